@@ -1,0 +1,62 @@
+"""Tell two views of one image from views of all others."""
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslkit import Batch, PretextTask, TaskOptions
+from sslkit.nn import Norm, mlp, nt_xent
+from sslkit.transforms import color_jitter, flip, gaussian_blur, grayscale, random_resized_crop
+
+
+class SimCLR(PretextTask):
+    """Tell two views of one image from views of all others (Chen et al., 2020)."""
+
+    class Options(TaskOptions):
+        """Hold SimCLR's options."""
+
+        temperature: float = Field(0.5, gt=0, description="Temperature of the loss (0.1 in the paper at ImageNet scale).")
+        projector: Literal["none", "linear", "mlp"] = Field("mlp", description="Head between features and loss.")
+        hidden: int = Field(128, ge=1, description="Hidden width of the mlp projector (the encoder's width in the paper).")
+        width: int = Field(128, ge=1, description="Width of the vectors that are compared.")
+        norm: Norm = Field("batch", description="Norm inside the projector.")
+        crop_scale: float = Field(0.08, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
+        color_strength: float = Field(1.0, ge=0, le=2, description="Scale of the colour jitter 0.8/0.8/0.8/0.2.")
+        gray: float = Field(0.2, ge=0, le=1, description="Share of views without colour.")
+        blur: float | Literal["auto"] = Field("auto", description="Share of blurred views; auto: none up to 64 px, else 0.5.")
+
+    options: Options
+    couples_samples: ClassVar = True
+    defaults: ClassVar = {"optimizer": "sgd", "lr": 0.06, "weight_decay": 5e-4, "batch_size": 256}
+
+    def build_head(self) -> nn.Module:
+        """Build the projector."""
+        options = self.options
+        if options.projector == "none":
+            return nn.Identity()
+        hidden = [options.hidden] if options.projector == "mlp" else []
+        return mlp([self.encoder.width, *hidden, options.width], options.norm)
+
+    def transform(self, batch: Batch) -> Batch:
+        """Return two views of each image, `[B, 2, C, S, S]`."""
+        return {"image": torch.stack([self._view(batch["image"]) for _ in range(2)], dim=1)}
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """Return NT-Xent over projections `[B, 2, D]`."""
+        return nt_xent(output, self.options.temperature)
+
+    def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return how alike the two views are, cosine."""
+        first, second = F.normalize(output, dim=-1).unbind(1)
+        return {"alignment": (first * second).sum(dim=-1)}
+
+    def _view(self, image: Tensor) -> Tensor:
+        options, strength = self.options, self.options.color_strength
+        image = flip(random_resized_crop(image, self.data.size, scale=(options.crop_scale, 1.0)))
+        image = color_jitter(image, 0.8 * strength, 0.8 * strength, 0.8 * strength, min(0.5, 0.2 * strength))
+        image = grayscale(image, options.gray)
+        blur = (0.5 if self.data.size > 64 else 0.0) if options.blur == "auto" else options.blur
+        return gaussian_blur(image, probability=blur)

@@ -1,0 +1,1 @@
+"""Predictive tasks: the label is made from the image itself."""

@@ -1,0 +1,68 @@
+"""Self-supervised learning from the command line and from Python.
+
+The names below are the public interface. They are resolved when first used, so that `sslkit --help` stays free of torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sslkit.demo import demo as demo
+    from sslkit.encoders import Encoder as Encoder
+    from sslkit.encoders import build as build_encoder
+    from sslkit.engine.checkpoint import load as load
+    from sslkit.engine.pretrain import pretrain as pretrain
+    from sslkit.errors import RunFailed as RunFailed
+    from sslkit.errors import SslkitError as SslkitError
+    from sslkit.evaluate.finetune import finetune as finetune
+    from sslkit.evaluate.knn import knn as knn
+    from sslkit.evaluate.probe import probe as probe
+    from sslkit.export import export as export
+    from sslkit.specs import DemoSpec as DemoSpec
+    from sslkit.specs import ExportSpec as ExportSpec
+    from sslkit.specs import FinetuneSpec as FinetuneSpec
+    from sslkit.specs import KnnSpec as KnnSpec
+    from sslkit.specs import PretrainSpec as PretrainSpec
+    from sslkit.specs import ProbeSpec as ProbeSpec
+    from sslkit.specs import TaskOptions as TaskOptions
+    from sslkit.task import Batch as Batch
+    from sslkit.task import Clock as Clock
+    from sslkit.task import DataInfo as DataInfo
+    from sslkit.task import PretextTask as PretextTask
+    from sslkit.task import Run as Run
+
+_WHERE = {
+    "PretextTask": "sslkit.task",
+    "Batch": "sslkit.task",
+    "Clock": "sslkit.task",
+    "DataInfo": "sslkit.task",
+    "Run": "sslkit.task",
+    "TaskOptions": "sslkit.specs",
+    "PretrainSpec": "sslkit.specs",
+    "KnnSpec": "sslkit.specs",
+    "ProbeSpec": "sslkit.specs",
+    "FinetuneSpec": "sslkit.specs",
+    "ExportSpec": "sslkit.specs",
+    "DemoSpec": "sslkit.specs",
+    "pretrain": "sslkit.engine.pretrain",
+    "knn": "sslkit.evaluate.knn",
+    "probe": "sslkit.evaluate.probe",
+    "finetune": "sslkit.evaluate.finetune",
+    "export": "sslkit.export",
+    "demo": "sslkit.demo",
+    "load": "sslkit.engine.checkpoint",
+    "Encoder": "sslkit.encoders",
+    "build_encoder": "sslkit.encoders",
+    "SslkitError": "sslkit.errors",
+    "RunFailed": "sslkit.errors",
+}
+__all__ = sorted(_WHERE)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("sslkit")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'sslkit' has no attribute {name!r}")
+    module = import_module(_WHERE[name])
+    return getattr(module, "build" if name == "build_encoder" else name)

@@ -1,0 +1,54 @@
+"""What the commands share: reading a spec from flags and file, and printing a result."""
+
+import dataclasses
+import json
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from sslkit.cli.flags import complaints, key_values, read_spec_file
+from sslkit.console import stdout
+from sslkit.errors import SslkitError
+from sslkit.specs import Spec
+
+S = TypeVar("S", bound=Spec)
+
+JSON = (bool, "Print exactly one JSON object on stdout.")
+SPEC = (str, "Read settings from a .toml or .json file (as a run's spec.json); flags win.")
+
+
+def read_spec(model: type[S], given: dict[str, Any], extras: dict[str, Any]) -> S:
+    """Return the spec of flags over `--spec` over defaults; raises SslkitError with a line for every mistake."""
+    return validated(model, {**file_values(extras), **with_pairs(given)})
+
+
+def file_values(extras: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings in the file of `--spec`, if there is one."""
+    return read_spec_file(extras["spec"]) if extras.get("spec") else {}
+
+
+def with_pairs(given: dict[str, Any]) -> dict[str, Any]:
+    """Return given flags with lists of KEY=VALUE as dicts."""
+    return {name: key_values(value, name) if isinstance(value, list) else value for name, value in given.items()}
+
+
+def validated(model: type[S], values: dict[str, Any], others: list[str] | None = None) -> S:
+    """Return the validated model; all mistakes, and `others` found elsewhere, are one SslkitError of several lines."""
+    try:
+        spec = model.model_validate(values)
+    except ValidationError as error:
+        raise SslkitError("\n".join([*complaints(error, model), *(others or [])])) from error
+    if others:
+        raise SslkitError("\n".join(others))
+    return spec
+
+
+def show(result: Any, extras: dict[str, Any]) -> None:
+    """Print a result: its fields, or with `--json` one object."""
+    values = dataclasses.asdict(result)
+    if extras.get("json"):
+        print(json.dumps(values))
+        return
+    for name, value in values.items():
+        text = f"{value:.1%}" if name.startswith("top1") else f"{value:.4g}" if isinstance(value, float) else str(value)
+        stdout.print(f"{name.replace('_', ' '):<26} {text}", markup=False)

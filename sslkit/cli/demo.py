@@ -1,0 +1,26 @@
+"""`sslkit demo`."""
+
+from typing import Any
+
+import typer
+
+from sslkit.cli.common import JSON, read_spec, show
+from sslkit.cli.flags import command
+from sslkit.specs import DemoSpec
+
+
+def add(app: typer.Typer, panel: str, arguments: list[str]) -> None:
+    """Add the command to the application."""
+    summary = "Pretrain, evaluate and export on handwritten digits that ship with the installation, in a few minutes."
+    app.command("demo", rich_help_panel=panel)(command(_run, summary, {"Settings": DemoSpec}, {"json": JSON}))
+
+
+def _run(given: dict[str, Any], extras: dict[str, Any]) -> None:
+    spec = read_spec(DemoSpec, given, extras)
+    from sslkit.demo import demo, show_table
+
+    result = demo(spec)
+    if extras["json"]:
+        show(result, extras)
+    else:
+        show_table(result)

@@ -1,0 +1,190 @@
+"""Turn pydantic fields into command-line options, and their complaints into one line per flag."""
+
+import inspect
+import json
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from sslkit.errors import SslkitError, did_you_mean
+
+_PLURAL = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def flag(name: str) -> str:
+    """Return the flag of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def command(
+    run: Callable[[dict[str, Any], dict[str, Any]], None],
+    summary: str,
+    panels: Mapping[str, type[BaseModel]],
+    extra: Mapping[str, tuple[type, str]],
+    defaults: Mapping[str, Any] | None = None,
+    hidden: frozenset[str] = frozenset(),
+) -> Callable[..., None]:
+    """Return a function for Typer with an option for every field of the models, one help panel each.
+
+    Options arrive as text and only where given, so that pydantic reports all mistakes at once. `extra` are options of
+    the command line only; `defaults` replace the models' in the help; `hidden` fields get no option. `run` receives
+    the given fields and the extra options.
+    """
+    parameters = []
+    for panel, model in panels.items():
+        for name, field in model.model_fields.items():
+            if name not in hidden:
+                parameters.append(_parameter(name, field, panel, dict(defaults or {})))
+    for name, (kind, text) in extra.items():
+        default: Any = False if kind is bool else None
+        option = typer.Option(flag(name), help=text, rich_help_panel="Command line", show_default=False)
+        annotation = Annotated[bool, option] if kind is bool else Annotated[kind | None, option]  # type: ignore[valid-type]
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default))
+
+    def function(**values: Any) -> None:
+        extras = {name: values.pop(name) for name in extra}
+        given = {name: value for name, value in values.items() if value not in (None, [])}
+        run(given, extras)
+
+    function.__doc__ = summary
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return function
+
+
+def _parameter(name: str, field: FieldInfo, panel: str, defaults: dict[str, Any]) -> inspect.Parameter:
+    default = defaults.get(name, field.default)
+    text = field.description or ""
+    bounds = _bounds(field)
+    if not (field.is_required() or default in (None, False, {})):
+        bounds = f"{bounds}; default {default}" if bounds else f"default {default}"
+    settings: dict[str, Any] = {
+        "help": f"{text} ({bounds})" if bounds else text,
+        "rich_help_panel": panel,
+        "show_default": False,
+    }
+    annotation: Any
+    if field.annotation is bool:
+        names = f"{flag(name)}/--no-{name.replace('_', '-')}" if default is True else flag(name)
+        annotation = Annotated[bool | None, typer.Option(names, **settings)]
+    elif get_origin(field.annotation) is dict:
+        annotation = Annotated[list[str] | None, typer.Option(flag(name), metavar="KEY=VALUE", **settings)]
+    else:
+        annotation = Annotated[str | None, typer.Option(flag(name), metavar=_metavar(field.annotation), **settings)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
+
+
+def read_spec_file(path: str) -> dict[str, Any]:
+    """Return the fields in a .toml or .json file."""
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+        values = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
+    except OSError as error:
+        raise SslkitError(f"--spec: cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
+        kind = "TOML" if file.suffix == ".toml" else "JSON"
+        raise SslkitError(f"--spec: {path} is not {kind}: {error}") from error
+    if not isinstance(values, dict):
+        raise SslkitError(f"--spec: {path} holds no table of settings")
+    return {key.replace("-", "_"): value for key, value in values.items()}
+
+
+def key_values(items: list[str], name: str) -> dict[str, str]:
+    """Return `KEY=VALUE` items as a dict."""
+    bad = [item for item in items if "=" not in item]
+    if bad:
+        raise SslkitError(f"{flag(name)}: should be KEY=VALUE (got {bad[0]})")
+    return dict(item.split("=", 1) for item in items)
+
+
+def complaints(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Return one line per field: the flag, what was expected and what was given."""
+    lines: dict[str, str] = {}
+    for problem in error.errors(include_url=False):
+        name = str(problem["loc"][0]) if problem["loc"] else ""
+        if problem["type"] == "extra_forbidden":
+            known = [flag(known) for known in model.model_fields]
+            lines[name] = f"{flag(name)}: no such setting ({did_you_mean(flag(name), known, listing=[])})"
+        elif problem["type"] == "missing":
+            lines[name] = f"{flag(name)} is missing"
+        elif name in model.model_fields:
+            given = problem["input"] if len(problem["loc"]) == 1 or not isinstance(problem["input"], dict) else "..."
+            lines.setdefault(name, f"{flag(name)}: should be {expected(model.model_fields[name])} (got {given})")
+        else:
+            lines.setdefault(name, problem["msg"].removeprefix("Value error, "))
+    return list(lines.values())
+
+
+def expected(field: FieldInfo) -> str:
+    """Return in words what a field accepts: `a whole number, 1 or more, or auto`."""
+    words = [word for kind in _alternatives(field.annotation) for word in _words(kind)]
+    bounds = _bounds(field)
+    if bounds:
+        words[0] += f", {bounds},"
+    if len(words) == 1:
+        return words[0].rstrip(",") if not any(text.startswith("one of") for text in words) else words[0]
+    return f"{', '.join(words[:-1])} or {words[-1]}".replace(",,", ",")
+
+
+def _words(kind: Any) -> list[str]:
+    if get_origin(kind) is Literal:
+        return [str(value) for value in get_args(kind)]
+    if get_origin(kind) is dict:
+        return ["KEY=VALUE"]
+    return [_PLURAL.get(kind, str(kind))]
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """Return the members of a union without None, annotations taken off."""
+    if get_origin(annotation) is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if isinstance(annotation, type) or get_origin(annotation) in (Literal, dict):
+        return [annotation]
+    members = get_args(annotation) if get_origin(annotation) is Union or get_args(annotation) else (annotation,)
+    return [kind for member in members if member is not type(None) for kind in _alternatives(member)]
+
+
+def _metavar(annotation: Any) -> str:
+    names = {int: "INT", float: "NUMBER", str: "TEXT"}
+    parts = []
+    for kind in _alternatives(annotation):
+        parts += [str(value) for value in get_args(kind)] if get_origin(kind) is Literal else [names.get(kind, "VALUE")]
+    return "|".join(parts)
+
+
+def _bounds(field: FieldInfo) -> str:
+    """Return the numeric limits of a field in words; for `Annotated[int, ...] | Literal`, those of the number."""
+    low = high = ""
+    for limit in [*field.metadata, *_nested_limits(field.annotation)]:
+        if isinstance(limit, Ge):
+            low = f"{_plain(limit.ge)} or more"
+        elif isinstance(limit, Gt):
+            low = f"above {_plain(limit.gt)}"
+        elif isinstance(limit, Le):
+            high = f"at most {_plain(limit.le)}"
+        elif isinstance(limit, Lt):
+            high = f"below {_plain(limit.lt)}"
+    if low.endswith(" or more") and high.startswith("at most"):
+        return f"{low.removesuffix(' or more')} to {high.removeprefix('at most ')}"
+    return ", ".join(part for part in (low, high) if part)
+
+
+def _nested_limits(annotation: Any) -> list[Any]:
+    limits: list[Any] = []
+    if get_origin(annotation) is Annotated:
+        for extra in get_args(annotation)[1:]:
+            limits += extra.metadata if isinstance(extra, FieldInfo) else [extra]
+    for member in get_args(annotation):
+        if not isinstance(member, FieldInfo | Ge | Le | Gt | Lt):
+            limits += _nested_limits(member)
+    return limits
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else f"{value:,}" if value < 2**20 else f"2^{value.bit_length() - 1}"

@@ -1,0 +1,114 @@
+"""`sslkit pretrain TASK`: run options in one help panel, the task's own in another."""
+
+import inspect
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from sslkit import registry
+from sslkit.cli.common import JSON, SPEC, file_values, show, validated, with_pairs
+from sslkit.cli.flags import command, complaints, flag
+from sslkit.console import stdout
+from sslkit.errors import SslkitError
+from sslkit.specs import PretrainSpec
+
+_EXTRA = {"spec": SPEC, "dry_run": (bool, "Print every setting and where it comes from, and stop."), "json": JSON}
+_SUMMARY = "Learn from unlabelled data with one pretext task."
+
+
+def add(app: typer.Typer, panel: str, arguments: list[str]) -> None:
+    """Add the command to the application, with the options of the task that the arguments name."""
+    name = named_task(arguments[1:]) if arguments[:1] == ["pretrain"] else None
+    task_class = registry.load_task(name) if name is not None else None
+    panels: dict[str, Any] = {"Run": PretrainSpec}
+    defaults = {}
+    if name is not None and task_class is not None:
+        panels = {f"Options of {registry.task_name(name)}": task_class.Options, "Run": PretrainSpec}
+        defaults = task_class.defaults
+    summary = f"{task_class.__doc__}" if task_class and task_class.__doc__ else _SUMMARY + _listing()
+    options = command(
+        lambda given, extras: _run(given, extras, task_class), summary, panels, _EXTRA, defaults, frozenset({"task", "options"})
+    )
+    argument = Annotated[
+        str | None,
+        typer.Argument(help="An installed task (`sslkit tasks`) or a .py file; its options show in `pretrain TASK --help`."),
+    ]
+    task = inspect.Parameter("task", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=argument, default=None)
+    signature = inspect.signature(options)
+    options.__signature__ = signature.replace(parameters=[task, *signature.parameters.values()])  # type: ignore[attr-defined]
+    app.command("pretrain", rich_help_panel=panel)(options)
+
+
+def named_task(arguments: list[str]) -> str | None:
+    """Return the task among the arguments of `pretrain`: the first that is neither a flag nor a flag's value."""
+    switches = {flag(name) for name, field in PretrainSpec.model_fields.items() if field.annotation is bool}
+    switches |= {"--dry-run", "--json", "--help"}
+    skip = False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument.startswith("-"):
+            skip = argument not in switches and "=" not in argument
+        else:
+            return argument
+    return None
+
+
+def _run(given: dict[str, Any], extras: dict[str, Any], task_class: Any) -> None:
+    from_file = file_values(extras)
+    if task_class is None and "task" in from_file:
+        task_class = registry.load_task(str(from_file["task"]))
+    if task_class is None:
+        raise SslkitError(f"which task? {_listing().strip() or 'none is installed'}", "sslkit pretrain TASK --data DIR")
+    flags = with_pairs(given)
+    own = {name: flags.pop(name) for name in list(flags) if name in task_class.Options.model_fields}
+    options = {**from_file.pop("options", {}), **own}
+    several = [flag(name) for name in ("epochs", "steps", "minutes") if name in flags]
+    others = [f"{' and '.join(several)}: give one of them"] if len(several) > 1 else []
+    try:
+        task_class.Options.model_validate(options)
+    except ValidationError as error:
+        others += complaints(error, task_class.Options)
+    spec = validated(PretrainSpec, {**from_file, **flags, "options": options}, others)
+    from sslkit.engine import pretrain
+
+    if extras["dry_run"]:
+        _show_settings(pretrain.prepare(spec), spec, flags | own, from_file, task_class, extras)
+    else:
+        show(pretrain.pretrain(spec), extras)
+
+
+def _show_settings(
+    training: Any, spec: PretrainSpec, flags: dict[str, Any], from_file: dict[str, Any], task_class: Any, extras: dict[str, Any]
+) -> None:
+    """Print every settled value and its source."""
+    settled = training.plan.spec
+    values = {name: getattr(settled, name) for name in PretrainSpec.model_fields if name != "options"}
+    values |= {"out": str(training.out), **settled.options}
+    sources = {}
+    for name in values:
+        if name in flags:
+            sources[name] = "task" if name == "task" else "flag"
+        elif name in from_file or name in from_file.get("options", {}):
+            sources[name] = str(extras["spec"])
+        elif name in task_class.defaults:
+            sources[name] = f"default of {training.name}"
+        else:
+            sources[name] = "default"
+        if name in training.plan.reasons and name not in flags:
+            sources[name] = f"auto, {training.plan.reasons[name].partition(': ')[2]}"
+    if extras["json"]:
+        import json
+
+        print(json.dumps({name: {"value": value, "source": sources[name]} for name, value in values.items()}))
+        return
+    for name, value in values.items():
+        stdout.print(f"{flag(name):<20} {value!s:<24} {sources[name]}", markup=False)
+
+
+def _listing() -> str:
+    names = sorted({entry.name for entry in registry.entries(registry.TASKS)})
+    return f"\n\nTasks: {', '.join(names)}." if names else ""
+
+

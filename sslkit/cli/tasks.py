@@ -1,0 +1,36 @@
+"""`sslkit tasks`."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from sslkit.console import stdout
+
+
+def add(app: typer.Typer, panel: str, arguments: list[str]) -> None:
+    """Add the command to the application."""
+    app.command("tasks", rich_help_panel=panel)(_tasks)
+
+
+def _tasks(
+    as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")] = False,
+) -> None:
+    """List the installed pretext tasks and the packages they come from."""
+    from sslkit import registry
+
+    found = registry.entries(registry.TASKS)
+    if as_json:
+        keys = ("name", "modality", "package", "version", "summary")
+        print(json.dumps({"tasks": [{key: getattr(entry, key) for key in keys} for entry in found]}))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("task", "modality", "package", "what it asks"):
+        table.add_column(column, no_wrap=column != "what it asks")
+    names = [entry.name for entry in found]
+    for entry in found:
+        twice = " (offered twice!)" if names.count(entry.name) > 1 else ""
+        table.add_row(entry.name + twice, entry.modality, f"{entry.package} {entry.version}", entry.summary)
+    stdout.print(table, soft_wrap=False)

@@ -1,0 +1,65 @@
+"""Where sslkit prints: progress and remarks on stderr, results on stdout (`--json`: one object there and nothing else)."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+stdout = Console(highlight=False, soft_wrap=True)
+
+
+def say(message: str, style: str | None = None) -> None:
+    """Print one remark on stderr, without reading markup in it (paths may hold brackets)."""
+    stderr.print(message, style=style, markup=False)
+
+
+class Meter:
+    """Show how far a long piece of work is: a bar on a terminal, a plain line every ten seconds elsewhere."""
+
+    def __init__(self, title: str, total: int | None, progress: Progress | None) -> None:
+        self.title, self.total, self.progress = title, total, progress
+        self.done = 0
+        self.started = self.printed = time.monotonic()
+        self.bar = progress.add_task(title, total=total, text="") if progress else None
+
+    def advance(self, amount: int = 1, text: str = "") -> None:
+        """Count `amount` more units as done; `text` stands at the end of the line."""
+        self.done += amount
+        now = time.monotonic()
+        if self.progress is not None and self.bar is not None:
+            self.progress.update(self.bar, completed=self.done, text=text)
+        elif now - self.printed >= 10 or (self.done == self.total and now - self.started >= 10):
+            self.printed = now
+            of = f"/{self.total}" if self.total else ""
+            say(f"{self.title} {self.done}{of} {text}".rstrip())
+
+
+@contextmanager
+def meter(title: str, total: int | None, done: int = 0) -> Iterator[Meter]:
+    """Show progress of work with `total` units (None: unknown), of which `done` were done before."""
+    if not stderr.is_terminal:
+        plain = Meter(title, total, None)
+        plain.done = done
+        yield plain
+        return
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns, TextColumn("{task.fields[text]}"), console=stderr, transient=True) as progress:
+        bar = Meter(title, total, progress)
+        bar.done = done
+        yield bar
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: `48 s`, `5 min 10 s`, `3 h 20 min`."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, rest = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"

@@ -1,0 +1,112 @@
+"""The canvas cache: every image decoded once, kept as uint8 in one memory-mapped file."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sslkit.data.image import Broken, read_canvas
+from sslkit.data.index import Index
+from sslkit.data.store import cache_folder, make_room
+from sslkit.errors import SslkitError
+
+_UNKNOWN, _STORED = 0, 1
+
+
+class Canvases:
+    """Read samples as uint8 canvases `[n, canvas, canvas, C]`, from the cache where they are in it.
+
+    Several processes may read and fill one cache: all would write the same bytes, and a row is marked as stored only
+    after it was written.
+    """
+
+    def __init__(self, index: Index, canvas: int, folder: Path | None) -> None:
+        self.index, self.canvas, self.folder = index, canvas, folder
+        self._maps: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None
+
+    def read(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], dict[int, str]]:
+        """Return canvases `[len(rows), canvas, canvas, C]` and, by place in `rows`, why some are broken (left black)."""
+        if self.folder is None:
+            images = np.zeros((len(rows), *self._shape), dtype=np.uint8)
+            missing = np.arange(len(rows))
+        else:
+            canvases, state = self._open()
+            images = canvases[rows]
+            missing = np.flatnonzero(state[rows] != _STORED)
+        broken: dict[int, str] = {}
+        for place in missing:
+            try:
+                images[place] = read_canvas(self.index, int(rows[place]), self.canvas)
+            except Broken as reason:
+                broken[int(place)] = str(reason)
+                images[place] = 0
+                continue
+            if self.folder is not None:
+                canvases[rows[place]] = images[place]
+                state[rows[place]] = _STORED
+        return images, broken
+
+    def complete(self) -> bool:
+        """Tell whether every sample is in the cache, so that nothing will be decoded."""
+        return self.folder is not None and bool((self._open()[1] == _STORED).all())
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return (self.canvas, self.canvas, self.index.channels)
+
+    def _open(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        assert self.folder is not None
+        if self._maps is None:
+            self._maps = (
+                _open_map(self.folder / "canvases.npy", (len(self.index), *self._shape)),
+                _open_map(self.folder / "state.npy", (len(self.index),)),
+            )
+        return self._maps
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_maps": None}  # a worker process opens the files itself
+
+
+def choose_folder(index: Index, canvas: int, mode: str, limit_gigabytes: float) -> tuple[Path | None, str]:
+    """Return the cache folder for these canvases (None: no cache) and the reason, making room for it.
+
+    `--cache on` that does not fit is an SslkitError; `auto` goes without.
+    """
+    if mode == "off":
+        return None, "--cache off"
+    if index.array is not None and index.array.shape[1:3] == (canvas, canvas):
+        return None, "the array is its own cache"
+    needed = len(index) * canvas * canvas * index.channels
+    folder = cache_folder() / "canvases" / f"{index.key()}-{canvas}"
+    limit = int(limit_gigabytes * 1e9)
+    if needed > limit:
+        if mode == "on":
+            raise SslkitError(
+                f"--cache on: {needed / 1e9:.1f} GB of canvases exceed --cache-limit {limit_gigabytes:g}", "raise the limit"
+            )
+        return None, f"{needed / 1e9:.1f} GB of canvases exceed --cache-limit {limit_gigabytes:g}"
+    try:
+        make_room(needed, limit, keep=folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.touch()  # its modification time says when it was last used
+    except OSError as error:
+        raise SslkitError(f"--cache: cannot write to {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE") from error
+    free = shutil.disk_usage(folder).free
+    if not (folder / "canvases.npy").exists() and needed > 0.9 * free:
+        if mode == "on":
+            raise SslkitError(f"--cache on: {needed / 1e9:.1f} GB of canvases and {free / 1e9:.1f} GB of free disk")
+        return None, f"{needed / 1e9:.1f} GB of canvases do not fit the free disk"
+    return folder, f"{needed / 1e6:.0f} MB"
+
+
+def _open_map(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    try:
+        opened = np.lib.format.open_memmap(file, mode="r+")
+        if opened.shape == shape and opened.dtype == np.uint8:
+            return np.asarray(opened)
+    except FileNotFoundError:
+        pass
+    # Sparse until written; two processes that both create it write the same header and zeros.
+    return np.asarray(np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape))

@@ -1,0 +1,101 @@
+"""Decode one image to a square uint8 canvas, or say why not."""
+
+import os
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from sslkit.data.index import Index
+from sslkit.errors import SslkitError
+
+Canvas = NDArray[np.uint8]  # [canvas, canvas, C]
+
+
+class Broken(Exception):
+    """Say why a sample can't be used."""
+
+
+def read_canvas(index: Index, row: int, canvas: int) -> Canvas:
+    """Return sample `row` as `[canvas, canvas, C]`: the short side shrunk to the canvas, the middle cut out.
+
+    Orientation (EXIF) is applied; only the first frame is read; transparency is put on white; 16 bits become 8; gray,
+    palette and CMYK become RGB. Raises Broken with a reason.
+    """
+    if index.array is not None:
+        return _fit_array(index.array[row], canvas)
+    path = index.root / index.paths[row]
+    try:
+        if os.stat(path).st_size != index.stamps[row, 0]:
+            raise Broken("changed since it was indexed (--reindex reads it anew)")
+        with warnings.catch_warnings():
+            # Pillow warns above 90 megapixels and refuses above 180; a big image is not a reason to talk.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.draft("RGB", (canvas, canvas))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
+                return _fit(_rgb(ImageOps.exif_transpose(image)), canvas)
+    except Broken:
+        raise
+    except FileNotFoundError as error:
+        raise Broken("no such file") from error
+    except Exception as error:  # decoders raise anything on hostile bytes; one file must not end a run
+        raise Broken(f"{type(error).__name__}: {error}".replace(str(path), index.paths[row])) from error
+
+
+def short_sides(index: Index, count: int = 200) -> NDArray[np.int64]:
+    """Return the short sides in pixels of up to `count` images spread over the data, reading headers only.
+
+    Raises SslkitError if not one of them can be read.
+    """
+    if index.array is not None:
+        return np.full(1, min(index.array.shape[1:3]))
+    rows = np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).astype(np.int64))
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda row: _short_side(index, int(row)), rows))
+    sides = [side for side in found if isinstance(side, int)]
+    if not sides:
+        reason = next(iter(found))
+        raise SslkitError(
+            f"--data: none of {len(rows)} files tried in {index.source} is a readable image",
+            f"{index.name(int(rows[0]))}: {reason}",
+        )
+    return np.array(sides)
+
+
+def _short_side(index: Index, row: int) -> int | str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(index.root / index.paths[row]) as image:
+                return min(image.size)
+    except Exception as error:  # as in read_canvas
+        return f"{type(error).__name__}"
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise Broken(f"{image.mode} pixels have no known range (convert to 8 or 16 bits)")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _fit(image: Image.Image, canvas: int) -> Canvas:
+    if image.size != (canvas, canvas):
+        image = ImageOps.fit(image, (canvas, canvas), Image.Resampling.BILINEAR, centering=(0.5, 0.5))
+    return np.asarray(image)
+
+
+def _fit_array(array: NDArray[np.uint8], canvas: int) -> Canvas:
+    if array.shape[:2] == (canvas, canvas):
+        return np.asarray(array)
+    return np.stack([_fit(Image.fromarray(np.ascontiguousarray(array[..., c])), canvas) for c in range(array.shape[2])], -1)
+
+

@@ -1,0 +1,188 @@
+"""The index: which samples there are, in which order, with which labels."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sslkit.console import meter
+from sslkit.data.store import cache_folder, write_atomically
+from sslkit.errors import SslkitError
+
+EXTENSIONS = frozenset(".jpg .jpeg .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .jp2 .ico .avif".split())
+
+
+@dataclass(frozen=True)
+class Index:
+    """List the samples of one part of the data: files below `root`, or rows of `array`."""
+
+    source: str  # as the user wrote it, for messages
+    root: Path
+    paths: Sequence[str]  # relative to root; empty for an array
+    stamps: NDArray[np.int64]  # [N, 2]: size in bytes, modification time in ns (-1: the file is missing)
+    array: NDArray[Any] | None = None  # [N, H, W, C] uint8
+    labels: NDArray[np.int64] | None = None  # [N], places in `classes`
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths) if self.array is None else len(self.array)
+
+    def name(self, row: int) -> str:
+        """Return what to call a sample in a message or a list."""
+        return self.paths[row] if self.array is None else f"row {row}"
+
+    @property
+    def channels(self) -> int:
+        """Return the channels of a canvas: files become RGB, arrays keep theirs."""
+        return 3 if self.array is None else self.array.shape[3]
+
+    def fingerprint(self) -> str:
+        """Return a hash of names and sizes (or of an array's values) that is the same wherever the data lies."""
+        return self._hash(self.stamps[:, :1])
+
+    def key(self) -> str:
+        """Return a hash that names this data on this machine: its place and modification times too."""
+        return self._hash(self.stamps, str(self.root.resolve()))
+
+    def subset(self, rows: NDArray[np.int64]) -> "Index":
+        """Return the index of some rows, in the order given."""
+        return replace(
+            self,
+            paths=[self.paths[row] for row in rows] if self.array is None else [],
+            stamps=self.stamps[rows],
+            array=None if self.array is None else self.array[rows],
+            labels=None if self.labels is None else self.labels[rows],
+        )
+
+    def _hash(self, stamps: NDArray[np.int64], place: str = "") -> str:
+        digest = hashlib.sha256(place.encode())
+        if self.array is None:
+            digest.update("\0".join(self.paths).encode(errors="surrogateescape"))
+            digest.update(np.ascontiguousarray(stamps).tobytes())
+        else:
+            digest.update(str(self.array.shape).encode())
+            digest.update(np.ascontiguousarray(self.array).data)
+        return digest.hexdigest()[:16]
+
+
+def with_labels(index: Index, names: Sequence[str]) -> Index:
+    """Return the index with one label per sample; classes are the sorted names."""
+    classes, labels = np.unique(np.asarray(names, dtype=object), return_inverse=True)
+    return replace(index, labels=labels.astype(np.int64), classes=tuple(str(name) for name in classes))
+
+
+def index_folder(source: str, root: Path, reindex: bool = False) -> Index:
+    """Index the images below a folder; class subfolders give labels.
+
+    The index is cached: it is used again if no folder's modification time changed, unless `reindex`.
+    """
+    cached = cache_folder() / "index" / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.npz"
+    found = None if reindex else _read_cached(cached, root)
+    if found is None:
+        folders, paths, stamps = _scan(root)
+        found = paths, stamps
+        _write_cached(cached, folders, paths, stamps)
+    paths, stamps = found
+    if not paths:
+        raise SslkitError(f"--data: no image in {source}", f"looked for {' '.join(sorted(EXTENSIONS))}, in subfolders too")
+    index = Index(source, root, paths, stamps)
+    if all("/" in path for path in paths):
+        return with_labels(index, [path.partition("/")[0] for path in paths])
+    return index
+
+
+def index_files(source: str, root: Path, paths: Sequence[str]) -> Index:
+    """Index files that were listed one by one; a missing one stays in the index and is quarantined when read."""
+    with ThreadPoolExecutor() as pool, meter("looking at files", len(paths)) as progress:
+        stamps = np.empty((len(paths), 2), dtype=np.int64)
+        for row, stamp in enumerate(pool.map(lambda path: _stamp(root / path), paths, chunksize=256)):
+            stamps[row] = stamp
+            progress.advance()
+    if (stamps[:, 1] < 0).all():
+        raise SslkitError(f"--data: none of the {len(paths)} files listed in {source} exists", f"first: {root / paths[0]}")
+    return Index(source, root, paths, stamps)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def _scan(root: Path) -> tuple[list[tuple[str, int]], list[str], NDArray[np.int64]]:
+    """List folders with their times and images with their sizes and times, all sorted, several folders at a time."""
+    folders: list[tuple[str, int]] = []
+    files: list[tuple[str, int, int]] = []
+    seen: set[tuple[int, int]] = set()  # folders already visited: links may form loops
+    level = [""]
+    with ThreadPoolExecutor() as pool, meter("indexing images", None) as progress:
+        while level:
+            below: list[str] = []
+            for folder, status, inside, images in pool.map(lambda folder: _scan_one(root, folder), level):
+                if (status.st_dev, status.st_ino) in seen:
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+                folders.append((folder, status.st_mtime_ns))
+                files += images
+                below += inside
+                progress.advance(len(images))
+            level = below
+    files.sort()
+    stamps = np.array([(size, time) for _, size, time in files], dtype=np.int64).reshape(-1, 2)
+    return folders, [path for path, _, _ in files], stamps
+
+
+def _scan_one(root: Path, folder: str) -> tuple[str, os.stat_result, list[str], list[tuple[str, int, int]]]:
+    inside: list[str] = []
+    images: list[tuple[str, int, int]] = []
+    prefix = f"{folder}/" if folder else ""
+    status = os.stat(root / folder)  # before listing: a change in between must look newer than the index
+    try:
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    inside.append(prefix + entry.name)
+                elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+                    images.append((prefix + entry.name, *_stamp(Path(entry.path))))
+    except PermissionError as error:
+        raise SslkitError(f"--data: no permission to read {root / folder}") from error
+    return folder, status, inside, images
+
+
+def _read_cached(file: Path, root: Path) -> tuple[list[str], NDArray[np.int64]] | None:
+    if not file.is_file():
+        return None
+    with np.load(file, allow_pickle=False) as saved:
+        folders, times = _split(saved["folders"]), saved["times"]
+        paths, stamps = _split(saved["paths"]), saved["stamps"]
+    for folder, time in zip(folders or [""], times, strict=True):
+        if _stamp(root / folder)[1] != time:
+            return None
+    return paths, stamps
+
+
+def _write_cached(
+    file: Path, folders: Iterable[tuple[str, int]], paths: list[str], stamps: NDArray[np.int64]
+) -> None:
+    names, times = zip(*folders, strict=True)
+    with write_atomically(file) as stream:
+        np.savez(stream, folders=_join(names), times=np.array(times), paths=_join(paths), stamps=stamps)
+
+
+def _join(names: Sequence[str]) -> NDArray[np.uint8]:
+    return np.frombuffer("\0".join(names).encode(errors="surrogateescape"), dtype=np.uint8)
+
+
+def _split(blob: NDArray[np.uint8]) -> list[str]:
+    text = blob.tobytes().decode(errors="surrogateescape")
+    return text.split("\0") if text else []

@@ -1,0 +1,142 @@
+"""What `--data` accepts, and which parts it has."""
+
+import csv
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sslkit.data.index import Index, index_files, index_folder, with_labels
+from sslkit.errors import SslkitError, did_you_mean
+
+_ACCEPTED = "a folder of images, a .txt list, a .csv with a `path` column, or .npy/.npz arrays"
+_TEST_NAMES = ("test", "val", "valid", "validation")  # the first that is there is the test part
+
+
+def find_parts(data: str) -> dict[str, str]:
+    """Return the parts of the data: `{"train": ...}` and, where there is one, the test part under its own name.
+
+    A folder has parts if it holds train/ and besides only test/, val/, valid/ or validation/; an .npz has them if its
+    arrays are called train_images, test_images and so on. Anything else is one part called train.
+    """
+    path = Path(data)
+    if not path.exists():
+        raise SslkitError(f"--data: {data} does not exist", f"expected {_ACCEPTED}")
+    if path.is_dir():
+        inside = {entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+        if "train" in inside and inside <= {"train", *_TEST_NAMES}:
+            return _parts(inside, lambda part: str(path / part))
+    elif path.suffix == ".npz":
+        names = {name.removesuffix("_images") for name in _array_names(path) if name.endswith("_images")}
+        if "train" in names:
+            return _parts(names, lambda part: f"{data}::{part}")
+    return {"train": data}
+
+
+def read_index(location: str, label: str | None = None, reindex: bool = False) -> Index:
+    """Index one part of the data, as `find_parts` named it; raises SslkitError for anything that can't be read."""
+    data, _, part = location.partition("::")
+    path = Path(data)
+    if label is not None and path.suffix != ".csv":
+        raise SslkitError(f"--label: {data} has no columns", "labels of a folder are its subfolders; columns need a .csv")
+    try:
+        if path.is_dir():
+            return index_folder(data, path, reindex)
+        if path.suffix == ".txt":
+            return _index_list(path)
+        if path.suffix == ".csv":
+            return _index_csv(path, label)
+        if path.suffix in (".npy", ".npz"):
+            return _index_array(path, part)
+    except PermissionError as error:
+        raise SslkitError(f"--data: no permission to read {error.filename or data}") from error
+    raise SslkitError(f"--data: {data} is neither folder nor list", f"expected {_ACCEPTED}")
+
+
+def _parts(names: set[str], locate: Any) -> dict[str, str]:
+    test = next((name for name in _TEST_NAMES if name in names), None)
+    return {"train": locate("train"), **({test: locate(test)} if test else {})}
+
+
+def _index_list(path: Path) -> Index:
+    lines = [line for line in _text(path).splitlines() if line.strip()]
+    if not lines:
+        raise SslkitError(f"--data: {path} lists no file", "expected one path a line")
+    return index_files(str(path), path.parent, lines)
+
+
+def _index_csv(path: Path, label: str | None) -> Index:
+    reader = csv.DictReader(_text(path).splitlines())
+    columns = list(reader.fieldnames or [])
+    if "path" not in columns:
+        raise SslkitError(f"--data: {path} has no column `path`", f"columns: {', '.join(columns) or 'none'}")
+    if label is not None and label not in columns:
+        raise SslkitError(f"--label: {path} has no column {label}", did_you_mean(label, columns))
+    lines = list(reader)
+    if not lines:
+        raise SslkitError(f"--data: {path} lists no file", "expected a header and one row per image")
+    index = index_files(str(path), path.parent, [line["path"] for line in lines])
+    if label is None:
+        return index
+    names = [line[label] or "" for line in lines]
+    several = next((name for name in names if ";" in name), None)
+    if several is not None:
+        raise SslkitError(f"--label: {label} has several labels in one cell ({several})", "evaluation takes one per image")
+    if "" in names:
+        raise SslkitError(f"--label: {label} is empty in line {names.index('') + 2} of {path}")
+    return with_labels(index, names)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SslkitError(f"--data: {path} is not UTF-8 text") from error
+
+
+def _array_names(path: Path) -> list[str]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return list(arrays.files)
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise SslkitError(f"--data: {path} is not an .npz file of plain arrays: {error}") from error
+
+
+def _index_array(path: Path, part: str) -> Index:
+    images, labels = _load_arrays(path, part)
+    index = Index(str(path), path, [], np.zeros((len(images), 2), dtype=np.int64), array=images)
+    if labels is None:
+        return index
+    labels = labels.squeeze()
+    if labels.shape != (len(images),):
+        raise SslkitError(f"--data: {path} has {len(images)} images and labels of shape {labels.shape}")
+    return with_labels(index, [str(label) for label in labels])
+
+
+def _load_arrays(path: Path, part: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    prefix = f"{part}_" if part else ""
+    try:
+        if path.suffix == ".npy":
+            return _as_images(path, np.load(path, mmap_mode="r", allow_pickle=False)), None
+        with np.load(path, allow_pickle=False) as arrays:
+            names = arrays.files
+            image_name = f"{prefix}images" if f"{prefix}images" in names else names[0] if len(names) == 1 else None
+            if image_name is None:
+                raise SslkitError(f"--data: {path} has no array `images`", f"arrays: {', '.join(names) or 'none'}")
+            labels = arrays[f"{prefix}labels"] if f"{prefix}labels" in names else None
+            return _as_images(path, arrays[image_name]), labels
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        raise SslkitError(f"--data: {path} is not a file of plain arrays: {error}") from error
+
+
+def _as_images(path: Path, array: NDArray[Any]) -> NDArray[Any]:
+    """Return `[N, H, W, C]` of an array `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]`."""
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or not len(array):
+        raise SslkitError(
+            f"--data: {path} holds {array.dtype} of shape {array.shape}", "expected uint8 [N, H, W] or [N, H, W, C]"
+        )
+    if array.ndim == 3:
+        return array[..., None]
+    return array.transpose(0, 2, 3, 1) if array.shape[1] < min(array.shape[2:]) else array

@@ -1,0 +1,94 @@
+"""`sslkit demo`: everything once, on the handwritten digits that ship with scikit-learn."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.table import Table
+
+from sslkit.console import say, stdout
+from sslkit.errors import SslkitError
+from sslkit.specs import DemoSpec, ExportSpec, KnnSpec, PretrainSpec, ProbeSpec
+
+_SIDE = 32  # the digits are 8×8
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Hold what `sslkit demo --json` prints; accuracies are shares of 1, None with `--images-only`."""
+
+    images: str
+    run: str | None = None
+    checkpoint: str | None = None
+    knn: float | None = None
+    probe: float | None = None
+    random_knn: float | None = None
+    random_probe: float | None = None
+    export: str | None = None
+
+
+def demo(spec: DemoSpec) -> DemoResult:
+    """Write digits as images, pretrain rotation on them, evaluate beside random weights, export."""
+    images = Path(spec.out, "images")
+    write_digits(images, spec.seed)
+    if spec.images_only:
+        return DemoResult(str(images))
+    # Only now: the rest needs torch.
+    from sslkit import encoders, export, pretrain
+    from sslkit.engine.seeds import seed_stage
+    from sslkit.evaluate.data import open_evaluation
+    from sslkit.evaluate.knn import knn_of
+    from sslkit.evaluate.probe import probe_of
+
+    run = pretrain(
+        PretrainSpec(task="rotation", data=str(images), out=str(Path(spec.out, "run")), epochs=10, batch_size=64, seed=spec.seed)
+    )
+    knn_spec, probe_spec = KnnSpec(ckpt=run.checkpoint), ProbeSpec(ckpt=run.checkpoint)
+    evaluation = open_evaluation(knn_spec)
+    seed_stage(spec.seed, "random", 0)
+    random = encoders.build(evaluation.checkpoint.recipe).eval()
+    results = []
+    for encoder in (None, random):
+        features = evaluation.features(encoder)
+        results += [knn_of(evaluation, knn_spec, features).top1, probe_of(evaluation, probe_spec, features).top1]
+    exported = export(ExportSpec(ckpt=run.checkpoint, to="pt2"))
+    return DemoResult(str(images), run.run, run.checkpoint, *results, export=exported.path)
+
+
+def write_digits(folder: Path, seed: int) -> None:
+    """Write scikit-learn's digits as `folder/train/DIGIT/*.png` and, a fifth of them, `folder/test/DIGIT/*.png`."""
+    from sklearn.datasets import load_digits
+
+    if folder.exists() and any(folder.iterdir()):
+        raise SslkitError(f"--out: {folder} is there already", "choose another folder")
+    digits = load_digits()
+    order = np.random.default_rng(seed).permutation(len(digits.images))
+    try:
+        for place, row in enumerate(order):
+            part = "test" if place < len(order) // 5 else "train"
+            file = folder / part / str(digits.target[row]) / f"{row:04}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray((digits.images[row] * 255 / 16).astype(np.uint8))
+            image.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC).save(file)
+    except OSError as error:
+        raise SslkitError(f"--out: cannot write to {folder}: {error.strerror}") from error
+    say(f"{len(order)} images of digits in {folder}")
+
+
+def show_table(result: DemoResult) -> None:
+    """Print the accuracies beside those of random weights, and where the files are."""
+    if result.run is None:
+        return
+    table = Table(title="Digits, test accuracy", title_justify="left", box=None, pad_edge=False)
+    for column in ("features of", "k-NN", "linear probe"):
+        table.add_column(column, justify="left" if column == "features of" else "right")
+    for name, knn, probe in (
+        ("random weights", result.random_knn, result.random_probe),
+        ("rotation, just trained", result.knn, result.probe),
+    ):
+        assert knn is not None and probe is not None
+        table.add_row(name, f"{knn:.1%}", f"{probe:.1%}")
+    stdout.print(table)
+    for name in ("images", "run", "checkpoint", "export"):
+        stdout.print(f"{name:<11} {getattr(result, name)}", markup=False)

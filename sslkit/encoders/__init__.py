@@ -1,0 +1,125 @@
+"""Build encoders from recipes: small trees of plain values that stand in every checkpoint.
+
+A recipe is `{"name": ..., "in_channels": 3, "size": 32, "stem": "small", "options": {...}}`. `name` is one of ours or
+another package's (the entry-point group `sslkit.encoders`), any timm name, `torchvision:NAME`, or
+`package.module:factory`, which is imported only when the user wrote it on the command line.
+"""
+
+import ast
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sslkit import registry
+from sslkit.encoders.base import Encoder as Encoder
+from sslkit.encoders.base import Wrapped
+from sslkit.errors import SslkitError, did_you_mean
+
+Recipe = dict[str, Any]
+
+__all__ = ["Encoder", "Recipe", "build", "check_reads", "recipe_for"]
+
+_SMALL = 64  # pixels; up to here a 7×7 stride-2 stem with max-pooling would leave almost nothing of the image
+
+
+def recipe_for(
+    name: str, size: int, in_channels: int = 3, options: dict[str, str] | None = None, pretrained: bool = False
+) -> Recipe:
+    """Return the recipe for a name as the user wrote it; option values are read as Python literals where they are."""
+    return {
+        "name": name,
+        "in_channels": in_channels,
+        "size": size,
+        # Published weights fit only the stem they were trained with.
+        "stem": "small" if size <= _SMALL and not pretrained else "standard",
+        "options": {key: _literal(value) for key, value in (options or {}).items()},
+    }
+
+
+def build(recipe: Recipe, pretrained: bool = False, allowed: str | None = None) -> Encoder:
+    """Build the encoder of a recipe, with random weights or (`pretrained`) those that timm or torchvision publish.
+
+    Raises SslkitError for a name nobody knows and for options its factory refuses. A `package.module:factory` is
+    imported only if `allowed` repeats it.
+    """
+    try:
+        name, settings = recipe["name"], {"in_channels": recipe["in_channels"], "size": recipe["size"]}
+        options = dict(recipe["options"])
+        stem = recipe["stem"]
+    except (KeyError, TypeError) as error:
+        raise SslkitError(f"encoder recipe {recipe!r} is not one of sslkit's") from error
+    try:
+        encoder = _build(name, settings, options, stem, pretrained, allowed)
+    except TypeError as error:
+        raise SslkitError(f"--encoder-option: {name} refuses {options or settings}: {error}") from error
+    encoder.recipe = recipe
+    return encoder
+
+
+def check_reads(encoder: Encoder, name: str, reads: tuple[str, ...], task: str) -> None:
+    """Raise SslkitError if a task reads something that the encoder does not offer."""
+    missing = [what for what in reads if what not in encoder.offers]
+    if missing:
+        raise SslkitError(
+            f"--encoder: {task} reads {' and '.join(missing)} and {name} offers {', '.join(encoder.offers)}",
+            "encoders with tokens: vit_micro and timm's vit_*" if "tokens" in missing else "try resnet_micro",
+        )
+
+
+def _build(
+    name: str, settings: dict[str, int], options: dict[str, Any], stem: str, pretrained: bool, allowed: str | None
+) -> Encoder:
+    scheme, _, rest = name.partition(":")
+    if scheme == "torchvision":
+        from sslkit.encoders.torchvision_zoo import torchvision_encoder
+
+        return torchvision_encoder(rest, stem=stem, pretrained=pretrained, **settings, **options)
+    if rest and scheme.replace("_", "-") in ("hf-hub", "local-dir"):
+        raise SslkitError(f"--encoder: {name} is not supported", "use a plain timm name, and --init for your own weights")
+    if rest:
+        if name != allowed:
+            raise SslkitError(f"the encoder is {name}, which would be imported and run", f"allow it with --encoder {name}")
+        return _from_factory(name, settings, options)
+    if any(entry.name == name for entry in registry.entries(registry.ENCODERS)):
+        if pretrained:
+            raise SslkitError(f"--pretrained: no weights are published for {name}", "use a timm or torchvision name")
+        return _as_encoder(registry.load(registry.find(registry.ENCODERS, name))(**settings, **options), settings)
+    from sslkit.encoders.timm_zoo import timm_encoder, timm_names
+
+    if name.partition(".")[0] not in timm_names():
+        own = [entry.name for entry in registry.entries(registry.ENCODERS)]
+        raise SslkitError(f"--encoder: unknown encoder {name}", did_you_mean(name, own + timm_names(), listing=own))
+    return timm_encoder(name, stem=stem, pretrained=pretrained, **settings, **options)
+
+
+def _from_factory(name: str, settings: dict[str, int], options: dict[str, Any]) -> Encoder:
+    module, _, factory = name.partition(":")
+    try:
+        build_it = getattr(importlib.import_module(module), factory)
+    except (ImportError, AttributeError) as error:
+        raise SslkitError(f"--encoder: cannot import {name}: {error}") from error
+    return _as_encoder(build_it(**options), settings)
+
+
+def _as_encoder(module: nn.Module, settings: dict[str, int]) -> Encoder:
+    """Return the module itself if it is an Encoder, else wrap it and measure the width of what it returns."""
+    if isinstance(module, Encoder):
+        return module
+    sample = torch.zeros(2, settings["in_channels"], settings["size"], settings["size"])
+    training = module.training
+    with torch.no_grad():
+        output = module.eval()(sample)
+    module.train(training)
+    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise SslkitError(f"--encoder: the factory's module should return [B, width] (got {shape} for 2 images)")
+    return Wrapped(module, width=output.shape[1], in_channels=settings["in_channels"])
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,72 @@
+"""What every encoder offers, whatever its architecture."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class Encoder(nn.Module):
+    """Turn images `[B, C, H, W]`, floats in [0, 1], into features `[B, width]`; normalise the input itself.
+
+    `offers` names what else it has: `tokens(x, keep=None, mask=None, fill=None) -> [B, prefix + N, width]`,
+    `feature_map(x) -> [B, width, h, w]`, `layers(x) -> list[Tensor]`. `sample_dims` tells one sample from several views.
+    """
+
+    offers: tuple[str, ...] = ("pooled",)
+    sample_dims: int = 3
+    recipe: dict[str, Any]
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, width: int, in_channels: int = 3, normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    ) -> None:
+        super().__init__()
+        self.width = width
+        if normalisation is None:
+            normalisation = _IMAGENET if in_channels == 3 else ((0.5,) * in_channels, (0.25,) * in_channels)
+        mean, std = normalisation
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """Return the image minus mean, over standard deviation."""
+        return (image - self.mean) / self.std
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features `[B, width]`."""
+        raise TypeError(f"{type(self).__name__} does not define forward()")
+
+
+class FeatureMapEncoder(Encoder):
+    """Be an encoder whose features are the mean over a last feature map."""
+
+    offers = ("pooled", "feature_map", "layers")
+
+    def layers(self, image: Tensor) -> list[Tensor]:
+        """Return the feature maps of all stages, `[B, w, h, w]` each."""
+        raise TypeError(f"{type(self).__name__} does not define layers()")
+
+    def feature_map(self, image: Tensor) -> Tensor:
+        """Return the last feature map, `[B, width, h, w]`."""
+        return self.layers(image)[-1]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features `[B, width]`."""
+        return self.feature_map(image).mean(dim=(2, 3))
+
+
+class Wrapped(Encoder):
+    """Be an encoder around any module that returns `[B, width]`."""
+
+    def __init__(self, model: nn.Module, width: int, in_channels: int) -> None:
+        super().__init__(width, in_channels)
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features `[B, width]`."""
+        features: Tensor = self.model(self.normalise(image))
+        return features

@@ -1,0 +1,155 @@
+"""timm's models as encoders."""
+
+from typing import Any
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from sslkit.encoders.base import Encoder, FeatureMapEncoder
+from sslkit.errors import SslkitError
+
+
+def timm_names() -> list[str]:
+    """Return the names of all of timm's architectures."""
+    return list(timm.list_models())
+
+
+def timm_encoder(
+    name: str, in_channels: int, size: int, stem: str = "standard", pretrained: bool = False, **options: Any
+) -> Encoder:
+    """Build a timm model without its classifier; vision transformers take any image size their patches divide."""
+    from timm.models import model_entrypoint
+
+    probe = model_entrypoint(name.partition(".")[0])
+    settings: dict[str, Any] = {"num_classes": 0, "in_chans": in_channels, **options}
+    if probe.__module__ == "timm.models.vision_transformer":
+        settings.setdefault("dynamic_img_size", True)
+    model = timm.create_model(name, pretrained=pretrained, **settings)
+    if stem == "small":
+        small_stem(model, in_channels)
+    normalisation = None
+    mean, std = model.pretrained_cfg.get("mean", ()), model.pretrained_cfg.get("std", ())
+    if len(mean) == in_channels:
+        normalisation = (tuple(mean), tuple(std))
+    if isinstance(model, VisionTransformer):
+        return VisionTransformerEncoder(model, in_channels, normalisation)
+    if model.pretrained_cfg.get("pool_size"):
+        return ConvolutionalEncoder(model, in_channels, normalisation)
+    return PlainEncoder(model, in_channels, normalisation)
+
+
+def small_stem(model: nn.Module, in_channels: int) -> None:
+    """Put a 3×3 convolution with stride 1 in place of a 7×7 stride-2 stem, and drop the max-pooling after it.
+
+    That is the usual change for images up to 64 px (SimCLR, appendix B.9); models with another stem stay as they are.
+    """
+    first = getattr(model, "conv1", None)
+    if isinstance(first, nn.Conv2d) and first.kernel_size == (7, 7) and isinstance(model.maxpool, nn.Module):
+        model.conv1 = nn.Conv2d(in_channels, first.out_channels, 3, padding=1, bias=first.bias is not None)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
+
+
+class PlainEncoder(Encoder):
+    """Be any timm model, seen only through its pooled features."""
+
+    def __init__(self, model: Any, in_channels: int, normalisation: Any = None) -> None:
+        super().__init__(model.num_features, in_channels, normalisation)
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features `[B, width]`."""
+        features: Tensor = self.model(self.normalise(image))
+        return features
+
+
+class ConvolutionalEncoder(FeatureMapEncoder):
+    """Be a timm model that ends in a feature map."""
+
+    offers = ("pooled", "feature_map")
+
+    def __init__(self, model: Any, in_channels: int, normalisation: Any = None) -> None:
+        super().__init__(model.num_features, in_channels, normalisation)
+        self.model = model
+
+    def feature_map(self, image: Tensor) -> Tensor:
+        """Return the last feature map, `[B, width, h, w]`."""
+        x: Tensor = self.model.forward_features(self.normalise(image).contiguous(memory_format=torch.channels_last))
+        return x.permute(0, 3, 1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else x
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features `[B, width]`, pooled as the architecture pools (some have a norm or a layer after it)."""
+        x = self.model.forward_features(self.normalise(image).contiguous(memory_format=torch.channels_last))
+        features: Tensor = self.model.forward_head(x)
+        return features
+
+
+class VisionTransformerEncoder(Encoder):
+    """Be a timm vision transformer, with class token and registers if it has them."""
+
+    offers = ("pooled", "tokens", "feature_map", "layers")
+
+    def __init__(self, model: VisionTransformer, in_channels: int, normalisation: Any = None) -> None:
+        super().__init__(model.num_features, in_channels, normalisation)
+        self.model: Any = model
+
+    def grid(self, image: Tensor) -> tuple[int, int]:
+        """Return rows and columns of patches; an image that patches do not divide is an SslkitError."""
+        patch = self.model.patch_embed.patch_size
+        height, width = image.shape[-2:]
+        if height % patch[0] or width % patch[1]:
+            raise SslkitError(f"--size: {height} is not a multiple of the encoder's patch of {patch[0]} pixels")
+        return height // patch[0], width // patch[1]
+
+    def tokens(
+        self, image: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, fill: Tensor | None = None
+    ) -> Tensor:
+        """Return `[B, prefix + N, width]`, the class token and registers first.
+
+        `keep` (int64 `[B, K]`) computes only those patches: `[B, prefix + K, width]`. `mask` (bool `[B, N]`) replaces
+        patches by `fill` (`[width]`), the task's own mask token, before positions are added.
+        """
+        x = self._embed(image, mask, fill)
+        if keep is not None:
+            prefix = self.model.num_prefix_tokens
+            patches = x[:, prefix:].gather(1, keep[:, :, None].expand(-1, -1, x.shape[2]))
+            x = torch.cat([x[:, :prefix], patches], dim=1)
+        x = self.model.norm_pre(x)
+        for block in self.model.blocks:
+            x = block(x)
+        normed: Tensor = self.model.norm(x)
+        return normed
+
+    def layers(self, image: Tensor) -> list[Tensor]:
+        """Return the tokens after each block, `[B, prefix + N, width]`, the last one normed."""
+        x = self.model.norm_pre(self._embed(image, None, None))
+        outputs = []
+        for block in self.model.blocks:
+            x = block(x)
+            outputs.append(x)
+        return [*outputs[:-1], self.model.norm(x)]
+
+    def feature_map(self, image: Tensor) -> Tensor:
+        """Return the patch tokens in their places, `[B, width, h, w]`."""
+        patches = self.tokens(image)[:, self.model.num_prefix_tokens :]
+        return patches.transpose(1, 2).unflatten(2, self.grid(image))
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Return `[B, width]` of tokens, as the model pools."""
+        features: Tensor = self.model.forward_head(tokens, pre_logits=True)
+        return features
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features `[B, width]`: `pool(tokens(image))`."""
+        return self.pool(self.tokens(image))
+
+    def _embed(self, image: Tensor, mask: Tensor | None, fill: Tensor | None) -> Tensor:
+        height, width = self.grid(image)
+        x = self.model.patch_embed(self.normalise(image))  # [B, h, w, width]: dynamic_img_size keeps the grid
+        if mask is not None:
+            assert fill is not None, "a mask needs something to fill in"
+            x = torch.where(mask.view(-1, height, width, 1), fill.to(x.dtype), x)
+        embedded: Tensor = self.model._pos_embed(x)
+        return embedded

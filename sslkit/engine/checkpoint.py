@@ -1,0 +1,179 @@
+"""Checkpoints: `model.safetensors`, which describes itself, and `resume.pt`. Nothing is ever unpickled."""
+
+import json
+import pickle
+from dataclasses import dataclass
+from importlib.metadata import distribution, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from sslkit import encoders, registry
+from sslkit.data.store import write_atomically
+from sslkit.encoders import Encoder, Recipe
+from sslkit.errors import SslkitError
+
+FORMAT = 1  # of both files; a reader refuses what is newer
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Hold a read `model.safetensors`: weights and what they say about themselves."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return the encoder's recipe."""
+        recipe: Recipe = self.metadata["recipe"]
+        return recipe
+
+    @property
+    def size(self) -> int:
+        """Return the image size it was trained at."""
+        return int(self.metadata["size"])
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """Return the weights of one exported module."""
+        prefix = f"{name}."
+        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+    def build_encoder(self, allowed: str | None = None) -> Encoder:
+        """Build the encoder and load the weights, strictly, in eval mode."""
+        encoder = encoders.build(self.recipe, allowed=allowed)
+        load_strictly(encoder, self.part("encoder"), str(self.path))
+        return encoder.eval()
+
+
+def load(path: str | Path, encoder: str | None = None) -> Encoder:
+    """Return the encoder of a `model.safetensors` in eval mode: images `[B, C, H, W]` in [0, 1] to `[B, width]`.
+
+    Needs neither the plugin nor the run folder. `encoder` repeats a `package.module:factory` named in the file, which
+    is not imported otherwise. Raises SslkitError for a file that is damaged, not ours, or does not match.
+    """
+    return read_model(path).build_encoder(allowed=encoder)
+
+
+def read_model(path: str | Path) -> Checkpoint:
+    """Read a `model.safetensors`; raises SslkitError if it is missing, damaged, not ours or of a newer format."""
+    path = Path(path)
+    tensors, raw = _read_safetensors(path, "--ckpt")
+    try:
+        metadata = json.loads(raw["sslkit"])
+        newer = int(metadata["format"]) > FORMAT
+    except (KeyError, TypeError, ValueError) as error:
+        raise SslkitError(f"--ckpt: {path} was not written by sslkit", "other weights can be a start: --init") from error
+    if newer:
+        raise SslkitError(f"--ckpt: {path} has format {metadata['format']}, this sslkit reads up to {FORMAT}", "upgrade")
+    missing = [key for key in ("task", "recipe", "size", "step", "data") if key not in metadata]
+    if missing:
+        raise SslkitError(f"--ckpt: {path} does not say its {', '.join(missing)}", "the file was altered")
+    return Checkpoint(path, tensors, metadata)
+
+
+def save_model(path: Path, modules: dict[str, nn.Module], metadata: dict[str, Any]) -> None:
+    """Write modules and metadata as `model.safetensors`, atomically."""
+    tensors = {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name, module in modules.items()
+        for key, value in module.state_dict().items()
+    }
+    # Cloned: safetensors refuses tensors that share memory.
+    data = save({key: value.clone() for key, value in tensors.items()}, {"sslkit": json.dumps(metadata)})
+    with write_atomically(path) as stream:
+        stream.write(data)
+
+
+def describe(encoder: Encoder) -> dict[str, Any]:
+    """Return what a checkpoint says about its encoder, and the versions that wrote it."""
+    return {
+        "format": FORMAT,
+        "recipe": encoder.recipe,
+        "encoder_from": _origin(encoder.recipe["name"]),
+        "normalisation": {"mean": encoder.mean.flatten().tolist(), "std": encoder.std.flatten().tolist()},
+        "versions": {"sslkit": version("sslkit"), "torch": torch.__version__},
+    }
+
+
+def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
+    """Load weights that match the module completely; anything else is an SslkitError listing the differences."""
+    wanted = module.state_dict()
+    missing = sorted(wanted.keys() - state.keys())
+    left_over = sorted(state.keys() - wanted.keys())
+    reshaped = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in sorted(wanted.keys() & state.keys())
+        if state[name].shape != wanted[name].shape
+    ]
+    differences = [
+        f"{label}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        for label, names in (("missing", missing), ("left over", left_over), ("shape", reshaped))
+        if names
+    ]
+    if differences:
+        raise SslkitError(f"{what} does not match the encoder: {'; '.join(differences)}")
+    module.load_state_dict(state)
+
+
+def load_initial(encoder: Encoder, path: str) -> None:
+    """Start an encoder from `--init`: one of our checkpoints, or a state dict of the timm or torchvision model inside.
+
+    The classifier of a published state dict is left out; everything else has to match.
+    """
+    tensors, raw = _read_safetensors(Path(path), "--init")
+    if "sslkit" in raw:
+        load_strictly(encoder, read_model(path).part("encoder"), f"--init: {path}")
+        return
+    model = getattr(encoder, "model", None)
+    if not isinstance(model, nn.Module):
+        raise SslkitError(f"--init: {path} was not written by sslkit", "published weights need a timm or torchvision encoder")
+    classifier = ("fc.", "head.", "heads.", "classifier.")
+    kept = model.state_dict().keys()
+    state = {name: value for name, value in tensors.items() if name in kept or not name.startswith(classifier)}
+    load_strictly(model, state, f"--init: {path}")
+
+
+def save_resume(path: Path, state: dict[str, Any]) -> None:
+    """Write `resume.pt` atomically: the previous one stays until the new one is on disk."""
+    with write_atomically(path) as stream:
+        torch.save({"format": FORMAT, **state}, stream)
+
+
+def read_resume(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read `resume.pt`; raises SslkitError if it is damaged or of a newer format."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise SslkitError(f"--resume: {path} cannot be read: {str(error).partition(chr(10))[0]}") from error
+    if not isinstance(state, dict) or state.get("format", FORMAT + 1) > FORMAT:
+        raise SslkitError(f"--resume: {path} is not a checkpoint of this version of sslkit")
+    return state
+
+
+def _read_safetensors(path: Path, flag: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise SslkitError(f"{flag}: {path} is not a file", "expected a .safetensors file, as in runs/NAME/model.safetensors")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise SslkitError(f"{flag}: {path} is not a readable safetensors file: {error}") from error
+
+
+def _origin(name: str) -> str:
+    """Return the distribution and version an encoder's name comes from."""
+    scheme, _, rest = name.partition(":")
+    if scheme == "torchvision":
+        return f"torchvision {version('torchvision')}"
+    if rest:
+        return scheme.partition(".")[0]
+    for entry in registry.entries(registry.ENCODERS):
+        if entry.name == name:
+            return f"{entry.package} {entry.version}"
+    return f"timm {distribution('timm').version}"

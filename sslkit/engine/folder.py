@@ -1,0 +1,126 @@
+"""The run folder: what lies in it, who may write to it, and how it is named."""
+
+import csv
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from sslkit.data.store import write_atomically
+from sslkit.errors import SslkitError
+
+MODEL, RESUME, SPEC, METRICS, RESULTS, BROKEN = (
+    "model.safetensors",
+    "resume.pt",
+    "spec.json",
+    "metrics.jsonl",
+    "results.jsonl",
+    "broken.csv",
+)
+
+
+def choose_out(out: str | None, name: str, resume: bool) -> Path:
+    """Return the folder of a run: as given, or `runs/NAME`, or the next free `runs/NAME-2`.
+
+    A given folder that holds a run is an SslkitError unless it is to be resumed.
+    """
+    if out is not None:
+        folder = Path(out)
+        if holds_run(folder) and not resume:
+            raise SslkitError(f"--out: {folder} holds a run", "go on with it by --resume, or choose another folder")
+        if folder.exists() and not folder.is_dir():
+            raise SslkitError(f"--out: {folder} is a file", "give a folder")
+        return folder
+    folder, number = Path("runs", name), 2
+    while holds_run(folder) and not resume:
+        folder, number = Path("runs", f"{name}-{number}"), number + 1
+    return folder
+
+
+def holds_run(folder: Path) -> bool:
+    """Tell whether a folder holds a run."""
+    return (folder / SPEC).exists() or (folder / RESUME).exists()
+
+
+def read_spec(folder: Path) -> dict[str, Any]:
+    """Return the recorded spec of a run; raises SslkitError if it is not there or not JSON."""
+    try:
+        spec = json.loads((folder / SPEC).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SslkitError(f"{folder} holds no run", f"{SPEC} is missing") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise SslkitError(f"{folder / SPEC} is not JSON: {error}") from error
+    if not isinstance(spec, dict):
+        raise SslkitError(f"{folder / SPEC} is not a spec")
+    return spec
+
+
+class RunFolder:
+    """Own a run folder while the run lasts: locked, and gone again if the run never took a step."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder
+        self._fresh = not folder.exists()
+        self._lock = FileLock(folder / "lock")
+        self._told: set[str] = set()
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise SslkitError(f"--out: another process is working in {self.path}", "wait for it or use another folder") from error
+        except OSError as error:
+            raise SslkitError(f"--out: cannot write to {self.path}: {error.strerror}") from error
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._lock.release()
+        if kind is not None and self._fresh and not (self.path / RESUME).exists() and not (self.path / METRICS).exists():
+            shutil.rmtree(self.path)
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file in the folder."""
+        return self.path / name
+
+    def write_spec(self, spec: dict[str, Any]) -> None:
+        """Record what was run."""
+        with write_atomically(self.file(SPEC)) as stream:
+            stream.write((json.dumps(spec, indent=2) + "\n").encode())
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        append_json(self.file(METRICS), line)
+
+    def rewind(self, step: int) -> None:
+        """Drop the logged lines from `step` on, which a resumed run will write again."""
+        if self.file(METRICS).exists():
+            lines = self.file(METRICS).read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]
+            with write_atomically(self.file(METRICS)) as stream:
+                stream.writelines(f"{line}\n".encode() for line in kept)
+
+    def report_broken(self, broken: Iterable[tuple[str, str]]) -> int:
+        """Add (name, reason) of samples not yet in broken.csv and return how many were new."""
+        if not self._told and self.file(BROKEN).exists():
+            with open(self.file(BROKEN), newline="", encoding="utf-8", errors="surrogateescape") as stream:
+                self._told = {row[0] for row in csv.reader(stream)}
+        new = [(name, reason) for name, reason in dict(broken).items() if name not in self._told]
+        if new:
+            with open(self.file(BROKEN), "a", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+                writer = csv.writer(stream)
+                if not self._told:
+                    writer.writerow(["path", "reason"])
+                writer.writerows(new)
+            self._told.update(name for name, _ in new)
+        return len(new)
+
+
+def append_json(file: Path, line: dict[str, Any]) -> None:
+    """Add one JSON object as a line to a file."""
+    with open(file, "a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line) + "\n")

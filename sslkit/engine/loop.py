@@ -1,0 +1,111 @@
+"""The loop: it reads in the order things happen."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sslkit.console import meter, say
+from sslkit.data.loader import Loader, epoch_batches
+from sslkit.engine.folder import BROKEN, RunFolder
+from sslkit.engine.signals import listen
+from sslkit.engine.stepper import Stepper
+from sslkit.errors import Interrupted
+
+_LINES = 1000  # metrics.jsonl holds about as many
+_COLD = 3  # steps of a process that do not count for its rate
+_CHECKPOINT_SECONDS = 600
+
+
+@dataclass
+class Pace:
+    """Measure the training steps of this process: how fast, and how much of it is waiting for data."""
+
+    images: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    steps: int = 0
+    summed: int = 0
+
+    def add(self, images: int, seconds: float, waited: float, said: dict[str, float]) -> None:
+        """Count a step."""
+        self.steps += 1
+        if self.steps > _COLD:
+            self.images += images
+            self.seconds += seconds
+            self.waited += waited
+        self.summed += 1
+        for name, value in said.items():
+            self.sums[name] += value
+
+    def means(self) -> dict[str, float]:
+        """Return the means of what was said since the last call."""
+        means = {name: value / self.summed for name, value in self.sums.items()}
+        self.sums.clear()
+        self.summed = 0
+        return means
+
+    @property
+    def rate(self) -> float:
+        """Return images per second of the warm steps; 0 when there was none."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+
+def train(stepper: Stepper, loader: Loader, folder: RunFolder, save: Callable[[], None], prepared: bool) -> tuple[float, Pace]:
+    """Take the steps that are left and return the last logged loss and the pace.
+
+    `prepared` tells that `before_epoch` was called for the first of them already. Raises Interrupted after a
+    checkpoint when a signal came.
+    """
+    clock, plan, pace, loss = stepper.clock, stepper.plan, Pace(), float("nan")
+    every = max(1, (clock.steps - clock.began) // _LINES)
+    saved = time.monotonic()
+    with listen() as stop, meter("training", clock.steps, done=clock.step) as progress:
+        while clock.step < clock.steps:
+            epoch, inside = divmod(clock.step, plan.steps_per_epoch)
+            if inside == 0 and not prepared:
+                stepper.before_epoch(epoch)
+            prepared = False
+            clock.epoch = epoch
+            batches = epoch_batches(len(plan.index), plan.spec.batch_size, plan.spec.seed, epoch, stepper.weights)
+            last = time.perf_counter()
+            for raw in loader(batches[inside : inside + clock.steps - clock.step]):
+                arrived = time.perf_counter()
+                _quarantine(folder, stepper, raw["broken"])
+                said = stepper.step(raw)
+                now = time.perf_counter()
+                pace.add(len(raw["index"]), now - last, arrived - last, said)
+                if clock.step % every == 0 or clock.step == clock.steps:
+                    means = pace.means()
+                    loss = means["loss"]
+                    folder.log({"step": clock.step - 1, "epoch": epoch, **means, "images_per_second": round(pace.rate, 1)})
+                progress.advance(1, _text(said, pace))
+                if _due(plan.spec.checkpoint_every, clock.step, plan.steps_per_epoch, saved) and clock.step < clock.steps:
+                    save()
+                    saved = time.monotonic()
+                if stop.signal:
+                    save()
+                    raise Interrupted(f"stopped after step {clock.step}; go on with --resume --out {folder.path}", stop.signal)
+                last = time.perf_counter()
+    save()
+    return loss, pace
+
+
+def _due(every: int | None, step: int, steps_per_epoch: int, saved: float) -> bool:
+    if every is not None:
+        return step % every == 0
+    return step % steps_per_epoch == 0 or time.monotonic() - saved > _CHECKPOINT_SECONDS
+
+
+def _text(said: dict[str, float], pace: Pace) -> str:
+    if not pace.seconds:
+        return f"loss {said['loss']:.3f}"
+    return f"loss {said['loss']:.3f}  {pace.rate:,.0f} images/s  waiting for data {pace.waited / pace.seconds:.0%}"
+
+
+def _quarantine(folder: RunFolder, stepper: Stepper, broken: list[tuple[int, str]]) -> None:
+    if broken:
+        new = folder.report_broken((stepper.plan.index.name(row), reason) for row, reason in broken)
+        if new:
+            say(f"{new} unreadable {'image' if new == 1 else 'images'} left out, listed in {folder.file(BROKEN)}")

@@ -1,0 +1,87 @@
+"""Device, precision and compilation: each chosen once, with the reason."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sslkit.errors import SslkitError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Hold where and how the networks run."""
+
+    device: torch.device
+    autocast_dtype: torch.dtype | None  # None: float32 throughout
+    compile: bool
+    reasons: dict[str, str]  # by flag
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context that encoder and head run in."""
+        return torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Return the loss scaler: at work for fp16 only."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype is torch.float16)
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function, compiled as one graph where compilation is on."""
+        return torch.compile(function, fullgraph=True) if self.compile else function
+
+
+def choose_machine(device: str, precision: str = "auto", compile: str = "auto") -> Machine:
+    """Resolve `--device`, `--precision` and `--compile`; raises SslkitError for what this machine does not have."""
+    chosen, why_device = choose_device(device)
+    dtype, why_precision = _choose_precision(chosen, precision)
+    on, why_compile = _choose_compile(chosen, compile)
+    names = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    reasons = {
+        "device": f"{chosen}: {why_device}",
+        "precision": f"{names[dtype]}: {why_precision}",
+        "compile": f"{'on' if on else 'off'}: {why_compile}",
+    }
+    return Machine(chosen, dtype, on, reasons)
+
+
+def choose_device(device: str) -> tuple[torch.device, str]:
+    """Return the device for `--device` and the reason."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if device == "auto":
+        if cuda:
+            return torch.device("cuda"), torch.cuda.get_device_name()
+        return (torch.device("mps"), "Apple GPU") if mps else (torch.device("cpu"), "no GPU found")
+    if device.startswith("cuda"):
+        count = torch.cuda.device_count()
+        if not cuda or int(device.partition(":")[2] or 0) >= count:
+            raise SslkitError(f"--device: {device} is not there (CUDA devices found: {count})", "use auto or cpu")
+    if device == "mps" and not mps:
+        raise SslkitError("--device: mps is not there", "use auto or cpu")
+    return torch.device(device), "--device"
+
+
+def _choose_precision(device: torch.device, precision: str) -> tuple[torch.dtype | None, str]:
+    if precision == "auto":
+        if device.type != "cuda":
+            return None, "half precision is slower on this device"
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16, "the GPU computes bf16"
+        return torch.float16, "the GPU has no bf16"
+    if precision == "fp16" and device.type != "cuda":
+        raise SslkitError(f"--precision: fp16 needs CUDA (the device is {device})", "use bf16 or fp32")
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision], "--precision"
+
+
+def _choose_compile(device: torch.device, compile: str) -> tuple[bool, str]:
+    if compile != "auto":
+        return compile == "on", "--compile"
+    if device.type == "cuda":
+        return True, "pays on CUDA"
+    return False, "compiling takes longer than it saves on this device"
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether torch ran out of memory, on a GPU or on the CPU (where it has no class of its own)."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,107 @@
+"""`sslkit pretrain`: a task, unlabelled data, a run folder."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sslkit import encoders
+from sslkit.console import say
+from sslkit.data.sources import find_parts, read_index
+from sslkit.encoders import check_reads
+from sslkit.engine.folder import choose_out, holds_run
+from sslkit.engine.plan import make_plan
+from sslkit.engine.training import Outcome, Training, merge_recorded, run_training
+from sslkit.errors import SslkitError
+from sslkit.registry import load_task, task_name
+from sslkit.specs import PretrainSpec
+from sslkit.task import PretextTask
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """Hold what `sslkit pretrain --json` prints."""
+
+    run: str
+    checkpoint: str
+    steps: int
+    images_per_second: float
+    loss: float
+    seconds: float
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> "PretrainResult":
+        """Return what an outcome says."""
+        return cls(
+            str(outcome.run), str(outcome.checkpoint), outcome.steps, outcome.images_per_second, outcome.loss, outcome.seconds
+        )
+
+
+def pretrain(spec: PretrainSpec) -> PretrainResult:
+    """Pretrain an encoder and return where it is; everything `sslkit pretrain` does.
+
+    Raises SslkitError for what can be told before the first step, RunFailed if the run fails, Interrupted if a signal
+    ended it after a checkpoint.
+    """
+    return PretrainResult.of(run_training(prepare(spec)))
+
+
+def prepare(spec: PretrainSpec) -> Training:
+    """Settle everything about a run without starting it: task, options, data, `auto` values."""
+    task_class = load_task(spec.task)
+    name = task_name(spec.task)
+    continues = spec.resume or spec.extend_to is not None
+    out = choose_out(spec.out, name, continues)
+    spec = spec.model_copy(update=_absolute(spec))
+    if continues and holds_run(out):
+        merged = merge_recorded(spec, out)
+        assert isinstance(merged, PretrainSpec)
+        spec = merged
+    else:
+        spec = with_task_defaults(spec, task_class)
+    options = task_class.Options.model_validate(spec.options)
+    spec = spec.model_copy(update={"options": options.model_dump(mode="json")})
+    if spec.data is None:
+        raise SslkitError("--data is missing", "give a folder of images, a .txt or .csv list, or .npy/.npz arrays")
+    _check_encoder(spec, task_class, name)
+    parts = find_parts(spec.data)
+    index = dataclasses.replace(read_index(parts["train"], spec.label, spec.reindex), labels=None, classes=())
+    if len(parts) > 1:
+        say(f"{spec.data} has {' and '.join(parts)}: pretraining reads train only")
+    return Training(
+        name=name,
+        plan=make_plan(spec, index, task_class.reads),
+        out=out,
+        build_encoder=lambda build: task_class.build_encoder(options, build),
+        build_task=lambda encoder, data: task_class(options, encoder, data),
+        metadata={},
+    )
+
+
+def with_task_defaults(spec: PretrainSpec, task_class: type[PretextTask]) -> PretrainSpec:
+    """Return the spec with the task's own defaults for values nobody gave."""
+    own = {name: value for name, value in task_class.defaults.items() if name not in spec.model_fields_set}
+    if "steps" in spec.model_fields_set or "minutes" in spec.model_fields_set:
+        own.pop("epochs", None)
+    given = {name: getattr(spec, name) for name in spec.model_fields_set}
+    return PretrainSpec.model_validate({**own, **given})
+
+
+def _absolute(spec: PretrainSpec) -> dict[str, Any]:
+    """Return the spec's paths as absolute ones: a run is looked at from other folders later."""
+    paths = {name: getattr(spec, name) for name in ("data", "init")}
+    if spec.task.endswith(".py"):
+        paths["task"] = spec.task
+    return {name: str(Path(value).resolve()) for name, value in paths.items() if value is not None}
+
+
+def _check_encoder(spec: PretrainSpec, task_class: type[PretextTask], name: str) -> None:
+    """Fail before any data is touched if the encoder can't be built or lacks what the task reads."""
+    if spec.encoder == "auto":
+        return
+    size = 224 if spec.size == "auto" else spec.size
+    with torch.device("meta"):
+        encoder = encoders.build(encoders.recipe_for(spec.encoder, size, 3, spec.encoder_option), allowed=spec.encoder)
+    check_reads(encoder, spec.encoder, task_class.reads, name)

@@ -1,0 +1,164 @@
+"""One optimisation step, and the state that steps change."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sslkit.data.loader import Loader, ordered_batches
+from sslkit.engine.gradients import Pieces, compute_gradients
+from sslkit.engine.optim import build_optimizer, clip_gradients, follow_schedules
+from sslkit.engine.plan import Plan
+from sslkit.engine.precision import is_out_of_memory
+from sslkit.engine.seeds import seed_stage
+from sslkit.errors import RunFailed
+from sslkit.task import Batch, Clock, PretextTask
+
+
+class Stepper:
+    """Take steps with one task: it, its optimiser, the loss scaler and the sampler's weights are the run's state."""
+
+    def __init__(self, task: PretextTask, plan: Plan, clock: Clock) -> None:
+        self.plan, self.spec, self.machine, self.clock = plan, plan.spec, plan.machine, clock
+        self.task = task.to(self.machine.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.predict: Callable[[Batch], Any] = self.machine.compiled(task.predict)
+        self.optimizer = build_optimizer(task, self.spec, plan.steps_per_epoch)
+        self.scaler = self.machine.scaler()
+        self.weights: Tensor | None = None  # of samples, where a task asked for balance
+        for _, part, _ in task.parts():
+            part.clock = clock
+
+    def before_epoch(self, epoch: int) -> None:
+        """Let the task prepare an epoch."""
+        self.clock.epoch = epoch
+        seed_stage(self.spec.seed, "before_epoch", epoch)
+        with torch.no_grad():
+            self.task.before_epoch(self)
+        self.task.train()
+
+    def step(self, raw: dict[str, Any]) -> dict[str, float]:
+        """Take one step on a loaded batch and return what to log: loss, its terms, metrics, gradient norm, rate.
+
+        Raises RunFailed, before any weight moves, if the loss or the gradient is not finite.
+        """
+        try:
+            return self._step(raw)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            at_once = min(self.spec.micro_batch or self.spec.batch_size, self.spec.batch_size)
+            hint = f"try --micro-batch {max(1, at_once // 2)}: same result, less memory"
+            raise RunFailed(f"out of memory in step {self.clock.step + 1} with {at_once} images at once", hint) from error
+
+    def _step(self, raw: dict[str, Any]) -> dict[str, float]:
+        spec, clock = self.spec, self.clock
+        seed_stage(spec.seed, "transform", clock.step)
+        with torch.no_grad():
+            batch = self.task.transform(to_device(raw, self.machine.device))
+        self.optimizer.zero_grad(set_to_none=True)
+        micro_batch = min(spec.micro_batch or spec.batch_size, spec.batch_size)
+        pieces = Pieces(self.task, self.predict, self.machine, batch, micro_batch, spec.seed, clock.step)
+        report = compute_gradients(pieces, self.scaler.scale)
+        share = follow_schedules(self.optimizer, spec, clock)
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_gradients(self.optimizer, spec.clip)
+        means = {name: value.float().mean() for name, value in report.metrics.items()}
+        # One look at the device per step, for everything that is checked or logged.
+        names = [*report.terms, *means, "gradient_norm"]
+        values = torch.stack([value.float() for value in (*report.terms.values(), *means.values(), norm)]).tolist()
+        said = dict(zip(names, values, strict=True))
+        self._check(said, list(report.terms))
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.scaler.get_scale() >= scale:  # fp16 overflowed otherwise, and the step was skipped
+            seed_stage(spec.seed, "after_step", clock.step)
+            with torch.no_grad():
+                self.task.after_step(report.seen)
+        clock.step += 1
+        return {"loss": sum(said[name] for name in report.terms), **said, "lr": spec.lr * share}
+
+    def _check(self, said: dict[str, float], terms: list[str]) -> None:
+        bad = [name for name in terms if not math.isfinite(said[name])]
+        if not bad and not self.scaler.is_enabled() and not math.isfinite(said["gradient_norm"]):
+            bad = ["gradient_norm"]  # with a scaler, an overflow there is its business
+        if bad:
+            raise RunFailed(
+                f"step {self.clock.step + 1} diverged: {bad[0]} is {said[bad[0]]}",
+                f"the checkpoint before is kept; try a lower --lr than {self.spec.lr:g}, a longer --warmup or --clip 1",
+            )
+
+    def rehearse(self, batches: Iterable[dict[str, Any]], seconds: float) -> float:
+        """Return the median seconds of warm steps, for at most `seconds`, and leave no trace in the state."""
+        before = {name: value.clone() for name, value in self.task.state_dict().items()}
+        step, times = self.clock.step, []
+        began = last = time.perf_counter()
+        for raw in batches:
+            self.step(raw)
+            now = time.perf_counter()
+            times.append(now - last)
+            last = now
+            if now - began > seconds and len(times) > 1:
+                break
+        self.task.load_state_dict(before)
+        self.optimizer.state.clear()
+        self.scaler = self.machine.scaler()
+        self.clock.step = step
+        warm = sorted(times[1:] or times)
+        return warm[len(warm) // 2]
+
+    def state(self) -> dict[str, Any]:
+        """Return everything a resumed run needs, the position included."""
+        return {
+            "task": self.task.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "weights": self.weights,
+            "step": self.clock.step,
+            "steps": self.clock.steps,
+            "began": self.clock.began,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put a saved state back."""
+        self.task.load_state_dict(state["task"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.weights = None if state["weights"] is None else state["weights"].cpu()
+        self.clock.step, self.clock.steps, self.clock.began = state["step"], state["steps"], state["began"]
+
+    # What a task may ask for in before_epoch (the protocol `Run`).
+
+    def features(self) -> Tensor:
+        """Return the encoder's features of all samples in data order, `[N, width]`, taken in eval mode."""
+        from sslkit.evaluate.features import extract
+
+        features, _ = extract(self.task.encoder, self.plan.canvases, self.plan.data.size, self.spec.batch_size)
+        return features
+
+    def images(self, count: int) -> Tensor:
+        """Return `count` images at seeded places in the data, `[count, C, canvas, canvas]` in [0, 1]."""
+        generator = torch.Generator().manual_seed(self.spec.seed)
+        rows = torch.randperm(len(self.plan.index), generator=generator)[:count].numpy()
+        loader = Loader(self.plan.canvases, workers=0, substitute=True)
+        batches = [rows[part] for part in ordered_batches(len(rows), 256)]
+        return torch.cat([to_device(raw, self.machine.device)["image"] for raw in loader(batches)])
+
+    def balance(self, labels: Tensor) -> None:
+        """Draw each label equally often from now on; `labels` is int64 `[N]`."""
+        counts = torch.bincount(labels)
+        self.weights = (1 / counts.clamp(min=1).double())[labels].cpu()
+
+    def forget(self, module: nn.Module) -> None:
+        """Drop the optimiser's state of a module whose weights were reset."""
+        for parameter in module.parameters():
+            self.optimizer.state.pop(parameter, None)
+
+
+def to_device(raw: dict[str, Any], device: torch.device) -> Batch:
+    """Return what `transform` sees: `image` float32 `[B, C, canvas, canvas]` in [0, 1] and `index` int64 `[B]`."""
+    image = raw["image"].to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
+    return {"image": image.contiguous(), "index": raw["index"].to(device, non_blocking=True)}

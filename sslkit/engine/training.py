@@ -1,0 +1,185 @@
+"""Run a task from a settled plan to a finished run folder; `pretrain` and `finetune` both come through here."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sslkit import encoders
+from sslkit.console import duration, say
+from sslkit.data.loader import Loader, epoch_batches
+from sslkit.encoders import Encoder
+from sslkit.engine.checkpoint import describe, load_initial, read_resume, save_model, save_resume
+from sslkit.engine.folder import MODEL, RESUME, RunFolder, read_spec
+from sslkit.engine.loop import train
+from sslkit.engine.plan import Plan, show_plan
+from sslkit.engine.seeds import seed_stage
+from sslkit.engine.stepper import Stepper
+from sslkit.errors import RunFailed, SslkitError
+from sslkit.specs import TrainSpec
+from sslkit.task import Clock, DataInfo, PretextTask
+
+_FREELY_CHANGED = frozenset(
+    "device workers cache cache_limit reindex checkpoint_every resume extend_to out".split()
+)  # on a resume: they say where and how a run goes on, not what it computes
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Hold how a training run ended."""
+
+    run: Path
+    task: PretextTask
+    steps: int
+    images_per_second: float
+    loss: float
+    seconds: float
+
+    @property
+    def checkpoint(self) -> Path:
+        """Return the path of the trained weights."""
+        return self.run / MODEL
+
+
+@dataclass(frozen=True)
+class Training:
+    """Hold what is needed to run a task."""
+
+    name: str
+    plan: Plan
+    out: Path
+    build_encoder: Callable[[Callable[..., Encoder]], Encoder]
+    build_task: Callable[[Encoder, DataInfo], PretextTask]
+    metadata: dict[str, Any]  # what the checkpoint says besides the encoder
+
+
+def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
+    """Return the recorded spec of a run that is resumed; raises SslkitError for given values that differ from it."""
+    recorded = type(spec).model_validate(read_spec(folder))
+    differing = []
+    for name in spec.model_fields_set - _FREELY_CHANGED:
+        given, stored = getattr(spec, name), getattr(recorded, name)
+        if name == "options":
+            differing += [
+                f"--{key.replace('_', '-')} {value} (the run has {stored.get(key)})"
+                for key, value in given.items()
+                if str(value) != str(stored.get(key))
+            ]
+        elif given not in (stored, "auto"):
+            differing.append(f"--{name.replace('_', '-')} {given} (the run has {stored})")
+    if differing:
+        raise SslkitError(f"--resume: {folder} was started with other values: {', '.join(sorted(differing))}")
+    return recorded.model_copy(update={name: getattr(spec, name) for name in spec.model_fields_set & _FREELY_CHANGED})
+
+
+def run_training(training: Training) -> Outcome:
+    """Build, train and save; resumes if the spec says so and the folder holds a checkpoint."""
+    began = time.monotonic()
+    plan, spec = training.plan, training.plan.spec
+    resuming = (training.out / RESUME).exists()
+    state = read_resume(training.out / RESUME, torch.device("cpu")) if resuming else None
+    clock = _clock(spec, plan.steps_per_epoch, state, training.out)
+    task = _build(training, initialise=state is None)
+    with RunFolder(training.out) as folder:
+        show_plan(plan, training.name, training.out)
+        stepper = Stepper(task, plan, clock)
+        pin = plan.machine.device.type == "cuda"
+        loader = Loader(plan.canvases, plan.workers, substitute=True, pin_memory=pin)
+        if state is not None:
+            stepper.load_state(state)
+            if spec.extend_to is not None and clock.step == clock.steps:
+                clock.began, clock.steps = clock.step, spec.extend_to * plan.steps_per_epoch
+            folder.rewind(clock.step)
+            say(f"  resuming after step {clock.step} of {clock.steps}")
+        _write_spec(folder, spec)
+        if state is None:
+            stepper.before_epoch(0)
+            spec = _measure(stepper, loader)
+            _write_spec(folder, spec)
+
+        def save() -> None:
+            try:
+                save_resume(folder.file(RESUME), stepper.state())
+                save_model(folder.file(MODEL), task.exports(), _metadata(training, spec, stepper))
+            except OSError as error:
+                raise RunFailed(f"cannot write the checkpoint to {folder.path}: {error.strerror}") from error
+
+        loss, pace = train(stepper, loader, folder, save, prepared=state is None)
+    task.eval()
+    return Outcome(training.out, task, clock.step, round(pace.rate, 1), loss, round(time.monotonic() - began, 1))
+
+
+def _clock(spec: TrainSpec, steps_per_epoch: int, state: dict[str, Any] | None, out: Path) -> Clock:
+    """Return the clock of a run, checking that an extension starts at an end."""
+    if spec.extend_to is not None:
+        if state is None:
+            raise SslkitError(f"--extend-to: {out} holds no finished run")
+        end = spec.extend_to * steps_per_epoch
+        if state["step"] < state["steps"] and state["steps"] != end:
+            raise SslkitError(f"--extend-to: the run in {out} is not finished", "finish it with --resume first")
+        if state["step"] == state["steps"] and end < state["steps"]:
+            raise SslkitError(
+                f"--extend-to: {spec.extend_to} epochs are {end} steps and the run has done {state['step']}", "give more"
+            )
+    if spec.steps is not None:
+        return Clock(steps=spec.steps)
+    if spec.minutes is not None:
+        return Clock(steps=10**9)  # until `_measure` knows better
+    assert isinstance(spec.epochs, int)
+    return Clock(steps=spec.epochs * steps_per_epoch)
+
+
+def _build(training: Training, initialise: bool) -> PretextTask:
+    """Build encoder and task under the seed; pretrained and `--init` weights only where a run begins."""
+    plan, spec = training.plan, training.plan.spec
+
+    def build(**changes: Any) -> Encoder:
+        return encoders.build({**plan.recipe, **changes}, pretrained=spec.pretrained and initialise, allowed=spec.encoder)
+
+    seed_stage(spec.seed, "build", 0)
+    encoder = training.build_encoder(build)
+    if spec.init is not None and initialise:
+        load_initial(encoder, spec.init)
+    return training.build_task(encoder, plan.data)
+
+
+def _measure(stepper: Stepper, loader: Loader) -> TrainSpec:
+    """Say how long the run will take; with `--minutes`, fix its steps. Returns the spec with them."""
+    spec, clock, plan = stepper.spec, stepper.clock, stepper.plan
+    minutes = spec.minutes if spec.steps is None else None
+    count = 22 if minutes else 2
+    if clock.steps <= 10 * count and not minutes:
+        say(f"  steps      {clock.steps}")
+        return spec
+    batches = epoch_batches(len(plan.index), spec.batch_size, spec.seed, 0, stepper.weights)
+    patience = 6 * minutes if minutes else 5  # seconds: a tenth of the run at most
+    seconds = stepper.rehearse(loader((batches * count)[:count]), patience)
+    if minutes:
+        clock.steps = max(1, round(60 * minutes / seconds))
+        spec = spec.model_copy(update={"steps": clock.steps})
+    say(f"  steps      {clock.steps:,} of {seconds:.2f} s: about {duration(clock.steps * seconds)}")
+    return spec
+
+
+def _write_spec(folder: RunFolder, spec: TrainSpec) -> None:
+    folder.write_spec(spec.model_dump(mode="json", exclude={"out", "resume"}))
+
+
+def _metadata(training: Training, spec: TrainSpec, stepper: Stepper) -> dict[str, Any]:
+    clock = stepper.clock
+    hidden = {"out", "resume", "data", "test", "init", "ckpt"}  # paths of somebody's machine
+    return {
+        **describe(stepper.task.encoder),
+        "task": training.name,
+        "role": "student",
+        "spec": spec.model_dump(mode="json", exclude=hidden),
+        "size": spec.size,
+        "data": training.plan.index.fingerprint(),
+        "step": clock.step,
+        "steps": clock.steps,
+        "extended_from": clock.began,
+        **training.metadata,
+    }

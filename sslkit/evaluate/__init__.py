@@ -1,0 +1,1 @@
+"""How good are the features: k-NN, a linear probe, fine-tuning."""

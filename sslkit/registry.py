@@ -1,0 +1,161 @@
+"""Find pretext tasks and encoders: entry points of installed packages, and task files given by path.
+
+Names are listed without importing anything: what a table needs is read from the source with `ast`.
+"""
+
+import ast
+import importlib.util
+import sys
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sslkit.errors import SslkitError, did_you_mean
+
+if TYPE_CHECKING:
+    from sslkit.task import PretextTask
+
+TASKS, ENCODERS = "sslkit.tasks", "sslkit.encoders"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Describe one installed name: where it comes from and what its source says about it."""
+
+    name: str
+    package: str
+    version: str
+    summary: str
+    modality: str
+    point: EntryPoint
+
+
+def entries(group: str) -> list[Entry]:
+    """List what is installed in an entry-point group, by name, importing none of it.
+
+    Two packages with one name make two entries: a listing shows both, `find` refuses them.
+    """
+    # An environment may hold two copies of one distribution's metadata (an editable install beside its build folder).
+    points = {(point.name, point.value, point.dist.name if point.dist else ""): point for point in entry_points(group=group)}
+    return [_describe(point) for _, point in sorted(points.items())]
+
+
+def find(group: str, name: str) -> Entry:
+    """Return the entry called `name`; an unknown name or one offered by two packages is an SslkitError."""
+    points = entries(group)
+    found = [entry for entry in points if entry.name == name]
+    kind = {TASKS: "task", ENCODERS: "encoder"}[group]
+    if not found:
+        raise SslkitError(f"unknown {kind} {name}", did_you_mean(name, [entry.name for entry in points]))
+    if len(found) > 1:
+        raise SslkitError(
+            f"{kind} {name} is offered by {' and '.join(entry.package for entry in found)}", "uninstall one of them"
+        )
+    return found[0]
+
+
+def load(entry: Entry) -> Any:
+    """Import what an entry points to; whatever goes wrong in a plugin is its own and reported in one line."""
+    try:
+        return entry.point.load()
+    except Exception as error:  # a plugin may fail in any way, and must break only itself
+        raise SslkitError(
+            f"{entry.name} of package {entry.package} {entry.version} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+
+
+def load_task(name: str) -> type["PretextTask"]:
+    """Return the task class for an installed name or the path of a .py file."""
+    from sslkit.task import PretextTask
+
+    if name.endswith(".py"):
+        return _task_from_file(Path(name))
+    task = load(find(TASKS, name))
+    if not (isinstance(task, type) and issubclass(task, PretextTask)):
+        raise SslkitError(f"{name} points to {task!r}", "an entry of sslkit.tasks has to be a PretextTask class")
+    return task
+
+
+def task_name(task: str) -> str:
+    """Return what a run of this task is called: the installed name, or the stem of the file."""
+    return Path(task).stem if task.endswith(".py") else task
+
+
+def _task_from_file(path: Path) -> type["PretextTask"]:
+    from sslkit.task import PretextTask
+
+    if not path.is_file():
+        raise SslkitError(f"task file {path} does not exist")
+    spec = importlib.util.spec_from_file_location(f"sslkit_task_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # pydantic looks up annotations there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # as in `load`
+        raise SslkitError(f"task file {path} cannot be imported: {type(error).__name__}: {error}") from error
+    tasks = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, PretextTask) and value.__module__ == module.__name__
+    ]
+    if len(tasks) != 1:
+        names = ", ".join(task.__name__ for task in tasks) or "none"
+        raise SslkitError(f"task file {path} should define one PretextTask class (found: {names})")
+    return tasks[0]
+
+
+def _describe(point: EntryPoint) -> Entry:
+    distribution = point.dist
+    summary, modality = _read_source(point)
+    return Entry(
+        name=point.name,
+        package=distribution.name if distribution else "",
+        version=distribution.version if distribution else "",
+        summary=summary,
+        modality=modality,
+        point=point,
+    )
+
+
+def _read_source(point: EntryPoint) -> tuple[str, str]:
+    """Return the first line of the docstring and the modality; what can't be read without importing is blank."""
+    package, _, rest = point.module.partition(".")
+    try:
+        spec = importlib.util.find_spec(package)  # of a top-level name: imports nothing
+    except (ImportError, ValueError):
+        return "", ""
+    if spec is None:
+        return "", ""
+    inside = Path(*rest.split(".")) if rest else Path()
+    for folder in spec.submodule_search_locations or []:
+        for file in (Path(folder, inside).with_suffix(".py"), Path(folder, inside, "__init__.py")):
+            if file.is_file():
+                return _read_definition(file, point.attr)
+    if spec.origin and not rest and spec.origin.endswith(".py"):
+        return _read_definition(Path(spec.origin), point.attr)
+    return "", ""
+
+
+def _read_definition(file: Path, name: str) -> tuple[str, str]:
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return "", ""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            docstring = ast.get_docstring(node) or ""
+            return docstring.partition("\n")[0], _modality(node) if isinstance(node, ast.ClassDef) else ""
+    return "", ""
+
+
+def _modality(node: ast.ClassDef) -> str:
+    for statement in node.body:
+        target = statement.target if isinstance(statement, ast.AnnAssign) else None
+        if isinstance(statement, ast.Assign):
+            target = statement.targets[0]
+        value = getattr(statement, "value", None)
+        if isinstance(target, ast.Name) and target.id == "modality" and isinstance(value, ast.Constant):
+            return str(value.value)
+    return "image"  # the contract's default

@@ -1,0 +1,88 @@
+"""What colour the pixels have. Brightness, saturation and hue are one 3×3 matrix per sample; contrast follows.
+
+Hue is a rotation about the gray axis (1, 1, 1), not torchvision's way through HSV, and values are clamped once, at the
+end. Both keep colour one matrix product per image. `color_jitter` documents where this differs from torchvision.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+# ITU-R BT.601, as in PIL's convert("L") and torchvision.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def color_jitter(
+    image: Tensor,
+    brightness: float = 0.8,
+    contrast: float = 0.8,
+    saturation: float = 0.8,
+    hue: float = 0.2,
+    probability: float = 0.8,
+) -> Tensor:
+    """Change the colours of each image `[B, C, H, W]` with the given probability.
+
+    Factors are uniform in [max(0, 1 - s), 1 + s]; hue turns by up to ±`hue` of a full circle. The order is fixed:
+    brightness, saturation, hue, contrast. Brightness, saturation and contrast alone equal torchvision's functions
+    where nothing is clamped; hue differs (a rotation about the gray axis), and torchvision clamps after each of them
+    and shuffles their order. A single channel has neither saturation nor hue; other channel counts need both to be 0.
+    """
+    batch, channels = image.shape[:2]
+    if channels not in (1, 3) and (saturation or hue):
+        raise ValueError(f"saturation and hue are defined for 1 or 3 channels (got {channels}): set both to 0")
+    drawn = torch.rand(batch, 5, device=image.device, dtype=image.dtype)
+    applied = drawn[:, 4] < probability
+    one = torch.ones((), device=image.device, dtype=image.dtype)
+
+    def factor(column: int, strength: float) -> Tensor:
+        low, high = max(0.0, 1 - strength), 1 + strength
+        return torch.where(applied, low + (high - low) * drawn[:, column], one)
+
+    bright, contrasted = factor(0, brightness), factor(1, contrast)
+    luma = _luma(image)
+    matrix = bright[:, None, None] * torch.eye(channels, device=image.device, dtype=image.dtype)
+    if channels == 3:
+        matrix = saturation_matrix(factor(2, saturation), luma) @ matrix
+        turn = torch.where(applied, hue * (2 * drawn[:, 3] - 1), 0 * one)
+        matrix = hue_matrix(turn) @ matrix
+    # Contrast moves away from the mean gray of the image as it is by then; a mean commutes with the matrix.
+    gray = (matrix @ image.mean(dim=(2, 3))[:, :, None]).mul(luma[:, None]).sum(dim=(1, 2))
+    offset = ((1 - contrasted) * gray)[:, None, None].expand(batch, channels, 1)
+    changed = torch.baddbmm(offset, contrasted[:, None, None] * matrix, image.flatten(2)).view(image.shape)
+    return changed.clamp_(0, 1)
+
+
+def saturation_matrix(factor: Tensor, luma: Tensor) -> Tensor:
+    """Return `[B, 3, 3]` that mix each pixel with its gray: factor 0 is gray, 1 the image, above 1 more colourful."""
+    mix = factor[:, None, None]
+    return mix * torch.eye(3, device=factor.device, dtype=factor.dtype) + (1 - mix) * luma.expand(3, 3)
+
+
+def hue_matrix(turn: Tensor) -> Tensor:
+    """Return `[B, 3, 3]` rotations about the gray axis by shares `turn` `[B]` of a full circle (Rodrigues' formula)."""
+    angle = (2 * math.pi * turn)[:, None, None]
+    along = torch.full((3, 3), 1 / 3, device=turn.device, dtype=turn.dtype)
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=turn.device, dtype=turn.dtype) / math.sqrt(3)
+    eye = torch.eye(3, device=turn.device, dtype=turn.dtype)
+    return angle.cos() * eye + angle.sin() * cross + (1 - angle.cos()) * along
+
+
+def grayscale(image: Tensor, probability: float = 0.2) -> Tensor:
+    """Take the colour out of each image `[B, C, H, W]` with the given probability; C stays."""
+    chosen = torch.rand(len(image), device=image.device) < probability
+    gray = (image * _luma(image)[:, None, None]).sum(dim=1, keepdim=True)
+    return torch.where(chosen[:, None, None, None], gray, image)
+
+
+def solarize(image: Tensor, threshold: float = 0.5, probability: float = 0.2) -> Tensor:
+    """Invert the values at or above `threshold` of each image `[B, C, H, W]` with the given probability."""
+    chosen = torch.rand(len(image), device=image.device) < probability
+    return torch.where(chosen[:, None, None, None] & (image >= threshold), 1 - image, image)
+
+
+def _luma(image: Tensor) -> Tensor:
+    """Return the weights `[C]` of gray: BT.601 for RGB, the plain mean for any other number of channels."""
+    channels = image.shape[1]
+    weights = _LUMA if channels == 3 else (1 / channels,) * channels
+    return torch.tensor(weights, device=image.device, dtype=image.dtype)

@@ -1,0 +1,70 @@
+"""Where the pixels come from: crops, flips and right-angle turns."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def random_resized_crop(
+    image: Tensor,
+    size: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Tensor:
+    """Cut a random part out of each image `[B, C, H, W]` and resize it to `[B, C, size, size]`.
+
+    The share of the area is uniform in `scale`, the logarithm of width/height uniform in `ratio`; of ten such boxes the
+    first that fits is taken, as in torchvision, and if none does the last is narrowed to the image. The box lies
+    anywhere, not on whole pixels only, and is sampled bilinearly without a low-pass filter.
+    """
+    batch, _, height, width = image.shape
+    area = scale[0] + (scale[1] - scale[0]) * torch.rand(batch, 10, device=image.device)
+    log_ratio = math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * torch.rand(batch, 10, device=image.device)
+    # In shares of the image's sides; on an image that is not square the ratio is one of pixels.
+    across = (area * log_ratio.exp() * (height / width)).sqrt()
+    down = (area / log_ratio.exp() * (width / height)).sqrt()
+    fits = (across <= 1) & (down <= 1)
+    fits[:, -1] = True
+    first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
+    across, down = (side.gather(1, first)[:, 0].clamp(max=1) for side in (across, down))
+    top, left = torch.rand(2, batch, device=image.device)
+    top, left = top * (1 - down), left * (1 - across)
+    return crop(image, top, left, down, across, size)
+
+
+def crop(image: Tensor, top: Tensor, left: Tensor, down: Tensor, across: Tensor, size: int) -> Tensor:
+    """Cut boxes `[B]` each, in shares of the image's sides, out of `[B, C, H, W]` and resize them to `size`."""
+    zero = torch.zeros_like(top)
+    # affine_grid works in [-1, 1]: scale is the box's share, translation its centre.
+    theta = torch.stack([across, zero, 2 * left + across - 1, zero, down, 2 * top + down - 1], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, [len(image), image.shape[1], size, size], align_corners=False)
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def flip(image: Tensor, probability: float = 0.5) -> Tensor:
+    """Mirror each image `[B, C, H, W]` left to right with the given probability."""
+    chosen = torch.rand(len(image), device=image.device) < probability
+    return torch.where(chosen[:, None, None, None], image.flip(-1), image)
+
+
+def right_angles(image: Tensor) -> Tensor:
+    """Turn square images `[B, C, S, S]` by 0, 90, 180 and 270 degrees: `[B, 4, C, S, S]`, exactly, no interpolation."""
+    return torch.stack([image.rot90(turns, (-2, -1)) for turns in range(4)], dim=1)
+
+
+def center_view(image: Tensor, size: int) -> Tensor:
+    """Return what evaluation sees of canvases `[B, C, S, S]`: the middle 7/8, resized to `size`.
+
+    A canvas of exactly `size` is taken whole: small images have no margin to spare.
+    """
+    canvas = image.shape[-1]
+    if canvas == size:
+        return image
+    keep = min(canvas, max(size, round(canvas * 7 / 8)))
+    start = (canvas - keep) // 2
+    middle = image[..., start : start + keep, start : start + keep]
+    if keep == size:
+        return middle
+    return F.interpolate(middle, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
