@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sslkit.demo import demo as demo
     from sslkit.encoders import Encoder as Encoder
-    from sslkit.encoders import build as build_encoder
+    from sslkit.encoders import build_encoder as build_encoder
     from sslkit.engine.checkpoint import load as load
     from sslkit.engine.pretrain import pretrain as pretrain
     from sslkit.errors import RunFailed as RunFailed
@@ -56,7 +56,7 @@ _WHERE = {
     "SslkitError": "sslkit.errors",
     "RunFailed": "sslkit.errors",
 }
-__all__ = sorted(_WHERE)  # noqa: PLE0605
+__all__ = sorted(_WHERE)
 
 
 def __getattr__(name: str) -> Any:
@@ -64,5 +64,4 @@ def __getattr__(name: str) -> Any:
         return import_module("importlib.metadata").version("sslkit")
     if name not in _WHERE:
         raise AttributeError(f"module 'sslkit' has no attribute {name!r}")
-    module = import_module(_WHERE[name])
-    return getattr(module, "build" if name == "build_encoder" else name)
+    return getattr(import_module(_WHERE[name]), name)

@@ -42,18 +42,25 @@ def demo(spec: DemoSpec) -> DemoResult:
     from sslkit.evaluate.probe import probe_of
 
     run = pretrain(
-        PretrainSpec(task="rotation", data=str(images), out=str(Path(spec.out, "run")), epochs=10, batch_size=64, seed=spec.seed)
+        PretrainSpec(
+            task="rotation", data=str(images), out=str(Path(spec.out, "run")), epochs=10, batch_size=64, seed=spec.seed
+        )
     )
     knn_spec, probe_spec = KnnSpec(ckpt=run.checkpoint), ProbeSpec(ckpt=run.checkpoint)
     evaluation = open_evaluation(knn_spec)
     seed_stage(spec.seed, "random", 0)
-    random = encoders.build(evaluation.checkpoint.recipe).eval()
-    results = []
-    for encoder in (None, random):
-        features = evaluation.features(encoder)
-        results += [knn_of(evaluation, knn_spec, features).top1, probe_of(evaluation, probe_spec, features).top1]
-    exported = export(ExportSpec(ckpt=run.checkpoint, to="pt2"))
-    return DemoResult(str(images), run.run, run.checkpoint, *results, export=exported.path)
+    random = encoders.build_encoder(evaluation.checkpoint.recipe).eval()
+    trained, untrained = evaluation.features(), evaluation.features(random)
+    return DemoResult(
+        images=str(images),
+        run=run.run,
+        checkpoint=run.checkpoint,
+        knn=knn_of(evaluation, knn_spec, trained).top1,
+        probe=probe_of(evaluation, probe_spec, trained).top1,
+        random_knn=knn_of(evaluation, knn_spec, untrained).top1,
+        random_probe=probe_of(evaluation, probe_spec, untrained).top1,
+        export=export(ExportSpec(ckpt=run.checkpoint, to="pt2")).path,
+    )
 
 
 def write_digits(folder: Path, seed: int) -> None:

@@ -152,8 +152,10 @@ def _read_definition(file: Path, name: str) -> tuple[str, str]:
 
 def _modality(node: ast.ClassDef) -> str:
     for statement in node.body:
-        target = statement.target if isinstance(statement, ast.AnnAssign) else None
-        if isinstance(statement, ast.Assign):
+        target: ast.expr | None = None
+        if isinstance(statement, ast.AnnAssign):
+            target = statement.target
+        elif isinstance(statement, ast.Assign):
             target = statement.targets[0]
         value = getattr(statement, "value", None)
         if isinstance(target, ast.Name) and target.id == "modality" and isinstance(value, ast.Constant):

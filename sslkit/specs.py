@@ -26,103 +26,117 @@ class TaskOptions(Spec):
 class DataSpec(Spec):
     """Hold what every command that reads images is told."""
 
-    data: str | None = Field(None, description="Folder, .txt list, .csv with a `path` column, or .npy/.npz array.")
-    label: str | None = Field(None, description="Column of the CSV that holds the labels.")
-    size: Pixels | Auto = Field("auto", description="Image size in pixels; auto: fits the data, or the checkpoint's.")
-    batch_size: int = Field(256, ge=2, description="Images per step.")
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything that is drawn.")
-    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
-    workers: Processes | Auto = Field("auto", description="Processes that decode images.")
-    cache: Literal["auto", "on", "off"] = Field("auto", description="Keep decoded canvases in $SSLKIT_CACHE.")
-    cache_limit: float = Field(20, gt=0, description="Gigabytes the canvas cache may take.")
-    reindex: bool = Field(False, description="Read the data folder anew instead of trusting folder times.")
+    data: str | None = Field(default=None, description="Folder, .txt list, .csv with a `path` column, or .npy/.npz array.")
+    label: str | None = Field(default=None, description="Column of the CSV that holds the labels.")
+    size: Pixels | Auto = Field(default="auto", description="Image size in pixels; auto: fits the data, or the checkpoint's.")
+    batch_size: int = Field(default=256, ge=2, description="Images per step.")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of everything that is drawn.")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
+    workers: Processes | Auto = Field(default="auto", description="Processes that decode images.")
+    cache: Literal["auto", "on", "off"] = Field(default="auto", description="Keep decoded canvases in $SSLKIT_CACHE.")
+    cache_limit: float = Field(default=20, gt=0, description="Gigabytes the canvas cache may take.")
+    reindex: bool = Field(default=False, description="Read the data folder anew instead of trusting folder times.")
 
 
 class TrainSpec(DataSpec):
     """Hold what `pretrain` and `finetune` share: everything the engine needs to know."""
 
-    out: str | None = Field(None, description="Folder of the run; by default the next free one under runs/.")
+    out: str | None = Field(default=None, description="Folder of the run; by default the next free one under runs/.")
     encoder: str = Field(
-        "auto", description="A name from `sslkit encoders`, any timm name, torchvision:NAME or package.module:factory."
+        default="auto", description="A name from `sslkit encoders`, any timm name, torchvision:NAME or package.module:factory."
     )
-    encoder_option: dict[str, str] = Field({}, description="KEY=VALUE for the encoder's factory; may be repeated.")
-    pretrained: bool = Field(False, description="Start from the weights timm or torchvision publish (downloads).")
-    canvas: Pixels | Auto = Field("auto", description="Side of the stored image that views are cut from.")
-    epochs: Count | Auto = Field("auto", description="Passes over the data (or use --steps or --minutes).")
-    steps: int | None = Field(None, ge=1, description="Optimisation steps, instead of --epochs.")
-    minutes: float | None = Field(None, gt=0, description="Training time; the steps are fixed after a measurement.")
-    micro_batch: int | None = Field(None, ge=1, description="Images on the device at once; changes memory, not the result.")
-    optimizer: Literal["sgd", "adamw", "lars"] = Field("adamw", description="Optimiser (SGD with momentum 0.9).")
-    lr: float = Field(1e-3, ge=0, description="Peak learning rate for this batch size; never rescaled behind your back.")
-    weight_decay: float = Field(0.05, ge=0, description="Weight decay, not applied to biases and norms.")
-    weight_decay_end: float | None = Field(None, ge=0, description="Weight decay at the end of a cosine; default: constant.")
-    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run in which the rate rises linearly.")
-    clip: float | None = Field(None, gt=0, description="Largest gradient norm of each parameter group.")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="Autocast precision of the networks.")
-    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile of the networks.")
+    encoder_option: dict[str, str] = Field(default={}, description="KEY=VALUE for the encoder's factory; may be repeated.")
+    pretrained: bool = Field(default=False, description="Start from the weights timm or torchvision publish (downloads).")
+    canvas: Pixels | Auto = Field(default="auto", description="Side of the stored image that views are cut from.")
+    epochs: Count | Auto = Field(default="auto", description="Passes over the data (or use --steps or --minutes).")
+    steps: int | None = Field(default=None, ge=1, description="Optimisation steps, instead of --epochs.")
+    minutes: float | None = Field(default=None, gt=0, description="Training time; the steps are fixed after a measurement.")
+    micro_batch: int | None = Field(
+        default=None, ge=1, description="Images on the device at once; changes memory, not the result."
+    )
+    optimizer: Literal["sgd", "adamw", "lars"] = Field(default="adamw", description="Optimiser (SGD with momentum 0.9).")
+    lr: float = Field(
+        default=1e-3, ge=0, description="Peak learning rate for this batch size; never rescaled behind your back."
+    )
+    weight_decay: float = Field(default=0.05, ge=0, description="Weight decay, not applied to biases and norms.")
+    weight_decay_end: float | None = Field(
+        default=None, ge=0, description="Weight decay at the end of a cosine; default: constant."
+    )
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="Share of the run in which the rate rises linearly.")
+    clip: float | None = Field(default=None, gt=0, description="Largest gradient norm of each parameter group.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="Autocast precision of the networks."
+    )
+    compile: Literal["auto", "on", "off"] = Field(default="auto", description="torch.compile of the networks.")
     checkpoint_every: int | None = Field(
-        None, ge=1, description="Steps between checkpoints; default: each epoch, at least every ten minutes."
+        default=None, ge=1, description="Steps between checkpoints; default: each epoch, at least every ten minutes."
     )
-    resume: bool = Field(False, description="Go on with the run in --out, exactly; starts afresh if there is none.")
-    init: str | None = Field(None, description="Start from these weights (.safetensors: ours, timm's or torchvision's).")
-    extend_to: int | None = Field(None, ge=1, description="Go on from a finished run to this many epochs.")
+    resume: bool = Field(default=False, description="Go on with the run in --out, exactly; starts afresh if there is none.")
+    init: str | None = Field(
+        default=None, description="Start from these weights (.safetensors: ours, timm's or torchvision's)."
+    )
+    extend_to: int | None = Field(default=None, ge=1, description="Go on from a finished run to this many epochs.")
 
 
 class PretrainSpec(TrainSpec):
     """Hold what `sslkit pretrain` is told."""
 
     task: str = Field(description="Name of an installed task (see `sslkit tasks`) or a .py file with one.")
-    options: dict[str, Any] = Field({}, description="The task's own options.")
+    options: dict[str, Any] = Field(default={}, description="The task's own options.")
 
 
 class FinetuneSpec(TrainSpec):
     """Hold what `sslkit finetune` is told."""
 
-    ckpt: str | None = Field(None, description="model.safetensors to start from; without it, --encoder from scratch.")
-    test: str | None = Field(None, description="Test data; default: the test part of --data.")
-    epochs: Count | Auto = Field(20, description="Passes over the data (or use --steps or --minutes).")
-    batch_size: int = Field(64, ge=2, description="Images per optimisation step.")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
-    crop_scale: float = Field(0.6, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
+    ckpt: str | None = Field(default=None, description="model.safetensors to start from; without it, --encoder from scratch.")
+    test: str | None = Field(default=None, description="Test data; default: the test part of --data.")
+    epochs: Count | Auto = Field(default=20, description="Passes over the data (or use --steps or --minutes).")
+    batch_size: int = Field(default=64, ge=2, description="Images per optimisation step.")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
+    crop_scale: float = Field(default=0.6, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
 
 
 class EvaluationSpec(DataSpec):
     """Hold what `knn` and `probe` share: a checkpoint and labelled data."""
 
     ckpt: str = Field(description="model.safetensors of a run.")
-    test: str | None = Field(None, description="Test data; default: the test part of --data.")
-    encoder: str | None = Field(None, description="Repeat package.module:factory here to allow it to be imported.")
+    test: str | None = Field(default=None, description="Test data; default: the test part of --data.")
+    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
 
 
 class KnnSpec(EvaluationSpec):
     """Hold what `sslkit knn` is told."""
 
     protocol: Literal["knn/weighted-v1", "knn/weighted200-v1"] = Field(
-        "knn/weighted-v1", description="k=20 and T=0.07, or k=200 and T=0.1."
+        default="knn/weighted-v1", description="k=20 and T=0.07, or k=200 and T=0.1."
     )
-    k: int | None = Field(None, ge=1, description="Neighbours; by hand: the result carries no protocol id.")
-    temperature: float | None = Field(None, gt=0, description="Temperature; by hand: the result carries no protocol id.")
+    k: int | None = Field(default=None, ge=1, description="Neighbours; by hand: the result carries no protocol id.")
+    temperature: float | None = Field(
+        default=None, gt=0, description="Temperature; by hand: the result carries no protocol id."
+    )
 
 
 class ProbeSpec(EvaluationSpec):
     """Hold what `sslkit probe` is told."""
 
-    c: float | None = Field(None, gt=0, description="Inverse regularisation; by hand: the result carries no protocol id.")
+    c: float | None = Field(
+        default=None, gt=0, description="Inverse regularisation; by hand: the result carries no protocol id."
+    )
 
 
 class ExportSpec(Spec):
     """Hold what `sslkit export` is told."""
 
     ckpt: str = Field(description="model.safetensors of a run.")
-    to: Literal["pt2", "onnx", "timm"] = Field("pt2", description="torch.export's file, ONNX, or a timm state dict.")
-    out: str | None = Field(None, description="File to write; default: beside the checkpoint.")
-    encoder: str | None = Field(None, description="Repeat package.module:factory here to allow it to be imported.")
-    size: Pixels | Auto = Field("auto", description="Image size; default: that of pretraining.")
+    to: Literal["pt2", "onnx", "timm"] = Field(default="pt2", description="torch.export's file, ONNX, or a timm state dict.")
+    out: str | None = Field(default=None, description="File to write; default: beside the checkpoint.")
+    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
+    size: Pixels | Auto = Field(default="auto", description="Image size; default: that of pretraining.")
 
 
 class DemoSpec(Spec):
     """Hold what `sslkit demo` is told."""
 
-    out: str = Field("demo", description="Folder for the images and the run.")
-    images_only: bool = Field(False, description="Write the images and stop.")
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of everything that is drawn.")
+    out: str = Field(default="demo", description="Folder for the images and the run.")
+    images_only: bool = Field(default=False, description="Write the images and stop.")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of everything that is drawn.")

@@ -1,10 +1,10 @@
 """The contract: a pretext task is one class in one file; the engine does the rest.
 
-| part               | runs                                                     | sees                        |
-|--------------------|----------------------------------------------------------|-----------------------------|
-| `transform(batch)` | on the device, once a step, no gradient, float32         | this rank's whole batch     |
-| `predict(batch)`   | per micro-batch, autocast, compiled, in grad mode        | rows of what transform gave |
-| `loss(out, batch)` | eager, half precision widened to float32                 | the same rows, or all rows of the step if `couples_samples` |
+| part               | runs                                              | sees                                           |
+|--------------------|---------------------------------------------------|------------------------------------------------|
+| `transform(batch)` | on the device, once a step, no gradient, float32  | the whole batch                                |
+| `predict(batch)`   | per micro-batch, autocast, compiled, in grad mode | rows of what transform gave                    |
+| `loss(out, batch)` | eager, half precision widened to float32          | the same rows; all rows if `couples_samples`   |
 """
 
 from collections.abc import Callable
@@ -147,7 +147,8 @@ class PretextTask(nn.Module):
         """Apply a network to `[B, ...]`, or to `[B, V, ...]` with views folded into samples and unfolded again."""
         if image.dim() == self.encoder.sample_dims + 1:
             return apply(image)
-        return apply(image.flatten(0, 1)).unflatten(0, image.shape[:2])
+        folded: Tensor = apply(image.flatten(0, 1)).unflatten(0, image.shape[:2])
+        return folded
 
 
 def rows(batch: Batch, start: int, stop: int) -> Batch:

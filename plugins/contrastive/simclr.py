@@ -18,15 +18,21 @@ class SimCLR(PretextTask):
     class Options(TaskOptions):
         """Hold SimCLR's options."""
 
-        temperature: float = Field(0.5, gt=0, description="Temperature of the loss (0.1 in the paper at ImageNet scale).")
-        projector: Literal["none", "linear", "mlp"] = Field("mlp", description="Head between features and loss.")
-        hidden: int = Field(128, ge=1, description="Hidden width of the mlp projector (the encoder's width in the paper).")
-        width: int = Field(128, ge=1, description="Width of the vectors that are compared.")
-        norm: Norm = Field("batch", description="Norm inside the projector.")
-        crop_scale: float = Field(0.08, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
-        color_strength: float = Field(1.0, ge=0, le=2, description="Scale of the colour jitter 0.8/0.8/0.8/0.2.")
-        gray: float = Field(0.2, ge=0, le=1, description="Share of views without colour.")
-        blur: float | Literal["auto"] = Field("auto", description="Share of blurred views; auto: none up to 64 px, else 0.5.")
+        temperature: float = Field(
+            default=0.5, gt=0, description="Temperature of the loss (0.1 in the paper at ImageNet scale)."
+        )
+        projector: Literal["none", "linear", "mlp"] = Field(default="mlp", description="Head between features and loss.")
+        hidden: int = Field(
+            default=128, ge=1, description="Hidden width of the mlp projector (the encoder's width in the paper)."
+        )
+        width: int = Field(default=128, ge=1, description="Width of the vectors that are compared.")
+        norm: Norm = Field(default="batch", description="Norm inside the projector.")
+        crop_scale: float = Field(default=0.08, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
+        color_strength: float = Field(default=1.0, ge=0, le=2, description="Scale of the colour jitter 0.8/0.8/0.8/0.2.")
+        gray: float = Field(default=0.2, ge=0, le=1, description="Share of views without colour.")
+        blur: float | Literal["auto"] = Field(
+            default="auto", description="Share of blurred views; auto: none up to 64 px, else 0.5."
+        )
 
     options: Options
     couples_samples: ClassVar = True

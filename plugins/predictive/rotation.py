@@ -20,7 +20,7 @@ class Rotation(PretextTask):
     class Options(TaskOptions):
         """Hold rotation's options."""
 
-        crop_scale: float = Field(0.6, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
+        crop_scale: float = Field(default=0.6, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
 
     options: Options
     defaults: ClassVar = {"optimizer": "sgd", "lr": 0.06, "weight_decay": 5e-4, "batch_size": 128}

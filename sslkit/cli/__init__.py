@@ -14,7 +14,7 @@ from sslkit.console import stderr
 from sslkit.errors import SslkitError
 
 # Every mistake in using the command line derives from this class, which Typer exports only through its subclass.
-_UsageError = typer.BadParameter.__mro__[2]
+_UsageError: Any = typer.BadParameter.__mro__[2]
 
 _HELP = "Self-supervised learning: pretrain on unlabelled data, evaluate, export."
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     except SslkitError as error:
         _fail(str(error), error.exit_code)
     except _UsageError as error:
-        _fail(error.format_message(), 2)  # type: ignore[attr-defined]
+        _fail(error.format_message(), 2)
     except typer.Abort:
         _fail("interrupted", 130)
     except KeyboardInterrupt:
@@ -81,5 +81,3 @@ def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackT
         traceback.print_exception(kind, error, trace, file=log)
     first = str(error).partition("\n")[0]
     stderr.print(f"unexpected {kind.__name__}: {first} (traceback in {log.name}; please report it)", markup=False)
-
-

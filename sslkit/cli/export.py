@@ -13,7 +13,9 @@ def add(app: typer.Typer, panel: str, arguments: list[str]) -> None:
     """Add the command to the application."""
     extra = {"spec": SPEC, "json": JSON}
     app.command("export", rich_help_panel=panel)(
-        command(_run, "Write the encoder for other programs, and prove that they compute the same.", {"Settings": ExportSpec}, extra)
+        command(
+            _run, "Write the encoder for other programs, and prove that they compute the same.", {"Settings": ExportSpec}, extra
+        )
     )
 
 

@@ -44,7 +44,7 @@ def command(
     for name, (kind, text) in extra.items():
         default: Any = False if kind is bool else None
         option = typer.Option(flag(name), help=text, rich_help_panel="Command line", show_default=False)
-        annotation = Annotated[bool, option] if kind is bool else Annotated[kind | None, option]  # type: ignore[valid-type]
+        annotation = Annotated[bool, option] if kind is bool else Annotated[kind | None, option]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default))
 
     def function(**values: Any) -> None:

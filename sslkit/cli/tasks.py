@@ -1,7 +1,6 @@
 """`sslkit tasks`."""
 
 import json
-from dataclasses import asdict
 from typing import Annotated
 
 import typer

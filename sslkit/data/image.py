@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -97,5 +96,3 @@ def _fit_array(array: NDArray[np.uint8], canvas: int) -> Canvas:
     if array.shape[:2] == (canvas, canvas):
         return np.asarray(array)
     return np.stack([_fit(Image.fromarray(np.ascontiguousarray(array[..., c])), canvas) for c in range(array.shape[2])], -1)
-
-

@@ -15,7 +15,25 @@ from sslkit.console import meter
 from sslkit.data.store import cache_folder, write_atomically
 from sslkit.errors import SslkitError
 
-EXTENSIONS = frozenset(".jpg .jpeg .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .jp2 .ico .avif".split())
+EXTENSIONS = frozenset(
+    {
+        ".jpg",
+        ".jpeg",
+        ".jfif",
+        ".png",
+        ".bmp",
+        ".gif",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".jp2",
+        ".ico",
+        ".avif",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -171,9 +189,7 @@ def _read_cached(file: Path, root: Path) -> tuple[list[str], NDArray[np.int64]] 
     return paths, stamps
 
 
-def _write_cached(
-    file: Path, folders: Iterable[tuple[str, int]], paths: list[str], stamps: NDArray[np.int64]
-) -> None:
+def _write_cached(file: Path, folders: Iterable[tuple[str, int]], paths: list[str], stamps: NDArray[np.int64]) -> None:
     names, times = zip(*folders, strict=True)
     with write_atomically(file) as stream:
         np.savez(stream, folders=_join(names), times=np.array(times), paths=_join(paths), stamps=stamps)

@@ -66,7 +66,7 @@ class _Rows(Dataset[Any]):
     def __init__(self, canvases: Canvases, substitute: bool) -> None:
         self.canvases, self.substitute = canvases, substitute
 
-    def __getitem__(self, rows: Rows) -> dict[str, Any]:  # type: ignore[override]
+    def __getitem__(self, rows: Rows) -> dict[str, Any]:
         images, broken = self.canvases.read(rows)
         reported = [(int(rows[place]), reason) for place, reason in broken.items()]
         if self.substitute and broken:

@@ -19,7 +19,7 @@ from sslkit.errors import SslkitError, did_you_mean
 
 Recipe = dict[str, Any]
 
-__all__ = ["Encoder", "Recipe", "build", "check_reads", "recipe_for"]
+__all__ = ["Encoder", "Recipe", "build_encoder", "check_reads", "recipe_for"]
 
 _SMALL = 64  # pixels; up to here a 7×7 stride-2 stem with max-pooling would leave almost nothing of the image
 
@@ -38,7 +38,7 @@ def recipe_for(
     }
 
 
-def build(recipe: Recipe, pretrained: bool = False, allowed: str | None = None) -> Encoder:
+def build_encoder(recipe: Recipe, pretrained: bool = False, allowed: str | None = None) -> Encoder:
     """Build the encoder of a recipe, with random weights or (`pretrained`) those that timm or torchvision publish.
 
     Raises SslkitError for a name nobody knows and for options its factory refuses. A `package.module:factory` is

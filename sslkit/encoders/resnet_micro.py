@@ -1,5 +1,7 @@
 """A ResNet that trains on a laptop CPU."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,8 +23,7 @@ class ResNetMicro(FeatureMapEncoder):
         self.stem_norm = nn.BatchNorm2d(width)
         widths = [width, width, 2 * width, 4 * width, 8 * width]
         self.blocks = nn.ModuleList(
-            BasicBlock(inner, outer, stride=1 if i == 0 else 2)
-            for i, (inner, outer) in enumerate(zip(widths, widths[1:], strict=False))
+            BasicBlock(inner, outer, stride=1 if i == 0 else 2) for i, (inner, outer) in enumerate(pairwise(widths))
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

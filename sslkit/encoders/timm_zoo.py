@@ -7,7 +7,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from sslkit.encoders.base import Encoder, FeatureMapEncoder
+from sslkit.encoders.base import Encoder
 from sslkit.errors import SslkitError
 
 
@@ -26,7 +26,7 @@ def timm_encoder(
     settings: dict[str, Any] = {"num_classes": 0, "in_chans": in_channels, **options}
     if probe.__module__ == "timm.models.vision_transformer":
         settings.setdefault("dynamic_img_size", True)
-    model = timm.create_model(name, pretrained=pretrained, **settings)
+    model: Any = timm.create_model(name, pretrained=pretrained, **settings)
     if stem == "small":
         small_stem(model, in_channels)
     normalisation = None
@@ -65,7 +65,7 @@ class PlainEncoder(Encoder):
         return features
 
 
-class ConvolutionalEncoder(FeatureMapEncoder):
+class ConvolutionalEncoder(Encoder):
     """Be a timm model that ends in a feature map."""
 
     offers = ("pooled", "feature_map")
@@ -133,8 +133,9 @@ class VisionTransformerEncoder(Encoder):
 
     def feature_map(self, image: Tensor) -> Tensor:
         """Return the patch tokens in their places, `[B, width, h, w]`."""
-        patches = self.tokens(image)[:, self.model.num_prefix_tokens :]
-        return patches.transpose(1, 2).unflatten(2, self.grid(image))
+        patches: Tensor = self.tokens(image)[:, self.model.num_prefix_tokens :]
+        grid: Tensor = patches.transpose(1, 2).unflatten(2, self.grid(image))
+        return grid
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Return `[B, width]` of tokens, as the model pools."""

@@ -46,7 +46,7 @@ class Checkpoint:
 
     def build_encoder(self, allowed: str | None = None) -> Encoder:
         """Build the encoder and load the weights, strictly, in eval mode."""
-        encoder = encoders.build(self.recipe, allowed=allowed)
+        encoder = encoders.build_encoder(self.recipe, allowed=allowed)
         load_strictly(encoder, self.part("encoder"), str(self.path))
         return encoder.eval()
 

@@ -73,7 +73,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout as error:
-            raise SslkitError(f"--out: another process is working in {self.path}", "wait for it or use another folder") from error
+            raise SslkitError(
+                f"--out: another process is working in {self.path}", "wait for it or use another folder"
+            ) from error
         except OSError as error:
             raise SslkitError(f"--out: cannot write to {self.path}: {error.strerror}") from error
         return self

@@ -104,7 +104,7 @@ def _coupled(pieces: Pieces, scale: Callable[[Tensor], Tensor]) -> StepReport:
         name: torch.cat([output[name] for output in outputs]).requires_grad_(outputs[0][name].is_floating_point())
         for name in outputs[0]
     }
-    report = _from_outputs(pieces, leaves if "" not in leaves else leaves[""], scale)
+    report = _from_outputs(pieces, leaves.get("", leaves), scale)
     for start in pieces.starts:
         output = as_dict(pieces.output(start))
         pulled = [

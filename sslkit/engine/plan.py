@@ -45,9 +45,7 @@ class Plan:
     def recipe(self) -> encoders.Recipe:
         """Return the recipe of the encoder."""
         spec = self.spec
-        return encoders.recipe_for(
-            spec.encoder, self.data.size, self.data.channels, spec.encoder_option, spec.pretrained
-        )
+        return encoders.recipe_for(spec.encoder, self.data.size, self.data.channels, spec.encoder_option, spec.pretrained)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -103,5 +103,5 @@ def _check_encoder(spec: PretrainSpec, task_class: type[PretextTask], name: str)
         return
     size = 224 if spec.size == "auto" else spec.size
     with torch.device("meta"):
-        encoder = encoders.build(encoders.recipe_for(spec.encoder, size, 3, spec.encoder_option), allowed=spec.encoder)
+        encoder = encoders.build_encoder(encoders.recipe_for(spec.encoder, size, 3, spec.encoder_option), allowed=spec.encoder)
     check_reads(encoder, spec.encoder, task_class.reads, name)

@@ -23,7 +23,7 @@ from sslkit.specs import TrainSpec
 from sslkit.task import Clock, DataInfo, PretextTask
 
 _FREELY_CHANGED = frozenset(
-    "device workers cache cache_limit reindex checkpoint_every resume extend_to out".split()
+    ["device", "workers", "cache", "cache_limit", "reindex", "checkpoint_every", "resume", "extend_to", "out"]
 )  # on a resume: they say where and how a run goes on, not what it computes
 
 
@@ -137,7 +137,9 @@ def _build(training: Training, initialise: bool) -> PretextTask:
     plan, spec = training.plan, training.plan.spec
 
     def build(**changes: Any) -> Encoder:
-        return encoders.build({**plan.recipe, **changes}, pretrained=spec.pretrained and initialise, allowed=spec.encoder)
+        return encoders.build_encoder(
+            {**plan.recipe, **changes}, pretrained=spec.pretrained and initialise, allowed=spec.encoder
+        )
 
     seed_stage(spec.seed, "build", 0)
     encoder = training.build_encoder(build)

@@ -128,8 +128,8 @@ def finetune(spec: FinetuneSpec) -> FinetuneResult:
 
 # Changing one of these by hand gives a result without a protocol id.
 _PROTOCOL_FIELDS = frozenset(
-    "size epochs steps minutes batch_size optimizer lr weight_decay weight_decay_end warmup clip label_smoothing "
-    "crop_scale extend_to".split()
+    {"size", "epochs", "steps", "minutes", "batch_size", "optimizer", "lr", "weight_decay", "weight_decay_end", "warmup"}
+    | {"clip", "label_smoothing", "crop_scale", "extend_to"}
 )
 
 

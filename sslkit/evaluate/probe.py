@@ -68,7 +68,9 @@ def choose_c(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int
             features, labels, test_size=_HELD_OUT, random_state=seed, stratify=labels
         )
     except ValueError as error:
-        raise SslkitError(f"--data: {len(labels)} training images are too few to hold some of each class out: {error}") from error
+        raise SslkitError(
+            f"--data: {len(labels)} training images are too few to hold some of each class out: {error}"
+        ) from error
     accuracies = []
     for c in _GRID:
         accuracies.append(_accuracy(kept, kept_labels, held_out, held_labels, c))

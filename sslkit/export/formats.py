@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,9 @@ def timm(encoder: Encoder, checkpoint: Checkpoint, images: Tensor, path: Path) -
     import timm
 
     save_file({name: value.contiguous() for name, value in encoder.model.state_dict().items()}, path)  # type: ignore
-    settings = {"dynamic_img_size": True} if "tokens" in encoder.offers else {}  # any image size, as in pretraining
+    settings: dict[str, Any] = (
+        {"dynamic_img_size": True} if "tokens" in encoder.offers else {}
+    )  # any image size, as in pretraining
     model = timm.create_model(recipe["name"], num_classes=0, in_chans=recipe["in_channels"], **settings, **recipe["options"])
     try:
         model.load_state_dict(load_file(path))

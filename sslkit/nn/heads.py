@@ -1,5 +1,6 @@
 """Heads that stand on an encoder during pretraining."""
 
+from itertools import pairwise
 from typing import Literal
 
 from torch import nn
@@ -14,7 +15,7 @@ def mlp(widths: list[int], norm: Norm = "batch", last_norm: bool = False) -> nn.
     `last_norm` puts a norm without ReLU on the output, as SimCLR's and SimSiam's projectors have.
     """
     layers: list[nn.Module] = []
-    for i, (inner, outer) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (inner, outer) in enumerate(pairwise(widths)):
         last = i == len(widths) - 2
         normed = norm != "none" and (last_norm or not last)
         layers.append(nn.Linear(inner, outer, bias=not normed))
