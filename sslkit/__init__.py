@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sslkit.demo import demo as demo
+    from sslkit.digits import demo as demo
     from sslkit.encoders import Encoder as Encoder
     from sslkit.encoders import build_encoder as build_encoder
     from sslkit.engine.checkpoint import load as load
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sslkit.evaluate.finetune import finetune as finetune
     from sslkit.evaluate.knn import knn as knn
     from sslkit.evaluate.probe import probe as probe
-    from sslkit.export import export as export
+    from sslkit.exports import export as export
     from sslkit.specs import DemoSpec as DemoSpec
     from sslkit.specs import ExportSpec as ExportSpec
     from sslkit.specs import FinetuneSpec as FinetuneSpec
@@ -48,8 +48,8 @@ _WHERE = {
     "knn": "sslkit.evaluate.knn",
     "probe": "sslkit.evaluate.probe",
     "finetune": "sslkit.evaluate.finetune",
-    "export": "sslkit.export",
-    "demo": "sslkit.demo",
+    "export": "sslkit.exports",
+    "demo": "sslkit.digits",
     "load": "sslkit.engine.checkpoint",
     "Encoder": "sslkit.encoders",
     "build_encoder": "sslkit.encoders",

@@ -3,9 +3,11 @@
 Flags, `--help`, the tables in the docs and error messages are generated from these models. Nothing here imports torch.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 Auto = Literal["auto"]
 Pixels = Annotated[int, Field(ge=8, le=4096)]
@@ -140,3 +142,19 @@ class DemoSpec(Spec):
     out: str = Field(default="demo", description="Folder for the images and the run.")
     images_only: bool = Field(default=False, description="Write the images and stop.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of everything that is drawn.")
+
+
+def limits(field: FieldInfo) -> list[Any]:
+    """Return the constraints of a field; for `Annotated[int, ...] | Literal`, those of the number."""
+    return [*field.metadata, *_nested_limits(field.annotation)]
+
+
+def _nested_limits(annotation: Any) -> list[Any]:
+    limits: list[Any] = []
+    if get_origin(annotation) is Annotated:
+        for extra in get_args(annotation)[1:]:
+            limits += extra.metadata if isinstance(extra, FieldInfo) else [extra]
+    for member in get_args(annotation):
+        if not isinstance(member, FieldInfo | Ge | Le | Gt | Lt):
+            limits += _nested_limits(member)
+    return limits

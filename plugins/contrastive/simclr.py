@@ -1,6 +1,6 @@
 """Tell two views of one image from views of all others."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from sslkit import Batch, PretextTask, TaskOptions
 from sslkit.nn import Norm, mlp, nt_xent
 from sslkit.transforms import color_jitter, flip, gaussian_blur, grayscale, random_resized_crop
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Strength = Annotated[float, Field(ge=0, le=2)]
 
 
 class SimCLR(PretextTask):
@@ -30,7 +33,7 @@ class SimCLR(PretextTask):
         crop_scale: float = Field(default=0.08, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
         color_strength: float = Field(default=1.0, ge=0, le=2, description="Scale of the colour jitter 0.8/0.8/0.8/0.2.")
         gray: float = Field(default=0.2, ge=0, le=1, description="Share of views without colour.")
-        blur: float | Literal["auto"] = Field(
+        blur: Share | Literal["auto"] = Field(
             default="auto", description="Share of blurred views; auto: none up to 64 px, else 0.5."
         )
 

@@ -27,8 +27,9 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         sys.excepthook = _one_line
     try:
-        app = build_app(arguments)
-        code = app(arguments, standalone_mode=False, prog_name="sslkit")
+        # Not the application itself: calling that would put Typer's own hook in the place of ours.
+        command = typer.main.get_command(build_app(arguments))
+        code = command(arguments, standalone_mode=False, prog_name="sslkit")
     except SslkitError as error:
         _fail(str(error), error.exit_code)
     except _UsageError as error:

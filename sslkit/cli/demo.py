@@ -17,7 +17,7 @@ def add(app: typer.Typer, panel: str, arguments: list[str]) -> None:
 
 def _run(given: dict[str, Any], extras: dict[str, Any]) -> None:
     spec = read_spec(DemoSpec, given, extras)
-    from sslkit.demo import demo, show_table
+    from sslkit.digits import demo, show_table
 
     result = demo(spec)
     if extras["json"]:

@@ -21,6 +21,6 @@ def add(app: typer.Typer, panel: str, arguments: list[str]) -> None:
 
 def _run(given: dict[str, Any], extras: dict[str, Any]) -> None:
     spec = read_spec(ExportSpec, given, extras)
-    from sslkit.export import export
+    from sslkit.exports import export
 
     show(export(spec), extras)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from sslkit.errors import SslkitError, did_you_mean
+from sslkit.specs import limits
 
 _PLURAL = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
@@ -123,6 +124,8 @@ def complaints(error: ValidationError, model: type[BaseModel]) -> list[str]:
 
 def expected(field: FieldInfo) -> str:
     """Return in words what a field accepts: `a whole number, 1 or more, or auto`."""
+    if any(getattr(limit, "pattern", None) for limit in field.metadata):
+        return (field.description or "").rstrip(".")  # which lists what the pattern lets through
     words = [word for kind in _alternatives(field.annotation) for word in _words(kind)]
     bounds = _bounds(field)
     if bounds:
@@ -159,9 +162,9 @@ def _metavar(annotation: Any) -> str:
 
 
 def _bounds(field: FieldInfo) -> str:
-    """Return the numeric limits of a field in words; for `Annotated[int, ...] | Literal`, those of the number."""
+    """Return the numeric limits of a field in words."""
     low = high = ""
-    for limit in [*field.metadata, *_nested_limits(field.annotation)]:
+    for limit in limits(field):
         if isinstance(limit, Ge):
             low = f"{_plain(limit.ge)} or more"
         elif isinstance(limit, Gt):
@@ -173,17 +176,6 @@ def _bounds(field: FieldInfo) -> str:
     if low.endswith(" or more") and high.startswith("at most"):
         return f"{low.removesuffix(' or more')} to {high.removeprefix('at most ')}"
     return ", ".join(part for part in (low, high) if part)
-
-
-def _nested_limits(annotation: Any) -> list[Any]:
-    limits: list[Any] = []
-    if get_origin(annotation) is Annotated:
-        for extra in get_args(annotation)[1:]:
-            limits += extra.metadata if isinstance(extra, FieldInfo) else [extra]
-    for member in get_args(annotation):
-        if not isinstance(member, FieldInfo | Ge | Le | Gt | Lt):
-            limits += _nested_limits(member)
-    return limits
 
 
 def _plain(value: Any) -> str:

@@ -63,7 +63,7 @@ def _run(given: dict[str, Any], extras: dict[str, Any], task_class: Any) -> None
         raise SslkitError(f"which task? {_listing().strip() or 'none is installed'}", "sslkit pretrain TASK --data DIR")
     flags = with_pairs(given)
     own = {name: flags.pop(name) for name in list(flags) if name in task_class.Options.model_fields}
-    options = {**from_file.pop("options", {}), **own}
+    options = {**from_file.get("options", {}), **own}
     several = [flag(name) for name in ("epochs", "steps", "minutes") if name in flags]
     others = [f"{' and '.join(several)}: give one of them"] if len(several) > 1 else []
     try:

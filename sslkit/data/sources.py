@@ -98,7 +98,7 @@ def _text(path: Path) -> str:
 
 def _array_names(path: Path) -> list[str]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return list(arrays.files)
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise SslkitError(f"--data: {path} is not an .npz file of plain arrays: {error}") from error
@@ -120,7 +120,7 @@ def _load_arrays(path: Path, part: str) -> tuple[NDArray[Any], NDArray[Any] | No
     try:
         if path.suffix == ".npy":
             return _as_images(path, np.load(path, mmap_mode="r", allow_pickle=False)), None
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             names = arrays.files
             image_name = f"{prefix}images" if f"{prefix}images" in names else names[0] if len(names) == 1 else None
             if image_name is None:

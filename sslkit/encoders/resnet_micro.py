@@ -7,10 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslkit.encoders.base import FeatureMapEncoder
+from sslkit.errors import SslkitError
 
 
 def resnet_micro(in_channels: int = 3, size: int = 32, width: int = 16) -> FeatureMapEncoder:
     """ResNet of four basic blocks, widths 16-32-64-128 (`width=16`), 3×3 stem: trains on a laptop CPU."""
+    if width < 8 or width % 8:
+        # Fewer than a vector register holds gain nothing, and in torch 2.14 the backward of a strided 1×1 convolution
+        # with fewer than 8 input channels corrupts memory on one CPU thread.
+        raise SslkitError(f"--encoder-option: width of resnet_micro should be a multiple of 8 (got {width})")
     return ResNetMicro(in_channels, width)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sslkit.data.loader import Loader, ordered_batches
 from sslkit.engine.gradients import Pieces, compute_gradients
+from sslkit.engine.memory import keep_freed_memory
 from sslkit.engine.optim import build_optimizer, clip_gradients, follow_schedules
 from sslkit.engine.plan import Plan
 from sslkit.engine.precision import is_out_of_memory
@@ -23,6 +24,8 @@ class Stepper:
 
     def __init__(self, task: PretextTask, plan: Plan, clock: Clock) -> None:
         self.plan, self.spec, self.machine, self.clock = plan, plan.spec, plan.machine, clock
+        if self.machine.device.type == "cpu":
+            keep_freed_memory()
         self.task = task.to(self.machine.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.predict: Callable[[Batch], Any] = self.machine.compiled(task.predict)
         self.optimizer = build_optimizer(task, self.spec, plan.steps_per_epoch)

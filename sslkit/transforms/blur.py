@@ -17,7 +17,7 @@ def gaussian_blur(image: Tensor, sigma: tuple[float, float] = (0.1, 2.0), probab
     if count == 0:
         return image
     chosen = torch.randperm(batch, device=image.device)[:count]
-    widths = sigma[0] + (sigma[1] - sigma[0]) * torch.rand(count, device=image.device)
+    widths = sigma[0] + (sigma[1] - sigma[0]) * torch.rand(count, device=image.device, dtype=image.dtype)
     radius = min(max(1, round(3 * sigma[1])), height - 1, width - 1)
     blurred = image.clone()
     blurred[chosen] = blur(image[chosen], widths, radius)

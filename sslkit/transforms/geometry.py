@@ -20,8 +20,10 @@ def random_resized_crop(
     anywhere, not on whole pixels only, and is sampled bilinearly without a low-pass filter.
     """
     batch, _, height, width = image.shape
-    area = scale[0] + (scale[1] - scale[0]) * torch.rand(batch, 10, device=image.device)
-    log_ratio = math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * torch.rand(batch, 10, device=image.device)
+    area = scale[0] + (scale[1] - scale[0]) * torch.rand(batch, 10, device=image.device, dtype=image.dtype)
+    log_ratio = math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * torch.rand(
+        batch, 10, device=image.device, dtype=image.dtype
+    )
     # In shares of the image's sides; on an image that is not square the ratio is one of pixels.
     across = (area * log_ratio.exp() * (height / width)).sqrt()
     down = (area / log_ratio.exp() * (width / height)).sqrt()
@@ -29,7 +31,7 @@ def random_resized_crop(
     fits[:, -1] = True
     first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
     across, down = (side.gather(1, first)[:, 0].clamp(max=1) for side in (across, down))
-    top, left = torch.rand(2, batch, device=image.device)
+    top, left = torch.rand(2, batch, device=image.device, dtype=image.dtype)
     top, left = top * (1 - down), left * (1 - across)
     return crop(image, top, left, down, across, size)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from sslkit.encoders import Encoder
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.errors import SslkitError
-from sslkit.export import formats
+from sslkit.exports import formats
 from sslkit.specs import ExportSpec
 
 TOLERANCE = 1e-3  # largest difference in a feature, relative to the largest feature

@@ -1,0 +1,19 @@
+"""Let the C library keep memory that is freed and asked for again in every step."""
+
+import ctypes
+import platform
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc not to hand large blocks back to the system; does nothing on another C library.
+
+    By default every activation over 32 MB is mapped anew in each step and its pages zeroed by the kernel: a third of a
+    SimCLR step of `resnet_micro` on two cores (benchmarks/README.md). GPUs have an allocator of torch's own.
+    """
+    if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_TOP_PAD, 2**26)

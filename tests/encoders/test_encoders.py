@@ -1,0 +1,155 @@
+"""Encoders: recipes, shapes, tokens, refusals."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sslkit.encoders import build_encoder, check_reads, recipe_for
+from sslkit.errors import SslkitError
+
+
+def built(name: str, size: int = 32, options: dict[str, str] | None = None, channels: int = 3) -> Any:
+    return build_encoder(recipe_for(name, size, channels, options)).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("resnet_micro", (16, 32, 45)), ("vit_micro", (16, 32, 40)), ("resnet18", (32, 48))]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_size(name: str, sizes: tuple[int, ...], channels: int) -> None:
+    encoder = built(name, channels=channels)
+    for size in sizes:
+        assert encoder(torch.rand(2, channels, size, size)).shape == (2, encoder.width)
+        feature_map = encoder.feature_map(torch.rand(2, channels, size, size))
+        assert feature_map.shape[:2] == (2, encoder.width)
+
+
+def test_resnet_micro_is_the_network_of_the_reference_figures() -> None:
+    encoder = built("resnet_micro")
+    assert [tuple(layer.shape[1:]) for layer in encoder.layers(torch.rand(1, 3, 32, 32))] == [
+        (16, 32, 32),
+        (32, 16, 16),
+        (64, 8, 8),
+        (128, 4, 4),
+    ]
+    assert built("resnet_micro", options={"width": "8"}).width == 64
+
+
+def test_features_are_the_mean_of_the_map() -> None:
+    encoder, image = built("resnet_micro"), torch.rand(2, 3, 32, 32)
+    assert torch.allclose(encoder(image), encoder.feature_map(image).mean(dim=(2, 3)), atol=1e-6)
+
+
+def test_normalisation_is_inside() -> None:
+    encoder, image = built("resnet_micro"), torch.rand(2, 3, 32, 32)
+    shifted = built("resnet_micro")
+    shifted.load_state_dict(encoder.state_dict())
+    shifted.mean += 0.1
+    assert torch.allclose(encoder(image), shifted(image + 0.1), atol=1e-4)
+
+
+def test_tokens() -> None:
+    encoder, image = built("vit_micro"), torch.rand(2, 3, 32, 32)
+    tokens = encoder.tokens(image)
+    assert tokens.shape == (2, 1 + 64, 128)
+    assert torch.equal(encoder(image), encoder.pool(tokens))
+    assert len(encoder.layers(image)) == 4
+    assert torch.equal(encoder.layers(image)[-1], tokens)
+    assert torch.equal(encoder.feature_map(image)[0, :, 1, 2], tokens[0, 1 + 8 + 2])
+
+
+def test_kept_tokens_are_computed_alone() -> None:
+    encoder, image = built("vit_micro"), torch.rand(2, 3, 32, 32)
+    keep = torch.stack([torch.randperm(64)[:16] for _ in range(2)])
+    kept = encoder.tokens(image, keep=keep)
+    assert kept.shape == (2, 1 + 16, 128)
+    other = image.clone()
+    hidden = next(i for i in range(64) if i not in keep[0])
+    row, column = divmod(hidden, 8)
+    other[0, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 0.5
+    assert torch.equal(encoder.tokens(other, keep=keep), kept)
+    everything = torch.arange(64).expand(2, 64)
+    assert torch.allclose(encoder.tokens(image, keep=everything), encoder.tokens(image), atol=1e-6)
+
+
+def test_masked_tokens_do_not_show_their_pixels() -> None:
+    encoder, image = built("vit_micro"), torch.rand(2, 3, 32, 32)
+    mask = torch.zeros(2, 64, dtype=torch.bool)
+    mask[:, 9] = True
+    fill = torch.randn(128)
+    masked = encoder.tokens(image, mask=mask, fill=fill)
+    other = image.clone()
+    other[:, :, 4:8, 4:8] = 0
+    assert torch.equal(encoder.tokens(other, mask=mask, fill=fill), masked)
+    assert not torch.equal(masked, encoder.tokens(image))
+
+
+def test_size_that_patches_do_not_divide() -> None:
+    with pytest.raises(SslkitError, match="not a multiple"):
+        built("vit_micro")(torch.rand(1, 3, 30, 30))
+
+
+def test_timm_vit_has_tokens_at_any_size() -> None:
+    encoder = built("vit_tiny_patch16_224", size=64)
+    assert encoder.tokens(torch.rand(1, 3, 48, 48)).shape == (1, 1 + 9, 192)
+
+
+def test_small_stem() -> None:
+    assert built("resnet18", size=32).model.conv1.kernel_size == (3, 3)
+    assert built("resnet18", size=96).model.conv1.kernel_size == (7, 7)
+    assert recipe_for("resnet18", 32)["stem"] == "small"
+    assert recipe_for("resnet18", 32, pretrained=True)["stem"] == "standard"
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "torchvision:mobilenet_v3_small", "torchvision:convnext_tiny"])
+def test_torchvision(name: str) -> None:
+    encoder = built(name, size=64)
+    assert encoder(torch.rand(2, 3, 64, 64)).shape == (2, encoder.width)
+
+
+def test_user_factory_needs_the_users_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_encoders.py").write_text(
+        "import torch\ndef flat(width=5):\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(width))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recipe = recipe_for("my_encoders:flat", 8, 3, {"width": "6"})
+    with pytest.raises(SslkitError, match="allow it with --encoder my_encoders:flat"):
+        build_encoder(recipe)
+    assert "my_encoders" not in sys.modules
+    assert build_encoder(recipe, allowed="my_encoders:flat")(torch.rand(2, 3, 8, 8)).shape == (2, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet_mikro", {}, "did you mean resnet_micro"),
+        ("resnet19", {}, "did you mean resnet1"),
+        ("torchvision:resnet19", {}, "did you mean"),
+        ("resnet_micro", {"colour": "red"}, "refuses"),
+        ("resnet_micro", {"width": "4"}, "multiple of 8"),
+        ("hf_hub:someone/model", {}, "not supported"),
+        ("local-dir:/tmp", {}, "not supported"),
+        ("os:system", {}, "would be imported"),
+    ],
+)
+def test_refusals(name: str, options: dict[str, str], message: str) -> None:
+    with pytest.raises(SslkitError, match=message):
+        built(name, options=options)
+
+
+def test_missing_abilities_are_named() -> None:
+    with pytest.raises(SslkitError, match="mae reads tokens and resnet_micro offers pooled, feature_map, layers"):
+        check_reads(built("resnet_micro"), "resnet_micro", ("tokens",), "mae")
+    check_reads(built("vit_micro"), "vit_micro", ("tokens",), "mae")
+
+
+def test_resnet_micro_needs_no_timm() -> None:
+    code = "import sys; from sslkit import build_encoder; from sslkit.encoders import recipe_for; "
+    code += (
+        "build_encoder(recipe_for('resnet_micro', 32)); assert 'timm' not in sys.modules and 'torchvision' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,98 @@
+"""model.safetensors: self-describing, strict, refusing what it should."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import sslkit as public
+from sslkit import SslkitError
+
+
+def rewritten(path: Path, to: Path, metadata: dict[str, Any] | None = None, drop: str = "", **changes: Any) -> Path:
+    """Copy a checkpoint with other metadata or without a tensor."""
+    with safe_open(path, "pt") as file:
+        said = json.loads(file.metadata()["sslkit"])
+    tensors = {name: value for name, value in load_file(path).items() if name != drop}
+    said = {**said, **changes} if metadata is None else metadata
+    save_file(tensors, to, {"sslkit": json.dumps(said)})
+    return to
+
+
+def test_describes_itself(trained: Path, digits: Path) -> None:
+    with safe_open(trained, "pt") as file:
+        text = file.metadata()["sslkit"]
+        assert all(name.startswith("encoder.") for name in file.keys())  # noqa: SIM118
+    said = json.loads(text)
+    assert said["task"] == "rotation" and said["role"] == "student" and said["step"] == said["steps"] == 12
+    assert said["recipe"]["name"] == "resnet_micro" and said["encoder_from"].startswith("sslkit ")
+    assert said["normalisation"]["mean"] == pytest.approx([0.485, 0.456, 0.406])
+    assert str(digits) not in text and "/" not in json.dumps(said["spec"])  # never a path
+
+
+def test_load_needs_neither_plugin_nor_run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = tmp_path / "alone.safetensors"
+    moved.write_bytes(trained.read_bytes())
+    from sslkit import registry
+
+    monkeypatch.setattr(registry, "load_task", None)
+    encoder = public.load(moved)
+    assert not encoder.training
+    assert encoder(torch.rand(2, 3, 16, 16)).shape == (2, 64)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("truncated", "not a readable safetensors file"),
+        ("pickle", "not a readable safetensors file"),
+        ("foreign", "was not written by sslkit"),
+        ("newer", "has format 99, this sslkit reads up to 1"),
+        ("missing", "does not match the encoder: missing: stem.weight"),
+        ("wider", "does not match the encoder: shape"),
+        ("unsaid", "does not say its recipe"),
+        ("hostile", "would be imported and run"),
+        ("hub", "not supported"),
+        ("gone", "is not a file"),
+    ],
+)
+def test_refusals(damage: str, message: str, trained: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    path = tmp_path / "model.safetensors"
+    with safe_open(trained, "pt") as file:
+        recipe = json.loads(file.metadata()["sslkit"])["recipe"]
+    if damage == "truncated":
+        path.write_bytes(trained.read_bytes()[:-100])
+    elif damage == "pickle":
+        torch.save({"x": torch.ones(1)}, path)
+    elif damage == "foreign":
+        save_file(load_file(trained), path)
+    elif damage == "newer":
+        rewritten(trained, path, format=99)
+    elif damage == "missing":
+        rewritten(trained, path, drop="encoder.stem.weight")
+    elif damage == "wider":
+        rewritten(trained, path, recipe={**recipe, "options": {"width": 16}})
+    elif damage == "unsaid":
+        rewritten(trained, path, metadata={"format": 1, "task": "x", "size": 16, "step": 0, "data": ""})
+    elif damage == "hostile":
+        rewritten(trained, path, recipe={**recipe, "name": "os:system"})
+    elif damage == "hub":
+        rewritten(trained, path, recipe={**recipe, "name": "hf_hub:someone/model"})
+    with pytest.raises(SslkitError, match=message):
+        public.load(path)
+    ran = sslkit("knn", "--ckpt", path)
+    assert ran.code == 2 and len(ran.err.splitlines()) == 1
+
+
+def test_damaged_resume(trained: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "spec.json").write_bytes((trained.parent / "spec.json").read_bytes())
+    (run / "resume.pt").write_bytes((trained.parent / "resume.pt").read_bytes()[:-500])
+    ran = sslkit("pretrain", "rotation", "--out", run, "--resume")
+    assert ran.code == 2 and "resume.pt cannot be read" in ran.err

@@ -1,0 +1,297 @@
+"""Gradients in pieces, optimisers, schedules, precision and seeds."""
+
+import copy
+import math
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sslkit import Batch, Clock, DataInfo, PretextTask, PretrainSpec
+from sslkit.encoders import build_encoder, recipe_for
+from sslkit.engine.gradients import Pieces, compute_gradients
+from sslkit.engine.optim import build_optimizer, clip_gradients, follow_schedules, warmup_cosine
+from sslkit.engine.precision import choose_machine
+from sslkit.engine.seeds import seed_stage
+from sslkit.errors import SslkitError
+from sslkit.registry import load_task
+
+
+class Ragged(PretextTask):
+    """Has a sum over a varying number of pixels beside a mean, and remembers what it saw."""
+
+    def build_head(self) -> nn.Module:
+        return nn.Sequential(nn.Dropout(0.3), nn.Linear(self.encoder.width, 4))
+
+    def transform(self, batch: Batch) -> Batch:
+        return {
+            "image": batch["image"][..., :16, :16],
+            "mask": torch.rand(len(batch["image"]), 4, device=batch["image"].device) < 0.5,
+        }
+
+    def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        return {"masked": (output.square() * batch["mask"]).sum(), "plain": output.mean()}
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        return {"masked": batch["mask"].sum()}
+
+    def remember(self, output: Tensor, batch: Batch) -> Batch:
+        return {"output": output}
+
+    def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        return {"first": output[:, 0]}
+
+
+class Coupled(Ragged):
+    couples_samples = True
+
+    def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        return {
+            "covariance": (output.T @ output).square().sum() * self.weight,
+            "masked": Ragged.loss(self, output, batch)["plain"],
+        }
+
+    def setup(self) -> None:
+        self.weight = nn.Parameter(torch.tensor(2.0))
+
+
+def task_of(kind: str | type[PretextTask], **options: Any) -> PretextTask:
+    """Build in float64 on an encoder without BatchNorm, with drop path in it."""
+    task_class = load_task(kind) if isinstance(kind, str) else kind
+    seed_stage(0, "build", 0)
+    encoder = build_encoder(recipe_for("vit_micro", 16, options={"width": "16", "depth": "2", "heads": "2"}))
+    return task_class(task_class.Options(**options), encoder, DataInfo(8, 16)).double().train()
+
+
+def gradients(task: PretextTask, micro_batch: int) -> tuple[dict[str, Tensor], Any]:
+    task = copy.deepcopy(task)
+    seed_stage(0, "transform", 0)
+    images = torch.rand(8, 3, 20, 20, generator=torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        batch = task.transform({"image": images, "index": torch.arange(8)})
+    pieces = Pieces(task, task.predict, choose_machine("cpu"), batch, micro_batch, 0, 0)
+    report = compute_gradients(pieces, lambda loss: loss)
+    return {name: parameter.grad for name, parameter in task.named_parameters() if parameter.grad is not None}, report
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("rotation", {}), ("simclr", {"norm": "layer"}), ("simclr", {"norm": "none", "projector": "linear"})]
+)
+@pytest.mark.parametrize("micro_batch", [2, 3])
+def test_pieces_change_nothing_but_rounding(kind: str, options: dict[str, Any], micro_batch: int) -> None:
+    task = task_of(kind, **options)
+    (whole, said), (pieced, also_said) = gradients(task, 8), gradients(task, micro_batch)
+    assert whole.keys() == pieced.keys() and len(whole) > 10
+    scale = max(float(gradient.abs().max()) for gradient in whole.values())
+    for name in whole:
+        assert float((whole[name] - pieced[name]).abs().max()) < 1e-10 * scale, name
+    assert said.terms.keys() == also_said.terms.keys()
+    for name in said.terms:
+        assert float(said.terms[name]) == pytest.approx(float(also_said.terms[name]), rel=1e-10)
+    for name in said.metrics:
+        assert torch.allclose(said.metrics[name], also_said.metrics[name])
+
+
+def test_sums_and_means_in_pieces() -> None:
+    task = task_of(Ragged).eval()  # dropout draws per piece: only its absence can be compared
+    (whole, said), (pieced, also_said) = gradients(task, 8), gradients(task, 3)
+    for name in whole:
+        assert torch.allclose(whole[name], pieced[name], rtol=1e-9, atol=1e-12), name
+    assert torch.allclose(said.seen["output"], also_said.seen["output"])
+    assert len(said.metrics["first"]) == len(also_said.metrics["first"]) == 8
+
+
+def test_parameters_of_a_coupled_loss_get_their_gradient_once() -> None:
+    task = task_of(Coupled).eval()
+    whole, pieced = gradients(task, 8)[0], gradients(task, 3)[0]
+    assert "weight" in whole
+    for name in whole:
+        assert torch.allclose(whole[name], pieced[name], rtol=1e-9, atol=1e-12), name
+
+
+def test_dropout_draws_the_same_masks_in_both_passes() -> None:
+    """With fixed masks per piece, the gradient is that of the loss the first pass saw."""
+    task = task_of(Coupled)
+    grads, report = gradients(task, 3)
+    step = 1e-6
+    name = "head.1.weight"
+    direction = torch.randn(grads[name].shape, generator=torch.Generator().manual_seed(1), dtype=torch.double)
+    losses = []
+    for sign in (1, -1):
+        moved = copy.deepcopy(task)
+        with torch.no_grad():
+            dict(moved.named_parameters())[name].add_(sign * step * direction)
+        losses.append(sum(float(term) for term in gradients(moved, 3)[1].terms.values()))
+    assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(float((grads[name] * direction).sum()), rel=1e-5)
+    assert report.terms.keys() == {"covariance", "masked"}
+
+
+def test_norm_statistics_move_once_however_many_pieces() -> None:
+    class Normed(Coupled):
+        def build_head(self) -> nn.Module:
+            return nn.Sequential(nn.BatchNorm1d(self.encoder.width), nn.Linear(self.encoder.width, 4))
+
+    seed_stage(0, "build", 0)
+    encoder = build_encoder(recipe_for("vit_micro", 16, options={"width": "16", "depth": "1", "heads": "2"}))
+    task = Normed(Normed.Options(), encoder, DataInfo(8, 16)).train()
+    pieces = Pieces(task, task.predict, choose_machine("cpu"), {"image": torch.rand(8, 3, 16, 16)}, 4, 0, 0)
+    task_counts = [buffer for name, buffer in task.named_buffers() if name.endswith("num_batches_tracked")]
+    batch = task.transform({"image": torch.rand(8, 3, 16, 16)})
+    compute_gradients(Pieces(**{**pieces.__dict__, "batch": batch}), lambda loss: loss)
+    assert [int(count) for count in task_counts] == [2]  # once per piece
+
+
+def spec(**changes: Any) -> PretrainSpec:
+    return PretrainSpec(task="x", **changes)
+
+
+def test_biases_and_norms_are_not_decayed() -> None:
+    task = task_of("rotation")
+    optimizer = build_optimizer(task, spec(weight_decay=0.1), 1)
+    decayed = {id(p) for group in optimizer.param_groups if group["peak_weight_decay"] for p in group["params"]}
+    for name, parameter in task.named_parameters():
+        assert (id(parameter) in decayed) == (parameter.dim() > 1), name
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(task.parameters()))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars"])
+def test_optimizers_lower_the_loss(name: str) -> None:
+    task = task_of("rotation").float()
+    optimizer = build_optimizer(task, spec(optimizer=name, lr=0.01), 1)
+    image = torch.rand(4, 4, 3, 16, 16)
+    losses = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss = task.loss(task.predict({"image": image}), {})
+        assert isinstance(loss, Tensor)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+
+
+def test_exceptions_override_and_freeze() -> None:
+    class Special(Ragged):
+        def param_groups(self) -> list[dict[str, Any]]:
+            return [{"params": list(self.head.parameters()), "lr": 0.5, "weight_decay": 0.0, "frozen_epochs": 2}]
+
+    task = task_of(Special)
+    optimizer = build_optimizer(task, spec(lr=0.1, warmup=0.0, weight_decay=0.2, weight_decay_end=0.4), steps_per_epoch=3)
+    head = {id(parameter) for parameter in task.head.parameters()}
+    for step, frozen in ((5, True), (6, False)):
+        for parameter in task.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        share = follow_schedules(optimizer, spec(lr=0.1, warmup=0.0, weight_decay=0.2, weight_decay_end=0.4), Clock(step, 20))
+        for group in optimizer.param_groups:
+            special = id(group["params"][0]) in head
+            assert group["lr"] == pytest.approx((0.5 if special else 0.1) * share)
+            assert all((parameter.grad is None) == (special and frozen) for parameter in group["params"])
+            if not special and group["follows_weight_decay"]:
+                assert 0.2 < group["weight_decay"] < 0.4
+
+
+def test_groups_are_clipped_apart() -> None:
+    class Adversary(Ragged):
+        def param_groups(self) -> list[dict[str, Any]]:
+            return [{"params": list(self.head.parameters())}]
+
+    task = task_of(Adversary)
+    optimizer = build_optimizer(task, spec(), 1)
+    for parameter in task.parameters():
+        parameter.grad = torch.full_like(parameter, 1e-6)
+    for parameter in task.head.parameters():
+        parameter.grad = torch.full_like(parameter, 100.0)
+    norm = clip_gradients(optimizer, 1.0)
+    assert float(norm) > 100
+    assert all(torch.equal(p.grad, torch.full_like(p, 1e-6)) for p in task.encoder.parameters() if p.grad is not None)
+    clipped = torch.cat([p.grad.flatten() for p in task.head.parameters() if p.grad is not None])
+    assert float(clipped.norm()) == pytest.approx(1, rel=1e-4)
+
+
+def test_schedule() -> None:
+    rates = [warmup_cosine(step, 100, 0.1) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10] == 1
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 89 / 90)))
+    assert all(after < before for before, after in pairwise(rates[10:]))
+
+
+def test_progress_of_an_extended_run_starts_again() -> None:
+    assert Clock(step=0, steps=10).progress == 0
+    assert Clock(step=9, steps=10).progress == 1
+    assert Clock(step=10, steps=20, began=10).progress == 0
+
+
+def test_stages_are_seeded_apart_and_repeat() -> None:
+    drawn = {}
+    for key in ((0, "transform", 1, 0), (0, "predict", 1, 0), (0, "predict", 1, 1), (1, "predict", 1, 1), (0, "predict", 2, 0)):
+        seed_stage(*key)
+        drawn[key] = torch.rand(1).item()
+    assert len(set(drawn.values())) == len(drawn)
+    for key, value in drawn.items():
+        seed_stage(*key)
+        assert torch.rand(1).item() == value
+
+
+def test_automatic_choices_on_a_cpu() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    machine = choose_machine("auto")
+    assert (machine.autocast_dtype, machine.compile) == (None, False)
+    assert set(machine.reasons) == {"device", "precision", "compile"}
+    assert choose_machine("cpu", "bf16").autocast_dtype is torch.bfloat16
+    with pytest.raises(SslkitError, match="fp16 needs CUDA"):
+        choose_machine("cpu", "fp16")
+    with pytest.raises(SslkitError, match="cuda:7 is not there"):
+        choose_machine("cuda:7")
+
+
+@pytest.mark.parametrize("kind", ["rotation", "simclr"])
+def test_predict_is_one_graph(kind: str) -> None:
+    task = task_of(kind).float()
+    views = torch.rand(4, {"rotation": 4, "simclr": 2}[kind], 3, 16, 16)
+    compiled = torch.compile(task.predict, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled({"image": views}), task.predict({"image": views}), atol=1e-5)
+
+
+def test_views_are_told_from_samples() -> None:
+    task = task_of("simclr", norm="layer")
+    image = torch.rand(3, 2, 3, 16, 16).double()
+    both = task.each_view(task.encoder, image)
+    assert both.shape == (3, 2, 16)
+    assert torch.allclose(both[:, 1], task.each_view(task.encoder, image[:, 1]))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_on_cuda(precision: str) -> None:
+    machine = choose_machine("cuda", precision)
+    task = task_of("rotation").float().cuda()
+    scaler = machine.scaler()
+    optimizer = build_optimizer(task, spec(lr=0.01), 1)
+    image = torch.rand(8, 4, 3, 16, 16, device="cuda")
+    losses = []
+    for step in range(20):
+        optimizer.zero_grad()
+        pieces = Pieces(task, machine.compiled(task.predict), machine, {"image": image}, 4, 0, step)
+        report = compute_gradients(pieces, scaler.scale)
+        scaler.step(optimizer)
+        scaler.update()
+        losses.append(float(report.terms["loss"]))
+    assert losses[-1] < losses[0]
+
+
+def test_widened_outputs_under_bf16() -> None:
+    task = task_of("simclr").float()
+    machine = choose_machine("cpu", "bf16")
+    batch = {"image": torch.rand(4, 2, 3, 16, 16)}
+    output = Pieces(task, task.predict, machine, batch, 4, 0, 0).output(0)
+    assert output.dtype == torch.float32
+    exact = task.predict(batch)
+    assert not torch.equal(output, exact)
+    assert torch.allclose(F.normalize(output, dim=-1), F.normalize(exact, dim=-1), atol=0.1)

@@ -1,0 +1,374 @@
+"""Whole runs: the run folder, resume, extension, interruption, failure."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import sslkit as public
+from sslkit import PretrainSpec, RunFailed, SslkitError, pretrain
+from sslkit.engine.pretrain import prepare
+
+Run = Callable[..., Any]
+
+
+def spec(digits: Path, out: Path, task: str = "rotation", **changes: Any) -> PretrainSpec:
+    settings: dict[str, Any] = {"epochs": 3, "batch_size": 16, "size": 16, "encoder_option": {"width": "8"}, "workers": 0}
+    return PretrainSpec(task=task, data=str(digits), out=str(out), **{**settings, **changes})
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def same(one: Path, other: Path) -> bool:
+    first, second = weights(one), weights(other)
+    states = [torch.load(folder / "resume.pt", weights_only=True)["task"] for folder in (one, other)]
+    return all(torch.equal(first[name], second[name]) for name in first) and all(
+        torch.equal(states[0][name], states[1][name]) for name in states[0]
+    )
+
+
+def test_a_run_from_the_command_line(sslkit: Run, digits: Path, tmp_path: Path, quick: list[str]) -> None:
+    out = tmp_path / "run"
+    ran = sslkit("pretrain", "rotation", "--data", digits, "--out", out, "--epochs", 4, *quick, "--json")
+    result = ran.json
+    assert set(result) == {"run", "checkpoint", "steps", "images_per_second", "loss", "seconds"}
+    assert result["steps"] == 12 and result["images_per_second"] > 0 and result["loss"] < 2
+    assert {path.name for path in out.iterdir()} == {"spec.json", "metrics.jsonl", "model.safetensors", "resume.pt", "lock"}
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(12))
+    assert {"loss", "accuracy", "lr", "gradient_norm", "epoch"} <= set(lines[0])
+    for word in ("48 images", "pretraining reads train only", "device", "steps"):
+        assert word in ran.err
+
+
+def test_the_plan_gives_reasons(sslkit: Run, digits: Path, tmp_path: Path) -> None:
+    ran = sslkit("pretrain", "rotation", "--data", digits, "--out", tmp_path / "r", "--dry-run", "--batch-size", 16)
+    assert ran.code == 0
+    for text in ("images have 16 px on the short side", "images up to 64 px", "no GPU found", "default of rotation"):
+        assert text in ran.out or torch.cuda.is_available(), ran.out
+    assert not (tmp_path / "r").exists()
+
+
+def test_test_images_never_reach_pretraining(digits: Path, tmp_path: Path) -> None:
+    plan = prepare(spec(digits, tmp_path / "run")).plan
+    assert len(plan.index) == 48
+    assert plan.index.root.name == "train" and plan.index.labels is None
+
+
+def test_repeating_spec_json_gives_the_same_weights(sslkit: Run, digits: Path, tmp_path: Path) -> None:
+    pretrain(spec(digits, tmp_path / "one"))
+    assert sslkit("pretrain", "--spec", tmp_path / "one" / "spec.json", "--out", tmp_path / "two").code == 0
+    assert same(tmp_path / "one", tmp_path / "two")
+
+
+def test_names_of_runs(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = [pretrain(spec(digits, tmp_path).model_copy(update={"out": None, "epochs": 1})).run for _ in range(2)]
+    assert runs == ["runs/rotation", "runs/rotation-2"]
+
+
+@pytest.mark.parametrize("task", ["rotation", "simclr"])
+@pytest.mark.parametrize("stop", [2, 3, 5])  # inside the first epoch, at its end, inside the second
+def test_resume_is_bit_equal(task: str, stop: int, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"optimizer": "adamw", "lr": 1e-3} if stop == 2 else {}
+    pretrain(spec(digits, tmp_path / "whole", task, **settings))
+    interrupt_after(stop, monkeypatch)
+    with pytest.raises(public.errors.Interrupted) as stopped:  # type: ignore[attr-defined]
+        pretrain(spec(digits, tmp_path / "parts", task, **settings))
+    monkeypatch.undo()
+    assert stopped.value.exit_code == 143
+    assert torch.load(tmp_path / "parts" / "resume.pt", weights_only=True)["step"] == stop
+    pretrain(PretrainSpec(task=task, out=str(tmp_path / "parts"), resume=True))
+    assert same(tmp_path / "whole", tmp_path / "parts")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(9))
+
+
+def interrupt_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send this process a SIGTERM when a number of steps were taken."""
+    from sslkit.engine.stepper import Stepper
+
+    step = Stepper.step
+
+    def counted(self: Stepper, raw: Any) -> dict[str, float]:
+        said = step(self, raw)
+        if self.clock.step == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return said
+
+    monkeypatch.setattr(Stepper, "step", counted)
+
+
+def test_resume_checks_the_flags(sslkit: Run, digits: Path, tmp_path: Path, quick: list[str]) -> None:
+    out = tmp_path / "run"
+    base = ["pretrain", "rotation", "--data", digits, "--out", out, *quick]
+    assert sslkit(*base, "--epochs", 1, "--resume").code == 0  # nothing there: starts afresh
+    ran = sslkit(*base, "--epochs", 1)
+    assert ran.code == 2 and "holds a run" in ran.err and "--resume" in ran.err
+    ran = sslkit(*base, "--epochs", 2, "--lr", 0.5, "--crop-scale", 0.5, "--resume")
+    assert ran.code == 2
+    for text in ("--epochs 2 (the run has 1)", "--lr 0.5 (the run has 0.06)", "--crop-scale 0.5 (the run has 0.6)"):
+        assert text in ran.err
+    again = sslkit(*base, "--epochs", 1, "--resume", "--workers", 0, "--json")
+    assert again.json["steps"] == 3
+
+
+def test_extension(digits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(SslkitError, match="holds no finished run"):
+        pretrain(spec(digits, out, epochs=2, extend_to=4))
+    pretrain(spec(digits, out, epochs=2))
+    before = weights(out)
+    with pytest.raises(SslkitError, match="1 epochs are 3 steps"):
+        pretrain(PretrainSpec(task="rotation", out=str(out), extend_to=1))
+    result = pretrain(PretrainSpec(task="rotation", out=str(out), extend_to=4))
+    assert result.steps == 12
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["lr"] for line in lines]
+    assert rates[5] < rates[6]  # a new warm-up
+    assert any(not torch.equal(before[name], value) for name, value in weights(out).items())
+    from sslkit.engine.checkpoint import read_model
+
+    assert read_model(out / "model.safetensors").metadata["extended_from"] == 6
+
+
+def test_init_starts_from_weights(trained: Path, digits: Path, tmp_path: Path) -> None:
+    pretrain(spec(digits, tmp_path / "run", init=str(trained), lr=0.0, epochs=1, weight_decay=0.0))
+    before, after = load_file(trained), weights(tmp_path / "run")
+    assert all(torch.equal(before[name], after[name]) for name in before if "running" not in name and "num_batches" not in name)
+    with pytest.raises(SslkitError, match="does not match the encoder: shape"):
+        pretrain(spec(digits, tmp_path / "other", init=str(trained), encoder_option={"width": "16"}))
+    assert not (tmp_path / "other").exists()
+
+
+def test_init_from_timm(digits: Path, tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    model = timm.create_model("resnet10t", in_chans=3)
+    save_file(model.state_dict(), tmp_path / "timm.safetensors")
+    changes = {"encoder": "resnet10t", "encoder_option": {}, "steps": 1, "epochs": "auto", "lr": 0.0, "weight_decay": 0.0}
+    pretrain(spec(digits, tmp_path / "run", init=str(tmp_path / "timm.safetensors"), **changes))
+    assert torch.equal(weights(tmp_path / "run")["encoder.model.layer1.0.conv1.weight"], model.layer1[0].conv1.weight)
+
+
+def test_minutes_fix_the_steps(digits: Path, tmp_path: Path) -> None:
+    result = pretrain(spec(digits, tmp_path / "run", epochs="auto", minutes=0.03))
+    recorded = json.loads((tmp_path / "run" / "spec.json").read_text())
+    assert recorded["steps"] == result.steps > 3
+    assert recorded["minutes"] == 0.03
+    resumed = pretrain(PretrainSpec(task="rotation", out=str(tmp_path / "run"), resume=True, minutes=0.03))
+    assert resumed.steps == result.steps
+
+
+def test_a_rehearsal_leaves_no_trace(digits: Path, tmp_path: Path) -> None:
+    """A run long enough to be timed first gives the weights of one that is not."""
+    from sslkit.engine import training
+
+    long = prepare(spec(digits, tmp_path / "long", epochs="auto", steps=24))
+    training.run_training(long)
+    pretrain(spec(digits, tmp_path / "cut", epochs="auto", steps=24, checkpoint_every=5))
+    assert same(tmp_path / "long", tmp_path / "cut")
+
+
+def test_micro_batches_from_the_command_line(digits: Path, tmp_path: Path) -> None:
+    options = {"norm": "none"}
+    runs = []
+    for micro_batch in (None, 6):
+        out = tmp_path / str(micro_batch)
+        pretrain(
+            spec(digits, out, "simclr", micro_batch=micro_batch, encoder="vit_micro", options=options, epochs=1).model_copy(
+                update={"encoder_option": {"width": "16", "depth": "1", "heads": "2"}}
+            )
+        )
+        runs.append(weights(out))
+    for name in runs[0]:
+        assert torch.allclose(runs[0][name], runs[1][name], atol=1e-4), name
+
+
+DIVERGES = """
+import torch
+from sslkit import PretextTask
+class Diverges(PretextTask):
+    "Goes wrong in the third step."
+    def transform(self, batch):
+        return {"image": batch["image"]}
+    def loss(self, output, batch):
+        good = output.square().mean()
+        return {"good": good, "bad": good / 0 if self.clock.step == 2 else good}
+"""
+
+
+def test_divergence_names_step_and_term(sslkit: Run, digits: Path, tmp_path: Path, quick: list[str]) -> None:
+    (tmp_path / "diverges.py").write_text(DIVERGES)
+    out = tmp_path / "run"
+    ran = sslkit("pretrain", tmp_path / "diverges.py", "--data", digits, "--out", out, "--checkpoint-every", 1, *quick)
+    assert ran.code == 1
+    assert "step 3 diverged: bad is inf" in ran.err
+    assert torch.load(out / "resume.pt", weights_only=True)["step"] == 2
+    assert all(torch.isfinite(value).all() for value in weights(out).values())
+
+
+def test_a_huge_learning_rate_ends_with_code_1(sslkit: Run, digits: Path, tmp_path: Path, quick: list[str]) -> None:
+    ran = sslkit("pretrain", "rotation", "--data", digits, "--out", tmp_path / "r", "--lr", 1e30, "--epochs", 5, *quick)
+    assert ran.code == 1 and "diverged" in ran.err and "--lr" in ran.err
+
+
+def test_out_of_memory_says_what_to_try(digits: Path, tmp_path: Path) -> None:
+    from sslkit.engine.stepper import Stepper
+
+    class Greedy(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return torch.empty(2**50).sum() + image
+
+    training = prepare(spec(digits, tmp_path / "run"))
+    from sslkit.encoders import build_encoder
+    from sslkit.task import Clock
+
+    task = training.build_task(build_encoder(training.plan.recipe), training.plan.data)
+    task.head = Greedy()
+    stepper = Stepper(task, training.plan, Clock(steps=1))
+    with pytest.raises(RunFailed, match=r"out of memory in step 1 with 16 images at once \(try --micro-batch 8"):
+        stepper.step({"image": torch.zeros(16, 16, 16, 3, dtype=torch.uint8), "index": torch.arange(16), "broken": []})
+
+
+def test_two_runs_on_one_folder(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / "lock"), pytest.raises(SslkitError, match="another process is working"):
+        pretrain(spec(digits, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_a_process_after_a_checkpoint(number: int, digits: Path, tmp_path: Path, quick: list[str]) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "sslkit", "pretrain", "rotation", "--data", str(digits), "--out", str(out), *quick]
+    process = subprocess.Popen([*command, "--epochs", "100000"], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (out / "resume.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "go on with --resume" in said
+    assert math.isfinite(torch.load(out / "resume.pt", weights_only=True)["step"])
+
+
+def test_broken_images_are_listed_and_left_out(sslkit: Run, tmp_path: Path, quick: list[str]) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for i in range(20):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(data / f"{i:02}.png")
+    (data / "07.png").write_bytes(b"nothing")
+    ran = sslkit("pretrain", "rotation", "--data", data, "--out", tmp_path / "run", "--epochs", 2, *quick)
+    assert ran.code == 0 and "1 unreadable image left out" in ran.err
+    assert (tmp_path / "run" / "broken.csv").read_text().splitlines()[:1] == ["path,reason"]
+    assert "07.png,UnidentifiedImageError" in (tmp_path / "run" / "broken.csv").read_text()
+
+
+def test_workers_and_cache_change_nothing(digits: Path, tmp_path: Path) -> None:
+    pretrain(spec(digits, tmp_path / "plain", cache="off"))
+    pretrain(spec(digits, tmp_path / "workers", cache="off", workers=2))
+    pretrain(spec(digits, tmp_path / "cached", cache="on"))
+    assert same(tmp_path / "plain", tmp_path / "workers") and same(tmp_path / "plain", tmp_path / "cached")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--batch-size", "100"], "more than the 48 images in"),
+        (["--batch-size", "100"], "the largest that works is 48"),
+        (["--encoder", "resnet_mikro"], "did you mean resnet_micro"),
+        (["--out", "{file}"], "is a file"),
+        (["--out", "{file}/below"], "cannot write to"),
+        (["--data", "{file}"], "neither folder nor list"),
+        (["--data", "{empty}"], "no image in"),
+        (["--data", "{junk}"], "none of 3 files tried"),
+        (["--label", "kind"], "has no columns"),
+        (["--init", "{file}"], "is not a readable safetensors file"),
+    ],
+)
+def test_bad_input_writes_nothing(
+    sslkit: Run, digits: Path, tmp_path: Path, quick: list[str], flags: list[str], message: str
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "junk").mkdir()
+    for i in range(3):
+        (tmp_path / "junk" / f"{i}.png").write_bytes(b"junk")
+    places = {name: str(tmp_path / name) for name in ("file", "empty", "junk")}
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ["--data", digits, "--out", tmp_path / "run", *quick, *(flag.format(**places) for flag in flags)]
+    ran = sslkit("pretrain", "rotation", *arguments)
+    assert ran.code == 2, ran.err
+    errors = [line for line in ran.err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and message in errors[0]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_task_that_reads_tokens_refuses_an_encoder_without(sslkit: Run, tmp_path: Path) -> None:
+    (tmp_path / "reader.py").write_text(DIVERGES.replace("    def transform", '    reads = ("tokens",)\n    def transform'))
+    ran = sslkit("pretrain", tmp_path / "reader.py", "--data", "nowhere", "--encoder", "resnet_micro")
+    assert ran.code == 2
+    assert "reader reads tokens and resnet_micro offers pooled, feature_map, layers" in ran.err and "vit_micro" in ran.err
+
+
+class Asking(public.PretextTask):
+    """Ask everything that before_epoch may ask."""
+
+    def setup(self) -> None:
+        self.register_buffer("labels", torch.zeros(self.data.samples, dtype=torch.int64))
+
+    def build_head(self) -> nn.Module:
+        return nn.Linear(self.encoder.width, 2)
+
+    def before_epoch(self, run: Any) -> None:
+        features = run.features()
+        assert features.shape == (48, self.encoder.width)
+        images = run.images(5)
+        assert images.shape == (5, 3, 16, 16) and images.min() >= 0 and images.max() <= 1
+        self.labels.copy_((features[:, 0] > features[:, 0].quantile(0.9)).long())
+        run.balance(self.labels)
+        self.head.reset_parameters()
+        run.forget(self.head)
+
+    def transform(self, batch: public.Batch) -> public.Batch:
+        return {"image": batch["image"], "label": self.labels[batch["index"]]}
+
+    def loss(self, output: Tensor, batch: public.Batch) -> Tensor:
+        return nn.functional.cross_entropy(output, batch["label"])
+
+    def metrics(self, output: Tensor, batch: public.Batch) -> dict[str, Tensor]:
+        return {"rare": batch["label"].float()}
+
+
+def test_before_epoch_asks_the_run(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "asking.py"
+    file.write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_pretrain import Asking as Base\n"
+        "class Asking(Base):\n    'Ask.'\n"
+    )
+    pretrain(spec(digits, tmp_path / "whole", str(file)))
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    assert 0.25 < sum(line["rare"] for line in lines) / len(lines) < 0.75  # one in ten, drawn as often as the others
+    interrupt_after(4, monkeypatch)
+    with pytest.raises(public.errors.Interrupted):  # type: ignore[attr-defined]
+        pretrain(spec(digits, tmp_path / "parts", str(file)))
+    monkeypatch.undo()
+    pretrain(PretrainSpec(task=str(file), out=str(tmp_path / "parts"), resume=True))
+    assert same(tmp_path / "whole", tmp_path / "parts")
