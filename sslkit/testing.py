@@ -107,12 +107,13 @@ class _Bench:
         return stepper
 
     def raw(self) -> dict[str, Any]:
-        return {"image": torch.from_numpy(self.array), "index": torch.arange(_SAMPLES), "broken": []}
+        return {"image": torch.as_tensor(self.array), "index": torch.arange(_SAMPLES), "broken": []}
 
     def transformed(self, stepper: Stepper) -> Batch:
         seed_stage(0, "transform", 0)
         with torch.no_grad():
-            return stepper.task.transform(to_device(self.raw(), torch.device("cpu")))
+            batch: Batch = stepper.task.transform(to_device(self.raw(), torch.device("cpu")))
+        return batch
 
 
 def _options(bench: _Bench) -> None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, TaskOptions
+from sslkit import Batch, PretextTask, SslkitError, TaskOptions
 from sslkit.nn import Norm, mlp, nt_xent
 from sslkit.transforms import color_jitter, flip, gaussian_blur, grayscale, random_resized_crop
 
@@ -31,7 +31,9 @@ class SimCLR(PretextTask):
         width: int = Field(default=128, ge=1, description="Width of the vectors that are compared.")
         norm: Norm = Field(default="batch", description="Norm inside the projector.")
         crop_scale: float = Field(default=0.08, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
-        color_strength: float = Field(default=1.0, ge=0, le=2, description="Scale of the colour jitter 0.8/0.8/0.8/0.2.")
+        color_strength: Strength | Literal["auto"] = Field(
+            default="auto", description="Scale of the colour jitter 0.8/0.8/0.8/0.2; auto: 0.5 up to 64 px, else 1."
+        )
         gray: float = Field(default=0.2, ge=0, le=1, description="Share of views without colour.")
         blur: Share | Literal["auto"] = Field(
             default="auto", description="Share of blurred views; auto: none up to 64 px, else 0.5."
@@ -39,7 +41,7 @@ class SimCLR(PretextTask):
 
     options: Options
     couples_samples: ClassVar = True
-    defaults: ClassVar = {"optimizer": "sgd", "lr": 0.06, "weight_decay": 5e-4, "batch_size": 256}
+    defaults: ClassVar = {"optimizer": "sgd", "lr": 0.12, "weight_decay": 5e-4, "batch_size": 256}
 
     def build_head(self) -> nn.Module:
         """Build the projector."""
@@ -62,10 +64,17 @@ class SimCLR(PretextTask):
         first, second = F.normalize(output, dim=-1).unbind(1)
         return {"alignment": (first * second).sum(dim=-1)}
 
+    def setup(self) -> None:
+        """Settle what depends on the image size."""
+        options, small = self.options, self.data.size <= 64
+        self.strength = (0.5 if small else 1.0) if options.color_strength == "auto" else options.color_strength
+        self.blur = (0.0 if small else 0.5) if options.blur == "auto" else options.blur
+        if self.data.channels not in (1, 3) and self.strength:
+            raise SslkitError(f"--color-strength: images of {self.data.channels} channels have no hue", "set it to 0")
+
     def _view(self, image: Tensor) -> Tensor:
-        options, strength = self.options, self.options.color_strength
-        image = flip(random_resized_crop(image, self.data.size, scale=(options.crop_scale, 1.0)))
+        strength = self.strength
+        image = flip(random_resized_crop(image, self.data.size, scale=(self.options.crop_scale, 1.0)))
         image = color_jitter(image, 0.8 * strength, 0.8 * strength, 0.8 * strength, min(0.5, 0.2 * strength))
-        image = grayscale(image, options.gray)
-        blur = (0.5 if self.data.size > 64 else 0.0) if options.blur == "auto" else options.blur
-        return gaussian_blur(image, probability=blur)
+        image = grayscale(image, self.options.gray)
+        return gaussian_blur(image, probability=self.blur)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from sslkit.data.image import Broken, read_canvas
@@ -59,10 +60,7 @@ class Canvases:
     def _open(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         assert self.folder is not None
         if self._maps is None:
-            self._maps = (
-                _open_map(self.folder / "canvases.npy", (len(self.index), *self._shape)),
-                _open_map(self.folder / "state.npy", (len(self.index),)),
-            )
+            self._maps = _open_maps(self.folder, (len(self.index), *self._shape))
         return self._maps
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,12 +99,24 @@ def choose_folder(index: Index, canvas: int, mode: str, limit_gigabytes: float) 
     return folder, f"{needed / 1e6:.0f} MB"
 
 
-def _open_map(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def _open_maps(folder: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Open canvases and state for reading and writing; create both, empty, unless both are there and whole."""
+    files = (folder / "canvases.npy", folder / "state.npy")
+    shapes = (shape, shape[:1])
+    with FileLock(folder / "lock"):  # a process must not create what another one has just opened
+        canvases, state = (_open_map(file, wanted) for file, wanted in zip(files, shapes, strict=True))
+        if canvases is None or state is None:
+            files[1].unlink(missing_ok=True)  # first: nothing may seem to be stored in a new file
+            canvases, state = (
+                np.asarray(np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=wanted))  # sparse until written
+                for file, wanted in zip(files, shapes, strict=True)
+            )
+    return canvases, state
+
+
+def _open_map(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
     try:
         opened = np.lib.format.open_memmap(file, mode="r+")
-        if opened.shape == shape and opened.dtype == np.uint8:
-            return np.asarray(opened)
-    except FileNotFoundError:
-        pass
-    # Sparse until written; two processes that both create it write the same header and zeros.
-    return np.asarray(np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape))
+    except (FileNotFoundError, ValueError):  # not there, or cut off when a machine went down
+        return None
+    return np.asarray(opened) if opened.shape == shape and opened.dtype == np.uint8 else None

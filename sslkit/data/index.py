@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,11 +179,12 @@ def _scan_one(root: Path, folder: str) -> tuple[str, os.stat_result, list[str], 
 
 
 def _read_cached(file: Path, root: Path) -> tuple[list[str], NDArray[np.int64]] | None:
-    if not file.is_file():
+    try:
+        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as saved:
+            folders, times = _split(saved["folders"]), saved["times"]
+            paths, stamps = _split(saved["paths"]), saved["stamps"]
+    except (OSError, ValueError, KeyError, BadZipFile):  # not there, or damaged: the folder is read again
         return None
-    with np.load(file, allow_pickle=False) as saved:
-        folders, times = _split(saved["folders"]), saved["times"]
-        paths, stamps = _split(saved["paths"]), saved["stamps"]
     for folder, time in zip(folders or [""], times, strict=True):
         if _stamp(root / folder)[1] != time:
             return None
@@ -191,8 +193,11 @@ def _read_cached(file: Path, root: Path) -> tuple[list[str], NDArray[np.int64]] 
 
 def _write_cached(file: Path, folders: Iterable[tuple[str, int]], paths: list[str], stamps: NDArray[np.int64]) -> None:
     names, times = zip(*folders, strict=True)
-    with write_atomically(file) as stream:
-        np.savez(stream, folders=_join(names), times=np.array(times), paths=_join(paths), stamps=stamps)
+    try:
+        with write_atomically(file) as stream:
+            np.savez(stream, folders=_join(names), times=np.array(times), paths=_join(paths), stamps=stamps)
+    except OSError as error:
+        raise SslkitError(f"cannot write to the cache {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE") from error
 
 
 def _join(names: Sequence[str]) -> NDArray[np.uint8]:

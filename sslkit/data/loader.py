@@ -1,6 +1,7 @@
 """Batches of canvases, in an order that depends on nothing but seed and epoch."""
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +29,7 @@ class Loader:
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
+            worker_init_fn=_leave_signals_to_the_loop,
         )
 
     def __call__(self, batches: list[Rows]) -> Iterator[dict[str, Any]]:
@@ -60,6 +62,11 @@ def epoch_batches(samples: int, batch_size: int, seed: int, epoch: int, weights:
 def ordered_batches(samples: int, batch_size: int) -> list[Rows]:
     """Return all rows in data order, the last batch as short as it is."""
     return [np.arange(start, min(start + batch_size, samples)) for start in range(0, samples, batch_size)]
+
+
+def _leave_signals_to_the_loop(worker: int) -> None:
+    """Ignore Ctrl-C, which a terminal sends to workers too: the loop finishes its step and ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Rows(Dataset[Any]):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -60,11 +59,11 @@ def read_spec(folder: Path) -> dict[str, Any]:
 
 
 class RunFolder:
-    """Own a run folder while the run lasts: locked, and gone again if the run never took a step."""
+    """Own a run folder while the run lasts: locked, and as it was before if the run never got anywhere."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder
-        self._fresh = not folder.exists()
+        self._fresh, self._held = not folder.exists(), holds_run(folder)
         self._lock = FileLock(folder / "lock")
         self._told: set[str] = set()
 
@@ -82,8 +81,11 @@ class RunFolder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._lock.release()
-        if kind is not None and self._fresh and not (self.path / RESUME).exists() and not (self.path / METRICS).exists():
-            shutil.rmtree(self.path)
+        if kind is not None and not self._held and not self.file(RESUME).exists() and not self.file(METRICS).exists():
+            for name in (SPEC, BROKEN, "lock"):
+                self.file(name).unlink(missing_ok=True)
+            if self._fresh:
+                self.path.rmdir()
 
     def file(self, name: str) -> Path:
         """Return the path of a file in the folder."""
@@ -97,6 +99,13 @@ class RunFolder:
     def log(self, line: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
         append_json(self.file(METRICS), line)
+
+    def last_loss(self) -> float | None:
+        """Return the loss logged last."""
+        if not self.file(METRICS).exists():
+            return None
+        lines = self.file(METRICS).read_text(encoding="utf-8").splitlines()
+        return float(json.loads(lines[-1])["loss"]) if lines else None
 
     def rewind(self, step: int) -> None:
         """Drop the logged lines from `step` on, which a resumed run will write again."""

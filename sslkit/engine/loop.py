@@ -52,13 +52,13 @@ class Pace:
         return self.images / self.seconds if self.seconds else 0.0
 
 
-def train(stepper: Stepper, loader: Loader, folder: RunFolder, save: Callable[[], None], prepared: bool) -> tuple[float, Pace]:
-    """Take the steps that are left and return the last logged loss and the pace.
+def train(stepper: Stepper, loader: Loader, folder: RunFolder, save: Callable[[], None], prepared: bool) -> Pace:
+    """Take the steps that are left and return the pace.
 
     `prepared` tells that `before_epoch` was called for the first of them already. Raises Interrupted after a
     checkpoint when a signal came.
     """
-    clock, plan, pace, loss = stepper.clock, stepper.plan, Pace(), float("nan")
+    clock, plan, pace = stepper.clock, stepper.plan, Pace()
     every = max(1, (clock.steps - clock.began) // _LINES)
     saved = time.monotonic()
     with listen() as stop, meter("training", clock.steps, done=clock.step) as progress:
@@ -77,9 +77,8 @@ def train(stepper: Stepper, loader: Loader, folder: RunFolder, save: Callable[[]
                 now = time.perf_counter()
                 pace.add(len(raw["index"]), now - last, arrived - last, said)
                 if clock.step % every == 0 or clock.step == clock.steps:
-                    means = pace.means()
-                    loss = means["loss"]
-                    folder.log({"step": clock.step - 1, "epoch": epoch, **means, "images_per_second": round(pace.rate, 1)})
+                    line = {"step": clock.step - 1, "epoch": epoch, **pace.means()}
+                    folder.log({**line, "images_per_second": round(pace.rate, 1)})
                 progress.advance(1, _text(said, pace))
                 if _due(plan.spec.checkpoint_every, clock.step, plan.steps_per_epoch, saved) and clock.step < clock.steps:
                     save()
@@ -89,7 +88,7 @@ def train(stepper: Stepper, loader: Loader, folder: RunFolder, save: Callable[[]
                     raise Interrupted(f"stopped after step {clock.step}; go on with --resume --out {folder.path}", stop.signal)
                 last = time.perf_counter()
     save()
-    return loss, pace
+    return pace
 
 
 def _due(every: int | None, step: int, steps_per_epoch: int, saved: float) -> bool:

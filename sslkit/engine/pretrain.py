@@ -28,7 +28,7 @@ class PretrainResult:
     checkpoint: str
     steps: int
     images_per_second: float
-    loss: float
+    loss: float | None
     seconds: float
 
     @classmethod

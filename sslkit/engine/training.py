@@ -1,5 +1,6 @@
 """Run a task from a settled plan to a finished run folder; `pretrain` and `finetune` both come through here."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class Outcome:
     task: PretextTask
     steps: int
     images_per_second: float
-    loss: float
+    loss: float | None
     seconds: float
 
     @property
@@ -77,6 +78,8 @@ def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
 
 def run_training(training: Training) -> Outcome:
     """Build, train and save; resumes if the spec says so and the folder holds a checkpoint."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SslkitError("several processes (torchrun) are not supported yet", "start one process")
     began = time.monotonic()
     plan, spec = training.plan, training.plan.spec
     resuming = (training.out / RESUME).exists()
@@ -107,7 +110,8 @@ def run_training(training: Training) -> Outcome:
             except OSError as error:
                 raise RunFailed(f"cannot write the checkpoint to {folder.path}: {error.strerror}") from error
 
-        loss, pace = train(stepper, loader, folder, save, prepared=state is None)
+        pace = train(stepper, loader, folder, save, prepared=state is None)
+        loss = folder.last_loss()
     task.eval()
     return Outcome(training.out, task, clock.step, round(pace.rate, 1), loss, round(time.monotonic() - began, 1))
 
@@ -158,6 +162,7 @@ def _measure(stepper: Stepper, loader: Loader) -> TrainSpec:
         return spec
     batches = epoch_batches(len(plan.index), spec.batch_size, spec.seed, 0, stepper.weights)
     patience = 6 * minutes if minutes else 5  # seconds: a tenth of the run at most
+    say("  measuring how long a step takes")
     seconds = stepper.rehearse(loader((batches * count)[:count]), patience)
     if minutes:
         clock.steps = max(1, round(60 * minutes / seconds))

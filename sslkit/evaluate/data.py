@@ -30,6 +30,9 @@ class Parts:
     train: Index
     test: Index
     test_seen_in_pretraining: bool
+    data: str  # where they come from
+    label: str | None
+    fingerprint: str  # of the training part, before any of it was split off
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -114,18 +117,19 @@ def find_labelled(spec: DataSpec, test: str | None, checkpoint: Checkpoint | Non
     if own and train.fingerprint() != pretrained_on:
         raise SslkitError(f"--data: {data} is no longer what the run saw", "name it with --data to evaluate on it all the same")
     seen = train.fingerprint() == pretrained_on
+    origin = (str(Path(data).resolve()), label, train.fingerprint())
     if test is not None:
         where = find_parts(test)
         part = _labelled(read_index(where.get("test", where["train"]), label, spec.reindex))
         say(f"test part: {test}")
-        return Parts(train, _in_classes(part, train), test_seen_in_pretraining=part.fingerprint() == pretrained_on)
+        return Parts(train, _in_classes(part, train), part.fingerprint() == pretrained_on, *origin)
     if located:
         name, location = next(iter(located.items()))
         say(f"test part: {name} of {data}")
-        return Parts(train, _in_classes(_labelled(read_index(location, label)), train), test_seen_in_pretraining=False)
+        return Parts(train, _in_classes(_labelled(read_index(location, label)), train), False, *origin)
     say(f"test part: a fifth of each class of {data}, drawn by --seed {spec.seed}{', seen in pretraining' if seen else ''}")
     kept, held_out = stratified_split(train, 0.2, spec.seed)
-    return Parts(kept, held_out, test_seen_in_pretraining=seen)
+    return Parts(kept, held_out, seen, *origin)
 
 
 def stratified_split(index: Index, share: float, seed: int) -> tuple[Index, Index]:

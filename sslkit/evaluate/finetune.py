@@ -36,7 +36,7 @@ class FinetuneResult:
     checkpoint: str
     steps: int
     images_per_second: float
-    loss: float
+    loss: float | None
     seconds: float
 
 
@@ -87,6 +87,7 @@ def finetune(spec: FinetuneSpec) -> FinetuneResult:
     if checkpoint is not None:
         spec = spec.model_copy(update=_like(checkpoint.recipe, checkpoint.size, spec))
     parts = find_labelled(spec, spec.test, checkpoint)
+    spec = spec.model_copy(update={"data": parts.data, "label": parts.label})
     plan = make_plan(spec, parts.train, ("pooled",))
     assert parts.train.labels is not None and parts.test.labels is not None
     labels = torch.from_numpy(parts.train.labels)
@@ -101,7 +102,7 @@ def finetune(spec: FinetuneSpec) -> FinetuneResult:
             out=out,
             build_encoder=lambda build: build() if checkpoint is None else checkpoint.build_encoder(allowed=spec.encoder),
             build_task=build_task,
-            metadata={"classes": list(parts.classes)},
+            metadata={"classes": list(parts.classes), "data": parts.fingerprint},
         )
     )
     canvases = open_canvases(spec, parts.test, plan.data.size)

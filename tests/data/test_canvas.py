@@ -104,6 +104,20 @@ def test_cache_is_read_instead_of_the_files(tmp_path: Path) -> None:
     assert np.array_equal(pickle.loads(pickle.dumps(canvases)).read(rows)[0], first)
 
 
+@pytest.mark.parametrize("damaged", ["canvases.npy", "state.npy"])
+@pytest.mark.parametrize("how", ["gone", "cut"])
+def test_a_damaged_cache_is_filled_again(tmp_path: Path, damaged: str, how: str) -> None:
+    index = folder(tmp_path)
+    place, _ = choose_folder(index, 8, "on", 1)
+    assert place is not None
+    first, _ = Canvases(index, 8, place).read(np.arange(10))
+    if how == "gone":
+        (place / damaged).unlink()
+    else:
+        (place / damaged).write_bytes(b"\x93NUMPY")
+    assert np.array_equal(Canvases(index, 8, place).read(np.arange(10))[0], first)
+
+
 def test_cache_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSLKIT_CACHE", str(tmp_path / "cache"))
     (tmp_path / "a").mkdir()

@@ -74,6 +74,24 @@ def test_warm_start_notices_new_files_and_reindex_changed_ones(tmp_path: Path) -
     assert read_index(str(tmp_path), reindex=True).fingerprint() != index.fingerprint()
 
 
+def test_a_damaged_index_is_made_again(tmp_path: Path) -> None:
+    from sslkit.data.store import cache_folder
+
+    write(tmp_path / "images" / "1.png")
+    known = set((cache_folder() / "index").glob("*.npz"))
+    read_index(str(tmp_path / "images"))
+    (new,) = set((cache_folder() / "index").glob("*.npz")) - known
+    new.write_bytes(b"PK nothing")
+    assert list(read_index(str(tmp_path / "images")).paths) == ["1.png"]
+
+
+def test_an_unwritable_cache_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "images" / "1.png")
+    monkeypatch.setenv("SSLKIT_CACHE", str(tmp_path / "images" / "1.png"))
+    with pytest.raises(SslkitError, match="set SSLKIT_CACHE"):
+        read_index(str(tmp_path / "images"))
+
+
 def test_fingerprint_does_not_depend_on_the_place(tmp_path: Path) -> None:
     for place in ("here", "there"):
         write(tmp_path / place / "a" / "1.png")

@@ -126,7 +126,7 @@ def test_resume_checks_the_flags(sslkit: Run, digits: Path, tmp_path: Path, quic
     for text in ("--epochs 2 (the run has 1)", "--lr 0.5 (the run has 0.06)", "--crop-scale 0.5 (the run has 0.6)"):
         assert text in ran.err
     again = sslkit(*base, "--epochs", 1, "--resume", "--workers", 0, "--json")
-    assert again.json["steps"] == 3
+    assert again.json["steps"] == 3 and again.json["loss"] > 0
 
 
 def test_extension(digits: Path, tmp_path: Path) -> None:
@@ -258,11 +258,12 @@ def test_two_runs_on_one_folder(digits: Path, tmp_path: Path) -> None:
 def test_signals_end_a_process_after_a_checkpoint(number: int, digits: Path, tmp_path: Path, quick: list[str]) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "sslkit", "pretrain", "rotation", "--data", str(digits), "--out", str(out), *quick]
-    process = subprocess.Popen([*command, "--epochs", "100000"], stderr=subprocess.PIPE, text=True)
+    command += ["--epochs", "100000", "--workers", "2", "--cache", "off"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 60
     while not (out / "resume.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(number)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # as a terminal does
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert "go on with --resume" in said
@@ -319,6 +320,26 @@ def test_bad_input_writes_nothing(
     errors = [line for line in ran.err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and message in errors[0]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_was_there_is_left_as_it_was(sslkit: Run, tmp_path: Path, quick: list[str]) -> None:
+    (tmp_path / "data").mkdir()
+    for i in range(16):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(
+            tmp_path / "data" / f"{i}.png"
+        )
+        data = (tmp_path / "data" / f"{i}.png").read_bytes()
+        (tmp_path / "data" / f"{i}.png").write_bytes(data[:200])  # the header is fine, the pixels are not
+    (tmp_path / "run").mkdir()
+    ran = sslkit("pretrain", "rotation", "--data", tmp_path / "data", "--out", tmp_path / "run", *quick)
+    assert ran.code == 2 and "not one of 16 images" in ran.err
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_torchrun_is_refused(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SslkitError, match="several processes"):
+        pretrain(spec(digits, tmp_path / "run"))
 
 
 def test_a_task_that_reads_tokens_refuses_an_encoder_without(sslkit: Run, tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ def test_finetune_a_checkpoint_and_from_scratch(trained: Path, digits: Path, tmp
     checkpoint = read_model(result.checkpoint)
     assert checkpoint.metadata["classes"] == ["digit 0", "digit 1", "digit 2"]
     assert checkpoint.part("head")["weight"].shape == (3, 64)
+    assert knn(KnnSpec(ckpt=result.checkpoint, k=3)).n_test == 12  # its data is known, too
     scratch = finetune(
         finetune_spec(digits, tmp_path / "scratch", encoder="resnet_micro", size=16, encoder_option={"width": "8"})
     )

@@ -1,0 +1,73 @@
+"""README and docs are true: commands run, generated parts are up to date, examples work."""
+
+import re
+import runpy
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sslkit.testing import check_task
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(text: str) -> list[list[str]]:
+    """Return the lines of each sh block."""
+    return [block.strip().splitlines() for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)]
+
+
+def test_readme_commands(sslkit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    set_up, *rest = blocks(README)
+    assert len(set_up) == 2  # .ci/run runs these
+    for line in (line for block in rest for line in block):
+        # The same command, for less time.
+        words = shlex.split(re.sub(r"--minutes 1\b", "--minutes 0.02", line), comments=True)
+        assert words[0] == "sslkit"
+        ran = sslkit(*words[1:])
+        assert ran.code == 0, f"{line}: {ran.err}"
+
+
+def test_generated_parts_are_up_to_date() -> None:
+    outdated = runpy.run_path(str(ROOT / "docs" / "generate.py"))["outdated"]
+    assert outdated(check=True) == [], "run python docs/generate.py"
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_example_task_keeps_the_contract() -> None:
+    assert not [verdict for verdict in check_task(str(ROOT / "examples" / "tilt.py")) if not verdict.passed]
+
+
+def test_example_spec(sslkit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sslkit("demo", "--images-only").code == 0
+    ran = sslkit("pretrain", "--spec", ROOT / "examples" / "run.toml", "--data", "demo/images", "--dry-run", "--json")
+    assert ran.json["color_strength"] == {"value": 0.5, "source": str(ROOT / "examples" / "run.toml")}
+
+
+def test_example_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from sslkit import DemoSpec, demo
+
+    monkeypatch.chdir(tmp_path)
+    images = demo(DemoSpec(images_only=True)).images
+    runpy.run_path(str(ROOT / "examples" / "from_python.py"))["main"](images, 0.02)
+    assert "features (2, 128)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_demo(sslkit: Callable[..., Any], tmp_path: Path) -> None:
+    result = sslkit("demo", "--out", tmp_path / "demo", "--json").json
+    assert {"run", "checkpoint", "knn", "probe", "random_knn", "random_probe", "export"} <= set(result)
+    assert result["probe"] > result["random_probe"] - 0.02 and result["probe"] > 0.9
+    again = sslkit("demo", "--out", tmp_path / "demo")
+    assert again.code == 2 and "is there already" in again.err
