@@ -3,10 +3,12 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 stdout = Console(highlight=False, soft_wrap=True)
@@ -20,7 +22,7 @@ def say(message: str, style: str | None = None) -> None:
 class Meter:
     """Show how far a long piece of work is: a bar on a terminal, a plain line every ten seconds elsewhere."""
 
-    def __init__(self, title: str, total: int | None, progress: Progress | None) -> None:
+    def __init__(self, title: str, total: int | None, progress: "Progress | None") -> None:
         self.title, self.total, self.progress = title, total, progress
         self.done = 0
         self.started = self.printed = time.monotonic()
@@ -46,7 +48,9 @@ def meter(title: str, total: int | None, done: int = 0) -> Iterator[Meter]:
         plain.done = done
         yield plain
         return
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # not for `sslkit --help`
+
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     with Progress(*columns, TextColumn("{task.fields[text]}"), console=stderr, transient=True) as progress:
         bar = Meter(title, total, progress)
         bar.done = done

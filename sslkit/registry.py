@@ -74,7 +74,7 @@ def load_task(name: str) -> type["PretextTask"]:
     task = load(find(TASKS, name))
     if not (isinstance(task, type) and issubclass(task, PretextTask)):
         raise SslkitError(f"{name} points to {task!r}", "an entry of sslkit.tasks has to be a PretextTask class")
-    return task
+    return _with_own_options(task)
 
 
 def task_name(task: str) -> str:
@@ -103,7 +103,16 @@ def _task_from_file(path: Path) -> type["PretextTask"]:
     if len(tasks) != 1:
         names = ", ".join(task.__name__ for task in tasks) or "none"
         raise SslkitError(f"task file {path} should define one PretextTask class (found: {names})")
-    return tasks[0]
+    return _with_own_options(tasks[0])
+
+
+def _with_own_options(task: type["PretextTask"]) -> type["PretextTask"]:
+    from sslkit.specs import PretrainSpec  # not at the top: listing needs no pydantic
+
+    shadowing = sorted(set(task.Options.model_fields) & set(PretrainSpec.model_fields))
+    if shadowing:
+        raise SslkitError(f"{task.__name__} has options that are run flags: {', '.join(shadowing)}", "rename them in the task")
+    return task
 
 
 def _describe(point: EntryPoint) -> Entry:
@@ -160,4 +169,5 @@ def _modality(node: ast.ClassDef) -> str:
         value = getattr(statement, "value", None)
         if isinstance(target, ast.Name) and target.id == "modality" and isinstance(value, ast.Constant):
             return str(value.value)
-    return "image"  # the contract's default
+    direct = any(ast.unparse(base).rpartition(".")[2] == "PretextTask" for base in node.bases)
+    return "image" if direct else ""  # the contract's default; what another base class says is not known

@@ -3,7 +3,7 @@
 Flags, `--help`, the tables in the docs and error messages are generated from these models. Nothing here imports torch.
 """
 
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, Field
@@ -54,7 +54,7 @@ class TrainSpec(DataSpec):
     steps: int | None = Field(default=None, ge=1, description="Optimisation steps, instead of --epochs.")
     minutes: float | None = Field(default=None, gt=0, description="Training time; the steps are fixed after a measurement.")
     micro_batch: int | None = Field(
-        default=None, ge=1, description="Images on the device at once; changes memory, not the result."
+        default=None, ge=1, description="Images on the device at once: less memory, same result (BatchNorm counts per piece)."
     )
     optimizer: Literal["sgd", "adamw", "lars"] = Field(default="adamw", description="Optimiser (SGD with momentum 0.9).")
     lr: float = Field(
@@ -131,7 +131,7 @@ class ExportSpec(Spec):
 
     ckpt: str = Field(description="model.safetensors of a run.")
     to: Literal["pt2", "onnx", "timm"] = Field(default="pt2", description="torch.export's file, ONNX, or a timm state dict.")
-    out: str | None = Field(default=None, description="File to write; default: beside the checkpoint.")
+    out: str | None = Field(default=None, description="File to write; default: beside the run folder.")
     encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
     size: Pixels | Auto = Field(default="auto", description="Image size; default: that of pretraining.")
 
@@ -158,3 +158,13 @@ def _nested_limits(annotation: Any) -> list[Any]:
         if not isinstance(member, FieldInfo | Ge | Le | Gt | Lt):
             limits += _nested_limits(member)
     return limits
+
+
+def alternatives(annotation: Any) -> list[Any]:
+    """Return the members of a union without None, annotations taken off."""
+    if get_origin(annotation) is Annotated:
+        return alternatives(get_args(annotation)[0])
+    if isinstance(annotation, type) or get_origin(annotation) in (Literal, dict):
+        return [annotation]
+    members = get_args(annotation) if get_origin(annotation) is Union or get_args(annotation) else (annotation,)
+    return [kind for member in members if member is not type(None) for kind in alternatives(member)]

@@ -1,6 +1,5 @@
 """Real small files for everybody: digits from scikit-learn, an own cache, the command line in this process."""
 
-import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -103,10 +102,3 @@ def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory, cache: Path)
         workers=0,
     )
     return Path(pretrain(spec).checkpoint)
-
-
-@contextlib.contextmanager
-def nothing_written(folder: Path) -> Iterator[None]:
-    before = sorted(folder.rglob("*"))
-    yield
-    assert sorted(folder.rglob("*")) == before

@@ -1,5 +1,6 @@
 """Tell two views of one image from views of all others."""
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -60,9 +61,10 @@ class SimCLR(PretextTask):
         return nt_xent(output, self.options.temperature)
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return how alike the two views are, cosine."""
+        """Return how alike the two views are, cosine, and the bound log N - loss on what they tell of each other, in nats."""
         first, second = F.normalize(output, dim=-1).unbind(1)
-        return {"alignment": (first * second).sum(dim=-1)}
+        bound = math.log(2 * len(output) - 1) - nt_xent(output, self.options.temperature)
+        return {"alignment": (first * second).sum(dim=-1), "information_bound": bound.expand(len(output))}
 
     def setup(self) -> None:
         """Settle what depends on the image size."""

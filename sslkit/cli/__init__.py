@@ -4,17 +4,35 @@ import os
 import sys
 import tempfile
 import traceback
+from importlib import import_module
 from types import TracebackType
 from typing import Any
 
 import typer
 
-from sslkit.cli import cache, demo, encoders, export, finetune, knn, pretrain, probe, tasks
 from sslkit.console import stderr
 from sslkit.errors import SslkitError
 
 # Every mistake in using the command line derives from this class, which Typer exports only through its subclass.
 _UsageError: Any = typer.BadParameter.__mro__[2]
+
+COMMANDS = {
+    "Train": {
+        "pretrain": "Learn from unlabelled data with one pretext task.",
+        "finetune": "Train encoder and classifier on labels, from a checkpoint or from scratch, and test once.",
+        "demo": "Pretrain, evaluate and export on handwritten digits that ship with the installation, in two minutes.",
+    },
+    "Evaluate": {
+        "knn": "Classify by the nearest training features of a frozen encoder.",
+        "probe": "Fit a linear classifier on the features of a frozen encoder.",
+    },
+    "Take away": {"export": "Write the encoder for other programs, and prove that they compute the same."},
+    "Look around": {
+        "tasks": "List the installed pretext tasks and the packages they come from.",
+        "encoders": "List encoders: installed ones, and how to name timm's, torchvision's and your own.",
+        "cache": "Show what the cache of indexes and decoded images holds, or clear it.",
+    },
+}
 
 _HELP = "Self-supervised learning: pretrain on unlabelled data, evaluate, export."
 
@@ -56,15 +74,18 @@ def build_app(arguments: list[str]) -> typer.Typer:
             print(f"sslkit {installed('sslkit')}")
             raise typer.Exit
 
-    for panel, modules in {
-        "Train": (pretrain, finetune, demo),
-        "Evaluate": (knn, probe),
-        "Take away": (export,),
-        "Look around": (tasks, encoders, cache),
-    }.items():
-        for module in modules:
-            module.add(app, panel, arguments)
+    called = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for panel, commands in COMMANDS.items():
+        for name, summary in commands.items():
+            if name == called or "_SSLKIT_COMPLETE" in os.environ:
+                import_module(f"sslkit.cli.{name}").add(app, panel, summary, arguments)
+            else:
+                app.command(name, help=summary, rich_help_panel=panel)(_listed_only)
     return app
+
+
+def _listed_only() -> None:
+    """Stand for a command in the list: its module, and all it imports, is needed by nobody who did not call it."""
 
 
 def _fail(message: str, code: int) -> None:

@@ -9,9 +9,9 @@ import typer
 from sslkit.console import stdout
 
 
-def add(app: typer.Typer, panel: str, arguments: list[str]) -> None:
+def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
     """Add the command to the application."""
-    app.command("cache", rich_help_panel=panel)(_cache)
+    app.command("cache", help=summary, rich_help_panel=panel)(_cache)
 
 
 def _cache(

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from sslkit.cli.flags import complaints, key_values, read_spec_file
+from sslkit.cli.flags import complaints, flag, key_values, read_spec_file
 from sslkit.console import stdout
 from sslkit.errors import SslkitError
 from sslkit.specs import Spec
@@ -19,12 +19,22 @@ SPEC = (str, "Read settings from a .toml or .json file (as a run's spec.json); f
 
 def read_spec(model: type[S], given: dict[str, Any], extras: dict[str, Any]) -> S:
     """Return the spec of flags over `--spec` over defaults; raises SslkitError with a line for every mistake."""
-    return validated(model, {**file_values(extras), **with_pairs(given)})
+    from_file, flags = file_values(extras), with_pairs(given)
+    return validated(model, {**from_file, **flags}, one_length(flags, from_file))
 
 
 def file_values(extras: dict[str, Any]) -> dict[str, Any]:
     """Return the settings in the file of `--spec`, if there is one."""
     return read_spec_file(extras["spec"]) if extras.get("spec") else {}
+
+
+def one_length(flags: dict[str, Any], from_file: dict[str, Any]) -> list[str]:
+    """Let a given length of the run win over the file's, whichever kind it is; complain about two given ones."""
+    given = [name for name in ("epochs", "steps", "minutes") if name in flags]
+    if given:
+        for name in ("epochs", "steps", "minutes"):
+            from_file.pop(name, None)
+    return [f"{' and '.join(flag(name) for name in given)}: give one of them"] if len(given) > 1 else []
 
 
 def with_pairs(given: dict[str, Any]) -> dict[str, Any]:

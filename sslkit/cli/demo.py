@@ -9,9 +9,8 @@ from sslkit.cli.flags import command
 from sslkit.specs import DemoSpec
 
 
-def add(app: typer.Typer, panel: str, arguments: list[str]) -> None:
+def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
     """Add the command to the application."""
-    summary = "Pretrain, evaluate and export on handwritten digits that ship with the installation, in a few minutes."
     app.command("demo", rich_help_panel=panel)(command(_run, summary, {"Settings": DemoSpec}, {"json": JSON}))
 
 

@@ -8,9 +8,9 @@ import typer
 from sslkit.console import stdout
 
 
-def add(app: typer.Typer, panel: str, arguments: list[str]) -> None:
+def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
     """Add the command to the application."""
-    app.command("encoders", rich_help_panel=panel)(_encoders)
+    app.command("encoders", help=summary, rich_help_panel=panel)(_encoders)
 
 
 def _encoders(

@@ -9,14 +9,10 @@ from sslkit.cli.flags import command
 from sslkit.specs import ExportSpec
 
 
-def add(app: typer.Typer, panel: str, arguments: list[str]) -> None:
+def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
     """Add the command to the application."""
     extra = {"spec": SPEC, "json": JSON}
-    app.command("export", rich_help_panel=panel)(
-        command(
-            _run, "Write the encoder for other programs, and prove that they compute the same.", {"Settings": ExportSpec}, extra
-        )
-    )
+    app.command("export", rich_help_panel=panel)(command(_run, summary, {"Settings": ExportSpec}, extra))
 
 
 def _run(given: dict[str, Any], extras: dict[str, Any]) -> None:

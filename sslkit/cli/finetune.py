@@ -9,9 +9,8 @@ from sslkit.cli.flags import command
 from sslkit.specs import FinetuneSpec
 
 
-def add(app: typer.Typer, panel: str, arguments: list[str]) -> None:
+def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
     """Add the command to the application."""
-    summary = "Train encoder and classifier on labels, from a checkpoint or from scratch, and test once."
     extra = {"spec": SPEC, "json": JSON}
     app.command("finetune", rich_help_panel=panel)(command(_run, summary, {"Settings": FinetuneSpec}, extra))
 

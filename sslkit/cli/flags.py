@@ -5,7 +5,7 @@ import json
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from annotated_types import Ge, Gt, Le, Lt
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from sslkit.errors import SslkitError, did_you_mean
-from sslkit.specs import limits
+from sslkit.specs import alternatives, limits
 
 _PLURAL = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
@@ -62,7 +62,7 @@ def _parameter(name: str, field: FieldInfo, panel: str, defaults: dict[str, Any]
     default = defaults.get(name, field.default)
     text = field.description or ""
     bounds = _bounds(field)
-    if not (field.is_required() or default in (None, False, {})):
+    if not (field.is_required() or default is None or default is False or default == {}):
         bounds = f"{bounds}; default {default}" if bounds else f"default {default}"
     settings: dict[str, Any] = {
         "help": f"{text} ({bounds})" if bounds else text,
@@ -93,7 +93,13 @@ def read_spec_file(path: str) -> dict[str, Any]:
         raise SslkitError(f"--spec: {path} is not {kind}: {error}") from error
     if not isinstance(values, dict):
         raise SslkitError(f"--spec: {path} holds no table of settings")
-    return {key.replace("-", "_"): value for key, value in values.items()}
+    values = {key.replace("-", "_"): value for key, value in values.items()}
+    options = values.get("options", {})
+    if not isinstance(options, dict):
+        raise SslkitError(f"--spec: options in {path} should be a table of the task's options (got {options})")
+    if options:
+        values["options"] = {key.replace("-", "_"): value for key, value in options.items()}
+    return values
 
 
 def key_values(items: list[str], name: str) -> dict[str, str]:
@@ -126,7 +132,7 @@ def expected(field: FieldInfo) -> str:
     """Return in words what a field accepts: `a whole number, 1 or more, or auto`."""
     if any(getattr(limit, "pattern", None) for limit in field.metadata):
         return (field.description or "").rstrip(".")  # which lists what the pattern lets through
-    words = [word for kind in _alternatives(field.annotation) for word in _words(kind)]
+    words = [word for kind in alternatives(field.annotation) for word in _words(kind)]
     bounds = _bounds(field)
     if bounds:
         words[0] += f", {bounds},"
@@ -143,20 +149,10 @@ def _words(kind: Any) -> list[str]:
     return [_PLURAL.get(kind, str(kind))]
 
 
-def _alternatives(annotation: Any) -> list[Any]:
-    """Return the members of a union without None, annotations taken off."""
-    if get_origin(annotation) is Annotated:
-        return _alternatives(get_args(annotation)[0])
-    if isinstance(annotation, type) or get_origin(annotation) in (Literal, dict):
-        return [annotation]
-    members = get_args(annotation) if get_origin(annotation) is Union or get_args(annotation) else (annotation,)
-    return [kind for member in members if member is not type(None) for kind in _alternatives(member)]
-
-
 def _metavar(annotation: Any) -> str:
     names = {int: "INT", float: "NUMBER", str: "TEXT"}
     parts = []
-    for kind in _alternatives(annotation):
+    for kind in alternatives(annotation):
         parts += [str(value) for value in get_args(kind)] if get_origin(kind) is Literal else [names.get(kind, "VALUE")]
     return "|".join(parts)
 

@@ -9,12 +9,10 @@ from sslkit.cli.flags import command
 from sslkit.specs import KnnSpec
 
 
-def add(app: typer.Typer, panel: str, arguments: list[str]) -> None:
+def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
     """Add the command to the application."""
     extra = {"spec": SPEC, "json": JSON}
-    app.command("knn", rich_help_panel=panel)(
-        command(_run, "Classify by the nearest training features of a frozen encoder.", {"Settings": KnnSpec}, extra)
-    )
+    app.command("knn", rich_help_panel=panel)(command(_run, summary, {"Settings": KnnSpec}, extra))
 
 
 def _run(given: dict[str, Any], extras: dict[str, Any]) -> None:

@@ -7,28 +7,29 @@ import typer
 from pydantic import ValidationError
 
 from sslkit import registry
-from sslkit.cli.common import JSON, SPEC, file_values, show, validated, with_pairs
-from sslkit.cli.flags import command, complaints, flag
+from sslkit.cli.common import JSON, SPEC, file_values, one_length, show, validated, with_pairs
+from sslkit.cli.flags import command, complaints, flag, read_spec_file
 from sslkit.console import stdout
 from sslkit.errors import SslkitError
 from sslkit.specs import PretrainSpec
 
 _EXTRA = {"spec": SPEC, "dry_run": (bool, "Print every setting and where it comes from, and stop."), "json": JSON}
-_SUMMARY = "Learn from unlabelled data with one pretext task."
 
 
-def add(app: typer.Typer, panel: str, arguments: list[str]) -> None:
+def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
     """Add the command to the application, with the options of the task that the arguments name."""
     name = named_task(arguments[1:]) if arguments[:1] == ["pretrain"] else None
+    if name is None and "--spec" in arguments[:-1]:
+        name = read_spec_file(arguments[arguments.index("--spec") + 1]).get("task")
     task_class = registry.load_task(name) if name is not None else None
     panels: dict[str, Any] = {"Run": PretrainSpec}
     defaults = {}
     if name is not None and task_class is not None:
         panels = {f"Options of {registry.task_name(name)}": task_class.Options, "Run": PretrainSpec}
         defaults = task_class.defaults
-    summary = f"{task_class.__doc__}" if task_class and task_class.__doc__ else _SUMMARY + _listing()
+    text = f"{task_class.__doc__}" if task_class and task_class.__doc__ else summary + _listing()
     options = command(
-        lambda given, extras: _run(given, extras, task_class), summary, panels, _EXTRA, defaults, frozenset({"task", "options"})
+        lambda given, extras: _run(given, extras, task_class), text, panels, _EXTRA, defaults, frozenset({"task", "options"})
     )
     argument = Annotated[
         str | None,
@@ -57,15 +58,12 @@ def named_task(arguments: list[str]) -> str | None:
 
 def _run(given: dict[str, Any], extras: dict[str, Any], task_class: Any) -> None:
     from_file = file_values(extras)
-    if task_class is None and "task" in from_file:
-        task_class = registry.load_task(str(from_file["task"]))
     if task_class is None:
         raise SslkitError(f"which task? {_listing().strip() or 'none is installed'}", "sslkit pretrain TASK --data DIR")
     flags = with_pairs(given)
     own = {name: flags.pop(name) for name in list(flags) if name in task_class.Options.model_fields}
     options = {**from_file.get("options", {}), **own}
-    several = [flag(name) for name in ("epochs", "steps", "minutes") if name in flags]
-    others = [f"{' and '.join(several)}: give one of them"] if len(several) > 1 else []
+    others = one_length(flags, from_file)
     try:
         task_class.Options.model_validate(options)
     except ValidationError as error:
@@ -96,8 +94,9 @@ def _show_settings(
             sources[name] = f"default of {training.name}"
         else:
             sources[name] = "default"
-        if name in training.plan.reasons and name not in flags:
-            sources[name] = f"auto, {training.plan.reasons[name].partition(': ')[2]}"
+        value, _, reason = training.plan.reasons.get(name, "").partition(": ")
+        if reason and getattr(spec, name) == "auto":
+            values[name], sources[name] = value, f"auto, {reason}"
     if extras["json"]:
         import json
 

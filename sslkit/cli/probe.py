@@ -9,12 +9,10 @@ from sslkit.cli.flags import command
 from sslkit.specs import ProbeSpec
 
 
-def add(app: typer.Typer, panel: str, arguments: list[str]) -> None:
+def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
     """Add the command to the application."""
     extra = {"spec": SPEC, "json": JSON}
-    app.command("probe", rich_help_panel=panel)(
-        command(_run, "Fit a linear classifier on the features of a frozen encoder.", {"Settings": ProbeSpec}, extra)
-    )
+    app.command("probe", rich_help_panel=panel)(command(_run, summary, {"Settings": ProbeSpec}, extra))
 
 
 def _run(given: dict[str, Any], extras: dict[str, Any]) -> None:

@@ -9,9 +9,9 @@ from rich.table import Table
 from sslkit.console import stdout
 
 
-def add(app: typer.Typer, panel: str, arguments: list[str]) -> None:
+def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
     """Add the command to the application."""
-    app.command("tasks", rich_help_panel=panel)(_tasks)
+    app.command("tasks", help=summary, rich_help_panel=panel)(_tasks)
 
 
 def _tasks(

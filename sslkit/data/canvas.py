@@ -73,9 +73,9 @@ def choose_folder(index: Index, canvas: int, mode: str, limit_gigabytes: float) 
     `--cache on` that does not fit is an SslkitError; `auto` goes without.
     """
     if mode == "off":
-        return None, "--cache off"
+        return None, "off: --cache"
     if index.array is not None and index.array.shape[1:3] == (canvas, canvas):
-        return None, "the array is its own cache"
+        return None, "off: the array is its own cache"
     needed = len(index) * canvas * canvas * index.channels
     folder = cache_folder() / "canvases" / f"{index.key()}-{canvas}"
     limit = int(limit_gigabytes * 1e9)
@@ -84,7 +84,7 @@ def choose_folder(index: Index, canvas: int, mode: str, limit_gigabytes: float) 
             raise SslkitError(
                 f"--cache on: {needed / 1e9:.1f} GB of canvases exceed --cache-limit {limit_gigabytes:g}", "raise the limit"
             )
-        return None, f"{needed / 1e9:.1f} GB of canvases exceed --cache-limit {limit_gigabytes:g}"
+        return None, f"off: {needed / 1e9:.1f} GB of canvases exceed --cache-limit {limit_gigabytes:g}"
     try:
         make_room(needed, limit, keep=folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,8 +95,8 @@ def choose_folder(index: Index, canvas: int, mode: str, limit_gigabytes: float) 
     if not (folder / "canvases.npy").exists() and needed > 0.9 * free:
         if mode == "on":
             raise SslkitError(f"--cache on: {needed / 1e9:.1f} GB of canvases and {free / 1e9:.1f} GB of free disk")
-        return None, f"{needed / 1e9:.1f} GB of canvases do not fit the free disk"
-    return folder, f"{needed / 1e6:.0f} MB"
+        return None, f"off: {needed / 1e9:.1f} GB of canvases do not fit the free disk"
+    return folder, f"on: {needed / 1e6:.0f} MB in {cache_folder()}"
 
 
 def _open_maps(folder: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -131,7 +131,7 @@ def index_files(source: str, root: Path, paths: Sequence[str]) -> Index:
 def _stamp(path: Path) -> tuple[int, int]:
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a zero byte
         return 0, -1
     return status.st_size, status.st_mtime_ns
 
@@ -175,7 +175,7 @@ def _scan_one(root: Path, folder: str) -> tuple[str, os.stat_result, list[str], 
                     images.append((prefix + entry.name, *_stamp(Path(entry.path))))
     except PermissionError as error:
         raise SslkitError(f"--data: no permission to read {root / folder}") from error
-    return folder, status, inside, images
+    return folder, status, sorted(inside), images
 
 
 def _read_cached(file: Path, root: Path) -> tuple[list[str], NDArray[np.int64]] | None:

@@ -33,9 +33,16 @@ class Loader:
         )
 
     def __call__(self, batches: list[Rows]) -> Iterator[dict[str, Any]]:
-        """Deliver the given batches of rows, in order."""
+        """Deliver the given batches of rows, in order; raises SslkitError if nothing in the data can be read."""
         self._batches[:] = batches
-        return iter(self._loader)
+        for raw in self._loader:
+            if "failure" in raw:
+                raise SslkitError(raw["failure"])
+            yield raw
+
+    def close(self) -> None:
+        """End the worker processes."""
+        del self._loader
 
 
 def choose_workers(canvases: Canvases, workers: int | str) -> tuple[int, str]:
@@ -65,8 +72,9 @@ def ordered_batches(samples: int, batch_size: int) -> list[Rows]:
 
 
 def _leave_signals_to_the_loop(worker: int) -> None:
-    """Ignore Ctrl-C, which a terminal sends to workers too: the loop finishes its step and ends them."""
+    """Ignore what a terminal or a job scheduler sends to workers too: the loop finishes its step and ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Rows(Dataset[Any]):
@@ -77,13 +85,17 @@ class _Rows(Dataset[Any]):
         images, broken = self.canvases.read(rows)
         reported = [(int(rows[place]), reason) for place, reason in broken.items()]
         if self.substitute and broken:
-            images, rows = self._replace(images, rows, list(broken))
+            replaced = self._replace(images, rows, list(broken))
+            if replaced is None:  # told, not raised: an exception would leave a worker as a traceback
+                index = self.canvases.index
+                return {"failure": f"--data: not one of {len(index)} images in {index.source} can be read"}
+            images, rows = replaced
         elif broken:
             good = np.setdiff1d(np.arange(len(rows)), list(broken))
             images, rows = images[good], rows[good]
         return {"image": torch.from_numpy(images), "index": torch.from_numpy(rows), "broken": reported}
 
-    def _replace(self, images: NDArray[np.uint8], rows: Rows, places: list[int]) -> tuple[NDArray[np.uint8], Rows]:
+    def _replace(self, images: NDArray[np.uint8], rows: Rows, places: list[int]) -> tuple[NDArray[np.uint8], Rows] | None:
         """Put the next readable sample of the data in the place of a broken one: the same one every time."""
         rows, samples = rows.copy(), len(self.canvases.index)
         for place in places:
@@ -94,7 +106,7 @@ class _Rows(Dataset[Any]):
                     images[place], rows[place] = image[0], row
                     break
             else:
-                raise SslkitError(f"--data: not one of {samples} images in {self.canvases.index.source} can be read")
+                return None
         return images, rows
 
 

@@ -1,32 +1,41 @@
 """What `--data` accepts, and which parts it has."""
 
 import csv
+import io
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from sslkit.data.index import Index, index_files, index_folder, with_labels
 from sslkit.errors import SslkitError, did_you_mean
 
 _ACCEPTED = "a folder of images, a .txt list, a .csv with a `path` column, or .npy/.npz arrays"
+_UNREADABLE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)  # what numpy raises for a damaged file
 _TEST_NAMES = ("test", "val", "valid", "validation")  # the first that is there is the test part
 
 
 def find_parts(data: str) -> dict[str, str]:
     """Return the parts of the data: `{"train": ...}` and, where there is one, the test part under its own name.
 
-    A folder has parts if it holds train/ and besides only test/, val/, valid/ or validation/; an .npz has them if its
-    arrays are called train_images, test_images and so on. Anything else is one part called train.
+    A folder has parts if it holds train/ beside test/, val/, valid/ or validation/ (whatever else it holds), or train/
+    alone; an .npz has them if its arrays are called train_images, test_images and so on. Anything else is one part
+    called train.
     """
     path = Path(data)
-    if not path.exists():
+    try:
+        exists = path.exists()
+        inside = {entry.name for entry in path.iterdir() if entry.is_dir()} if path.is_dir() else set()
+    except OSError as error:
+        raise SslkitError(f"--data: cannot read {data}: {error.strerror}") from error
+    if not exists:
         raise SslkitError(f"--data: {data} does not exist", f"expected {_ACCEPTED}")
     if path.is_dir():
-        inside = {entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
-        if "train" in inside and inside <= {"train", *_TEST_NAMES}:
+        if "train" in inside and (inside & set(_TEST_NAMES) or inside == {"train"}):
             return _parts(inside, lambda part: str(path / part))
     elif path.suffix == ".npz":
         names = {name.removesuffix("_images") for name in _array_names(path) if name.endswith("_images")}
@@ -68,7 +77,7 @@ def _index_list(path: Path) -> Index:
 
 
 def _index_csv(path: Path, label: str | None) -> Index:
-    reader = csv.DictReader(_text(path).splitlines())
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
     columns = list(reader.fieldnames or [])
     if "path" not in columns:
         raise SslkitError(f"--data: {path} has no column `path`", f"columns: {', '.join(columns) or 'none'}")
@@ -77,6 +86,9 @@ def _index_csv(path: Path, label: str | None) -> Index:
     lines = list(reader)
     if not lines:
         raise SslkitError(f"--data: {path} lists no file", "expected a header and one row per image")
+    blank = next((number for number, line in enumerate(lines, start=2) if not line["path"]), None)
+    if blank is not None:
+        raise SslkitError(f"--data: {path} has no path in line {blank}")
     index = index_files(str(path), path.parent, [line["path"] for line in lines])
     if label is None:
         return index
@@ -96,11 +108,18 @@ def _text(path: Path) -> str:
         raise SslkitError(f"--data: {path} is not UTF-8 text") from error
 
 
+def _npz(file: BinaryIO) -> NpzFile:
+    loaded = np.load(file, allow_pickle=False)
+    if not isinstance(loaded, NpzFile):
+        raise ValueError("it holds a single array: name it .npy")
+    return loaded
+
+
 def _array_names(path: Path) -> list[str]:
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, _npz(file) as arrays:
             return list(arrays.files)
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise SslkitError(f"--data: {path} is not an .npz file of plain arrays: {error}") from error
 
 
@@ -120,14 +139,14 @@ def _load_arrays(path: Path, part: str) -> tuple[NDArray[Any], NDArray[Any] | No
     try:
         if path.suffix == ".npy":
             return _as_images(path, np.load(path, mmap_mode="r", allow_pickle=False)), None
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, _npz(file) as arrays:
             names = arrays.files
             image_name = f"{prefix}images" if f"{prefix}images" in names else names[0] if len(names) == 1 else None
             if image_name is None:
                 raise SslkitError(f"--data: {path} has no array `images`", f"arrays: {', '.join(names) or 'none'}")
             labels = arrays[f"{prefix}labels"] if f"{prefix}labels" in names else None
             return _as_images(path, arrays[image_name]), labels
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise SslkitError(f"--data: {path} is not a file of plain arrays: {error}") from error
 
 

@@ -50,10 +50,15 @@ def build_encoder(recipe: Recipe, pretrained: bool = False, allowed: str | None 
         stem = recipe["stem"]
     except (KeyError, TypeError) as error:
         raise SslkitError(f"encoder recipe {recipe!r} is not one of sslkit's") from error
+    unknown = set(recipe) - {"name", "in_channels", "size", "stem", "options"}
+    if unknown:
+        raise SslkitError(f"encoder recipe of {name} has unknown entries: {', '.join(sorted(unknown))}", "upgrade sslkit")
     try:
         encoder = _build(name, settings, options, stem, pretrained, allowed)
-    except TypeError as error:
-        raise SslkitError(f"--encoder-option: {name} refuses {options or settings}: {error}") from error
+    except (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError) as error:  # what factories raise
+        given = ", ".join(f"{key}={value}" for key, value in options.items())
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise SslkitError(f"--encoder: {name} cannot be built{f' with {given}' if given else ''}: {reason}") from error
     encoder.recipe = recipe
     return encoder
 

@@ -24,7 +24,7 @@ def timm_encoder(
 
     probe = model_entrypoint(name.partition(".")[0])
     settings: dict[str, Any] = {"num_classes": 0, "in_chans": in_channels, **options}
-    if probe.__module__ == "timm.models.vision_transformer":
+    if probe.__module__ in ("timm.models.vision_transformer", "timm.models.deit"):
         settings.setdefault("dynamic_img_size", True)
     model: Any = timm.create_model(name, pretrained=pretrained, **settings)
     if stem == "small":

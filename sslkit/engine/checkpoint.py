@@ -151,7 +151,8 @@ def read_resume(path: Path, device: torch.device) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise SslkitError(f"--resume: {path} cannot be read: {str(error).partition(chr(10))[0]}") from error
-    if not isinstance(state, dict) or state.get("format", FORMAT + 1) > FORMAT:
+    needed = {"task", "optimizer", "scaler", "weights", "step", "steps", "began", "data"}
+    if not isinstance(state, dict) or state.get("format", FORMAT + 1) > FORMAT or not needed <= state.keys():
         raise SslkitError(f"--resume: {path} is not a checkpoint of this version of sslkit")
     return state
 

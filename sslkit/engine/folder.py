@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -132,6 +133,7 @@ class RunFolder:
 
 
 def append_json(file: Path, line: dict[str, Any]) -> None:
-    """Add one JSON object as a line to a file."""
+    """Add one JSON object as a line to a file; numbers that are not finite (an fp16 overflow) become null."""
+    finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in line.items()}
     with open(file, "a", encoding="utf-8") as stream:
-        stream.write(json.dumps(line) + "\n")
+        stream.write(json.dumps(finite, allow_nan=False) + "\n")

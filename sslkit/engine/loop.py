@@ -5,10 +5,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sslkit.console import meter, say
+from sslkit.console import duration, meter, say
 from sslkit.data.loader import Loader, epoch_batches
 from sslkit.engine.folder import BROKEN, RunFolder
-from sslkit.engine.signals import listen
+from sslkit.engine.signals import Stop
 from sslkit.engine.stepper import Stepper
 from sslkit.errors import Interrupted
 
@@ -52,7 +52,7 @@ class Pace:
         return self.images / self.seconds if self.seconds else 0.0
 
 
-def train(stepper: Stepper, loader: Loader, folder: RunFolder, save: Callable[[], None], prepared: bool) -> Pace:
+def train(stepper: Stepper, loader: Loader, folder: RunFolder, save: Callable[[], None], prepared: bool, stop: Stop) -> Pace:
     """Take the steps that are left and return the pace.
 
     `prepared` tells that `before_epoch` was called for the first of them already. Raises Interrupted after a
@@ -61,7 +61,7 @@ def train(stepper: Stepper, loader: Loader, folder: RunFolder, save: Callable[[]
     clock, plan, pace = stepper.clock, stepper.plan, Pace()
     every = max(1, (clock.steps - clock.began) // _LINES)
     saved = time.monotonic()
-    with listen() as stop, meter("training", clock.steps, done=clock.step) as progress:
+    with meter("training", clock.steps, done=clock.step) as progress:
         while clock.step < clock.steps:
             epoch, inside = divmod(clock.step, plan.steps_per_epoch)
             if inside == 0 and not prepared:
@@ -77,9 +77,9 @@ def train(stepper: Stepper, loader: Loader, folder: RunFolder, save: Callable[[]
                 now = time.perf_counter()
                 pace.add(len(raw["index"]), now - last, arrived - last, said)
                 if clock.step % every == 0 or clock.step == clock.steps:
-                    line = {"step": clock.step - 1, "epoch": epoch, **pace.means()}
-                    folder.log({**line, "images_per_second": round(pace.rate, 1)})
-                progress.advance(1, _text(said, pace))
+                    rate = {"images_per_second": round(pace.rate, 1)}
+                    folder.log({**pace.means(), **rate, "epoch": epoch, "step": clock.step - 1})
+                progress.advance(1, _text(said, pace, clock.steps - clock.step))
                 if _due(plan.spec.checkpoint_every, clock.step, plan.steps_per_epoch, saved) and clock.step < clock.steps:
                     save()
                     saved = time.monotonic()
@@ -97,10 +97,12 @@ def _due(every: int | None, step: int, steps_per_epoch: int, saved: float) -> bo
     return step % steps_per_epoch == 0 or time.monotonic() - saved > _CHECKPOINT_SECONDS
 
 
-def _text(said: dict[str, float], pace: Pace) -> str:
+def _text(said: dict[str, float], pace: Pace, left: int) -> str:
     if not pace.seconds:
         return f"loss {said['loss']:.3f}"
-    return f"loss {said['loss']:.3f}  {pace.rate:,.0f} images/s  waiting for data {pace.waited / pace.seconds:.0%}"
+    time_left = duration(left * pace.seconds / (pace.steps - _COLD))
+    waiting = f"waiting for data {pace.waited / pace.seconds:.0%}"
+    return f"loss {said['loss']:.3f}  {pace.rate:,.0f} images/s  {waiting}  {time_left} left"
 
 
 def _quarantine(folder: RunFolder, stepper: Stepper, broken: list[tuple[int, str]]) -> None:

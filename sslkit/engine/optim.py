@@ -20,7 +20,7 @@ def build_optimizer(task: PretextTask, spec: TrainSpec, steps_per_epoch: int) ->
     its own norm.
     """
     groups: list[Group] = []
-    exceptions = task.param_groups()
+    exceptions = [{**group, "params": list(group["params"])} for group in task.param_groups()]
     taken = {id(parameter) for group in exceptions for parameter in group["params"]}
     rest = [parameter for parameter in task.parameters() if parameter.requires_grad and id(parameter) not in taken]
     for number, group in enumerate([{"params": rest}, *exceptions]):
@@ -80,6 +80,8 @@ def clip_gradients(optimizer: torch.optim.Optimizer, largest: float | None) -> T
     for number in sorted({group["clipped_with"] for group in optimizer.param_groups}):
         parameters = [p for group in optimizer.param_groups if group["clipped_with"] == number for p in group["params"]]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if not gradients:
+            continue  # frozen
         norm = nn.utils.get_total_norm(gradients)
         if largest is not None:
             nn.utils.clip_grads_with_norm_(parameters, largest, norm)

@@ -57,7 +57,8 @@ def make_plan(spec: TrainSpec, index: Index, reads: tuple[str, ...]) -> Plan:
     """Settle every `auto` of a spec; raises SslkitError for what this machine or data can't do."""
     machine = choose_machine(spec.device, spec.precision, spec.compile)
     reasons = dict(machine.reasons)
-    settled: dict[str, Any] = {}
+    # A run goes on elsewhere as it began; where it runs is not part of it.
+    settled: dict[str, Any] = {"precision": machine.precision, "compile": "on" if machine.compile else "off"}
     side = int(np.median(short_sides(index)))
     if spec.size == "auto":
         settled["size"] = max((size for size in SIZES if size <= side), default=SIZES[0])
@@ -70,6 +71,8 @@ def make_plan(spec: TrainSpec, index: Index, reads: tuple[str, ...]) -> Plan:
     if spec.epochs == "auto" and spec.steps is None and spec.minutes is None:
         settled["epochs"] = 100
         reasons["epochs"] = "100: usual for pretraining; --minutes sets a time instead"
+    if spec.steps is not None or spec.minutes is not None:
+        settled["epochs"] = "auto"  # one length is recorded
     spec = spec.model_copy(update=settled)
     if len(index) < spec.batch_size:
         raise SslkitError(

@@ -19,6 +19,11 @@ class Machine:
     compile: bool
     reasons: dict[str, str]  # by flag
 
+    @property
+    def precision(self) -> str:
+        """Return what `--precision` would call it."""
+        return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.autocast_dtype]
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context that encoder and head run in."""
         return torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None)
@@ -37,13 +42,11 @@ def choose_machine(device: str, precision: str = "auto", compile: str = "auto") 
     chosen, why_device = choose_device(device)
     dtype, why_precision = _choose_precision(chosen, precision)
     on, why_compile = _choose_compile(chosen, compile)
-    names = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-    reasons = {
-        "device": f"{chosen}: {why_device}",
-        "precision": f"{names[dtype]}: {why_precision}",
-        "compile": f"{'on' if on else 'off'}: {why_compile}",
-    }
-    return Machine(chosen, dtype, on, reasons)
+    machine = Machine(chosen, dtype, on, {})
+    machine.reasons["device"] = f"{chosen}: {why_device}"
+    machine.reasons["precision"] = f"{machine.precision}: {why_precision}"
+    machine.reasons["compile"] = f"{'on' if on else 'off'}: {why_compile}"
+    return machine
 
 
 def choose_device(device: str) -> tuple[torch.device, str]:

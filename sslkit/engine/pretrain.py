@@ -55,6 +55,8 @@ def prepare(spec: PretrainSpec) -> Training:
     continues = spec.resume or spec.extend_to is not None
     out = choose_out(spec.out, name, continues)
     spec = spec.model_copy(update=_absolute(spec))
+    given = task_class.Options.model_validate(spec.options).model_dump(mode="json")
+    spec = spec.model_copy(update={"options": {name: given[name] for name in spec.options}})
     if continues and holds_run(out):
         merged = merge_recorded(spec, out)
         assert isinstance(merged, PretrainSpec)
@@ -76,6 +78,7 @@ def prepare(spec: PretrainSpec) -> Training:
         out=out,
         build_encoder=lambda build: task_class.build_encoder(options, build),
         build_task=lambda encoder, data: task_class(options, encoder, data),
+        reads=task_class.reads,
         metadata={},
     )
 
@@ -102,6 +105,9 @@ def _check_encoder(spec: PretrainSpec, task_class: type[PretextTask], name: str)
     if spec.encoder == "auto":
         return
     size = 224 if spec.size == "auto" else spec.size
+    # A factory of the user's may need memory or the true size: it is tried when both are there.
+    if ":" in spec.encoder and not spec.encoder.startswith("torchvision:"):
+        return
     with torch.device("meta"):
         encoder = encoders.build_encoder(encoders.recipe_for(spec.encoder, size, 3, spec.encoder_option), allowed=spec.encoder)
     check_reads(encoder, spec.encoder, task_class.reads, name)

@@ -53,7 +53,7 @@ class Stepper:
             if not is_out_of_memory(error):
                 raise
             at_once = min(self.spec.micro_batch or self.spec.batch_size, self.spec.batch_size)
-            hint = f"try --micro-batch {max(1, at_once // 2)}: same result, less memory"
+            hint = f"try --micro-batch {max(1, at_once // 2)}"
             raise RunFailed(f"out of memory in step {self.clock.step + 1} with {at_once} images at once", hint) from error
 
     def _step(self, raw: dict[str, Any]) -> dict[str, float]:
@@ -82,7 +82,7 @@ class Stepper:
             with torch.no_grad():
                 self.task.after_step(report.seen)
         clock.step += 1
-        return {"loss": sum(said[name] for name in report.terms), **said, "lr": spec.lr * share}
+        return {**said, "loss": sum(said[name] for name in report.terms), "lr": spec.lr * share}
 
     def _check(self, said: dict[str, float], terms: list[str]) -> None:
         bad = [name for name in terms if not math.isfinite(said[name])]
@@ -110,7 +110,7 @@ class Stepper:
         self.optimizer.state.clear()
         self.scaler = self.machine.scaler()
         self.clock.step = step
-        warm = sorted(times[1:] or times)
+        warm = sorted(times[1:] or times or [0.0])  # nothing: the run was stopped
         return warm[len(warm) // 2]
 
     def state(self) -> dict[str, Any]:
@@ -139,7 +139,8 @@ class Stepper:
         """Return the encoder's features of all samples in data order, `[N, width]`, taken in eval mode."""
         from sslkit.evaluate.features import extract
 
-        features, _ = extract(self.task.encoder, self.plan.canvases, self.plan.data.size, self.spec.batch_size)
+        size, batch_size = self.plan.data.size, self.spec.batch_size
+        features, _ = extract(self.task.encoder, self.plan.canvases, size, batch_size, substitute=True)
         return features
 
     def images(self, count: int) -> Tensor:

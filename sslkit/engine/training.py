@@ -4,20 +4,23 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from sslkit import encoders
 from sslkit.console import duration, say
 from sslkit.data.loader import Loader, epoch_batches
 from sslkit.encoders import Encoder
 from sslkit.engine.checkpoint import describe, load_initial, read_resume, save_model, save_resume
-from sslkit.engine.folder import MODEL, RESUME, RunFolder, read_spec
+from sslkit.engine.folder import MODEL, RESUME, SPEC, RunFolder, read_spec
 from sslkit.engine.loop import train
 from sslkit.engine.plan import Plan, show_plan
 from sslkit.engine.seeds import seed_stage
+from sslkit.engine.signals import Stop, listen
 from sslkit.engine.stepper import Stepper
 from sslkit.errors import RunFailed, SslkitError
 from sslkit.specs import TrainSpec
@@ -54,12 +57,17 @@ class Training:
     out: Path
     build_encoder: Callable[[Callable[..., Encoder]], Encoder]
     build_task: Callable[[Encoder, DataInfo], PretextTask]
+    reads: tuple[str, ...]
     metadata: dict[str, Any]  # what the checkpoint says besides the encoder
 
 
 def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
     """Return the recorded spec of a run that is resumed; raises SslkitError for given values that differ from it."""
-    recorded = type(spec).model_validate(read_spec(folder))
+    try:
+        recorded = type(spec).model_validate(read_spec(folder))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SslkitError(f"--resume: {folder} has a {SPEC} of another kind: {first['loc']}: {first['msg']}") from error
     differing = []
     for name in spec.model_fields_set - _FREELY_CHANGED:
         given, stored = getattr(spec, name), getattr(recorded, name)
@@ -67,7 +75,7 @@ def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
             differing += [
                 f"--{key.replace('_', '-')} {value} (the run has {stored.get(key)})"
                 for key, value in given.items()
-                if str(value) != str(stored.get(key))
+                if value != stored.get(key)
             ]
         elif given not in (stored, "auto"):
             differing.append(f"--{name.replace('_', '-')} {given} (the run has {stored})")
@@ -84,36 +92,52 @@ def run_training(training: Training) -> Outcome:
     plan, spec = training.plan, training.plan.spec
     resuming = (training.out / RESUME).exists()
     state = read_resume(training.out / RESUME, torch.device("cpu")) if resuming else None
+    fingerprint = plan.index.fingerprint()
+    if state is not None and state["data"] != fingerprint:
+        raise SslkitError(f"--resume: {plan.index.source} is no longer the data of the run in {training.out}", "check --data")
     clock = _clock(spec, plan.steps_per_epoch, state, training.out)
     task = _build(training, initialise=state is None)
-    with RunFolder(training.out) as folder:
+    with RunFolder(training.out) as folder, listen() as stop:
         show_plan(plan, training.name, training.out)
         stepper = Stepper(task, plan, clock)
         pin = plan.machine.device.type == "cuda"
         loader = Loader(plan.canvases, plan.workers, substitute=True, pin_memory=pin)
         if state is not None:
-            stepper.load_state(state)
+            _load_state(stepper, state, training.out)
             if spec.extend_to is not None and clock.step == clock.steps:
                 clock.began, clock.steps = clock.step, spec.extend_to * plan.steps_per_epoch
-            folder.rewind(clock.step)
             say(f"  resuming after step {clock.step} of {clock.steps}")
+        folder.rewind(clock.step)
         _write_spec(folder, spec)
         if state is None:
             stepper.before_epoch(0)
-            spec = _measure(stepper, loader)
+            spec = _measure(stepper, loader, stop)
             _write_spec(folder, spec)
 
         def save() -> None:
             try:
-                save_resume(folder.file(RESUME), stepper.state())
-                save_model(folder.file(MODEL), task.exports(), _metadata(training, spec, stepper))
+                save_resume(folder.file(RESUME), {**stepper.state(), "data": fingerprint})
+                save_model(folder.file(MODEL), task.exports(), _metadata(training, spec, stepper, fingerprint))
             except OSError as error:
                 raise RunFailed(f"cannot write the checkpoint to {folder.path}: {error.strerror}") from error
 
-        pace = train(stepper, loader, folder, save, prepared=state is None)
+        try:
+            pace = train(stepper, loader, folder, save, prepared=state is None, stop=stop)
+        finally:
+            loader.close()
         loss = folder.last_loss()
     task.eval()
     return Outcome(training.out, task, clock.step, round(pace.rate, 1), loss, round(time.monotonic() - began, 1))
+
+
+def _load_state(stepper: Stepper, state: dict[str, Any], out: Path) -> None:
+    try:
+        stepper.load_state(state)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:  # what torch raises for state of another shape
+        reason = str(error).partition("\n")[0]
+        raise SslkitError(
+            f"--resume: the state in {out / RESUME} does not fit the task: {reason}", "did its code change?"
+        ) from error
 
 
 def _clock(spec: TrainSpec, steps_per_epoch: int, state: dict[str, Any] | None, out: Path) -> Clock:
@@ -149,10 +173,23 @@ def _build(training: Training, initialise: bool) -> PretextTask:
     encoder = training.build_encoder(build)
     if spec.init is not None and initialise:
         load_initial(encoder, spec.init)
+    _try(encoder, plan)
+    encoders.check_reads(encoder, spec.encoder, training.reads, training.name)
     return training.build_task(encoder, plan.data)
 
 
-def _measure(stepper: Stepper, loader: Loader) -> TrainSpec:
+@torch.no_grad()
+def _try(encoder: Encoder, plan: Plan) -> None:
+    """Run two blank images through the encoder: better now than in the first step."""
+    size = plan.data.size
+    try:
+        encoder.eval()(torch.zeros(2, plan.data.channels, size, size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise SslkitError(f"--size: {plan.spec.encoder} cannot take images of {size} px: {reason}") from error
+
+
+def _measure(stepper: Stepper, loader: Loader, stop: Stop) -> TrainSpec:
     """Say how long the run will take; with `--minutes`, fix its steps. Returns the spec with them."""
     spec, clock, plan = stepper.spec, stepper.clock, stepper.plan
     minutes = spec.minutes if spec.steps is None else None
@@ -163,7 +200,7 @@ def _measure(stepper: Stepper, loader: Loader) -> TrainSpec:
     batches = epoch_batches(len(plan.index), spec.batch_size, spec.seed, 0, stepper.weights)
     patience = 6 * minutes if minutes else 5  # seconds: a tenth of the run at most
     say("  measuring how long a step takes")
-    seconds = stepper.rehearse(loader((batches * count)[:count]), patience)
+    seconds = stepper.rehearse(takewhile(lambda _: not stop.signal, loader((batches * count)[:count])), patience)
     if minutes:
         clock.steps = max(1, round(60 * minutes / seconds))
         spec = spec.model_copy(update={"steps": clock.steps})
@@ -175,16 +212,16 @@ def _write_spec(folder: RunFolder, spec: TrainSpec) -> None:
     folder.write_spec(spec.model_dump(mode="json", exclude={"out", "resume"}))
 
 
-def _metadata(training: Training, spec: TrainSpec, stepper: Stepper) -> dict[str, Any]:
+def _metadata(training: Training, spec: TrainSpec, stepper: Stepper, fingerprint: str) -> dict[str, Any]:
     clock = stepper.clock
-    hidden = {"out", "resume", "data", "test", "init", "ckpt"}  # paths of somebody's machine
+    hidden = {"out", "resume", "data", "test", "init", "ckpt", "task"}  # paths of somebody's machine
     return {
         **describe(stepper.task.encoder),
         "task": training.name,
         "role": "student",
         "spec": spec.model_dump(mode="json", exclude=hidden),
         "size": spec.size,
-        "data": training.plan.index.fingerprint(),
+        "data": fingerprint,
         "step": clock.step,
         "steps": clock.steps,
         "extended_from": clock.began,

@@ -73,8 +73,8 @@ class Evaluation:
         if holds_run(folder):
             try:
                 append_json(folder / RESULTS, {**result, "weights": weights_hash(self.checkpoint)})
-            except OSError as error:
-                raise SslkitError(f"cannot write {folder / RESULTS}: {error.strerror}") from error
+            except OSError as error:  # the number is there all the same
+                say(f"the result is not kept: cannot write {folder / RESULTS}: {error.strerror}")
 
     def _one_part(self, encoder: Encoder, index: Index, size: int) -> tuple[Tensor, Tensor]:
         canvases = open_canvases(self.spec, index, size)
@@ -92,12 +92,7 @@ def open_evaluation(spec: EvaluationSpec) -> Evaluation:
     checkpoint = read_model(spec.ckpt)
     device, _ = choose_device(spec.device)
     encoder = checkpoint.build_encoder(allowed=spec.encoder).to(device)
-    parts = find_labelled(spec, spec.test, checkpoint)
-    if parts.train.channels != checkpoint.recipe["in_channels"]:
-        raise SslkitError(
-            f"--data: images have {parts.train.channels} channels, the encoder takes {checkpoint.recipe['in_channels']}"
-        )
-    return Evaluation(spec, checkpoint, encoder, parts)
+    return Evaluation(spec, checkpoint, encoder, find_labelled(spec, spec.test, checkpoint))
 
 
 def find_labelled(spec: DataSpec, test: str | None, checkpoint: Checkpoint | None) -> Parts:
@@ -114,19 +109,25 @@ def find_labelled(spec: DataSpec, test: str | None, checkpoint: Checkpoint | Non
     located = find_parts(data)
     train = _labelled(read_index(located.pop("train"), label, spec.reindex))
     pretrained_on = checkpoint.metadata["data"] if checkpoint else None
+    if checkpoint is not None and train.channels != checkpoint.recipe["in_channels"]:
+        raise SslkitError(
+            f"--data: images have {train.channels} channels, the encoder takes {checkpoint.recipe['in_channels']}"
+        )
     if own and train.fingerprint() != pretrained_on:
         raise SslkitError(f"--data: {data} is no longer what the run saw", "name it with --data to evaluate on it all the same")
     seen = train.fingerprint() == pretrained_on
     origin = (str(Path(data).resolve()), label, train.fingerprint())
     if test is not None:
         where = find_parts(test)
-        part = _labelled(read_index(where.get("test", where["train"]), label, spec.reindex))
-        say(f"test part: {test}")
+        chosen = next((name for name in where if name != "train"), "train")
+        part = _labelled(read_index(where[chosen], label, spec.reindex))
+        say(f"test part: {f'{chosen} of ' if len(where) > 1 else ''}{test}")
         return Parts(train, _in_classes(part, train), part.fingerprint() == pretrained_on, *origin)
     if located:
         name, location = next(iter(located.items()))
         say(f"test part: {name} of {data}")
-        return Parts(train, _in_classes(_labelled(read_index(location, label)), train), False, *origin)
+        part = _labelled(read_index(location, label, spec.reindex))
+        return Parts(train, _in_classes(part, train), part.fingerprint() == pretrained_on, *origin)
     say(f"test part: a fifth of each class of {data}, drawn by --seed {spec.seed}{', seen in pretraining' if seen else ''}")
     kept, held_out = stratified_split(train, 0.2, spec.seed)
     return Parts(kept, held_out, seen, *origin)

@@ -15,14 +15,20 @@ from sslkit.transforms import center_view
 
 @torch.no_grad()
 def extract(
-    encoder: Encoder, canvases: Canvases, size: int, batch_size: int = 256, workers: int | str = "auto"
+    encoder: Encoder,
+    canvases: Canvases,
+    size: int,
+    batch_size: int = 256,
+    workers: int | str = "auto",
+    substitute: bool = False,
 ) -> tuple[Tensor, NDArray[np.int64]]:
-    """Return features `[N, width]` (float32, on the CPU) and the rows they belong to; unreadable images are left out.
+    """Return features `[N, width]` (float32, on the CPU) and the rows they belong to.
 
+    Unreadable images are left out or, with `substitute`, replaced as in training, so that no row is missing.
     The encoder's mode is put back afterwards. Raises SslkitError if nothing can be read.
     """
     count, _ = choose_workers(canvases, workers)
-    loader = Loader(canvases, count, substitute=False)
+    loader = Loader(canvases, count, substitute)
     features: list[Tensor] = []
     rows: list[NDArray[np.int64]] = []
     training, buffers = encoder.training, [buffer.clone() for buffer in encoder.buffers()]
@@ -37,6 +43,7 @@ def extract(
                 progress.advance(len(image))
     finally:
         encoder.train(training)
+        loader.close()
     assert all(map(torch.equal, encoder.buffers(), buffers)), "taking features changed the encoder"
     if not features:
         raise SslkitError(f"--data: not one image in {canvases.index.source} can be read")

@@ -75,7 +75,8 @@ class Supervised(PretextTask):
 
 def finetune(spec: FinetuneSpec) -> FinetuneResult:
     """Fine-tune a checkpoint, or train `--encoder` from scratch, and test it once; everything `sslkit finetune` does."""
-    by_hand = bool(spec.model_fields_set & _PROTOCOL_FIELDS)
+    allowed = spec.encoder  # what the user wrote, before a file is asked
+    size_by_hand = spec.size != "auto"
     out = choose_out(spec.out, "finetune", spec.resume or spec.extend_to is not None)
     paths = {name: getattr(spec, name) for name in ("data", "test", "ckpt", "init")}
     spec = spec.model_copy(update={name: str(Path(path).resolve()) for name, path in paths.items() if path is not None})
@@ -86,6 +87,8 @@ def finetune(spec: FinetuneSpec) -> FinetuneResult:
     checkpoint = None if spec.ckpt is None else read_model(spec.ckpt)
     if checkpoint is not None:
         spec = spec.model_copy(update=_like(checkpoint.recipe, checkpoint.size, spec))
+        start = checkpoint.build_encoder(allowed=allowed)  # before any data is touched
+    by_hand = size_by_hand or any(getattr(spec, name) != FinetuneSpec.model_fields[name].default for name in _PROTOCOL_FIELDS)
     parts = find_labelled(spec, spec.test, checkpoint)
     spec = spec.model_copy(update={"data": parts.data, "label": parts.label})
     plan = make_plan(spec, parts.train, ("pooled",))
@@ -100,8 +103,9 @@ def finetune(spec: FinetuneSpec) -> FinetuneResult:
             name="finetune",
             plan=plan,
             out=out,
-            build_encoder=lambda build: build() if checkpoint is None else checkpoint.build_encoder(allowed=spec.encoder),
+            build_encoder=lambda build: build() if checkpoint is None else start,
             build_task=build_task,
+            reads=("pooled",),
             metadata={"classes": list(parts.classes), "data": parts.fingerprint},
         )
     )
@@ -129,13 +133,16 @@ def finetune(spec: FinetuneSpec) -> FinetuneResult:
 
 # Changing one of these by hand gives a result without a protocol id.
 _PROTOCOL_FIELDS = frozenset(
-    {"size", "epochs", "steps", "minutes", "batch_size", "optimizer", "lr", "weight_decay", "weight_decay_end", "warmup"}
+    {"epochs", "steps", "minutes", "batch_size", "optimizer", "lr", "weight_decay", "weight_decay_end", "warmup"}
     | {"clip", "label_smoothing", "crop_scale", "extend_to"}
 )
 
 
 def _like(recipe: dict[str, Any], size: int, spec: FinetuneSpec) -> dict[str, Any]:
-    """Return the checkpoint's encoder and size for the spec; a different encoder given by hand is an SslkitError."""
+    """Return the checkpoint's encoder and size for the spec; another start given by hand is an SslkitError."""
+    others = [name for name in ("init", "pretrained", "encoder_option") if getattr(spec, name)]
+    if others:
+        raise SslkitError(f"--ckpt and --{others[0].replace('_', '-')}: the checkpoint is the start", "leave one of them out")
     if spec.encoder not in ("auto", recipe["name"]):
         raise SslkitError(f"--encoder: {spec.encoder}, and the checkpoint holds {recipe['name']}", "leave one of them out")
     return {"encoder": recipe["name"], **({"size": size} if spec.size == "auto" else {})}

@@ -66,7 +66,6 @@ def timm(encoder: Encoder, checkpoint: Checkpoint, images: Tensor, path: Path) -
     try:
         model.load_state_dict(load_file(path))
     except RuntimeError as error:
-        path.unlink()
         raise SslkitError(
             f"--to timm: {recipe['name']} was trained with the {recipe['stem']} stem, which timm's does not have",
             "use --to pt2 or onnx, or pretrain above 64 px",

@@ -31,6 +31,31 @@ def test_golden_flags(model: Any, flags: str) -> None:
     assert " ".join(flag(name) for name in model.model_fields) == flags
 
 
+_REAL = {
+    "pretrain": f"task --crop-scale {_TRAIN} --spec --dry-run --json --help",
+    "finetune": f"{GOLDEN[FinetuneSpec]} --spec --json --help",
+    "knn": f"{GOLDEN[KnnSpec]} --spec --json --help",
+    "probe": f"{GOLDEN[ProbeSpec]} --spec --json --help",
+    "export": f"{GOLDEN[ExportSpec]} --spec --json --help",
+    "demo": f"{GOLDEN[DemoSpec]} --json --help",
+    "tasks": "--json --help",
+    "encoders": "pattern --json --help",
+    "cache": "--clear --json --help",
+}
+
+
+@pytest.mark.parametrize("name", _REAL)
+def test_the_command_line_has_these_options(name: str) -> None:
+    import typer
+
+    from sslkit.cli import build_app
+
+    command: Any = typer.main.get_command(build_app([name, "rotation"] if name == "pretrain" else [name]))
+    found = command.commands[name]
+    names = [parameter.opts[0] for parameter in found.params] + ["--help"]
+    assert " ".join(names) == _REAL[name]
+
+
 @pytest.mark.parametrize("model", GOLDEN, ids=lambda model: model.__name__)
 def test_every_field_has_a_text(model: Any) -> None:
     assert all(field.description and field.description.endswith(".") for field in model.model_fields.values())
@@ -107,6 +132,17 @@ def test_precedence(sslkit: Callable[..., Any], digits: Path, tmp_path: Path, qu
     assert settings["clip"] == {"value": None, "source": "default"}
     assert settings["canvas"]["source"] == "auto, small images are kept whole"
     assert not (tmp_path / "run").exists()
+
+
+def test_a_flag_for_the_length_wins_over_the_file(
+    sslkit: Callable[..., Any], digits: Path, tmp_path: Path, quick: list[str]
+) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps({"task": "rotation", "data": str(digits), "minutes": 9, "options": {"crop-scale": 0.3}}))
+    settings = sslkit("pretrain", "--spec", spec, "--epochs", 2, "--crop-scale", 0.4, *quick, "--dry-run", "--json").json
+    assert (settings["epochs"]["value"], settings["minutes"]["value"], settings["crop_scale"]["value"]) == (2, None, 0.4)
+    spec.write_text(json.dumps({"task": "rotation", "options": 3}))
+    assert "should be a table" in sslkit("pretrain", "--spec", spec).err
 
 
 def test_spec_file_mistakes(sslkit: Callable[..., Any], tmp_path: Path) -> None:

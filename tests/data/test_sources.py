@@ -43,6 +43,7 @@ def test_class_folders_give_labels(tmp_path: Path) -> None:
         (["train", "val", "test"], ["train", "test"]),
         (["train"], ["train"]),
         (["train", "plane"], ["train"]),  # a class called train
+        (["train", "test", "unlabeled"], ["train", "test"]),
         (["test", "val"], ["train"]),
     ],
 )
@@ -51,7 +52,7 @@ def test_parts_of_a_folder(tmp_path: Path, folders: list[str], parts: list[str])
         write(tmp_path / folder / "x" / "1.png")
     found = find_parts(str(tmp_path))
     assert list(found) == parts
-    split = set(folders) <= {"train", "val", "test"} and "train" in folders
+    split = "train" in folders and "plane" not in folders
     assert found["train"] == str(tmp_path / "train" if split else tmp_path)
 
 
@@ -143,11 +144,15 @@ def files(tmp_path: Path) -> None:
     (tmp_path / "no_path.csv").write_text("file,label\nx.png,1\n")
     write(tmp_path / "x.png")
     (tmp_path / "several.csv").write_text("path,label\nx.png,a;b\n")
+    (tmp_path / "short.csv").write_text("label,path\n1\n")
     (tmp_path / "blank.csv").write_text("path,label\nx.png,\n")
     np.save(tmp_path / "float.npy", np.zeros((2, 8, 8, 3)))
     np.save(tmp_path / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
     np.savez(tmp_path / "names.npz", a=np.zeros(1), b=np.zeros(1))
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 nothing")
+    (tmp_path / "nothing.npz").write_bytes(b"")
+    with open(tmp_path / "single.npz", "wb") as file:
+        np.save(file, np.zeros(3))
     (tmp_path / "what.xyz").write_text("")
 
 
@@ -161,11 +166,14 @@ def files(tmp_path: Path) -> None:
         ("several.csv", "label", "has several labels in one cell"),
         ("several.csv", "labl", "did you mean label"),
         ("blank.csv", "label", "is empty in line 2"),
+        ("short.csv", None, "has no path in line 2"),
         ("empty", "label", "has no columns"),
         ("float.npy", None, "expected uint8"),
         ("pickle.npy", None, "not a file of plain arrays"),
         ("names.npz", None, "has no array `images`"),
         ("cut.npz", None, "not an .npz file|not a file of plain arrays"),
+        ("nothing.npz", None, "not an .npz file"),
+        ("single.npz", None, "not an .npz file"),
         ("what.xyz", None, "neither folder nor list"),
         ("nowhere", None, "does not exist"),
     ],

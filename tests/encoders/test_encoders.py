@@ -93,8 +93,9 @@ def test_size_that_patches_do_not_divide() -> None:
         built("vit_micro")(torch.rand(1, 3, 30, 30))
 
 
-def test_timm_vit_has_tokens_at_any_size() -> None:
-    encoder = built("vit_tiny_patch16_224", size=64)
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_patch16_224"])
+def test_timm_vit_has_tokens_at_any_size(name: str) -> None:
+    encoder = built(name, size=64)
     assert encoder.tokens(torch.rand(1, 3, 48, 48)).shape == (1, 1 + 9, 192)
 
 
@@ -129,8 +130,10 @@ def test_user_factory_needs_the_users_word(tmp_path: Path, monkeypatch: pytest.M
         ("resnet_mikro", {}, "did you mean resnet_micro"),
         ("resnet19", {}, "did you mean resnet1"),
         ("torchvision:resnet19", {}, "did you mean"),
-        ("resnet_micro", {"colour": "red"}, "refuses"),
+        ("resnet_micro", {"colour": "red"}, "cannot be built with colour=red: TypeError"),
         ("resnet_micro", {"width": "4"}, "multiple of 8"),
+        ("vit_micro", {"heads": "3"}, "cannot be built with heads=3"),
+        ("resnet18.bogus", {}, "cannot be built|unknown"),
         ("hf_hub:someone/model", {}, "not supported"),
         ("local-dir:/tmp", {}, "not supported"),
         ("os:system", {}, "would be imported"),
@@ -139,6 +142,11 @@ def test_user_factory_needs_the_users_word(tmp_path: Path, monkeypatch: pytest.M
 def test_refusals(name: str, options: dict[str, str], message: str) -> None:
     with pytest.raises(SslkitError, match=message):
         built(name, options=options)
+
+
+def test_unknown_entries_of_a_recipe() -> None:
+    with pytest.raises(SslkitError, match="unknown entries: select"):
+        build_encoder({**recipe_for("resnet_micro", 32), "select": "l"})
 
 
 def test_missing_abilities_are_named() -> None:

@@ -61,7 +61,7 @@ def test_load_needs_neither_plugin_nor_run(trained: Path, tmp_path: Path, monkey
         ("gone", "is not a file"),
     ],
 )
-def test_refusals(damage: str, message: str, trained: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+def test_refusals(damage: str, message: str, trained: Path, digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     path = tmp_path / "model.safetensors"
     with safe_open(trained, "pt") as file:
         recipe = json.loads(file.metadata()["sslkit"])["recipe"]
@@ -85,8 +85,11 @@ def test_refusals(damage: str, message: str, trained: Path, tmp_path: Path, sslk
         rewritten(trained, path, recipe={**recipe, "name": "hf_hub:someone/model"})
     with pytest.raises(SslkitError, match=message):
         public.load(path)
-    ran = sslkit("knn", "--ckpt", path)
-    assert ran.code == 2 and len(ran.err.splitlines()) == 1
+    for command in ("knn", "finetune", "export"):
+        ran = sslkit(command, "--ckpt", path, *(["--data", digits, "--out", tmp_path / "f"] if command == "finetune" else []))
+        assert ran.code == 2 and message.partition(":")[0] in ran.err
+        assert len([line for line in ran.err.splitlines() if line.startswith("error: ")]) == 1
+    assert not (tmp_path / "f").exists()
 
 
 def test_damaged_resume(trained: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
@@ -96,3 +99,14 @@ def test_damaged_resume(trained: Path, tmp_path: Path, sslkit: Callable[..., Any
     (run / "resume.pt").write_bytes((trained.parent / "resume.pt").read_bytes()[:-500])
     ran = sslkit("pretrain", "rotation", "--out", run, "--resume")
     assert ran.code == 2 and "resume.pt cannot be read" in ran.err
+    torch.save({"format": 1, "step": 3}, run / "resume.pt")
+    ran = sslkit("pretrain", "rotation", "--out", run, "--resume")
+    assert ran.code == 2 and "is not a checkpoint of this version" in ran.err
+    state = torch.load(trained.parent / "resume.pt", weights_only=True)
+    del state["task"]["head.weight"]
+    torch.save(state, run / "resume.pt")
+    ran = sslkit("pretrain", "rotation", "--out", run, "--resume")
+    assert ran.code == 2 and "does not fit the task" in ran.err and len(ran.err.splitlines()[-1]) < 400
+    (run / "spec.json").write_text('{"task": "rotation", "what": 3}')
+    ran = sslkit("pretrain", "rotation", "--out", run, "--resume")
+    assert ran.code == 2 and "has a spec.json of another kind" in ran.err

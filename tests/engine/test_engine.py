@@ -176,7 +176,7 @@ def test_optimizers_lower_the_loss(name: str) -> None:
 def test_exceptions_override_and_freeze() -> None:
     class Special(Ragged):
         def param_groups(self) -> list[dict[str, Any]]:
-            return [{"params": list(self.head.parameters()), "lr": 0.5, "weight_decay": 0.0, "frozen_epochs": 2}]
+            return [{"params": self.head.parameters(), "lr": 0.5, "weight_decay": 0.0, "frozen_epochs": 2}]
 
     task = task_of(Special)
     optimizer = build_optimizer(task, spec(lr=0.1, warmup=0.0, weight_decay=0.2, weight_decay_end=0.4), steps_per_epoch=3)

@@ -125,8 +125,26 @@ def test_resume_checks_the_flags(sslkit: Run, digits: Path, tmp_path: Path, quic
     assert ran.code == 2
     for text in ("--epochs 2 (the run has 1)", "--lr 0.5 (the run has 0.06)", "--crop-scale 0.5 (the run has 0.6)"):
         assert text in ran.err
-    again = sslkit(*base, "--epochs", 1, "--resume", "--workers", 0, "--json")
+    again = sslkit(*base, "--epochs", 1, "--crop-scale", "0.60", "--resume", "--workers", 0, "--json")
     assert again.json["steps"] == 3 and again.json["loss"] > 0
+
+
+def test_resume_on_other_data(digits: Path, tmp_path: Path) -> None:
+    import shutil
+
+    data = tmp_path / "data"
+    shutil.copytree(digits, data)
+    pretrain(spec(data, tmp_path / "run", epochs=1))
+    next((data / "train" / "digit 0").iterdir()).unlink()
+    with pytest.raises(SslkitError, match="is no longer the data of the run"):
+        pretrain(PretrainSpec(task="rotation", out=str(tmp_path / "run"), resume=True))
+
+
+def test_a_restart_without_a_checkpoint_does_not_log_twice(digits: Path, tmp_path: Path) -> None:
+    pretrain(spec(digits, tmp_path / "run", epochs=1))
+    (tmp_path / "run" / "resume.pt").unlink()
+    pretrain(spec(digits, tmp_path / "run", epochs=1, resume=True))
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
 
 
 def test_extension(digits: Path, tmp_path: Path) -> None:
@@ -177,13 +195,13 @@ def test_minutes_fix_the_steps(digits: Path, tmp_path: Path) -> None:
     assert resumed.steps == result.steps
 
 
-def test_a_rehearsal_leaves_no_trace(digits: Path, tmp_path: Path) -> None:
+def test_a_rehearsal_leaves_no_trace(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run long enough to be timed first gives the weights of one that is not."""
     from sslkit.engine import training
 
-    long = prepare(spec(digits, tmp_path / "long", epochs="auto", steps=24))
-    training.run_training(long)
-    pretrain(spec(digits, tmp_path / "cut", epochs="auto", steps=24, checkpoint_every=5))
+    pretrain(spec(digits, tmp_path / "long", epochs="auto", steps=24))
+    monkeypatch.setattr(training, "_measure", lambda stepper, loader, stop: stepper.spec)
+    pretrain(spec(digits, tmp_path / "cut", epochs="auto", steps=24))
     assert same(tmp_path / "long", tmp_path / "cut")
 
 
@@ -263,7 +281,7 @@ def test_signals_end_a_process_after_a_checkpoint(number: int, digits: Path, tmp
     deadline = time.monotonic() + 60
     while not (out / "resume.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)  # as a terminal does
+    os.killpg(process.pid, number)  # workers too, as a terminal or a job scheduler does
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert "go on with --resume" in said
@@ -331,9 +349,12 @@ def test_a_folder_that_was_there_is_left_as_it_was(sslkit: Run, tmp_path: Path, 
         data = (tmp_path / "data" / f"{i}.png").read_bytes()
         (tmp_path / "data" / f"{i}.png").write_bytes(data[:200])  # the header is fine, the pixels are not
     (tmp_path / "run").mkdir()
-    ran = sslkit("pretrain", "rotation", "--data", tmp_path / "data", "--out", tmp_path / "run", *quick)
-    assert ran.code == 2 and "not one of 16 images" in ran.err
-    assert not list((tmp_path / "run").iterdir())
+    for workers in (0, 2):
+        flags = [*quick, "--workers", workers]
+        ran = sslkit("pretrain", "rotation", "--data", tmp_path / "data", "--out", tmp_path / "run", *flags)
+        assert ran.code == 2 and "not one of 16 images" in ran.err
+        assert len([line for line in ran.err.splitlines() if line.startswith("error")]) == 1
+        assert not list((tmp_path / "run").iterdir())
 
 
 def test_torchrun_is_refused(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

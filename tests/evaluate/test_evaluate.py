@@ -103,8 +103,9 @@ def test_test_labels_count_in_the_training_classes(digits: Path, tmp_path: Path)
 def test_c_is_chosen_on_training_data() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 50)
-    features = rng.normal(size=(100, 3)) + labels[:, None] * 3.0
-    assert choose_c(features, labels, seed=0) in (0.001, 0.01, 0.1, 1.0, 10.0)
+    useful = labels[:, None] + 0.3 * rng.normal(size=(100, 1))
+    features = np.hstack([useful, 5 * rng.normal(size=(100, 400))])  # noise that only a strong penalty keeps out
+    assert choose_c(features, labels, seed=0) < choose_c(useful * 0.01, labels, seed=0)  # small numbers want large weights
 
 
 def test_a_moved_checkpoint_asks_for_data(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
@@ -124,6 +125,15 @@ def test_changed_data_is_noticed(digits: Path, tmp_path: Path, sslkit: Run, quic
     assert ran.code == 2 and "is no longer what the run saw" in ran.err
 
 
+def test_the_part_of_a_test_folder_that_is_no_training_data(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    shutil.copytree(digits / "test", tmp_path / "other" / "val")
+    shutil.copytree(digits / "train", tmp_path / "other" / "train")
+    ran = sslkit("knn", "--ckpt", trained, "--data", digits, "--test", tmp_path / "other", "--k", 3, "--json")
+    assert ran.json["n_test"] == 12 and "test part: val of" in ran.err
+    ran = sslkit("knn", "--ckpt", trained, "--data", digits, "--test", digits / "train", "--k", 3, "--json")
+    assert ran.json["test_seen_in_pretraining"] is True
+
+
 def test_what_cannot_be_evaluated(trained: Path, digits: Path, tmp_path: Path) -> None:
     flat = tmp_path / "flat"
     shutil.copytree(digits / "train" / "digit 0", flat)
@@ -139,6 +149,8 @@ def test_what_cannot_be_evaluated(trained: Path, digits: Path, tmp_path: Path) -
     with pytest.raises(SslkitError, match="classes that the training part lacks: letter"):
         knn(KnnSpec(ckpt=str(trained), data=str(digits), test=str(tmp_path / "unseen"), k=3))
     np.savez(tmp_path / "gray.npz", images=np.zeros((8, 16, 16), np.uint8), labels=np.arange(8) % 2)
+    with pytest.raises(SslkitError, match="--ckpt and --init"):
+        finetune(FinetuneSpec(ckpt=str(trained), init=str(trained), data=str(digits), out=str(tmp_path / "f")))
     with pytest.raises(SslkitError, match="images have 1 channels, the encoder takes 3"):
         knn(KnnSpec(ckpt=str(trained), data=str(tmp_path / "gray.npz"), k=1))
 

@@ -39,7 +39,7 @@ def test_timm(digits: Path, tmp_path: Path) -> None:
     small = pretrain(PretrainSpec(task="rotation", encoder="resnet18", size=32, out=str(tmp_path / "small"), **settings))
     with pytest.raises(SslkitError, match="was trained with the small stem"):
         export(ExportSpec(ckpt=small.checkpoint, to="timm"))
-    assert not (tmp_path / "small" / "timm.safetensors").exists()
+    assert not (tmp_path / "small.timm.safetensors").exists()
 
 
 def test_timm_needs_a_timm_encoder(trained: Path) -> None:
@@ -51,12 +51,25 @@ def test_a_wrong_file_is_removed(trained: Path, tmp_path: Path, monkeypatch: pyt
     import sys
 
     file = tmp_path / "e.pt2"
+    file.write_bytes(b"an earlier export")
 
     def wrong(encoder: Any, checkpoint: Any, images: torch.Tensor, path: Path) -> torch.Tensor:
         path.write_bytes(b"wrong")
         return torch.zeros(7, 64)
 
-    monkeypatch.setitem(sys.modules["sslkit.exports"]._FORMATS, "pt2", ("encoder.pt2", wrong))
-    with pytest.raises(SslkitError, match="computed features that differ"):
+    monkeypatch.setitem(sys.modules["sslkit.exports"]._FORMATS, "pt2", (".pt2", wrong))
+    with pytest.raises(SslkitError, match="computes features that differ"):
         export(ExportSpec(ckpt=str(trained), out=str(file)))
-    assert not file.exists()
+    assert file.read_bytes() == b"an earlier export" and list(tmp_path.iterdir()) == [file]
+
+
+def test_where_it_may_not_write(trained: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    (tmp_path / "file").write_text("")
+    for out, message in (
+        (tmp_path, "is a folder"),
+        (trained, "the checkpoint itself"),
+        (tmp_path / "file" / "e.pt2", "cannot write"),
+    ):
+        ran = sslkit("export", "--ckpt", trained, "--out", out)
+        assert ran.code == 2 and message in ran.err and len(ran.err.splitlines()) == 1
+    assert sslkit("export", "--ckpt", trained, "--json").json["path"] == f"{trained.parent}.pt2"
