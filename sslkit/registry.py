@@ -41,13 +41,18 @@ def entries(group: str) -> list[Entry]:
     return [_describe(point) for _, point in sorted(points.items())]
 
 
+def names(group: str) -> list[str]:
+    """List the installed names of a group, without looking at their source."""
+    return sorted({point.name for point in entry_points(group=group)})
+
+
 def find(group: str, name: str) -> Entry:
     """Return the entry called `name`; an unknown name or one offered by two packages is an SslkitError."""
     points = entries(group)
     found = [entry for entry in points if entry.name == name]
     kind = {TASKS: "task", ENCODERS: "encoder"}[group]
     if not found:
-        raise SslkitError(f"unknown {kind} {name}", did_you_mean(name, [entry.name for entry in points]))
+        raise SslkitError(f"unknown {kind} {name}", did_you_mean(name, names(group)))
     if len(found) > 1:
         raise SslkitError(
             f"{kind} {name} is offered by {' and '.join(entry.package for entry in found)}", "uninstall one of them"

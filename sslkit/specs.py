@@ -18,7 +18,7 @@ Processes = Annotated[int, Field(ge=0, le=256)]
 class Spec(BaseModel):
     """Hold validated settings that never change; unknown names are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, defer_build=True)
 
 
 class TaskOptions(Spec):

@@ -61,11 +61,11 @@ def command(
 def _parameter(name: str, field: FieldInfo, panel: str, defaults: dict[str, Any]) -> inspect.Parameter:
     default = defaults.get(name, field.default)
     text = field.description or ""
-    bounds = _bounds(field)
-    if not (field.is_required() or default is None or default is False or default == {}):
-        bounds = f"{bounds}; default {default}" if bounds else f"default {default}"
+    accepted = " or ".join(part for part in (_bounds(field), _choices(field.annotation)) if part)
+    shown = default is not None and default is not False and default != {} and not field.is_required()
+    remarks = "; ".join(part for part in (accepted, f"default {default}" if shown else "") if part)
     settings: dict[str, Any] = {
-        "help": f"{text} ({bounds})" if bounds else text,
+        "help": f"{text} ({remarks})" if remarks else text,
         "rich_help_panel": panel,
         "show_default": False,
     }
@@ -150,11 +150,15 @@ def _words(kind: Any) -> list[str]:
 
 
 def _metavar(annotation: Any) -> str:
+    """Return what stands for the value in the help: short, so that the texts beside it have room."""
     names = {int: "INT", float: "NUMBER", str: "TEXT"}
-    parts = []
-    for kind in alternatives(annotation):
-        parts += [str(value) for value in get_args(kind)] if get_origin(kind) is Literal else [names.get(kind, "VALUE")]
-    return "|".join(parts)
+    return next((names[kind] for kind in alternatives(annotation) if kind in names), "CHOICE")
+
+
+def _choices(annotation: Any) -> str:
+    """Return the words a field accepts, such as `auto, on or off`."""
+    words = [str(value) for kind in alternatives(annotation) if get_origin(kind) is Literal for value in get_args(kind)]
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _bounds(field: FieldInfo) -> str:

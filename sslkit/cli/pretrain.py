@@ -107,5 +107,5 @@ def _show_settings(
 
 
 def _listing() -> str:
-    names = sorted({entry.name for entry in registry.entries(registry.TASKS)})
+    names = registry.names(registry.TASKS)
     return f"\n\nTasks: {', '.join(names)}." if names else ""
