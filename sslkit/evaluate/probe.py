@@ -1,6 +1,7 @@
 """`sslkit probe`: logistic regression on frozen features."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from sslkit.evaluate.data import Evaluation, Features, open_evaluation
 from sslkit.specs import ProbeSpec
 
 PROTOCOL = "probe/logreg-v1"
+Advance = Callable[[], None]
 _GRID = (0.001, 0.01, 0.1, 1.0, 10.0)
 _HELD_OUT = 0.2
 _ITERATIONS = 1000
@@ -59,7 +61,7 @@ def probe_of(evaluation: Evaluation, spec: ProbeSpec, features: Features) -> Pro
     )
 
 
-def choose_c(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int, advance: object = None) -> float:
+def choose_c(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int, advance: Advance = lambda: None) -> float:
     """Return the C of the grid that does best on a stratified slice held out of the training part."""
     from sklearn.model_selection import train_test_split
 
@@ -74,8 +76,7 @@ def choose_c(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int
     accuracies = []
     for c in _GRID:
         accuracies.append(_accuracy(kept, kept_labels, held_out, held_labels, c))
-        if callable(advance):
-            advance()
+        advance()
     return _GRID[int(np.argmax(accuracies))]
 
 
