@@ -4,9 +4,10 @@ import dataclasses
 import json
 from typing import Any, TypeVar
 
+import typer
 from pydantic import ValidationError
 
-from sslkit.cli.flags import complaints, flag, key_values, read_spec_file
+from sslkit.cli.flags import command, complaints, flag, key_values, read_spec_file
 from sslkit.console import stdout
 from sslkit.errors import SslkitError
 from sslkit.specs import Spec
@@ -15,6 +16,19 @@ S = TypeVar("S", bound=Spec)
 
 JSON = (bool, "Print exactly one JSON object on stdout.")
 SPEC = (str, "Read settings from a .toml or .json file (as a run's spec.json); flags win.")
+
+
+def add_call(app: typer.Typer, name: str, panel: str, summary: str, model: type[Spec]) -> None:
+    """Add the command that reads a spec, makes the call of the same name in `sslkit`, and shows what it returns."""
+
+    def run(given: dict[str, Any], extras: dict[str, Any]) -> None:
+        spec = read_spec(model, given, extras)
+        import sslkit
+
+        show(getattr(sslkit, name)(spec), extras)
+
+    extra = {"spec": SPEC, "json": JSON}
+    app.command(name, rich_help_panel=panel)(command(run, summary, {"Settings": model}, extra))
 
 
 def read_spec(model: type[S], given: dict[str, Any], extras: dict[str, Any]) -> S:

@@ -1,22 +1,11 @@
 """`sslkit finetune`."""
 
-from typing import Any
-
 import typer
 
-from sslkit.cli.common import JSON, SPEC, read_spec, show
-from sslkit.cli.flags import command
+from sslkit.cli.common import add_call
 from sslkit.specs import FinetuneSpec
 
 
 def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
     """Add the command to the application."""
-    extra = {"spec": SPEC, "json": JSON}
-    app.command("finetune", rich_help_panel=panel)(command(_run, summary, {"Settings": FinetuneSpec}, extra))
-
-
-def _run(given: dict[str, Any], extras: dict[str, Any]) -> None:
-    spec = read_spec(FinetuneSpec, given, extras)
-    from sslkit.evaluate.finetune import finetune
-
-    show(finetune(spec), extras)
+    add_call(app, "finetune", panel, summary, FinetuneSpec)
