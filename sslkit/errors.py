@@ -37,4 +37,6 @@ def did_you_mean(name: str, known: list[str], listing: list[str] | None = None) 
     if near:
         return f"did you mean {near[0]}?"
     shown = sorted(known if listing is None else listing)
-    return f"known: {', '.join(shown)}" if shown else "none is installed"
+    if shown:
+        return f"known: {', '.join(shown)}"
+    return "" if known else "none is installed"

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from sslkit.console import stderr
-from sslkit.errors import SslkitError
+from sslkit.errors import Interrupted, SslkitError
 
 # Every mistake in using the command line derives from this class, which Typer exports only through its subclass.
 _UsageError: Any = typer.BadParameter.__mro__[2]
@@ -48,6 +48,9 @@ def main(arguments: list[str] | None = None) -> None:
         # Not the application itself: calling that would put Typer's own hook in the place of ours.
         command = typer.main.get_command(build_app(arguments))
         code = command(arguments, standalone_mode=False, prog_name="sslkit")
+    except Interrupted as stopped:  # as asked: no error
+        stderr.print(str(stopped), markup=False)
+        sys.exit(stopped.exit_code)
     except SslkitError as error:
         _fail(str(error), error.exit_code)
     except _UsageError as error:

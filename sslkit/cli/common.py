@@ -74,5 +74,13 @@ def show(result: Any, extras: dict[str, Any]) -> None:
         print(json.dumps(values))
         return
     for name, value in values.items():
-        text = f"{value:.1%}" if name.startswith("top1") else f"{value:.4g}" if isinstance(value, float) else str(value)
+        text = (
+            "none"
+            if value is None
+            else f"{value:.1%}"
+            if name.startswith("top1")
+            else f"{value:.4g}"
+            if isinstance(value, float)
+            else str(value)
+        )
         stdout.print(f"{name.replace('_', ' '):<26} {text}", markup=False)

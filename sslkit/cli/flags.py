@@ -117,7 +117,8 @@ def complaints(error: ValidationError, model: type[BaseModel]) -> list[str]:
         name = str(problem["loc"][0]) if problem["loc"] else ""
         if problem["type"] == "extra_forbidden":
             known = [flag(known) for known in model.model_fields]
-            lines[name] = f"{flag(name)}: no such setting ({did_you_mean(flag(name), known, listing=[])})"
+            near = did_you_mean(flag(name), known, listing=[])
+            lines[name] = f"{flag(name)}: no such setting{f' ({near})' if near else ''}"
         elif problem["type"] == "missing":
             lines[name] = f"{flag(name)} is missing"
         elif name in model.model_fields:

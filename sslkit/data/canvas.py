@@ -73,7 +73,7 @@ def choose_folder(index: Index, canvas: int, mode: str, limit_gigabytes: float) 
     `--cache on` that does not fit is an SslkitError; `auto` goes without.
     """
     if mode == "off":
-        return None, "off: --cache"
+        return None, "off: as given"
     if index.array is not None and index.array.shape[1:3] == (canvas, canvas):
         return None, "off: the array is its own cache"
     needed = len(index) * canvas * canvas * index.channels

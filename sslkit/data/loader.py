@@ -48,7 +48,7 @@ class Loader:
 def choose_workers(canvases: Canvases, workers: int | str) -> tuple[int, str]:
     """Return how many worker processes decode, and the reason."""
     if workers != "auto":
-        return int(workers), "--workers"
+        return int(workers), "as given"
     if canvases.index.array is not None:
         return 0, "arrays need no decoding"
     if canvases.complete():

@@ -7,6 +7,7 @@ another package's (the entry-point group `sslkit.encoders`), any timm name, `tor
 
 import ast
 import importlib
+import inspect
 from typing import Any
 
 import torch
@@ -58,7 +59,8 @@ def build_encoder(recipe: Recipe, pretrained: bool = False, allowed: str | None 
     except (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError) as error:  # what factories raise
         given = ", ".join(f"{key}={value}" for key, value in options.items())
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise SslkitError(f"--encoder: {name} cannot be built{f' with {given}' if given else ''}: {reason}") from error
+        wrong = f"--encoder-option: {name} cannot be built with {given}" if given else f"--encoder: {name} cannot be built"
+        raise SslkitError(f"{wrong}: {reason}") from error
     encoder.recipe = recipe
     return encoder
 
@@ -87,14 +89,19 @@ def _build(
         if name != allowed:
             raise SslkitError(f"the encoder is {name}, which would be imported and run", f"allow it with --encoder {name}")
         return _from_factory(name, settings, options)
-    if any(entry.name == name for entry in registry.entries(registry.ENCODERS)):
+    if name in registry.names(registry.ENCODERS):
         if pretrained:
             raise SslkitError(f"--pretrained: no weights are published for {name}", "use a timm or torchvision name")
-        return _as_encoder(registry.load(registry.find(registry.ENCODERS, name))(**settings, **options), settings)
+        factory = registry.load(registry.find(registry.ENCODERS, name))
+        known = [option for option in inspect.signature(factory).parameters if option not in settings]
+        for option in options:
+            if option not in known:
+                raise SslkitError(f"--encoder-option: {name} has no option {option}", did_you_mean(option, known))
+        return _as_encoder(factory(**settings, **options), settings)
     from sslkit.encoders.timm_zoo import timm_encoder, timm_names
 
     if name.partition(".")[0] not in timm_names():
-        own = [entry.name for entry in registry.entries(registry.ENCODERS)]
+        own = registry.names(registry.ENCODERS)
         raise SslkitError(f"--encoder: unknown encoder {name}", did_you_mean(name, own + timm_names(), listing=own))
     return timm_encoder(name, stem=stem, pretrained=pretrained, **settings, **options)
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 from dataclasses import dataclass
 from importlib.metadata import distribution, version
 from pathlib import Path
@@ -148,8 +149,10 @@ def save_resume(path: Path, state: dict[str, Any]) -> None:
 def read_resume(path: Path, device: torch.device) -> dict[str, Any]:
     """Read `resume.pt`; raises SslkitError if it is damaged or of a newer format."""
     try:
+        if not zipfile.is_zipfile(path):
+            raise pickle.UnpicklingError("it is damaged, or was never a checkpoint")
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise SslkitError(f"--resume: {path} cannot be read: {str(error).partition(chr(10))[0]}") from error
     needed = {"task", "optimizer", "scaler", "weights", "step", "steps", "began", "data"}
     if not isinstance(state, dict) or state.get("format", FORMAT + 1) > FORMAT or not needed <= state.keys():

@@ -24,6 +24,8 @@ class Pace:
     images: int = 0
     seconds: float = 0.0
     waited: float = 0.0
+    cold_images: int = 0
+    cold_seconds: float = 0.0
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     steps: int = 0
     summed: int = 0
@@ -35,6 +37,9 @@ class Pace:
             self.images += images
             self.seconds += seconds
             self.waited += waited
+        else:
+            self.cold_images += images
+            self.cold_seconds += seconds
         self.summed += 1
         for name, value in said.items():
             self.sums[name] += value
@@ -48,8 +53,10 @@ class Pace:
 
     @property
     def rate(self) -> float:
-        """Return images per second of the warm steps; 0 when there was none."""
-        return self.images / self.seconds if self.seconds else 0.0
+        """Return images per second of the warm steps; of all while there are no warm ones; 0 before the first."""
+        if self.seconds:
+            return self.images / self.seconds
+        return self.cold_images / self.cold_seconds if self.cold_seconds else 0.0
 
 
 def train(stepper: Stepper, loader: Loader, folder: RunFolder, save: Callable[[], None], prepared: bool, stop: Stop) -> Pace:
@@ -85,7 +92,7 @@ def train(stepper: Stepper, loader: Loader, folder: RunFolder, save: Callable[[]
                     saved = time.monotonic()
                 if stop.signal:
                     save()
-                    raise Interrupted(f"stopped after step {clock.step}; go on with --resume --out {folder.path}", stop.signal)
+                    raise Interrupted(f"stopped after step {clock.step} of {clock.steps}", stop.signal)
                 last = time.perf_counter()
     save()
     return pace
@@ -109,4 +116,4 @@ def _quarantine(folder: RunFolder, stepper: Stepper, broken: list[tuple[int, str
     if broken:
         new = folder.report_broken((stepper.plan.index.name(row), reason) for row, reason in broken)
         if new:
-            say(f"{new} unreadable {'image' if new == 1 else 'images'} left out, listed in {folder.file(BROKEN)}")
+            say(f"{new} unreadable {'image' if new == 1 else 'images'} met and left out, listed in {folder.file(BROKEN)}")

@@ -62,7 +62,7 @@ def choose_device(device: str) -> tuple[torch.device, str]:
             raise SslkitError(f"--device: {device} is not there (CUDA devices found: {count})", "use auto or cpu")
     if device == "mps" and not mps:
         raise SslkitError("--device: mps is not there", "use auto or cpu")
-    return torch.device(device), "--device"
+    return torch.device(device), "as given"
 
 
 def _choose_precision(device: torch.device, precision: str) -> tuple[torch.dtype | None, str]:
@@ -74,12 +74,12 @@ def _choose_precision(device: torch.device, precision: str) -> tuple[torch.dtype
         return torch.float16, "the GPU has no bf16"
     if precision == "fp16" and device.type != "cuda":
         raise SslkitError(f"--precision: fp16 needs CUDA (the device is {device})", "use bf16 or fp32")
-    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision], "--precision"
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision], "as given"
 
 
 def _choose_compile(device: torch.device, compile: str) -> tuple[bool, str]:
     if compile != "auto":
-        return compile == "on", "--compile"
+        return compile == "on", "as given"
     if device.type == "cuda":
         return True, "pays on CUDA"
     return False, "compiling takes longer than it saves on this device"

@@ -74,6 +74,7 @@ def prepare(spec: PretrainSpec) -> Training:
         say(f"{spec.data} has {' and '.join(parts)}: pretraining reads train only")
     return Training(
         name=name,
+        command=f"pretrain {spec.task}",
         plan=make_plan(spec, index, task_class.reads),
         out=out,
         build_encoder=lambda build: task_class.build_encoder(options, build),

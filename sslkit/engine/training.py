@@ -22,7 +22,7 @@ from sslkit.engine.plan import Plan, show_plan
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.signals import Stop, listen
 from sslkit.engine.stepper import Stepper
-from sslkit.errors import RunFailed, SslkitError
+from sslkit.errors import Interrupted, RunFailed, SslkitError
 from sslkit.specs import TrainSpec
 from sslkit.task import Clock, DataInfo, PretextTask
 
@@ -53,6 +53,7 @@ class Training:
     """Hold what is needed to run a task."""
 
     name: str
+    command: str  # what starts it: `pretrain rotation`
     plan: Plan
     out: Path
     build_encoder: Callable[[Callable[..., Encoder]], Encoder]
@@ -80,7 +81,11 @@ def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
         elif given not in (stored, "auto"):
             differing.append(f"--{name.replace('_', '-')} {given} (the run has {stored})")
     if differing:
-        raise SslkitError(f"--resume: {folder} was started with other values: {', '.join(sorted(differing))}")
+        longer = any(line.startswith(("--epochs", "--steps", "--minutes")) for line in differing)
+        raise SslkitError(
+            f"--resume: {folder} was started with other values: {', '.join(sorted(differing))}",
+            "--extend-to EPOCHS goes on from a finished run" if longer else "leave them out",
+        )
     return recorded.model_copy(update={name: getattr(spec, name) for name in spec.model_fields_set & _FREELY_CHANGED})
 
 
@@ -123,6 +128,9 @@ def run_training(training: Training) -> Outcome:
 
         try:
             pace = train(stepper, loader, folder, save, prepared=state is None, stop=stop)
+        except Interrupted as stopped:
+            stopped.hint = f"go on with: sslkit {training.command} --resume --out {training.out}"
+            raise
         finally:
             loader.close()
         loss = folder.last_loss()

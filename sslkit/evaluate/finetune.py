@@ -101,6 +101,7 @@ def finetune(spec: FinetuneSpec) -> FinetuneResult:
     outcome = run_training(
         Training(
             name="finetune",
+            command="finetune",
             plan=plan,
             out=out,
             build_encoder=lambda build: build() if checkpoint is None else start,

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslkit.console import meter
 from sslkit.errors import SslkitError
 from sslkit.evaluate.data import Evaluation, Features, open_evaluation
 from sslkit.specs import KnnSpec
@@ -67,11 +68,16 @@ def weighted_knn(
     """
     train, test = F.normalize(train.float(), dim=1), F.normalize(test.float(), dim=1)
     predictions = []
-    for queries in test.split(chunk):
-        similarity, nearest = (queries @ train.T).topk(k, dim=1)
-        votes = torch.zeros(len(queries), classes)
-        # Relative to the nearest: the same winner, and exp never overflows.
-        weights = ((similarity - similarity[:, :1]) / temperature).exp()
-        votes.scatter_add_(1, labels[nearest], weights)
-        predictions.append(votes.argmax(dim=1))
+    with meter("neighbours", len(test)) as progress:
+        for queries in test.split(chunk):
+            predictions.append(_vote(train, labels, queries, k, temperature, classes))
+            progress.advance(len(queries))
     return torch.cat(predictions)
+
+
+def _vote(train: Tensor, labels: Tensor, queries: Tensor, k: int, temperature: float, classes: int) -> Tensor:
+    similarity, nearest = (queries @ train.T).topk(k, dim=1)
+    # Relative to the nearest: the same winner, and exp never overflows.
+    weights = ((similarity - similarity[:, :1]) / temperature).exp()
+    votes = torch.zeros(len(queries), classes).scatter_add_(1, labels[nearest], weights)
+    return votes.argmax(dim=1)

@@ -141,6 +141,9 @@ def test_a_flag_for_the_length_wins_over_the_file(
     spec.write_text(json.dumps({"task": "rotation", "data": str(digits), "minutes": 9, "options": {"crop-scale": 0.3}}))
     settings = sslkit("pretrain", "--spec", spec, "--epochs", 2, "--crop-scale", 0.4, *quick, "--dry-run", "--json").json
     assert (settings["epochs"]["value"], settings["minutes"]["value"], settings["crop_scale"]["value"]) == (2, None, 0.4)
+    spec.write_text(json.dumps({"task": "simclr", "options": {"temperature": 0.5}}))
+    other = sslkit("pretrain", "rotation", "--spec", spec)
+    assert other.code == 2 and "is for simclr, not rotation" in other.err and len(other.err.splitlines()) == 1
     spec.write_text(json.dumps({"task": "rotation", "options": 3}))
     assert "should be a table" in sslkit("pretrain", "--spec", spec).err
 

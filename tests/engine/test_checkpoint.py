@@ -99,6 +99,9 @@ def test_damaged_resume(trained: Path, tmp_path: Path, sslkit: Callable[..., Any
     (run / "resume.pt").write_bytes((trained.parent / "resume.pt").read_bytes()[:-500])
     ran = sslkit("pretrain", "rotation", "--out", run, "--resume")
     assert ran.code == 2 and "resume.pt cannot be read" in ran.err
+    (run / "resume.pt").write_text("bad\n")
+    ran = sslkit("pretrain", "rotation", "--out", run, "--resume")
+    assert ran.code == 2 and "resume.pt cannot be read: it is damaged" in ran.err
     torch.save({"format": 1, "step": 3}, run / "resume.pt")
     ran = sslkit("pretrain", "rotation", "--out", run, "--resume")
     assert ran.code == 2 and "is not a checkpoint of this version" in ran.err

@@ -284,7 +284,7 @@ def test_signals_end_a_process_after_a_checkpoint(number: int, digits: Path, tmp
     os.killpg(process.pid, number)  # workers too, as a terminal or a job scheduler does
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert "go on with --resume" in said
+    assert f"(go on with: sslkit pretrain rotation --resume --out {out})" in said and "error" not in said
     assert math.isfinite(torch.load(out / "resume.pt", weights_only=True)["step"])
 
 
@@ -295,7 +295,7 @@ def test_broken_images_are_listed_and_left_out(sslkit: Run, tmp_path: Path, quic
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(data / f"{i:02}.png")
     (data / "07.png").write_bytes(b"nothing")
     ran = sslkit("pretrain", "rotation", "--data", data, "--out", tmp_path / "run", "--epochs", 2, *quick)
-    assert ran.code == 0 and "1 unreadable image left out" in ran.err
+    assert ran.code == 0 and "1 unreadable image met and left out" in ran.err
     assert (tmp_path / "run" / "broken.csv").read_text().splitlines()[:1] == ["path,reason"]
     assert "07.png,UnidentifiedImageError" in (tmp_path / "run" / "broken.csv").read_text()
 
