@@ -2,8 +2,6 @@
 
 import os
 import sys
-import tempfile
-import traceback
 from importlib import import_module
 from types import TracebackType
 from typing import Any
@@ -101,6 +99,9 @@ def _fail(message: str, code: int) -> None:
 
 def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> Any:
     """Report an unexpected exception in one line and keep the traceback in a log."""
+    import tempfile  # neither is for `sslkit --help`
+    import traceback
+
     with tempfile.NamedTemporaryFile("w", prefix="sslkit-", suffix=".log", delete=False, encoding="utf-8") as log:
         log.write(f"sslkit {' '.join(sys.argv[1:])}{os.linesep}")
         traceback.print_exception(kind, error, trace, file=log)
