@@ -19,8 +19,9 @@ _EXTRA = {"spec": SPEC, "dry_run": (bool, "Print every setting and where it come
 def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
     """Add the command to the application, with the options of the task that the arguments name."""
     name = named_task(arguments[1:]) if arguments[:1] == ["pretrain"] else None
-    if name is None and "--spec" in arguments[:-1]:
-        name = read_spec_file(arguments[arguments.index("--spec") + 1]).get("task")
+    if name is None and (file := _value_of("--spec", arguments)):
+        named = read_spec_file(file).get("task")
+        name = None if named is None else str(named)
     task_class = registry.load_task(name) if name is not None else None
     panels: dict[str, Any] = {"Run": PretrainSpec}
     defaults = {}
@@ -39,6 +40,16 @@ def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> Non
     signature = inspect.signature(options)
     options.__signature__ = signature.replace(parameters=[task, *signature.parameters.values()])  # type: ignore[attr-defined]
     app.command("pretrain", rich_help_panel=panel)(options)
+
+
+def _value_of(option: str, arguments: list[str]) -> str | None:
+    """Return what follows an option, after a space or an equals sign."""
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument == option:
+            return following
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+    return None
 
 
 def named_task(arguments: list[str]) -> str | None:

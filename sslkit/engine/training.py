@@ -95,44 +95,45 @@ def run_training(training: Training) -> Outcome:
         raise SslkitError("several processes (torchrun) are not supported yet", "start one process")
     began = time.monotonic()
     plan, spec = training.plan, training.plan.spec
-    resuming = (training.out / RESUME).exists()
-    state = read_resume(training.out / RESUME, torch.device("cpu")) if resuming else None
     fingerprint = plan.index.fingerprint()
-    if state is not None and state["data"] != fingerprint:
-        raise SslkitError(f"--resume: {plan.index.source} is no longer the data of the run in {training.out}", "check --data")
-    clock = _clock(spec, plan.steps_per_epoch, state, training.out)
-    task = _build(training, initialise=state is None)
-    with RunFolder(training.out) as folder, listen() as stop:
-        show_plan(plan, training.name, training.out)
+    with RunFolder(training.out) as folder:
+        state = read_resume(folder.file(RESUME), torch.device("cpu")) if folder.file(RESUME).exists() else None
+        if state is not None and state["data"] != fingerprint:
+            raise SslkitError(
+                f"--resume: {plan.index.source} is no longer the data of the run in {folder.path}", "check --data"
+            )
+        clock = _clock(spec, plan.steps_per_epoch, state, folder.path)
+        task = _build(training, initialise=state is None)
+        show_plan(plan, training.name, folder.path)
         stepper = Stepper(task, plan, clock)
-        pin = plan.machine.device.type == "cuda"
-        loader = Loader(plan.canvases, plan.workers, substitute=True, pin_memory=pin)
         if state is not None:
-            _load_state(stepper, state, training.out)
-            if spec.extend_to is not None and clock.step == clock.steps:
+            _load_state(stepper, state, folder.path)
+            if spec.extend_to is not None and clock.step == clock.steps < spec.extend_to * plan.steps_per_epoch:
                 clock.began, clock.steps = clock.step, spec.extend_to * plan.steps_per_epoch
             say(f"  resuming after step {clock.step} of {clock.steps}")
         folder.rewind(clock.step)
         _write_spec(folder, spec)
-        if state is None:
-            stepper.before_epoch(0)
-            spec = _measure(stepper, loader, stop)
-            _write_spec(folder, spec)
+        loader = Loader(plan.canvases, plan.workers, substitute=True, pin_memory=plan.machine.device.type == "cuda")
+        with listen() as stop:
+            if state is None:
+                stepper.before_epoch(0)
+                spec = _measure(stepper, loader, stop)
+                _write_spec(folder, spec)
 
-        def save() -> None:
+            def save() -> None:
+                try:
+                    save_resume(folder.file(RESUME), {**stepper.state(), "data": fingerprint})
+                    save_model(folder.file(MODEL), task.exports(), _metadata(training, spec, stepper, fingerprint))
+                except OSError as error:
+                    raise RunFailed(f"cannot write the checkpoint to {folder.path}: {error.strerror}") from error
+
             try:
-                save_resume(folder.file(RESUME), {**stepper.state(), "data": fingerprint})
-                save_model(folder.file(MODEL), task.exports(), _metadata(training, spec, stepper, fingerprint))
-            except OSError as error:
-                raise RunFailed(f"cannot write the checkpoint to {folder.path}: {error.strerror}") from error
-
-        try:
-            pace = train(stepper, loader, folder, save, prepared=state is None, stop=stop)
-        except Interrupted as stopped:
-            stopped.hint = f"go on with: sslkit {training.command} --resume --out {training.out}"
-            raise
-        finally:
-            loader.close()
+                pace = train(stepper, loader, folder, save, prepared=state is None, stop=stop)
+            except Interrupted as stopped:
+                stopped.hint = f"go on with: sslkit {training.command} --resume --out {folder.path}"
+                raise
+            finally:
+                loader.close()
         loss = folder.last_loss()
     task.eval()
     return Outcome(training.out, task, clock.step, round(pace.rate, 1), loss, round(time.monotonic() - began, 1))

@@ -139,7 +139,7 @@ def test_a_flag_for_the_length_wins_over_the_file(
 ) -> None:
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps({"task": "rotation", "data": str(digits), "minutes": 9, "options": {"crop-scale": 0.3}}))
-    settings = sslkit("pretrain", "--spec", spec, "--epochs", 2, "--crop-scale", 0.4, *quick, "--dry-run", "--json").json
+    settings = sslkit("pretrain", f"--spec={spec}", "--epochs", 2, "--crop-scale", 0.4, *quick, "--dry-run", "--json").json
     assert (settings["epochs"]["value"], settings["minutes"]["value"], settings["crop_scale"]["value"]) == (2, None, 0.4)
     spec.write_text(json.dumps({"task": "simclr", "options": {"temperature": 0.5}}))
     other = sslkit("pretrain", "rotation", "--spec", spec)

@@ -164,6 +164,8 @@ def test_extension(digits: Path, tmp_path: Path) -> None:
     from sslkit.engine.checkpoint import read_model
 
     assert read_model(out / "model.safetensors").metadata["extended_from"] == 6
+    again = pretrain(PretrainSpec(task="rotation", out=str(out), resume=True))  # finished: nothing to do, nothing changed
+    assert again.steps == 12 and read_model(out / "model.safetensors").metadata["extended_from"] == 6
 
 
 def test_init_starts_from_weights(trained: Path, digits: Path, tmp_path: Path) -> None:
