@@ -138,7 +138,7 @@ def expected(field: FieldInfo) -> str:
     if bounds:
         words[0] += f", {bounds},"
     if len(words) == 1:
-        return words[0].rstrip(",") if not any(text.startswith("one of") for text in words) else words[0]
+        return words[0].rstrip(",")
     return f"{', '.join(words[:-1])} or {words[-1]}".replace(",,", ",")
 
 

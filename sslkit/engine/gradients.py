@@ -59,7 +59,7 @@ def compute_gradients(pieces: Pieces, scale: Callable[[Tensor], Tensor]) -> Step
     if not pieces.task.couples_samples:
         return _uncoupled(pieces, scale)
     if len(pieces.starts) == 1:
-        return _coupled_at_once(pieces, scale)
+        return _from_outputs(pieces, pieces.output(0), scale)
     return _coupled(pieces, scale)
 
 
@@ -84,10 +84,6 @@ def _uncoupled(pieces: Pieces, scale: Callable[[Tensor], Tensor]) -> StepReport:
     report.seen = _joined([seen for seen, _ in kept])
     report.metrics = _joined([metrics for _, metrics in kept])
     return report
-
-
-def _coupled_at_once(pieces: Pieces, scale: Callable[[Tensor], Tensor]) -> StepReport:
-    return _from_outputs(pieces, pieces.output(0), scale)
 
 
 def _coupled(pieces: Pieces, scale: Callable[[Tensor], Tensor]) -> StepReport:

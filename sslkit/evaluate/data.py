@@ -113,20 +113,20 @@ def find_labelled(spec: DataSpec, test: str | None, checkpoint: Checkpoint | Non
         raise SslkitError(
             f"--data: images have {train.channels} channels, the encoder takes {checkpoint.recipe['in_channels']}"
         )
-    if own and train.fingerprint() != pretrained_on:
+    fingerprint = train.fingerprint()
+    seen = fingerprint == pretrained_on
+    if own and not seen:
         raise SslkitError(f"--data: {data} is no longer what the run saw", "name it with --data to evaluate on it all the same")
-    seen = train.fingerprint() == pretrained_on
-    origin = (str(Path(data).resolve()), label, train.fingerprint())
+    origin = (str(Path(data).resolve()), label, fingerprint)
+    holder = data
     if test is not None:
-        where = find_parts(test)
-        chosen = next((name for name in where if name != "train"), "train")
-        part = _labelled(read_index(where[chosen], label, spec.reindex))
-        say(f"test part: {f'{chosen} of ' if len(where) > 1 else ''}{test}")
-        return Parts(train, _in_classes(part, train), part.fingerprint() == pretrained_on, *origin)
+        holder, located = test, find_parts(test)
+        if len(located) > 1:
+            del located["train"]
     if located:
         name, location = next(iter(located.items()))
-        say(f"test part: {name} of {data}")
         part = _labelled(read_index(location, label, spec.reindex))
+        say(f"test part: {holder if location == holder else f'{name} of {holder}'}")
         return Parts(train, _in_classes(part, train), part.fingerprint() == pretrained_on, *origin)
     say(f"test part: a fifth of each class of {data}, drawn by --seed {spec.seed}{', seen in pretraining' if seen else ''}")
     kept, held_out = stratified_split(train, 0.2, spec.seed)
