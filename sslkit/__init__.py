@@ -7,9 +7,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sslkit.data.source import Source as Source
     from sslkit.digits import demo as demo
     from sslkit.encoders import Encoder as Encoder
     from sslkit.encoders import build_encoder as build_encoder
+    from sslkit.encoders import concat as concat
     from sslkit.engine.checkpoint import load as load
     from sslkit.engine.pretrain import pretrain as pretrain
     from sslkit.errors import RunFailed as RunFailed
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from sslkit.task import Batch as Batch
     from sslkit.task import Clock as Clock
     from sslkit.task import DataInfo as DataInfo
+    from sslkit.task import EncoderBuilder as EncoderBuilder
     from sslkit.task import PretextTask as PretextTask
     from sslkit.task import Run as Run
 
@@ -36,6 +39,7 @@ _WHERE = {
     "Batch": "sslkit.task",
     "Clock": "sslkit.task",
     "DataInfo": "sslkit.task",
+    "EncoderBuilder": "sslkit.task",
     "Run": "sslkit.task",
     "TaskOptions": "sslkit.specs",
     "PretrainSpec": "sslkit.specs",
@@ -53,6 +57,8 @@ _WHERE = {
     "load": "sslkit.engine.checkpoint",
     "Encoder": "sslkit.encoders",
     "build_encoder": "sslkit.encoders",
+    "concat": "sslkit.encoders",
+    "Source": "sslkit.data.source",
     "SslkitError": "sslkit.errors",
     "RunFailed": "sslkit.errors",
 }

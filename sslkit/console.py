@@ -1,5 +1,7 @@
 """Where sslkit prints: progress and remarks on stderr, results on stdout (`--json`: one object there and nothing else)."""
 
+import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +14,21 @@ if TYPE_CHECKING:
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 stdout = Console(highlight=False, soft_wrap=True)
+# torchrun starts several processes of one job: the first speaks for all, the others only of their own failures.
+PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
+RANK = int(os.environ.get("RANK", "0")) if PROCESSES > 1 else 0
 
 
 def say(message: str, style: str | None = None) -> None:
     """Print one remark on stderr, without reading markup in it (paths may hold brackets)."""
-    stderr.print(message, style=style, markup=False)
+    if RANK == 0:
+        stderr.print(message, style=style, markup=False)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object on stdout."""
+    if RANK == 0:
+        print(json.dumps(value))
 
 
 class Meter:
@@ -43,7 +55,7 @@ class Meter:
 @contextmanager
 def meter(title: str, total: int | None, done: int = 0) -> Iterator[Meter]:
     """Show progress of work with `total` units (None: unknown), of which `done` were done before."""
-    if not stderr.is_terminal:
+    if not stderr.is_terminal or RANK > 0:
         plain = Meter(title, total, None)
         plain.done = done
         yield plain

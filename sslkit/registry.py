@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from sslkit.errors import SslkitError, did_you_mean
 
 if TYPE_CHECKING:
+    from sslkit.data.source import Source
     from sslkit.task import PretextTask
 
-TASKS, ENCODERS = "sslkit.tasks", "sslkit.encoders"
+TASKS, ENCODERS, SOURCES = "sslkit.tasks", "sslkit.encoders", "sslkit.sources"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def find(group: str, name: str) -> Entry:
     """Return the entry called `name`; an unknown name or one offered by two packages is an SslkitError."""
     points = entries(group)
     found = [entry for entry in points if entry.name == name]
-    kind = {TASKS: "task", ENCODERS: "encoder"}[group]
+    kind = {TASKS: "task", ENCODERS: "encoder", SOURCES: "modality"}[group]
     if not found:
         raise SslkitError(f"unknown {kind} {name}", did_you_mean(name, names(group)))
     if len(found) > 1:
@@ -80,6 +81,16 @@ def load_task(name: str) -> type["PretextTask"]:
     if not (isinstance(task, type) and issubclass(task, PretextTask)):
         raise SslkitError(f"{name} points to {task!r}", "an entry of sslkit.tasks has to be a PretextTask class")
     return _with_own_options(task)
+
+
+def load_source(modality: str) -> type["Source"]:
+    """Return the class that reads data of a modality."""
+    from sslkit.data.source import Source
+
+    source = load(find(SOURCES, modality))
+    if not (isinstance(source, type) and issubclass(source, Source)):
+        raise SslkitError(f"{modality} points to {source!r}", "an entry of sslkit.sources has to be a Source class")
+    return source
 
 
 def task_name(task: str) -> str:

@@ -54,7 +54,7 @@ class TrainSpec(DataSpec):
     steps: int | None = Field(default=None, ge=1, description="Optimisation steps, instead of --epochs.")
     minutes: float | None = Field(default=None, gt=0, description="Training time; the steps are fixed after a measurement.")
     micro_batch: int | None = Field(
-        default=None, ge=1, description="Images on the device at once: less memory, same result (BatchNorm counts per piece)."
+        default=None, ge=1, description="Images on a device at once: less memory, same result (BatchNorm counts per piece)."
     )
     optimizer: Literal["sgd", "adamw", "lars"] = Field(default="adamw", description="Optimiser (SGD with momentum 0.9).")
     lr: float = Field(
@@ -70,6 +70,9 @@ class TrainSpec(DataSpec):
         default="auto", description="Autocast precision of the networks."
     )
     compile: Literal["auto", "on", "off"] = Field(default="auto", description="torch.compile of the networks.")
+    sync_batchnorm: Literal["auto", "on", "off"] = Field(
+        default="auto", description="BatchNorm over the pieces of all processes; auto: on for several on CUDA."
+    )
     checkpoint_every: int | None = Field(
         default=None, ge=1, description="Steps between checkpoints; default: each epoch, at least every ten minutes."
     )

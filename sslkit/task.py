@@ -7,17 +7,17 @@
 | `loss(out, batch)` | eager, half precision widened to float32          | the same rows; all rows if `couples_samples`   |
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from sslkit.encoders import Encoder
+from sslkit.encoders import CHANNELS, Encoder, Recipe, build_encoder, narrowed
 from sslkit.specs import TaskOptions
 
-Batch = dict[str, Any]  # tensors with samples on dim 0; entries that are not tensors pass untouched
+Batch = Mapping[str, Any]  # tensors with samples on dim 0; entries that are not tensors pass untouched
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,10 @@ class DataInfo:
     """Tell a task what the data looks like; nothing about labels."""
 
     samples: int
-    size: int  # training pixels
-    channels: int = 3
+    size: int  # pixels of a side; the length of a sample of another modality
+    channels: int = 3  # a text: words, each of which is one channel
     modality: str = "image"
+    details: Mapping[str, Any] = field(default_factory=dict)  # what only this modality has: a vocabulary, a sample rate
 
 
 @dataclass
@@ -43,6 +44,28 @@ class Clock:
     def progress(self) -> float:
         """Return the share of the schedule that is done, 0 at its first step and 1 at the last."""
         return min(1.0, (self.step - self.began) / max(1, self.steps - self.began - 1))
+
+
+@dataclass(frozen=True)
+class EncoderBuilder:
+    """Build the encoder that the user chose, or one made of it, for this data."""
+
+    recipe: Recipe
+    data: DataInfo
+    pretrained: bool = False
+    allowed: str | None = None  # a `package.module:factory` that may be imported
+
+    def __call__(self, select: str | None = None, width: float = 1.0, **changes: Any) -> Encoder:
+        """Return the encoder, seeing only `l`, `ab` or `gray` of the image, `width` times as wide, its recipe changed.
+
+        Raises SslkitError if it can't be made so.
+        """
+        recipe = {**self.recipe, **changes}
+        if select is not None:
+            recipe["in_channels"] = CHANNELS[select]
+        if width != 1:
+            recipe = narrowed(recipe, width)
+        return build_encoder(recipe if select is None else {"select": select, "encoder": recipe}, self.pretrained, self.allowed)
 
 
 class Run(Protocol):
@@ -74,8 +97,8 @@ class PretextTask(nn.Module):
     defaults: ClassVar[dict[str, Any]] = {}
 
     @classmethod
-    def build_encoder(cls, options: Any, build: Callable[..., Encoder]) -> Encoder:
-        """Build the encoder the user chose; override to select channels or to concatenate two."""
+    def build_encoder(cls, options: Any, build: EncoderBuilder) -> Encoder:
+        """Build the encoder the user chose; override to select channels, to concatenate two, or to look at `build.data`."""
         return build()
 
     def __init__(self, options: Any, encoder: Encoder, data: DataInfo) -> None:
@@ -132,6 +155,10 @@ class PretextTask(nn.Module):
     def parts(self) -> list[tuple[str, "PretextTask", float]]:
         """Return (prefix, task, weight) of the tasks inside; a joint task lists its children."""
         return [("", self, 1.0)]
+
+    def reasons(self) -> dict[str, str]:
+        """Return what options left on `auto` became, by name, and why: `{"momentum": "0.97: 1 - 10/steps"}`."""
+        return {}
 
     def exports(self) -> dict[str, nn.Module]:
         """Return what `model.safetensors` keeps."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from sslkit.console import stderr
+from sslkit.console import PROCESSES, RANK, say, stderr
 from sslkit.errors import Interrupted, SslkitError
 
 # Every mistake in using the command line derives from this class, which Typer exports only through its subclass.
@@ -45,9 +45,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         # Not the application itself: calling that would put Typer's own hook in the place of ours.
         command = typer.main.get_command(build_app(arguments))
+        if PROCESSES > 1 and not {"pretrain", "finetune", "--help"} & set(arguments):
+            raise SslkitError(f"{PROCESSES} processes: only pretrain and finetune share their work", "start one process")
         code = command(arguments, standalone_mode=False, prog_name="sslkit")
     except Interrupted as stopped:  # as asked: no error
-        stderr.print(str(stopped), markup=False)
+        say(str(stopped))
         sys.exit(stopped.exit_code)
     except SslkitError as error:
         _fail(str(error), error.exit_code)
@@ -90,9 +92,8 @@ def _listed_only() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    lines = message.splitlines() or [""]
-    for line in lines:
-        stderr.print("error: ", style="bold red", end="")
+    for line in message.splitlines() or [""]:
+        stderr.print(f"process {RANK}: error: " if RANK else "error: ", style="bold red", end="")
         stderr.print(line, markup=False)
     sys.exit(code)
 

@@ -1,14 +1,13 @@
 """What the commands share: reading a spec from flags and file, and printing a result."""
 
 import dataclasses
-import json
 from typing import Any, TypeVar
 
 import typer
 from pydantic import ValidationError
 
 from sslkit.cli.flags import command, complaints, flag, key_values, read_spec_file
-from sslkit.console import stdout
+from sslkit.console import RANK, print_json, stdout
 from sslkit.errors import SslkitError
 from sslkit.specs import Spec
 
@@ -71,7 +70,9 @@ def show(result: Any, extras: dict[str, Any]) -> None:
     """Print a result: its fields, or with `--json` one object."""
     values = dataclasses.asdict(result)
     if extras.get("json"):
-        print(json.dumps(values))
+        print_json(values)
+        return
+    if RANK > 0:
         return
     for name, value in values.items():
         text = (

@@ -1,5 +1,6 @@
 """The canvas cache: every image decoded once, kept as uint8 in one memory-mapped file."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,16 @@ class Canvases:
         """Tell whether every sample is in the cache, so that nothing will be decoded."""
         return self.folder is not None and bool((self._open()[1] == _STORED).all())
 
+    def workers(self, asked: int | str) -> tuple[int, str]:
+        """Return how many worker processes decode, for what `--workers` says, and the reason."""
+        if asked != "auto":
+            return int(asked), "as given"
+        if self.index.array is not None:
+            return 0, "arrays need no decoding"
+        if self.complete():
+            return 0, "all canvases are cached"
+        return min(os.cpu_count() or 1, 8), "one per core, for the first epoch"
+
     @property
     def _shape(self) -> tuple[int, int, int]:
         return (self.canvas, self.canvas, self.index.channels)
@@ -67,15 +78,15 @@ class Canvases:
         return {**self.__dict__, "_maps": None}  # a worker process opens the files itself
 
 
-def choose_folder(index: Index, canvas: int, mode: str, limit_gigabytes: float) -> tuple[Path | None, str]:
-    """Return the cache folder for these canvases (None: no cache) and the reason, making room for it.
+def choose_folder(index: Index, canvas: int, mode: str, limit_gigabytes: float) -> tuple[Path | None, tuple[str, str]]:
+    """Return the cache folder for these canvases (None: no cache), and on or off with the reason, making room for it.
 
     `--cache on` that does not fit is an SslkitError; `auto` goes without.
     """
     if mode == "off":
-        return None, "off: as given"
+        return None, ("off", "as given")
     if index.array is not None and index.array.shape[1:3] == (canvas, canvas):
-        return None, "off: the array is its own cache"
+        return None, ("off", "the array is its own cache")
     needed = len(index) * canvas * canvas * index.channels
     folder = cache_folder() / "canvases" / f"{index.key()}-{canvas}"
     limit = int(limit_gigabytes * 1e9)
@@ -84,7 +95,7 @@ def choose_folder(index: Index, canvas: int, mode: str, limit_gigabytes: float) 
             raise SslkitError(
                 f"--cache on: {needed / 1e9:.1f} GB of canvases exceed --cache-limit {limit_gigabytes:g}", "raise the limit"
             )
-        return None, f"off: {needed / 1e9:.1f} GB of canvases exceed --cache-limit {limit_gigabytes:g}"
+        return None, ("off", f"{needed / 1e9:.1f} GB of canvases exceed --cache-limit {limit_gigabytes:g}")
     try:
         make_room(needed, limit, keep=folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,8 +106,8 @@ def choose_folder(index: Index, canvas: int, mode: str, limit_gigabytes: float) 
     if not (folder / "canvases.npy").exists() and needed > 0.9 * free:
         if mode == "on":
             raise SslkitError(f"--cache on: {needed / 1e9:.1f} GB of canvases and {free / 1e9:.1f} GB of free disk")
-        return None, f"off: {needed / 1e9:.1f} GB of canvases do not fit the free disk"
-    return folder, f"on: {needed / 1e6:.0f} MB in {cache_folder()}"
+        return None, ("off", f"{needed / 1e9:.1f} GB of canvases do not fit the free disk")
+    return folder, ("on", f"{needed / 1e6:.0f} MB in {cache_folder()}")
 
 
 def _open_maps(folder: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -1,6 +1,5 @@
-"""Batches of canvases, in an order that depends on nothing but seed and epoch."""
+"""Batches of samples, in an order that depends on nothing but seed and epoch."""
 
-import os
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -11,19 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sslkit.data.canvas import Canvases
+from sslkit.data.source import Rows, Source
 from sslkit.errors import SslkitError
-
-Rows = NDArray[np.int64]
 
 
 class Loader:
-    """Deliver batches `{"image": uint8 [B, canvas, canvas, C], "index": int64 [B], "broken": [(row, reason)]}`."""
+    """Deliver batches: the source's arrays as tensors, `index` int64 `[B]`, and `broken`: [(row, reason)]."""
 
-    def __init__(self, canvases: Canvases, workers: int, substitute: bool, pin_memory: bool = False) -> None:
+    def __init__(self, source: Source, workers: int, substitute: bool, pin_memory: bool = False) -> None:
         self._batches: list[Rows] = []
         self._loader: DataLoader[Any] = DataLoader(
-            _Rows(canvases, substitute),
+            _Rows(source, substitute),
             batch_size=None,
             sampler=_Listed(self._batches),
             num_workers=workers,
@@ -43,17 +40,6 @@ class Loader:
     def close(self) -> None:
         """End the worker processes."""
         del self._loader
-
-
-def choose_workers(canvases: Canvases, workers: int | str) -> tuple[int, str]:
-    """Return how many worker processes decode, and the reason."""
-    if workers != "auto":
-        return int(workers), "as given"
-    if canvases.index.array is not None:
-        return 0, "arrays need no decoding"
-    if canvases.complete():
-        return 0, "all canvases are cached"
-    return min(os.cpu_count() or 1, 8), "one per core, for the first epoch"
 
 
 def epoch_batches(samples: int, batch_size: int, seed: int, epoch: int, weights: Tensor | None = None) -> list[Rows]:
@@ -78,36 +64,40 @@ def _leave_signals_to_the_loop(worker: int) -> None:
 
 
 class _Rows(Dataset[Any]):
-    def __init__(self, canvases: Canvases, substitute: bool) -> None:
-        self.canvases, self.substitute = canvases, substitute
+    def __init__(self, source: Source, substitute: bool) -> None:
+        self.source, self.substitute = source, substitute
 
     def __getitem__(self, rows: Rows) -> dict[str, Any]:
-        images, broken = self.canvases.read(rows)
+        arrays, broken = self.source.read(rows)
         reported = [(int(rows[place]), reason) for place, reason in broken.items()]
         if self.substitute and broken:
-            replaced = self._replace(images, rows, list(broken))
+            replaced = self._replace(arrays, rows, list(broken))
             if replaced is None:  # told, not raised: an exception would leave a worker as a traceback
-                index = self.canvases.index
-                return {"failure": f"--data: not one of {len(index)} images in {index.source} can be read"}
-            images, rows = replaced
+                return {
+                    "failure": f"--data: not one of {self.source.info.samples} samples in {self.source.location} can be read"
+                }
+            rows = replaced
         elif broken:
             good = np.setdiff1d(np.arange(len(rows)), list(broken))
-            images, rows = images[good], rows[good]
-        return {"image": torch.from_numpy(images), "index": torch.from_numpy(rows), "broken": reported}
+            arrays, rows = {name: array[good] for name, array in arrays.items()}, rows[good]
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return {**tensors, "index": torch.from_numpy(rows), "broken": reported}
 
-    def _replace(self, images: NDArray[np.uint8], rows: Rows, places: list[int]) -> tuple[NDArray[np.uint8], Rows] | None:
-        """Put the next readable sample of the data in the place of a broken one: the same one every time."""
-        rows, samples = rows.copy(), len(self.canvases.index)
+    def _replace(self, arrays: dict[str, NDArray[Any]], rows: Rows, places: list[int]) -> Rows | None:
+        """Put the next readable sample of the data in the place of a broken one, the same one every time; return the rows."""
+        rows, samples = rows.copy(), self.source.info.samples
         for place in places:
             for step in range(1, samples):
                 row = (rows[place] + step) % samples
-                image, broken = self.canvases.read(np.array([row]))
+                found, broken = self.source.read(np.array([row]))
                 if not broken:
-                    images[place], rows[place] = image[0], row
+                    for name, array in arrays.items():
+                        array[place] = found[name][0]
+                    rows[place] = row
                     break
             else:
                 return None
-        return images, rows
+        return rows
 
 
 class _Listed:

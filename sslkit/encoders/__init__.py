@@ -1,8 +1,10 @@
 """Build encoders from recipes: small trees of plain values that stand in every checkpoint.
 
-A recipe is `{"name": ..., "in_channels": 3, "size": 32, "stem": "small", "options": {...}}`. `name` is one of ours or
-another package's (the entry-point group `sslkit.encoders`), any timm name, `torchvision:NAME`, or
+A plain recipe is `{"name": ..., "in_channels": 3, "size": 32, "stem": "small", "options": {...}}`. `name` is one of ours
+or another package's (the entry-point group `sslkit.encoders`), any timm name, `torchvision:NAME`, or
 `package.module:factory`, which is imported only when the user wrote it on the command line.
+`{"select": "l" | "ab" | "gray", "encoder": plain}` shows a part of the image to an encoder, and `{"concat": [...]}` puts
+several of both kinds side by side.
 """
 
 import ast
@@ -15,12 +17,27 @@ from torch import Tensor, nn
 
 from sslkit import registry
 from sslkit.encoders.base import Encoder as Encoder
+from sslkit.encoders.base import ImageEncoder as ImageEncoder
 from sslkit.encoders.base import Wrapped
+from sslkit.encoders.composed import CHANNELS, Concat, Select
 from sslkit.errors import SslkitError, did_you_mean
 
 Recipe = dict[str, Any]
 
-__all__ = ["Encoder", "Recipe", "build_encoder", "check_reads", "recipe_for"]
+__all__ = [
+    "CHANNELS",
+    "Encoder",
+    "ImageEncoder",
+    "Recipe",
+    "build_encoder",
+    "channels_of",
+    "check_reads",
+    "concat",
+    "name_of",
+    "narrowed",
+    "plain_recipes",
+    "recipe_for",
+]
 
 _SMALL = 64  # pixels; up to here a 7×7 stride-2 stem with max-pooling would leave almost nothing of the image
 
@@ -45,6 +62,86 @@ def build_encoder(recipe: Recipe, pretrained: bool = False, allowed: str | None 
     Raises SslkitError for a name nobody knows and for options its factory refuses. A `package.module:factory` is
     imported only if `allowed` repeats it.
     """
+    if recipe.keys() == {"concat"}:
+        return concat(*(_build_part(part, pretrained, allowed) for part in recipe["concat"]))
+    return _build_part(recipe, pretrained, allowed)
+
+
+def concat(*parts: Encoder) -> Encoder:
+    """Return one encoder that puts the features of several side by side; its recipe is made of theirs."""
+    encoder = Concat(list(parts))
+    encoder.recipe = {"concat": [part.recipe for part in parts]}
+    return encoder
+
+
+def plain_recipes(recipe: Recipe) -> list[Recipe]:
+    """Return the plain recipes in a recipe's tree."""
+    if "concat" in recipe:
+        return [plain for part in recipe["concat"] for plain in plain_recipes(part)]
+    return [recipe["encoder"] if "select" in recipe else recipe]
+
+
+def channels_of(recipe: Recipe) -> int:
+    """Return the channels of the images that a recipe's encoder takes."""
+    first = recipe["concat"][0] if "concat" in recipe else recipe
+    return 3 if "select" in first else int(first["in_channels"])
+
+
+def name_of(recipe: Recipe) -> str:
+    """Return what to call a recipe's encoder: `resnet_micro`, `l:resnet_micro+ab:resnet_micro`."""
+    if "concat" in recipe:
+        return "+".join(name_of(part) for part in recipe["concat"])
+    if "select" in recipe:
+        return f"{recipe['select']}:{name_of(recipe['encoder'])}"
+    return str(recipe["name"])
+
+
+def narrowed(recipe: Recipe, factor: float) -> Recipe:
+    """Return a plain recipe for the same architecture, `factor` times as wide; raises SslkitError if it has no width."""
+    name, options = recipe["name"], recipe["options"]
+    if name in registry.names(registry.ENCODERS):
+        width = inspect.signature(registry.load(registry.find(registry.ENCODERS, name))).parameters.get("width")
+        found = {} if width is None else {"width": options.get("width", width.default) * factor}
+    elif ":" in name:
+        found = {}
+    else:
+        from sslkit.encoders.timm_zoo import narrowed_options
+
+        found = narrowed_options(name, options, factor)
+    if not found:
+        raise SslkitError(
+            f"--encoder: {name} cannot be made narrower", "encoders that can: resnet_micro, vit_micro, timm's resnets and vit_*"
+        )
+    whole = {key: int(value) if isinstance(value, float) and value == int(value) else value for key, value in found.items()}
+    return {**recipe, "options": {**options, **whole}}
+
+
+def check_reads(encoder: Encoder, name: str, reads: tuple[str, ...], task: str, modality: str = "image") -> None:
+    """Raise SslkitError if a task reads something that the encoder does not offer."""
+    if encoder.modality != modality:
+        raise SslkitError(f"--encoder: {task} is for {modality} data and {name} reads {encoder.modality}", "name another one")
+    missing = [what for what in reads if what not in encoder.offers]
+    if missing:
+        raise SslkitError(
+            f"--encoder: {task} reads {' and '.join(missing)} and {name} offers {', '.join(encoder.offers)}",
+            "encoders with tokens: vit_micro and timm's vit_*" if "tokens" in missing else "try resnet_micro",
+        )
+
+
+def _build_part(recipe: Recipe, pretrained: bool, allowed: str | None) -> Encoder:
+    if recipe.keys() != {"select", "encoder"}:
+        return _build_plain(recipe, pretrained, allowed)
+    select, inner = recipe["select"], _build_plain(recipe["encoder"], pretrained, allowed)
+    if CHANNELS.get(select) != inner.in_channels:
+        raise SslkitError(
+            f"encoder recipe selects {select} for an encoder of {inner.in_channels} channels", "it is not one of sslkit's"
+        )
+    encoder = Select(select, inner)
+    encoder.recipe = recipe
+    return encoder
+
+
+def _build_plain(recipe: Recipe, pretrained: bool, allowed: str | None) -> Encoder:
     try:
         name, settings = recipe["name"], {"in_channels": recipe["in_channels"], "size": recipe["size"]}
         options = dict(recipe["options"])
@@ -63,16 +160,6 @@ def build_encoder(recipe: Recipe, pretrained: bool = False, allowed: str | None 
         raise SslkitError(f"{wrong}: {reason}") from error
     encoder.recipe = recipe
     return encoder
-
-
-def check_reads(encoder: Encoder, name: str, reads: tuple[str, ...], task: str) -> None:
-    """Raise SslkitError if a task reads something that the encoder does not offer."""
-    missing = [what for what in reads if what not in encoder.offers]
-    if missing:
-        raise SslkitError(
-            f"--encoder: {task} reads {' and '.join(missing)} and {name} offers {', '.join(encoder.offers)}",
-            "encoders with tokens: vit_micro and timm's vit_*" if "tokens" in missing else "try resnet_micro",
-        )
 
 
 def _build(

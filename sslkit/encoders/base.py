@@ -1,6 +1,6 @@
 """What every encoder offers, whatever its architecture."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -9,23 +9,41 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Encoder(nn.Module):
-    """Turn images `[B, C, H, W]`, floats in [0, 1], into features `[B, width]`; normalise the input itself.
+    """Turn samples of one modality into features `[B, width]`; images are floats `[B, C, H, W]` in [0, 1].
 
     `offers` names what else it has: `tokens(x, keep=None, mask=None, fill=None) -> [B, prefix + N, width]`,
     `feature_map(x) -> [B, width, h, w]`, `layers(x) -> list[Tensor]`. `sample_dims` tells one sample from several views.
     """
 
+    modality: ClassVar[str] = "image"
     offers: tuple[str, ...] = ("pooled",)
     sample_dims: int = 3
     recipe: dict[str, Any]
+
+    def __init__(self, width: int, in_channels: int) -> None:
+        super().__init__()
+        self.width, self.in_channels = width, in_channels
+
+    @property
+    def device(self) -> torch.device:
+        """Return where its weights lie."""
+        return next(self.parameters()).device
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Return features `[B, width]`."""
+        raise TypeError(f"{type(self).__name__} does not define forward()")
+
+
+class ImageEncoder(Encoder):
+    """Be an encoder of images `[B, C, H, W]`, floats in [0, 1], that normalises its own input."""
+
     mean: Tensor
     std: Tensor
 
     def __init__(
         self, width: int, in_channels: int = 3, normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     ) -> None:
-        super().__init__()
-        self.width = width
+        super().__init__(width, in_channels)
         if normalisation is None:
             normalisation = _IMAGENET if in_channels == 3 else ((0.5,) * in_channels, (0.25,) * in_channels)
         mean, std = normalisation
@@ -36,12 +54,8 @@ class Encoder(nn.Module):
         """Return the image minus mean, over standard deviation."""
         return (image - self.mean) / self.std
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return features `[B, width]`."""
-        raise TypeError(f"{type(self).__name__} does not define forward()")
 
-
-class FeatureMapEncoder(Encoder):
+class FeatureMapEncoder(ImageEncoder):
     """Be an encoder whose features are the mean over a last feature map."""
 
     offers = ("pooled", "feature_map", "layers")
@@ -59,7 +73,7 @@ class FeatureMapEncoder(Encoder):
         return self.feature_map(image).mean(dim=(2, 3))
 
 
-class Wrapped(Encoder):
+class Wrapped(ImageEncoder):
     """Be an encoder around any module that returns `[B, width]`."""
 
     def __init__(self, model: nn.Module, width: int, in_channels: int) -> None:

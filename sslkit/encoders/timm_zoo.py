@@ -4,10 +4,11 @@ from typing import Any
 
 import timm
 import torch
+from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from sslkit.encoders.base import Encoder
+from sslkit.encoders.base import ImageEncoder
 from sslkit.errors import SslkitError
 
 
@@ -18,7 +19,7 @@ def timm_names() -> list[str]:
 
 def timm_encoder(
     name: str, in_channels: int, size: int, stem: str = "standard", pretrained: bool = False, **options: Any
-) -> Encoder:
+) -> ImageEncoder:
     """Build a timm model without its classifier; vision transformers take any image size their patches divide."""
     from timm.models import model_entrypoint
 
@@ -40,6 +41,18 @@ def timm_encoder(
     return PlainEncoder(model, in_channels, normalisation)
 
 
+def narrowed_options(name: str, options: dict[str, Any], factor: float) -> dict[str, Any]:
+    """Return the options that make a timm model `factor` times as wide; none if it is neither ResNet nor ViT."""
+    with torch.device("meta"):
+        model: Any = timm.create_model(name, num_classes=0, **options)
+    if isinstance(model, VisionTransformer):
+        heads: int = model.blocks[0].attn.num_heads  # type: ignore[union-attr, assignment]
+        return {"embed_dim": model.embed_dim * factor, "num_heads": max(1, round(heads * factor))}
+    if isinstance(model, ResNet):
+        return {"channels": [round(channels * factor) for channels in options.get("channels", (64, 128, 256, 512))]}
+    return {}
+
+
 def small_stem(model: nn.Module, in_channels: int) -> None:
     """Put a 3×3 convolution with stride 1 in place of a 7×7 stride-2 stem, and drop the max-pooling after it.
 
@@ -52,7 +65,7 @@ def small_stem(model: nn.Module, in_channels: int) -> None:
         model.maxpool = nn.Identity()
 
 
-class PlainEncoder(Encoder):
+class PlainEncoder(ImageEncoder):
     """Be any timm model, seen only through its pooled features."""
 
     def __init__(self, model: Any, in_channels: int, normalisation: Any = None) -> None:
@@ -65,7 +78,7 @@ class PlainEncoder(Encoder):
         return features
 
 
-class ConvolutionalEncoder(Encoder):
+class ConvolutionalEncoder(ImageEncoder):
     """Be a timm model that ends in a feature map."""
 
     offers = ("pooled", "feature_map")
@@ -86,7 +99,7 @@ class ConvolutionalEncoder(Encoder):
         return features
 
 
-class VisionTransformerEncoder(Encoder):
+class VisionTransformerEncoder(ImageEncoder):
     """Be a timm vision transformer, with class token and registers if it has them."""
 
     offers = ("pooled", "tokens", "feature_map", "layers")
@@ -94,6 +107,16 @@ class VisionTransformerEncoder(Encoder):
     def __init__(self, model: VisionTransformer, in_channels: int, normalisation: Any = None) -> None:
         super().__init__(model.num_features, in_channels, normalisation)
         self.model: Any = model
+
+    @property
+    def prefix(self) -> int:
+        """Return how many tokens, class token and registers, stand before the patches."""
+        return int(self.model.num_prefix_tokens)
+
+    @property
+    def patch(self) -> int:
+        """Return the side of a patch in pixels."""
+        return int(self.model.patch_embed.patch_size[0])
 
     def grid(self, image: Tensor) -> tuple[int, int]:
         """Return rows and columns of patches; an image that patches do not divide is an SslkitError."""
@@ -113,9 +136,8 @@ class VisionTransformerEncoder(Encoder):
         """
         x = self._embed(image, mask, fill)
         if keep is not None:
-            prefix = self.model.num_prefix_tokens
-            patches = x[:, prefix:].gather(1, keep[:, :, None].expand(-1, -1, x.shape[2]))
-            x = torch.cat([x[:, :prefix], patches], dim=1)
+            patches = x[:, self.prefix :].gather(1, keep[:, :, None].expand(-1, -1, x.shape[2]))
+            x = torch.cat([x[:, : self.prefix], patches], dim=1)
         x = self.model.norm_pre(x)
         for block in self.model.blocks:
             x = block(x)
@@ -133,7 +155,7 @@ class VisionTransformerEncoder(Encoder):
 
     def feature_map(self, image: Tensor) -> Tensor:
         """Return the patch tokens in their places, `[B, width, h, w]`."""
-        patches: Tensor = self.tokens(image)[:, self.model.num_prefix_tokens :]
+        patches: Tensor = self.tokens(image)[:, self.prefix :]
         grid: Tensor = patches.transpose(1, 2).unflatten(2, self.grid(image))
         return grid
 

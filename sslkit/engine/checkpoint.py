@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sslkit import encoders, registry
 from sslkit.data.store import write_atomically
-from sslkit.encoders import Encoder, Recipe
+from sslkit.encoders import Encoder, ImageEncoder, Recipe
 from sslkit.errors import SslkitError
 
 FORMAT = 1  # of both files; a reader refuses what is newer
@@ -40,6 +40,19 @@ class Checkpoint:
         """Return the image size it was trained at."""
         return int(self.metadata["size"])
 
+    @property
+    def channels(self) -> int:
+        """Return the channels of the images that the encoder takes."""
+        return encoders.channels_of(self.recipe)
+
+    def check_images(self) -> None:
+        """Raise SslkitError if the encoder does not read images."""
+        modality = self.metadata.get("modality", "image")
+        if modality != "image":
+            raise SslkitError(
+                f"--ckpt: {self.path} was trained on {modality} data by {self.metadata['task']}", "this needs images"
+            )
+
     def part(self, name: str) -> dict[str, Tensor]:
         """Return the weights of one exported module."""
         prefix = f"{name}."
@@ -53,7 +66,8 @@ class Checkpoint:
 
 
 def load(path: str | Path, encoder: str | None = None) -> Encoder:
-    """Return the encoder of a `model.safetensors` in eval mode: images `[B, C, H, W]` in [0, 1] to `[B, width]`.
+    """Return the encoder of a `model.safetensors` in eval mode: images `[B, C, H, W]` in [0, 1] to `[B, width]`,
+    or what the samples of another modality are.
 
     Needs neither the plugin nor the run folder. `encoder` repeats a `package.module:factory` named in the file, which
     is not imported otherwise. Raises SslkitError for a file that is damaged, not ours, or does not match.
@@ -68,7 +82,7 @@ def read_model(path: str | Path) -> Checkpoint:
     try:
         metadata = json.loads(raw["sslkit"])
         newer = int(metadata["format"]) > FORMAT
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise SslkitError(f"--ckpt: {path} was not written by sslkit", "other weights can be a start: --init") from error
     if newer:
         raise SslkitError(f"--ckpt: {path} has format {metadata['format']}, this sslkit reads up to {FORMAT}", "upgrade")
@@ -93,11 +107,17 @@ def save_model(path: Path, modules: dict[str, nn.Module], metadata: dict[str, An
 
 def describe(encoder: Encoder) -> dict[str, Any]:
     """Return what a checkpoint says about its encoder, and the versions that wrote it."""
+    normalisation = [
+        {"mean": module.mean.flatten().tolist(), "std": module.std.flatten().tolist()}
+        for module in encoder.modules()
+        if isinstance(module, ImageEncoder)
+    ]
     return {
         "format": FORMAT,
+        "modality": encoder.modality,
         "recipe": encoder.recipe,
-        "encoder_from": _origin(encoder.recipe["name"]),
-        "normalisation": {"mean": encoder.mean.flatten().tolist(), "std": encoder.std.flatten().tolist()},
+        "encoder_from": ", ".join(sorted({_origin(recipe["name"]) for recipe in encoders.plain_recipes(encoder.recipe)})),
+        "normalisation": normalisation,
         "versions": {"sslkit": version("sslkit"), "torch": torch.__version__},
     }
 

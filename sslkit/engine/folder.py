@@ -60,15 +60,20 @@ def read_spec(folder: Path) -> dict[str, Any]:
 
 
 class RunFolder:
-    """Own a run folder while the run lasts: locked, and as it was before if the run never got anywhere."""
+    """Own a run folder while the run lasts: locked, and as it was before if the run never got anywhere.
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder
+    Of several processes only one writes; to the others the folder is something to read.
+    """
+
+    def __init__(self, folder: Path, writes: bool = True) -> None:
+        self.path, self.writes = folder, writes
         self._fresh, self._held = not folder.exists(), holds_run(folder)
         self._lock = FileLock(folder / "lock")
         self._told: set[str] = set()
 
     def __enter__(self) -> Self:
+        if not self.writes:
+            return self
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -81,6 +86,8 @@ class RunFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self.writes:
+            return
         self._lock.release()
         if kind is not None and not self._held and not self.file(RESUME).exists() and not self.file(METRICS).exists():
             for name in (SPEC, BROKEN, "lock"):
@@ -94,12 +101,15 @@ class RunFolder:
 
     def write_spec(self, spec: dict[str, Any]) -> None:
         """Record what was run."""
+        if not self.writes:
+            return
         with write_atomically(self.file(SPEC)) as stream:
             stream.write((json.dumps(spec, indent=2) + "\n").encode())
 
     def log(self, line: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
-        append_json(self.file(METRICS), line)
+        if self.writes:
+            append_json(self.file(METRICS), line)
 
     def last_loss(self) -> float | None:
         """Return the loss logged last."""
@@ -110,7 +120,7 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Drop the logged lines from `step` on, which a resumed run will write again."""
-        if self.file(METRICS).exists():
+        if self.writes and self.file(METRICS).exists():
             lines = self.file(METRICS).read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]
             with write_atomically(self.file(METRICS)) as stream:
@@ -118,6 +128,8 @@ class RunFolder:
 
     def report_broken(self, broken: Iterable[tuple[str, str]]) -> int:
         """Add (name, reason) of samples not yet in broken.csv and return how many were new."""
+        if not self.writes:
+            return 0
         if not self._told and self.file(BROKEN).exists():
             with open(self.file(BROKEN), newline="", encoding="utf-8", errors="surrogateescape") as stream:
                 self._told = {row[0] for row in csv.reader(stream)}

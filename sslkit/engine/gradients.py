@@ -1,4 +1,4 @@
-"""The gradient of one step's loss, exactly, however many pieces the batch is cut into."""
+"""The gradient of one step's loss, exactly, however many pieces and processes the batch is cut into."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sslkit.engine.distributed import Gathered
 from sslkit.engine.precision import Machine
 from sslkit.engine.seeds import seed_stage
 from sslkit.task import Batch, PretextTask, rows
@@ -35,7 +36,7 @@ class Pieces:
 
     @property
     def samples(self) -> int:
-        """Return the rows of the whole batch."""
+        """Return the rows of this process's batch."""
         return next(len(value) for value in self.batch.values() if isinstance(value, Tensor))
 
     @property
@@ -47,31 +48,35 @@ class Pieces:
         """Return the piece's rows of the batch."""
         return rows(self.batch, start, min(start + self.size, self.samples))
 
+    def seed_stage(self, stage: str, start: int) -> None:
+        """Seed a stage that runs once per piece and process."""
+        seed_stage(self.seed, stage, self.step, start // self.size, self.machine.world.rank)
+
     def output(self, start: int) -> Any:
         """Run encoder and head on a piece under its own seed; what is half precision comes back as float32."""
-        seed_stage(self.seed, "predict", self.step, start // self.size)
+        self.seed_stage("predict", start)
         with self.machine.autocast():
             return widen(self.predict(self.rows(start)))
 
 
 def compute_gradients(pieces: Pieces, scale: Callable[[Tensor], Tensor]) -> StepReport:
-    """Add the step's gradient to the parameters; `scale` is the loss scaler's."""
-    if not pieces.task.couples_samples:
-        return _uncoupled(pieces, scale)
-    if len(pieces.starts) == 1:
-        return _from_outputs(pieces, pieces.output(0), scale)
-    return _coupled(pieces, scale)
+    """Add the gradient of this process to the parameters: the mean over all processes is the step's.
+
+    `scale` is the loss scaler's. Terms in the report are shares of the step's in the same way; what `after_step` will
+    see has the rows of all processes.
+    """
+    return _coupled(pieces, scale) if pieces.task.couples_samples else _uncoupled(pieces, scale)
 
 
 def _uncoupled(pieces: Pieces, scale: Callable[[Tensor], Tensor]) -> StepReport:
     """Accumulate piece by piece: means weighted by rows, sums divided by the whole step's counts."""
-    task, report = pieces.task, StepReport()
-    counts = task.counts(pieces.batch)
+    task, world, report = pieces.task, pieces.machine.world, StepReport()
+    counts = {name: world.total(count) / world.size for name, count in task.counts(pieces.batch).items()}
     kept: list[tuple[Batch, dict[str, Tensor]]] = []
     for start in pieces.starts:
         batch = pieces.rows(start)
         output = pieces.output(start)
-        seed_stage(pieces.seed, "loss", pieces.step, start // pieces.size)
+        pieces.seed_stage("loss", start)
         share = (min(start + pieces.size, pieces.samples) - start) / pieces.samples
         terms = {
             name: term / counts[name] if name in counts else term * share
@@ -81,43 +86,50 @@ def _uncoupled(pieces: Pieces, scale: Callable[[Tensor], Tensor]) -> StepReport:
         for name, term in terms.items():
             report.terms[name] = report.terms.get(name, 0) + term.detach()
         kept.append(_keep(task, output, batch))
-    report.seen = _joined([seen for seen, _ in kept])
+    report.seen = {name: world.gather(rows) for name, rows in _joined([seen for seen, _ in kept]).items()}
     report.metrics = _joined([metrics for _, metrics in kept])
     return report
 
 
 def _coupled(pieces: Pieces, scale: Callable[[Tensor], Tensor]) -> StepReport:
-    """Predict all pieces without graphs, take the loss over all, and feed its gradients into each piece predicted again.
+    """Take the loss over all outputs of all pieces and processes, and feed its gradients into this process's pieces.
 
-    (GradCache; Gao et al., 2021.) Norm statistics are put back in between, so that they move once.
+    One piece keeps its graph. Several are predicted without graphs first, and again one by one to be fed (GradCache;
+    Gao et al., 2021); norm statistics are put back in between, so that they move once. A process feeds its own rows
+    times the number of processes, which the mean over processes takes away again; parameters that only the loss uses
+    have their whole gradient everywhere, which is its own mean.
     """
-    statistics = _norm_statistics(pieces.task)
-    with torch.no_grad():
+    task, world = pieces.task, pieces.machine.world
+    at_once = len(pieces.starts) == 1
+    statistics = [] if at_once else _norm_statistics(task)
+    with torch.set_grad_enabled(at_once):
         outputs = [as_dict(pieces.output(start)) for start in pieces.starts]
     for buffer, before in statistics:
         buffer.copy_(before)
+    # The loss sees leaves: its gradient stops there, and the graphs of predict are entered afterwards.
     leaves = {
-        name: torch.cat([output[name] for output in outputs]).requires_grad_(outputs[0][name].is_floating_point())
+        name: world.gather(torch.cat([output[name].detach() for output in outputs])).requires_grad_(
+            outputs[0][name].requires_grad if at_once else outputs[0][name].is_floating_point()
+        )
         for name in outputs[0]
     }
-    report = _from_outputs(pieces, leaves.get("", leaves), scale)
-    for start in pieces.starts:
-        output = as_dict(pieces.output(start))
-        pulled = [
-            (output[name], leaf.grad[start : start + pieces.size])
-            for name, leaf in leaves.items()
-            if leaf.grad is not None and output[name].requires_grad
-        ]
-        if pulled:
-            torch.autograd.backward([tensor for tensor, _ in pulled], [gradient for _, gradient in pulled])
-    return report
-
-
-def _from_outputs(pieces: Pieces, output: Any, scale: Callable[[Tensor], Tensor]) -> StepReport:
+    output = leaves.get("", leaves)
+    batch = pieces.batch if world.size == 1 else Gathered(pieces.batch, world)
     seed_stage(pieces.seed, "loss", pieces.step)
-    terms = named(pieces.task.loss(output, pieces.batch))
+    counts = task.counts(batch)
+    terms = {name: term / counts[name] if name in counts else term for name, term in named(task.loss(output, batch)).items()}
     scale(_total(terms)).backward()
-    seen, metrics = _keep(pieces.task, output, pieces.batch)
+    own = world.rank * pieces.samples
+    for place, start in enumerate(pieces.starts):
+        predicted = outputs[place] if at_once else as_dict(pieces.output(start))
+        fed = [
+            (predicted[name], leaf.grad[own + start : own + start + len(predicted[name])] * world.size)
+            for name, leaf in leaves.items()
+            if leaf.grad is not None and predicted[name].requires_grad
+        ]
+        if fed:
+            torch.autograd.backward([tensor for tensor, _ in fed], [gradient for _, gradient in fed])
+    seen, metrics = _keep(task, output, batch)
     return StepReport({name: term.detach() for name, term in terms.items()}, metrics, seen)
 
 

@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from signal import SIGTERM
 
 from sslkit.console import duration, meter, say
 from sslkit.data.loader import Loader, epoch_batches
@@ -65,7 +66,8 @@ def train(stepper: Stepper, loader: Loader, folder: RunFolder, save: Callable[[]
     `prepared` tells that `before_epoch` was called for the first of them already. Raises Interrupted after a
     checkpoint when a signal came.
     """
-    clock, plan, pace = stepper.clock, stepper.plan, Pace()
+    clock, plan, world, pace = stepper.clock, stepper.plan, stepper.world, Pace()
+    broken: list[tuple[int, str]] = []
     every = max(1, (clock.steps - clock.began) // _LINES)
     saved = time.monotonic()
     with meter("training", clock.steps, done=clock.step) as progress:
@@ -75,14 +77,15 @@ def train(stepper: Stepper, loader: Loader, folder: RunFolder, save: Callable[[]
                 stepper.before_epoch(epoch)
             prepared = False
             clock.epoch = epoch
-            batches = epoch_batches(len(plan.index), plan.spec.batch_size, plan.spec.seed, epoch, stepper.weights)
+            batches = epoch_batches(plan.data.samples, plan.spec.batch_size, plan.spec.seed, epoch, stepper.weights)
+            own = [rows[world.own(len(rows))] for rows in batches[inside : inside + clock.steps - clock.step]]
             last = time.perf_counter()
-            for raw in loader(batches[inside : inside + clock.steps - clock.step]):
+            for raw in loader(own):
                 arrived = time.perf_counter()
-                _quarantine(folder, stepper, raw["broken"])
+                broken += raw["broken"]
                 said = stepper.step(raw)
                 now = time.perf_counter()
-                pace.add(len(raw["index"]), now - last, arrived - last, said)
+                pace.add(plan.spec.batch_size, now - last, arrived - last, said)
                 if clock.step % every == 0 or clock.step == clock.steps:
                     rate = {"images_per_second": round(pace.rate, 1)}
                     folder.log({**pace.means(), **rate, "epoch": epoch, "step": clock.step - 1})
@@ -90,10 +93,13 @@ def train(stepper: Stepper, loader: Loader, folder: RunFolder, save: Callable[[]
                 if _due(plan.spec.checkpoint_every, clock.step, plan.steps_per_epoch, saved) and clock.step < clock.steps:
                     save()
                     saved = time.monotonic()
-                if stop.signal:
+                if world.any(bool(stop.signal)):
                     save()
-                    raise Interrupted(f"stopped after step {clock.step} of {clock.steps}", stop.signal)
+                    _quarantine(folder, stepper, broken)
+                    raise Interrupted(f"stopped after step {clock.step} of {clock.steps}", stop.signal or SIGTERM)
                 last = time.perf_counter()
+            _quarantine(folder, stepper, broken)
+            broken.clear()
     save()
     return pace
 
@@ -113,7 +119,8 @@ def _text(said: dict[str, float], pace: Pace, left: int) -> str:
 
 
 def _quarantine(folder: RunFolder, stepper: Stepper, broken: list[tuple[int, str]]) -> None:
-    if broken:
-        new = folder.report_broken((stepper.plan.index.name(row), reason) for row, reason in broken)
-        if new:
-            say(f"{new} unreadable {'image' if new == 1 else 'images'} met and left out, listed in {folder.file(BROKEN)}")
+    """Report what all processes met in an epoch."""
+    source, found = stepper.plan.source, stepper.world.gather_lists(broken)
+    new = folder.report_broken((source.name(row), reason) for row, reason in found)
+    if new:
+        say(f"{new} unreadable {'sample' if new == 1 else 'samples'} met and left out, listed in {folder.file(BROKEN)}")

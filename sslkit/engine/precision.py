@@ -1,12 +1,13 @@
-"""Device, precision and compilation: each chosen once, with the reason."""
+"""Device, precision, compilation and processes: each chosen once, with the reason."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from sslkit.engine.distributed import ALONE, World
 from sslkit.errors import SslkitError
 
 
@@ -17,7 +18,9 @@ class Machine:
     device: torch.device
     autocast_dtype: torch.dtype | None  # None: float32 throughout
     compile: bool
-    reasons: dict[str, str]  # by flag
+    sync_batchnorm: bool = False  # statistics over the pieces of all processes
+    world: World = ALONE
+    reasons: dict[str, str] = field(default_factory=dict)  # by flag
 
     @property
     def precision(self) -> str:
@@ -37,21 +40,32 @@ class Machine:
         return torch.compile(function, fullgraph=True) if self.compile else function
 
 
-def choose_machine(device: str, precision: str = "auto", compile: str = "auto") -> Machine:
-    """Resolve `--device`, `--precision` and `--compile`; raises SslkitError for what this machine does not have."""
-    chosen, why_device = choose_device(device)
+def choose_machine(
+    device: str, precision: str = "auto", compile: str = "auto", sync_batchnorm: str = "auto", world: World = ALONE
+) -> Machine:
+    """Resolve what `--device` and the flags like it say; raises SslkitError for what this machine does not have."""
+    chosen, why_device = choose_device(device, world)
     dtype, why_precision = _choose_precision(chosen, precision)
+    sync, why_sync = _choose_sync(chosen, sync_batchnorm, world)
     on, why_compile = _choose_compile(chosen, compile)
-    machine = Machine(chosen, dtype, on, {})
+    machine = Machine(chosen, dtype, on, sync, world)
     machine.reasons["device"] = f"{chosen}: {why_device}"
     machine.reasons["precision"] = f"{machine.precision}: {why_precision}"
     machine.reasons["compile"] = f"{'on' if on else 'off'}: {why_compile}"
+    if world.size > 1:
+        machine.reasons["processes"] = f"{world.size}: each takes an equal share of every batch"
+        machine.reasons["sync_batchnorm"] = f"{'on' if sync else 'off'}: {why_sync}"
     return machine
 
 
-def choose_device(device: str) -> tuple[torch.device, str]:
+def choose_device(device: str, world: World = ALONE) -> tuple[torch.device, str]:
     """Return the device for `--device` and the reason."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if world.size > 1:
+        if device not in ("auto", "cpu", "cuda"):
+            raise SslkitError(f"--device: {device} cannot be shared by {world.size} processes", "use auto, cpu or cuda")
+        if device != "cpu" and cuda:
+            return torch.device("cuda", world.local_rank), "one GPU each"
     if device == "auto":
         if cuda:
             return torch.device("cuda"), torch.cuda.get_device_name()
@@ -83,6 +97,18 @@ def _choose_compile(device: torch.device, compile: str) -> tuple[bool, str]:
     if device.type == "cuda":
         return True, "pays on CUDA"
     return False, "compiling takes longer than it saves on this device"
+
+
+def _choose_sync(device: torch.device, sync: str, world: World) -> tuple[bool, str]:
+    if sync == "on" and device.type != "cuda":
+        raise SslkitError(
+            f"--sync-batchnorm: on needs CUDA (the device is {device})", "use a norm that counts per sample: --norm layer"
+        )
+    if sync != "auto":
+        return sync == "on", "as given"
+    if device.type == "cuda" and world.size > 1:
+        return True, "BatchNorm sees the pieces of all processes"
+    return False, "BatchNorm counts per piece and process"
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

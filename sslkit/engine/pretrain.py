@@ -1,6 +1,5 @@
 """`sslkit pretrain`: a task, unlabelled data, a run folder."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,14 +7,13 @@ from typing import Any
 import torch
 
 from sslkit import encoders
-from sslkit.console import say
-from sslkit.data.sources import find_parts, read_index
 from sslkit.encoders import check_reads
+from sslkit.engine.distributed import ALONE, World, joined
 from sslkit.engine.folder import choose_out, holds_run
 from sslkit.engine.plan import make_plan
 from sslkit.engine.training import Outcome, Training, merge_recorded, run_training
 from sslkit.errors import SslkitError
-from sslkit.registry import load_task, task_name
+from sslkit.registry import load_source, load_task, task_name
 from sslkit.specs import PretrainSpec
 from sslkit.task import PretextTask
 
@@ -45,10 +43,11 @@ def pretrain(spec: PretrainSpec) -> PretrainResult:
     Raises SslkitError for what can be told before the first step, RunFailed if the run fails, Interrupted if a signal
     ended it after a checkpoint.
     """
-    return PretrainResult.of(run_training(prepare(spec)))
+    with joined(spec.device) as world:
+        return PretrainResult.of(run_training(prepare(spec, world)))
 
 
-def prepare(spec: PretrainSpec) -> Training:
+def prepare(spec: PretrainSpec, world: World = ALONE) -> Training:
     """Settle everything about a run without starting it: task, options, data, `auto` values."""
     task_class = load_task(spec.task)
     name = task_name(spec.task)
@@ -65,17 +64,14 @@ def prepare(spec: PretrainSpec) -> Training:
         spec = with_task_defaults(spec, task_class)
     options = task_class.Options.model_validate(spec.options)
     spec = spec.model_copy(update={"options": options.model_dump(mode="json")})
+    source_class = load_source(task_class.modality)
     if spec.data is None:
-        raise SslkitError("--data is missing", "give a folder of images, a .txt or .csv list, or .npy/.npz arrays")
+        raise SslkitError("--data is missing", f"give {source_class.accepts}")
     _check_encoder(spec, task_class, name)
-    parts = find_parts(spec.data)
-    index = dataclasses.replace(read_index(parts["train"], spec.label, spec.reindex), labels=None, classes=())
-    if len(parts) > 1:
-        say(f"{spec.data} has {' and '.join(parts)}: pretraining reads train only")
     return Training(
         name=name,
         command=f"pretrain {spec.task}",
-        plan=make_plan(spec, index, task_class.reads),
+        plan=make_plan(spec, source_class.open(spec), task_class.reads, world),
         out=out,
         build_encoder=lambda build: task_class.build_encoder(options, build),
         build_task=lambda encoder, data: task_class(options, encoder, data),
@@ -103,7 +99,7 @@ def _absolute(spec: PretrainSpec) -> dict[str, Any]:
 
 def _check_encoder(spec: PretrainSpec, task_class: type[PretextTask], name: str) -> None:
     """Fail before any data is touched if the encoder can't be built or lacks what the task reads."""
-    if spec.encoder == "auto":
+    if spec.encoder == "auto" or task_class.modality != "image":
         return
     size = 224 if spec.size == "auto" else spec.size
     # A factory of the user's may need memory or the true size: it is tried when both are there.
@@ -111,4 +107,4 @@ def _check_encoder(spec: PretrainSpec, task_class: type[PretextTask], name: str)
         return
     with torch.device("meta"):
         encoder = encoders.build_encoder(encoders.recipe_for(spec.encoder, size, 3, spec.encoder_option), allowed=spec.encoder)
-    check_reads(encoder, spec.encoder, task_class.reads, name)
+    check_reads(encoder, spec.encoder, task_class.reads, name, task_class.modality)

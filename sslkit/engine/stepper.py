@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sslkit.data.loader import Loader, ordered_batches
+from sslkit.data.source import Source
 from sslkit.engine.gradients import Pieces, compute_gradients
 from sslkit.engine.memory import keep_freed_memory
 from sslkit.engine.optim import build_optimizer, clip_gradients, follow_schedules
@@ -26,7 +27,11 @@ class Stepper:
         self.plan, self.spec, self.machine, self.clock = plan, plan.spec, plan.machine, clock
         if self.machine.device.type == "cpu":
             keep_freed_memory()
+        if self.machine.sync_batchnorm:
+            nn.SyncBatchNorm.convert_sync_batchnorm(task)
         self.task = task.to(self.machine.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.world = self.machine.world
+        self.world.copy_from_first(self._tensors())
         self.predict: Callable[[Batch], Any] = self.machine.compiled(task.predict)
         self.optimizer = build_optimizer(task, self.spec, plan.steps_per_epoch)
         self.scaler = self.machine.scaler()
@@ -40,6 +45,7 @@ class Stepper:
         seed_stage(self.spec.seed, "before_epoch", epoch)
         with torch.no_grad():
             self.task.before_epoch(self)
+        self.world.copy_from_first(self._tensors())
         self.task.train()
 
     def step(self, raw: dict[str, Any]) -> dict[str, float]:
@@ -48,31 +54,45 @@ class Stepper:
         Raises RunFailed, before any weight moves, if the loss or the gradient is not finite.
         """
         try:
-            return self._step(raw)
+            return self.learn(self.transformed(raw))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            at_once = min(self.spec.micro_batch or self.spec.batch_size, self.spec.batch_size)
-            hint = f"try --micro-batch {max(1, at_once // 2)}"
-            raise RunFailed(f"out of memory in step {self.clock.step + 1} with {at_once} images at once", hint) from error
+            hint = f"try --micro-batch {max(1, self.micro_batch // 2)}"
+            raise RunFailed(
+                f"out of memory in step {self.clock.step + 1} with {self.micro_batch} samples at once", hint
+            ) from error
 
-    def _step(self, raw: dict[str, Any]) -> dict[str, float]:
-        spec, clock = self.spec, self.clock
-        seed_stage(spec.seed, "transform", clock.step)
+    @property
+    def micro_batch(self) -> int:
+        """Return how many samples are on this device at once."""
+        share = self.spec.batch_size // self.world.size
+        return min(self.spec.micro_batch or share, share)
+
+    def transformed(self, raw: dict[str, Any]) -> Batch:
+        """Return what the task's transform makes of this process's rows of a loaded batch."""
+        seed_stage(self.spec.seed, "transform", self.clock.step, rank=self.world.rank)
         with torch.no_grad():
-            batch = self.task.transform(to_device(raw, self.machine.device))
+            batch: Batch = self.task.transform(to_device(raw, self.plan.source, self.machine.device))
+        return batch
+
+    def learn(self, batch: Batch) -> dict[str, float]:
+        """Take one step on a transformed batch; see `step`."""
+        spec, clock, world = self.spec, self.clock, self.world
         self.optimizer.zero_grad(set_to_none=True)
-        micro_batch = min(spec.micro_batch or spec.batch_size, spec.batch_size)
-        pieces = Pieces(self.task, self.predict, self.machine, batch, micro_batch, spec.seed, clock.step)
+        pieces = Pieces(self.task, self.predict, self.machine, batch, self.micro_batch, spec.seed, clock.step)
         report = compute_gradients(pieces, self.scaler.scale)
+        # Which parameters have a gradient does not depend on content, so all processes list the same ones.
+        world.average(parameter.grad for parameter in self.task.parameters() if parameter.grad is not None)
         share = follow_schedules(self.optimizer, spec, clock)
         self.scaler.unscale_(self.optimizer)
         norm = clip_gradients(self.optimizer, spec.clip)
         means = {name: value.float().mean() for name, value in report.metrics.items()}
         # One look at the device per step, for everything that is checked or logged.
         names = [*report.terms, *means, "gradient_norm"]
-        values = torch.stack([value.float() for value in (*report.terms.values(), *means.values(), norm)]).tolist()
-        said = dict(zip(names, values, strict=True))
+        seen = torch.stack([value.double() for value in (*report.terms.values(), *means.values(), norm)])
+        world.average([seen])
+        said = dict(zip(names, seen.tolist(), strict=True))
         self._check(said, list(report.terms))
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
@@ -94,8 +114,8 @@ class Stepper:
                 f"the checkpoint before is kept; try a lower --lr than {self.spec.lr:g}, a longer --warmup or --clip 1",
             )
 
-    def rehearse(self, batches: Iterable[dict[str, Any]], seconds: float) -> float:
-        """Return the median seconds of warm steps, for at most `seconds`, and leave no trace in the state."""
+    def rehearse(self, batches: Iterable[dict[str, Any]], seconds: float, stopped: Callable[[], bool]) -> float:
+        """Return the median seconds of warm steps, for at most `seconds` or until stopped, and leave no trace in the state."""
         before = {name: value.clone() for name, value in self.task.state_dict().items()}
         step, times = self.clock.step, []
         began = last = time.perf_counter()
@@ -104,14 +124,14 @@ class Stepper:
             now = time.perf_counter()
             times.append(now - last)
             last = now
-            if now - began > seconds and len(times) > 1:
+            if self.world.any(stopped() or (now - began > seconds and len(times) > 1)):
                 break
         self.task.load_state_dict(before)
         self.optimizer.state.clear()
         self.scaler = self.machine.scaler()
         self.clock.step = step
-        warm = sorted(times[1:] or times or [0.0])  # nothing: the run was stopped
-        return warm[len(warm) // 2]
+        warm = sorted(times[1:] or times)
+        return self.world.from_first(warm[len(warm) // 2])
 
     def state(self) -> dict[str, Any]:
         """Return everything a resumed run needs, the position included."""
@@ -139,17 +159,16 @@ class Stepper:
         """Return the encoder's features of all samples in data order, `[N, width]`, taken in eval mode."""
         from sslkit.evaluate.features import extract
 
-        size, batch_size = self.plan.data.size, self.spec.batch_size
-        features, _ = extract(self.task.encoder, self.plan.canvases, size, batch_size, substitute=True)
+        features, _ = extract(self.task.encoder, self.plan.source, self.spec.batch_size, substitute=True, world=self.world)
         return features
 
     def images(self, count: int) -> Tensor:
         """Return `count` images at seeded places in the data, `[count, C, canvas, canvas]` in [0, 1]."""
         generator = torch.Generator().manual_seed(self.spec.seed)
-        rows = torch.randperm(len(self.plan.index), generator=generator)[:count].numpy()
-        loader = Loader(self.plan.canvases, workers=0, substitute=True)
+        rows = torch.randperm(self.plan.data.samples, generator=generator)[:count].numpy()
+        loader = Loader(self.plan.source, workers=0, substitute=True)
         batches = [rows[part] for part in ordered_batches(len(rows), 256)]
-        return torch.cat([to_device(raw, self.machine.device)["image"] for raw in loader(batches)])
+        return torch.cat([to_device(raw, self.plan.source, self.machine.device)["image"] for raw in loader(batches)])
 
     def balance(self, labels: Tensor) -> None:
         """Draw each label equally often from now on; `labels` is int64 `[N]`."""
@@ -161,8 +180,11 @@ class Stepper:
         for parameter in module.parameters():
             self.optimizer.state.pop(parameter, None)
 
+    def _tensors(self) -> list[Tensor]:
+        return [*self.task.parameters(), *self.task.buffers()]
 
-def to_device(raw: dict[str, Any], device: torch.device) -> Batch:
-    """Return what `transform` sees: `image` float32 `[B, C, canvas, canvas]` in [0, 1] and `index` int64 `[B]`."""
-    image = raw["image"].to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
-    return {"image": image.contiguous(), "index": raw["index"].to(device, non_blocking=True)}
+
+def to_device(raw: dict[str, Any], source: Source, device: torch.device) -> Batch:
+    """Return what `transform` sees of a loaded batch: the source's tensors and `index`, int64 `[B]`."""
+    tensors = {name: value.to(device, non_blocking=True) for name, value in raw.items() if isinstance(value, Tensor)}
+    return source.prepare(tensors)

@@ -1,13 +1,12 @@
 """Run a task from a settled plan to a finished run folder; `pretrain` and `finetune` both come through here."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 
@@ -24,7 +23,7 @@ from sslkit.engine.signals import Stop, listen
 from sslkit.engine.stepper import Stepper
 from sslkit.errors import Interrupted, RunFailed, SslkitError
 from sslkit.specs import TrainSpec
-from sslkit.task import Clock, DataInfo, PretextTask
+from sslkit.task import Clock, DataInfo, EncoderBuilder, PretextTask
 
 _FREELY_CHANGED = frozenset(
     ["device", "workers", "cache", "cache_limit", "reindex", "checkpoint_every", "resume", "extend_to", "out"]
@@ -56,7 +55,7 @@ class Training:
     command: str  # what starts it: `pretrain rotation`
     plan: Plan
     out: Path
-    build_encoder: Callable[[Callable[..., Encoder]], Encoder]
+    build_encoder: Callable[[EncoderBuilder], Encoder]
     build_task: Callable[[Encoder, DataInfo], PretextTask]
     reads: tuple[str, ...]
     metadata: dict[str, Any]  # what the checkpoint says besides the encoder
@@ -90,17 +89,20 @@ def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
 
 
 def run_training(training: Training) -> Outcome:
-    """Build, train and save; resumes if the spec says so and the folder holds a checkpoint."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise SslkitError("several processes (torchrun) are not supported yet", "start one process")
+    """Build, train and save; resumes if the spec says so and the folder holds a checkpoint.
+
+    Several processes do the same, each on its share of every batch; the first one writes.
+    """
     began = time.monotonic()
-    plan, spec = training.plan, training.plan.spec
-    fingerprint = plan.index.fingerprint()
-    with RunFolder(training.out) as folder:
+    plan, spec, world = training.plan, training.plan.spec, training.plan.machine.world
+    fingerprint = plan.source.fingerprint()
+    world.meet()  # nobody may look for a run in the folder after it was begun
+    with RunFolder(training.out, writes=world.first) as folder:
+        world.meet()
         state = read_resume(folder.file(RESUME), torch.device("cpu")) if folder.file(RESUME).exists() else None
         if state is not None and state["data"] != fingerprint:
             raise SslkitError(
-                f"--resume: {plan.index.source} is no longer the data of the run in {folder.path}", "check --data"
+                f"--resume: {plan.source.location} is no longer the data of the run in {folder.path}", "check --data"
             )
         clock = _clock(spec, plan.steps_per_epoch, state, folder.path)
         task = _build(training, initialise=state is None)
@@ -113,14 +115,18 @@ def run_training(training: Training) -> Outcome:
             say(f"  resuming after step {clock.step} of {clock.steps}")
         folder.rewind(clock.step)
         _write_spec(folder, spec)
-        loader = Loader(plan.canvases, plan.workers, substitute=True, pin_memory=plan.machine.device.type == "cuda")
+        loader = Loader(plan.source, plan.workers, substitute=True, pin_memory=plan.machine.device.type == "cuda")
         with listen() as stop:
             if state is None:
                 stepper.before_epoch(0)
                 spec = _measure(stepper, loader, stop)
                 _write_spec(folder, spec)
+            for name, reason in task.reasons().items():
+                say(f"  {name.replace('_', '-'):<14} {reason}")
 
             def save() -> None:
+                if not world.first:
+                    return
                 try:
                     save_resume(folder.file(RESUME), {**stepper.state(), "data": fingerprint})
                     save_model(folder.file(MODEL), task.exports(), _metadata(training, spec, stepper, fingerprint))
@@ -134,6 +140,7 @@ def run_training(training: Training) -> Outcome:
                 raise
             finally:
                 loader.close()
+        world.meet()  # nobody may leave, or read what was written, before the checkpoint is there
         loss = folder.last_loss()
     task.eval()
     return Outcome(training.out, task, clock.step, round(pace.rate, 1), loss, round(time.monotonic() - began, 1))
@@ -173,29 +180,27 @@ def _build(training: Training, initialise: bool) -> PretextTask:
     """Build encoder and task under the seed; pretrained and `--init` weights only where a run begins."""
     plan, spec = training.plan, training.plan.spec
 
-    def build(**changes: Any) -> Encoder:
-        return encoders.build_encoder(
-            {**plan.recipe, **changes}, pretrained=spec.pretrained and initialise, allowed=spec.encoder
-        )
-
+    build = EncoderBuilder(plan.recipe, plan.data, pretrained=spec.pretrained and initialise, allowed=spec.encoder)
     seed_stage(spec.seed, "build", 0)
     encoder = training.build_encoder(build)
     if spec.init is not None and initialise:
         load_initial(encoder, spec.init)
+    encoders.check_reads(encoder, spec.encoder, training.reads, training.name, plan.data.modality)
     _try(encoder, plan)
-    encoders.check_reads(encoder, spec.encoder, training.reads, training.name)
     return training.build_task(encoder, plan.data)
 
 
 @torch.no_grad()
 def _try(encoder: Encoder, plan: Plan) -> None:
-    """Run two blank images through the encoder: better now than in the first step."""
-    size = plan.data.size
+    """Run two samples through the encoder: better now than in the first step."""
+    source = plan.source
+    arrays, _ = source.read(np.array([0, 1]))
+    view = source.view(source.prepare({name: torch.from_numpy(array) for name, array in arrays.items()}))
     try:
-        encoder.eval()(torch.zeros(2, plan.data.channels, size, size))
+        encoder.eval()(view)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise SslkitError(f"--size: {plan.spec.encoder} cannot take images of {size} px: {reason}") from error
+        raise SslkitError(f"--size: {plan.spec.encoder} cannot take samples of size {plan.data.size}: {reason}") from error
 
 
 def _measure(stepper: Stepper, loader: Loader, stop: Stop) -> TrainSpec:
@@ -204,16 +209,17 @@ def _measure(stepper: Stepper, loader: Loader, stop: Stop) -> TrainSpec:
     minutes = spec.minutes if spec.steps is None else None
     count = 22 if minutes else 2
     if clock.steps <= 10 * count and not minutes:
-        say(f"  steps      {clock.steps}")
+        say(f"  {'steps':<14} {clock.steps}")
         return spec
-    batches = epoch_batches(len(plan.index), spec.batch_size, spec.seed, 0, stepper.weights)
+    batches = epoch_batches(plan.data.samples, spec.batch_size, spec.seed, 0, stepper.weights)
+    own = [rows[stepper.world.own(spec.batch_size)] for rows in (batches * count)[:count]]
     patience = 6 * minutes if minutes else 5  # seconds: a tenth of the run at most
     say("  measuring how long a step takes")
-    seconds = stepper.rehearse(takewhile(lambda _: not stop.signal, loader((batches * count)[:count])), patience)
+    seconds = stepper.rehearse(loader(own), patience, lambda: bool(stop.signal))
     if minutes:
         clock.steps = max(1, round(60 * minutes / seconds))
         spec = spec.model_copy(update={"steps": clock.steps})
-    say(f"  steps      {clock.steps:,} of {seconds:.2f} s: about {duration(clock.steps * seconds)}")
+    say(f"  {'steps':<14} {clock.steps:,} of {seconds:.2f} s: about {duration(clock.steps * seconds)}")
     return spec
 
 

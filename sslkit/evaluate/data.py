@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from sslkit.console import say
+from sslkit.data.images import Images
 from sslkit.data.index import Index
-from sslkit.data.sources import find_parts, read_index
+from sslkit.data.parts import find_parts, read_index
 from sslkit.encoders import Encoder
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.folder import RESULTS, append_json, holds_run, read_spec
-from sslkit.engine.plan import open_canvases
 from sslkit.engine.precision import choose_device
 from sslkit.errors import SslkitError
 from sslkit.evaluate.features import extract
@@ -61,7 +61,7 @@ class Evaluation:
 
     def features(self, encoder: Encoder | None = None) -> Features:
         """Return the features of both parts, by the checkpoint's encoder or another one."""
-        encoder = self.encoder if encoder is None else encoder.to(self.encoder.mean.device)
+        encoder = self.encoder if encoder is None else encoder.to(self.encoder.device)
         size = self.checkpoint.size if self.spec.size == "auto" else self.spec.size
         found = [self._one_part(encoder, index, size) for index in (self.parts.train, self.parts.test)]
         (train, train_labels), (test, test_labels) = found
@@ -77,8 +77,8 @@ class Evaluation:
                 say(f"the result is not kept: cannot write {folder / RESULTS}: {error.strerror}")
 
     def _one_part(self, encoder: Encoder, index: Index, size: int) -> tuple[Tensor, Tensor]:
-        canvases = open_canvases(self.spec, index, size)
-        features, rows = extract(encoder, canvases, size, self.spec.batch_size, self.spec.workers)
+        images = Images.of(index, self.spec, size)
+        features, rows = extract(encoder, images, self.spec.batch_size, self.spec.workers)
         if not torch.isfinite(features).all():
             raise SslkitError(f"--ckpt: features of {self.checkpoint.path} are not finite", "the run had diverged")
         if len(rows) < len(index):
@@ -90,6 +90,7 @@ class Evaluation:
 def open_evaluation(spec: EvaluationSpec) -> Evaluation:
     """Read checkpoint and data for an evaluation; raises SslkitError for anything that is missing or does not fit."""
     checkpoint = read_model(spec.ckpt)
+    checkpoint.check_images()
     device, _ = choose_device(spec.device)
     encoder = checkpoint.build_encoder(allowed=spec.encoder).to(device)
     return Evaluation(spec, checkpoint, encoder, find_labelled(spec, spec.test, checkpoint))
@@ -109,10 +110,8 @@ def find_labelled(spec: DataSpec, test: str | None, checkpoint: Checkpoint | Non
     located = find_parts(data)
     train = _labelled(read_index(located.pop("train"), label, spec.reindex))
     pretrained_on = checkpoint.metadata["data"] if checkpoint else None
-    if checkpoint is not None and train.channels != checkpoint.recipe["in_channels"]:
-        raise SslkitError(
-            f"--data: images have {train.channels} channels, the encoder takes {checkpoint.recipe['in_channels']}"
-        )
+    if checkpoint is not None and train.channels != checkpoint.channels:
+        raise SslkitError(f"--data: images have {train.channels} channels, the encoder takes {checkpoint.channels}")
     fingerprint = train.fingerprint()
     seen = fingerprint == pretrained_on
     if own and not seen:

@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslkit.encoders import Encoder
+from sslkit.data.images import Images
+from sslkit.encoders import Encoder, name_of
 from sslkit.engine.checkpoint import read_model
+from sslkit.engine.distributed import World, joined
 from sslkit.engine.folder import RESULTS, append_json, choose_out, holds_run
-from sslkit.engine.plan import make_plan, open_canvases
+from sslkit.engine.plan import make_plan
 from sslkit.engine.training import Training, merge_recorded, run_training
 from sslkit.errors import SslkitError
 from sslkit.evaluate.data import find_labelled
@@ -75,6 +77,11 @@ class Supervised(PretextTask):
 
 def finetune(spec: FinetuneSpec) -> FinetuneResult:
     """Fine-tune a checkpoint, or train `--encoder` from scratch, and test it once; everything `sslkit finetune` does."""
+    with joined(spec.device) as world:
+        return _finetune(spec, world)
+
+
+def _finetune(spec: FinetuneSpec, world: World) -> FinetuneResult:
     allowed = spec.encoder  # what the user wrote, before a file is asked
     size_by_hand = spec.size != "auto"
     out = choose_out(spec.out, "finetune", spec.resume or spec.extend_to is not None)
@@ -86,12 +93,13 @@ def finetune(spec: FinetuneSpec) -> FinetuneResult:
         spec = merged
     checkpoint = None if spec.ckpt is None else read_model(spec.ckpt)
     if checkpoint is not None:
+        checkpoint.check_images()
         spec = spec.model_copy(update=_like(checkpoint.recipe, checkpoint.size, spec))
         start = checkpoint.build_encoder(allowed=allowed)  # before any data is touched
     by_hand = size_by_hand or any(getattr(spec, name) != FinetuneSpec.model_fields[name].default for name in _PROTOCOL_FIELDS)
     parts = find_labelled(spec, spec.test, checkpoint)
     spec = spec.model_copy(update={"data": parts.data, "label": parts.label})
-    plan = make_plan(spec, parts.train, ("pooled",))
+    plan = make_plan(spec, Images.of(parts.train, spec), ("pooled",), world)
     assert parts.train.labels is not None and parts.test.labels is not None
     labels = torch.from_numpy(parts.train.labels)
 
@@ -110,8 +118,8 @@ def finetune(spec: FinetuneSpec) -> FinetuneResult:
             metadata={"classes": list(parts.classes), "data": parts.fingerprint},
         )
     )
-    canvases = open_canvases(spec, parts.test, plan.data.size)
-    features, rows = extract(outcome.task.encoder, canvases, plan.data.size, spec.batch_size, spec.workers)
+    images = Images.of(parts.test, spec, plan.data.size)
+    features, rows = extract(outcome.task.encoder, images, spec.batch_size, spec.workers, world=world)
     with torch.no_grad():
         predicted = outcome.task.head(features.to(plan.machine.device)).argmax(dim=1).cpu()
     top1 = (predicted == torch.from_numpy(parts.test.labels[rows])).double().mean().item()
@@ -128,7 +136,8 @@ def finetune(spec: FinetuneSpec) -> FinetuneResult:
         loss=outcome.loss,
         seconds=outcome.seconds,
     )
-    append_json(outcome.run / RESULTS, {"command": "finetune", **result.__dict__})
+    if world.first:
+        append_json(outcome.run / RESULTS, {"command": "finetune", **result.__dict__})
     return result
 
 
@@ -144,6 +153,7 @@ def _like(recipe: dict[str, Any], size: int, spec: FinetuneSpec) -> dict[str, An
     others = [name for name in ("init", "pretrained", "encoder_option") if getattr(spec, name)]
     if others:
         raise SslkitError(f"--ckpt and --{others[0].replace('_', '-')}: the checkpoint is the start", "leave one of them out")
-    if spec.encoder not in ("auto", recipe["name"]):
-        raise SslkitError(f"--encoder: {spec.encoder}, and the checkpoint holds {recipe['name']}", "leave one of them out")
-    return {"encoder": recipe["name"], **({"size": size} if spec.size == "auto" else {})}
+    held = name_of(recipe)
+    if spec.encoder not in ("auto", held):
+        raise SslkitError(f"--encoder: {spec.encoder}, and the checkpoint holds {held}", "leave one of them out")
+    return {"encoder": held, **({"size": size} if spec.size == "auto" else {})}

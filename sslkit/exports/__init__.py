@@ -40,6 +40,7 @@ def export(spec: ExportSpec) -> ExportResult:
     if it computes the same; otherwise an SslkitError says by how much it was off.
     """
     checkpoint = read_model(spec.ckpt)
+    checkpoint.check_images()
     encoder = checkpoint.build_encoder(allowed=spec.encoder)
     size = checkpoint.size if spec.size == "auto" else spec.size
     suffix, write_and_run = _FORMATS[spec.to]
@@ -49,7 +50,7 @@ def export(spec: ExportSpec) -> ExportResult:
     temporary = path.with_name(f"{path.stem}.tmp{os.getpid()}{suffix}")  # torch wants the suffix
     # Batch sizes 2 and 7: a graph that had the first one written into it fails on the second.
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand(7, checkpoint.recipe["in_channels"], size, size, generator=generator)
+    images = torch.rand(7, checkpoint.channels, size, size, generator=generator)
     with torch.no_grad():
         expected = encoder(images)
     try:

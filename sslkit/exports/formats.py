@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sslkit.encoders import Encoder
+from sslkit.encoders import Encoder, ImageEncoder, name_of
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.errors import SslkitError
 
@@ -54,8 +54,8 @@ def onnx(encoder: Encoder, checkpoint: Checkpoint, images: Tensor, path: Path) -
 def timm(encoder: Encoder, checkpoint: Checkpoint, images: Tensor, path: Path) -> Tensor:
     """Write a state dict that `timm.create_model(NAME, num_classes=0)` loads strictly; it wants normalised images."""
     recipe = checkpoint.recipe
-    if not checkpoint.metadata.get("encoder_from", "").startswith("timm "):
-        raise SslkitError(f"--to timm: {recipe['name']} is not a timm model", "use --to pt2 or onnx")
+    if not isinstance(encoder, ImageEncoder) or not checkpoint.metadata.get("encoder_from", "").startswith("timm "):
+        raise SslkitError(f"--to timm: {name_of(recipe)} is not a timm model", "use --to pt2 or onnx")
     import timm
 
     save_file({name: value.contiguous() for name, value in encoder.model.state_dict().items()}, path)  # type: ignore

@@ -7,6 +7,7 @@ device, and never synchronises with it.
 from sslkit.transforms.blur import gaussian_blur as gaussian_blur
 from sslkit.transforms.color import color_jitter as color_jitter
 from sslkit.transforms.color import grayscale as grayscale
+from sslkit.transforms.color import rgb_to_lab as rgb_to_lab
 from sslkit.transforms.color import solarize as solarize
 from sslkit.transforms.geometry import center_view as center_view
 from sslkit.transforms.geometry import flip as flip
@@ -20,6 +21,7 @@ __all__ = [
     "gaussian_blur",
     "grayscale",
     "random_resized_crop",
+    "rgb_to_lab",
     "right_angles",
     "solarize",
 ]

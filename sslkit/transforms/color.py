@@ -11,6 +11,9 @@ from torch import Tensor
 
 # ITU-R BT.601, as in PIL's convert("L") and torchvision.
 _LUMA = (0.299, 0.587, 0.114)
+# Linear sRGB to XYZ, and the white of D65.
+_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
+_WHITE = (0.95047, 1.0, 1.08883)
 
 
 def color_jitter(
@@ -79,6 +82,19 @@ def solarize(image: Tensor, threshold: float = 0.5, probability: float = 0.2) ->
     """Invert the values at or above `threshold` of each image `[B, C, H, W]` with the given probability."""
     chosen = torch.rand(len(image), device=image.device) < probability
     return torch.where(chosen[:, None, None, None] & (image >= threshold), 1 - image, image)
+
+
+def rgb_to_lab(image: Tensor) -> Tensor:
+    """Return CIE L*a*b* (D65, 2 degrees) of sRGB images `[B, 3, H, W]` in [0, 1]: L in [0, 100], a and b in about ±110.
+
+    (IEC 61966-2-1 for sRGB, CIE 15 for the rest; as scikit-image's rgb2lab.)
+    """
+    linear = torch.where(image > 0.04045, ((image.clamp(min=0) + 0.055) / 1.055) ** 2.4, image / 12.92)
+    xyz = torch.einsum("oi,bihw->bohw", torch.tensor(_XYZ, device=image.device, dtype=image.dtype), linear)
+    ratio = xyz / torch.tensor(_WHITE, device=image.device, dtype=image.dtype)[:, None, None]
+    cube = torch.where(ratio > 0.008856, ratio.clamp(min=1e-6) ** (1 / 3), 7.787 * ratio + 16 / 116)
+    x, y, z = cube.unbind(1)
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
 
 
 def _luma(image: Tensor) -> Tensor:

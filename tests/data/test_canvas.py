@@ -9,10 +9,11 @@ from PIL import Image
 
 from sslkit.data import store
 from sslkit.data.canvas import Canvases, choose_folder
+from sslkit.data.images import Images
 from sslkit.data.image import Broken, read_canvas, short_sides
 from sslkit.data.index import Index
 from sslkit.data.loader import Loader, epoch_batches, ordered_batches
-from sslkit.data.sources import read_index
+from sslkit.data.parts import read_index
 from sslkit.errors import SslkitError
 
 
@@ -138,12 +139,12 @@ def test_cache_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_broken_samples_are_replaced_the_same_way_every_time(tmp_path: Path, workers: int) -> None:
     index = folder(tmp_path, broken=(3, 4))
-    loader = Loader(Canvases(index, 8, None), workers, substitute=True)
+    loader = Loader(Images(index, 8, Canvases(index, 8, None), {}), workers, substitute=True)
     (raw,) = loader([np.arange(10)])
     assert raw["index"].tolist() == [0, 1, 2, 5, 5, 5, 6, 7, 8, 9]
     assert raw["image"][:, 0, 0, 0].tolist() == raw["index"].tolist()
     assert [row for row, _ in raw["broken"]] == [3, 4]
-    left_out = Loader(Canvases(index, 8, None), workers, substitute=False)
+    left_out = Loader(Images(index, 8, Canvases(index, 8, None), {}), workers, substitute=False)
     assert [raw["index"].tolist() for raw in left_out(ordered_batches(10, 5))] == [[0, 1, 2], [5, 6, 7, 8, 9]]
 
 
@@ -152,7 +153,7 @@ def test_only_broken_files(tmp_path: Path) -> None:
     with pytest.raises(SslkitError, match="none of 3 files tried"):
         short_sides(index)
     with pytest.raises(SslkitError, match="not one of 3 images"):
-        next(Loader(Canvases(index, 8, None), 0, substitute=True)([np.arange(3)]))
+        next(Loader(Images(index, 8, Canvases(index, 8, None), {}), 0, substitute=True)([np.arange(3)]))
 
 
 def test_epochs_are_permutations_that_differ_and_repeat() -> None:

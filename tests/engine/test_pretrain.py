@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import sslkit as public
 from sslkit import PretrainSpec, RunFailed, SslkitError, pretrain
+from sslkit.data.images import Images
 from sslkit.engine.pretrain import prepare
 
 Run = Callable[..., Any]
@@ -67,8 +68,9 @@ def test_the_plan_gives_reasons(sslkit: Run, digits: Path, tmp_path: Path) -> No
 
 def test_test_images_never_reach_pretraining(digits: Path, tmp_path: Path) -> None:
     plan = prepare(spec(digits, tmp_path / "run")).plan
-    assert len(plan.index) == 48
-    assert plan.index.root.name == "train" and plan.index.labels is None
+    assert isinstance(plan.source, Images)
+    assert plan.data.samples == len(plan.source.index) == 48
+    assert plan.source.index.root.name == "train" and plan.source.index.labels is None
 
 
 def test_repeating_spec_json_gives_the_same_weights(sslkit: Run, digits: Path, tmp_path: Path) -> None:
@@ -264,7 +266,7 @@ def test_out_of_memory_says_what_to_try(digits: Path, tmp_path: Path) -> None:
     task = training.build_task(build_encoder(training.plan.recipe), training.plan.data)
     task.head = Greedy()
     stepper = Stepper(task, training.plan, Clock(steps=1))
-    with pytest.raises(RunFailed, match=r"out of memory in step 1 with 16 images at once \(try --micro-batch 8"):
+    with pytest.raises(RunFailed, match=r"out of memory in step 1 with 16 samples at once \(try --micro-batch 8"):
         stepper.step({"image": torch.zeros(16, 16, 16, 3, dtype=torch.uint8), "index": torch.arange(16), "broken": []})
 
 
@@ -297,7 +299,7 @@ def test_broken_images_are_listed_and_left_out(sslkit: Run, tmp_path: Path, quic
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(data / f"{i:02}.png")
     (data / "07.png").write_bytes(b"nothing")
     ran = sslkit("pretrain", "rotation", "--data", data, "--out", tmp_path / "run", "--epochs", 2, *quick)
-    assert ran.code == 0 and "1 unreadable image met and left out" in ran.err
+    assert ran.code == 0 and "1 unreadable sample met and left out" in ran.err
     assert (tmp_path / "run" / "broken.csv").read_text().splitlines()[:1] == ["path,reason"]
     assert "07.png,UnidentifiedImageError" in (tmp_path / "run" / "broken.csv").read_text()
 
@@ -357,12 +359,6 @@ def test_a_folder_that_was_there_is_left_as_it_was(sslkit: Run, tmp_path: Path, 
         assert ran.code == 2 and "not one of 16 images" in ran.err
         assert len([line for line in ran.err.splitlines() if line.startswith("error")]) == 1
         assert not list((tmp_path / "run").iterdir())
-
-
-def test_torchrun_is_refused(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SslkitError, match="several processes"):
-        pretrain(spec(digits, tmp_path / "run"))
 
 
 def test_a_task_that_reads_tokens_refuses_an_encoder_without(sslkit: Run, tmp_path: Path) -> None:

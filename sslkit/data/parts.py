@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sslkit.data.index import Index, index_files, index_folder, with_labels
 from sslkit.errors import SslkitError, did_you_mean
 
-_ACCEPTED = "a folder of images, a .txt list, a .csv with a `path` column, or .npy/.npz arrays"
+ACCEPTED = "a folder of images, a .txt list, a .csv with a `path` column, or .npy/.npz arrays"
 _UNREADABLE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)  # what numpy raises for a damaged file
 _TEST_NAMES = ("test", "val", "valid", "validation")  # the first that is there is the test part
 
@@ -33,7 +33,7 @@ def find_parts(data: str) -> dict[str, str]:
     except OSError as error:
         raise SslkitError(f"--data: cannot read {data}: {error.strerror}") from error
     if not exists:
-        raise SslkitError(f"--data: {data} does not exist", f"expected {_ACCEPTED}")
+        raise SslkitError(f"--data: {data} does not exist", f"expected {ACCEPTED}")
     if path.is_dir():
         if "train" in inside and (inside & set(_TEST_NAMES) or inside == {"train"}):
             return _parts(inside, lambda part: str(path / part))
@@ -61,7 +61,7 @@ def read_index(location: str, label: str | None = None, reindex: bool = False) -
             return _index_array(path, part)
     except PermissionError as error:
         raise SslkitError(f"--data: no permission to read {error.filename or data}") from error
-    raise SslkitError(f"--data: {data} is neither folder nor list", f"expected {_ACCEPTED}")
+    raise SslkitError(f"--data: {data} is neither folder nor list", f"expected {ACCEPTED}")
 
 
 def _parts(names: set[str], locate: Any) -> dict[str, str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sslkit.data.sources import find_parts, read_index
+from sslkit.data.parts import find_parts, read_index
 from sslkit.errors import SslkitError
 
 

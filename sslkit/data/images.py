@@ -1,0 +1,103 @@
+"""Images as a source: canvases of one size, decoded once."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sslkit.console import say
+from sslkit.data.canvas import Canvases, choose_folder
+from sslkit.data.image import short_sides
+from sslkit.data.index import Index
+from sslkit.data.parts import ACCEPTED, find_parts, read_index
+from sslkit.data.source import Rows, Source
+from sslkit.specs import DataSpec
+from sslkit.task import Batch, DataInfo
+from sslkit.transforms import center_view
+
+SIZES = (32, 64, 96, 128, 160, 224)
+
+
+class Images(Source):
+    """Hold images; a batch has `image`, float32 `[B, C, canvas, canvas]` in [0, 1]."""
+
+    accepts: ClassVar = ACCEPTED
+    called: ClassVar = "images"
+
+    def __init__(self, index: Index, size: int, canvases: Canvases, settled: dict[str, tuple[Any, str]]) -> None:
+        self.index, self.canvases, self.settled = index, canvases, settled
+        self.location = index.source
+        self.info = DataInfo(len(index), size, index.channels)
+
+    @classmethod
+    def open(cls, spec: DataSpec) -> Self:
+        """Open the training part of `--data`, without its labels."""
+        assert spec.data is not None
+        parts = find_parts(spec.data)
+        if len(parts) > 1:
+            say(f"{spec.data} has {' and '.join(parts)}: pretraining reads train only")
+        index = read_index(parts["train"], spec.label, spec.reindex)
+        return cls.of(dataclasses.replace(index, labels=None, classes=()), spec)
+
+    @classmethod
+    def of(cls, index: Index, spec: DataSpec, size: int | None = None) -> Self:
+        """Return the images of an index at a size, by default the spec's, and the canvas that training at it has."""
+        settled: dict[str, tuple[Any, str]] = {}
+        side = int(np.median(short_sides(index)))
+        if size is None and spec.size == "auto":
+            size = max((known for known in SIZES if known <= side), default=SIZES[0])
+            settled["size"] = size, f"images have {side} px on the short side"
+        size = int(spec.size) if size is None else size
+        canvas: Any = getattr(spec, "canvas", "auto")  # an evaluation has no say in it
+        if canvas == "auto":
+            canvas, why = choose_canvas(size, side)
+            settled["canvas"] = canvas, why
+        folder, settled["cache"] = choose_folder(index, canvas, spec.cache, spec.cache_limit)
+        return cls(index, size, Canvases(index, canvas, folder), settled)
+
+    @classmethod
+    def example(cls, folder: Path, samples: int) -> str:
+        """Write smooth random images of 32 px as an array."""
+        coarse = torch.rand(samples, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+        images = F.interpolate(coarse, size=32, mode="bicubic").clamp(0, 1)
+        path = folder / "images.npy"
+        np.save(path, (images * 255).byte().permute(0, 2, 3, 1).numpy())
+        return str(path)
+
+    def fingerprint(self) -> str:
+        """Return a hash of names and sizes, or of an array's values."""
+        return self.index.fingerprint()
+
+    def read(self, rows: Rows) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
+        """Return `image`, uint8 `[B, canvas, canvas, C]`; a broken one is black."""
+        images, broken = self.canvases.read(rows)
+        return {"image": images}, broken
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return `image` as float32 `[B, C, canvas, canvas]` in [0, 1]."""
+        image = batch["image"].permute(0, 3, 1, 2).float() / 255
+        return {**batch, "image": image.contiguous()}
+
+    def view(self, batch: Batch) -> Tensor:
+        """Return the middle of each canvas at the training size."""
+        return center_view(batch["image"], self.info.size)
+
+    def name(self, row: int) -> str:
+        """Return the path, relative to the data."""
+        return self.index.name(row)
+
+    def workers(self, asked: int | str) -> tuple[int, str]:
+        """Return how many processes decode."""
+        return self.canvases.workers(asked)
+
+
+def choose_canvas(size: int, side: int) -> tuple[int, str]:
+    """Return the canvas for a training size and the images' median short side in pixels."""
+    if side <= 64:
+        return max(side, 8), "small images are kept whole"
+    return max(min(side, round(size * 8 / 7)), 8), "8/7 of the size leaves room for crops"

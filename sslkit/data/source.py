@@ -1,0 +1,63 @@
+"""What the engine asks of data, whatever its modality."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sslkit.specs import DataSpec
+from sslkit.task import Batch, DataInfo
+
+Rows = NDArray[np.int64]
+
+
+class Source:
+    """Hold the samples of one part of the data; the entry point in `sslkit.sources` is named like its modality.
+
+    It is handed to worker processes: what should not be copied to them (open files, memory maps) stays out of its state.
+    """
+
+    accepts: ClassVar[str] = "data"  # what `--data` may be, and what its samples are called: for messages
+    called: ClassVar[str] = "samples"
+    location: str  # what the user wrote, for messages
+    info: DataInfo
+    settled: dict[str, tuple[Any, str]]  # what `auto` settings became for this data, by flag, with the reason
+
+    @classmethod
+    def open(cls, spec: DataSpec) -> Self:
+        """Open what `--data` names; raises SslkitError, naming the flag, for anything that can't be read."""
+        raise TypeError(f"{cls.__name__} does not define open()")
+
+    @classmethod
+    def example(cls, folder: Path, samples: int) -> str:
+        """Write a small set of samples, not all alike, into a folder and return what `--data` would be (for `sslkit check`)."""
+        raise TypeError(f"{cls.__name__} does not define example()")
+
+    def fingerprint(self) -> str:
+        """Return a hash of the content that is the same wherever the data lies."""
+        raise TypeError(f"{type(self).__name__} does not define fingerprint()")
+
+    def read(self, rows: Rows) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
+        """Return arrays by name, a row per sample, and, by place in `rows`, why some samples can't be read.
+
+        Runs in worker processes. Whatever stands in the place of a broken sample is not used.
+        """
+        raise TypeError(f"{type(self).__name__} does not define read()")
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return what `transform` sees of the arrays, by now tensors on the device."""
+        return batch
+
+    def view(self, batch: Batch) -> Tensor:
+        """Return what the encoder is shown of a prepared batch where nothing may be random: features, evaluation."""
+        raise TypeError(f"{type(self).__name__} does not define view()")
+
+    def name(self, row: int) -> str:
+        """Return what to call a sample in a message or a list."""
+        return f"row {row}"
+
+    def workers(self, asked: int | str) -> tuple[int, str]:
+        """Return how many processes read, for what `--workers` says, and the reason."""
+        return (0, "nothing has to be decoded") if asked == "auto" else (int(asked), "as given")

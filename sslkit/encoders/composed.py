@@ -1,0 +1,75 @@
+"""Encoders made of encoders: one that sees some channels of the image, and several side by side."""
+
+import torch
+from torch import Tensor, nn
+
+from sslkit.encoders.base import Encoder
+from sslkit.errors import SslkitError
+from sslkit.transforms.color import grayscale, rgb_to_lab
+
+CHANNELS = {"l": 1, "ab": 2, "gray": 1}  # what may be selected, and how many channels that has
+
+
+class Select(Encoder):
+    """Show an encoder only lightness (`l`), colour (`ab`) or gray of RGB images; the conversion is inside."""
+
+    def __init__(self, select: str, encoder: Encoder) -> None:
+        super().__init__(encoder.width, in_channels=3)
+        self.select, self.encoder = select, encoder
+        self.offers = encoder.offers
+
+    def channels(self, image: Tensor) -> Tensor:
+        """Return what the encoder inside sees of `[B, 3, H, W]`, in about [0, 1]: `[B, 1, H, W]`, or 2 channels for `ab`."""
+        if self.select == "gray":
+            return grayscale(image, probability=1.0)[:, :1]
+        lab = rgb_to_lab(image)
+        return lab[:, :1] / 100 if self.select == "l" else lab[:, 1:] / 220 + 0.5
+
+    def tokens(
+        self, image: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, fill: Tensor | None = None
+    ) -> Tensor:
+        """Return the inner encoder's tokens."""
+        tokens: Tensor = self.encoder.tokens(self.channels(image), keep, mask, fill)  # type: ignore[operator]
+        return tokens
+
+    def layers(self, image: Tensor) -> list[Tensor]:
+        """Return the inner encoder's layers."""
+        layers: list[Tensor] = self.encoder.layers(self.channels(image))  # type: ignore[operator]
+        return layers
+
+    def feature_map(self, image: Tensor) -> Tensor:
+        """Return the inner encoder's last feature map, `[B, width, h, w]`."""
+        features: Tensor = self.encoder.feature_map(self.channels(image))  # type: ignore[operator]
+        return features
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features `[B, width]`."""
+        features: Tensor = self.encoder(self.channels(image))
+        return features
+
+
+class Concat(Encoder):
+    """Put the features of several encoders of the same image side by side."""
+
+    def __init__(self, parts: list[Encoder]) -> None:
+        widths, channels = [part.width for part in parts], {part.in_channels for part in parts}
+        if len(channels) > 1:
+            raise SslkitError(f"encoders that stand side by side take images of {sorted(channels)} channels", "they must agree")
+        super().__init__(sum(widths), channels.pop())
+        self.parts = nn.ModuleList(parts)
+        # Tokens would have to agree on the mask's filling, which is one vector per encoder.
+        self.offers = tuple(what for what in ("pooled", "feature_map", "layers") if all(what in part.offers for part in parts))
+
+    def layers(self, image: Tensor) -> list[Tensor]:
+        """Return the layers of all parts, side by side."""
+        dims = {4: 1, 3: 2}  # maps have their channels second, tokens last
+        stages = zip(*(part.layers(image) for part in self.parts), strict=True)  # type: ignore[operator]
+        return [torch.cat(stage, dim=dims[stage[0].dim()]) for stage in stages]
+
+    def feature_map(self, image: Tensor) -> Tensor:
+        """Return the last feature maps side by side, `[B, width, h, w]`."""
+        return torch.cat([part.feature_map(image) for part in self.parts], dim=1)  # type: ignore[operator]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features `[B, width]`."""
+        return torch.cat([part(image) for part in self.parts], dim=1)

@@ -1,0 +1,71 @@
+"""The conformance suite: does a task keep the promises of the contract? For our tasks and for other people's.
+
+from sslkit.testing import check_task
+
+def test_contract():
+    assert not [verdict for verdict in check_task("rotation") if not verdict.passed]
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from sslkit.registry import load_task
+from sslkit.task import PretextTask
+from sslkit.testing.bench import DEATHS, Bench, Broken
+from sslkit.testing.full import FULL, check_ranks
+from sslkit.testing.quick import QUICK
+from sslkit.testing.ranks import Ranks
+
+__all__ = ["Ranks", "Verdict", "check_task"]
+
+
+TOGETHER = "two processes learn exactly like one"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Say whether a task keeps one promise, and if not, how it breaks it."""
+
+    promise: str
+    passed: bool
+    detail: str = ""
+
+
+def check_task(task: str | type[PretextTask], full: bool = False, ranks: Ranks | None = None) -> list[Verdict]:
+    """Check a task (an installed name, a .py file or a class) and return a verdict for each promise.
+
+    Quick, seconds, on the CPU; `full` adds what takes longer: exact micro-batches, exact processes, compilation,
+    resuming. Its two processes are started for this call, unless `ranks` lends a pair that serves many.
+    """
+    task_class = load_task(task) if isinstance(task, str) else task
+    with Bench(task_class) as bench:
+        verdicts = [_judge(promise, check, bench) for promise, check in (QUICK | FULL if full else QUICK).items()]
+        if full:
+            with nullcontext(ranks) if ranks else Ranks() as pair:
+                verdicts.append(_judge(TOGETHER, lambda bench: check_ranks(bench, pair, task), bench))
+    return verdicts
+
+
+def _judge(promise: str, check: Callable[[Bench], None], bench: Bench) -> Verdict:
+    try:
+        with _quietly():
+            check(bench)
+    except Broken as broken:
+        return Verdict(promise, False, str(broken))
+    except DEATHS as error:
+        return Verdict(promise, False, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+    return Verdict(promise, True)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the tensors are tiny
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(threads)

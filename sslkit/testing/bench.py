@@ -1,0 +1,162 @@
+"""Where a task is put to be checked: a handful of samples of its modality, a small encoder, the engine's own steps."""
+
+import math
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslkit.data.loader import Loader
+from sslkit.data.source import Source
+from sslkit.engine.distributed import ALONE, World
+from sslkit.engine.plan import Plan
+from sslkit.engine.precision import choose_machine
+from sslkit.engine.pretrain import with_task_defaults
+from sslkit.engine.seeds import seed_stage
+from sslkit.engine.stepper import Stepper, to_device
+from sslkit.errors import SslkitError
+from sslkit.registry import load_source
+from sslkit.specs import PretrainSpec
+from sslkit.task import Batch, Clock, EncoderBuilder, PretextTask, rows
+
+SAMPLES = 8
+BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
+# What a wrong task usually dies of; the promise it was asked about is broken by that.
+DEATHS = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError, SslkitError)
+_NARROW = {"resnet_micro": {"width": "8"}, "vit_micro": {"width": "32", "depth": "2"}}
+
+
+class Broken(Exception):
+    """Say how a promise is broken."""
+
+
+@dataclass
+class Trace:
+    """Hold what some exact steps left behind: the gradients of each, and the state at the end, by name."""
+
+    gradients: list[dict[str, Tensor]] = field(default_factory=list)
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Bench:
+    """Build fresh steppers around a task, on data in a folder that goes when the bench is left."""
+
+    def __init__(self, task_class: type[PretextTask]) -> None:
+        self.task_class = task_class
+        self.source_class: type[Source] = load_source(task_class.modality)
+        self._folder = tempfile.TemporaryDirectory()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._folder.cleanup()
+
+    def stepper(
+        self,
+        precision: str = "fp32",
+        exact: bool = False,
+        micro_batch: int | None = None,
+        world: World = ALONE,
+        batches: int = 1,
+    ) -> Stepper:
+        """Return a stepper before its first step, on so many batches of data.
+
+        `exact`: float64, plain gradient descent, and, for images, no BatchNorm in encoder and heads.
+        """
+        folder = Path(self._folder.name, str(batches))
+        folder.mkdir(exist_ok=True)
+        given: dict[str, Any] = {"batch_size": SAMPLES, "warmup": 0.0, "steps": 1000, "cache": "off", "workers": 0}
+        given |= {"data": self.source_class.example(folder, batches * SAMPLES), "micro_batch": micro_batch}
+        if exact:
+            given |= {"optimizer": "sgd", "lr": 0.05, "clip": None}
+        if self.task_class.modality == "image":
+            given["encoder"] = "vit_micro" if exact or "tokens" in self.task_class.reads else "resnet_micro"
+            given["encoder_option"] = _NARROW[given["encoder"]]
+        spec = with_task_defaults(PretrainSpec(task="check", **given), self.task_class)
+        source = self.source_class.open(spec)
+        spec = spec.model_copy(update={"size": source.info.size})
+        plan = Plan(spec, source, choose_machine("cpu", precision, world=world), 0, {})
+        options = self._options(exact)
+        seed_stage(0, "build", 0)
+        encoder = self.task_class.build_encoder(options, EncoderBuilder(plan.recipe, plan.data))
+        task = self.task_class(options, encoder, plan.data)
+        stepper = Stepper(task.double() if exact else task, plan, Clock(steps=1000))
+        stepper.before_epoch(0)
+        return stepper
+
+    @staticmethod
+    def raw(stepper: Stepper) -> dict[str, Any]:
+        """Return the first batch as the loader delivers it."""
+        return next(Loader(stepper.plan.source, 0, substitute=False)([np.arange(SAMPLES)]))
+
+    def transformed(self, stepper: Stepper, own: slice = slice(None), rank: int = 0) -> Batch:
+        """Return what the task makes of some rows of the first batch, in the precision of its weights."""
+        raw = {name: value[own] if isinstance(value, Tensor) else value for name, value in self.raw(stepper).items()}
+        seed_stage(0, "transform", stepper.clock.step, rank=rank)
+        with torch.no_grad():
+            batch = stepper.task.transform(to_device(raw, stepper.plan.source, torch.device("cpu")))
+        dtype = next(stepper.task.parameters()).dtype
+        return {name: _in(value, dtype) for name, value in batch.items()}
+
+    def exact_steps(self, micro_batch: int | None = None, world: World = ALONE) -> Trace:
+        """Take two exact steps on one transformed batch, of which each process has its share."""
+        stepper, trace = self.stepper(exact=True, micro_batch=micro_batch, world=world), Trace()
+        norms = [
+            name for name, module in stepper.task.named_modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+        ]
+        if norms:
+            raise Broken(f"{norms[0]} is a BatchNorm, which counts per piece: give the head an option `norm` that takes layer")
+        own = world.own(SAMPLES)
+        for _ in range(2):
+            stepper.learn(rows(self.transformed(stepper), own.start, own.stop))
+            trace.gradients.append({name: p.grad.clone() for name, p in stepper.task.named_parameters() if p.grad is not None})
+        trace.state = {name: value.clone() for name, value in stepper.task.state_dict().items()}
+        return trace
+
+    def loss_curve(self, shares: int, world: World = ALONE, steps: int = 20) -> list[float]:
+        """Return the losses of steps whose batch was transformed in so many shares: here all of them, or this process's."""
+        stepper = self.stepper(exact=True, world=world)
+        share = SAMPLES // shares
+        ranks = range(shares) if world.size == 1 else [world.rank]
+        losses = []
+        for _ in range(steps):
+            parts = [self.transformed(stepper, slice(rank * share, (rank + 1) * share), rank) for rank in ranks]
+            batch = {
+                name: torch.cat([part[name] for part in parts]) if isinstance(value, Tensor) else value
+                for name, value in parts[0].items()
+            }
+            losses.append(stepper.learn(batch)["loss"])
+        return losses
+
+    def _options(self, exact: bool) -> Any:
+        fields = self.task_class.Options.model_fields
+        return self.task_class.Options(**({"norm": "layer"} if exact and "norm" in fields else {}))
+
+
+def compare(one: Trace, other: Trace, what: str, tolerance: float = 1e-8) -> None:
+    """Raise Broken if gradients or state differ by more than `tolerance`, relative to the largest value of each tensor."""
+    for step, (expected, found) in enumerate(zip(one.gradients, other.gradients, strict=True), start=1):
+        _compare(expected, found, tolerance, f"{what} the gradient of", f" in step {step}")
+    _compare(one.state, other.state, tolerance, f"{what} the state", " after two steps")
+
+
+def _compare(expected: dict[str, Tensor], found: dict[str, Tensor], tolerance: float, what: str, when: str) -> None:
+    if expected.keys() != found.keys():
+        raise Broken(f"{what} {sorted(expected.keys() ^ found.keys())[0]} is there or not{when}")
+    largest = max((float(value.abs().max()) for value in expected.values() if value.numel()), default=0.0)
+    for name, value in expected.items():
+        difference = float((value.double() - found[name].double()).abs().max()) if value.numel() else 0.0
+        # What is zero but for rounding is measured against the others.
+        scale = max(float(value.double().abs().max()) if value.numel() else 0.0, 1e-6 * largest)
+        if not math.isfinite(difference) or difference > tolerance * scale:
+            raise Broken(f"{what} {name} differs by {difference / scale if scale else difference:.1g}{when}")
+
+
+def _in(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value

@@ -1,0 +1,78 @@
+"""Two processes that know each other, for as many tasks as there are."""
+
+import tempfile
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from sslkit.engine.distributed import World
+from sslkit.registry import load_task
+from sslkit.task import PretextTask
+from sslkit.testing.bench import DEATHS, Bench, Broken
+
+_SIZE = 2
+
+
+class Ranks:
+    """Start two processes with gloo between them, and ask both to do what a bench does."""
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory()
+        context = multiprocessing.get_context("spawn")  # a fork would inherit OpenMP's threads
+        pipes = [context.Pipe() for _ in range(_SIZE)]
+        self._ends = [ours for ours, _ in pipes]
+        self._processes = [
+            context.Process(target=_serve, args=(rank, f"file://{self._folder.name}/store", theirs), daemon=True)
+            for rank, (_, theirs) in enumerate(pipes)
+        ]
+        for process, (_, theirs) in zip(self._processes, pipes, strict=True):
+            process.start()
+            theirs.close()  # so that a process that died is noticed
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for end in self._ends:
+            end.close()
+        for process in self._processes:
+            process.join()
+        self._folder.cleanup()
+
+    def run(self, what: str, task: str | type[PretextTask], **arguments: Any) -> list[Any]:
+        """Return what a method of `Bench`, called in each process with its `world`, returned there.
+
+        Raises Broken with what went wrong in a process.
+        """
+        for end in self._ends:
+            end.send((what, task, arguments))
+        answers = []
+        for rank, end in enumerate(self._ends):
+            try:
+                answers.append(end.recv())
+            except EOFError as error:
+                raise Broken(f"process {rank} ended") from error
+        for rank, answer in enumerate(answers):
+            if isinstance(answer, str):
+                raise Broken(f"process {rank}: {answer}")
+        return answers
+
+
+def _serve(rank: int, store: str, end: Connection) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=_SIZE)
+    world = World(rank, _SIZE, rank)
+    try:
+        while True:
+            what, task, arguments = end.recv()
+            task_class = load_task(task) if isinstance(task, str) else task
+            try:
+                with Bench(task_class) as bench:
+                    answer: Any = getattr(bench, what)(world=world, **arguments)
+            except (Broken, *DEATHS) as error:  # told to the process that asked
+                answer = f"{type(error).__name__}: {error}"
+            end.send(answer)
+    except EOFError:  # nobody will ask again
+        dist.destroy_process_group()
