@@ -90,6 +90,9 @@ class PretextTask(nn.Module):
     class Options(TaskOptions):
         """Hold the task's options; each field is a flag of `sslkit pretrain TASK`."""
 
+    encoder: Encoder
+    head: nn.Module
+
     modality: ClassVar[str] = "image"
     reads: ClassVar[tuple[str, ...]] = ("pooled",)
     couples_samples: ClassVar[bool] = False

@@ -73,9 +73,8 @@ class _Rows(Dataset[Any]):
         if self.substitute and broken:
             replaced = self._replace(arrays, rows, list(broken))
             if replaced is None:  # told, not raised: an exception would leave a worker as a traceback
-                return {
-                    "failure": f"--data: not one of {self.source.info.samples} samples in {self.source.location} can be read"
-                }
+                source = self.source
+                return {"failure": f"--data: not one of {source.info.samples} {source.called} in {source.location} can be read"}
             rows = replaced
         elif broken:
             good = np.setdiff1d(np.arange(len(rows)), list(broken))

@@ -18,16 +18,20 @@ from torch import Tensor, nn
 from sslkit import registry
 from sslkit.encoders.base import Encoder as Encoder
 from sslkit.encoders.base import ImageEncoder as ImageEncoder
+from sslkit.encoders.base import PatchEncoder as PatchEncoder
 from sslkit.encoders.base import Wrapped
-from sslkit.encoders.composed import CHANNELS, Concat, Select
+from sslkit.encoders.composed import CHANNELS, Select
+from sslkit.encoders.composed import Concat as Concat
 from sslkit.errors import SslkitError, did_you_mean
 
 Recipe = dict[str, Any]
 
 __all__ = [
     "CHANNELS",
+    "Concat",
     "Encoder",
     "ImageEncoder",
+    "PatchEncoder",
     "Recipe",
     "build_encoder",
     "channels_of",
@@ -67,7 +71,7 @@ def build_encoder(recipe: Recipe, pretrained: bool = False, allowed: str | None 
     return _build_part(recipe, pretrained, allowed)
 
 
-def concat(*parts: Encoder) -> Encoder:
+def concat(*parts: Encoder) -> Concat:
     """Return one encoder that puts the features of several side by side; its recipe is made of theirs."""
     encoder = Concat(list(parts))
     encoder.recipe = {"concat": [part.recipe for part in parts]}

@@ -5,6 +5,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from sslkit.errors import SslkitError
+
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -33,6 +35,20 @@ class Encoder(nn.Module):
         """Return features `[B, width]`."""
         raise TypeError(f"{type(self).__name__} does not define forward()")
 
+    def tokens(
+        self, sample: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, fill: Tensor | None = None
+    ) -> Tensor:
+        """Return `[B, prefix + N, width]`, where `offers` says so."""
+        raise TypeError(f"{type(self).__name__} has no tokens")
+
+    def feature_map(self, image: Tensor) -> Tensor:
+        """Return the last feature map, `[B, width, h, w]`, where `offers` says so."""
+        raise TypeError(f"{type(self).__name__} has no feature map")
+
+    def layers(self, sample: Tensor) -> list[Tensor]:
+        """Return what each stage computes, where `offers` says so."""
+        raise TypeError(f"{type(self).__name__} has no layers")
+
 
 class ImageEncoder(Encoder):
     """Be an encoder of images `[B, C, H, W]`, floats in [0, 1], that normalises its own input."""
@@ -55,14 +71,33 @@ class ImageEncoder(Encoder):
         return (image - self.mean) / self.std
 
 
+class PatchEncoder(ImageEncoder):
+    """Be an encoder whose tokens are the patches of an image, row by row, after `prefix` others."""
+
+    offers = ("pooled", "tokens", "feature_map", "layers")
+
+    @property
+    def prefix(self) -> int:
+        """Return how many tokens, class token and registers, stand before the patches."""
+        raise TypeError(f"{type(self).__name__} does not define prefix")
+
+    @property
+    def patch(self) -> int:
+        """Return the side of a patch in pixels."""
+        raise TypeError(f"{type(self).__name__} does not define patch")
+
+    def grid(self, image: Tensor) -> tuple[int, int]:
+        """Return rows and columns of patches; an image that patches do not divide is an SslkitError."""
+        height, width = image.shape[-2:]
+        if height % self.patch or width % self.patch:
+            raise SslkitError(f"--size: {height} is not a multiple of the encoder's patch of {self.patch} pixels")
+        return height // self.patch, width // self.patch
+
+
 class FeatureMapEncoder(ImageEncoder):
     """Be an encoder whose features are the mean over a last feature map."""
 
     offers = ("pooled", "feature_map", "layers")
-
-    def layers(self, image: Tensor) -> list[Tensor]:
-        """Return the feature maps of all stages, `[B, w, h, w]` each."""
-        raise TypeError(f"{type(self).__name__} does not define layers()")
 
     def feature_map(self, image: Tensor) -> Tensor:
         """Return the last feature map, `[B, width, h, w]`."""

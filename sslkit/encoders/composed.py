@@ -29,18 +29,15 @@ class Select(Encoder):
         self, image: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, fill: Tensor | None = None
     ) -> Tensor:
         """Return the inner encoder's tokens."""
-        tokens: Tensor = self.encoder.tokens(self.channels(image), keep, mask, fill)  # type: ignore[operator]
-        return tokens
+        return self.encoder.tokens(self.channels(image), keep, mask, fill)
 
     def layers(self, image: Tensor) -> list[Tensor]:
         """Return the inner encoder's layers."""
-        layers: list[Tensor] = self.encoder.layers(self.channels(image))  # type: ignore[operator]
-        return layers
+        return self.encoder.layers(self.channels(image))
 
     def feature_map(self, image: Tensor) -> Tensor:
         """Return the inner encoder's last feature map, `[B, width, h, w]`."""
-        features: Tensor = self.encoder.feature_map(self.channels(image))  # type: ignore[operator]
-        return features
+        return self.encoder.feature_map(self.channels(image))
 
     def forward(self, image: Tensor) -> Tensor:
         """Return features `[B, width]`."""
@@ -60,16 +57,21 @@ class Concat(Encoder):
         # Tokens would have to agree on the mask's filling, which is one vector per encoder.
         self.offers = tuple(what for what in ("pooled", "feature_map", "layers") if all(what in part.offers for part in parts))
 
+    @property
+    def encoders(self) -> list[Encoder]:
+        """Return the encoders that stand side by side."""
+        return [part for part in self.parts if isinstance(part, Encoder)]
+
     def layers(self, image: Tensor) -> list[Tensor]:
         """Return the layers of all parts, side by side."""
         dims = {4: 1, 3: 2}  # maps have their channels second, tokens last
-        stages = zip(*(part.layers(image) for part in self.parts), strict=True)  # type: ignore[operator]
+        stages = zip(*(part.layers(image) for part in self.encoders), strict=True)
         return [torch.cat(stage, dim=dims[stage[0].dim()]) for stage in stages]
 
     def feature_map(self, image: Tensor) -> Tensor:
         """Return the last feature maps side by side, `[B, width, h, w]`."""
-        return torch.cat([part.feature_map(image) for part in self.parts], dim=1)  # type: ignore[operator]
+        return torch.cat([part.feature_map(image) for part in self.encoders], dim=1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return features `[B, width]`."""
-        return torch.cat([part(image) for part in self.parts], dim=1)
+        return torch.cat([part(image) for part in self.encoders], dim=1)

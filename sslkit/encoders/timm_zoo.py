@@ -8,8 +8,7 @@ from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from sslkit.encoders.base import ImageEncoder
-from sslkit.errors import SslkitError
+from sslkit.encoders.base import ImageEncoder, PatchEncoder
 
 
 def timm_names() -> list[str]:
@@ -99,10 +98,8 @@ class ConvolutionalEncoder(ImageEncoder):
         return features
 
 
-class VisionTransformerEncoder(ImageEncoder):
+class VisionTransformerEncoder(PatchEncoder):
     """Be a timm vision transformer, with class token and registers if it has them."""
-
-    offers = ("pooled", "tokens", "feature_map", "layers")
 
     def __init__(self, model: VisionTransformer, in_channels: int, normalisation: Any = None) -> None:
         super().__init__(model.num_features, in_channels, normalisation)
@@ -117,14 +114,6 @@ class VisionTransformerEncoder(ImageEncoder):
     def patch(self) -> int:
         """Return the side of a patch in pixels."""
         return int(self.model.patch_embed.patch_size[0])
-
-    def grid(self, image: Tensor) -> tuple[int, int]:
-        """Return rows and columns of patches; an image that patches do not divide is an SslkitError."""
-        patch = self.model.patch_embed.patch_size
-        height, width = image.shape[-2:]
-        if height % patch[0] or width % patch[1]:
-            raise SslkitError(f"--size: {height} is not a multiple of the encoder's patch of {patch[0]} pixels")
-        return height // patch[0], width // patch[1]
 
     def tokens(
         self, image: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, fill: Tensor | None = None

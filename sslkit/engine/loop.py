@@ -123,4 +123,5 @@ def _quarantine(folder: RunFolder, stepper: Stepper, broken: list[tuple[int, str
     source, found = stepper.plan.source, stepper.world.gather_lists(broken)
     new = folder.report_broken((source.name(row), reason) for row, reason in found)
     if new:
-        say(f"{new} unreadable {'sample' if new == 1 else 'samples'} met and left out, listed in {folder.file(BROKEN)}")
+        called = source.called.removesuffix("s") if new == 1 else source.called
+        say(f"{new} unreadable {called} met and left out, listed in {folder.file(BROKEN)}")

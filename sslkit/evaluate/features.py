@@ -50,5 +50,5 @@ def extract(
     assert all(map(torch.equal, encoder.buffers(), buffers)), "taking features changed the encoder"
     rows = world.gather_uneven(torch.cat(found))
     if not len(rows):
-        raise SslkitError(f"--data: not one sample in {source.location} can be read")
+        raise SslkitError(f"--data: not one of the {source.called} in {source.location} can be read")
     return world.gather_uneven(torch.cat(features)), rows.numpy()

@@ -16,3 +16,13 @@ def nt_xent(projection: Tensor, temperature: float) -> Tensor:
     similarity = similarity.masked_fill(torch.eye(2 * batch, dtype=torch.bool, device=vectors.device), float("-inf"))
     partner = torch.arange(2 * batch, device=vectors.device).roll(batch)
     return F.cross_entropy(similarity, partner)
+
+
+def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """Return InfoNCE per query `[B]`: the key of `[B, D]` is the right answer among it and `negatives` `[K, D]`.
+
+    All are unit vectors (He et al., 2020, equation 1).
+    """
+    positive = (query * key).sum(dim=1, keepdim=True)
+    logits = torch.cat([positive, query @ negatives.T], dim=1) / temperature
+    return -F.log_softmax(logits, dim=1)[:, 0]

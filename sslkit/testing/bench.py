@@ -28,7 +28,7 @@ SAMPLES = 8
 BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
 # What a wrong task usually dies of; the promise it was asked about is broken by that.
 DEATHS = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError, SslkitError)
-_NARROW = {"resnet_micro": {"width": "8"}, "vit_micro": {"width": "32", "depth": "2"}}
+_NARROW = {"resnet_micro": {"width": "16"}, "vit_micro": {"width": "32", "depth": "2"}}
 
 
 class Broken(Exception):

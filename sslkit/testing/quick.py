@@ -118,7 +118,8 @@ def _loads(bench: Bench) -> None:
         loaded = load(path)
     view = source.view(to_device(bench.raw(stepper), source, torch.device("cpu")))
     with torch.no_grad():
-        if not torch.equal(loaded(view), stepper.task.exports()["encoder"].eval()(view)):
+        # Another memory layout may round otherwise.
+        if not torch.allclose(loaded(view), stepper.task.exports()["encoder"].eval()(view), rtol=1e-4, atol=1e-5):
             raise Broken("the loaded encoder computes something else")
     json.dumps(loaded.recipe)
 

@@ -36,6 +36,24 @@ def random_resized_crop(
     return crop(image, top, left, down, across, size)
 
 
+def random_crop(image: Tensor, size: int, padding: float = 0.125) -> Tensor:
+    """Cut a square of `size` pixels, not resized, at a random whole pixel out of each image `[B, C, H, W]`.
+
+    An image with less than `padding` of `size` to spare is first widened by that on each side, mirrored, as is usual
+    for small images.
+    """
+    height, width = image.shape[-2:]
+    spare = round(padding * size)
+    if min(height, width) < size + spare:
+        image = F.pad(image, (spare,) * 4, mode="reflect")
+        height, width = image.shape[-2:]
+    batch, device = len(image), image.device
+    top = torch.randint(height - size + 1, (batch, 1), device=device) + torch.arange(size, device=device)
+    left = torch.randint(width - size + 1, (batch, 1), device=device) + torch.arange(size, device=device)
+    sample = torch.arange(batch, device=device)
+    return image.permute(0, 2, 3, 1)[sample[:, None, None], top[:, :, None], left[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
 def crop(image: Tensor, top: Tensor, left: Tensor, down: Tensor, across: Tensor, size: int) -> Tensor:
     """Cut boxes `[B]` each, in shares of the image's sides, out of `[B, C, H, W]` and resize them to `size`."""
     zero = torch.zeros_like(top)

@@ -14,7 +14,8 @@ from sslkit.specs import DemoSpec, ExportSpec, FinetuneSpec, KnnSpec, PretrainSp
 _DATA = "--data --label --size --batch-size --seed --device --workers --cache --cache-limit --reindex"
 _TRAIN = (
     f"{_DATA} --out --encoder --encoder-option --pretrained --canvas --epochs --steps --minutes --micro-batch --optimizer --lr "
-    "--weight-decay --weight-decay-end --warmup --clip --precision --compile --sync-batchnorm --checkpoint-every --resume --init --extend-to"
+    "--weight-decay --weight-decay-end --warmup --clip --precision --compile --sync-batchnorm --checkpoint-every "
+    "--resume --init --extend-to"
 )
 GOLDEN = {
     PretrainSpec: f"{_TRAIN} --task --options",

@@ -299,7 +299,7 @@ def test_broken_images_are_listed_and_left_out(sslkit: Run, tmp_path: Path, quic
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(data / f"{i:02}.png")
     (data / "07.png").write_bytes(b"nothing")
     ran = sslkit("pretrain", "rotation", "--data", data, "--out", tmp_path / "run", "--epochs", 2, *quick)
-    assert ran.code == 0 and "1 unreadable sample met and left out" in ran.err
+    assert ran.code == 0 and "1 unreadable image met and left out" in ran.err
     assert (tmp_path / "run" / "broken.csv").read_text().splitlines()[:1] == ["path,reason"]
     assert "07.png,UnidentifiedImageError" in (tmp_path / "run" / "broken.csv").read_text()
 

@@ -83,7 +83,7 @@ def test_data_without_a_test_part_is_split_and_said_to_be_seen(
 
 
 def test_split_is_stratified_seeded_and_disjoint(digits: Path) -> None:
-    from sslkit.data import read_index
+    from sslkit.data.parts import read_index
 
     index = read_index(str(digits / "train"))
     kept, held_out = stratified_split(index, 0.25, seed=1)

@@ -1,0 +1,51 @@
+"""Decoders that stand on an encoder during pretraining."""
+
+import torch
+from torch import Tensor, nn
+
+
+class PatchDecoder(nn.Module):
+    """Be a small transformer that says something about every patch, seen or not (He et al., 2022, section 3).
+
+    A mask token stands for each patch that the encoder did not see; positions are fixed sines and cosines.
+    """
+
+    positions: Tensor
+
+    def __init__(self, encoder_width: int, width: int, depth: int, grid: tuple[int, int], output: int) -> None:
+        from timm.models.vision_transformer import Block  # not at the top: timm takes seconds to import
+
+        super().__init__()
+        self.embed = nn.Linear(encoder_width, width)
+        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.register_buffer("positions", sine_positions(grid, width), persistent=False)
+        self.blocks = nn.Sequential(*(Block(width, max(1, width // 32), qkv_bias=True) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, output)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, tokens: Tensor, prefix: int, keep: Tensor | None = None) -> Tensor:
+        """Return `[B, N, output]` of tokens `[B, prefix + N, encoder width]`, or of the patches `keep` `[B, K]` only."""
+        x = self.embed(tokens)
+        patches = x[:, prefix:]
+        if keep is not None:
+            # Every patch gets its own token where it was seen.
+            everywhere = self.mask_token.to(x.dtype).expand(len(x), len(self.positions), -1)
+            patches = everywhere.scatter(1, keep[:, :, None].expand(-1, -1, x.shape[2]), patches)
+        patches = patches + self.positions.to(x.dtype)
+        x = self.norm(self.blocks(torch.cat([x[:, :prefix], patches], dim=1)))
+        said: Tensor = self.output(x[:, prefix:])
+        return said
+
+
+def sine_positions(grid: tuple[int, int], width: int) -> Tensor:
+    """Return fixed positions of a grid's patches, `[h * w, width]`: half the values tell the row, half the column.
+
+    (Vaswani et al., 2017, section 3.5, once per axis.) `width` is a multiple of 4.
+    """
+    if width % 4:
+        raise ValueError(f"sines and cosines of two axes need a width that is a multiple of 4 (got {width})")
+    rates = 10_000.0 ** -(torch.arange(width // 4) / (width // 4))
+    axes = [torch.arange(side)[:, None] * rates for side in grid]
+    row, column = (torch.cat([angle.sin(), angle.cos()], dim=1) for angle in axes)
+    return torch.cat([row[:, None].expand(-1, grid[1], -1), column[None].expand(grid[0], -1, -1)], dim=2).flatten(0, 1)

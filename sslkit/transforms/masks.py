@@ -1,0 +1,57 @@
+"""Which patches are hidden: bool `[B, N]`, patches row by row, exactly as many hidden in each sample as asked for."""
+
+import torch
+from torch import Tensor
+
+
+def random_mask(batch: int, patches: int, hidden: int, device: torch.device) -> Tensor:
+    """Hide `hidden` of `patches`, any as likely as any other, `[B, N]`."""
+    return _first(torch.rand(batch, patches, device=device), hidden)
+
+
+def block_mask(batch: int, grid: tuple[int, int], hidden: int, device: torch.device, blocks: int = 16) -> Tensor:
+    """Hide rectangles one after the other until `hidden` patches of a grid are covered, `[B, N]`.
+
+    Each covers 8% to 40% of the grid with an aspect ratio between 0.3 and 1/0.3 (BEiT; Bao et al., 2022, algorithm 1).
+    Of the last one a random part is hidden, so that the count is exact.
+    """
+    height, width = grid
+    area = (0.08 + 0.32 * torch.rand(batch, blocks, device=device)) * height * width
+    ratio = torch.exp((2 * torch.rand(batch, blocks, device=device) - 1) * torch.log(torch.tensor(1 / 0.3, device=device)))
+    down = (area * ratio).sqrt().clamp(1, height)
+    across = (area / ratio).sqrt().clamp(1, width)
+    top = torch.rand(batch, blocks, device=device) * (height - down)
+    left = torch.rand(batch, blocks, device=device) * (width - across)
+    row = torch.arange(height, device=device).view(1, 1, -1, 1) + 0.5
+    column = torch.arange(width, device=device).view(1, 1, 1, -1) + 0.5
+    top, left, down, across = (side[:, :, None, None] for side in (top, left, down, across))
+    covered = (row > top) & (row < top + down) & (column > left) & (column < left + across)  # [B, blocks, h, w]
+    # The number of the first rectangle over each patch; one that none covers comes last.
+    first = torch.where(covered.any(dim=1), covered.to(torch.uint8).argmax(dim=1), blocks).flatten(1)
+    return _first(first + torch.rand(batch, height * width, device=device), hidden)
+
+
+def grid_mask(batch: int, grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Keep one patch of every two by two and hide the others, `[B, N]`."""
+    row = torch.arange(grid[0], device=device)[:, None] % 2
+    column = torch.arange(grid[1], device=device) % 2
+    return ((row == 1) | (column == 1)).flatten().expand(batch, -1)
+
+
+def split_patches(mask: Tensor, hidden: int) -> tuple[Tensor, Tensor]:
+    """Return the places of visible `[B, N - hidden]` and hidden `[B, hidden]` patches of a mask, each in order."""
+    places = mask.to(torch.uint8).argsort(dim=1, stable=True)
+    return places[:, : mask.shape[1] - hidden], places[:, mask.shape[1] - hidden :]
+
+
+def patches(image: Tensor, side: int) -> Tensor:
+    """Return the patches of `[B, C, H, W]` row by row, `[B, N, side * side * C]`."""
+    batch, channels, height, width = image.shape
+    cut = image.view(batch, channels, height // side, side, width // side, side)
+    return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+def _first(order: Tensor, hidden: int) -> Tensor:
+    """Hide the `hidden` places of each row that come first."""
+    mask = torch.zeros(order.shape, dtype=torch.bool, device=order.device)
+    return mask.scatter(1, order.argsort(dim=1)[:, :hidden], True)
