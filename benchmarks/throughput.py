@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from sslkit import PretrainSpec, encoders
+from sslkit import PretrainSpec
 from sslkit.data.loader import Loader, epoch_batches
 from sslkit.engine.gradients import named
 from sslkit.engine.pretrain import prepare
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import Stepper, to_device
-from sslkit.task import Clock
+from sslkit.task import Clock, EncoderBuilder
 
 
 def main() -> None:
@@ -61,19 +61,19 @@ def main() -> None:
 
 def engine_steps(spec: PretrainSpec) -> Iterator[Any]:
     stepper = new_stepper(spec)
-    loader = Loader(stepper.plan.canvases, stepper.plan.workers, substitute=True)
+    loader = Loader(stepper.plan.source, stepper.plan.workers, substitute=True)
     for epoch in count():
-        for raw in loader(epoch_batches(len(stepper.plan.index), spec.batch_size, spec.seed, epoch)):
+        for raw in loader(epoch_batches(stepper.plan.data.samples, spec.batch_size, spec.seed, epoch)):
             yield stepper.step(raw)
 
 
 def fixed_tensor_steps(spec: PretrainSpec) -> Iterator[Any]:
     stepper = new_stepper(spec)
     task, optimizer = stepper.task, stepper.optimizer
-    loader = Loader(stepper.plan.canvases, 0, substitute=True)
-    raw = next(loader(epoch_batches(len(stepper.plan.index), spec.batch_size, spec.seed, 0)))
+    loader = Loader(stepper.plan.source, 0, substitute=True)
+    raw = next(loader(epoch_batches(stepper.plan.data.samples, spec.batch_size, spec.seed, 0)))
     with torch.no_grad():
-        batch = task.transform(to_device(raw, stepper.machine.device))
+        batch = task.transform(to_device(raw, stepper.plan.source, stepper.machine.device))
     while True:
         optimizer.zero_grad(set_to_none=True)
         loss = torch.stack(list(named(task.loss(task.predict(batch), batch)).values())).sum()
@@ -84,7 +84,7 @@ def fixed_tensor_steps(spec: PretrainSpec) -> Iterator[Any]:
 def new_stepper(spec: PretrainSpec) -> Stepper:
     training = prepare(spec)
     seed_stage(spec.seed, "build", 0)
-    encoder = training.build_encoder(lambda: encoders.build_encoder(training.plan.recipe))
+    encoder = training.build_encoder(EncoderBuilder(training.plan.recipe, training.plan.data))
     return Stepper(training.build_task(encoder, training.plan.data), training.plan, Clock(steps=10**6))
 
 

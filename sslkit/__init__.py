@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from sslkit.errors import SslkitError as SslkitError
     from sslkit.evaluate.finetune import finetune as finetune
     from sslkit.evaluate.knn import knn as knn
+    from sslkit.evaluate.neighbors import neighbors as neighbors
     from sslkit.evaluate.probe import probe as probe
     from sslkit.exports import export as export
     from sslkit.specs import DemoSpec as DemoSpec
     from sslkit.specs import ExportSpec as ExportSpec
     from sslkit.specs import FinetuneSpec as FinetuneSpec
     from sslkit.specs import KnnSpec as KnnSpec
+    from sslkit.specs import NeighborsSpec as NeighborsSpec
     from sslkit.specs import PretrainSpec as PretrainSpec
     from sslkit.specs import ProbeSpec as ProbeSpec
     from sslkit.specs import TaskOptions as TaskOptions
@@ -45,12 +47,14 @@ _WHERE = {
     "PretrainSpec": "sslkit.specs",
     "KnnSpec": "sslkit.specs",
     "ProbeSpec": "sslkit.specs",
+    "NeighborsSpec": "sslkit.specs",
     "FinetuneSpec": "sslkit.specs",
     "ExportSpec": "sslkit.specs",
     "DemoSpec": "sslkit.specs",
     "pretrain": "sslkit.engine.pretrain",
     "knn": "sslkit.evaluate.knn",
     "probe": "sslkit.evaluate.probe",
+    "neighbors": "sslkit.evaluate.neighbors",
     "finetune": "sslkit.evaluate.finetune",
     "export": "sslkit.exports",
     "demo": "sslkit.digits",

@@ -129,6 +129,15 @@ class ProbeSpec(EvaluationSpec):
     )
 
 
+class NeighborsSpec(Spec):
+    """Hold what `sslkit neighbors` is told."""
+
+    ckpt: str = Field(description="model.safetensors of a skipgram run.")
+    words: list[str] = Field(min_length=1, description="Words whose neighbours are wanted.")
+    k: int = Field(default=10, ge=1, description="How many neighbours.")
+    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
+
+
 class ExportSpec(Spec):
     """Hold what `sslkit export` is told."""
 

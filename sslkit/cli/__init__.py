@@ -22,11 +22,13 @@ COMMANDS = {
     },
     "Evaluate": {
         "knn": "Classify by the nearest training features of a frozen encoder.",
+        "neighbors": "List the words that are nearest to words, by skipgram's vectors.",
         "probe": "Fit a linear classifier on the features of a frozen encoder.",
     },
     "Take away": {"export": "Write the encoder for other programs, and prove that they compute the same."},
     "Look around": {
         "tasks": "List the installed pretext tasks and the packages they come from.",
+        "check": "Check that a task keeps the promises of the contract; exit code 1 if it does not.",
         "encoders": "List encoders: installed ones, and how to name timm's, torchvision's and your own.",
         "cache": "Show what the cache of indexes and decoded images holds, or clear it.",
     },

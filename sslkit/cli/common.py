@@ -1,7 +1,7 @@
 """What the commands share: reading a spec from flags and file, and printing a result."""
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import typer
 from pydantic import ValidationError
@@ -32,7 +32,7 @@ def add_call(app: typer.Typer, name: str, panel: str, summary: str, model: type[
 
 def read_spec(model: type[S], given: dict[str, Any], extras: dict[str, Any]) -> S:
     """Return the spec of flags over `--spec` over defaults; raises SslkitError with a line for every mistake."""
-    from_file, flags = file_values(extras), with_pairs(given)
+    from_file, flags = file_values(extras), with_pairs(given, model)
     return validated(model, {**from_file, **flags}, one_length(flags, from_file))
 
 
@@ -50,9 +50,10 @@ def one_length(flags: dict[str, Any], from_file: dict[str, Any]) -> list[str]:
     return [f"{' and '.join(flag(name) for name in given)}: give one of them"] if len(given) > 1 else []
 
 
-def with_pairs(given: dict[str, Any]) -> dict[str, Any]:
-    """Return given flags with lists of KEY=VALUE as dicts."""
-    return {name: key_values(value, name) if isinstance(value, list) else value for name, value in given.items()}
+def with_pairs(given: dict[str, Any], model: type[Spec]) -> dict[str, Any]:
+    """Return given flags with lists of KEY=VALUE as the dicts that the model has."""
+    pairs = {name for name, field in model.model_fields.items() if get_origin(field.annotation) is dict}
+    return {name: key_values(value, name) if name in pairs else value for name, value in given.items()}
 
 
 def validated(model: type[S], values: dict[str, Any], others: list[str] | None = None) -> S:

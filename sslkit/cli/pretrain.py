@@ -71,7 +71,7 @@ def _run(given: dict[str, Any], extras: dict[str, Any], task_class: Any) -> None
     from_file = file_values(extras)
     if task_class is None:
         raise SslkitError(f"which task? {_listing().strip() or 'none is installed'}", "sslkit pretrain TASK --data DIR")
-    flags = with_pairs(given)
+    flags = with_pairs(given, PretrainSpec)
     given_task, file_task = str(flags.get("task") or ""), str(from_file.get("task") or "")
     if given_task and file_task and registry.task_name(given_task) != registry.task_name(file_task):
         raise SslkitError(f"--spec: {extras['spec']} is for {file_task}, not {given_task}", "leave one of them out")

@@ -1,7 +1,11 @@
 """Batches of samples, in an order that depends on nothing but seed and epoch."""
 
+import atexit
+import multiprocessing
+import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +30,7 @@ class Loader:
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
-            worker_init_fn=_leave_signals_to_the_loop,
+            worker_init_fn=partial(_leave_signals_to_the_loop, _leaving),
         )
 
     def __call__(self, batches: list[Rows]) -> Iterator[dict[str, Any]]:
@@ -57,10 +61,15 @@ def ordered_batches(samples: int, batch_size: int) -> list[Rows]:
     return [np.arange(start, min(start + batch_size, samples)) for start in range(0, samples, batch_size)]
 
 
-def _leave_signals_to_the_loop(worker: int) -> None:
+# Whether this process is about to end: shared with the workers, who may then be ended by a signal.
+_leaving: Any = multiprocessing.Value("b", 0, lock=False)
+atexit.register(setattr, _leaving, "value", 1)  # before multiprocessing, registered earlier, sends signals and waits
+
+
+def _leave_signals_to_the_loop(leaving: Any, worker: int) -> None:
     """Ignore what a terminal or a job scheduler sends to workers too: the loop finishes its step and ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if leaving.value else None)
 
 
 class _Rows(Dataset[Any]):

@@ -22,6 +22,8 @@ from sslkit.encoders.base import PatchEncoder as PatchEncoder
 from sslkit.encoders.base import Wrapped
 from sslkit.encoders.composed import CHANNELS, Select
 from sslkit.encoders.composed import Concat as Concat
+from sslkit.encoders.word_vectors import WordVectors as WordVectors
+from sslkit.encoders.word_vectors import spelled as spelled
 from sslkit.errors import SslkitError, did_you_mean
 
 Recipe = dict[str, Any]
@@ -33,6 +35,7 @@ __all__ = [
     "ImageEncoder",
     "PatchEncoder",
     "Recipe",
+    "WordVectors",
     "build_encoder",
     "channels_of",
     "check_reads",
@@ -41,6 +44,7 @@ __all__ = [
     "narrowed",
     "plain_recipes",
     "recipe_for",
+    "spelled",
 ]
 
 _SMALL = 64  # pixels; up to here a 7×7 stride-2 stem with max-pooling would leave almost nothing of the image

@@ -89,7 +89,7 @@ def train(stepper: Stepper, loader: Loader, folder: RunFolder, save: Callable[[]
                 if clock.step % every == 0 or clock.step == clock.steps:
                     rate = {"images_per_second": round(pace.rate, 1)}
                     folder.log({**pace.means(), **rate, "epoch": epoch, "step": clock.step - 1})
-                progress.advance(1, _text(said, pace, clock.steps - clock.step))
+                progress.advance(1, _text(said, pace, clock.steps - clock.step, plan.source.called))
                 if _due(plan.spec.checkpoint_every, clock.step, plan.steps_per_epoch, saved) and clock.step < clock.steps:
                     save()
                     saved = time.monotonic()
@@ -110,12 +110,12 @@ def _due(every: int | None, step: int, steps_per_epoch: int, saved: float) -> bo
     return step % steps_per_epoch == 0 or time.monotonic() - saved > _CHECKPOINT_SECONDS
 
 
-def _text(said: dict[str, float], pace: Pace, left: int) -> str:
+def _text(said: dict[str, float], pace: Pace, left: int, called: str) -> str:
     if not pace.seconds:
         return f"loss {said['loss']:.3f}"
     time_left = duration(left * pace.seconds / (pace.steps - _COLD))
     waiting = f"waiting for data {pace.waited / pace.seconds:.0%}"
-    return f"loss {said['loss']:.3f}  {pace.rate:,.0f} images/s  {waiting}  {time_left} left"
+    return f"loss {said['loss']:.3f}  {pace.rate:,.0f} {called}/s  {waiting}  {time_left} left"
 
 
 def _quarantine(folder: RunFolder, stepper: Stepper, broken: list[tuple[int, str]]) -> None:

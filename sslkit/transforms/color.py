@@ -74,7 +74,7 @@ def hue_matrix(turn: Tensor) -> Tensor:
 def grayscale(image: Tensor, probability: float = 0.2) -> Tensor:
     """Take the colour out of each image `[B, C, H, W]` with the given probability; C stays."""
     chosen = torch.rand(len(image), device=image.device) < probability
-    gray = (image * _luma(image)[:, None, None]).sum(dim=1, keepdim=True)
+    gray = (_luma(image) @ image.flatten(2)).view(len(image), 1, *image.shape[2:])
     return torch.where(chosen[:, None, None, None], gray, image)
 
 

@@ -1,6 +1,8 @@
 """Decoding, the canvas cache, quarantine and the loader."""
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +171,17 @@ def test_balanced_epochs() -> None:
     weights = torch.tensor([1.0] * 90 + [9.0] * 10)
     drawn = np.concatenate(epoch_batches(100, 10, seed=0, epoch=0, weights=weights))
     assert 30 < (drawn >= 90).sum() < 70
+
+
+def test_a_process_that_forgets_its_loader_ends(digits: Path) -> None:
+    code = f"""
+import numpy as np
+from sslkit import PretrainSpec
+from sslkit.data.images import Images
+from sslkit.data.loader import Loader
+images = Images.open(PretrainSpec(task="x", data={str(digits)!r}, cache="off"))
+batches = Loader(images, 2, substitute=True)([np.arange(4)] * 20)
+print(next(batches)["index"].tolist())
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert ran.stdout == "[0, 1, 2, 3]\n"

@@ -21,6 +21,19 @@ def test_nt_xent_against_a_double_loop(temperature: float) -> None:
     assert float(nt_xent(projection, temperature)) == pytest.approx(total / 10, rel=1e-5)
 
 
+def test_nt_xent_piece_by_piece_is_the_same() -> None:
+    values = []
+    for at_once in (2**22, 3 * 20, 1):  # all vectors, three and one at a time
+        projection = torch.randn(10, 2, 7, generator=torch.Generator().manual_seed(0), dtype=torch.double).requires_grad_()
+        loss = nt_xent(projection, 0.2, at_once)
+        (3 * loss).backward()
+        values.append((loss.detach(), projection.grad))
+    for loss, gradient in values[1:]:
+        assert torch.allclose(loss, values[0][0], rtol=1e-12) and torch.allclose(gradient, values[0][1], rtol=1e-9)
+    with torch.no_grad():
+        assert torch.allclose(nt_xent(projection, 0.2, 1), values[0][0])
+
+
 def test_nt_xent_of_half_precision_is_float32() -> None:
     projection = torch.randn(4, 2, 8)
     loss = nt_xent(projection.bfloat16(), 0.1)

@@ -1,0 +1,166 @@
+"""Tell the words around a word from others."""
+
+import heapq
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslkit import Batch, Encoder, EncoderBuilder, PretextTask, SslkitError, TaskOptions
+from sslkit.encoders import WordVectors, spelled
+
+
+class SkipGram(PretextTask):
+    """Tell the words around a word from others (Mikolov et al., 2013a and b): word vectors.
+
+    A sample is a stretch of text. In every step rare words and a share of the frequent ones are taken out of it, what
+    is left moves together, and each word is paired with its neighbours in a window of random width.
+    """
+
+    class Options(TaskOptions):
+        """Hold the options of skipgram."""
+
+        loss: Literal["negative", "hierarchical"] = Field(
+            default="negative", description="Against words drawn at random, or along the paths of a Huffman tree."
+        )
+        negatives: int = Field(default=5, ge=1, le=1000, description="Words drawn at random for each pair.")
+        power: float = Field(default=0.75, ge=0, le=1, description="They are drawn by their count to this power.")
+        window: int = Field(default=5, ge=1, le=100, description="Largest distance of a pair; each word draws 1 to this.")
+        subsample: float = Field(
+            default=1e-3,
+            ge=0,
+            lt=1,
+            description="Words above this share are thinned out (1e-5 in the paper); 0: none.",
+        )
+        min_count: int = Field(default=5, ge=1, description="Words that occur less often get no vector.")
+
+    options: Options
+    encoder: WordVectors
+    head: nn.Embedding
+    kept: Tensor
+    drawn: Tensor
+    nodes: Tensor
+    turns: Tensor
+    modality: ClassVar = "text"
+    reads: ClassVar = ("tokens",)
+    defaults: ClassVar = {
+        "encoder": "word_vectors",
+        "optimizer": "adamw",
+        "lr": 2e-2,
+        "weight_decay": 0.0,
+        "batch_size": 8,
+        "epochs": 20,
+    }
+
+    @classmethod
+    def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:
+        """Build a table for the words that occur often enough, and keep their spelling in it."""
+        counts, words = build.data.details["counts"], build.data.details["words"]
+        kept = int((counts >= options.min_count).sum())
+        if kept < 2:
+            raise SslkitError(f"--min-count: {options.min_count} leaves {kept} of {len(words)} words", "lower it")
+        letters = len(spelled(words[:kept]))
+        return build(in_channels=kept, options={**build.recipe["options"], "letters": letters})
+
+    def build_head(self) -> nn.Module:
+        """Build the vectors that words have as neighbours, or those of the tree's inner nodes."""
+        words = self.encoder.in_channels
+        table = nn.Embedding(words if self.options.loss == "negative" else words - 1, self.encoder.width)
+        nn.init.uniform_(table.weight, -0.5 / self.encoder.width, 0.5 / self.encoder.width)
+        return table
+
+    def setup(self) -> None:
+        """Keep what the data's counts tell: who is thinned out, who is drawn, the tree."""
+        options, words = self.options, self.encoder.in_channels
+        self.encoder.spell(self.data.details["words"][:words])
+        counts = self.data.details["counts"][:words].double()
+        share = counts / counts.sum()
+        # Equation 5 of Mikolov et al., 2013b.
+        kept = (options.subsample / share).sqrt().clamp(max=1) if options.subsample else torch.ones(words)
+        self.register_buffer("kept", kept.float(), persistent=False)
+        if options.loss == "negative":
+            drawn = (counts**options.power).cumsum(0)
+            self.register_buffer("drawn", (drawn / drawn[-1]).float(), persistent=False)
+        else:
+            nodes, turns = huffman(counts.long().tolist())
+            self.register_buffer("nodes", nodes, persistent=False)
+            self.register_buffer("turns", turns, persistent=False)
+
+    def transform(self, batch: Batch) -> Batch:
+        """Return words `center` `[B, T]`, their neighbours `context` `[B, T, 2W]` and `paired`, which of these count.
+
+        With the negative loss also `negatives` `[B, T, 2W, K]`.
+        """
+        tokens, window = batch["tokens"], self.options.window
+        length = tokens.shape[1]
+        known = tokens < self.encoder.in_channels
+        stays = known & (torch.rand(tokens.shape, device=tokens.device) < self.kept[tokens.where(known, 0)])
+        order = (~stays).to(torch.uint8).argsort(dim=1, stable=True)  # what stays moves together
+        center, stays = tokens.gather(1, order).where(stays.gather(1, order), 0), stays.gather(1, order)
+        reach = torch.randint(1, window + 1, (*tokens.shape, 1), device=tokens.device)
+        distance = torch.cat([torch.arange(-window, 0), torch.arange(1, window + 1)]).to(tokens.device)
+        place = torch.arange(length, device=tokens.device)[:, None] + distance  # [T, 2W]
+        inside = (place >= 0) & (place < length)
+        place = place.clamp(0, length - 1)
+        paired = stays[:, :, None] & stays[:, place] & inside & (distance.abs() <= reach)
+        found = {"center": center, "context": center[:, place], "paired": paired}
+        if self.options.loss == "negative":
+            chance = torch.rand(*paired.shape, self.options.negatives, device=tokens.device)
+            found["negatives"] = torch.searchsorted(self.drawn, chance).clamp(max=len(self.drawn) - 1)
+        return found
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Return how well words go with their neighbours, `[B, T, 2W]`, and with others `[B, T, 2W, K]`; or with each node."""
+        center = self.encoder.tokens(batch["center"])
+        if self.options.loss == "hierarchical":
+            return {"nodes": torch.einsum("btd,btwnd->btwn", center, self.head(self.nodes[batch["context"]]))}
+        return {
+            "context": torch.einsum("btd,btwd->btw", center, self.head(batch["context"])),
+            "negatives": torch.einsum("btd,btwkd->btwk", center, self.head(batch["negatives"])),
+        }
+
+    def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return the sum over pairs (equation 4 of 2013b; 3 of 2013b for the tree), which `counts` divides."""
+        if self.options.loss == "hierarchical":
+            turns = self.turns[batch["context"]]  # 0 beyond the end of a path
+            each = -(F.logsigmoid(turns * output["nodes"]) * (turns != 0)).sum(dim=3)
+        else:
+            each = -F.logsigmoid(output["context"]) - F.logsigmoid(-output["negatives"]).sum(dim=3)
+        return {"pairs": (each * batch["paired"]).sum()}
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the number of pairs."""
+        return {"pairs": batch["paired"].sum().clamp(min=1)}
+
+    def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return the share of negatives that were told from the neighbour they stand beside."""
+        if self.options.loss == "hierarchical":
+            return {}
+        right = (output["context"][..., None] > output["negatives"]).float().mean(dim=3) * batch["paired"]
+        return {"accuracy": right.sum(dim=(1, 2)) / batch["paired"].sum(dim=(1, 2)).clamp(min=1)}
+
+
+def huffman(counts: list[int]) -> tuple[Tensor, Tensor]:
+    """Return the path to each word in the Huffman tree of the counts: inner nodes and turns, `[words, depth]` each.
+
+    A turn is 1 or -1, and 0 beyond the end of a path. There are `words - 1` inner nodes.
+    """
+    heap: list[tuple[int, int, Any]] = [(count, place, place) for place, count in enumerate(counts)]
+    heapq.heapify(heap)
+    for inner in range(len(counts) - 1):
+        first, second = heapq.heappop(heap), heapq.heappop(heap)
+        heapq.heappush(heap, (first[0] + second[0], len(counts) + inner, (inner, first[2], second[2])))
+    paths: list[list[tuple[int, int]]] = [[] for _ in counts]
+    waiting: list[tuple[Any, list[tuple[int, int]]]] = [(heap[0][2], [])]
+    while waiting:
+        node, path = waiting.pop()
+        if isinstance(node, int):
+            paths[node] = path
+        else:
+            inner, left, right = node
+            waiting += [(left, [*path, (inner, 1)]), (right, [*path, (inner, -1)])]
+    depth = max(len(path) for path in paths)
+    filled = torch.tensor([path + [(0, 0)] * (depth - len(path)) for path in paths])
+    return filled[..., 0], filled[..., 1]
