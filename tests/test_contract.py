@@ -1,5 +1,7 @@
 """Every installed task keeps the promises of the contract, and the suite notices one that does not."""
 
+import copy
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -9,12 +11,26 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, TaskOptions, registry
-from sslkit.testing import check_task
+from sslkit.testing import Ranks, check_task
+
+INSTALLED = [entry.name for entry in registry.entries(registry.TASKS) if entry.package == "sslkit"]
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in registry.entries(registry.TASKS)])
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    with Ranks() as pair:
+        yield pair
+
+
+@pytest.mark.parametrize("name", INSTALLED)
 def test_installed_task(name: str) -> None:
     assert not [verdict for verdict in check_task(name) if not verdict.passed]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", INSTALLED)
+def test_installed_task_in_full(name: str, ranks: Ranks) -> None:
+    assert not [verdict for verdict in check_task(name, full=True, ranks=ranks) if not verdict.passed]
 
 
 class Good(PretextTask):
@@ -45,6 +61,17 @@ class ViewsFirst(Good):
         return {**super().transform(batch), "views": torch.stack([batch["image"], batch["image"]])}
 
 
+class NoRow(Good):
+    """Says something about all rows together."""
+
+    def predict(self, batch: Batch) -> Any:
+        output = super().predict(batch)
+        return {"output": output, "mean": output.mean(dim=0)}
+
+    def loss(self, output: Any, batch: Batch) -> Any:
+        return super().loss(output["output"], batch)
+
+
 class Counting(Good):
     def setup(self) -> None:
         self.register_buffer("calls", torch.zeros(()))
@@ -64,24 +91,148 @@ class Detached(Good):
         return self.head(self.encoder(batch["image"]).detach())
 
 
-class Forgetful(Good):
-    """Keeps state outside of buffers."""
-
-    seen: ClassVar = 0.0
+class TrainedTeacher(Good):
+    """Keeps a copy that nobody froze: the optimiser would decay it."""
 
     def setup(self) -> None:
-        self.offset = 0.0
+        self.copy = copy.deepcopy(self.head)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        return F.mse_loss(output[:, 0], batch["target"] + self.offset)
-
-    def after_step(self, seen: Batch) -> None:
-        self.offset += 1.0
+        with torch.no_grad():
+            agreed = self.copy.weight.sum()
+        return super().loss(output, batch) + 0 * agreed
 
 
 class Hopeless(Good):
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         return -super().loss(output, batch).clamp(max=0) + 1 + 0 * output.sum()
+
+
+class UnsavedQueue(Good):
+    """Keeps its queue in a plain attribute."""
+
+    def setup(self) -> None:
+        self.past = torch.zeros(4)
+
+    def remember(self, output: Tensor, batch: Batch) -> Batch:
+        return {"output": output[:, 0]}
+
+    def after_step(self, seen: Batch) -> None:
+        self.past = torch.cat([self.past, seen["output"].detach()])[-4:]
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        return super().loss(output, batch) + (output.mean() - self.past.mean()).square()
+
+
+class OwnSchedule(Good):
+    """Follows a schedule in an attribute instead of the clock."""
+
+    def setup(self) -> None:
+        self.weight = 1.0
+
+    def after_step(self, seen: Batch) -> None:
+        self.weight *= 0.5
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        return self.weight * super().loss(output, batch)
+
+
+class Nameless(Good):
+    """Keeps an encoder that no recipe describes."""
+
+    def exports(self) -> dict[str, nn.Module]:
+        return {"encoder": nn.Sequential(self.encoder, nn.LayerNorm(self.encoder.width))}
+
+
+class Ragged(Good):
+    """Means over a number of values that varies, without `counts`."""
+
+    def transform(self, batch: Batch) -> Batch:
+        chosen = torch.arange(len(batch["image"]), device=batch["image"].device) < 3
+        return {**super().transform(batch), "chosen": chosen | (batch["index"] == 6)}
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        error = (output[:, 0] - batch["target"]).square()
+        return (error * batch["chosen"]).sum() / batch["chosen"].sum().clamp(min=1)
+
+
+class HiddenCoupling(Good):
+    """Compares samples with each other without saying so."""
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        return super().loss(output, batch) + (output[:, 0] - output[:, 0].mean().detach()).square().mean()
+
+
+class NeedlessCoupling(Good):
+    couples_samples = True
+
+
+class Neighbourly(Good):
+    """Predicts a row from the others, too."""
+
+    def predict(self, batch: Batch) -> Tensor:
+        output = super().predict(batch)
+        return output + 0.1 * output.mean(dim=0)
+
+
+class Ordered(Good):
+    """Predicts a row by its place in the batch."""
+
+    def predict(self, batch: Batch) -> Tensor:
+        output = super().predict(batch)
+        return output * (1 + 0.1 * torch.arange(len(output), device=output.device)[:, None])
+
+
+class Looking(Good):
+    """Looks at a value while predicting: no graph can hold that."""
+
+    def predict(self, batch: Batch) -> Tensor:
+        output = super().predict(batch)
+        return output * 2 if output.sum().item() > 0 else output
+
+
+class Forgetful(Good):
+    """Counts epochs in an attribute."""
+
+    def setup(self) -> None:
+        self.passes = 0
+
+    def before_epoch(self, run: Any) -> None:
+        self.passes += 1
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        return self.passes * super().loss(output, batch)
+
+
+class Collapsing(Good):
+    """Asks for features that are all alike."""
+
+    couples_samples = True
+    defaults: ClassVar = {"lr": 0.1}
+
+    def build_head(self) -> nn.Module:
+        return nn.Identity()
+
+    def loss(self, output: Tensor, batch: Batch) -> Any:
+        return (output - output.mean(dim=0)).square().sum(dim=1).mean()
+
+
+class Normed(Good):
+    """Has BatchNorm in its head and no option to choose another."""
+
+    def build_head(self) -> nn.Module:
+        return nn.Sequential(nn.BatchNorm1d(self.encoder.width), nn.Linear(self.encoder.width, 1))
+
+
+class OwnRows(Good):
+    """Moves a buffer by the rows that the loss was given: another in every process."""
+
+    def setup(self) -> None:
+        self.register_buffer("center", torch.zeros(()))
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        self.center.lerp_(output.detach().mean(), 0.5)
+        return super().loss(output, batch)
 
 
 @pytest.mark.parametrize(
@@ -91,11 +242,15 @@ class Hopeless(Good):
         (Unbounded, "options"),
         (Shadowing, "options"),
         (ViewsFirst, "samples first"),
-        (Counting, "predict"),
+        (NoRow, "samples first"),
+        (Counting, "predict changes no state"),
         (Infinite, "finite"),
         (Detached, "gradient"),
-        (Forgetful, "state"),
+        (TrainedTeacher, "gradient"),
+        (UnsavedQueue, "state"),
+        (OwnSchedule, "state"),
         (Hopeless, "loss falls"),
+        (Nameless, "loads without"),
     ],
 )
 def test_names_the_broken_promise(task: type[PretextTask], broken: str) -> None:
@@ -104,3 +259,39 @@ def test_names_the_broken_promise(task: type[PretextTask], broken: str) -> None:
         assert any(broken in promise for promise in failed), failed
     else:
         assert not failed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "broken"),
+    [
+        (Good, ""),
+        (Ragged, "micro-batches"),
+        (Normed, "micro-batches"),
+        (HiddenCoupling, "couples_samples"),
+        (NeedlessCoupling, "couples_samples"),
+        (Neighbourly, "no other row"),
+        (Ordered, "no other row"),
+        (Looking, "compiles"),
+        (Forgetful, "resume"),
+        (Collapsing, "collapse"),
+        (OwnRows, "two processes"),
+    ],
+)
+def test_names_the_broken_promise_in_full(task: type[PretextTask], broken: str, ranks: Ranks) -> None:
+    failed = {verdict.promise: verdict.detail for verdict in check_task(task, full=True, ranks=ranks) if not verdict.passed}
+    if broken:
+        assert any(broken in promise for promise in failed), failed
+    else:
+        assert not failed
+
+
+def test_check_from_the_command_line(sslkit: Callable[..., Any], tmp_path: Any) -> None:
+    good = sslkit("check", "rotation", "--json").json
+    assert good["passed"] and len(good["verdicts"]) == 8
+    (tmp_path / "bad.py").write_text(
+        "from sslkit import PretextTask\n\n\nclass Bad(PretextTask):\n    '''Do nothing.'''\n", encoding="utf-8"
+    )
+    bad = sslkit("check", tmp_path / "bad.py")
+    assert bad.code == 1 and "BROKEN outputs have samples first: TypeError: Bad does not define transform()" in bad.out
+    assert sslkit("check", "rotatoin").code == 2

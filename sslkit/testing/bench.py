@@ -64,10 +64,12 @@ class Bench:
         micro_batch: int | None = None,
         world: World = ALONE,
         batches: int = 1,
+        prepared: bool = True,
     ) -> Stepper:
         """Return a stepper before its first step, on so many batches of data.
 
-        `exact`: float64, plain gradient descent, and, for images, no BatchNorm in encoder and heads.
+        `exact`: float64, plain gradient descent, and, for images, no BatchNorm in encoder and heads. Not `prepared`:
+        as a resumed run has it, for which nobody calls `before_epoch(0)`.
         """
         folder = Path(self._folder.name, str(batches))
         folder.mkdir(exist_ok=True)
@@ -87,7 +89,8 @@ class Bench:
         encoder = self.task_class.build_encoder(options, EncoderBuilder(plan.recipe, plan.data))
         task = self.task_class(options, encoder, plan.data)
         stepper = Stepper(task.double() if exact else task, plan, Clock(steps=1000))
-        stepper.before_epoch(0)
+        if prepared:
+            stepper.before_epoch(0)
         return stepper
 
     @staticmethod
@@ -133,6 +136,10 @@ class Bench:
             }
             losses.append(stepper.learn(batch)["loss"])
         return losses
+
+    def features_in_order(self, world: World = ALONE) -> Tensor:
+        """Return the features that a task gets in `before_epoch`, of three batches of data."""
+        return self.stepper(world=world, batches=3).features()
 
     def _options(self, exact: bool) -> Any:
         fields = self.task_class.Options.model_fields

@@ -111,7 +111,8 @@ def _compiles(bench: Bench) -> None:
 
 
 def _resumes(bench: Bench) -> None:
-    straight, stopped, resumed = (bench.stepper(batches=3) for _ in range(3))
+    straight, stopped = bench.stepper(batches=3), bench.stepper(batches=3)
+    resumed = bench.stepper(batches=3, prepared=False)
     saved = io.BytesIO()
     _train(straight, Stop())
     stop = Stop()

@@ -1,0 +1,91 @@
+"""What only a GPU can show. Skipped, visibly, where there is none."""
+
+import copy
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+from torch import Tensor, nn
+
+from sslkit import DataInfo, PretrainSpec, load, pretrain
+from sslkit.encoders import build_encoder, recipe_for
+from sslkit.engine.distributed import World
+from sslkit.engine.gradients import Pieces, compute_gradients
+from sslkit.engine.precision import Machine, choose_machine
+from sslkit.engine.seeds import seed_stage
+from sslkit.registry import load_task
+from sslkit.task import PretextTask, rows
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+def task_of(name: str, encoder: str = "vit_micro", **options: Any) -> PretextTask:
+    seed_stage(0, "build", 0)
+    task_class = load_task(name)
+    built = build_encoder(recipe_for(encoder, 32))
+    return task_class(task_class.Options(**options), built, DataInfo(8, 32)).cuda().train()
+
+
+def gradient(task: PretextTask, batch: Any, machine: Machine, micro_batch: int) -> Tensor:
+    """Return all gradients in one vector, through the loss scaler where there is one."""
+    task = copy.deepcopy(task)
+    scaler = machine.scaler()
+    pieces = Pieces(task, machine.compiled(task.predict), machine, batch, micro_batch, 0, 0)
+    compute_gradients(pieces, scaler.scale)
+    machine.world.average(parameter.grad for parameter in task.parameters() if parameter.grad is not None)
+    found = torch.cat([parameter.grad.flatten() for parameter in task.parameters() if parameter.grad is not None])
+    return found / scaler.get_scale()
+
+
+def batch_of(task: PretextTask) -> Any:
+    seed_stage(0, "transform", 0)
+    image = torch.rand(8, 3, 36, 36, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
+    return task.transform({"image": image, "index": torch.arange(8, device="cuda")})
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize(("name", "options"), [("rotation", {}), ("simclr", {"norm": "layer"}), ("moco", {}), ("mae", {})])
+def test_micro_batches_in_half_precision(name: str, options: dict[str, Any], precision: str) -> None:
+    task = task_of(name, **options)
+    machine = choose_machine("cuda", precision, compile="off")
+    batch = batch_of(task)
+    whole = gradient(task, batch, machine, 8)
+    for micro_batch in (2, 3):
+        difference = gradient(task, batch, machine, micro_batch) - whole
+        assert float(difference.norm() / whole.norm()) < {"bf16": 3e-2, "fp16": 4e-3}[precision]
+
+
+@pytest.mark.parametrize("name", ["rotation", "simclr", "moco", "mae", "split_brain"])
+def test_a_run_with_the_defaults_of_a_gpu(name: str, digits: Path, tmp_path: Path) -> None:
+    spec = PretrainSpec(task=name, data=str(digits), out=str(tmp_path / name), steps=6, batch_size=16, micro_batch=6)
+    result = pretrain(spec)
+    assert result.steps == 6
+    assert torch.isfinite(load(result.checkpoint)(torch.rand(2, 3, 32, 32))).all()
+
+
+def with_half(rank: int, port: int, folder: str) -> None:
+    """Be one of two processes on one GPU (NCCL wants one each, gloo does not mind)."""
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    world = World(rank, 2, 0)
+    task = task_of("simclr", "resnet_micro")
+    batch = batch_of(task)
+    nn.SyncBatchNorm.convert_sync_batchnorm(task)
+    machine = Machine(torch.device("cuda"), None, compile=False, sync_batchnorm=True, world=world)
+    torch.save(gradient(task, rows(batch, 4 * rank, 4 * rank + 4), machine, 4), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_batchnorm_over_processes_sees_the_whole_batch(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(with_half, args=(port, str(tmp_path)), nprocs=2)
+    halves = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    assert torch.equal(*halves)
+    task = task_of("simclr", "resnet_micro")
+    whole = gradient(task, batch_of(task), choose_machine("cuda", "fp32", compile="off"), 8)
+    assert float((halves[0] - whole).norm() / whole.norm()) < 1e-3
