@@ -36,8 +36,9 @@ class Machine:
         return torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype is torch.float16)
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function, compiled as one graph where compilation is on."""
-        return torch.compile(function, fullgraph=True) if self.compile else function
+        """Return the function, compiled where compilation is on: as one graph, but for BatchNorm over processes."""
+        # SyncBatchNorm talks to other processes in the middle of the network: the graph ends and begins there.
+        return torch.compile(function, fullgraph=not self.sync_batchnorm) if self.compile else function
 
 
 def choose_machine(
