@@ -83,7 +83,8 @@ class MAE(PretextTask):
         self.values = self.encoder.patch**2 * self.data.channels
         self.components = max(1, self.values // 8) if options.components == "auto" else options.components
         output = {"pca": self.components, "tokens": options.codes}.get(options.target, self.values)
-        return PatchDecoder(self.encoder.width, width, depth, self.grid, output)
+        fills = options.mask_tokens_in == "decoder"
+        return PatchDecoder(self.encoder.width, width, depth, self.grid, output, fills)
 
     def setup(self) -> None:
         """Settle what is hidden, and keep room for what is measured."""

@@ -57,6 +57,8 @@ class SkipGram(PretextTask):
     @classmethod
     def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:
         """Build a table for the words that occur often enough, and keep their spelling in it."""
+        if build.recipe["name"] != "word_vectors":
+            raise SslkitError(f"--encoder: skipgram learns word_vectors (got {build.recipe['name']})", "leave it out")
         counts, words = build.data.details["counts"], build.data.details["words"]
         kept = int((counts >= options.min_count).sum())
         if kept < 2:

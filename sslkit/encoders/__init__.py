@@ -70,8 +70,9 @@ def build_encoder(recipe: Recipe, pretrained: bool = False, allowed: str | None 
     Raises SslkitError for a name nobody knows and for options its factory refuses. A `package.module:factory` is
     imported only if `allowed` repeats it.
     """
-    if recipe.keys() == {"concat"}:
-        return concat(*(_build_part(part, pretrained, allowed) for part in recipe["concat"]))
+    parts = recipe.get("concat") if isinstance(recipe, dict) and len(recipe) == 1 else None
+    if isinstance(parts, list) and parts:
+        return concat(*(_build_part(part, pretrained, allowed) for part in parts))
     return _build_part(recipe, pretrained, allowed)
 
 
@@ -137,16 +138,18 @@ def check_reads(encoder: Encoder, name: str, reads: tuple[str, ...], task: str, 
 
 
 def _build_part(recipe: Recipe, pretrained: bool, allowed: str | None) -> Encoder:
-    if recipe.keys() != {"select", "encoder"}:
+    if not isinstance(recipe, dict) or recipe.keys() != {"select", "encoder"}:
         return _build_plain(recipe, pretrained, allowed)
     select, inner = recipe["select"], _build_plain(recipe["encoder"], pretrained, allowed)
-    if CHANNELS.get(select) != inner.in_channels:
-        raise SslkitError(
-            f"encoder recipe selects {select} for an encoder of {inner.in_channels} channels", "it is not one of sslkit's"
-        )
+    if not isinstance(select, str) or CHANNELS.get(select) != inner.in_channels:
+        raise _not_ours(recipe)
     encoder = Select(select, inner)
     encoder.recipe = recipe
     return encoder
+
+
+def _not_ours(recipe: Any) -> SslkitError:
+    return SslkitError(f"encoder recipe {recipe!r} is not one of sslkit's")
 
 
 def _build_plain(recipe: Recipe, pretrained: bool, allowed: str | None) -> Encoder:
@@ -154,8 +157,8 @@ def _build_plain(recipe: Recipe, pretrained: bool, allowed: str | None) -> Encod
         name, settings = recipe["name"], {"in_channels": recipe["in_channels"], "size": recipe["size"]}
         options = dict(recipe["options"])
         stem = recipe["stem"]
-    except (KeyError, TypeError) as error:
-        raise SslkitError(f"encoder recipe {recipe!r} is not one of sslkit's") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise _not_ours(recipe) from error
     unknown = set(recipe) - {"name", "in_channels", "size", "stem", "options"}
     if unknown:
         raise SslkitError(f"encoder recipe of {name} has unknown entries: {', '.join(sorted(unknown))}", "upgrade sslkit")

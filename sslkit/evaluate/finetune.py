@@ -94,8 +94,8 @@ def _finetune(spec: FinetuneSpec, world: World) -> FinetuneResult:
     checkpoint = None if spec.ckpt is None else read_model(spec.ckpt)
     if checkpoint is not None:
         checkpoint.check_images()
-        spec = spec.model_copy(update=_like(checkpoint.recipe, checkpoint.size, spec))
         start = checkpoint.build_encoder(allowed=allowed)  # before any data is touched
+        spec = spec.model_copy(update=_like(checkpoint.recipe, checkpoint.size, spec))
     by_hand = size_by_hand or any(getattr(spec, name) != FinetuneSpec.model_fields[name].default for name in _PROTOCOL_FIELDS)
     parts = find_labelled(spec, spec.test, checkpoint)
     spec = spec.model_copy(update={"data": parts.data, "label": parts.label})

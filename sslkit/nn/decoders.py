@@ -7,22 +7,25 @@ from torch import Tensor, nn
 class PatchDecoder(nn.Module):
     """Be a small transformer that says something about every patch, seen or not (He et al., 2022, section 3).
 
-    A mask token stands for each patch that the encoder did not see; positions are fixed sines and cosines.
+    Where the encoder sees the visible patches only (`fills`), a mask token stands for each of the others. Positions are
+    fixed sines and cosines.
     """
 
     positions: Tensor
 
-    def __init__(self, encoder_width: int, width: int, depth: int, grid: tuple[int, int], output: int) -> None:
+    def __init__(
+        self, encoder_width: int, width: int, depth: int, grid: tuple[int, int], output: int, fills: bool = True
+    ) -> None:
         from timm.models.vision_transformer import Block  # not at the top: timm takes seconds to import
 
         super().__init__()
         self.embed = nn.Linear(encoder_width, width)
-        self.mask_token = nn.Parameter(torch.zeros(width))
+        if fills:
+            self.mask_token = nn.Parameter(0.02 * torch.randn(width))
         self.register_buffer("positions", sine_positions(grid, width), persistent=False)
         self.blocks = nn.Sequential(*(Block(width, max(1, width // 32), qkv_bias=True) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, output)
-        nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, tokens: Tensor, prefix: int, keep: Tensor | None = None) -> Tensor:
         """Return `[B, N, output]` of tokens `[B, prefix + N, encoder width]`, or of the patches `keep` `[B, K]` only."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sslkit.cli.flags import flag
-from sslkit.specs import DemoSpec, ExportSpec, FinetuneSpec, KnnSpec, PretrainSpec, ProbeSpec
+from sslkit.specs import DemoSpec, ExportSpec, FinetuneSpec, KnnSpec, NeighborsSpec, PretrainSpec, ProbeSpec
 
 # A change of interface is seen here.
 _DATA = "--data --label --size --batch-size --seed --device --workers --cache --cache-limit --reindex"
@@ -24,6 +24,7 @@ GOLDEN = {
     ProbeSpec: f"{_DATA} --ckpt --test --encoder --c",
     ExportSpec: "--ckpt --to --out --encoder --size",
     DemoSpec: "--out --images-only --seed",
+    NeighborsSpec: "--ckpt --words --k --encoder",
 }
 
 
@@ -38,6 +39,8 @@ _REAL = {
     "knn": f"{GOLDEN[KnnSpec]} --spec --json --help",
     "probe": f"{GOLDEN[ProbeSpec]} --spec --json --help",
     "export": f"{GOLDEN[ExportSpec]} --spec --json --help",
+    "neighbors": "words --ckpt --k --encoder --json --help",
+    "check": "task --full --json --help",
     "demo": f"{GOLDEN[DemoSpec]} --json --help",
     "tasks": "--json --help",
     "encoders": "pattern --json --help",

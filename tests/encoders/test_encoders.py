@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from sslkit.encoders import build_encoder, check_reads, recipe_for
+from sslkit import DataInfo, EncoderBuilder
+from sslkit.encoders import build_encoder, check_reads, concat, recipe_for, spelled
 from sslkit.errors import SslkitError
 
 
@@ -163,3 +164,88 @@ def test_resnet_micro_needs_no_timm() -> None:
         "build_encoder(recipe_for('resnet_micro', 32)); assert 'timm' not in sys.modules and 'torchvision' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def half(select: str, name: str = "resnet_micro", size: int = 32) -> Any:
+    return EncoderBuilder(recipe_for(name, size), DataInfo(1, size))(select=select, width=0.5)
+
+
+def test_an_encoder_may_see_a_part_of_the_image() -> None:
+    image = torch.rand(2, 3, 32, 32)
+    gray = image.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    for select, channels in (("l", 1), ("ab", 2), ("gray", 1)):
+        encoder = half(select).eval()
+        assert encoder.recipe == {
+            "select": select,
+            "encoder": {**recipe_for("resnet_micro", 32, channels), "options": {"width": 8}},
+        }
+        seen = encoder.channels(image)
+        assert seen.shape == (2, channels, 32, 32) and float(seen.min()) > -0.05 and float(seen.max()) < 1.05
+        assert encoder(image).shape == (2, 64) and encoder.feature_map(image).shape == (2, 64, 4, 4)
+    assert torch.allclose(half("ab").channels(gray), torch.tensor(0.5), atol=2e-3)
+
+
+def test_encoders_side_by_side() -> None:
+    both = concat(half("l"), half("ab")).eval()
+    image = torch.rand(2, 3, 32, 32)
+    assert both.width == 128 and both(image).shape == (2, 128)
+    assert torch.equal(both(image)[:, :64], both.encoders[0](image))
+    assert torch.allclose(both(image), both.feature_map(image).mean(dim=(2, 3)), atol=1e-6)
+    assert [layer.shape[1] for layer in both.layers(image)] == [16, 32, 64, 128]
+    again = build_encoder(both.recipe).eval()
+    again.load_state_dict(both.state_dict())
+    assert torch.equal(again(image), both(image))
+    with pytest.raises(SslkitError, match=r"take images of \[1, 3\] channels"):
+        concat(built("resnet_micro", channels=1), half("l"))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "width"),
+    [("vit_micro", 32, 64), ("resnet18", 32, 256), ("resnet50", 96, 1024), ("vit_small_patch16_224", 64, 192)],
+)
+def test_half_as_wide(name: str, size: int, width: int) -> None:
+    encoder = half("l", name, size).eval()
+    assert encoder.width == width and encoder(torch.rand(1, 3, size, size)).shape == (1, width)
+    assert build_encoder(encoder.recipe).width == width
+
+
+def test_what_has_no_width_is_refused() -> None:
+    for name in ("mobilenetv3_small_100", "torchvision:resnet18"):
+        with pytest.raises(SslkitError, match="cannot be made narrower"):
+            half("l", name)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"select": "red", "encoder": recipe_for("resnet_micro", 32, 1)},
+        {"select": "l", "encoder": recipe_for("resnet_micro", 32, 3)},
+        {"select": "l", "encoder": {"select": "l", "encoder": recipe_for("resnet_micro", 32, 1)}},
+        {"concat": [{"concat": [recipe_for("resnet_micro", 32)]}]},
+        {"concat": []},
+        {"concat": "resnet_micro"},
+        {"concat": [recipe_for("resnet_micro", 32)], "more": 1},
+        {"select": "l", "encoder": {**recipe_for("os:getcwd", 32, 1)}},
+        {"select": ["l"], "encoder": recipe_for("resnet_micro", 32, 1)},
+    ],
+    ids=lambda recipe: str(recipe)[:40],
+)
+def test_other_trees_are_refused(recipe: Any) -> None:
+    with pytest.raises(SslkitError):
+        build_encoder(recipe)
+
+
+def test_an_encoder_of_another_modality_is_refused() -> None:
+    with pytest.raises(SslkitError, match="rotation is for image data and word_vectors reads text"):
+        check_reads(built("word_vectors", channels=5), "word_vectors", ("pooled",), "rotation")
+
+
+def test_word_vectors() -> None:
+    words = ["the", "été"]
+    encoder = built("word_vectors", 4, {"width": "8", "letters": str(len(spelled(words)))}, channels=2)
+    assert encoder.words == []
+    encoder.spell(words)
+    assert encoder.words == words
+    sample = torch.tensor([[0, 1, 5, -1], [9, 9, 9, 9]])
+    assert torch.allclose(encoder(sample)[0], encoder.table.weight.mean(dim=0)) and not encoder(sample)[1].any()
+    assert encoder.tokens(sample).shape == (2, 4, 8)

@@ -1,4 +1,4 @@
-"""Losses against naive loops; heads."""
+"""Losses against naive loops; heads, decoders, teacher, queue, clusters, colours."""
 
 import math
 
@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from sslkit.nn import mlp, nt_xent
+from sslkit import Clock
+from sslkit.nn import PatchDecoder, Queue, Teacher, ab_bins, info_nce, kmeans, mlp, nearest_bin, nt_xent, teacher_momentum
+from sslkit.nn.decoders import sine_positions
+from sslkit.transforms import rgb_to_lab
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
@@ -46,3 +49,78 @@ def test_mlp(norm: str, kind: type[nn.Module]) -> None:
     assert head(torch.randn(3, 8)).shape == (3, 4)
     assert sum(isinstance(layer, kind) for layer in head) == (0 if norm == "none" else 2)
     assert not isinstance(mlp([8, 4])[-1], nn.ReLU)
+
+
+def test_teacher_follows_and_stays_in_eval_mode() -> None:
+    student = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    teacher = Teacher(student).train()
+    assert not any(module.training for module in teacher.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    old = [parameter.clone() for parameter in teacher.parameters()]
+    student(torch.randn(8, 3))  # moves the running statistics
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1)
+    teacher.follow(student, momentum=0.9)
+    for parameter, before, target in zip(teacher.parameters(), old, student.parameters(), strict=True):
+        assert torch.allclose(parameter, 0.9 * before + 0.1 * target)
+    assert all(map(torch.equal, teacher.buffers(), student.buffers()))
+    assert not teacher(torch.randn(2, 3)).requires_grad
+
+
+def test_queue_is_a_ring() -> None:
+    queue = Queue(5, 2)
+    assert torch.allclose(queue.rows.norm(dim=1), torch.ones(5))
+    queue.push(torch.full((3, 2), 1.0))
+    queue.push(torch.full((3, 2), 2.0))
+    assert queue.rows[:, 0].tolist() == [2, 1, 1, 2, 2] and int(queue.position) == 1
+    queue.push(torch.arange(14.0).view(7, 2))  # more than there is room for: the last five stay
+    assert sorted(queue.rows[:, 0].tolist()) == [4, 6, 8, 10, 12]
+    assert set(queue.state_dict()) == {"rows", "position"}
+
+
+def test_info_nce_per_query() -> None:
+    query, key, negatives = (nn.functional.normalize(torch.randn(n, 6), dim=1) for n in (3, 3, 7))
+    for row, loss in enumerate(info_nce(query, key, negatives, 0.5).tolist()):
+        scores = [float(query[row] @ other) / 0.5 for other in (key[row], *negatives)]
+        assert loss == pytest.approx(-scores[0] + math.log(sum(map(math.exp, scores))), rel=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "momentum"), [(50, 0.9), (400, 0.975), (10**5, 0.996)])
+def test_automatic_momentum(steps: int, momentum: float) -> None:
+    assert teacher_momentum("auto", Clock(steps=steps), 0.996) == pytest.approx(momentum)
+
+
+def test_colour_bins_hold_every_colour() -> None:
+    bins = ab_bins()
+    assert bins.shape == (261, 2)
+    ab = rgb_to_lab(torch.rand(4, 3, 16, 16))[:, 1:]
+    chosen = bins[nearest_bin(ab, bins)].permute(0, 3, 1, 2)
+    assert float((chosen - ab).abs().max()) <= 5.001
+
+
+def test_kmeans_finds_what_is_there_and_repeats() -> None:
+    points = torch.cat([torch.randn(50, 2) * 0.1 + center for center in (0.0, 5.0, 10.0)])
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        found.append(kmeans(points, 3))
+    assert torch.equal(*found)
+    assert torch.allclose(found[0].mean(dim=1).sort().values, torch.tensor([0.0, 5.0, 10.0]), atol=0.2)
+
+
+def test_decoder_puts_tokens_in_their_places() -> None:
+    decoder = PatchDecoder(6, 8, 1, (2, 3), 4).eval()
+    tokens, keep = torch.randn(2, 1 + 2, 6), torch.tensor([[1, 4], [0, 5]])
+    said = decoder(tokens, 1, keep)
+    assert said.shape == (2, 6, 4)
+    order = torch.tensor([0, 2, 1])
+    assert torch.allclose(decoder(tokens[:, order], 1, keep.flip(1)), said, atol=1e-6)
+    every = torch.randn(2, 1 + 6, 6)
+    assert torch.allclose(decoder(every, 1), decoder(every, 1, torch.arange(6).expand(2, 6)), atol=1e-6)
+
+
+def test_positions_tell_rows_and_columns_apart() -> None:
+    positions = sine_positions((3, 4), 16)
+    assert positions.shape == (12, 16) and len(positions.unique(dim=0)) == 12
+    assert torch.equal(positions[0, :8], positions[3, :8]) and torch.equal(positions[1, 8:], positions[5, 8:])
