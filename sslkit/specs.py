@@ -5,7 +5,7 @@ Flags, `--help`, the tables in the docs and error messages are generated from th
 
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
@@ -167,7 +167,7 @@ def _nested_limits(annotation: Any) -> list[Any]:
         for extra in get_args(annotation)[1:]:
             limits += extra.metadata if isinstance(extra, FieldInfo) else [extra]
     for member in get_args(annotation):
-        if not isinstance(member, FieldInfo | Ge | Le | Gt | Lt):
+        if not isinstance(member, FieldInfo | Ge | Le | Gt | Lt | MultipleOf):
             limits += _nested_limits(member)
     return limits
 

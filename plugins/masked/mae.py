@@ -24,7 +24,7 @@ from sslkit.transforms import (
 )
 
 Layers = Annotated[int, Field(ge=1, le=64)]
-Width = Annotated[int, Field(ge=4, multiple_of=4)]
+Width = Annotated[int, Field(ge=32, multiple_of=32)]
 Components = Annotated[int, Field(ge=1)]
 _MEASURED = 1024  # images that components and codes are found on
 
@@ -95,6 +95,10 @@ class MAE(PretextTask):
             )
         if self.components > self.values:
             raise SslkitError(f"--components: {self.components} of patches with {self.values} values", "give at most as many")
+        if count < 2:
+            raise SslkitError(
+                f"--size: an image of {self.data.size} px is one patch of the encoder", "there is nothing to hide"
+            )
         self.hidden = min(max(1, round(options.mask_ratio * count)), count - 1)
         if options.sampling == "grid":
             self.hidden = int(grid_mask(1, self.grid, torch.device("cpu")).sum())

@@ -25,13 +25,13 @@ def _cache(
         freed = store.clear()
         print(json.dumps({"freed": freed}) if as_json else f"freed {freed / 1e6:,.0f} MB in {store.cache_folder()}")
         return
-    stored = store.stored_canvases()
+    stored = store.stored()
     total = sum(entry.bytes for entry in stored)
     if as_json:
         entries = [{"path": str(entry.folder), "bytes": entry.bytes, "used": entry.used} for entry in stored]
         print(json.dumps({"folder": str(store.cache_folder()), "bytes": total, "canvases": entries}))
         return
-    stdout.print(f"{store.cache_folder()}: {len(stored)} canvas files, {total / 1e6:,.0f} MB", markup=False)
+    stdout.print(f"{store.cache_folder()}: {len(stored)} data sets, {total / 1e6:,.0f} MB", markup=False)
     for entry in stored:
         used = datetime.fromtimestamp(entry.used).isoformat(" ", "minutes")
         stdout.print(f"  {entry.bytes / 1e6:>8,.0f} MB  last used {used}  {entry.folder.name}", markup=False)

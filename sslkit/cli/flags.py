@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -164,7 +164,7 @@ def _choices(annotation: Any) -> str:
 
 def _bounds(field: FieldInfo) -> str:
     """Return the numeric limits of a field in words."""
-    low = high = ""
+    low = high = step = ""
     for limit in limits(field):
         if isinstance(limit, Ge):
             low = f"{_plain(limit.ge)} or more"
@@ -174,9 +174,11 @@ def _bounds(field: FieldInfo) -> str:
             high = f"at most {_plain(limit.le)}"
         elif isinstance(limit, Lt):
             high = f"below {_plain(limit.lt)}"
+        elif isinstance(limit, MultipleOf):
+            step = f"a multiple of {_plain(limit.multiple_of)}"
     if low.endswith(" or more") and high.startswith("at most"):
         return f"{low.removesuffix(' or more')} to {high.removeprefix('at most ')}"
-    return ", ".join(part for part in (low, high) if part)
+    return ", ".join(part for part in (low, high, step) if part)
 
 
 def _plain(value: Any) -> str:

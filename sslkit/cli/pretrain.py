@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sslkit import registry
 from sslkit.cli.common import JSON, SPEC, file_values, one_length, show, validated, with_pairs
 from sslkit.cli.flags import command, complaints, flag, read_spec_file
-from sslkit.console import stdout
+from sslkit.console import RANK, print_json, stdout
 from sslkit.errors import SslkitError
 from sslkit.specs import PretrainSpec
 
@@ -84,9 +84,12 @@ def _run(given: dict[str, Any], extras: dict[str, Any], task_class: Any) -> None
         others += complaints(error, task_class.Options)
     spec = validated(PretrainSpec, {**from_file, **flags, "options": options}, others)
     from sslkit.engine import pretrain
+    from sslkit.engine.distributed import joined
 
     if extras["dry_run"]:
-        _show_settings(pretrain.prepare(spec), spec, flags | own, from_file, task_class, extras)
+        with joined(spec.device) as world:
+            training = pretrain.prepare(spec, world)
+        _show_settings(training, spec, flags | own, from_file, task_class, extras)
     else:
         show(pretrain.pretrain(spec), extras)
 
@@ -112,9 +115,8 @@ def _show_settings(
         if reason and getattr(spec, name) == "auto":
             values[name], sources[name] = value, f"auto, {reason}"
     if extras["json"]:
-        import json
-
-        print(json.dumps({name: {"value": value, "source": sources[name]} for name, value in values.items()}))
+        print_json({name: {"value": value, "source": sources[name]} for name, value in values.items()})
+    if extras["json"] or RANK > 0:
         return
     for name, value in values.items():
         stdout.print(f"{flag(name):<20} {value!s:<24} {sources[name]}", markup=False)

@@ -62,7 +62,8 @@ class Canvases:
             return 0, "arrays need no decoding"
         if self.complete():
             return 0, "all canvases are cached"
-        return min(os.cpu_count() or 1, 8), "one per core, for the first epoch"
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this job, on this machine
+        return min(max(1, (os.cpu_count() or 1) // processes), 8), "one per core, for the first epoch"
 
     @property
     def _shape(self) -> tuple[int, int, int]:

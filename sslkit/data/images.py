@@ -91,6 +91,15 @@ class Images(Source):
         """Return the path, relative to the data."""
         return self.index.name(row)
 
+    def choose_encoder(self, reads: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
+        """Return one that trains on a CPU, or the usual one on a GPU; with tokens where the task reads them."""
+        tokens = "tokens" in reads
+        tail = ", has tokens" if tokens else ""
+        if self.info.size <= 64 or on_cpu:
+            why = "images up to 64 px" if self.info.size <= 64 else "trains on a CPU"
+            return "vit_micro" if tokens else "resnet_micro", why + tail
+        return "vit_small_patch16_224" if tokens else "resnet50", f"the usual one on a GPU{tail}"
+
     def workers(self, asked: int | str) -> tuple[int, str]:
         """Return how many processes decode."""
         return self.canvases.workers(asked)

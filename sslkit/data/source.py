@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sslkit.errors import SslkitError
 from sslkit.specs import DataSpec
 from sslkit.task import Batch, DataInfo
 
@@ -57,6 +58,12 @@ class Source:
     def name(self, row: int) -> str:
         """Return what to call a sample in a message or a list."""
         return f"row {row}"
+
+    def choose_encoder(self, reads: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
+        """Return the encoder that `--encoder auto` means for a task that reads this of it, and the reason."""
+        raise SslkitError(
+            f"--encoder: auto knows no encoder of {self.info.modality} data", "name one, or let the task's defaults"
+        )
 
     def workers(self, asked: int | str) -> tuple[int, str]:
         """Return how many processes read, for what `--workers` says, and the reason."""

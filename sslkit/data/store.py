@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock
+
+_BOUNDED = ("canvases", "texts")  # what --cache-limit is about
+
 
 def cache_folder() -> Path:
     """Return `$SSLKIT_CACHE`, by default `$XDG_CACHE_HOME/sslkit`."""
@@ -33,38 +37,40 @@ def write_atomically(file: Path) -> Iterator[BinaryIO]:
 
 @dataclass(frozen=True)
 class Stored:
-    """Describe one canvas file in the cache."""
+    """Describe the canvases or the words of one data set in the cache."""
 
     folder: Path
     bytes: int
     used: float  # time of last use
 
 
-def stored_canvases() -> list[Stored]:
-    """List the canvas files in the cache, least recently used first."""
-    folders = [path for path in (cache_folder() / "canvases").glob("*") if path.is_dir()]
+def stored() -> list[Stored]:
+    """List what was decoded or numbered into the cache, least recently used first."""
+    folders = [path for kind in _BOUNDED for path in (cache_folder() / kind).glob("*") if path.is_dir()]
     return sorted((Stored(path, _size(path), path.stat().st_mtime) for path in folders), key=lambda stored: stored.used)
 
 
 def make_room(needed: int, limit: int, keep: Path) -> None:
-    """Remove the least recently used canvases until `needed` more bytes stay within `limit`; `keep` is spared."""
-    stored = stored_canvases()
-    total = sum(entry.bytes for entry in stored if entry.folder != keep)
-    for entry in stored:
-        if total + needed <= limit:
-            return
-        if entry.folder != keep:
-            shutil.rmtree(entry.folder)
-            total -= entry.bytes
+    """Remove what was used least recently until `needed` more bytes stay within `limit`; `keep` is spared."""
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with FileLock(cache_folder() / "lock"):  # processes of one job all come here
+        entries = stored()
+        total = sum(entry.bytes for entry in entries if entry.folder != keep)
+        for entry in entries:
+            if total + needed <= limit:
+                return
+            if entry.folder != keep:
+                shutil.rmtree(entry.folder, ignore_errors=True)
+                total -= entry.bytes
 
 
 def clear() -> int:
     """Remove everything in the cache and return how many bytes that were."""
     size = _size(cache_folder())
-    for name in ("index", "canvases"):
+    for name in ("index", *_BOUNDED):
         shutil.rmtree(cache_folder() / name, ignore_errors=True)
     return size
 
 
 def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return sum(os.path.getsize(file) for file in folder.rglob("*") if file.is_file())

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from sslkit.console import meter
 from sslkit.data.source import Rows, Source
-from sslkit.data.store import cache_folder, write_atomically
+from sslkit.data.store import cache_folder, make_room, write_atomically
 from sslkit.errors import SslkitError
 from sslkit.specs import DataSpec
 from sslkit.task import Batch, DataInfo
@@ -21,6 +22,7 @@ from sslkit.task import Batch, DataInfo
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")  # letters and digits, with apostrophes inside; lower case
 _PIECE = 2**22  # characters
 _LENGTH = 128  # words in a sample
+_Numbers = tuple[NDArray[np.int32] | Path, list[str], NDArray[np.int64]]  # the text, its words and their counts
 
 
 class Text(Source):
@@ -46,13 +48,8 @@ class Text(Source):
         if spec.label is not None:
             raise SslkitError(f"--label: {spec.data} is text, which has no columns", "leave it out")
         files = _files(Path(spec.data))
-        if spec.cache == "off":
-            pieces = list(_numbered(files))
-            tokens, words, counts = _by_frequency(pieces)
-            stored: NDArray[np.int32] | Path = tokens
-        else:
-            stored, words, counts = _cached(files)
-            tokens = np.load(stored, mmap_mode="r")
+        stored, words, counts = _by_frequency(list(_numbered(files))) if spec.cache == "off" else _cached(files, spec)
+        tokens = np.load(stored, mmap_mode="r") if isinstance(stored, Path) else stored
         if len(tokens) < 2:
             raise SslkitError(f"--data: {spec.data} has {len(tokens)} words", "expected a text")
         size = min(_LENGTH, len(tokens)) if spec.size == "auto" else spec.size
@@ -112,35 +109,53 @@ class Text(Source):
 
 
 def _files(path: Path) -> list[Path]:
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
-    if not path.exists():
-        raise SslkitError(f"--data: {path} does not exist", f"expected {Text.accepts}")
+    try:
+        if not path.exists():
+            raise SslkitError(f"--data: {path} does not exist", f"expected {Text.accepts}")
+        files = sorted(file for file in path.rglob("*.txt") if file.is_file()) if path.is_dir() else [path]
+    except OSError as error:
+        raise SslkitError(f"--data: cannot read {path}: {error.strerror}") from error
     if not files:
         raise SslkitError(f"--data: no .txt file in {path}", f"expected {Text.accepts}")
     return files
 
 
-def _cached(files: list[Path]) -> tuple[Path, list[str], NDArray[np.int64]]:
-    """Return the file of numbers, the words and their counts, made anew if a file changed."""
+def _cached(files: list[Path], spec: DataSpec) -> _Numbers:
+    """Return the text as the cache has it, put there if it is not and fits."""
     key = hashlib.sha256()
     for file in files:
         status = file.stat()
         key.update(f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
     folder = cache_folder() / "texts" / key.hexdigest()[:16]
-    stored, vocabulary = folder / "tokens.npy", folder / "vocabulary.npz"
     try:
-        if not vocabulary.exists():  # written last
+        found = _read_cached(folder)
+        if found is None:
             tokens, words, counts = _by_frequency(list(_numbered(files)))
-            with write_atomically(stored) as stream:
+            needed, limit = tokens.nbytes, int(spec.cache_limit * 1e9)
+            if needed > limit and spec.cache == "auto":
+                return tokens, words, counts
+            if needed > limit:
+                raise SslkitError(f"--cache on: {needed / 1e9:.1f} GB of text exceed --cache-limit {spec.cache_limit:g}")
+            make_room(needed, limit, keep=folder)
+            with write_atomically(folder / "tokens.npy") as stream:
                 np.save(stream, tokens)
-            with write_atomically(vocabulary) as stream:
+            with write_atomically(folder / "vocabulary.npz") as stream:  # last: with it the text is complete
                 np.savez(stream, words=np.frombuffer("\n".join(words).encode(), dtype=np.uint8), counts=counts)
-        with np.load(vocabulary, allow_pickle=False) as found:
-            return stored, found["words"].tobytes().decode().split("\n"), found["counts"]
+            return folder / "tokens.npy", words, counts
+        folder.touch()  # its modification time says when it was last used
     except OSError as error:
-        raise SslkitError(
-            f"--cache: cannot write to {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE, or --cache off"
-        ) from error
+        wrong = f"--cache: cannot write to {cache_folder()}: {error.strerror}"
+        raise SslkitError(wrong, "set SSLKIT_CACHE, or --cache off") from error
+    return found
+
+
+def _read_cached(folder: Path) -> _Numbers | None:
+    try:
+        np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
+        with np.load(folder / "vocabulary.npz", allow_pickle=False) as found:
+            return folder / "tokens.npy", found["words"].tobytes().decode().split("\n"), found["counts"]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # not there, or damaged: the text is read again
+        return None
 
 
 def _by_frequency(

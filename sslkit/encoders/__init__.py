@@ -10,6 +10,8 @@ several of both kinds side by side.
 import ast
 import importlib
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -108,15 +110,15 @@ def name_of(recipe: Recipe) -> str:
 def narrowed(recipe: Recipe, factor: float) -> Recipe:
     """Return a plain recipe for the same architecture, `factor` times as wide; raises SslkitError if it has no width."""
     name, options = recipe["name"], recipe["options"]
-    if name in registry.names(registry.ENCODERS):
-        width = inspect.signature(registry.load(registry.find(registry.ENCODERS, name))).parameters.get("width")
-        found = {} if width is None else {"width": options.get("width", width.default) * factor}
-    elif ":" in name:
-        found = {}
-    else:
-        from sslkit.encoders.timm_zoo import narrowed_options
+    found: dict[str, Any] = {}
+    with _told(name, options):
+        if name in registry.names(registry.ENCODERS):
+            width = inspect.signature(registry.load(registry.find(registry.ENCODERS, name))).parameters.get("width")
+            found = {} if width is None else {"width": options.get("width", width.default) * factor}
+        elif ":" not in name:
+            from sslkit.encoders.timm_zoo import narrowed_options
 
-        found = narrowed_options(name, options, factor)
+            found = narrowed_options(name, options, factor)
     if not found:
         raise SslkitError(
             f"--encoder: {name} cannot be made narrower", "encoders that can: resnet_micro, vit_micro, timm's resnets and vit_*"
@@ -148,6 +150,27 @@ def _build_part(recipe: Recipe, pretrained: bool, allowed: str | None) -> Encode
     return encoder
 
 
+# By factories that are given options they did not expect.
+_RAISED = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+
+
+@contextmanager
+def _told(name: str, options: dict[str, Any]) -> Iterator[None]:
+    """Turn what factories raise into one line, and keep options from naming files."""
+    files = [option for option in options if option.startswith(("checkpoint", "cache", "pretrained"))]
+    if files:
+        raise SslkitError(
+            f"--encoder-option: {files[0]} is not one an encoder may have", "--init and --pretrained load weights"
+        )
+    try:
+        yield
+    except _RAISED as error:
+        given = ", ".join(f"{key}={value}" for key, value in options.items())
+        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        wrong = f"--encoder-option: {name} cannot be built with {given}" if given else f"--encoder: {name} cannot be built"
+        raise SslkitError(f"{wrong}: {reason}") from error
+
+
 def _not_ours(recipe: Any) -> SslkitError:
     return SslkitError(f"encoder recipe {recipe!r} is not one of sslkit's")
 
@@ -159,16 +182,13 @@ def _build_plain(recipe: Recipe, pretrained: bool, allowed: str | None) -> Encod
         stem = recipe["stem"]
     except (KeyError, TypeError, ValueError) as error:
         raise _not_ours(recipe) from error
+    if not isinstance(name, str):
+        raise _not_ours(recipe)
     unknown = set(recipe) - {"name", "in_channels", "size", "stem", "options"}
     if unknown:
         raise SslkitError(f"encoder recipe of {name} has unknown entries: {', '.join(sorted(unknown))}", "upgrade sslkit")
-    try:
+    with _told(name, options):
         encoder = _build(name, settings, options, stem, pretrained, allowed)
-    except (TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError) as error:  # what factories raise
-        given = ", ".join(f"{key}={value}" for key, value in options.items())
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        wrong = f"--encoder-option: {name} cannot be built with {given}" if given else f"--encoder: {name} cannot be built"
-        raise SslkitError(f"{wrong}: {reason}") from error
     encoder.recipe = recipe
     return encoder
 

@@ -16,20 +16,16 @@ class Select(Encoder):
     def __init__(self, select: str, encoder: Encoder) -> None:
         super().__init__(encoder.width, in_channels=3)
         self.select, self.encoder = select, encoder
-        self.offers = encoder.offers
+        # Tokens stay inside: who reads them also asks for the grid, which is the inner encoder's.
+        self.offers = tuple(what for what in encoder.offers if what != "tokens")
 
     def channels(self, image: Tensor) -> Tensor:
         """Return what the encoder inside sees of `[B, 3, H, W]`, in about [0, 1]: `[B, 1, H, W]`, or 2 channels for `ab`."""
-        if self.select == "gray":
-            return grayscale(image, probability=1.0)[:, :1]
-        lab = rgb_to_lab(image)
-        return lab[:, :1] / 100 if self.select == "l" else lab[:, 1:] / 220 + 0.5
-
-    def tokens(
-        self, image: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, fill: Tensor | None = None
-    ) -> Tensor:
-        """Return the inner encoder's tokens."""
-        return self.encoder.tokens(self.channels(image), keep, mask, fill)
+        with torch.autocast(image.device.type, enabled=False):  # half precision would leave lightness in the colours
+            if self.select == "gray":
+                return grayscale(image, probability=1.0)[:, :1]
+            lab = rgb_to_lab(image)
+            return lab[:, :1] / 100 if self.select == "l" else lab[:, 1:] / 220 + 0.5
 
     def layers(self, image: Tensor) -> list[Tensor]:
         """Return the inner encoder's layers."""

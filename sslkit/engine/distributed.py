@@ -153,7 +153,10 @@ def joined(device: str = "auto") -> Iterator[World]:
                 "lower torchrun's --nproc-per-node, or use --device cpu",
             )
         torch.cuda.set_device(world.local_rank)
-    _talk(lambda: dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo"))
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    except RuntimeError as error:
+        raise RunFailed(f"process {world.rank} cannot join the others: {str(error).partition(chr(10))[0]}") from error
     try:
         yield world
     finally:

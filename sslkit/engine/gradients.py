@@ -12,6 +12,8 @@ from sslkit.engine.precision import Machine
 from sslkit.engine.seeds import seed_stage
 from sslkit.task import Batch, PretextTask, rows
 
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
+
 
 @dataclass
 class StepReport:
@@ -71,7 +73,8 @@ def compute_gradients(pieces: Pieces, scale: Callable[[Tensor], Tensor]) -> Step
 def _uncoupled(pieces: Pieces, scale: Callable[[Tensor], Tensor]) -> StepReport:
     """Accumulate piece by piece: means weighted by rows, sums divided by the whole step's counts."""
     task, world, report = pieces.task, pieces.machine.world, StepReport()
-    counts = {name: world.total(count) / world.size for name, count in task.counts(pieces.batch).items()}
+    # The mean over processes of what each divides by its share is what the sum over all is, divided by all.
+    counts = {name: _divisor(world.total(count)) / world.size for name, count in task.counts(pieces.batch).items()}
     kept: list[tuple[Batch, dict[str, Tensor]]] = []
     for start in pieces.starts:
         batch = pieces.rows(start)
@@ -101,7 +104,7 @@ def _coupled(pieces: Pieces, scale: Callable[[Tensor], Tensor]) -> StepReport:
     """
     task, world = pieces.task, pieces.machine.world
     at_once = len(pieces.starts) == 1
-    statistics = [] if at_once else _norm_statistics(task)
+    statistics = [] if at_once else [(buffer, buffer.clone()) for buffer in norm_buffers(task)]
     with torch.set_grad_enabled(at_once):
         outputs = [as_dict(pieces.output(start)) for start in pieces.starts]
     for buffer, before in statistics:
@@ -138,6 +141,11 @@ def _keep(task: PretextTask, output: Any, batch: Batch) -> tuple[Batch, dict[str
         return task.remember(output, batch), task.metrics(output, batch)
 
 
+def _divisor(total: Tensor) -> Tensor:
+    """Return what a sum is divided by: nothing counted, nothing summed."""
+    return total.where(total != 0, 1)
+
+
 def _joined(pieces: list[Any]) -> dict[str, Any]:
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
@@ -146,13 +154,9 @@ def _total(terms: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(terms.values())).sum()
 
 
-def _norm_statistics(task: PretextTask) -> list[tuple[Tensor, Tensor]]:
-    return [
-        (buffer, buffer.clone())
-        for module in task.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        for buffer in module.buffers(recurse=False)
-    ]
+def norm_buffers(module: nn.Module) -> list[Tensor]:
+    """Return the statistics that BatchNorm moves while training."""
+    return [buffer for part in module.modules() if isinstance(part, BATCH_NORM) for buffer in part.buffers(recurse=False)]
 
 
 def named(loss: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:

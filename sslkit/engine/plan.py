@@ -57,12 +57,17 @@ def make_plan(spec: TrainSpec, source: Source, reads: tuple[str, ...], world: Wo
         if name != "cache":
             settled[name] = value
     if spec.encoder == "auto":
-        settled["encoder"], reasons["encoder"] = _choose_encoder(source.info, machine, reads)
+        name, why = source.choose_encoder(reads, machine.device.type == "cpu")
+        settled["encoder"], reasons["encoder"] = name, f"{name}: {why}"
     if spec.epochs == "auto" and spec.steps is None and spec.minutes is None:
         settled["epochs"] = 100
         reasons["epochs"] = "100: usual for pretraining; --minutes sets a time instead"
     if spec.steps is not None or spec.minutes is not None:
         settled["epochs"] = "auto"  # one length is recorded
+    if spec.size not in ("auto", source.info.size):
+        raise SslkitError(
+            f"--size: {spec.size}, and the {source.called} in {source.location} have {source.info.size}", "leave it out"
+        )
     spec = spec.model_copy(update=settled)
     if source.info.samples < spec.batch_size:
         raise SslkitError(
@@ -100,15 +105,3 @@ def show_plan(plan: Plan, title: str, out: Path) -> None:
     for flag in _SHOWN:
         if flag in plan.reasons:
             say(f"  {flag.replace('_', '-'):<14} {plan.reasons[flag]}")
-
-
-def _choose_encoder(data: DataInfo, machine: Machine, reads: tuple[str, ...]) -> tuple[str, str]:
-    if data.modality != "image":
-        raise SslkitError(f"--encoder: auto knows encoders of images only (the data is {data.modality})", "name one")
-    tokens = "tokens" in reads
-    if data.size <= 64 or machine.device.type == "cpu":
-        name = "vit_micro" if tokens else "resnet_micro"
-        why = "images up to 64 px" if data.size <= 64 else "trains on a CPU"
-    else:
-        name, why = "vit_small_patch16_224" if tokens else "resnet50", "the usual one on a GPU"
-    return name, f"{name}: {why}{', has tokens' if tokens else ''}"

@@ -67,6 +67,8 @@ def choose_device(device: str, world: World = ALONE) -> tuple[torch.device, str]
             raise SslkitError(f"--device: {device} cannot be shared by {world.size} processes", "use auto, cpu or cuda")
         if device != "cpu" and cuda:
             return torch.device("cuda", world.local_rank), "one GPU each"
+        if device == "auto":
+            return torch.device("cpu"), "no GPU that several processes can use"
     if device == "auto":
         if cuda:
             return torch.device("cuda"), torch.cuda.get_device_name()

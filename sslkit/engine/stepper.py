@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sslkit.data.loader import Loader, ordered_batches
 from sslkit.data.source import Source
-from sslkit.engine.gradients import Pieces, compute_gradients
+from sslkit.engine.gradients import Pieces, compute_gradients, norm_buffers, widen
 from sslkit.engine.memory import keep_freed_memory
 from sslkit.engine.optim import build_optimizer, clip_gradients, follow_schedules
 from sslkit.engine.plan import Plan
@@ -28,7 +28,9 @@ class Stepper:
         if self.machine.device.type == "cpu":
             keep_freed_memory()
         if self.machine.sync_batchnorm:
-            nn.SyncBatchNorm.convert_sync_batchnorm(task)
+            from timm.layers.norm_act import convert_sync_batchnorm  # torch's drops activations that timm puts in norms
+
+            convert_sync_batchnorm(task)  # type: ignore[no-untyped-call]
         self.task = task.to(self.machine.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.world = self.machine.world
         self.world.copy_from_first(self._tensors())
@@ -45,7 +47,7 @@ class Stepper:
         seed_stage(self.spec.seed, "before_epoch", epoch)
         with torch.no_grad():
             self.task.before_epoch(self)
-        self.world.copy_from_first(self._tensors())
+        self.world.copy_from_first([*self._tensors(), *([] if self.weights is None else [self.weights])])
         self.task.train()
 
     def step(self, raw: dict[str, Any]) -> dict[str, float]:
@@ -87,16 +89,19 @@ class Stepper:
         share = follow_schedules(self.optimizer, spec, clock)
         self.scaler.unscale_(self.optimizer)
         norm = clip_gradients(self.optimizer, spec.clip)
-        means = {name: value.float().mean() for name, value in report.metrics.items()}
+        means = {name: value.to(norm.dtype).mean() for name, value in report.metrics.items()}
         # One look at the device per step, for everything that is checked or logged.
         names = [*report.terms, *means, "gradient_norm"]
-        seen = torch.stack([value.double() for value in (*report.terms.values(), *means.values(), norm)])
+        seen = torch.stack([widen(value) for value in (*report.terms.values(), *means.values(), norm)])
         world.average([seen])
         said = dict(zip(names, seen.tolist(), strict=True))
         self._check(said, list(report.terms))
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if not self.machine.sync_batchnorm:
+            # Each process counted its own pieces; features, teachers and checkpoints need one answer.
+            world.average(buffer for buffer in norm_buffers(self.task) if buffer.is_floating_point())
         if self.scaler.get_scale() >= scale:  # fp16 overflowed otherwise, and the step was skipped
             seed_stage(spec.seed, "after_step", clock.step)
             with torch.no_grad():
@@ -159,7 +164,7 @@ class Stepper:
         """Return the encoder's features of all samples in data order, `[N, width]`, taken in eval mode."""
         from sslkit.evaluate.features import extract
 
-        features, _ = extract(self.task.encoder, self.plan.source, self.spec.batch_size, substitute=True, world=self.world)
+        features, _ = extract(self.task.encoder, self.plan.source, self.micro_batch, substitute=True, world=self.world)
         return features
 
     def images(self, count: int) -> Tensor:

@@ -15,6 +15,7 @@ from sslkit.console import duration, say
 from sslkit.data.loader import Loader, epoch_batches
 from sslkit.encoders import Encoder
 from sslkit.engine.checkpoint import describe, load_initial, read_resume, save_model, save_resume
+from sslkit.engine.distributed import World
 from sslkit.engine.folder import MODEL, RESUME, SPEC, RunFolder, read_spec
 from sslkit.engine.loop import train
 from sslkit.engine.plan import Plan, show_plan
@@ -104,6 +105,14 @@ def run_training(training: Training) -> Outcome:
             raise SslkitError(
                 f"--resume: {plan.source.location} is no longer the data of the run in {folder.path}", "check --data"
             )
+        _agree(
+            world,
+            (
+                fingerprint,
+                spec.model_dump_json(exclude={"out", "data", "test", "init", "ckpt"}),
+                -1 if state is None else state["step"],
+            ),
+        )
         clock = _clock(spec, plan.steps_per_epoch, state, folder.path)
         task = _build(training, initialise=state is None)
         show_plan(plan, training.name, folder.path)
@@ -144,6 +153,14 @@ def run_training(training: Training) -> Outcome:
         loss = folder.last_loss()
     task.eval()
     return Outcome(training.out, task, clock.step, round(pace.rate, 1), loss, round(time.monotonic() - began, 1))
+
+
+def _agree(world: World, told: tuple[Any, ...]) -> None:
+    """Check that all processes would do the same: they may be on machines with other files."""
+    if len(set(world.gather_lists([told]))) > 1:
+        raise SslkitError(
+            "the processes disagree about data, settings or checkpoint", "all machines need the same data and one --out folder"
+        )
 
 
 def _load_state(stepper: Stepper, state: dict[str, Any], out: Path) -> None:

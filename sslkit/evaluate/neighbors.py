@@ -28,7 +28,12 @@ def neighbors(spec: NeighborsSpec) -> NeighborsResult:
         raise SslkitError(
             f"--ckpt: {spec.ckpt} has no words, it was trained by {checkpoint.metadata['task']}", "use skipgram's"
         )
-    words = encoder.words
+    try:
+        words = encoder.words
+    except UnicodeDecodeError:
+        words = []
+    if len(words) != encoder.in_channels:
+        raise SslkitError(f"--ckpt: the words in {spec.ckpt} are not those of its vectors", "the file was altered")
     places = {word: place for place, word in enumerate(words)}
     unknown = [word for word in spec.words if word.lower() not in places]
     if unknown:

@@ -4,6 +4,7 @@ import math
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import PicklingError
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,9 +26,11 @@ from sslkit.specs import PretrainSpec
 from sslkit.task import Batch, Clock, EncoderBuilder, PretextTask, rows
 
 SAMPLES = 8
-BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
 # What a wrong task usually dies of; the promise it was asked about is broken by that.
-DEATHS = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError, AssertionError, SslkitError)
+DEATHS: tuple[type[Exception], ...] = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
+    *(OSError, PicklingError, RuntimeError, SslkitError, TypeError, ValueError),
+)
 _NARROW = {"resnet_micro": {"width": "16"}, "vit_micro": {"width": "32", "depth": "2"}}
 
 

@@ -127,9 +127,9 @@ def _resumes(bench: Bench) -> None:
             raise Broken(f"after a stop inside an epoch and a resume {name} differs: some state is not in a buffer")
 
 
-def _train(stepper: Stepper, stop: Stop, save: Callable[[], None] = lambda: None) -> None:
-    """Take five steps, three of which are an epoch, or what is left of them."""
-    stepper.clock.steps = 5
+def _train(stepper: Stepper, stop: Stop, save: Callable[[], None] = lambda: None, steps: int = 5) -> None:
+    """Take so many steps, or what is left of them."""
+    stepper.clock.steps = steps
     loader = Loader(stepper.plan.source, 0, substitute=False)
     with tempfile.TemporaryDirectory() as folder:
         train(stepper, loader, RunFolder(Path(folder), writes=False), save, prepared=stepper.clock.step == 0, stop=stop)
@@ -137,10 +137,7 @@ def _train(stepper: Stepper, stop: Stop, save: Callable[[], None] = lambda: None
 
 def _no_collapse(bench: Bench) -> None:
     stepper = bench.stepper(batches=4)
-    stepper.clock.steps = 60
-    loader = Loader(stepper.plan.source, 0, substitute=False)
-    with tempfile.TemporaryDirectory() as folder:
-        train(stepper, loader, RunFolder(Path(folder), writes=False), lambda: None, prepared=True, stop=Stop())
+    _train(stepper, Stop(), steps=60)
     features = stepper.features().double()
     spread = float(features.std(dim=0).norm() / features.norm(dim=1).mean())
     energy = torch.linalg.svdvals(features - features.mean(dim=0)) + 1e-12

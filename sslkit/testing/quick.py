@@ -11,11 +11,11 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from sslkit.engine.checkpoint import describe, load, save_model
-from sslkit.engine.gradients import as_dict, named, widen
+from sslkit.engine.gradients import as_dict, named, norm_buffers, widen
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import to_device
 from sslkit.specs import PretrainSpec, alternatives, limits
-from sslkit.testing.bench import BATCH_NORM, SAMPLES, Bench, Broken
+from sslkit.testing.bench import SAMPLES, Bench, Broken
 
 
 def _options(bench: Bench) -> None:
@@ -46,7 +46,7 @@ def _samples_first(bench: Bench) -> None:
 def _pure(bench: Bench) -> None:
     stepper = bench.stepper()
     batch = bench.transformed(stepper)
-    norms = {id(b) for m in stepper.task.modules() if isinstance(m, BATCH_NORM) for b in m.buffers()}
+    norms = {id(buffer) for buffer in norm_buffers(stepper.task)}
     before = {name: value.clone() for name, value in stepper.task.state_dict(keep_vars=True).items()}
     outputs = []
     for _ in range(2):

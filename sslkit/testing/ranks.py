@@ -1,6 +1,7 @@
 """Two processes that know each other, for as many tasks as there are."""
 
 import tempfile
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +16,8 @@ from sslkit.task import PretextTask
 from sslkit.testing.bench import DEATHS, Bench, Broken
 
 _SIZE = 2
+_TOLD: tuple[type[Exception], ...] = (Broken, *DEATHS)
+_PATIENCE = 60  # seconds that one process waits for the other
 
 
 class Ranks:
@@ -38,7 +41,8 @@ class Ranks:
         for end in self._ends:
             end.close()
         for process in self._processes:
-            process.join()
+            process.join(_PATIENCE)
+            process.kill()
         self._folder.cleanup()
 
     def run(self, what: str, task: str | type[PretextTask], **arguments: Any) -> list[Any]:
@@ -46,14 +50,14 @@ class Ranks:
 
         Raises Broken with what went wrong in a process.
         """
-        for end in self._ends:
-            end.send((what, task, arguments))
         answers = []
-        for rank, end in enumerate(self._ends):
-            try:
+        try:
+            for end in self._ends:
+                end.send((what, task, arguments))
+            for end in self._ends:
                 answers.append(end.recv())
-            except EOFError as error:
-                raise Broken(f"process {rank} ended") from error
+        except (EOFError, OSError) as error:
+            raise Broken(f"process {len(answers)} ended") from error
         for rank, answer in enumerate(answers):
             if isinstance(answer, str):
                 raise Broken(f"process {rank}: {answer}")
@@ -62,7 +66,7 @@ class Ranks:
 
 def _serve(rank: int, store: str, end: Connection) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=_SIZE)
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=_SIZE, timeout=timedelta(seconds=_PATIENCE))
     world = World(rank, _SIZE, rank)
     try:
         while True:
@@ -71,7 +75,7 @@ def _serve(rank: int, store: str, end: Connection) -> None:
             try:
                 with Bench(task_class) as bench:
                     answer: Any = getattr(bench, what)(world=world, **arguments)
-            except (Broken, *DEATHS) as error:  # told to the process that asked
+            except _TOLD as error:  # told to the process that asked
                 answer = f"{type(error).__name__}: {error}"
             end.send(answer)
     except EOFError:  # nobody will ask again

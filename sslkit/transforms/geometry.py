@@ -40,8 +40,10 @@ def random_crop(image: Tensor, size: int, padding: float = 0.125) -> Tensor:
     """Cut a square of `size` pixels, not resized, at a random whole pixel out of each image `[B, C, H, W]`.
 
     An image with less than `padding` of `size` to spare is first widened by that on each side, mirrored, as is usual
-    for small images.
+    for small images; one that is smaller than `size` is enlarged to it before.
     """
+    if min(image.shape[-2:]) < size:
+        image = F.interpolate(image, size=(size, size), mode="bilinear")
     height, width = image.shape[-2:]
     spare = round(padding * size)
     if min(height, width) < size + spare:

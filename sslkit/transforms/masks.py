@@ -1,5 +1,7 @@
 """Which patches are hidden: bool `[B, N]`, patches row by row, exactly as many hidden in each sample as asked for."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ def block_mask(batch: int, grid: tuple[int, int], hidden: int, device: torch.dev
     """
     height, width = grid
     area = (0.08 + 0.32 * torch.rand(batch, blocks, device=device)) * height * width
-    ratio = torch.exp((2 * torch.rand(batch, blocks, device=device) - 1) * torch.log(torch.tensor(1 / 0.3, device=device)))
+    ratio = torch.exp((2 * torch.rand(batch, blocks, device=device) - 1) * math.log(1 / 0.3))
     down = (area * ratio).sqrt().clamp(1, height)
     across = (area / ratio).sqrt().clamp(1, width)
     top = torch.rand(batch, blocks, device=device) * (height - down)

@@ -133,9 +133,9 @@ def test_cache_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Canvases(index, 8, small).read(np.arange(10))
     other, _ = choose_folder(index, 9, "on", 1.5 * size)  # no room for both: the older one goes
     assert small is not None and other is not None
-    assert [entry.folder for entry in store.stored_canvases()] == [other]
+    assert [entry.folder for entry in store.stored()] == [other]
     assert store.clear() > 0
-    assert store.stored_canvases() == []
+    assert store.stored() == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])

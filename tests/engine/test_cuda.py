@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from torch import Tensor, nn
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor
 
 from sslkit import DataInfo, PretrainSpec, load, pretrain
 from sslkit.encoders import build_encoder, recipe_for
@@ -73,7 +74,7 @@ def with_half(rank: int, port: int, folder: str, compile: bool) -> None:
     world = World(rank, 2, 0)
     task = task_of("simclr", "resnet_micro").double()
     batch = {name: value.double() for name, value in batch_of(task).items()}
-    nn.SyncBatchNorm.convert_sync_batchnorm(task)
+    convert_sync_batchnorm(task)
     machine = Machine(torch.device("cuda"), None, compile=compile, sync_batchnorm=True, world=world)
     torch.save(gradient(task, rows(batch, 4 * rank, 4 * rank + 4), machine, 4), f"{folder}/{rank}.pt")
     dist.destroy_process_group()

@@ -29,9 +29,9 @@ def torchrun(*arguments: object, wait: bool = True, nproc: int = 2) -> Any:
     return process.returncode, out, err
 
 
-def arguments(digits: Path, out: Path, *more: object) -> list[object]:
+def arguments(digits: Path, out: Path, *more: object, task: str = "simclr") -> list[object]:
     settings = "--encoder resnet_micro --encoder-option width=8 --size 16 --batch-size 16 --workers 0 --device cpu"
-    return ["pretrain", "simclr", "--data", digits, "--out", out, *settings.split(), *more]
+    return ["pretrain", task, "--data", digits, "--out", out, *settings.split(), *more]
 
 
 def test_two_processes_make_one_run(digits: Path, tmp_path: Path) -> None:
@@ -63,15 +63,16 @@ def test_a_dead_process_ends_the_job_with_a_word(digits: Path, tmp_path: Path) -
 @pytest.mark.slow
 def test_a_stopped_job_resumes_to_the_same_bits(digits: Path, tmp_path: Path) -> None:
     steps = ["--steps", 150, "--checkpoint-every", 5]
-    job = torchrun(*arguments(digits, tmp_path / "run", *steps), wait=False)
+    # moco's teacher reads BatchNorm's statistics, of which every process has its own.
+    job = torchrun(*arguments(digits, tmp_path / "run", *steps, task="moco"), wait=False)
     until(lambda: (tmp_path / "run" / "resume.pt").exists())
     job.send_signal(signal.SIGTERM)  # torchrun hands it on to both
     job.communicate(timeout=120)
     step = torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["step"]
     assert 0 < step < 150
-    code, _, err = torchrun("pretrain", "simclr", "--resume", "--out", tmp_path / "run", "--device", "cpu")
+    code, _, err = torchrun("pretrain", "moco", "--resume", "--out", tmp_path / "run", "--device", "cpu")
     assert code == 0 and f"resuming after step {step} of 150" in err, err
-    code, _, err = torchrun(*arguments(digits, tmp_path / "straight", *steps))
+    code, _, err = torchrun(*arguments(digits, tmp_path / "straight", *steps, task="moco"))
     assert code == 0, err
     resumed, straight = (torch.load(tmp_path / name / "resume.pt", weights_only=True) for name in ("run", "straight"))
     assert resumed["step"] == straight["step"] == 150
@@ -144,3 +145,11 @@ def test_what_processes_tell_each_other() -> None:
     with Bench(load_task("rotation")) as bench:
         alone = bench.features_in_order()
     assert torch.allclose(first, alone, atol=1e-5)
+
+
+def test_activations_inside_norms_are_kept() -> None:
+    from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
+
+    norm = BatchNormAct2d(4).eval()
+    image = torch.randn(2, 4, 3, 3)
+    assert torch.equal(convert_sync_batchnorm(norm).eval()(image), norm(image))

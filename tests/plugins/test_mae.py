@@ -40,7 +40,7 @@ def batch_of(task: Any) -> Any:
         {"target": "pixels", "augmentation": "none"},
         {"target": "pca", "components": 6, "augmentation": "crop"},
         {"target": "tokens", "codes": 20, "augmentation": "color"},
-        {"decoder_depth": 1, "decoder_width": 16},
+        {"decoder_depth": 1, "decoder_width": 32},
     ],
     ids=str,
 )
