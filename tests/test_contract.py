@@ -295,3 +295,9 @@ def test_check_from_the_command_line(sslkit: Callable[..., Any], tmp_path: Any) 
     bad = sslkit("check", tmp_path / "bad.py")
     assert bad.code == 1 and "BROKEN outputs have samples first: TypeError: Bad does not define transform()" in bad.out
     assert sslkit("check", "rotatoin").code == 2
+    (tmp_path / "typo.py").write_text(
+        "from sslkit import PretextTask\n\n\nclass Typo(PretextTask):\n    def transform(self, batch):\n        return bacth\n",
+        encoding="utf-8",
+    )
+    typo = sslkit("check", tmp_path / "typo.py")
+    assert typo.code == 1 and "NameError: name 'bacth' is not defined" in typo.out

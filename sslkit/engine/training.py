@@ -105,14 +105,8 @@ def run_training(training: Training) -> Outcome:
             raise SslkitError(
                 f"--resume: {plan.source.location} is no longer the data of the run in {folder.path}", "check --data"
             )
-        _agree(
-            world,
-            (
-                fingerprint,
-                spec.model_dump_json(exclude={"out", "data", "test", "init", "ckpt"}),
-                -1 if state is None else state["step"],
-            ),
-        )
+        settings = spec.model_dump_json(exclude={"out", "data", "test", "init", "ckpt"})
+        _agree(world, (fingerprint, settings, None if state is None else state["step"]))
         clock = _clock(spec, plan.steps_per_epoch, state, folder.path)
         task = _build(training, initialise=state is None)
         show_plan(plan, training.name, folder.path)

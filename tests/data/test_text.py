@@ -73,3 +73,21 @@ def test_bad_input(tmp_path: Path) -> None:
     ):
         with pytest.raises(SslkitError, match=said):
             opened(tmp_path / name)
+
+
+def test_damaged_and_bounded_cache(tmp_path: Path) -> None:
+    from sslkit.data import store
+
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "1.txt").write_text("some words " * 5000)
+    (tmp_path / "d" / "gone.txt").symlink_to(tmp_path / "nowhere")
+    text = opened(tmp_path / "d")
+    folder = text._tokens.parent  # type: ignore[union-attr]
+    assert folder in [entry.folder for entry in store.stored()]
+    for file in ("vocabulary.npz", "tokens.npy"):
+        (folder / file).write_bytes(b"damaged")
+        assert words_of(opened(tmp_path / "d"))[:2] == ["some", "words"]
+    (folder / "tokens.npy").unlink()
+    assert opened(tmp_path / "d", cache_limit=1e-5).fingerprint() == text.fingerprint()  # too large for it: in memory
+    with pytest.raises(SslkitError, match="exceed --cache-limit"):
+        opened(tmp_path / "d", cache="on", cache_limit=1e-5)

@@ -249,3 +249,30 @@ def test_word_vectors() -> None:
     sample = torch.tensor([[0, 1, 5, -1], [9, 9, 9, 9]])
     assert torch.allclose(encoder(sample)[0], encoder.table.weight.mean(dim=0)) and not encoder(sample)[1].any()
     assert encoder.tokens(sample).shape == (2, 4, 8)
+
+
+def test_colours_are_those_of_float32_under_autocast() -> None:
+    gray = torch.linspace(0, 1, 32 * 32).view(1, 1, 32, 32).expand(1, 3, -1, -1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        seen = half("ab").channels(gray)
+    assert seen.dtype == torch.float32 and float((seen - 0.5).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("option", ["checkpoint_path", "pretrained_cfg", "cache_dir"])
+def test_a_recipe_names_no_file(option: str) -> None:
+    with pytest.raises(SslkitError, match=f"--encoder-option: {option} is not for an encoder|{option} is not one"):
+        build_encoder({**recipe_for("resnet18", 32), "options": {option: "/etc/passwd"}})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"name": 5}, {"options": {"act_layer": "zzz"}}, {"options": {"block": "a"}}, {"options": 3}]
+)
+def test_odd_recipes_are_one_line(changes: dict[str, Any]) -> None:
+    with pytest.raises(SslkitError):
+        build_encoder({**recipe_for("resnet18", 32), **changes})
+
+
+def test_an_odd_width_is_one_line() -> None:
+    for name in ("resnet_micro", "resnet50"):
+        with pytest.raises(SslkitError):
+            EncoderBuilder(recipe_for(name, 32, options={"width": "abc"}), DataInfo(1, 32))(select="l", width=0.5)

@@ -18,10 +18,10 @@ from sslkit.engine.precision import choose_machine
 from sslkit.testing import Ranks
 
 
-def torchrun(*arguments: object, wait: bool = True, nproc: int = 2) -> Any:
+def torchrun(*arguments: object, wait: bool = True, script: Path | None = None) -> Any:
     port = 20_000 + os.getpid() % 20_000  # test processes run side by side
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(nproc), "--master-port", str(port)]
-    command += ["-m", "sslkit", *map(str, arguments)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    command += [str(script)] if script else ["-m", "sslkit", *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if not wait:
         return process
@@ -132,6 +132,27 @@ def test_batchnorm_over_processes_needs_cuda() -> None:
     assert not choose_machine("cpu", world=World(0, 2)).sync_batchnorm
     with pytest.raises(SslkitError, match="cannot be shared by 2 processes"):
         choose_machine("cuda:1", world=World(0, 2))
+
+
+@pytest.mark.slow
+def test_processes_that_disagree_do_not_start(digits: Path, tmp_path: Path) -> None:
+    """Each process has a cache, and so a view of the data, of its own here: one of them sees another file."""
+    script = tmp_path / "start.py"
+    script.write_text(
+        f"""
+import os, shutil, sys
+from sslkit.cli import main
+data = {str(tmp_path)!r} + "/data" + os.environ["RANK"]
+shutil.copytree({str(digits)!r} + "/train", data)
+if os.environ["RANK"] == "1":
+    os.remove(data + "/digit 0/10.png")
+main(["pretrain", "rotation", "--data", data, "--out", {str(tmp_path / "run")!r}, "--batch-size", "16", "--workers", "0"])
+""",
+        encoding="utf-8",
+    )
+    code, _, err = torchrun(script=script)
+    assert code != 0 and "the processes disagree about data, settings or checkpoint" in err, err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -104,6 +104,18 @@ def test_sums_and_means_in_pieces() -> None:
     assert len(said.metrics["first"]) == len(also_said.metrics["first"]) == 8
 
 
+def test_nothing_counted_is_no_gradient() -> None:
+    class Nothing(Ragged):
+        def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+            return {"masked": (output * 0 * batch["mask"]).sum()}
+
+        def counts(self, batch: Batch) -> dict[str, Tensor]:
+            return {"masked": 0 * batch["mask"].sum()}
+
+    found, report = gradients(task_of(Nothing), 3)
+    assert float(report.terms["masked"]) == 0 and not any(gradient.any() for gradient in found.values())
+
+
 def test_parameters_of_a_coupled_loss_get_their_gradient_once() -> None:
     task = task_of(Coupled).eval()
     whole, pieced = gradients(task, 8)[0], gradients(task, 3)[0]

@@ -102,3 +102,8 @@ def test_refusals() -> None:
         mae(target="pca", components=49)
     with pytest.raises(SslkitError, match=r"--codes: 5000 of 2560 patches"):
         mae(target="tokens", codes=5000)
+
+    task_class = load_task("mae")
+    encoder = build_encoder(recipe_for("vit_micro", 32, options={"patch": "32", "width": "32"}))
+    with pytest.raises(SslkitError, match="one patch of the encoder"):
+        task_class(task_class.Options(), encoder, DataInfo(8, 32))

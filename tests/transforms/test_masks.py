@@ -54,7 +54,8 @@ def test_random_crops_are_parts_of_the_image() -> None:
     assert len(top.unique()) > 4 and len(left.unique()) > 4 and int(top.max()) <= 8
     for crop, row, column in zip(crops, top.tolist(), left.tolist(), strict=True):
         assert torch.equal(crop, image[0, :, row : row + 32, column : column + 32])
-    assert random_crop(torch.rand(2, 3, 32, 32), 32).shape == (2, 3, 32, 32)  # widened by mirrored pixels first
+    for side in (32, 16):  # widened by mirrored pixels first, or enlarged
+        assert random_crop(torch.rand(2, 3, side, side), 32).shape == (2, 3, 32, 32)
 
 
 @pytest.mark.parametrize(
