@@ -74,7 +74,7 @@ def hue_matrix(turn: Tensor) -> Tensor:
 def grayscale(image: Tensor, probability: float = 0.2) -> Tensor:
     """Take the colour out of each image `[B, C, H, W]` with the given probability; C stays."""
     chosen = torch.rand(len(image), device=image.device) < probability
-    gray = (_luma(image) @ image.flatten(2)).view(len(image), 1, *image.shape[2:])
+    gray = _mixed(image, _luma_weights(image.shape[1]))[:, None]
     return torch.where(chosen[:, None, None, None], gray, image)
 
 
@@ -90,15 +90,22 @@ def rgb_to_lab(image: Tensor) -> Tensor:
     (IEC 61966-2-1 for sRGB, CIE 15 for the rest; as scikit-image's rgb2lab.)
     """
     linear = torch.where(image > 0.04045, ((image.clamp(min=0) + 0.055) / 1.055) ** 2.4, image / 12.92)
-    xyz = torch.einsum("oi,bihw->bohw", torch.tensor(_XYZ, device=image.device, dtype=image.dtype), linear)
-    ratio = xyz / torch.tensor(_WHITE, device=image.device, dtype=image.dtype)[:, None, None]
+    ratio = torch.stack([_mixed(linear, row) / white for row, white in zip(_XYZ, _WHITE, strict=True)], dim=1)
     cube = torch.where(ratio > 0.008856, ratio.clamp(min=1e-6) ** (1 / 3), 7.787 * ratio + 16 / 116)
     x, y, z = cube.unbind(1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
 
 
+def _mixed(image: Tensor, weights: tuple[float, ...]) -> Tensor:
+    """Return the weighted sum of the channels, `[B, H, W]`: no matrix product, which half precision would round."""
+    return torch.stack([weight * image[:, channel] for channel, weight in enumerate(weights)]).sum(dim=0)
+
+
 def _luma(image: Tensor) -> Tensor:
-    """Return the weights `[C]` of gray: BT.601 for RGB, the plain mean for any other number of channels."""
-    channels = image.shape[1]
-    weights = _LUMA if channels == 3 else (1 / channels,) * channels
-    return torch.tensor(weights, device=image.device, dtype=image.dtype)
+    """Return the weights `[C]` of gray."""
+    return torch.tensor(_luma_weights(image.shape[1]), device=image.device, dtype=image.dtype)
+
+
+def _luma_weights(channels: int) -> tuple[float, ...]:
+    """Return BT.601 for RGB, the plain mean for any other number of channels."""
+    return _LUMA if channels == 3 else (1 / channels,) * channels
