@@ -28,9 +28,15 @@ class TaskOptions(Spec):
 class DataSpec(Spec):
     """Hold what every command that reads images is told."""
 
-    data: str | None = Field(default=None, description="Folder, .txt list, .csv with a `path` column, or .npy/.npz array.")
+    data: str | None = Field(
+        default=None,
+        description="Folder, .txt list, .csv with a `path` column, or .npy/.npz array; text: a .txt file or a folder of them.",
+    )
     label: str | None = Field(default=None, description="Column of the CSV that holds the labels.")
-    size: Pixels | Auto = Field(default="auto", description="Image size in pixels; auto: fits the data, or the checkpoint's.")
+    size: Pixels | Auto = Field(
+        default="auto",
+        description="Image size in pixels, or words in a sample of text; auto: fits the data, or the checkpoint's.",
+    )
     batch_size: int = Field(default=256, ge=2, description="Images per step.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of everything that is drawn.")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
