@@ -32,7 +32,7 @@ def test_loss_against_a_loop() -> None:
 def test_recipes() -> None:
     one, two = moco(recipe="v1"), moco()
     assert (one.temperature, two.temperature) == (0.07, 0.2)
-    assert (len(one.head), len(two.head)) == (1, 3)  # linear; linear, ReLU, linear
+    assert (len(one.head), len(two.head)) == (1, 4)  # linear; linear, norm, ReLU, linear
     for task in (one, two):
         assert task.transform({"image": torch.rand(3, 3, 36, 36)})["image"].shape == (3, 2, 3, 32, 32)
 
