@@ -103,13 +103,13 @@ def _learns(bench: Bench) -> None:
     trained = {name for name, parameter in stepper.task.named_parameters() if parameter.requires_grad}
     kept = {name: value.clone() for name, value in stepper.task.state_dict().items() if name not in trained}
     losses = []
-    for _ in range(25):
+    for _ in range(12):
         stepper.clock.step = 0  # the same cards every time, and the same state: a queue must not fill with this batch
         losses.append(stepper.step(bench.raw(stepper))["loss"])
         for name, value in stepper.task.state_dict().items():
             if name in kept:
                 value.copy_(kept[name])
-    if not min(losses[-5:]) < losses[0]:
+    if not min(losses[-4:]) < losses[0]:
         raise Broken(f"loss went from {losses[0]:.4g} to {losses[-1]:.4g} in {len(losses)} steps on one batch")
 
 
