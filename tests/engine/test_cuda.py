@@ -49,7 +49,9 @@ def batch_of(task: PretextTask) -> Any:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize(("name", "options"), [("rotation", {}), ("simclr", {"norm": "layer"}), ("moco", {}), ("mae", {})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("rotation", {}), ("simclr", {"norm": "layer"}), ("moco", {"norm": "layer"}), ("mae", {})]
+)
 def test_micro_batches_in_half_precision(name: str, options: dict[str, Any], precision: str) -> None:
     task = task_of(name, **options)
     machine = choose_machine("cuda", precision, compile="off")

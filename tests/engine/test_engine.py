@@ -149,7 +149,9 @@ def test_both_passes_drop_the_same(dropped: str) -> None:
     assert report.terms.keys() == {"covariance", "masked"}
 
 
-@pytest.mark.parametrize(("kind", "options"), [("rotation", {}), ("simclr", {"norm": "layer"}), ("moco", {}), ("mae", {})])
+@pytest.mark.parametrize(
+    ("kind", "options"), [("rotation", {}), ("simclr", {"norm": "layer"}), ("moco", {"norm": "layer"}), ("mae", {})]
+)
 def test_pieces_under_autocast(kind: str, options: dict[str, Any]) -> None:
     """Half precision rounds, but it rounds rows alike in whatever company they are."""
     task = task_of(kind, **options).float()
