@@ -18,7 +18,7 @@ import torch
 
 from sslkit import PretrainSpec
 from sslkit.data.loader import Loader, epoch_batches
-from sslkit.engine.gradients import named
+from sslkit.engine.gradients import named, total
 from sslkit.engine.pretrain import prepare
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import Stepper, to_device
@@ -76,7 +76,7 @@ def fixed_tensor_steps(spec: PretrainSpec) -> Iterator[Any]:
         batch = task.transform(to_device(raw, stepper.plan.source, stepper.machine.device))
     while True:
         optimizer.zero_grad(set_to_none=True)
-        loss = torch.stack(list(named(task.loss(task.predict(batch), batch)).values())).sum()
+        loss = total(named(task.loss(task.predict(batch), batch)))
         loss.backward()
         yield optimizer.step()
 

@@ -30,14 +30,15 @@ def command(
     extra: Mapping[str, tuple[type, str]],
     defaults: Mapping[str, Any] | None = None,
     hidden: frozenset[str] = frozenset(),
+    argument: inspect.Parameter | None = None,
 ) -> Callable[..., None]:
     """Return a function for Typer with an option for every field of the models, one help panel each.
 
     Options arrive as text and only where given, so that pydantic reports all mistakes at once. `extra` are options of
-    the command line only; `defaults` replace the models' in the help; `hidden` fields get no option. `run` receives
-    the given fields and the extra options.
+    the command line only; `defaults` replace the models' in the help; `hidden` fields get no option. `argument` is
+    what is given without a flag. `run` receives the given fields and the extra options.
     """
-    parameters = []
+    parameters = [] if argument is None else [argument]
     for panel, model in panels.items():
         for name, field in model.model_fields.items():
             if name not in hidden:

@@ -13,11 +13,10 @@ from sslkit.specs import NeighborsSpec
 
 def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
     """Add the command to the application."""
-    function = command(_run, summary, {"Settings": NeighborsSpec}, {"json": JSON}, hidden=frozenset({"words"}))
     argument = Annotated[list[str], typer.Argument(help="Words whose neighbours are wanted.")]
-    words = inspect.Parameter("words", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=argument)
-    signature = inspect.signature(function)
-    function.__signature__ = signature.replace(parameters=[words, *signature.parameters.values()])  # type: ignore[attr-defined]
+    words = inspect.Parameter("words", inspect.Parameter.KEYWORD_ONLY, annotation=argument)
+    hidden = frozenset({"words"})
+    function = command(_run, summary, {"Settings": NeighborsSpec}, {"json": JSON}, hidden=hidden, argument=words)
     app.command("neighbors", rich_help_panel=panel)(function)
 
 

@@ -29,16 +29,20 @@ def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> Non
         panels = {f"Options of {registry.task_name(name)}": task_class.Options, "Run": PretrainSpec}
         defaults = task_class.defaults
     text = f"{task_class.__doc__}" if task_class and task_class.__doc__ else summary + _listing()
-    options = command(
-        lambda given, extras: _run(given, extras, task_class), text, panels, _EXTRA, defaults, frozenset({"task", "options"})
-    )
     argument = Annotated[
         str | None,
         typer.Argument(help="An installed task (`sslkit tasks`) or a .py file; its options show in `pretrain TASK --help`."),
     ]
-    task = inspect.Parameter("task", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=argument, default=None)
-    signature = inspect.signature(options)
-    options.__signature__ = signature.replace(parameters=[task, *signature.parameters.values()])  # type: ignore[attr-defined]
+    task = inspect.Parameter("task", inspect.Parameter.KEYWORD_ONLY, annotation=argument, default=None)
+    options = command(
+        lambda given, extras: _run(given, extras, task_class),
+        text,
+        panels,
+        _EXTRA,
+        defaults,
+        frozenset({"task", "options"}),
+        task,
+    )
     app.command("pretrain", rich_help_panel=panel)(options)
 
 

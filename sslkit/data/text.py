@@ -37,7 +37,6 @@ class Text(Source):
     def __init__(self, location: str, size: int, tokens: NDArray[np.int32] | Path, words: list[str], counts: Tensor) -> None:
         self.location, self.settled = location, {}
         self._tokens = tokens  # of a file only the path goes to worker processes
-        self._size = size
         self._map: NDArray[np.int32] | None = None
         self.info = DataInfo(len(self.tokens) // size, size, len(words), "text", {"words": words, "counts": counts})
 
@@ -88,7 +87,7 @@ class Text(Source):
 
     def read(self, rows: Rows) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         """Return `tokens`, int32 `[n, size]`."""
-        places = rows[:, None] * self._size + np.arange(self._size)
+        places = rows[:, None] * self.info.size + np.arange(self.info.size)
         return {"tokens": np.asarray(self.tokens[places])}, {}
 
     def prepare(self, batch: Batch) -> Batch:
@@ -102,7 +101,7 @@ class Text(Source):
 
     def name(self, row: int) -> str:
         """Return where the stretch begins."""
-        return f"word {row * self._size}"
+        return f"word {row * self.info.size}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_map": None}

@@ -45,8 +45,8 @@ def narrowed_options(name: str, options: dict[str, Any], factor: float) -> dict[
     with torch.device("meta"):
         model: Any = timm.create_model(name, num_classes=0, **options)
     if isinstance(model, VisionTransformer):
-        heads: int = model.blocks[0].attn.num_heads  # type: ignore[union-attr, assignment]
-        return {"embed_dim": model.embed_dim * factor, "num_heads": max(1, round(heads * factor))}
+        blocks: Any = model.blocks
+        return {"embed_dim": model.embed_dim * factor, "num_heads": max(1, round(blocks[0].attn.num_heads * factor))}
     if isinstance(model, ResNet):
         return {"channels": [round(channels * factor) for channels in options.get("channels", (64, 128, 256, 512))]}
     return {}

@@ -44,14 +44,17 @@ class WordVectors(Encoder):
         self, sample: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, fill: Tensor | None = None
     ) -> Tensor:
         """Return a vector for each word, `[B, T, width]`, zero for one without."""
-        known = (sample >= 0) & (sample < self.in_channels)
+        known = self._known(sample)
         vectors: Tensor = self.table(sample.where(known, 0))
         return vectors * known[..., None]
 
     def forward(self, sample: Tensor) -> Tensor:
         """Return the mean vector of the words that have one, `[B, width]`."""
-        known = ((sample >= 0) & (sample < self.in_channels)).sum(dim=1, keepdim=True)
+        known = self._known(sample).sum(dim=1, keepdim=True)
         return self.tokens(sample).sum(dim=1) / known.clamp(min=1)
+
+    def _known(self, sample: Tensor) -> Tensor:
+        return (sample >= 0) & (sample < self.in_channels)
 
 
 def spelled(words: list[str]) -> bytes:

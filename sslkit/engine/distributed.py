@@ -42,7 +42,8 @@ class World:
         if self.size == 1:
             return rows
         parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(self.size)]
-        _talk(lambda: dist.all_gather(parts, rows.contiguous()))
+        with _talking():
+            dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
     def gather_uneven(self, rows: Tensor) -> Tensor:
@@ -59,7 +60,8 @@ class World:
         if self.size == 1:
             return items
         lists: list[Any] = [None] * self.size
-        _talk(lambda: dist.all_gather_object(lists, items))
+        with _talking():
+            dist.all_gather_object(lists, items)
         return [item for one in lists for item in one]
 
     def total(self, value: Tensor) -> Tensor:
@@ -67,31 +69,32 @@ class World:
         if self.size == 1:
             return value
         value = value.clone()
-        _talk(lambda: dist.all_reduce(value))
+        with _talking():
+            dist.all_reduce(value)
         return value
 
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Put the mean over processes in the place of each tensor, many of them in one message."""
+
+        def mean(flat: Tensor) -> None:
+            dist.all_reduce(flat)
+            flat /= self.size
+
         if self.size > 1:
-            for bucket in _buckets(tensors):
-                flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-                _talk(lambda flat=flat: dist.all_reduce(flat))  # type: ignore[misc]
-                _put(flat / self.size, bucket)
+            _exchange(tensors, mean)
 
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
         """Put the first process's values into each tensor."""
         if self.size > 1:
-            for bucket in _buckets(tensors):
-                flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-                _talk(lambda flat=flat: dist.broadcast(flat, src=0))  # type: ignore[misc]
-                _put(flat, bucket)
+            _exchange(tensors, lambda flat: dist.broadcast(flat, src=0))
 
     def any(self, flag: bool) -> bool:
         """Tell whether a flag is set in any process, so that all decide alike."""
         if self.size == 1:
             return flag
         value = torch.tensor(int(flag))
-        _talk(lambda: dist.all_reduce(value, op=dist.ReduceOp.MAX))
+        with _talking():
+            dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return bool(value)
 
     def from_first(self, value: float) -> float:
@@ -163,9 +166,10 @@ def joined(device: str = "auto") -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def _talk(exchange: Callable[[], Any]) -> None:
+@contextmanager
+def _talking() -> Iterator[None]:
     try:
-        exchange()
+        yield
     except RuntimeError as error:  # what torch raises, of several kinds, when another process is gone
         raise RunFailed(
             f"lost another process of this job: {str(error).partition(chr(10))[0]}",
@@ -187,7 +191,12 @@ def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def _put(flat: Tensor, bucket: list[Tensor]) -> None:
-    with torch.no_grad():
-        for tensor, piece in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
-            tensor.copy_(piece.view(tensor.shape))
+def _exchange(tensors: Iterable[Tensor], change: Callable[[Tensor], object]) -> None:
+    """Change tensors in place by what processes tell each other, many of them in one message."""
+    for bucket in _buckets(tensors):
+        flat = torch.cat([tensor.detach().reshape(-1) for tensor in bucket])
+        with _talking():
+            change(flat)
+        with torch.no_grad():
+            for tensor, piece in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+                tensor.copy_(piece.view(tensor.shape))

@@ -85,7 +85,7 @@ def _uncoupled(pieces: Pieces, scale: Callable[[Tensor], Tensor]) -> StepReport:
             name: term / counts[name] if name in counts else term * share
             for name, term in named(task.loss(output, batch)).items()
         }
-        scale(_total(terms)).backward()
+        scale(total(terms)).backward()
         for name, term in terms.items():
             report.terms[name] = report.terms.get(name, 0) + term.detach()
         kept.append(_keep(task, output, batch))
@@ -121,7 +121,7 @@ def _coupled(pieces: Pieces, scale: Callable[[Tensor], Tensor]) -> StepReport:
     seed_stage(pieces.seed, "loss", pieces.step)
     counts = task.counts(batch)
     terms = {name: term / counts[name] if name in counts else term for name, term in named(task.loss(output, batch)).items()}
-    scale(_total(terms)).backward()
+    scale(total(terms)).backward()
     own = world.rank * pieces.samples
     for place, start in enumerate(pieces.starts):
         predicted = outputs[place] if at_once else as_dict(pieces.output(start))
@@ -150,7 +150,8 @@ def _joined(pieces: list[Any]) -> dict[str, Any]:
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def _total(terms: dict[str, Tensor]) -> Tensor:
+def total(terms: dict[str, Tensor]) -> Tensor:
+    """Return what is trained on: the sum of the terms."""
     return torch.stack(list(terms.values())).sum()
 
 

@@ -30,7 +30,7 @@ class Stepper:
         if self.machine.sync_batchnorm:
             from timm.layers.norm_act import convert_sync_batchnorm  # torch's drops activations that timm puts in norms
 
-            convert_sync_batchnorm(task)  # type: ignore[no-untyped-call]
+            convert_sync_batchnorm(task)
         self.task = task.to(self.machine.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.world = self.machine.world
         self.world.copy_from_first(self._tensors())

@@ -15,6 +15,7 @@ from torch import Tensor
 from sslkit.data.loader import Loader
 from sslkit.data.source import Source
 from sslkit.engine.distributed import ALONE, World
+from sslkit.engine.gradients import BATCH_NORM
 from sslkit.engine.plan import Plan
 from sslkit.engine.precision import choose_machine
 from sslkit.engine.pretrain import with_task_defaults
@@ -113,9 +114,7 @@ class Bench:
     def exact_steps(self, micro_batch: int | None = None, world: World = ALONE) -> Trace:
         """Take two exact steps on one transformed batch, of which each process has its share."""
         stepper, trace = self.stepper(exact=True, micro_batch=micro_batch, world=world), Trace()
-        norms = [
-            name for name, module in stepper.task.named_modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
-        ]
+        norms = [name for name, module in stepper.task.named_modules() if isinstance(module, BATCH_NORM)]
         if norms:
             raise Broken(f"{norms[0]} is a BatchNorm, which counts per piece: give the head an option `norm` that takes layer")
         own = world.own(SAMPLES)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sslkit.data.loader import Loader
 from sslkit.engine.folder import RunFolder
-from sslkit.engine.gradients import as_dict, named
+from sslkit.engine.gradients import as_dict, named, total
 from sslkit.engine.loop import train
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.signals import Stop
@@ -52,7 +52,7 @@ def _coupling(bench: Bench) -> None:
 def _gradient_of_half(task: PretextTask, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
     leaves = {name: value.clone().requires_grad_(value.is_floating_point()) for name, value in output.items()}
     seed_stage(0, "loss", 0)
-    torch.stack(list(named(task.loss(leaves.get("", leaves), batch)).values())).sum().backward()
+    total(named(task.loss(leaves.get("", leaves), batch))).backward()
     return {name: leaf.grad[: SAMPLES // 2] for name, leaf in leaves.items() if leaf.grad is not None}
 
 

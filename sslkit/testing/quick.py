@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from sslkit.engine.checkpoint import describe, load, save_model
-from sslkit.engine.gradients import as_dict, named, norm_buffers, widen
+from sslkit.engine.gradients import as_dict, named, norm_buffers, total, widen
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import to_device
 from sslkit.specs import PretrainSpec, alternatives, limits
@@ -71,7 +71,7 @@ def _finite(bench: Bench) -> None:
 def _gradient(bench: Bench) -> None:
     stepper = bench.stepper()
     task, batch = stepper.task, bench.transformed(stepper)
-    torch.stack(list(named(task.loss(widen(task.predict(batch)), batch)).values())).sum().backward()
+    total(named(task.loss(widen(task.predict(batch)), batch))).backward()
     reached = [
         parameter for parameter in task.encoder.parameters() if parameter.grad is not None and bool(parameter.grad.any())
     ]

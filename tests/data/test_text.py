@@ -82,7 +82,8 @@ def test_damaged_and_bounded_cache(tmp_path: Path) -> None:
     (tmp_path / "d" / "1.txt").write_text("some words " * 5000)
     (tmp_path / "d" / "gone.txt").symlink_to(tmp_path / "nowhere")
     text = opened(tmp_path / "d")
-    folder = text._tokens.parent  # type: ignore[union-attr]
+    assert isinstance(text._tokens, Path)
+    folder = text._tokens.parent
     assert folder in [entry.folder for entry in store.stored()]
     for file in ("vocabulary.npz", "tokens.npy"):
         (folder / file).write_bytes(b"damaged")
