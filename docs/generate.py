@@ -15,8 +15,12 @@ _MODELS = {
     "pretrain": specs.PretrainSpec,
     "knn": specs.KnnSpec,
     "probe": specs.ProbeSpec,
+    "retrieval": specs.RetrievalSpec,
+    "evaluate": specs.EvaluateSpec,
     "finetune": specs.FinetuneSpec,
     "neighbors": specs.NeighborsSpec,
+    "map": specs.MapSpec,
+    "embed": specs.EmbedSpec,
     "export": specs.ExportSpec,
     "demo": specs.DemoSpec,
 }
@@ -43,7 +47,7 @@ def flags() -> str:
     ]
     summaries = {name: text for commands in COMMANDS.values() for name, text in commands.items()}
     for name, model in _MODELS.items():
-        parts += [f"## sslkit {name}\n", f"{summaries[name]}\n", _table(model, hidden={"task", "options", "words"}), ""]
+        parts += [f"## sslkit {name}\n", f"{summaries[name]}\n", _table(model, hidden={"task", "options", "queries"}), ""]
     for entry in registry.entries(registry.TASKS):
         if entry.package == "sslkit":
             task = registry.load_task(entry.name)
@@ -62,6 +66,8 @@ def _table(model: type[BaseModel], hidden: set[str] | None = None) -> str:
 
 
 def _shown(default: Any) -> str:
+    if isinstance(default, list):
+        return ", ".join(f"`{one}`" for one in default)
     return "" if default is None or default is False or default == {} else f"`{default}`"
 
 

@@ -16,18 +16,26 @@ if TYPE_CHECKING:
     from sslkit.engine.pretrain import pretrain as pretrain
     from sslkit.errors import RunFailed as RunFailed
     from sslkit.errors import SslkitError as SslkitError
+    from sslkit.evaluate.embed import embed as embed
+    from sslkit.evaluate.embed import map_features as map_features
+    from sslkit.evaluate.everything import evaluate_all as evaluate_all
     from sslkit.evaluate.finetune import finetune as finetune
     from sslkit.evaluate.knn import knn as knn
     from sslkit.evaluate.neighbors import neighbors as neighbors
     from sslkit.evaluate.probe import probe as probe
+    from sslkit.evaluate.retrieval import retrieval as retrieval
     from sslkit.exports import export as export
     from sslkit.specs import DemoSpec as DemoSpec
+    from sslkit.specs import EmbedSpec as EmbedSpec
+    from sslkit.specs import EvaluateSpec as EvaluateSpec
     from sslkit.specs import ExportSpec as ExportSpec
     from sslkit.specs import FinetuneSpec as FinetuneSpec
     from sslkit.specs import KnnSpec as KnnSpec
+    from sslkit.specs import MapSpec as MapSpec
     from sslkit.specs import NeighborsSpec as NeighborsSpec
     from sslkit.specs import PretrainSpec as PretrainSpec
     from sslkit.specs import ProbeSpec as ProbeSpec
+    from sslkit.specs import RetrievalSpec as RetrievalSpec
     from sslkit.specs import TaskOptions as TaskOptions
     from sslkit.task import Batch as Batch
     from sslkit.task import Clock as Clock
@@ -49,11 +57,19 @@ _WHERE = {
     "ProbeSpec": "sslkit.specs",
     "NeighborsSpec": "sslkit.specs",
     "FinetuneSpec": "sslkit.specs",
+    "EmbedSpec": "sslkit.specs",
+    "MapSpec": "sslkit.specs",
+    "EvaluateSpec": "sslkit.specs",
+    "RetrievalSpec": "sslkit.specs",
     "ExportSpec": "sslkit.specs",
     "DemoSpec": "sslkit.specs",
     "pretrain": "sslkit.engine.pretrain",
     "knn": "sslkit.evaluate.knn",
     "probe": "sslkit.evaluate.probe",
+    "embed": "sslkit.evaluate.embed",
+    "map_features": "sslkit.evaluate.embed",
+    "evaluate_all": "sslkit.evaluate.everything",
+    "retrieval": "sslkit.evaluate.retrieval",
     "neighbors": "sslkit.evaluate.neighbors",
     "finetune": "sslkit.evaluate.finetune",
     "export": "sslkit.exports",

@@ -35,11 +35,7 @@ def demo(spec: DemoSpec) -> DemoResult:
     if spec.images_only:
         return DemoResult(str(images))
     # Only now: the rest needs torch.
-    from sslkit import encoders, export, pretrain
-    from sslkit.engine.seeds import seed_stage
-    from sslkit.evaluate.data import open_evaluation
-    from sslkit.evaluate.knn import knn_of
-    from sslkit.evaluate.probe import probe_of
+    from sslkit import export, knn, pretrain, probe
 
     run = pretrain(
         PretrainSpec(
@@ -52,19 +48,16 @@ def demo(spec: DemoSpec) -> DemoResult:
             seed=spec.seed,
         )
     )
-    knn_spec, probe_spec = KnnSpec(ckpt=run.checkpoint), ProbeSpec(ckpt=run.checkpoint)
-    evaluation = open_evaluation(knn_spec)
-    seed_stage(spec.seed, "random", 0)
-    random = encoders.build_encoder(evaluation.checkpoint.recipe).eval()
-    trained, untrained = evaluation.features(), evaluation.features(random)
+    neighbours, linear = knn(KnnSpec(ckpt=run.checkpoint)), probe(ProbeSpec(ckpt=run.checkpoint))
+    untrained = {name: one.rows[1].top1 for name, one in (("knn", neighbours), ("probe", linear))}
     return DemoResult(
         images=str(images),
         run=run.run,
         checkpoint=run.checkpoint,
-        knn=knn_of(evaluation, knn_spec, trained).top1,
-        probe=probe_of(evaluation, probe_spec, trained).top1,
-        random_knn=knn_of(evaluation, knn_spec, untrained).top1,
-        random_probe=probe_of(evaluation, probe_spec, untrained).top1,
+        knn=neighbours.top1,
+        probe=linear.top1,
+        random_knn=untrained["knn"],
+        random_probe=untrained["probe"],
         export=export(ExportSpec(ckpt=run.checkpoint, to="pt2")).path,
     )
 

@@ -6,13 +6,22 @@ Flags, `--help`, the tables in the docs and error messages are generated from th
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 Auto = Literal["auto"]
 Pixels = Annotated[int, Field(ge=8, le=4096)]
 Count = Annotated[int, Field(ge=1)]
 Processes = Annotated[int, Field(ge=0, le=256)]
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+# A single one may be written without brackets.
+Texts = Annotated[list[str], BeforeValidator(_listed)]
+Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], BeforeValidator(_listed), Field(min_length=1)]
 
 
 class Spec(BaseModel):
@@ -93,54 +102,147 @@ class PretrainSpec(TrainSpec):
     """Hold what `sslkit pretrain` is told."""
 
     task: str = Field(description="Name of an installed task (see `sslkit tasks`) or a .py file with one.")
+    health_every: Count | Auto = Field(
+        default="auto", description="Steps between looks at the features' health; auto: 20, or 1% of a longer run."
+    )
+    on_collapse: Literal["warn", "stop"] = Field(default="warn", description="What to do when features collapse.")
+    online_knn: bool = Field(default=False, description="Also log k-NN accuracy, if the data has labels.")
     options: dict[str, Any] = Field(default={}, description="The task's own options.")
 
 
 class FinetuneSpec(TrainSpec):
-    """Hold what `sslkit finetune` is told."""
+    """Hold what `sslkit finetune` is told; `--protocol` and `--recipe` have defaults of their own."""
 
     ckpt: str | None = Field(default=None, description="model.safetensors to start from; without it, --encoder from scratch.")
-    test: str | None = Field(default=None, description="Test data; default: the test part of --data.")
+    test: Texts = Field(default=[], description="Test data; default: the test part of --data. May be repeated: a row each.")
+    protocol: Literal["finetune/full-v1", "finetune/partial-v1", "finetune/fewlabel-v1"] = Field(
+        default="finetune/full-v1", description="See `sslkit protocols`; a value given by hand gives a result without its id."
+    )
+    recipe: Literal["plain", "strong"] = Field(
+        default="plain", description="plain: crops and flips; strong: the usual long list of regularisation as well."
+    )
+    loss: Literal["auto", "softmax", "sigmoid", "multi-hot"] = Field(
+        default="auto",
+        description="sigmoid: each class for itself; multi-hot: softmax against 1/k for k labels; auto: as the labels are.",
+    )
     epochs: Count | Auto = Field(default=20, description="Passes over the data (or use --steps or --minutes).")
     batch_size: int = Field(default=64, ge=2, description="Images per optimisation step.")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
+    encoder_lr: float = Field(default=1.0, ge=0, description="The encoder's learning rate, as a share of the head's.")
+    layer_decay: float = Field(
+        default=1.0, gt=0, le=1, description="Each block's learning rate, as a share of the block's above it."
+    )
+    head_first: int = Field(default=0, ge=0, description="Epochs in which only the head learns, before the encoder does.")
+    freeze_blocks: int = Field(default=0, ge=0, description="Blocks that never learn, counted from the input.")
+    last_blocks: int | None = Field(default=None, ge=0, description="Only so many blocks learn, counted from the output.")
+    batchnorm: Literal["train", "eval"] = Field(
+        default="train", description="eval: the encoder's BatchNorm keeps the statistics it came with."
+    )
     crop_scale: float = Field(default=0.6, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
+    drop_path: float = Field(default=0.0, ge=0, lt=1, description="Rate at which the last block is skipped, rising from 0.")
+    mixup: float = Field(default=0.0, ge=0, description="Alpha of mixup; 0: none.")
+    cutmix: float = Field(default=0.0, ge=0, description="Alpha of cutmix; 0: none.")
+    randaugment: int = Field(default=0, ge=0, le=30, description="Magnitude of two RandAugment operations; 0: none.")
+    erasing: float = Field(default=0.0, ge=0, le=1, description="Share of images that lose a random rectangle.")
+    ema: float = Field(default=0.0, ge=0, lt=1, description="Momentum of averaged weights, which are kept and tested; 0: none.")
+    shares: Shares = Field(default=[1.0], description="Share of each class whose labels are used; may be repeated.")
+    seeds: Count = Field(default=1, description="Repeat with so many seeds: mean and spread.")
+    scratch: bool = Field(default=False, description="Train the same encoder from random weights, too, by the same schedule.")
 
 
 class EvaluationSpec(DataSpec):
-    """Hold what `knn` and `probe` share: a checkpoint and labelled data."""
+    """Hold what all evaluations of frozen features share: a checkpoint and labelled data."""
 
     ckpt: str = Field(description="model.safetensors of a run.")
-    test: str | None = Field(default=None, description="Test data; default: the test part of --data.")
+    test: Texts = Field(default=[], description="Test data; default: the test part of --data. May be repeated: a row each.")
     encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
+    layer: str = Field(
+        default="last",
+        pattern=r"^(last|last4|all|[1-9]\d*)$",
+        description="last, last4 (four side by side), all (a row each), or a number.",
+    )
+    pool: Literal["auto", "average", "class", "both"] = Field(
+        default="auto", description="Patches, class token or both side by side; auto: as the encoder pools."
+    )
+    against: Texts = Field(
+        default=[], description="Another checkpoint, or a pretrained NAME or NAME@SIZE of timm or torchvision; may be repeated."
+    )
+    baselines: bool = Field(default=True, description="Also the encoder with random weights, and raw pixels.")
 
 
 class KnnSpec(EvaluationSpec):
     """Hold what `sslkit knn` is told."""
 
-    protocol: Literal["knn/weighted-v1", "knn/weighted200-v1"] = Field(
-        default="knn/weighted-v1", description="k=20 and T=0.07, or k=200 and T=0.1."
+    protocol: Literal["knn/weighted-v1", "knn/weighted200-v1", "knn/plain-v1", "knn/fewshot-v1"] = Field(
+        default="knn/weighted-v1", description="See `sslkit protocols`."
     )
     k: int | None = Field(default=None, ge=1, description="Neighbours; by hand: the result carries no protocol id.")
     temperature: float | None = Field(
         default=None, gt=0, description="Temperature; by hand: the result carries no protocol id."
     )
+    shots: int | None = Field(default=None, ge=1, description="Training images of each class; default: all.")
+    seeds: Count | None = Field(default=None, description="Draw the shots with so many seeds: mean and spread.")
 
 
 class ProbeSpec(EvaluationSpec):
     """Hold what `sslkit probe` is told."""
 
+    protocol: Literal["probe/logreg-v1", "probe/sweep-v1", "probe/svm-v1"] = Field(
+        default="probe/logreg-v1", description="See `sslkit protocols`."
+    )
     c: float | None = Field(
         default=None, gt=0, description="Inverse regularisation; by hand: the result carries no protocol id."
     )
+    lr: float | None = Field(
+        default=None, gt=0, description="Learning rate of the sweep's heads; by hand: the result carries no protocol id."
+    )
+    seeds: Count | None = Field(default=None, description="Repeat with so many seeds: mean and spread.")
 
 
-class NeighborsSpec(Spec):
+class RetrievalSpec(EvaluationSpec):
+    """Hold what `sslkit retrieval` is told."""
+
+
+class EvaluateSpec(EvaluationSpec):
+    """Hold what `sslkit evaluate` is told."""
+
+    protocol: Texts = Field(
+        default=["knn", "probe", "retrieval"],
+        description="Protocols, or the first part of their names; all: fine-tuning, too. May be repeated.",
+    )
+    seeds: Count | None = Field(default=None, description="Repeat what trains with so many seeds: mean and spread.")
+    out: str | None = Field(default=None, description="Folder for the table, and the runs of fine-tuning.")
+
+
+class EmbedSpec(DataSpec):
+    """Hold what `sslkit embed` is told."""
+
+    ckpt: str = Field(description="model.safetensors of a run.")
+    out: str = Field(default="features.npz", description="File to write: features, paths, labels (if there are any).")
+    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
+    layer: str = Field(
+        default="last", pattern=r"^(last|last4|[1-9]\d*)$", description="last, last4 (four side by side), or a number."
+    )
+    pool: Literal["auto", "average", "class", "both"] = Field(
+        default="auto", description="Patches, class token or both side by side; auto: as the encoder pools."
+    )
+
+
+class MapSpec(EmbedSpec):
+    """Hold what `sslkit map` is told."""
+
+    out: str = Field(default="map.png", description="Picture to write (.png).")
+    method: Literal["tsne", "pca"] = Field(default="tsne", description="How features become two numbers.")
+    samples: int = Field(default=2000, ge=10, description="Images at most, drawn by --seed.")
+
+
+class NeighborsSpec(DataSpec):
     """Hold what `sslkit neighbors` is told."""
 
-    ckpt: str = Field(description="model.safetensors of a skipgram run.")
-    words: list[str] = Field(min_length=1, description="Words whose neighbours are wanted.")
+    ckpt: str = Field(description="model.safetensors of a run.")
+    queries: list[str] = Field(default=[], description="Words, or image files; default: eight images of the data.")
     k: int = Field(default=10, ge=1, description="How many neighbours.")
+    out: str = Field(default="neighbors.png", description="Picture of the neighbours to write (.png); words have none.")
     encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
 
 

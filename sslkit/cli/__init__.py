@@ -22,10 +22,17 @@ COMMANDS = {
     },
     "Evaluate": {
         "knn": "Classify by the nearest training features of a frozen encoder.",
-        "neighbors": "List the words that are nearest to words, by skipgram's vectors.",
         "probe": "Fit a linear classifier on the features of a frozen encoder.",
+        "retrieval": "Rank training images by closeness to test images: mean average precision.",
+        "evaluate": "Evaluate by several protocols, fine-tuning too if asked: one table.",
+        "protocols": "List the named protocols, and what exactly each of them does.",
+        "neighbors": "Show the images that are nearest to images, or list the words nearest to words.",
+        "map": "Draw the features of images in the plane, by t-SNE or PCA.",
     },
-    "Take away": {"export": "Write the encoder for other programs, and prove that they compute the same."},
+    "Take away": {
+        "export": "Write the encoder for other programs, and prove that they compute the same.",
+        "embed": "Write features, paths and labels to a file.",
+    },
     "Look around": {
         "tasks": "List the installed pretext tasks and the packages they come from.",
         "check": "Check that a task keeps the promises of the contract; exit code 1 if it does not.",

@@ -1,12 +1,14 @@
 """What the commands share: reading a spec from flags and file, and printing a result."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, TypeVar, get_origin
 
 import typer
 from pydantic import ValidationError
 
 from sslkit.cli.flags import command, complaints, flag, key_values, read_spec_file
+from sslkit.cli.table import show_rows
 from sslkit.console import RANK, print_json, stdout
 from sslkit.errors import SslkitError
 from sslkit.specs import Spec
@@ -17,14 +19,25 @@ JSON = (bool, "Print exactly one JSON object on stdout.")
 SPEC = (str, "Read settings from a .toml or .json file (as a run's spec.json); flags win.")
 
 
-def add_call(app: typer.Typer, name: str, panel: str, summary: str, model: type[Spec]) -> None:
-    """Add the command that reads a spec, makes the call of the same name in `sslkit`, and shows what it returns."""
+def add_call(
+    app: typer.Typer,
+    name: str,
+    panel: str,
+    summary: str,
+    model: type[Spec],
+    call: str | None = None,
+    printed: Callable[[dict[str, Any]], None] | None = None,
+) -> None:
+    """Add the command that reads a spec, makes a call of `sslkit`, by default of the same name, and shows what it returns.
+
+    `printed` shows it to people in another way than as its fields or the table of its rows.
+    """
 
     def run(given: dict[str, Any], extras: dict[str, Any]) -> None:
         spec = read_spec(model, given, extras)
         import sslkit
 
-        show(getattr(sslkit, name)(spec), extras)
+        show(getattr(sslkit, call or name)(spec), extras, printed)
 
     extra = {"spec": SPEC, "json": JSON}
     app.command(name, rich_help_panel=panel)(command(run, summary, {"Settings": model}, extra))
@@ -67,13 +80,18 @@ def validated(model: type[S], values: dict[str, Any], others: list[str] | None =
     return spec
 
 
-def show(result: Any, extras: dict[str, Any]) -> None:
-    """Print a result: its fields, or with `--json` one object."""
+def show(result: Any, extras: dict[str, Any], printed: Callable[[dict[str, Any]], None] | None = None) -> None:
+    """Print a result: the table of its rows or its fields, or with `--json` one object."""
     values = dataclasses.asdict(result)
     if extras.get("json"):
         print_json(values)
         return
     if RANK > 0:
+        return
+    if printed is None and "rows" in values:
+        printed = show_rows
+    if printed is not None:
+        printed(values)
         return
     for name, value in values.items():
         text = (

@@ -63,8 +63,9 @@ def _parameter(name: str, field: FieldInfo, panel: str, defaults: dict[str, Any]
     default = defaults.get(name, field.default)
     text = field.description or ""
     accepted = " or ".join(part for part in (_bounds(field), _choices(field.annotation)) if part)
-    shown = default is not None and default is not False and default != {} and not field.is_required()
-    remarks = "; ".join(part for part in (accepted, f"default {default}" if shown else "") if part)
+    shown = default not in (None, False, {}, []) and not field.is_required()
+    listed = ", ".join(map(str, default)) if isinstance(default, list) else default
+    remarks = "; ".join(part for part in (accepted, f"default {listed}" if shown else "") if part)
     settings: dict[str, Any] = {
         "help": f"{text} ({remarks})" if remarks else text,
         "rich_help_panel": panel,
@@ -76,6 +77,8 @@ def _parameter(name: str, field: FieldInfo, panel: str, defaults: dict[str, Any]
         annotation = Annotated[bool | None, typer.Option(names, **settings)]
     elif get_origin(field.annotation) is dict:
         annotation = Annotated[list[str] | None, typer.Option(flag(name), metavar="KEY=VALUE", **settings)]
+    elif get_origin(field.annotation) is list:
+        annotation = Annotated[list[str] | None, typer.Option(flag(name), metavar=_metavar(field.annotation), **settings)]
     else:
         annotation = Annotated[str | None, typer.Option(flag(name), metavar=_metavar(field.annotation), **settings)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)

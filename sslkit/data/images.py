@@ -45,18 +45,19 @@ class Images(Source):
         return cls.of(dataclasses.replace(index, labels=None, classes=()), spec)
 
     @classmethod
-    def of(cls, index: Index, spec: DataSpec, size: int | None = None) -> Self:
-        """Return the images of an index at a size, by default the spec's, and the canvas that training at it has."""
+    def of(cls, index: Index, spec: DataSpec, size: int | None = None, canvas: int | None = None) -> Self:
+        """Return the images of an index at a size, by default the spec's, on the canvas that training at it has."""
         settled: dict[str, tuple[Any, str]] = {}
         side = int(np.median(short_sides(index)))
         if size is None and spec.size == "auto":
             size = max((known for known in SIZES if known <= side), default=SIZES[0])
             settled["size"] = size, f"images have {side} px on the short side"
         size = int(spec.size) if size is None else size
-        canvas: Any = getattr(spec, "canvas", "auto")  # an evaluation has no say in it
-        if canvas == "auto":
+        given: Any = getattr(spec, "canvas", "auto")  # an evaluation has no say in it
+        if canvas is None and given == "auto":
             canvas, why = choose_canvas(size, side)
             settled["canvas"] = canvas, why
+        canvas = canvas or int(given)
         folder, settled["cache"] = choose_folder(index, canvas, spec.cache, spec.cache_limit)
         return cls(index, size, Canvases(index, canvas, folder), settled)
 

@@ -46,7 +46,7 @@ class Index:
     paths: Sequence[str]  # relative to root; empty for an array
     stamps: NDArray[np.int64]  # [N, 2]: size in bytes, modification time in ns (-1: the file is missing)
     array: NDArray[Any] | None = None  # [N, H, W, C] uint8
-    labels: NDArray[np.int64] | None = None  # [N], places in `classes`
+    labels: NDArray[np.int64] | None = None  # [N], places in `classes`; [N, classes] of 0 and 1 where cells hold several
     classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -94,6 +94,16 @@ def with_labels(index: Index, names: Sequence[str]) -> Index:
     """Return the index with one label per sample; classes are the sorted names."""
     classes, labels = np.unique(np.asarray(names, dtype=object), return_inverse=True)
     return replace(index, labels=labels.astype(np.int64), classes=tuple(str(name) for name in classes))
+
+
+def with_several_labels(index: Index, names: Sequence[Sequence[str]]) -> Index:
+    """Return the index with any number of labels per sample, `[N, classes]` of 0 and 1; classes are the sorted names."""
+    classes = tuple(sorted({name for several in names for name in several}))
+    places = {name: place for place, name in enumerate(classes)}
+    labels = np.zeros((len(names), len(classes)), dtype=np.int64)
+    for row, several in enumerate(names):
+        labels[row, [places[name] for name in several]] = 1
+    return replace(index, labels=labels, classes=classes)
 
 
 def index_folder(source: str, root: Path, reindex: bool = False) -> Index:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from sslkit.data.index import Index, index_files, index_folder, with_labels
+from sslkit.data.index import Index, index_files, index_folder, with_labels, with_several_labels
 from sslkit.errors import SslkitError, did_you_mean
 
 ACCEPTED = "a folder of images, a .txt list, a .csv with a `path` column, or .npy/.npz arrays"
@@ -93,11 +93,10 @@ def _index_csv(path: Path, label: str | None) -> Index:
     if label is None:
         return index
     names = [line[label] or "" for line in lines]
-    several = next((name for name in names if ";" in name), None)
-    if several is not None:
-        raise SslkitError(f"--label: {label} has several labels in one cell ({several})", "evaluation takes one per image")
     if "" in names:
         raise SslkitError(f"--label: {label} is empty in line {names.index('') + 2} of {path}")
+    if any(";" in name for name in names):
+        return with_several_labels(index, [[one.strip() for one in name.split(";") if one.strip()] for name in names])
     return with_labels(index, names)
 
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from filelock import FileLock
 
-_BOUNDED = ("canvases", "texts")  # what --cache-limit is about
+_BOUNDED = ("canvases", "texts", "features")  # what --cache-limit is about
 
 
 def cache_folder() -> Path:
@@ -37,7 +37,7 @@ def write_atomically(file: Path) -> Iterator[BinaryIO]:
 
 @dataclass(frozen=True)
 class Stored:
-    """Describe the canvases or the words of one data set in the cache."""
+    """Describe the canvases, the words or the features of one data set in the cache."""
 
     folder: Path
     bytes: int
@@ -45,7 +45,7 @@ class Stored:
 
 
 def stored() -> list[Stored]:
-    """List what was decoded or numbered into the cache, least recently used first."""
+    """List what was computed of data into the cache, least recently used first."""
     folders = [path for kind in _BOUNDED for path in (cache_folder() / kind).glob("*") if path.is_dir()]
     return sorted((Stored(path, _size(path), path.stat().st_mtime) for path in folders), key=lambda stored: stored.used)
 

@@ -1,5 +1,6 @@
 """What every encoder offers, whatever its architecture."""
 
+import itertools
 from typing import Any, ClassVar
 
 import torch
@@ -14,12 +15,14 @@ class Encoder(nn.Module):
     """Turn samples of one modality into features `[B, width]`; images are floats `[B, C, H, W]` in [0, 1].
 
     `offers` names what else it has: `tokens(x, keep=None, mask=None, fill=None) -> [B, prefix + N, width]`,
-    `feature_map(x) -> [B, width, h, w]`, `layers(x) -> list[Tensor]`. `sample_dims` tells one sample from several views.
+    `feature_map(x) -> [B, width, h, w]`, `layers(x) -> list[Tensor]`. `sample_dims` tells one sample from several views;
+    `class_token` tells whether the first token stands for the whole sample.
     """
 
     modality: ClassVar[str] = "image"
     offers: tuple[str, ...] = ("pooled",)
     sample_dims: int = 3
+    class_token: bool = False
     recipe: dict[str, Any]
 
     def __init__(self, width: int, in_channels: int) -> None:
@@ -29,7 +32,16 @@ class Encoder(nn.Module):
     @property
     def device(self) -> torch.device:
         """Return where its weights lie."""
-        return next(self.parameters()).device
+        return next(itertools.chain(self.parameters(), self.buffers())).device
+
+    @property
+    def prefix(self) -> int:
+        """Return how many tokens, class token and registers, stand before the others."""
+        return 0
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """Return the parameters in the order of depth, the input's first: stem and blocks, where it knows them."""
+        return [list(self.parameters())]
 
     def forward(self, sample: Tensor) -> Tensor:
         """Return features `[B, width]`."""
@@ -48,6 +60,10 @@ class Encoder(nn.Module):
     def layers(self, sample: Tensor) -> list[Tensor]:
         """Return what each stage computes, where `offers` says so."""
         raise TypeError(f"{type(self).__name__} has no layers")
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Return `[B, width]` of tokens `[B, prefix + N, width]`: the mean without the prefix, unless overridden."""
+        return tokens[:, self.prefix :].mean(dim=1)
 
 
 class ImageEncoder(Encoder):
@@ -75,11 +91,6 @@ class PatchEncoder(ImageEncoder):
     """Be an encoder whose tokens are the patches of an image, row by row, after `prefix` others."""
 
     offers = ("pooled", "tokens", "feature_map", "layers")
-
-    @property
-    def prefix(self) -> int:
-        """Return how many tokens, class token and registers, stand before the patches."""
-        raise TypeError(f"{type(self).__name__} does not define prefix")
 
     @property
     def patch(self) -> int:

@@ -1,5 +1,7 @@
 """Encoders made of encoders: one that sees some channels of the image, and several side by side."""
 
+from itertools import chain, zip_longest
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,20 @@ class Select(Encoder):
         self.select, self.encoder = select, encoder
         # Tokens stay inside: who reads them also asks for the grid, which is the inner encoder's.
         self.offers = tuple(what for what in encoder.offers if what != "tokens")
+        self.class_token = encoder.class_token
+
+    @property
+    def prefix(self) -> int:
+        """Return the inner encoder's prefix."""
+        return self.encoder.prefix
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """Return the inner encoder's stages."""
+        return self.encoder.stages()
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Return `[B, width]` of tokens, as the inner encoder pools."""
+        return self.encoder.pool(tokens)
 
     def channels(self, image: Tensor) -> Tensor:
         """Return what the encoder inside sees of `[B, 3, H, W]`, in about [0, 1]: `[B, 1, H, W]`, or 2 channels for `ab`."""
@@ -52,6 +68,23 @@ class Concat(Encoder):
         self.parts = nn.ModuleList(parts)
         # Tokens would have to agree on the mask's filling, which is one vector per encoder.
         self.offers = tuple(what for what in ("pooled", "feature_map", "layers") if all(what in part.offers for part in parts))
+
+        self.class_token = all(part.class_token for part in parts)
+
+    @property
+    def prefix(self) -> int:
+        """Return the parts' prefix, which is the same where they have tokens."""
+        return self.encoders[0].prefix
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """Return the stages of all parts together, the last ones beside each other."""
+        found = [part.stages()[::-1] for part in self.encoders]
+        return [list(chain(*level)) for level in zip_longest(*found, fillvalue=[])][::-1]
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Return `[B, width]` of tokens side by side, each part as its encoder pools."""
+        pieces = tokens.split([part.width for part in self.encoders], dim=2)
+        return torch.cat([part.pool(piece) for part, piece in zip(self.encoders, pieces, strict=True)], dim=1)
 
     @property
     def encoders(self) -> list[Encoder]:

@@ -34,6 +34,11 @@ class ResNetMicro(FeatureMapEncoder):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    def stages(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of stem and blocks."""
+        stem = [*self.stem.parameters(), *self.stem_norm.parameters()]
+        return [stem, *(list(block.parameters()) for block in self.blocks)]
+
     def layers(self, image: Tensor) -> list[Tensor]:
         """Return the outputs of the four blocks, `[B, w, h, w]` each."""
         # channels_last is what convolutions are fastest in, on CPUs as well as on tensor cores.
@@ -55,6 +60,7 @@ class BasicBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(outer)
         self.conv2 = nn.Conv2d(outer, outer, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(outer)
+        self.drop_path: nn.Module = nn.Identity()  # fine-tuning may put something here
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inner != outer:
             self.shortcut = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
@@ -63,4 +69,4 @@ class BasicBlock(nn.Module):
         """Return `[B, outer, h / stride, w / stride]`."""
         out = F.relu(self.norm1(self.conv1(x)), inplace=True)
         out = self.norm2(self.conv2(out))
-        return F.relu(out + self.shortcut(x), inplace=True)
+        return F.relu(self.drop_path(out) + self.shortcut(x), inplace=True)

@@ -64,12 +64,26 @@ def small_stem(model: nn.Module, in_channels: int) -> None:
         model.maxpool = nn.Identity()
 
 
+def timm_stages(model: Any) -> list[list[nn.Parameter]]:
+    """Return a timm model's parameters in the order of depth, as timm groups them; all together where it does not."""
+    if not hasattr(model, "group_matcher"):
+        return [list(model.parameters())]
+    from timm.models import group_parameters
+
+    groups = group_parameters(model, model.group_matcher())
+    return [[model.get_parameter(name) for name in groups[depth]] for depth in sorted(groups)]
+
+
 class PlainEncoder(ImageEncoder):
     """Be any timm model, seen only through its pooled features."""
 
     def __init__(self, model: Any, in_channels: int, normalisation: Any = None) -> None:
         super().__init__(model.num_features, in_channels, normalisation)
         self.model = model
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of stem and blocks."""
+        return timm_stages(self.model)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return features `[B, width]`."""
@@ -80,11 +94,20 @@ class PlainEncoder(ImageEncoder):
 class ConvolutionalEncoder(ImageEncoder):
     """Be a timm model that ends in a feature map."""
 
-    offers = ("pooled", "feature_map")
-
     def __init__(self, model: Any, in_channels: int, normalisation: Any = None) -> None:
         super().__init__(model.num_features, in_channels, normalisation)
         self.model = model
+        self.offers = ("pooled", "feature_map", *(["layers"] if hasattr(model, "forward_intermediates") else []))
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of stem and blocks."""
+        return timm_stages(self.model)
+
+    def layers(self, image: Tensor) -> list[Tensor]:
+        """Return the feature map of each resolution, `[B, w, h, w']`."""
+        x = self.normalise(image).contiguous(memory_format=torch.channels_last)
+        maps: list[Tensor] = self.model.forward_intermediates(x, intermediates_only=True)
+        return maps
 
     def feature_map(self, image: Tensor) -> Tensor:
         """Return the last feature map, `[B, width, h, w]`."""
@@ -104,6 +127,11 @@ class VisionTransformerEncoder(PatchEncoder):
     def __init__(self, model: VisionTransformer, in_channels: int, normalisation: Any = None) -> None:
         super().__init__(model.num_features, in_channels, normalisation)
         self.model: Any = model
+        self.class_token = model.cls_token is not None
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of stem and blocks."""
+        return timm_stages(self.model)
 
     @property
     def prefix(self) -> int:

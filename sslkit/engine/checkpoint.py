@@ -45,12 +45,12 @@ class Checkpoint:
         """Return the channels of the images that the encoder takes."""
         return encoders.channels_of(self.recipe)
 
-    def check_images(self) -> None:
+    def check_images(self, flag: str = "--ckpt") -> None:
         """Raise SslkitError if the encoder does not read images."""
         modality = self.metadata.get("modality", "image")
         if modality != "image":
             raise SslkitError(
-                f"--ckpt: {self.path} was trained on {modality} data by {self.metadata['task']}", "this needs images"
+                f"{flag}: {self.path} was trained on {modality} data by {self.metadata['task']}", "this needs images"
             )
 
     def part(self, name: str) -> dict[str, Tensor]:
@@ -75,20 +75,20 @@ def load(path: str | Path, encoder: str | None = None) -> Encoder:
     return read_model(path).build_encoder(allowed=encoder)
 
 
-def read_model(path: str | Path) -> Checkpoint:
+def read_model(path: str | Path, flag: str = "--ckpt") -> Checkpoint:
     """Read a `model.safetensors`; raises SslkitError if it is missing, damaged, not ours or of a newer format."""
     path = Path(path)
-    tensors, raw = _read_safetensors(path, "--ckpt")
+    tensors, raw = _read_safetensors(path, flag)
     try:
         metadata = json.loads(raw["sslkit"])
         newer = int(metadata["format"]) > FORMAT
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise SslkitError(f"--ckpt: {path} was not written by sslkit", "other weights can be a start: --init") from error
+        raise SslkitError(f"{flag}: {path} was not written by sslkit", "other weights can be a start: --init") from error
     if newer:
-        raise SslkitError(f"--ckpt: {path} has format {metadata['format']}, this sslkit reads up to {FORMAT}", "upgrade")
+        raise SslkitError(f"{flag}: {path} has format {metadata['format']}, this sslkit reads up to {FORMAT}", "upgrade")
     missing = [key for key in ("task", "recipe", "size", "step", "data") if key not in metadata]
     if missing:
-        raise SslkitError(f"--ckpt: {path} does not say its {', '.join(missing)}", "the file was altered")
+        raise SslkitError(f"{flag}: {path} does not say its {', '.join(missing)}", "the file was altered")
     return Checkpoint(path, tensors, metadata)
 
 

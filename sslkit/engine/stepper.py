@@ -164,8 +164,8 @@ class Stepper:
         """Return the encoder's features of all samples in data order, `[N, width]`, taken in eval mode."""
         from sslkit.evaluate.features import extract
 
-        features, _ = extract(self.task.encoder, self.plan.source, self.micro_batch, substitute=True, world=self.world)
-        return features
+        found = extract(self.task.encoder, self.plan.source, self.micro_batch, substitute=True, world=self.world)
+        return found.layers["last"]
 
     def images(self, count: int) -> Tensor:
         """Return `count` images at seeded places in the data, `[count, C, canvas, canvas]` in [0, 1]."""

@@ -1,35 +1,39 @@
 """Labelled training and test parts for an evaluation."""
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from sslkit.console import say
-from sslkit.data.images import Images
 from sslkit.data.index import Index
 from sslkit.data.parts import find_parts, read_index
-from sslkit.encoders import Encoder
-from sslkit.engine.checkpoint import Checkpoint, read_model
-from sslkit.engine.folder import RESULTS, append_json, holds_run, read_spec
-from sslkit.engine.precision import choose_device
+from sslkit.engine.checkpoint import Checkpoint
+from sslkit.engine.folder import holds_run, read_spec
 from sslkit.errors import SslkitError
-from sslkit.evaluate.features import extract
-from sslkit.specs import DataSpec, EvaluationSpec
+from sslkit.specs import DataSpec
+
+Rows = NDArray[np.int64]
+_HELD_OUT = 0.2
+
+
+@dataclass(frozen=True)
+class TestPart:
+    """Hold images that are looked at once; labels count in the training part's classes."""
+
+    name: str
+    index: Index
+    seen_in_pretraining: bool
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Hold the labelled parts of the data; the test part's labels count in the training part's classes."""
+    """Hold the labelled parts of the data."""
 
     train: Index
-    test: Index
-    test_seen_in_pretraining: bool
+    tests: list[TestPart]
     data: str  # where they come from
     label: str | None
     fingerprint: str  # of the training part, before any of it was split off
@@ -39,76 +43,20 @@ class Parts:
         """Return the class names."""
         return self.train.classes
 
-
-@dataclass(frozen=True)
-class Features:
-    """Hold features `[N, width]` and labels `[N]` of both parts."""
-
-    train: Tensor
-    train_labels: Tensor
-    test: Tensor
-    test_labels: Tensor
+    def fingerprints(self) -> dict[str, str]:
+        """Return hashes of the training part, before any of it was split off, and of each test part."""
+        return {"train": self.fingerprint, **{test.name: test.index.fingerprint() for test in self.tests}}
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """Hold a checkpoint's encoder on its device, and the parts it is evaluated on."""
-
-    spec: EvaluationSpec
-    checkpoint: Checkpoint
-    encoder: Encoder
-    parts: Parts
-
-    def features(self, encoder: Encoder | None = None) -> Features:
-        """Return the features of both parts, by the checkpoint's encoder or another one."""
-        encoder = self.encoder if encoder is None else encoder.to(self.encoder.device)
-        size = self.checkpoint.size if self.spec.size == "auto" else self.spec.size
-        found = [self._one_part(encoder, index, size) for index in (self.parts.train, self.parts.test)]
-        (train, train_labels), (test, test_labels) = found
-        return Features(train, train_labels, test, test_labels)
-
-    def record(self, result: dict[str, Any]) -> None:
-        """Add a result to the run's results.jsonl, with the hash of the weights; nothing where there is no run."""
-        folder = self.checkpoint.path.parent
-        if holds_run(folder):
-            try:
-                append_json(folder / RESULTS, {**result, "weights": weights_hash(self.checkpoint)})
-            except OSError as error:  # the number is there all the same
-                say(f"the result is not kept: cannot write {folder / RESULTS}: {error.strerror}")
-
-    def _one_part(self, encoder: Encoder, index: Index, size: int) -> tuple[Tensor, Tensor]:
-        images = Images.of(index, self.spec, size)
-        features, rows = extract(encoder, images, self.spec.batch_size, self.spec.workers)
-        if not torch.isfinite(features).all():
-            raise SslkitError(f"--ckpt: features of {self.checkpoint.path} are not finite", "the run had diverged")
-        if len(rows) < len(index):
-            say(f"{len(index) - len(rows)} unreadable images of {index.source} left out")
-        assert index.labels is not None
-        return features, torch.from_numpy(index.labels[rows])
-
-
-def open_evaluation(spec: EvaluationSpec) -> Evaluation:
-    """Read checkpoint and data for an evaluation; raises SslkitError for anything that is missing or does not fit."""
-    checkpoint = read_model(spec.ckpt)
-    checkpoint.check_images()
-    device, _ = choose_device(spec.device)
-    encoder = checkpoint.build_encoder(allowed=spec.encoder).to(device)
-    return Evaluation(spec, checkpoint, encoder, find_labelled(spec, spec.test, checkpoint))
-
-
-def find_labelled(spec: DataSpec, test: str | None, checkpoint: Checkpoint | None) -> Parts:
-    """Return labelled training and test parts, and print where the test part comes from.
+def find_labelled(spec: DataSpec, tests: list[str], checkpoint: Checkpoint | None, several: bool = False) -> Parts:
+    """Return labelled training and test parts, and print where each test part comes from.
 
     Without `--data` they are those of the run beside the checkpoint, whose fingerprint has to match. Without a test
-    part, a fifth of each class is split off by the seed.
+    part, a fifth of each class is split off by the seed. `several` labels per image are for fine-tuning only.
     """
-    data, label = spec.data, spec.label
-    own = data is None
-    if data is None:
-        data, recorded_label = _data_beside(checkpoint)
-        label = label or recorded_label
+    data, label, own = named_data(spec, checkpoint)
     located = find_parts(data)
-    train = _labelled(read_index(located.pop("train"), label, spec.reindex))
+    train = _labelled(read_index(located.pop("train"), label, spec.reindex), "--data", several)
     pretrained_on = checkpoint.metadata["data"] if checkpoint else None
     if checkpoint is not None and train.channels != checkpoint.channels:
         raise SslkitError(f"--data: images have {train.channels} channels, the encoder takes {checkpoint.channels}")
@@ -116,73 +64,101 @@ def find_labelled(spec: DataSpec, test: str | None, checkpoint: Checkpoint | Non
     seen = fingerprint == pretrained_on
     if own and not seen:
         raise SslkitError(f"--data: {data} is no longer what the run saw", "name it with --data to evaluate on it all the same")
-    origin = (str(Path(data).resolve()), label, fingerprint)
-    holder = data
-    if test is not None:
-        holder, located = test, find_parts(test)
-        if len(located) > 1:
-            del located["train"]
-    if located:
-        name, location = next(iter(located.items()))
-        part = _labelled(read_index(location, label, spec.reindex))
-        say(f"test part: {holder if location == holder else f'{name} of {holder}'}")
-        return Parts(train, _in_classes(part, train), part.fingerprint() == pretrained_on, *origin)
-    say(f"test part: a fifth of each class of {data}, drawn by --seed {spec.seed}{', seen in pretraining' if seen else ''}")
-    kept, held_out = stratified_split(train, 0.2, spec.seed)
-    return Parts(kept, held_out, seen, *origin)
+    found = [(test, *_test_location(test)) for test in tests]
+    if not found and located:
+        found = [(data, *next(iter(located.items())))]
+    parts = []
+    for holder, name, location in found:
+        part = _in_classes(_labelled(read_index(location, label, spec.reindex), "--test", several), train)
+        name = holder if location == holder else f"{name} of {holder}"
+        say(f"test part: {name}")
+        parts.append(TestPart(name, part, part.fingerprint() == pretrained_on))
+    if not parts:
+        say(f"test part: a fifth of each class of {data}, drawn by --seed {spec.seed}{', seen in pretraining' if seen else ''}")
+        kept, held_out = held_out_rows(train.labels, spec.seed, train.classes)
+        parts = [TestPart(f"a fifth of {data}", train.subset(held_out), seen)]
+        train = train.subset(kept)
+    return Parts(train, parts, data, label, fingerprint)
 
 
-def stratified_split(index: Index, share: float, seed: int) -> tuple[Index, Index]:
-    """Return two indexes, the second with `share` of each class (at least one image), drawn by the seed."""
-    assert index.labels is not None
-    order = np.random.default_rng(seed).permutation(len(index))
-    chosen = np.zeros(len(index), dtype=bool)
-    for label, name in enumerate(index.classes):
-        members = order[index.labels[order] == label]
-        if len(members) < 2:
-            raise SslkitError(f"--data: class {name} has one image", "a split needs two; or give a test part with --test")
-        chosen[members[: max(1, round(share * len(members)))]] = True
-    return index.subset(np.flatnonzero(~chosen)), index.subset(np.flatnonzero(chosen))
-
-
-def weights_hash(checkpoint: Checkpoint) -> str:
-    """Return a hash of all weights in a checkpoint."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(checkpoint.tensors.items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
-
-
-def _data_beside(checkpoint: Checkpoint | None) -> tuple[str, str | None]:
+def named_data(spec: DataSpec, checkpoint: Checkpoint | None) -> tuple[str, str | None, bool]:
+    """Return `--data` and `--label`, by default those of the run beside the checkpoint, and whether they are its own."""
+    if spec.data is not None:
+        return spec.data, spec.label, False
     if checkpoint is None:
         raise SslkitError("--data is missing", "give labelled images: class subfolders, or a .csv with --label")
     folder = Path(checkpoint.path).parent
     if not holds_run(folder):
-        raise SslkitError(f"--data is missing and {folder} holds no run that would name it", "give labelled data")
+        raise SslkitError(f"--data is missing and {folder} holds no run that would name it", "give the images")
     recorded = read_spec(folder)
     data, label = recorded.get("data"), recorded.get("label")
     if not isinstance(data, str):
         raise SslkitError(f"--data is missing and the run in {folder} names none")
-    return data, label if isinstance(label, str) else None
+    return data, spec.label or (label if isinstance(label, str) else None), True
 
 
-def _labelled(index: Index) -> Index:
+def held_out_rows(
+    labels: np.ndarray | None, seed: int, classes: tuple[str, ...], share: float = _HELD_OUT
+) -> tuple[Rows, Rows]:
+    """Return the rows to keep and to hold out: `share` of each class, at least one and not all, drawn by the seed.
+
+    Labels are int64 `[N]`; of samples with several labels (`[N, classes]`) a share of all is drawn.
+    """
+    assert labels is not None
+    order = np.random.default_rng(seed).permutation(len(labels))
+    chosen = np.zeros(len(labels), dtype=bool)
+    groups = [order]
+    if labels.ndim == 1:
+        groups = [order[labels[order] == label] for label in np.unique(labels)]
+    for members in groups:
+        if len(members) < 2:
+            name = classes[labels[members[0]]]
+            raise SslkitError(f"--data: class {name} has one image", "a split needs two; or give a test part with --test")
+        chosen[members[: min(max(1, round(share * len(members))), len(members) - 1)]] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def _test_location(test: str) -> tuple[str, str]:
+    """Return the name and the place of the test part in what `--test` names: not its training part, if it has several."""
+    located = find_parts(test)
+    if len(located) > 1:
+        del located["train"]
+    return next(iter(located.items()))
+
+
+def _labelled(index: Index, flag: str, several: bool) -> Index:
     if index.labels is None:
         raise SslkitError(
-            f"--data: {index.source} has no labels", "use class subfolders, a .csv with --label COLUMN, or an .npz with labels"
+            f"{flag}: {index.source} has no labels", "use class subfolders, a .csv with --label COLUMN, or an .npz with labels"
         )
     if len(index.classes) < 2:
-        raise SslkitError(f"--data: {index.source} has one class only ({index.classes[0]})", "expected two or more")
+        raise SslkitError(f"{flag}: {index.source} has one class only ({index.classes[0]})", "expected two or more")
+    if index.labels.ndim == 2 and not several:
+        raise SslkitError(f"{flag}: {index.source} has several labels in one cell", "only finetune takes them")
+    if flag == "--data" and index.labels.ndim == 1:
+        counts = np.bincount(index.labels, minlength=len(index.classes))
+        if counts.min() < 2:
+            raise SslkitError(
+                f"{flag}: class {index.classes[int(counts.argmin())]} of {index.source} has one image", "expected two or more"
+            )
     return index
 
 
 def _in_classes(test: Index, train: Index) -> Index:
     """Return the test index with labels that count in the training part's classes."""
+    assert test.labels is not None and train.labels is not None
     places = {name: place for place, name in enumerate(train.classes)}
     unseen = [name for name in test.classes if name not in places]
     if unseen:
         raise SslkitError(f"--test: {test.source} has classes that the training part lacks: {', '.join(unseen[:5])}")
-    assert test.labels is not None
     mapping = np.array([places[name] for name in test.classes], dtype=np.int64)
-    return dataclasses.replace(test, labels=mapping[test.labels], classes=train.classes)
+    if train.labels.ndim == 1 and test.labels.ndim == 2:
+        raise SslkitError(f"--test: {test.source} has several labels in one cell, the training part has one for each image")
+    if train.labels.ndim == 1:
+        return dataclasses.replace(test, labels=mapping[test.labels], classes=train.classes)
+    several = np.zeros((len(test), len(train.classes)), dtype=np.int64)
+    if test.labels.ndim == 1:
+        several[np.arange(len(test)), mapping[test.labels]] = 1
+    else:
+        several[:, mapping] = test.labels
+    return dataclasses.replace(test, labels=several, classes=train.classes)

@@ -1,78 +1,102 @@
 """`sslkit finetune`: train encoder and classifier on labels, through the same engine as pretraining."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from sslkit import encoders
 from sslkit.data.images import Images
 from sslkit.encoders import Encoder, name_of
-from sslkit.engine.checkpoint import read_model
+from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.distributed import World, joined
 from sslkit.engine.folder import RESULTS, append_json, choose_out, holds_run
 from sslkit.engine.plan import make_plan
-from sslkit.engine.training import Training, merge_recorded, run_training
+from sslkit.engine.training import Outcome, Training, merge_recorded, run_training
 from sslkit.errors import SslkitError
-from sslkit.evaluate.data import find_labelled
-from sslkit.evaluate.features import extract
+from sslkit.evaluate.data import Parts, find_labelled, held_out_rows
+from sslkit.evaluate.evaluation import Row, count_duplicates, score
+from sslkit.evaluate.features import contents, extract, weights_hash
+from sslkit.evaluate.metrics import mcnemar, right
+from sslkit.evaluate.protocols import PROTOCOLS, RECIPES
+from sslkit.evaluate.supervised import Supervised
 from sslkit.specs import FinetuneSpec
-from sslkit.task import Batch, DataInfo, PretextTask
-from sslkit.transforms import flip, random_resized_crop
+from sslkit.task import DataInfo, EncoderBuilder, PretextTask
 
-PROTOCOL = "finetune/full-v1"
+SCRATCH = "from scratch"
+# Settings that say where and on what to run, not how: they do not make a result another protocol's.
+_FREE = frozenset(
+    {
+        "data",
+        "label",
+        "test",
+        "seed",
+        "device",
+        "workers",
+        "cache",
+        "cache_limit",
+        "reindex",
+        "out",
+        "encoder",
+        "encoder_option",
+    }
+    | {"pretrained", "canvas", "micro_batch", "precision", "compile", "sync_batchnorm", "checkpoint_every", "resume"}
+    | {"init", "ckpt", "protocol", "loss", "scratch"}
+)
 
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """Hold what `sslkit finetune --json` prints; `top1` is a share of 1, of the last step's weights."""
+    """Hold what `sslkit finetune --json` prints: the first row, all rows, and the runs they come from."""
 
+    command: str
     protocol: str | None
+    settings: dict[str, Any]
+    checkpoint: str
+    weights: str
+    data: dict[str, str]  # fingerprints
     top1: float
     n_train: int
     n_test: int
+    duplicates: int
     test_seen_in_pretraining: bool
+    rows: list[Row]
     run: str
-    checkpoint: str
     steps: int
     images_per_second: float
     loss: float | None
     seconds: float
 
 
-class Supervised(PretextTask):
-    """Tell an image's label: no pretext, but the same contract."""
+@dataclass(frozen=True)
+class Trial:
+    """Hold one training of several: which share of the labels, which seed, from which start."""
 
-    options: FinetuneSpec
-    labels: Tensor
+    share: float
+    seed: int
+    scratch: bool
+    out: Path
 
-    def __init__(self, spec: FinetuneSpec, encoder: Encoder, data: DataInfo, labels: Tensor, classes: int) -> None:
-        self.classes = classes
-        super().__init__(spec, encoder, data)
-        self.register_buffer("labels", labels, persistent=False)
+    @property
+    def model(self) -> str:
+        """Return what the trial's row is called."""
+        start = SCRATCH if self.scratch else "fine-tuned"
+        return start if self.share == 1 else f"{start}, {self.share:.3g} of the labels"
 
-    def build_head(self) -> nn.Module:
-        """Build the linear classifier."""
-        return nn.Linear(self.encoder.width, self.classes)
 
-    def transform(self, batch: Batch) -> Batch:
-        """Return a random crop, flipped at random, and the label."""
-        image = random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0))
-        return {"image": flip(image), "label": self.labels[batch["index"]]}
+@dataclass(frozen=True)
+class Tested:
+    """Hold a finished trial and its class scores `[M, classes]` of each test part."""
 
-    def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Return the cross-entropy of logits `[B, classes]`."""
-        return F.cross_entropy(output, batch["label"], label_smoothing=self.options.label_smoothing)
-
-    def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return whether the label was told right."""
-        return {"accuracy": (output.argmax(dim=1) == batch["label"]).float()}
-
-    def exports(self) -> dict[str, nn.Module]:
-        """Return encoder and classifier."""
-        return {"encoder": self.encoder, "head": self.head}
+    trial: Trial
+    outcome: Outcome
+    n_train: int
+    scores: list[Tensor]
+    labels: list[Tensor]
+    duplicates: list[int]
+    weights: str
 
 
 def finetune(spec: FinetuneSpec) -> FinetuneResult:
@@ -83,77 +107,189 @@ def finetune(spec: FinetuneSpec) -> FinetuneResult:
 
 def _finetune(spec: FinetuneSpec, world: World) -> FinetuneResult:
     allowed = spec.encoder  # what the user wrote, before a file is asked
-    size_by_hand = spec.size != "auto"
-    out = choose_out(spec.out, "finetune", spec.resume or spec.extend_to is not None)
-    paths = {name: getattr(spec, name) for name in ("data", "test", "ckpt", "init")}
-    spec = spec.model_copy(update={name: str(Path(path).resolve()) for name, path in paths.items() if path is not None})
-    if (spec.resume or spec.extend_to is not None) and holds_run(out):
-        merged = merge_recorded(spec, out)
-        assert isinstance(merged, FinetuneSpec)
-        spec = merged
+    continues = spec.resume or spec.extend_to is not None
+    out = choose_out(spec.out, "finetune", continues)
+    spec = settled(_absolute(spec))
+    protocol = _protocol(spec)  # before the checkpoint and the data say a size
+    if spec.scratch and spec.ckpt is None:
+        raise SslkitError("--scratch: there is no --ckpt to compare with", "leave it out")
     checkpoint = None if spec.ckpt is None else read_model(spec.ckpt)
     if checkpoint is not None:
         checkpoint.check_images()
-        start = checkpoint.build_encoder(allowed=allowed)  # before any data is touched
-        spec = spec.model_copy(update=_like(checkpoint.recipe, checkpoint.size, spec))
-    by_hand = size_by_hand or any(getattr(spec, name) != FinetuneSpec.model_fields[name].default for name in _PROTOCOL_FIELDS)
-    parts = find_labelled(spec, spec.test, checkpoint)
+        checkpoint.build_encoder(allowed)  # before any data is touched
+        spec = spec.model_copy(update=_like(checkpoint, spec))
+    parts = find_labelled(spec, spec.test, checkpoint, several=True)
     spec = spec.model_copy(update={"data": parts.data, "label": parts.label})
-    plan = make_plan(spec, Images.of(parts.train, spec), ("pooled",), world)
-    assert parts.train.labels is not None and parts.test.labels is not None
-    labels = torch.from_numpy(parts.train.labels)
+    trials = _trials(spec, out)
+    tested = [_run(trial, spec, parts, checkpoint, allowed, continues, world) for trial in trials]
+    rows = [row for one in dict.fromkeys(trial.model for trial in trials) for row in _rows(one, tested, parts)]
+    rows = _compared(rows, tested)
+    first, outcome = rows[0], tested[0].outcome
+    result = FinetuneResult(
+        command="finetune",
+        protocol=protocol,
+        settings=spec.model_dump(mode="json", exclude=set(_FREE)),
+        checkpoint=str(outcome.checkpoint),
+        weights=first.weights,
+        data=parts.fingerprints(),
+        top1=first.top1,
+        n_train=first.n_train,
+        n_test=first.n_test,
+        duplicates=first.duplicates,
+        test_seen_in_pretraining=first.test_seen_in_pretraining,
+        rows=rows,
+        run=str(out),
+        steps=outcome.steps,
+        images_per_second=outcome.images_per_second,
+        loss=outcome.loss,
+        seconds=round(sum(one.outcome.seconds for one in tested), 1),
+    )
+    if world.first:
+        append_json(out / RESULTS, asdict(result))
+    return result
+
+
+def settled(spec: FinetuneSpec) -> FinetuneSpec:
+    """Return the spec with the protocol's and the recipe's values where nothing was given."""
+    own = {**RECIPES[spec.recipe], **PROTOCOLS[spec.protocol].settings}
+    lengths = {"epochs", "steps", "minutes"}
+    if lengths & spec.model_fields_set:
+        own = {name: value for name, value in own.items() if name not in lengths}
+    return spec.model_copy(update={name: value for name, value in own.items() if name not in spec.model_fields_set})
+
+
+def _protocol(spec: FinetuneSpec) -> str | None:
+    """Return the protocol's id if every value is the protocol's."""
+    usual = settled(FinetuneSpec(protocol=spec.protocol))
+    counted = FinetuneSpec.model_fields.keys() - _FREE
+    return spec.protocol if all(getattr(spec, name) == getattr(usual, name) for name in counted) else None
+
+
+def _absolute(spec: FinetuneSpec) -> FinetuneSpec:
+    paths = {name: getattr(spec, name) for name in ("data", "ckpt", "init")}
+    found: dict[str, Any] = {name: str(Path(path).resolve()) for name, path in paths.items() if path is not None}
+    return spec.model_copy(update={**found, "test": [str(Path(test).resolve()) for test in spec.test]} if spec.test else found)
+
+
+def _trials(spec: FinetuneSpec, out: Path) -> list[Trial]:
+    """List the trainings; a single one has the folder for itself."""
+    all_of_them = [
+        (share, seed, scratch)
+        for scratch in ([False, True] if spec.scratch else [False])
+        for share in spec.shares
+        for seed in range(spec.seed, spec.seed + spec.seeds)
+    ]
+    if len(all_of_them) == 1:
+        return [Trial(*all_of_them[0], out)]
+    return [
+        Trial(share, seed, scratch, out / f"{'scratch-' if scratch else ''}{share:.3g}-seed{seed}")
+        for share, seed, scratch in all_of_them
+    ]
+
+
+def _run(
+    trial: Trial,
+    spec: FinetuneSpec,
+    parts: Parts,
+    checkpoint: Checkpoint | None,
+    allowed: str | None,
+    continues: bool,
+    world: World,
+) -> Tested:
+    """Train once, and look at the test parts once."""
+    own: dict[str, Any] = {"shares": [trial.share], "seed": trial.seed, "seeds": 1, "scratch": trial.scratch}
+    spec = spec.model_copy(update={**own, "out": str(trial.out)})
+    if continues and holds_run(trial.out):
+        merged = merge_recorded(spec, trial.out)
+        assert isinstance(merged, FinetuneSpec)
+        spec = merged
+    train = parts.train
+    if trial.share < 1:
+        train = train.subset(held_out_rows(train.labels, trial.seed, train.classes, trial.share)[1])
+    plan = make_plan(spec, Images.of(train, spec), ("pooled",), world)
+    assert train.labels is not None
+    labels, spec = torch.from_numpy(train.labels), spec.model_copy(update={"encoder": plan.spec.encoder})
 
     def build_task(encoder: Encoder, data: DataInfo) -> PretextTask:
         return Supervised(spec, encoder, data, labels, len(parts.classes))
+
+    def build_start(build: EncoderBuilder) -> Encoder:
+        if checkpoint is None:
+            return build()
+        return (
+            encoders.build_encoder(checkpoint.recipe, allowed=allowed) if trial.scratch else checkpoint.build_encoder(allowed)
+        )
 
     outcome = run_training(
         Training(
             name="finetune",
             command="finetune",
             plan=plan,
-            out=out,
-            build_encoder=lambda build: build() if checkpoint is None else start,
+            out=trial.out,
+            build_encoder=build_start,
             build_task=build_task,
             reads=("pooled",),
             metadata={"classes": list(parts.classes), "data": parts.fingerprint},
         )
     )
-    images = Images.of(parts.test, spec, plan.data.size)
-    features, rows = extract(outcome.task.encoder, images, spec.batch_size, spec.workers, world=world)
-    with torch.no_grad():
-        predicted = outcome.task.head(features.to(plan.machine.device)).argmax(dim=1).cpu()
-    top1 = (predicted == torch.from_numpy(parts.test.labels[rows])).double().mean().item()
-    result = FinetuneResult(
-        protocol=None if by_hand else PROTOCOL,
-        top1=top1,
-        n_train=len(parts.train),
-        n_test=len(rows),
-        test_seen_in_pretraining=parts.test_seen_in_pretraining,
-        run=str(outcome.run),
-        checkpoint=str(outcome.checkpoint),
-        steps=outcome.steps,
-        images_per_second=outcome.images_per_second,
-        loss=outcome.loss,
-        seconds=outcome.seconds,
-    )
-    if world.first:
-        append_json(outcome.run / RESULTS, {"command": "finetune", **result.__dict__})
-    return result
+    modules = outcome.task.exports()
+    encoder, head = modules["encoder"], modules["head"]
+    assert isinstance(encoder, Encoder)
+    known = contents(plan.source, plan.spec.batch_size, plan.spec.workers, world)
+    tested = Tested(trial, outcome, len(train), [], [], [], weights_hash(encoder))
+    for test in parts.tests:
+        images = Images.of(test.index, spec, plan.data.size, plan.source.canvases.canvas)  # type: ignore[attr-defined]
+        found = extract(encoder, images, spec.batch_size, spec.workers, world=world)
+        with torch.no_grad():
+            tested.scores.append(head(found.layers["last"].to(encoder.device)).float().cpu())
+        assert test.index.labels is not None
+        tested.labels.append(torch.from_numpy(test.index.labels[found.rows]))
+        tested.duplicates.append(count_duplicates(known, found.hashes))
+    return tested
 
 
-# Changing one of these by hand gives a result without a protocol id.
-_PROTOCOL_FIELDS = frozenset(
-    {"epochs", "steps", "minutes", "batch_size", "optimizer", "lr", "weight_decay", "weight_decay_end", "warmup"}
-    | {"clip", "label_smoothing", "crop_scale", "extend_to"}
-)
+def _rows(model: str, tested: list[Tested], parts: Parts) -> list[Row]:
+    """Return a row for each test part of the trials that differ by the seed only."""
+    own = [one for one in tested if one.trial.model == model]
+    return [
+        Row(
+            model=model,
+            test=part.name,
+            layer=None,
+            **score([one.scores[place] for one in own], own[0].labels[place], parts.classes),
+            p_value=None,
+            n_train=own[0].n_train,
+            n_test=len(own[0].labels[place]),
+            duplicates=max(one.duplicates[place] for one in own),
+            test_seen_in_pretraining=part.seen_in_pretraining,
+            chosen=[{"seed": one.trial.seed, "share": one.trial.share, "run": str(one.outcome.run)} for one in own],
+            weights=own[0].weights,
+        )
+        for place, part in enumerate(parts.tests)
+    ]
 
 
-def _like(recipe: dict[str, Any], size: int, spec: FinetuneSpec) -> dict[str, Any]:
+def _compared(rows: list[Row], tested: list[Tested]) -> list[Row]:
+    """Return the rows, those from scratch with a p-value against the fine-tuned ones of the same share and seed."""
+    firsts = {one.trial.model: one for one in reversed(tested)}
+    compared, places = [], dict[str, int]()
+    for row in rows:
+        place = places[row.model] = places.get(row.model, -1) + 1
+        mine = firsts[row.model]
+        other = firsts.get(replace(mine.trial, scratch=False).model)
+        if mine.trial.scratch and other is not None:
+            labels = mine.labels[place]
+            row = replace(row, p_value=mcnemar(right(mine.scores[place], labels), right(other.scores[place], labels)))
+        compared.append(row)
+    return compared
+
+
+def _like(checkpoint: Checkpoint, spec: FinetuneSpec) -> dict[str, Any]:
     """Return the checkpoint's encoder and size for the spec; another start given by hand is an SslkitError."""
     others = [name for name in ("init", "pretrained", "encoder_option") if getattr(spec, name)]
     if others:
         raise SslkitError(f"--ckpt and --{others[0].replace('_', '-')}: the checkpoint is the start", "leave one of them out")
-    held = name_of(recipe)
+    held = name_of(checkpoint.recipe)
     if spec.encoder not in ("auto", held):
         raise SslkitError(f"--encoder: {spec.encoder}, and the checkpoint holds {held}", "leave one of them out")
-    return {"encoder": held, **({"size": size} if spec.size == "auto" else {})}
+    return {"encoder": held, **({"size": checkpoint.size} if spec.size == "auto" else {})}

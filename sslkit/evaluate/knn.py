@@ -1,83 +1,96 @@
 """`sslkit knn`: classify by the nearest training features."""
 
-from dataclasses import asdict, dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sslkit.console import meter
 from sslkit.errors import SslkitError
-from sslkit.evaluate.data import Evaluation, Features, open_evaluation
+from sslkit.evaluate.evaluation import Evaluation, Fitted, Layers, Result, classify, open_evaluation, settle
 from sslkit.specs import KnnSpec
 
-PROTOCOLS = {"knn/weighted-v1": (20, 0.07), "knn/weighted200-v1": (200, 0.1)}
+_CHUNK = 2**26  # similarities that are in memory at once: 256 MB
+_GROUP = 16
 
 
-@dataclass(frozen=True)
-class KnnResult:
-    """Hold what `sslkit knn --json` prints; `top1` is a share of 1."""
-
-    protocol: str | None
-    top1: float
-    k: int
-    temperature: float
-    n_train: int
-    n_test: int
-    test_seen_in_pretraining: bool
-    checkpoint: str
-
-
-def knn(spec: KnnSpec) -> KnnResult:
+def knn(spec: KnnSpec) -> Result:
     """Evaluate a checkpoint by k-NN; everything `sslkit knn` does."""
-    evaluation = open_evaluation(spec)
-    result = knn_of(evaluation, spec, evaluation.features())
-    evaluation.record({"command": "knn", **asdict(result)})
-    return result
+    return knn_of(open_evaluation(spec), spec)
 
 
-def knn_of(evaluation: Evaluation, spec: KnnSpec, features: Features) -> KnnResult:
-    """Return the k-NN result of features under the spec's protocol."""
-    k, temperature = PROTOCOLS[spec.protocol]
-    by_hand = spec.k is not None or spec.temperature is not None
-    k, temperature = spec.k or k, spec.temperature or temperature
-    if k > len(features.train):
-        raise SslkitError(f"--k: {k} neighbours of {len(features.train)} training images", "give a smaller --k")
-    predicted = weighted_knn(
-        features.train, features.train_labels, features.test, k, temperature, len(evaluation.parts.classes)
-    )
-    return KnnResult(
-        protocol=None if by_hand else spec.protocol,
-        top1=(predicted == features.test_labels).double().mean().item(),
-        k=k,
-        temperature=temperature,
-        n_train=len(features.train),
-        n_test=len(features.test),
-        test_seen_in_pretraining=evaluation.parts.test_seen_in_pretraining,
-        checkpoint=str(evaluation.checkpoint.path),
-    )
+def knn_of(evaluation: Evaluation, spec: KnnSpec) -> Result:
+    """Return the k-NN result of an evaluation that is open."""
+    protocol, settings = settle(spec, spec.protocol)
+    classes, device = len(evaluation.parts.classes), evaluation.models[0].encoder.device
+    k, temperature, shots = settings["k"], settings["temperature"], settings["shots"]
+
+    def fit(layers: Layers, labels: Tensor, seed: int) -> Fitted:
+        (features,) = layers.values()
+        if shots is not None:
+            rows = draw_shots(labels, shots, seed, evaluation.parts.classes)
+            features, labels = features[rows], labels[rows]
+        if k > len(features):
+            raise SslkitError(f"--k: {k} neighbours of {len(features)} training images", f"give 1 to {len(features)}")
+        bank, told = features.to(device), labels.to(device)
+
+        def predict(shown: Layers) -> Tensor:
+            (queries,) = shown.values()
+            return votes(bank, told, queries.to(device), k, temperature, classes).cpu()
+
+        return Fitted(predict, {}, len(features))
+
+    seeds = settings["seeds"] if shots is not None else 1
+    return evaluation.result("knn", protocol, settings, classify(evaluation, fit, seeds, spec.layer))
 
 
-def weighted_knn(
-    train: Tensor, labels: Tensor, test: Tensor, k: int, temperature: float, classes: int, chunk: int = 1024
-) -> Tensor:
-    """Return predictions `[M]` for `test` `[M, D]` from `train` `[N, D]` with labels `[N]`.
+def draw_shots(labels: Tensor, shots: int, seed: int, classes: tuple[str, ...]) -> Tensor:
+    """Return rows of `shots` training images of each class, drawn by the seed; raises SslkitError if one has fewer."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for label, name in enumerate(classes):
+        members = (labels == label).nonzero()[:, 0]
+        if len(members) < shots:
+            raise SslkitError(f"--shots: {shots}, and class {name} has {len(members)} images", "give fewer")
+        drawn.append(members[torch.randperm(len(members), generator=generator)[:shots]])
+    return torch.cat(drawn)
+
+
+def votes(train: Tensor, labels: Tensor, test: Tensor, k: int, temperature: float | None, classes: int) -> Tensor:
+    """Return the votes `[M, classes]` for `test` `[M, D]` from `train` `[N, D]` with labels `[N]`.
 
     Each of the k nearest by cosine votes for its class with weight exp(cosine / temperature) (Wu et al., 2018,
-    section 3.4). Memory grows with `chunk * N`.
+    section 3.4), or with weight one (`temperature` None). Memory is bounded: queries come in chunks.
     """
     train, test = F.normalize(train.float(), dim=1), F.normalize(test.float(), dim=1)
-    predictions = []
+    found = []
     with meter("neighbours", len(test)) as progress:
-        for queries in test.split(chunk):
-            predictions.append(_vote(train, labels, queries, k, temperature, classes))
+        for queries in test.split(max(1, _CHUNK // len(train))):
+            similarity, places = largest(queries @ train.T, k)
+            # Relative to the nearest: the same winner, and exp never overflows.
+            weights = torch.ones_like(similarity)
+            if temperature is not None:
+                weights = ((similarity - similarity[:, :1]) / temperature).exp()
+            empty = torch.zeros(len(queries), classes, device=train.device)
+            found.append(empty.scatter_add_(1, labels[places], weights))
             progress.advance(len(queries))
-    return torch.cat(predictions)
+    return torch.cat(found)
 
 
-def _vote(train: Tensor, labels: Tensor, queries: Tensor, k: int, temperature: float, classes: int) -> Tensor:
-    similarity, nearest = (queries @ train.T).topk(k, dim=1)
-    # Relative to the nearest: the same winner, and exp never overflows.
-    weights = ((similarity - similarity[:, :1]) / temperature).exp()
-    votes = torch.zeros(len(queries), classes).scatter_add_(1, labels[nearest], weights)
-    return votes.argmax(dim=1)
+def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k largest of each row of `[M, N]` and their places, largest first, as `topk` does but faster for a large N.
+
+    The columns are dealt to groups of 16. All k lie in the k groups with the largest maxima: of any other group, k values
+    outside are at least as large. Finding maxima reads memory in order, and only what is left has to be sorted.
+    """
+    rows, count = values.shape
+    groups = count // _GROUP
+    if groups < 2 * k:
+        found = values.topk(k, dim=1)
+        return found.values, found.indices
+    dealt = values[:, : groups * _GROUP].view(rows, _GROUP, groups)
+    best = dealt.amax(dim=1).topk(k, dim=1).indices[:, None].expand(-1, _GROUP, -1)
+    places = best + groups * torch.arange(_GROUP, device=values.device)[:, None]
+    rest = torch.arange(groups * _GROUP, count, device=values.device).expand(rows, -1)
+    left = torch.cat([dealt.gather(2, best).flatten(1), values[:, groups * _GROUP :]], dim=1)
+    found = left.topk(k, dim=1)
+    return found.values, torch.cat([places.flatten(1), rest], dim=1).gather(1, found.indices)

@@ -1,33 +1,53 @@
-"""`sslkit neighbors`: which words mean nearly the same."""
+"""`sslkit neighbors`: what is nearest to words, or to images, by an encoder's features."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
-from sslkit.encoders.word_vectors import WordVectors
-from sslkit.engine.checkpoint import read_model
+from sslkit.data.image import Broken, read_canvas
+from sslkit.data.images import Images
+from sslkit.data.index import Index, index_files
+from sslkit.encoders import Encoder, WordVectors
+from sslkit.engine.checkpoint import Checkpoint, read_model
+from sslkit.engine.precision import choose_device
 from sslkit.errors import SslkitError, did_you_mean
+from sslkit.evaluate.embed import read_images, spelled, writable
+from sslkit.evaluate.features import cached, extract
+from sslkit.evaluate.knn import largest
 from sslkit.specs import NeighborsSpec
+
+_QUERIES = 8
 
 
 @dataclass(frozen=True)
 class NeighborsResult:
-    """Hold what `sslkit neighbors --json` prints: for each word the nearest ones with their cosines."""
+    """Hold what `sslkit neighbors --json` prints: for each query its nearest (name, cosine), nearest first."""
 
     checkpoint: str
     neighbors: dict[str, list[tuple[str, float]]]
+    picture: str | None = None
 
 
-@torch.no_grad()
 def neighbors(spec: NeighborsSpec) -> NeighborsResult:
-    """Find the nearest words by cosine; everything `sslkit neighbors` does."""
+    """List what is nearest to words or images; everything `sslkit neighbors` does.
+
+    Queries are words for a checkpoint of `skipgram`, else image files, which are compared with those of `--data`.
+    """
     checkpoint = read_model(spec.ckpt)
-    encoder = checkpoint.build_encoder(allowed=spec.encoder)
-    if not isinstance(encoder, WordVectors):
-        raise SslkitError(
-            f"--ckpt: {spec.ckpt} has no words, it was trained by {checkpoint.metadata['task']}", "use skipgram's"
-        )
+    encoder = checkpoint.build_encoder(spec.encoder)
+    if isinstance(encoder, WordVectors):
+        return NeighborsResult(str(spec.ckpt), _near_words(spec, encoder))
+    checkpoint.check_images()
+    return _near_images(spec, checkpoint, encoder)
+
+
+def _near_words(spec: NeighborsSpec, encoder: WordVectors) -> dict[str, list[tuple[str, float]]]:
+    if not spec.queries:
+        raise SslkitError("which words?", "sslkit neighbors WORD... --ckpt FILE")
     try:
         words = encoder.words
     except UnicodeDecodeError:
@@ -35,12 +55,12 @@ def neighbors(spec: NeighborsSpec) -> NeighborsResult:
     if len(words) != encoder.in_channels:
         raise SslkitError(f"--ckpt: the words in {spec.ckpt} are not those of its vectors", "the file was altered")
     places = {word: place for place, word in enumerate(words)}
-    unknown = [word for word in spec.words if word.lower() not in places]
+    unknown = [word for word in spec.queries if word.lower() not in places]
     if unknown:
         raise SslkitError("\n".join(f"{word} is none of the {len(words):,} words{_hint(word, words)}" for word in unknown))
     vectors = F.normalize(encoder.table.weight, dim=1)
     found = {}
-    for word in spec.words:
+    for word in spec.queries:
         place = places[word.lower()]
         cosine = vectors @ vectors[place]
         cosine[place] = -2.0  # not itself
@@ -49,7 +69,58 @@ def neighbors(spec: NeighborsSpec) -> NeighborsResult:
             (words[other], round(value, 4))
             for value, other in zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)
         ]
-    return NeighborsResult(str(spec.ckpt), found)
+    return found
+
+
+def _near_images(spec: NeighborsSpec, checkpoint: Checkpoint, encoder: Encoder) -> NeighborsResult:
+    out = writable(spec.out, ".png")
+    index = read_images(spec, checkpoint)
+    size = checkpoint.size if spec.size == "auto" else spec.size
+    encoder.to(choose_device(spec.device)[0])
+    images = Images.of(index, spec, size)
+    bank = cached(encoder, str(spec.ckpt), images, "last", "auto", spec)
+    unit = F.normalize(bank.layers["last"], dim=1)
+    if spec.k >= len(unit):
+        raise SslkitError(f"--k: {spec.k} neighbours among {len(unit)} images", f"give 1 to {len(unit) - 1}")
+    own: list[int | None]
+    if spec.queries:
+        asked = index_files("the queries", Path.cwd(), spec.queries)
+        found = extract(encoder, Images.of(asked, spec, size, images.canvases.canvas), spec.batch_size, 0)
+        if len(found.rows) < len(asked):
+            bad = next(row for row in range(len(asked)) if row not in found.rows)
+            raise SslkitError(f"{asked.name(bad)} is not an image that can be read", "queries are image files")
+        queries, places = F.normalize(found.layers["last"], dim=1), list(range(len(asked)))
+        own = [None] * len(asked)
+    else:
+        drawn = np.random.default_rng(spec.seed).permutation(len(unit))[:_QUERIES]
+        queries, asked, own = unit[drawn], index, [int(place) for place in drawn]
+        places = [int(bank.rows[place]) for place in drawn]
+    similarity = queries @ unit.T
+    for line, place in enumerate(own):
+        if place is not None:
+            similarity[line, place] = -2.0  # not itself
+    cosines, nearest = largest(similarity, spec.k)
+    result, rows, side = {}, [], images.canvases.canvas
+    for place, near, cosine in zip(places, torch.from_numpy(bank.rows)[nearest].tolist(), cosines.tolist(), strict=True):
+        result[asked.name(place)] = [(index.name(row), round(value, 4)) for row, value in zip(near, cosine, strict=True)]
+        shown = [(_picture(index, row, side), _label(index, row), value) for row, value in zip(near, cosine, strict=True)]
+        rows.append((_picture(asked, place, side), _label(asked, place), shown))
+    from sslkit.report.contact import draw_sheet
+
+    draw_sheet(rows, out)
+    return NeighborsResult(str(spec.ckpt), result, str(out))
+
+
+def _picture(index: Index, row: int, side: int) -> Image.Image:
+    try:
+        canvas = read_canvas(index, row, side)
+    except Broken as error:  # it could be read a moment ago
+        raise SslkitError(f"{index.name(row)} cannot be read any more: {error}") from error
+    return Image.fromarray(canvas if canvas.shape[2] == 3 else canvas[..., 0])
+
+
+def _label(index: Index, row: int) -> str | None:
+    return None if index.labels is None else spelled(index, row)
 
 
 def _hint(word: str, words: list[str]) -> str:

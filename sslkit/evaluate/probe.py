@@ -1,97 +1,149 @@
-"""`sslkit probe`: logistic regression on frozen features."""
+"""`sslkit probe`: linear classifiers on frozen features."""
 
-import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from sslkit.console import meter
-from sslkit.errors import SslkitError
-from sslkit.evaluate.data import Evaluation, Features, open_evaluation
+from sslkit.engine.seeds import seed_stage
+from sslkit.evaluate.data import held_out_rows
+from sslkit.evaluate.evaluation import Evaluation, Fitted, Layers, Result, classify, open_evaluation, settle
+from sslkit.evaluate.linear import Loss, cross_entropy, fit_linear, linear_scores, squared_hinge
 from sslkit.specs import ProbeSpec
 
-PROTOCOL = "probe/logreg-v1"
-Advance = Callable[[], None]
-_GRID = (0.001, 0.01, 0.1, 1.0, 10.0)
-_HELD_OUT = 0.2
-_ITERATIONS = 1000
+_EPOCHS, _BATCH, _MOMENTUM = 20, 256, 0.9
 
 
-@dataclass(frozen=True)
-class ProbeResult:
-    """Hold what `sslkit probe --json` prints; `top1` is a share of 1."""
-
-    protocol: str | None
-    top1: float
-    c: float
-    n_train: int
-    n_test: int
-    test_seen_in_pretraining: bool
-    checkpoint: str
+_PIXELS = 16  # raw images of 32 px have more numbers than a linear classifier can use, or fit soon
 
 
-def probe(spec: ProbeSpec) -> ProbeResult:
+def probe(spec: ProbeSpec) -> Result:
     """Evaluate a checkpoint by a linear probe; everything `sslkit probe` does."""
-    evaluation = open_evaluation(spec)
-    result = probe_of(evaluation, spec, evaluation.features())
-    evaluation.record({"command": "probe", **asdict(result)})
-    return result
+    return probe_of(open_evaluation(spec, _PIXELS), spec)
 
 
-def probe_of(evaluation: Evaluation, spec: ProbeSpec, features: Features) -> ProbeResult:
-    """Return the probe's result on features: C chosen on a held-out slice of the training part, then fitted on all of it."""
-    train, train_labels = features.train.double().numpy(), features.train_labels.numpy()
-    test, test_labels = features.test.double().numpy(), features.test_labels.numpy()
-    mean, deviation = train.mean(axis=0), train.std(axis=0) + 1e-6
-    train, test = (train - mean) / deviation, (test - mean) / deviation
-    with meter("fitting", 1 if spec.c else len(_GRID) + 1) as progress:
-        c = spec.c or choose_c(train, train_labels, spec.seed, progress.advance)
-        top1 = _accuracy(train, train_labels, test, test_labels, c)
+def probe_of(evaluation: Evaluation, spec: ProbeSpec) -> Result:
+    """Return the probe's result of an evaluation that is open."""
+    protocol, settings = settle(spec, spec.protocol)
+    classes = evaluation.parts.classes
+    sweeps = spec.protocol.startswith("probe/sweep")
+    layer = spec.layer
+    if sweeps:
+        if layer == "last":  # as it does where nothing else was asked for
+            layer = "all" if "layers" in evaluation.models[0].encoder.offers else "last"
+
+        def fit(layers: Layers, labels: Tensor, seed: int) -> Fitted:
+            return _fit_sweep(layers, labels, seed, classes, _listed(settings["lr"]))
+
+    else:
+        loss = cross_entropy if spec.protocol.startswith("probe/logreg") else squared_hinge
+
+        def fit(layers: Layers, labels: Tensor, seed: int) -> Fitted:
+            (features,) = layers.values()
+            return _fit_over_c(features, labels, seed, classes, _listed(settings["c"]), loss)
+
+    return evaluation.result("probe", protocol, settings, classify(evaluation, fit, settings["seeds"], layer, sweeps))
+
+
+def _fit_over_c(features: Tensor, labels: Tensor, seed: int, classes: tuple[str, ...], grid: list[float], loss: Loss) -> Fitted:
+    """Choose C on a slice held out of the training part, then fit on all of it."""
+    mean, deviation = _statistics(features)
+    standard, told = ((features - mean) / deviation).numpy(), labels.numpy()
+    c, start = grid[0], None
+    chosen: dict[str, Any] = {}
+    with meter("fitting", len(grid) + 1 if len(grid) > 1 else 1) as progress:
+        if len(grid) > 1:
+            kept, held_out = held_out_rows(told, seed, classes)
+            solutions, accuracies = [], []
+            for c in grid:
+                start = fit_linear(standard[kept], told[kept], len(classes), c, loss, start)
+                solutions.append(start)
+                accuracies.append(float((linear_scores(start, standard[held_out]).argmax(axis=1) == told[held_out]).mean()))
+                progress.advance()
+            best = int(np.argmax(accuracies))  # the first of equals
+            c, start = grid[best], solutions[best]
+            chosen["held_out"] = dict(zip(map(str, grid), accuracies, strict=True))
+        weights = fit_linear(standard, told, len(classes), c, loss, start)
         progress.advance()
-    return ProbeResult(
-        protocol=None if spec.c else PROTOCOL,
-        top1=top1,
-        c=c,
-        n_train=len(train),
-        n_test=len(test),
-        test_seen_in_pretraining=evaluation.parts.test_seen_in_pretraining,
-        checkpoint=str(evaluation.checkpoint.path),
-    )
+
+    def predict(shown: Layers) -> Tensor:
+        (test,) = shown.values()
+        return torch.from_numpy(linear_scores(weights, ((test - mean) / deviation).numpy()))
+
+    return Fitted(predict, {"c": c, **chosen}, len(features))
 
 
-def choose_c(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int, advance: Advance = lambda: None) -> float:
-    """Return the C of the grid that does best on a stratified slice held out of the training part."""
-    from sklearn.model_selection import train_test_split
+def _fit_sweep(layers: Layers, labels: Tensor, seed: int, classes: tuple[str, ...], rates: list[float]) -> Fitted:
+    """Train a head for every layer and rate at once; choose on a held-out slice; train the chosen one on everything."""
+    kept, held_out = (torch.from_numpy(rows) for rows in held_out_rows(labels.numpy(), seed, classes))
+    statistics = {name: _statistics(features[kept]) for name, features in layers.items()}
+    standard = {name: (features - statistics[name][0]) / statistics[name][1] for name, features in layers.items()}
+    heads = _train_heads({name: one[kept] for name, one in standard.items()}, labels[kept], len(classes), rates, seed)
+    accuracies = {
+        (name, rate): (_logits(heads[name], standard[name][held_out])[number].argmax(dim=1) == labels[held_out])
+        .double()
+        .mean()
+        .item()
+        for name in layers
+        for number, rate in enumerate(rates)
+    }
+    name, rate = max(accuracies, key=lambda choice: accuracies[choice])  # the first of equals
+    mean, deviation = _statistics(layers[name])
+    final = _train_heads({name: (layers[name] - mean) / deviation}, labels, len(classes), [rate], seed)[name]
+    best = {layer: max(accuracies[layer, each] for each in rates) for layer in layers}
 
-    try:
-        kept, held_out, kept_labels, held_labels = train_test_split(
-            features, labels, test_size=_HELD_OUT, random_state=seed, stratify=labels
-        )
-    except ValueError as error:
-        raise SslkitError(
-            f"--data: {len(labels)} training images are too few to hold some of each class out: {error}"
-        ) from error
-    accuracies = []
-    for c in _GRID:
-        accuracies.append(_accuracy(kept, kept_labels, held_out, held_labels, c))
-        advance()
-    return _GRID[int(np.argmax(accuracies))]
+    def predict(shown: Layers) -> Tensor:
+        return _logits(final, (shown[name] - mean) / deviation)[0]
+
+    return Fitted(predict, {"layer": name, "lr": rate, "held_out": best}, len(labels))
 
 
-def _accuracy(
-    train: NDArray[np.float64],
-    labels: NDArray[np.int64],
-    test: NDArray[np.float64],
-    test_labels: NDArray[np.int64],
-    c: float,
-) -> float:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
+Heads = tuple[Tensor, Tensor]  # weights [G, width, classes], biases [G, 1, classes]: a head for each of G rates
 
-    with warnings.catch_warnings():
-        # A thousand iterations of L-BFGS are the protocol; whether the last digits settled changes no accuracy.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model = LogisticRegression(C=c, max_iter=_ITERATIONS).fit(train, labels)
-    return float((model.predict(test) == test_labels).mean())
+
+def _train_heads(layers: Layers, labels: Tensor, classes: int, rates: list[float], seed: int) -> dict[str, Heads]:
+    """Train linear heads by SGD with momentum and a cosine to 0: all layers and rates see the same batches."""
+    seed_stage(seed, "sweep", 0)
+    peak = torch.tensor(rates)[:, None, None]
+    heads = {
+        name: (torch.zeros(len(rates), features.shape[1], classes), torch.zeros(len(rates), 1, classes))
+        for name, features in layers.items()
+    }
+    velocities = {name: (torch.zeros_like(weight), torch.zeros_like(bias)) for name, (weight, bias) in heads.items()}
+    batch = min(_BATCH, len(labels))
+    steps = _EPOCHS * (len(labels) // batch)
+    order = torch.cat([torch.randperm(len(labels))[: len(labels) // batch * batch] for _ in range(_EPOCHS)])
+    with meter("training heads", steps) as progress:
+        for step, rows in enumerate(order.split(batch)):
+            share = 0.5 * (1 + np.cos(np.pi * step / steps))
+            wanted = F.one_hot(labels[rows], classes).float()
+            for name, features in layers.items():
+                x = features[rows]
+                # The gradient of softmax cross-entropy, for all rates at once.
+                error = (_logits(heads[name], x).softmax(dim=2) - wanted) / len(rows)
+                for parameter, velocity, gradient in zip(
+                    heads[name], velocities[name], (x.T @ error, error.sum(dim=1, keepdim=True)), strict=True
+                ):
+                    velocity.mul_(_MOMENTUM).add_(gradient)
+                    parameter.sub_(peak * share * velocity)
+            progress.advance()
+    return heads
+
+
+def _logits(heads: Heads, features: Tensor) -> Tensor:
+    """Return `[G, N, classes]`."""
+    weight, bias = heads
+    return features @ weight + bias
+
+
+def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:
+    # In float64: the mean of many float32 would lose digits.
+    deviation, mean = torch.std_mean(features.double(), dim=0, correction=0)
+    return mean.float(), (deviation + 1e-6).float()
+
+
+def _listed(value: float | list[float]) -> list[float]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,11 @@
+"""`sslkit embed`."""
+
+import typer
+
+from sslkit.cli.common import add_call
+from sslkit.specs import EmbedSpec
+
+
+def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
+    """Add the command to the application."""
+    add_call(app, "embed", panel, summary, EmbedSpec)

@@ -1,0 +1,23 @@
+"""`sslkit evaluate`."""
+
+from typing import Any
+
+import typer
+
+from sslkit.cli.common import add_call
+from sslkit.cli.table import show_rows
+from sslkit.console import stdout
+from sslkit.specs import EvaluateSpec
+
+
+def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
+    """Add the command to the application."""
+    add_call(app, "evaluate", panel, summary, EvaluateSpec, call="evaluate_all", printed=_print)
+
+
+def _print(result: dict[str, Any]) -> None:
+    for one in result["results"]:
+        show_rows(one)
+        stdout.print()
+    if result["table"] is not None:
+        stdout.print(f"table in {result['table']}", markup=False)

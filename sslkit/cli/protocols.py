@@ -1,0 +1,27 @@
+"""`sslkit protocols`."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from sslkit.console import stdout
+
+
+def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
+    """Add the command to the application."""
+    app.command("protocols", help=summary, rich_help_panel=panel)(_protocols)
+
+
+def _protocols(
+    as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")] = False,
+) -> None:
+    from sslkit.evaluate.protocols import PROTOCOLS
+
+    if as_json:
+        print(json.dumps({"protocols": [asdict(protocol) for protocol in PROTOCOLS.values()]}))
+        return
+    for protocol in PROTOCOLS.values():
+        stdout.print(f"{protocol.id:<22} {protocol.summary}", markup=False)
+    stdout.print("\nA value set by hand gives a result without an id; another default gets another version.", markup=False)

@@ -1,0 +1,11 @@
+"""`sslkit retrieval`."""
+
+import typer
+
+from sslkit.cli.common import add_call
+from sslkit.specs import RetrievalSpec
+
+
+def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
+    """Add the command to the application."""
+    add_call(app, "retrieval", panel, summary, RetrievalSpec)

@@ -1,0 +1,71 @@
+"""Results as people read them: a table, and below it what a number needs to be believed."""
+
+from typing import Any
+
+from rich.table import Table
+
+from sslkit.console import stdout
+
+
+def show_rows(result: dict[str, Any]) -> None:
+    """Print the table of one result: a line for each model, layer and test part."""
+    rows = result["rows"]
+    several_tests = len({row["test"] for row in rows}) > 1
+    layers = len({row["layer"] for row in rows} - {None, "last"}) > 0
+    table = Table(box=None, pad_edge=False)
+    columns = ["model", *(["test"] if several_tests else []), *(["layer"] if layers else []), *_measures(rows), "p"]
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("model", "test") else "right", no_wrap=column != "test")
+    for row in rows:
+        start = [row["model"], *([row["test"]] if several_tests else []), *([row["layer"] or ""] if layers else [])]
+        table.add_row(*start, *(_shown(row, name) for name in _measures(rows)), _p_value(row.get("p_value")))
+    stdout.print(f"{result['protocol'] or result['command'] + ', settings by hand: no protocol id'}", style="bold")
+    stdout.print(table)
+    first = rows[0]
+    chosen = "; ".join(_chosen(one) for one in first.get("chosen", []) if one)
+    seen = ", which pretraining has seen" if first["test_seen_in_pretraining"] else ""
+    stdout.print(f"{first['n_train']:,} training and {first['n_test']:,} test images{seen}", markup=False)
+    for row in rows:
+        if row["model"] == first["model"] and row["layer"] == first["layer"] and row["duplicates"]:
+            stdout.print(f"{row['duplicates']:,} images of {row['test']} are in the training part, too", markup=False)
+    if chosen:
+        stdout.print(f"chosen without the test part: {chosen}", markup=False)
+    stdout.print(f"weights {result['weights']}, data {result['data']['train']}, {result['checkpoint']}", markup=False)
+
+
+_TITLES = {
+    "top1": "top-1 (95% interval)",
+    "top5": "top-5",
+    "macro_f1": "macro F1",
+    "balanced_accuracy": "balanced",
+    "mean_average_precision": "mAP",
+    "precision_at_1": "precision at 1",
+    "precision_at_10": "at 10",
+}
+
+
+def _measures(rows: list[dict[str, Any]]) -> list[str]:
+    return [title for name, title in _TITLES.items() if any(row.get(name) is not None for row in rows)]
+
+
+def _shown(row: dict[str, Any], title: str) -> str:
+    name = next(name for name, known in _TITLES.items() if known == title)
+    value = row.get(name)
+    if value is None:
+        return ""
+    text = f"{value:.1%}"
+    deviation = row.get(f"{name}_deviation")
+    if deviation is not None:
+        text += f" ± {100 * deviation:.1f}"
+    if f"{name}_interval" in row:
+        low, high = row[f"{name}_interval"]
+        text += f" ({100 * low:.1f} to {100 * high:.1f})"
+    return text
+
+
+def _p_value(value: float | None) -> str:
+    return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _chosen(one: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in one.items() if not isinstance(value, dict))

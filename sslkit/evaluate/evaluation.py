@@ -1,0 +1,237 @@
+"""Fit on the training part, look at each test part once, and say what came of it: for every model that is compared.
+
+What is fitted never sees a test part: `Fit` gets training features only and returns what predicts.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sslkit.console import say
+from sslkit.data.image import short_sides
+from sslkit.data.images import Images, choose_canvas
+from sslkit.data.index import Index
+from sslkit.engine.checkpoint import Checkpoint, read_model
+from sslkit.engine.folder import RESULTS, append_json, holds_run
+from sslkit.engine.precision import choose_device
+from sslkit.evaluate.data import Parts, find_labelled
+from sslkit.evaluate.features import cached, weights_hash
+from sslkit.evaluate.metrics import classification, interval, mcnemar, right
+from sslkit.evaluate.models import CHECKPOINT, RANDOM, Model, compared
+from sslkit.evaluate.protocols import PROTOCOLS
+from sslkit.specs import EvaluationSpec
+
+Layers = dict[str, Tensor]  # features by layer, [N, width]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Hold what was fitted: class scores `[M, classes]` of a test part's features, and what was chosen on the way."""
+
+    predict: Callable[[Layers], Tensor]
+    chosen: dict[str, Any]
+    n_train: int
+
+
+Fit = Callable[[Layers, Tensor, int], Fitted]  # training features, labels [N], seed
+
+
+@dataclass(frozen=True)
+class Row:
+    """Hold one line of a result's table; accuracies are shares of 1.
+
+    `p_value` says how likely two equally good models would differ so much from each other on these images: this one and
+    the checkpoint (McNemar's test; with several seeds, of the first).
+    """
+
+    model: str
+    test: str
+    layer: str | None
+    top1: float
+    top1_interval: tuple[float, float]
+    top1_deviation: float | None  # between seeds
+    top5: float | None
+    macro_f1: float
+    balanced_accuracy: float
+    per_class: dict[str, float | None]
+    p_value: float | None
+    n_train: int
+    n_test: int
+    duplicates: int  # test images that are in the training part, too
+    test_seen_in_pretraining: bool
+    chosen: list[dict[str, Any]]  # by seed
+    weights: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """Hold what `knn`, `probe` and `finetune --json` print: the checkpoint's first row, and all rows."""
+
+    command: str
+    protocol: str | None
+    settings: dict[str, Any]
+    checkpoint: str
+    weights: str
+    data: dict[str, str]  # fingerprints
+    top1: float
+    n_train: int
+    n_test: int
+    duplicates: int
+    test_seen_in_pretraining: bool
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Hold features and labels `[N]` of a part of the data."""
+
+    layers: Layers
+    labels: Tensor
+    hashes: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Hold what is compared, and the data it is compared on."""
+
+    spec: EvaluationSpec
+    checkpoint: Checkpoint
+    models: list[Model]
+    parts: Parts
+
+    def features(self, model: Model, layer: str) -> tuple[Part, list[Part]]:
+        """Return the training part and the test parts as a model sees them; `layer` as in `--layer`."""
+        side = int(np.median(short_sides(self.parts.train)))
+        canvas, _ = choose_canvas(model.size, side)
+
+        def part(index: Index) -> Part:
+            images = Images.of(index, self.spec, model.size, canvas)
+            found = cached(model.encoder, model.name, images, layer, self.spec.pool, self.spec)
+            assert index.labels is not None
+            return Part(found.layers, torch.from_numpy(index.labels[found.rows]), found.hashes)
+
+        return part(self.parts.train), [part(test.index) for test in self.parts.tests]
+
+    def layer_of(self, model: Model, wanted: str) -> str:
+        """Return the layers to look at: raw pixels have only one."""
+        return wanted if model.name in (CHECKPOINT, RANDOM) or "layers" in model.encoder.offers else "last"
+
+    def result(self, command: str, protocol: str | None, settings: dict[str, Any], rows: list[Row]) -> Result:
+        """Return the result with its first row's numbers on top, added to the run's results.jsonl if there is a run."""
+        first = rows[0]
+        result = Result(
+            command=command,
+            protocol=protocol,
+            settings=settings,
+            checkpoint=str(self.checkpoint.path),
+            weights=first.weights,
+            data=self.parts.fingerprints(),
+            top1=first.top1,
+            n_train=first.n_train,
+            n_test=first.n_test,
+            duplicates=first.duplicates,
+            test_seen_in_pretraining=first.test_seen_in_pretraining,
+            rows=rows,
+        )
+        self.record(asdict(result))
+        return result
+
+    def record(self, result: dict[str, Any]) -> None:
+        """Add a result to the run's results.jsonl; nothing where there is no run."""
+        folder = self.checkpoint.path.parent
+        if holds_run(folder):
+            try:
+                append_json(folder / RESULTS, result)
+            except OSError as error:  # the number is there all the same
+                say(f"the result is not kept: cannot write {folder / RESULTS}: {error.strerror}")
+
+
+def open_evaluation(spec: EvaluationSpec, pixels: int = 32) -> Evaluation:
+    """Read checkpoint and data for an evaluation; raises SslkitError for anything that is missing or does not fit.
+
+    Raw pixels, for comparison, are those of images shrunk to `pixels`.
+    """
+    checkpoint = read_model(spec.ckpt)
+    checkpoint.check_images()
+    device, _ = choose_device(spec.device)
+    models = compared(checkpoint, spec.size, spec.baselines, spec.against, spec.seed, device, spec.encoder, pixels)
+    return Evaluation(spec, checkpoint, models, find_labelled(spec, spec.test, checkpoint))
+
+
+def settle(spec: EvaluationSpec, protocol: str) -> tuple[str | None, dict[str, Any]]:
+    """Return the protocol's id and settings, with the values given by hand, which make the id None."""
+    settings = dict(PROTOCOLS[protocol].settings)
+    given = {name: value for name in settings if (value := getattr(spec, name, None)) is not None}
+    by_hand = set(given) - {"seeds"} | ({"seeds"} & set(given) if settings.get("seeds", 1) > 1 else set())
+    places = {name for name in ("layer", "pool", "size") if getattr(spec, name) != type(spec).model_fields[name].default}
+    settings |= given | {name: getattr(spec, name) for name in ("layer", "pool", "size")}
+    return None if by_hand or places else protocol, settings
+
+
+def classify(evaluation: Evaluation, fit: Fit, seeds: int, layer: str, together: bool = False) -> list[Row]:
+    """Return a row for each model, layer and test part, from fits by seeds 0 to `seeds`, counted from `--seed`.
+
+    With `together`, one fit gets all layers at once instead of a fit for each.
+    """
+    rows: list[Row] = []
+    own: dict[str, dict[str | None, Tensor]] = {}  # where the checkpoint was right, by test part and layer
+    for model in evaluation.models:
+        train, tests = evaluation.features(model, evaluation.layer_of(model, layer))
+        weights = weights_hash(model.encoder)
+        for name in [None] if together else list(train.layers):
+            seen = train.layers if name is None else {name: train.layers[name]}
+            fits = [fit(seen, train.labels, evaluation.spec.seed + number) for number in range(seeds)]
+            for part, test in zip(evaluation.parts.tests, tests, strict=True):
+                shown = test.layers if name is None else {name: test.layers[name]}
+                scores = [fitted.predict(shown) for fitted in fits]
+                hits = [right(one, test.labels) for one in scores]
+                if model.name == CHECKPOINT:
+                    own.setdefault(part.name, {})[name] = hits[0]
+                beside = own[part.name]
+                same = beside.get(name) if len(beside) > 1 else next(iter(beside.values()))
+                rows.append(
+                    Row(
+                        model=model.name,
+                        test=part.name,
+                        layer=name,
+                        **score(scores, test.labels, evaluation.parts.classes),
+                        p_value=None if same is None or model.name == CHECKPOINT else mcnemar(hits[0], same),
+                        n_train=fits[0].n_train,
+                        n_test=len(test.labels),
+                        duplicates=count_duplicates(train.hashes, test.hashes),
+                        test_seen_in_pretraining=part.seen_in_pretraining,
+                        chosen=[fitted.chosen for fitted in fits],
+                        weights=weights,
+                    )
+                )
+    return rows
+
+
+def score(scores: list[Tensor], labels: Tensor, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Return what a Row says of class scores `[M, classes]`, one of each seed: means, an interval, the seeds' deviation."""
+    each = [classification(one, labels, classes) for one in scores]
+    low, high = interval(torch.stack([right(one, labels) for one in scores]).mean(dim=0))
+    means: dict[str, Any] = {
+        name: _mean([getattr(one, name) for one in each]) for name in ("top1", "top5", "macro_f1", "balanced_accuracy")
+    }
+    return {
+        **means,
+        "top1_interval": (low, high),
+        "top1_deviation": float(np.std([one.top1 for one in each], ddof=1)) if len(each) > 1 else None,
+        "per_class": {name: _mean([one.per_class[name] for one in each]) for name in classes},
+    }
+
+
+def count_duplicates(train: NDArray[np.int64], test: NDArray[np.int64]) -> int:
+    """Return how many test images have the same pixels as one of the training part."""
+    return int(np.isin(test, train).sum())
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

@@ -1,0 +1,106 @@
+"""`sslkit evaluate`: every protocol, one table."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sslkit.console import say
+from sslkit.data.store import write_atomically
+from sslkit.errors import SslkitError, did_you_mean
+from sslkit.evaluate.finetune import finetune
+from sslkit.evaluate.knn import knn
+from sslkit.evaluate.probe import probe
+from sslkit.evaluate.protocols import PROTOCOLS
+from sslkit.evaluate.retrieval import retrieval
+from sslkit.specs import EvaluateSpec, EvaluationSpec, FinetuneSpec, KnnSpec, ProbeSpec, RetrievalSpec
+
+_CALLS: dict[str, tuple[Any, Any]] = {
+    "knn": (knn, KnnSpec),
+    "probe": (probe, ProbeSpec),
+    "retrieval": (retrieval, RetrievalSpec),
+    "finetune": (finetune, FinetuneSpec),
+}
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """Hold what `sslkit evaluate --json` prints: the result of each protocol, as its own command gives it."""
+
+    checkpoint: str
+    results: list[dict[str, Any]]
+    table: str | None  # the file of the table
+
+
+def evaluate_all(spec: EvaluateSpec) -> EvaluateResult:
+    """Evaluate a checkpoint by several protocols; everything `sslkit evaluate` does."""
+    chosen = choose(spec.protocol)
+    fine = [name for name in chosen if name.startswith("finetune/")]
+    if fine and spec.out is None:
+        raise SslkitError("--out is missing", f"{', '.join(fine)} trains, and its runs need a folder")
+    if fine and (spec.layer, spec.pool) != ("last", "auto"):
+        raise SslkitError("--layer and --pool are for frozen features", "leave finetune out of --protocol")
+    out = None if spec.out is None else Path(spec.out)
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SslkitError(f"--out: {out} is there already", "choose another folder")
+    shared = {name: getattr(spec, name) for name in EvaluationSpec.model_fields}
+    results = []
+    for name in chosen:
+        say(name, style="bold")
+        call, model = _CALLS[name.partition("/")[0]]
+        given: dict[str, Any] = {key: value for key, value in shared.items() if key in model.model_fields}
+        if call is finetune:
+            kept = ("data", "label", "test", "ckpt", "seed", "device", "workers", "cache", "cache_limit", "reindex")
+            given = {key: value for key, value in shared.items() if key in kept}
+            given |= {"scratch": spec.baselines, "out": str(Path(spec.out or "", name.replace("/", "-")))}
+            if spec.size != "auto":
+                given["size"] = spec.size
+        if "protocol" in model.model_fields:
+            given["protocol"] = name
+        if spec.seeds is not None and "seeds" in model.model_fields:
+            given["seeds"] = spec.seeds
+        results.append(asdict(call(model(**given))))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        with write_atomically(out / "table.md") as stream:
+            stream.write(markdown(results).encode())
+        with write_atomically(out / "results.json") as stream:
+            stream.write((json.dumps(results, indent=1) + "\n").encode())
+    return EvaluateResult(spec.ckpt, results, None if out is None else str(out / "table.md"))
+
+
+def choose(wanted: list[str]) -> list[str]:
+    """Return the ids of the protocols that are meant: by id, by the first part, or all; raises SslkitError for unknown ones."""
+    chosen = [name for name in PROTOCOLS if any(one in ("all", name, name.partition("/")[0]) for one in wanted)]
+    known = [*PROTOCOLS, *_CALLS, "all"]
+    for one in wanted:
+        if one not in known:
+            raise SslkitError(f"--protocol: unknown {one}", did_you_mean(one, known))
+    return chosen
+
+
+def markdown(results: list[dict[str, Any]]) -> str:
+    """Return results as one Markdown table, a line for each model, layer and test part."""
+    lines = [
+        "| protocol | model | layer | accuracy or mAP | 95% interval | macro F1 | p | training images | test images |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        for row in result["rows"]:
+            name = "top1" if "top1" in row else "mean_average_precision"
+            low, high = row[f"{name}_interval"]
+            deviation, p_value, f1 = row.get(f"{name}_deviation"), row.get("p_value"), row.get("macro_f1")
+            cells = (
+                result["protocol"] or f"{result['command']}, by hand",
+                row["model"] + (f", {row['test']}" if len({one["test"] for one in result["rows"]}) > 1 else ""),
+                row["layer"] or "",
+                f"{row[name]:.1%}" + ("" if deviation is None else f" ± {100 * deviation:.1f}"),
+                f"{100 * low:.1f} to {100 * high:.1f}",
+                "" if f1 is None else f"{f1:.1%}",
+                "" if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}",
+                f"{row['n_train']:,}",
+                f"{row['n_test']:,}",
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    first = results[0]
+    return "\n".join([*lines, "", f"Weights {first['weights']}, training data {first['data']['train']}.", ""])

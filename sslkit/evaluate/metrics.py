@@ -1,0 +1,83 @@
+"""How right predictions are, how sure that is, and whether two models differ."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Hold what predictions are worth; shares of 1. `top5` is None for five classes or fewer."""
+
+    top1: float
+    top5: float | None
+    macro_f1: float
+    balanced_accuracy: float
+    per_class: dict[str, float | None]  # None: no image of it in the test part
+
+
+def classification(scores: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Scores:
+    """Return the accuracies of class scores `[N, classes]` for labels `[N]`.
+
+    Means over classes are over those in the test part. Top-5 counts a tie against the model, so that classes without
+    any vote win nothing.
+    """
+    predicted, count = scores.argmax(dim=1), len(classes)
+    confusion = torch.bincount(labels * count + predicted, minlength=count * count).view(count, count).double()
+    hits, present, told = confusion.diag(), confusion.sum(dim=1), confusion.sum(dim=0)
+    there = present > 0
+    recall, f1 = hits / present.clamp(min=1), 2 * hits / (present + told).clamp(min=1)
+    own = scores.gather(1, labels[:, None])
+    top5 = ((scores >= own).sum(dim=1) <= 5).double().mean().item() if count > 5 else None
+    return Scores(
+        top1=right(scores, labels).mean().item(),
+        top5=top5,
+        macro_f1=f1[there].mean().item(),
+        balanced_accuracy=recall[there].mean().item(),
+        per_class={name: recall[i].item() if there[i] else None for i, name in enumerate(classes)},
+    )
+
+
+def right(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return 1 for each sample `[N]` whose largest score is its label's, else 0; the first class wins a tie."""
+    return (scores.argmax(dim=1) == labels).double()
+
+
+def interval(values: Tensor, seed: int = 0) -> tuple[float, float]:
+    """Return the 95% interval of the mean of `[N]` by the bootstrap's percentiles (Efron, 1979), 2,000 resamples of samples."""
+    rng, samples = np.random.default_rng(seed), values.numpy()
+    means = [samples[rng.integers(len(samples), size=len(samples))].mean() for _ in range(_RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def mcnemar(one: Tensor, other: Tensor) -> float:
+    """Return the exact two-sided p-value of McNemar's test (1947): who was right about the same samples, `[N]` of 0 and 1."""
+    from scipy.stats import binomtest
+
+    only_one, only_other = int(((one == 1) & (other == 0)).sum()), int(((one == 0) & (other == 1)).sum())
+    differing = only_one + only_other
+    return float(binomtest(only_one, differing).pvalue) if differing else 1.0
+
+
+def average_precision(ranked: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the average precision `[M]` of rankings `[M, N]`, True where the item is relevant; 0 where none is."""
+    places = np.arange(1, ranked.shape[1] + 1)
+    precision = np.cumsum(ranked, axis=1) / places
+    found: NDArray[np.float64] = (precision * ranked).sum(axis=1) / np.maximum(ranked.sum(axis=1), 1)
+    return found
+
+
+def several_labels(scores: Tensor, labels: Tensor) -> dict[str, float | None]:
+    """Return mean average precision over classes and F1 at score 0 for `[N, classes]` scores and labels of 0 and 1."""
+    order = scores.argsort(dim=0, descending=True, stable=True)
+    ranked = labels.gather(0, order).T.bool()
+    there = ranked.any(dim=1)
+    if not there.any():
+        return {"mean_average_precision": None}
+    return {"mean_average_precision": float(average_precision(ranked[there].numpy()).mean())}

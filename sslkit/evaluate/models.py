@@ -1,0 +1,82 @@
+"""What is evaluated: a checkpoint, and what its number has to be compared with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sslkit import encoders
+from sslkit.encoders import Encoder, ImageEncoder
+from sslkit.engine.checkpoint import Checkpoint, read_model
+from sslkit.engine.folder import MODEL
+from sslkit.engine.seeds import seed_stage
+from sslkit.errors import SslkitError
+
+CHECKPOINT, RANDOM, PIXELS = "checkpoint", "random weights", "raw pixels"
+
+
+@dataclass(frozen=True)
+class Model:
+    """Hold an encoder, the name it has in results, and the image size it is shown."""
+
+    name: str
+    encoder: Encoder
+    size: int
+
+
+class RawPixels(ImageEncoder):
+    """Return the image itself, shrunk to at most `side` pixels: what features have to beat."""
+
+    def __init__(self, in_channels: int, size: int, side: int) -> None:
+        side = min(size, side)
+        super().__init__(in_channels * side * side, in_channels)
+        self.side = side
+        self.recipe = {"name": "normalised pixels", "in_channels": in_channels, "size": side}
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return `[B, C * side * side]`, normalised: without a mean to take off, all images would be alike to a cosine."""
+        if image.shape[-1] > self.side:
+            image = F.interpolate(image, size=(self.side, self.side), mode="bilinear", antialias=True)
+        return self.normalise(image).flatten(1)
+
+
+def compared(
+    checkpoint: Checkpoint,
+    size: int | str,
+    baselines: bool,
+    against: list[str],
+    seed: int,
+    device: torch.device,
+    allowed: str | None,
+    pixels: int,
+) -> list[Model]:
+    """Return the checkpoint and what it is compared with; raises SslkitError for what can't be built."""
+    own = checkpoint.size if isinstance(size, str) else size
+    models = [Model(CHECKPOINT, checkpoint.build_encoder(allowed), own)]
+    if baselines:
+        seed_stage(seed, "random", 0)
+        models.append(Model(RANDOM, encoders.build_encoder(checkpoint.recipe, allowed=allowed).eval(), own))
+        models.append(Model(PIXELS, RawPixels(checkpoint.channels, own, pixels), own))
+    models += [_other(name, own, size, checkpoint.channels, allowed) for name in against]
+    for model in models:
+        model.encoder.to(device)
+    return models
+
+
+def _other(name: str, own: int, size: int | str, channels: int, allowed: str | None) -> Model:
+    path = Path(name, MODEL) if Path(name).is_dir() else Path(name)
+    if path.suffix == ".safetensors":
+        other = read_model(path, "--against")
+        other.check_images("--against")
+        if other.channels != channels:
+            raise SslkitError(f"--against: {path} takes images of {other.channels} channels, the checkpoint {channels}")
+        return Model(name, other.build_encoder(allowed), other.size if isinstance(size, str) else size)
+    published, _, pixels = name.partition("@")
+    if pixels and not pixels.isdigit():
+        raise SslkitError(f"--against: should be a checkpoint, NAME or NAME@SIZE (got {name})")
+    shown = int(pixels) if pixels else own
+    recipe = encoders.recipe_for(published, shown, channels, pretrained=True)
+    encoder = encoders.build_encoder(recipe, pretrained=True, allowed=allowed)
+    return Model(f"{published}, pretrained, at {shown} px", encoder.eval(), shown)
