@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 Auto = Literal["auto"]
 Pixels = Annotated[int, Field(ge=8, le=4096)]
 Count = Annotated[int, Field(ge=1)]
+Looks = Annotated[int, Field(ge=0)]
 Processes = Annotated[int, Field(ge=0, le=256)]
 
 
@@ -102,8 +103,8 @@ class PretrainSpec(TrainSpec):
     """Hold what `sslkit pretrain` is told."""
 
     task: str = Field(description="Name of an installed task (see `sslkit tasks`) or a .py file with one.")
-    health_every: Count | Auto = Field(
-        default="auto", description="Steps between looks at the features' health; auto: 20, or 1% of a longer run."
+    health_every: Looks | Auto = Field(
+        default="auto", description="Steps between looks at the features' health; auto: 20, or 1% of a longer run; 0: never."
     )
     on_collapse: Literal["warn", "stop"] = Field(default="warn", description="What to do when features collapse.")
     online_knn: bool = Field(default=False, description="Also log k-NN accuracy, if the data has labels.")

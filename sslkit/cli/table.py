@@ -20,9 +20,11 @@ def show_rows(result: dict[str, Any]) -> None:
         start = [row["model"], *([row["test"]] if several_tests else []), *([row["layer"] or ""] if layers else [])]
         table.add_row(*start, *(_shown(row, name) for name in _measures(rows)), _p_value(row.get("p_value")))
     stdout.print(f"{result['protocol'] or result['command'] + ', settings by hand: no protocol id'}", style="bold")
-    stdout.print(table)
+    # As wide as it has to be: a number that was cut off is none.
+    width = stdout.measure(table, options=stdout.options.update(max_width=1000)).maximum
+    stdout.print(table, width=max(width, stdout.width), crop=False, soft_wrap=False)
     first = rows[0]
-    chosen = "; ".join(_chosen(one) for one in first.get("chosen", []) if one)
+    chosen = "; ".join(_chosen(one) for one in first.get("chosen", []) if _chosen(one))
     seen = ", which pretraining has seen" if first["test_seen_in_pretraining"] else ""
     stdout.print(f"{first['n_train']:,} training and {first['n_test']:,} test images{seen}", markup=False)
     for row in rows:
@@ -68,4 +70,4 @@ def _p_value(value: float | None) -> str:
 
 
 def _chosen(one: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in one.items() if not isinstance(value, dict))
+    return ", ".join(f"{name} {one[name]}" for name in ("layer", "lr", "c") if name in one)

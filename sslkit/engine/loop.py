@@ -9,9 +9,10 @@ from signal import SIGTERM
 from sslkit.console import duration, meter, say
 from sslkit.data.loader import Loader, epoch_batches
 from sslkit.engine.folder import BROKEN, RunFolder
+from sslkit.engine.health import Health
 from sslkit.engine.signals import Stop
 from sslkit.engine.stepper import Stepper
-from sslkit.errors import Interrupted
+from sslkit.errors import Interrupted, RunFailed
 
 _LINES = 1000  # metrics.jsonl holds about as many
 _COLD = 3  # steps of a process that do not count for its rate
@@ -60,11 +61,19 @@ class Pace:
         return self.cold_images / self.cold_seconds if self.cold_seconds else 0.0
 
 
-def train(stepper: Stepper, loader: Loader, folder: RunFolder, save: Callable[[], None], prepared: bool, stop: Stop) -> Pace:
+def train(
+    stepper: Stepper,
+    loader: Loader,
+    folder: RunFolder,
+    save: Callable[[], None],
+    prepared: bool,
+    stop: Stop,
+    health: Health | None = None,
+) -> Pace:
     """Take the steps that are left and return the pace.
 
     `prepared` tells that `before_epoch` was called for the first of them already. Raises Interrupted after a
-    checkpoint when a signal came.
+    checkpoint when a signal came, and RunFailed after one when features collapse and the run is to stop then.
     """
     clock, plan, world, pace = stepper.clock, stepper.plan, stepper.world, Pace()
     broken: list[tuple[int, str]] = []
@@ -86,9 +95,16 @@ def train(stepper: Stepper, loader: Loader, folder: RunFolder, save: Callable[[]
                 said = stepper.step(raw)
                 now = time.perf_counter()
                 pace.add(plan.spec.batch_size, now - last, arrived - last, said)
-                if clock.step % every == 0 or clock.step == clock.steps:
+                look, alarms = ({}, []) if health is None else health.after_step(said["loss"])
+                if look or clock.step % every == 0 or clock.step == clock.steps:
                     rate = {"images_per_second": round(pace.rate, 1)}
-                    folder.log({**pace.means(), **rate, "epoch": epoch, "step": clock.step - 1})
+                    told = {"alarms": alarms} if alarms else {}
+                    folder.log({**pace.means(), **rate, **look, **told, "epoch": epoch, "step": clock.step - 1})
+                for alarm in alarms:
+                    say(f"health: {alarm}", style="bold yellow")
+                if look and health is not None and world.any(health.stops and bool(alarms)):
+                    save()
+                    raise RunFailed(f"stopped after step {clock.step}: {'; '.join(alarms)}", "--on-collapse warn goes on")
                 progress.advance(1, _text(said, pace, clock.steps - clock.step, plan.source.called))
                 if _due(plan.spec.checkpoint_every, clock.step, plan.steps_per_epoch, saved) and clock.step < clock.steps:
                     save()

@@ -68,6 +68,13 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> Training:
     if spec.data is None:
         raise SslkitError("--data is missing", f"give {source_class.accepts}")
     _check_encoder(spec, task_class, name)
+    classify = None
+    if spec.online_knn:
+        from sslkit.evaluate.online import OnlineKnn
+
+        if task_class.modality != "image":
+            raise SslkitError(f"--online-knn: {name} reads {task_class.modality}", "it is for images")
+        classify = OnlineKnn(spec)
     return Training(
         name=name,
         command=f"pretrain {spec.task}",
@@ -77,6 +84,7 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> Training:
         build_task=lambda encoder, data: task_class(options, encoder, data),
         reads=task_class.reads,
         metadata={},
+        classify=classify,
     )
 
 

@@ -169,11 +169,17 @@ class Stepper:
 
     def images(self, count: int) -> Tensor:
         """Return `count` images at seeded places in the data, `[count, C, canvas, canvas]` in [0, 1]."""
+        images: Tensor = self.drawn(count)["image"]
+        return images
+
+    def drawn(self, count: int) -> Batch:
+        """Return at most `count` samples at seeded places in the data, as `transform` sees them."""
         generator = torch.Generator().manual_seed(self.spec.seed)
         rows = torch.randperm(self.plan.data.samples, generator=generator)[:count].numpy()
         loader = Loader(self.plan.source, workers=0, substitute=True)
         batches = [rows[part] for part in ordered_batches(len(rows), 256)]
-        return torch.cat([to_device(raw, self.plan.source, self.machine.device)["image"] for raw in loader(batches)])
+        found = [to_device(raw, self.plan.source, self.machine.device) for raw in loader(batches)]
+        return {name: torch.cat([batch[name] for batch in found]) for name in found[0]}
 
     def balance(self, labels: Tensor) -> None:
         """Draw each label equally often from now on; `labels` is int64 `[N]`."""

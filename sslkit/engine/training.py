@@ -17,17 +17,31 @@ from sslkit.encoders import Encoder
 from sslkit.engine.checkpoint import describe, load_initial, read_resume, save_model, save_resume
 from sslkit.engine.distributed import World
 from sslkit.engine.folder import MODEL, RESUME, SPEC, RunFolder, read_spec
+from sslkit.engine.health import Health
 from sslkit.engine.loop import train
 from sslkit.engine.plan import Plan, show_plan
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.signals import Stop, listen
 from sslkit.engine.stepper import Stepper
 from sslkit.errors import Interrupted, RunFailed, SslkitError
-from sslkit.specs import TrainSpec
+from sslkit.specs import PretrainSpec, TrainSpec
 from sslkit.task import Clock, DataInfo, EncoderBuilder, PretextTask
 
 _FREELY_CHANGED = frozenset(
-    ["device", "workers", "cache", "cache_limit", "reindex", "checkpoint_every", "resume", "extend_to", "out"]
+    [
+        "device",
+        "workers",
+        "cache",
+        "cache_limit",
+        "reindex",
+        "checkpoint_every",
+        "resume",
+        "extend_to",
+        "out",
+        "health_every",
+        "on_collapse",
+        "online_knn",
+    ]
 )  # on a resume: they say where and how a run goes on, not what it computes
 
 
@@ -60,6 +74,7 @@ class Training:
     build_task: Callable[[Encoder, DataInfo], PretextTask]
     reads: tuple[str, ...]
     metadata: dict[str, Any]  # what the checkpoint says besides the encoder
+    classify: Callable[[Encoder], float] | None = None  # k-NN accuracy while it runs
 
 
 def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
@@ -137,7 +152,10 @@ def run_training(training: Training) -> Outcome:
                     raise RunFailed(f"cannot write the checkpoint to {folder.path}: {error.strerror}") from error
 
             try:
-                pace = train(stepper, loader, folder, save, prepared=state is None, stop=stop)
+                health = None
+                if isinstance(spec, PretrainSpec) and spec.health_every != 0:
+                    health = Health(stepper, spec, training.classify)
+                pace = train(stepper, loader, folder, save, prepared=state is None, stop=stop, health=health)
             except Interrupted as stopped:
                 stopped.hint = f"go on with: sslkit {training.command} --resume --out {folder.path}"
                 raise

@@ -56,7 +56,7 @@ def find_labelled(spec: DataSpec, tests: list[str], checkpoint: Checkpoint | Non
     """
     data, label, own = named_data(spec, checkpoint)
     located = find_parts(data)
-    train = _labelled(read_index(located.pop("train"), label, spec.reindex), "--data", several)
+    train = check_labelled(read_index(located.pop("train"), label, spec.reindex), "--data", several)
     pretrained_on = checkpoint.metadata["data"] if checkpoint else None
     if checkpoint is not None and train.channels != checkpoint.channels:
         raise SslkitError(f"--data: images have {train.channels} channels, the encoder takes {checkpoint.channels}")
@@ -69,7 +69,7 @@ def find_labelled(spec: DataSpec, tests: list[str], checkpoint: Checkpoint | Non
         found = [(data, *next(iter(located.items())))]
     parts = []
     for holder, name, location in found:
-        part = _in_classes(_labelled(read_index(location, label, spec.reindex), "--test", several), train)
+        part = _in_classes(check_labelled(read_index(location, label, spec.reindex), "--test", several), train)
         name = holder if location == holder else f"{name} of {holder}"
         say(f"test part: {name}")
         parts.append(TestPart(name, part, part.fingerprint() == pretrained_on))
@@ -126,7 +126,8 @@ def _test_location(test: str) -> tuple[str, str]:
     return next(iter(located.items()))
 
 
-def _labelled(index: Index, flag: str, several: bool) -> Index:
+def check_labelled(index: Index, flag: str, several: bool) -> Index:
+    """Return the index; raises SslkitError, naming the flag, if its labels are not those an evaluation can use."""
     if index.labels is None:
         raise SslkitError(
             f"{flag}: {index.source} has no labels", "use class subfolders, a .csv with --label COLUMN, or an .npz with labels"

@@ -83,7 +83,7 @@ class Trial:
     def model(self) -> str:
         """Return what the trial's row is called."""
         start = SCRATCH if self.scratch else "fine-tuned"
-        return start if self.share == 1 else f"{start}, {self.share:.3g} of the labels"
+        return start if self.share == 1 else f"{start}, {100 * self.share:g}% of the labels"
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _trials(spec: FinetuneSpec, out: Path) -> list[Trial]:
     if len(all_of_them) == 1:
         return [Trial(*all_of_them[0], out)]
     return [
-        Trial(share, seed, scratch, out / f"{'scratch-' if scratch else ''}{share:.3g}-seed{seed}")
+        Trial(share, seed, scratch, out / f"{'scratch-' if scratch else ''}{100 * share:g}%-seed{seed}")
         for share, seed, scratch in all_of_them
     ]
 
