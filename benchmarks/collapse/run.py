@@ -46,7 +46,7 @@ def main(data: Path, out: Path, only: list[str]) -> None:
     constant = out / "constant.npy"
     np.save(constant, np.full((10_000, 32, 32, 3), 127, np.uint8))
     print("| run | named at step | what it says | k-NN top-1 | healthy | p |\n|---|---|---|---|---|---|", flush=True)
-    for number, (name, healthy, task, changes) in enumerate(RUNS):
+    for name, healthy, task, changes in RUNS:
         if only and not name.startswith(tuple(only)):
             continue
         folder = out / name.replace(" ", "-").replace(",", "")

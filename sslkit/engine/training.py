@@ -28,20 +28,8 @@ from sslkit.specs import PretrainSpec, TrainSpec
 from sslkit.task import Clock, DataInfo, EncoderBuilder, PretextTask
 
 _FREELY_CHANGED = frozenset(
-    [
-        "device",
-        "workers",
-        "cache",
-        "cache_limit",
-        "reindex",
-        "checkpoint_every",
-        "resume",
-        "extend_to",
-        "out",
-        "health_every",
-        "on_collapse",
-        "online_knn",
-    ]
+    {"device", "workers", "cache", "cache_limit", "reindex", "checkpoint_every", "resume", "extend_to", "out"}
+    | {"health_every", "on_collapse", "online_knn"}
 )  # on a resume: they say where and how a run goes on, not what it computes
 
 

@@ -56,8 +56,9 @@ class Row:
     top1_interval: tuple[float, float]
     top1_deviation: float | None  # between seeds
     top5: float | None
-    macro_f1: float
-    balanced_accuracy: float
+    macro_f1: float | None
+    balanced_accuracy: float | None
+    mean_average_precision: float | None  # of several labels per image
     per_class: dict[str, float | None]
     p_value: float | None
     n_train: int
@@ -216,9 +217,8 @@ def score(scores: list[Tensor], labels: Tensor, classes: tuple[str, ...]) -> dic
     """Return what a Row says of class scores `[M, classes]`, one of each seed: means, an interval, the seeds' deviation."""
     each = [classification(one, labels, classes) for one in scores]
     low, high = interval(torch.stack([right(one, labels) for one in scores]).mean(dim=0))
-    means: dict[str, Any] = {
-        name: _mean([getattr(one, name) for one in each]) for name in ("top1", "top5", "macro_f1", "balanced_accuracy")
-    }
+    names = ("top1", "top5", "macro_f1", "balanced_accuracy", "mean_average_precision")
+    means: dict[str, Any] = {name: _mean([getattr(one, name) for one in each]) for name in names}
     return {
         **means,
         "top1_interval": (low, high),

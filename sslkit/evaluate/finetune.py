@@ -110,7 +110,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> FinetuneResult:
     continues = spec.resume or spec.extend_to is not None
     out = choose_out(spec.out, "finetune", continues)
     spec = settled(_absolute(spec))
-    protocol = _protocol(spec)  # before the checkpoint and the data say a size
+    protocol = protocol_of(spec)  # before the checkpoint and the data say a size
     if spec.scratch and spec.ckpt is None:
         raise SslkitError("--scratch: there is no --ckpt to compare with", "leave it out")
     checkpoint = None if spec.ckpt is None else read_model(spec.ckpt)
@@ -158,10 +158,12 @@ def settled(spec: FinetuneSpec) -> FinetuneSpec:
     return spec.model_copy(update={name: value for name, value in own.items() if name not in spec.model_fields_set})
 
 
-def _protocol(spec: FinetuneSpec) -> str | None:
+def protocol_of(spec: FinetuneSpec) -> str | None:
     """Return the protocol's id if every value is the protocol's."""
     usual = settled(FinetuneSpec(protocol=spec.protocol))
     counted = FinetuneSpec.model_fields.keys() - _FREE
+    if usual.seeds == 1:  # several are more of the same, and not another protocol
+        counted -= {"seeds"}
     return spec.protocol if all(getattr(spec, name) == getattr(usual, name) for name in counted) else None
 
 

@@ -36,19 +36,19 @@ def probe_of(evaluation: Evaluation, spec: ProbeSpec) -> Result:
             layer = "all" if "layers" in evaluation.models[0].encoder.offers else "last"
 
         def fit(layers: Layers, labels: Tensor, seed: int) -> Fitted:
-            return _fit_sweep(layers, labels, seed, classes, _listed(settings["lr"]))
+            return fit_sweep(layers, labels, seed, classes, _listed(settings["lr"]))
 
     else:
         loss = cross_entropy if spec.protocol.startswith("probe/logreg") else squared_hinge
 
         def fit(layers: Layers, labels: Tensor, seed: int) -> Fitted:
             (features,) = layers.values()
-            return _fit_over_c(features, labels, seed, classes, _listed(settings["c"]), loss)
+            return fit_over_c(features, labels, seed, classes, _listed(settings["c"]), loss)
 
     return evaluation.result("probe", protocol, settings, classify(evaluation, fit, settings["seeds"], layer, sweeps))
 
 
-def _fit_over_c(features: Tensor, labels: Tensor, seed: int, classes: tuple[str, ...], grid: list[float], loss: Loss) -> Fitted:
+def fit_over_c(features: Tensor, labels: Tensor, seed: int, classes: tuple[str, ...], grid: list[float], loss: Loss) -> Fitted:
     """Choose C on a slice held out of the training part, then fit on all of it."""
     mean, deviation = _statistics(features)
     standard, told = ((features - mean) / deviation).numpy(), labels.numpy()
@@ -76,12 +76,12 @@ def _fit_over_c(features: Tensor, labels: Tensor, seed: int, classes: tuple[str,
     return Fitted(predict, {"c": c, **chosen}, len(features))
 
 
-def _fit_sweep(layers: Layers, labels: Tensor, seed: int, classes: tuple[str, ...], rates: list[float]) -> Fitted:
+def fit_sweep(layers: Layers, labels: Tensor, seed: int, classes: tuple[str, ...], rates: list[float]) -> Fitted:
     """Train a head for every layer and rate at once; choose on a held-out slice; train the chosen one on everything."""
     kept, held_out = (torch.from_numpy(rows) for rows in held_out_rows(labels.numpy(), seed, classes))
     statistics = {name: _statistics(features[kept]) for name, features in layers.items()}
     standard = {name: (features - statistics[name][0]) / statistics[name][1] for name, features in layers.items()}
-    heads = _train_heads({name: one[kept] for name, one in standard.items()}, labels[kept], len(classes), rates, seed)
+    heads = train_heads({name: one[kept] for name, one in standard.items()}, labels[kept], len(classes), rates, seed)
     accuracies = {
         (name, rate): (_logits(heads[name], standard[name][held_out])[number].argmax(dim=1) == labels[held_out])
         .double()
@@ -92,7 +92,7 @@ def _fit_sweep(layers: Layers, labels: Tensor, seed: int, classes: tuple[str, ..
     }
     name, rate = max(accuracies, key=lambda choice: accuracies[choice])  # the first of equals
     mean, deviation = _statistics(layers[name])
-    final = _train_heads({name: (layers[name] - mean) / deviation}, labels, len(classes), [rate], seed)[name]
+    final = train_heads({name: (layers[name] - mean) / deviation}, labels, len(classes), [rate], seed)[name]
     best = {layer: max(accuracies[layer, each] for each in rates) for layer in layers}
 
     def predict(shown: Layers) -> Tensor:
@@ -104,7 +104,7 @@ def _fit_sweep(layers: Layers, labels: Tensor, seed: int, classes: tuple[str, ..
 Heads = tuple[Tensor, Tensor]  # weights [G, width, classes], biases [G, 1, classes]: a head for each of G rates
 
 
-def _train_heads(layers: Layers, labels: Tensor, classes: int, rates: list[float], seed: int) -> dict[str, Heads]:
+def train_heads(layers: Layers, labels: Tensor, classes: int, rates: list[float], seed: int) -> dict[str, Heads]:
     """Train linear heads by SGD with momentum and a cosine to 0: all layers and rates see the same batches."""
     seed_stage(seed, "sweep", 0)
     peak = torch.tensor(rates)[:, None, None]

@@ -8,7 +8,19 @@ from typing import Any
 import pytest
 
 from sslkit.cli.flags import flag
-from sslkit.specs import DemoSpec, ExportSpec, FinetuneSpec, KnnSpec, NeighborsSpec, PretrainSpec, ProbeSpec
+from sslkit.specs import (
+    DemoSpec,
+    EmbedSpec,
+    EvaluateSpec,
+    ExportSpec,
+    FinetuneSpec,
+    KnnSpec,
+    MapSpec,
+    NeighborsSpec,
+    PretrainSpec,
+    ProbeSpec,
+    RetrievalSpec,
+)
 
 # A change of interface is seen here.
 _DATA = "--data --label --size --batch-size --seed --device --workers --cache --cache-limit --reindex"
@@ -17,14 +29,24 @@ _TRAIN = (
     "--weight-decay --weight-decay-end --warmup --clip --precision --compile --sync-batchnorm --checkpoint-every "
     "--resume --init --extend-to"
 )
+_HEALTH = "--health-every --on-collapse --online-knn"
+_EVALUATION = f"{_DATA} --ckpt --test --encoder --layer --pool --against --baselines"
 GOLDEN = {
-    PretrainSpec: f"{_TRAIN} --task --options",
-    FinetuneSpec: f"{_TRAIN} --ckpt --test --label-smoothing --crop-scale",
-    KnnSpec: f"{_DATA} --ckpt --test --encoder --protocol --k --temperature",
-    ProbeSpec: f"{_DATA} --ckpt --test --encoder --c",
+    PretrainSpec: f"{_TRAIN} --task {_HEALTH} --options",
+    FinetuneSpec: (
+        f"{_TRAIN} --ckpt --test --protocol --recipe --loss --encoder-lr --layer-decay --head-first --freeze-blocks "
+        "--last-blocks --batchnorm --crop-scale --label-smoothing --drop-path --mixup --cutmix --randaugment --erasing --ema "
+        "--shares --seeds --scratch"
+    ),
+    KnnSpec: f"{_EVALUATION} --protocol --k --temperature --shots --seeds",
+    ProbeSpec: f"{_EVALUATION} --protocol --c --lr --seeds",
+    RetrievalSpec: _EVALUATION,
+    EvaluateSpec: f"{_EVALUATION} --protocol --seeds --out",
+    EmbedSpec: f"{_DATA} --ckpt --out --encoder --layer --pool",
+    MapSpec: f"{_DATA} --ckpt --out --encoder --layer --pool --method --samples",
     ExportSpec: "--ckpt --to --out --encoder --size",
     DemoSpec: "--out --images-only --seed",
-    NeighborsSpec: "--ckpt --words --k --encoder",
+    NeighborsSpec: f"{_DATA} --ckpt --queries --k --out --encoder",
 }
 
 
@@ -34,12 +56,17 @@ def test_golden_flags(model: Any, flags: str) -> None:
 
 
 _REAL = {
-    "pretrain": f"task --crop-scale {_TRAIN} --spec --dry-run --json --help",
+    "pretrain": f"task --crop-scale {_TRAIN} {_HEALTH} --spec --dry-run --json --help",
     "finetune": f"{GOLDEN[FinetuneSpec]} --spec --json --help",
     "knn": f"{GOLDEN[KnnSpec]} --spec --json --help",
     "probe": f"{GOLDEN[ProbeSpec]} --spec --json --help",
     "export": f"{GOLDEN[ExportSpec]} --spec --json --help",
-    "neighbors": "words --ckpt --k --encoder --json --help",
+    "neighbors": f"queries {_DATA} --ckpt --k --out --encoder --json --help",
+    "retrieval": f"{GOLDEN[RetrievalSpec]} --spec --json --help",
+    "evaluate": f"{GOLDEN[EvaluateSpec]} --spec --json --help",
+    "embed": f"{GOLDEN[EmbedSpec]} --spec --json --help",
+    "map": f"{GOLDEN[MapSpec]} --spec --json --help",
+    "protocols": "--json --help",
     "check": "task --full --json --help",
     "demo": f"{GOLDEN[DemoSpec]} --json --help",
     "tasks": "--json --help",

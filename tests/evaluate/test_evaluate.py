@@ -1,7 +1,6 @@
-"""k-NN, probe and fine-tuning: right numbers, honest parts, one line for what can't be evaluated."""
+"""Evaluations: honest parts, baselines beside every number, one line for what can't be evaluated."""
 
 import json
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,28 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from sslkit import FinetuneSpec, KnnSpec, ProbeSpec, SslkitError, finetune, knn, probe
-from sslkit.evaluate.data import find_labelled, open_evaluation, stratified_split
-from sslkit.evaluate.knn import weighted_knn
-from sslkit.evaluate.probe import choose_c
+from sslkit import KnnSpec, ProbeSpec, SslkitError, knn, probe
+from sslkit.evaluate.data import find_labelled, held_out_rows
+from sslkit.evaluate.evaluation import open_evaluation
 
 Run = Callable[..., Any]
-
-
-def test_knn_against_a_naive_loop() -> None:
-    generator = torch.Generator().manual_seed(0)
-    train, test = torch.randn(60, 5, generator=generator), torch.randn(17, 5, generator=generator)
-    labels = torch.randint(0, 4, (60,), generator=generator)
-    ours = weighted_knn(train, labels, test, k=7, temperature=0.1, classes=4, chunk=5)
-    for query, predicted in zip(test, ours, strict=True):
-        similar = sorted(
-            ((float(torch.cosine_similarity(query, row, dim=0)), int(label)) for row, label in zip(train, labels, strict=True)),
-            reverse=True,
-        )
-        votes = [0.0] * 4
-        for similarity, label in similar[:7]:
-            votes[label] += math.exp(similarity / 0.1)
-        assert int(predicted) == votes.index(max(votes))
 
 
 def test_knn_and_probe_of_a_run(sslkit: Run, trained: Path) -> None:
@@ -41,6 +23,7 @@ def test_knn_and_probe_of_a_run(sslkit: Run, trained: Path) -> None:
         ran = sslkit(command, "--ckpt", trained, "--json", *flags)
         result = ran.json
         assert {"protocol", "top1", "n_train", "n_test", "checkpoint"} <= set(result)
+        assert [row["model"] for row in result["rows"]] == ["checkpoint", "random weights", "raw pixels"]
         assert (result["n_train"], result["n_test"], result["test_seen_in_pretraining"]) == (48, 12, False)
         assert result["protocol"] == {"knn": None, "probe": "probe/logreg-v1"}[command]
         assert result["top1"] > chance + 0.3
@@ -62,11 +45,12 @@ def test_evaluation_never_writes_into_the_checkpoint(trained: Path) -> None:
 
 
 def test_features_change_nothing(trained: Path) -> None:
-    evaluation = open_evaluation(KnnSpec(ckpt=str(trained)))
-    encoder = evaluation.encoder.train()
+    evaluation = open_evaluation(KnnSpec(ckpt=str(trained), cache="off"))
+    model = evaluation.models[0]
+    encoder = model.encoder.train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    one, other = evaluation.features(), evaluation.features()
-    assert torch.equal(one.train, other.train) and not one.train.requires_grad
+    (one, _), (other, _) = evaluation.features(model, "last"), evaluation.features(model, "last")
+    assert torch.equal(one.layers["last"], other.layers["last"]) and not one.layers["last"].requires_grad
     assert encoder.training
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
 
@@ -82,30 +66,21 @@ def test_data_without_a_test_part_is_split_and_said_to_be_seen(
     assert "a fifth of each class" in ran.err and "seen in pretraining" in ran.err
 
 
-def test_split_is_stratified_seeded_and_disjoint(digits: Path) -> None:
-    from sslkit.data.parts import read_index
-
-    index = read_index(str(digits / "train"))
-    kept, held_out = stratified_split(index, 0.25, seed=1)
-    assert np.bincount(held_out.labels).tolist() == [4, 4, 4]  # type: ignore[arg-type]
-    assert not set(kept.paths) & set(held_out.paths)
-    assert stratified_split(index, 0.25, seed=1)[1].paths == held_out.paths
-    assert stratified_split(index, 0.25, seed=2)[1].paths != held_out.paths
+def test_split_is_stratified_seeded_and_disjoint() -> None:
+    labels, classes = np.repeat([0, 1, 2], 16), ("a", "b", "c")
+    kept, held_out = held_out_rows(labels, 1, classes, share=0.25)
+    assert np.bincount(labels[held_out]).tolist() == [4, 4, 4]
+    assert sorted([*kept, *held_out]) == list(range(48))
+    assert np.array_equal(held_out_rows(labels, 1, classes, 0.25)[1], held_out)
+    assert not np.array_equal(held_out_rows(labels, 2, classes, 0.25)[1], held_out)
 
 
 def test_test_labels_count_in_the_training_classes(digits: Path, tmp_path: Path) -> None:
     shutil.copytree(digits / "test" / "digit 2", tmp_path / "only" / "digit 2")
     shutil.copytree(digits / "test" / "digit 0", tmp_path / "only" / "digit 0")
-    parts = find_labelled(KnnSpec(ckpt="x", data=str(digits)), str(tmp_path / "only"), None)
-    assert parts.test.labels is not None and sorted(set(parts.test.labels.tolist())) == [0, 2]
-
-
-def test_c_is_chosen_on_training_data() -> None:
-    rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1], 50)
-    useful = labels[:, None] + 0.3 * rng.normal(size=(100, 1))
-    features = np.hstack([useful, 5 * rng.normal(size=(100, 400))])  # noise that only a strong penalty keeps out
-    assert choose_c(features, labels, seed=0) < choose_c(useful * 0.01, labels, seed=0)  # small numbers want large weights
+    parts = find_labelled(KnnSpec(ckpt="x", data=str(digits)), [str(tmp_path / "only")], None)
+    labels = parts.tests[0].index.labels
+    assert labels is not None and sorted(set(labels.tolist())) == [0, 2]
 
 
 def test_a_moved_checkpoint_asks_for_data(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
@@ -149,65 +124,111 @@ def test_what_cannot_be_evaluated(trained: Path, digits: Path, tmp_path: Path) -
     with pytest.raises(SslkitError, match="classes that the training part lacks: letter"):
         knn(KnnSpec(ckpt=str(trained), data=str(digits), test=str(tmp_path / "unseen"), k=3))
     np.savez(tmp_path / "gray.npz", images=np.zeros((8, 16, 16), np.uint8), labels=np.arange(8) % 2)
-    with pytest.raises(SslkitError, match="--ckpt and --init"):
-        finetune(FinetuneSpec(ckpt=str(trained), init=str(trained), data=str(digits), out=str(tmp_path / "f")))
     with pytest.raises(SslkitError, match="images have 1 channels, the encoder takes 3"):
         knn(KnnSpec(ckpt=str(trained), data=str(tmp_path / "gray.npz"), k=1))
 
 
-def finetune_spec(digits: Path, out: Path, **changes: Any) -> FinetuneSpec:
-    return FinetuneSpec(data=str(digits), out=str(out), **{"epochs": 6, "batch_size": 16, "workers": 0, **changes})
+def test_bad_labels_are_one_line_each_and_nothing_is_written(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    results = trained.parent / "results.jsonl"
+    before = results.read_text() if results.exists() else ""
+    shutil.copytree(digits / "test", tmp_path / "labelled")
+    shutil.copytree(digits / "test" / "digit 0", tmp_path / "flat")
+    lone = tmp_path / "lone"
+    shutil.copytree(digits / "train", lone)
+    for path in sorted((lone / "digit 1").iterdir())[1:]:
+        path.unlink()
+    cases = [
+        (["--test", tmp_path / "flat"], "flat has no labels"),
+        (["--data", lone, "--test", tmp_path / "labelled"], "class digit 1 of"),
+        (["--layer", 9], "checkpoint has 4 layers (got 9) (give 1 to 4)"),
+        (["--layer", "first"], "--layer: should be"),
+        (["--pool", "class"], "checkpoint has no class token"),
+        (["--against", "resnet_nonsense"], "unknown encoder resnet_nonsense"),
+        (["--against", tmp_path / "nothing.safetensors"], "--against:"),
+        (["--k", 49], "49 neighbours of 48 training images"),
+        (["--shots", 17], "--shots: 17, and class digit 0 has 16 images"),
+    ]
+    for flags, message in cases:
+        ran = sslkit("knn", "--ckpt", trained, *([] if "--k" in flags else ["--k", 3]), *flags)
+        assert ran.code == 2 and message in ran.err and not ran.out, (flags, ran.err)
+        assert len([line for line in ran.err.splitlines() if line.startswith("error")]) == 1
+    assert (results.read_text() if results.exists() else "") == before
 
 
-def test_finetune_a_checkpoint_and_from_scratch(trained: Path, digits: Path, tmp_path: Path) -> None:
-    result = finetune(finetune_spec(digits, tmp_path / "tuned", ckpt=str(trained), lr=3e-3))
-    assert result.top1 > 0.6 and (result.n_train, result.n_test, result.protocol) == (48, 12, None)
-    from sslkit.engine.checkpoint import read_model
+def test_features_that_are_not_numbers(trained: Path, digits: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
 
-    checkpoint = read_model(result.checkpoint)
-    assert checkpoint.metadata["classes"] == ["digit 0", "digit 1", "digit 2"]
-    assert checkpoint.part("head")["weight"].shape == (3, 64)
-    assert knn(KnnSpec(ckpt=result.checkpoint, k=3)).n_test == 12  # its data is known, too
-    scratch = finetune(
-        finetune_spec(digits, tmp_path / "scratch", encoder="resnet_micro", size=16, encoder_option={"width": "8"})
-    )
-    assert scratch.n_test == 12
+    tensors = load_file(trained)
+    tensors["encoder.stem.weight"][0] = torch.nan
+    with safe_open(trained, "pt") as file:
+        save_file(tensors, tmp_path / "broken.safetensors", file.metadata())
+    with pytest.raises(SslkitError, match="features of checkpoint are not finite"):
+        knn(KnnSpec(ckpt=str(tmp_path / "broken.safetensors"), data=str(digits), k=3))
 
 
-def test_finetune_resumes_bit_equal(trained: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-    import signal
-
-    from sslkit.engine.stepper import Stepper
-    from sslkit.errors import Interrupted
-
-    whole = finetune(finetune_spec(digits, tmp_path / "whole", ckpt=str(trained), epochs=2))
-    step = Stepper.step
-
-    def counted(self: Stepper, raw: Any) -> dict[str, float]:
-        said = step(self, raw)
-        if self.clock.step == 4:
-            os.kill(os.getpid(), signal.SIGINT)
-        return said
-
-    monkeypatch.setattr(Stepper, "step", counted)
-    with pytest.raises(Interrupted):
-        finetune(finetune_spec(digits, tmp_path / "parts", ckpt=str(trained), epochs=2))
-    monkeypatch.undo()
-    parts = finetune(finetune_spec(digits, tmp_path / "parts", ckpt=str(trained), epochs=2, resume=True))
-    assert parts.top1 == whole.top1
-    assert Path(parts.checkpoint).stat().st_size == Path(whole.checkpoint).stat().st_size
-    from safetensors.torch import load_file
-
-    one, other = load_file(whole.checkpoint), load_file(parts.checkpoint)
-    assert all(torch.equal(one[name], other[name]) for name in one)
+def test_several_test_parts_are_a_row_each(trained: Path, digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits / "test", tmp_path / "other")
+    spec = KnnSpec(ckpt=str(trained), data=str(digits), test=[str(digits / "test"), str(tmp_path / "other")], k=3)
+    rows = knn(spec).rows
+    assert [row.test for row in rows[:2]] == [str(digits / "test"), str(tmp_path / "other")]
+    assert len(rows) == 6 and rows[0].top1 == rows[1].top1
 
 
-def test_finetune_from_the_command_line(sslkit: Run, trained: Path, digits: Path, tmp_path: Path) -> None:
+def test_duplicates_are_counted(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    shutil.copytree(digits / "test", tmp_path / "test")
+    shutil.copy(next((digits / "train" / "digit 0").iterdir()), tmp_path / "test" / "digit 0" / "again.png")
+    ran = sslkit("knn", "--ckpt", trained, "--data", digits, "--test", tmp_path / "test", "--k", 3)
+    assert "1 images of" in ran.out and "are in the training part, too" in ran.out
+    assert knn(KnnSpec(ckpt=str(trained), k=3)).duplicates == 0
+
+
+def test_a_second_evaluation_reads_no_image(trained: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sslkit.data.images import Images
+
+    first = knn(KnnSpec(ckpt=str(trained), k=4))
+
+    def never(self: Images, rows: Any) -> Any:
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr(Images, "read", never)
+    assert knn(KnnSpec(ckpt=str(trained), k=4)) == first
+    assert probe(ProbeSpec(ckpt=str(trained), c=1.0, baselines=False)).n_test == 12  # another protocol, the same features
+    with pytest.raises(AssertionError, match="an image was read"):
+        knn(KnnSpec(ckpt=str(trained), k=4, cache="off"))
+
+
+def test_layers_and_pooling(trained: Path, digits: Path) -> None:
+    rows = knn(KnnSpec(ckpt=str(trained), k=3, layer="all")).rows
+    assert [(row.model, row.layer) for row in rows[:4]] == [("checkpoint", str(layer)) for layer in range(1, 5)]
+    assert rows[-1].layer == "last" and rows[-1].model == "raw pixels"
+    last = knn(KnnSpec(ckpt=str(trained), k=3)).rows[0]
+    assert rows[3].top1 == last.top1  # the fourth layer is the last one
+
+
+def test_against_another_checkpoint(trained: Path, sslkit: Run) -> None:
+    result = knn(KnnSpec(ckpt=str(trained), k=3, against=[str(trained), str(trained.parent)], baselines=False))
+    assert [row.model for row in result.rows] == ["checkpoint", str(trained), str(trained.parent)]
+    assert result.rows[1].p_value == 1.0 and result.rows[1].top1 == result.top1
+
+
+def test_protocols_are_listed(sslkit: Run) -> None:
+    from sslkit.evaluate.protocols import PROTOCOLS
+
+    listed = sslkit("protocols", "--json").json["protocols"]
+    assert [one["id"] for one in listed] == list(PROTOCOLS)
+    assert all(name in sslkit("protocols").out for name in PROTOCOLS)
+
+
+def test_evaluate_makes_one_table(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    out = tmp_path / "table"
     ran = sslkit(
-        "finetune", "--ckpt", trained, "--data", digits, "--out", tmp_path / "f", "--epochs", 1, "--batch-size", 16, "--json"
+        "evaluate", "--ckpt", trained, "--out", out, "--protocol", "knn/fewshot-v1", "--protocol", "retrieval", "--json"
     )
-    assert {"protocol", "top1", "n_train", "n_test", "checkpoint"} <= set(ran.json)
-    ran = sslkit("finetune", "--ckpt", trained, "--data", digits, "--encoder", "vit_micro", "--out", tmp_path / "g")
-    assert ran.code == 2 and "the checkpoint holds resnet_micro" in ran.err
-    assert not (tmp_path / "g").exists()
+    assert [one["protocol"] for one in ran.json["results"]] == ["knn/fewshot-v1", "retrieval/map-v1"]
+    text = (out / "table.md").read_text()
+    assert text.count("| knn/fewshot-v1 |") == 3 and text.count("| retrieval/map-v1 |") == 3
+    again = sslkit("evaluate", "--ckpt", trained, "--out", out)
+    assert again.code == 2 and "is there already" in again.err
+    assert "did you mean knn/plain-v1?" in sslkit("evaluate", "--ckpt", trained, "--protocol", "knn/plain").err
+    assert "--out is missing" in sslkit("evaluate", "--ckpt", trained, "--protocol", "finetune").err
