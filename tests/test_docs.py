@@ -33,6 +33,18 @@ def test_readme_commands(sslkit: Callable[..., Any], tmp_path: Path, monkeypatch
         assert ran.code == 0, f"{line}: {ran.err}"
 
 
+@pytest.mark.slow
+def test_commands_of_the_page_on_evaluation(
+    sslkit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sslkit("demo", "--images-only", "--out", "digits").code == 0
+    assert sslkit("pretrain", "rotation", "--data", "digits/images", "--steps", 20).code == 0
+    for line in (line for block in blocks((ROOT / "docs" / "evaluating.md").read_text(encoding="utf-8")) for line in block):
+        ran = sslkit(*shlex.split(line, comments=True)[1:])
+        assert ran.code == 0, f"{line}: {ran.err}"
+
+
 def test_generated_parts_are_up_to_date() -> None:
     outdated = runpy.run_path(str(ROOT / "docs" / "generate.py"))["outdated"]
     assert outdated(check=True) == [], "run python docs/generate.py"

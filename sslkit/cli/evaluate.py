@@ -17,7 +17,10 @@ def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> Non
 
 def _print(result: dict[str, Any]) -> None:
     for one in result["results"]:
-        show_rows(one)
+        if one["rows"]:
+            show_rows(one)
+        else:
+            stdout.print(f"{one['protocol']}: not possible: {one['impossible']}", markup=False)
         stdout.print()
     if result["table"] is not None:
         stdout.print(f"table in {result['table']}", markup=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sslkit.console import say
 from sslkit.data.store import write_atomically
-from sslkit.errors import SslkitError, did_you_mean
+from sslkit.errors import RunFailed, SslkitError, did_you_mean
 from sslkit.evaluate.finetune import finetune
 from sslkit.evaluate.knn import knn
 from sslkit.evaluate.probe import probe
@@ -23,6 +23,9 @@ _CALLS: dict[str, tuple[Any, Any]] = {
 }
 
 
+_NOTHING_DRAWN = ("knn/weighted-v1", "knn/weighted200-v1", "knn/plain-v1")
+
+
 @dataclass(frozen=True)
 class EvaluateResult:
     """Hold what `sslkit evaluate --json` prints: the result of each protocol, as its own command gives it."""
@@ -33,7 +36,10 @@ class EvaluateResult:
 
 
 def evaluate_all(spec: EvaluateSpec) -> EvaluateResult:
-    """Evaluate a checkpoint by several protocols; everything `sslkit evaluate` does."""
+    """Evaluate a checkpoint by several protocols; everything `sslkit evaluate` does.
+
+    A protocol that this data does not allow is told in its place; raises SslkitError if that is true of all of them.
+    """
     chosen = choose(spec.protocol)
     fine = [name for name in chosen if name.startswith("finetune/")]
     if fine and spec.out is None:
@@ -44,22 +50,31 @@ def evaluate_all(spec: EvaluateSpec) -> EvaluateResult:
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SslkitError(f"--out: {out} is there already", "choose another folder")
     shared = {name: getattr(spec, name) for name in EvaluationSpec.model_fields}
-    results = []
+    results: list[dict[str, Any]] = []
+    failures: list[SslkitError] = []
     for name in chosen:
         say(name, style="bold")
         call, model = _CALLS[name.partition("/")[0]]
         given: dict[str, Any] = {key: value for key, value in shared.items() if key in model.model_fields}
         if call is finetune:
-            kept = ("data", "label", "test", "ckpt", "seed", "device", "workers", "cache", "cache_limit", "reindex")
-            given = {key: value for key, value in shared.items() if key in kept}
+            kept = ("data", "label", "test", "ckpt", "encoder", "seed", "device", "workers", "cache", "cache_limit", "reindex")
+            given = {key: value for key, value in shared.items() if key in kept and value is not None}
             given |= {"scratch": spec.baselines, "out": str(Path(spec.out or "", name.replace("/", "-")))}
             if spec.size != "auto":
                 given["size"] = spec.size
         if "protocol" in model.model_fields:
             given["protocol"] = name
-        if spec.seeds is not None and "seeds" in model.model_fields:
+        if spec.seeds is not None and "seeds" in model.model_fields and name not in _NOTHING_DRAWN:
             given["seeds"] = spec.seeds
-        results.append(asdict(call(model(**given))))
+        try:
+            results.append(asdict(call(model(**given))))
+        except RunFailed:
+            raise
+        except SslkitError as error:  # say, k=200 of 150 images: said in its place, and no reason to leave the rest out
+            failures.append(error)
+            results.append({"protocol": name, "impossible": str(error), "rows": []})
+    if len(failures) == len(results):
+        raise failures[0]
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         with write_atomically(out / "table.md") as stream:
@@ -86,6 +101,8 @@ def markdown(results: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
+        if not result["rows"]:
+            lines.append(f"| {result['protocol']} | not possible: {result['impossible']} |{' |' * 7}")
         for row in result["rows"]:
             name = "top1" if "top1" in row else "mean_average_precision"
             low, high = row[f"{name}_interval"]
@@ -102,5 +119,5 @@ def markdown(results: list[dict[str, Any]]) -> str:
                 f"{row['n_test']:,}",
             )
             lines.append(f"| {' | '.join(cells)} |")
-    first = results[0]
+    first = next(result for result in results if result["rows"])
     return "\n".join([*lines, "", f"Weights {first['weights']}, training data {first['data']['train']}.", ""])

@@ -23,6 +23,8 @@ def knn_of(evaluation: Evaluation, spec: KnnSpec) -> Result:
     protocol, settings = settle(spec, spec.protocol)
     classes, device = len(evaluation.parts.classes), evaluation.models[0].encoder.device
     k, temperature, shots = settings["k"], settings["temperature"], settings["shots"]
+    if shots is None and spec.seeds is not None:
+        raise SslkitError(f"--seeds: {spec.protocol} draws nothing", "give --shots, or leave it out")
 
     def fit(layers: Layers, labels: Tensor, seed: int) -> Fitted:
         (features,) = layers.values()
@@ -39,8 +41,7 @@ def knn_of(evaluation: Evaluation, spec: KnnSpec) -> Result:
 
         return Fitted(predict, {}, len(features))
 
-    seeds = settings["seeds"] if shots is not None else 1
-    return evaluation.result("knn", protocol, settings, classify(evaluation, fit, seeds, spec.layer))
+    return evaluation.result("knn", protocol, settings, classify(evaluation, fit, settings["seeds"], spec.layer))
 
 
 def draw_shots(labels: Tensor, shots: int, seed: int, classes: tuple[str, ...]) -> Tensor:
@@ -64,7 +65,7 @@ def votes(train: Tensor, labels: Tensor, test: Tensor, k: int, temperature: floa
     train, test = F.normalize(train.float(), dim=1), F.normalize(test.float(), dim=1)
     found = []
     with meter("neighbours", len(test)) as progress:
-        for queries in test.split(max(1, _CHUNK // len(train))):
+        for queries in test.split(chunk_of(len(train))):
             similarity, places = largest(queries @ train.T, k)
             # Relative to the nearest: the same winner, and exp never overflows.
             weights = torch.ones_like(similarity)
@@ -74,6 +75,11 @@ def votes(train: Tensor, labels: Tensor, test: Tensor, k: int, temperature: floa
             found.append(empty.scatter_add_(1, labels[places], weights))
             progress.advance(len(queries))
     return torch.cat(found)
+
+
+def chunk_of(samples: int) -> int:
+    """Return how many queries are compared with `samples` at once."""
+    return max(1, _CHUNK // samples)
 
 
 def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,7 @@ def probe_of(evaluation: Evaluation, spec: ProbeSpec) -> Result:
     if sweeps:
         if layer == "last":  # as it does where nothing else was asked for
             layer = "all" if "layers" in evaluation.models[0].encoder.offers else "last"
+        settings["layer"] = layer
 
         def fit(layers: Layers, labels: Tensor, seed: int) -> Fitted:
             return fit_sweep(layers, labels, seed, classes, _listed(settings["lr"]))

@@ -276,3 +276,56 @@ def test_an_odd_width_is_one_line() -> None:
     for name in ("resnet_micro", "resnet50"):
         with pytest.raises(SslkitError):
             EncoderBuilder(recipe_for(name, 32, options={"width": "abc"}), DataInfo(1, 32))(select="l", width=0.5)
+
+
+@pytest.mark.parametrize("name", ["resnet_micro", "vit_micro", "resnet18", "vit_tiny_patch16_224", "torchvision:resnet18"])
+def test_stages_hold_every_parameter_once(name: str) -> None:
+    encoder = built(name, size=64)
+    found = [id(parameter) for stage in encoder.stages() for parameter in stage]
+    assert sorted(found) == sorted(id(parameter) for parameter in encoder.parameters())
+    both = concat(encoder, built("vit_micro", size=64))
+    assert len(both.stages()) == max(len(encoder.stages()), 5)
+    assert sum(map(len, both.stages())) == len(list(both.parameters()))
+
+
+def test_stages_are_in_the_order_of_depth() -> None:
+    encoder = built("resnet18")
+    assert encoder.stages()[0][0] is encoder.model.conv1.weight
+    assert any(parameter is encoder.model.layer4[1].conv2.weight for parameter in encoder.stages()[-1])
+
+
+def test_layers_of_timms_networks_end_in_the_feature_map() -> None:
+    encoder = built("resnet18", size=64)
+    image = torch.rand(2, 3, 64, 64)
+    layers = encoder.layers(image)
+    assert len(layers) == 5 and torch.allclose(layers[-1], encoder.feature_map(image))
+
+
+def test_layers_and_pooling_of_tokens() -> None:
+    from sslkit.evaluate.features import reader
+
+    encoder, image = built("vit_tiny_patch16_224", size=64), torch.rand(2, 3, 64, 64)
+    tokens = encoder.tokens(image)
+
+    def read(layer: str, pool: str) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            return reader(encoder, "vit", layer, pool)(image)
+
+    close = torch.testing.assert_close
+    close(read("last", "auto")["last"], encoder(image).detach())
+    close(read("last", "class")["last"], tokens[:, 0].detach())
+    close(read("last", "average")["last"], tokens[:, 1:].mean(dim=1).detach())
+    close(read("last", "both")["last"], torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1).detach())
+    every = read("all", "auto")
+    assert list(every) == [str(number) for number in range(1, 13)]
+    close(every["12"], encoder(image).detach())
+    close(read("last4", "auto")["last4"], torch.cat([every[str(number)] for number in (9, 10, 11, 12)], dim=1))
+    close(read("5", "auto")["5"], every["5"])
+    beside = concat(encoder, built("vit_tiny_patch16_224", size=64)).eval()
+    with torch.no_grad():
+        close(reader(beside, "two", "12", "auto")(image)["12"], beside(image))
+        assert reader(beside, "two", "12", "both")(image)["12"].shape == (2, 4 * 192)
+    with pytest.raises(SslkitError, match="has no class token"):
+        reader(built("resnet_micro"), "resnet_micro", "last", "class")
+    with pytest.raises(SslkitError, match="offers pooled, no layers"):
+        reader(built("torchvision:resnet18"), "resnet", "2", "auto")

@@ -228,6 +228,11 @@ def test_evaluate_makes_one_table(trained: Path, digits: Path, tmp_path: Path, s
     assert [one["protocol"] for one in ran.json["results"]] == ["knn/fewshot-v1", "retrieval/map-v1"]
     text = (out / "table.md").read_text()
     assert text.count("| knn/fewshot-v1 |") == 3 and text.count("| retrieval/map-v1 |") == 3
+    frozen = sslkit("evaluate", "--ckpt", trained, "--protocol", "knn", "--no-baselines")
+    assert frozen.code == 0 and "knn/weighted200-v1: not possible: --k: 200 neighbours of 48" in frozen.out
+    assert "knn/weighted-v1" in frozen.out and "random weights" not in frozen.out
+    alone = sslkit("evaluate", "--ckpt", trained, "--protocol", "knn/weighted200-v1")
+    assert alone.code == 2 and "200 neighbours of 48" in alone.err
     again = sslkit("evaluate", "--ckpt", trained, "--out", out)
     assert again.code == 2 and "is there already" in again.err
     assert "did you mean knn/plain-v1?" in sslkit("evaluate", "--ckpt", trained, "--protocol", "knn/plain").err
