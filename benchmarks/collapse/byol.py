@@ -20,10 +20,10 @@ class SmallBYOL(PretextTask):
 
         predictor: bool = Field(default=True, description="Predict the other projection instead of being it.")
         stop_gradient: bool = Field(default=True, description="Compare with a teacher; else with the student itself.")
-        momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of the teacher.")
+        momentum: float = Field(default=0.95, ge=0, lt=1, description="Momentum of the teacher.")
 
     options: Options
-    defaults: ClassVar = {"optimizer": "sgd", "lr": 0.2, "weight_decay": 5e-4, "batch_size": 128}
+    defaults: ClassVar = {"optimizer": "sgd", "lr": 0.03, "weight_decay": 5e-4, "batch_size": 128}
 
     def build_head(self) -> nn.Module:
         """Build the projector."""

@@ -16,7 +16,7 @@ from sslkit import KnnSpec, PretrainSpec, SslkitError, knn, pretrain
 HERE = Path(__file__).parent
 STEPS, BATCH = 200, 128
 RUNS: list[tuple[str, str | None, str, dict[str, Any]]] = [  # name, the healthy run it is compared with, task, changes
-    ("byol", None, str(HERE / "byol.py"), {}),
+    ("byol", None, str(HERE / "byol.py"), {"steps": 600}),
     ("dino", None, str(HERE / "dino.py"), {}),
     ("simclr", None, "simclr", {}),
     ("vicreg", None, str(HERE / "vicreg.py"), {}),
@@ -28,7 +28,7 @@ RUNS: list[tuple[str, str | None, str, dict[str, Any]]] = [  # name, the healthy
         "byol, no predictor, no stop-gradient",
         "byol",
         str(HERE / "byol.py"),
-        {"options": {"predictor": False, "stop_gradient": False}},
+        {"steps": 600, "options": {"predictor": False, "stop_gradient": False}},
     ),
     ("dino, no centring", "dino", str(HERE / "dino.py"), {"options": {"centring": False}}),
     ("simclr, temperature 100", "simclr", "simclr", {"options": {"temperature": 100}}),
@@ -50,12 +50,12 @@ def main(data: Path, out: Path, only: list[str]) -> None:
         if only and not name.startswith(tuple(only)):
             continue
         folder = out / name.replace(" ", "-").replace(",", "")
-        settings: dict[str, Any] = {"batch_size": BATCH, **changes}
+        settings: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, **changes}
         images = str(constant) if settings.pop("data", "") == "constant" else str(data / "train.csv")
         said = "diverged"
         try:
             if not (folder / "model.safetensors").exists():
-                pretrain(PretrainSpec(task=task, data=images, out=str(folder), steps=STEPS, **settings))
+                pretrain(PretrainSpec(task=task, data=images, out=str(folder), **settings))
         except SslkitError as error:
             said = str(error)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
