@@ -1,5 +1,8 @@
 """The errors a user can cause or be told about: one line each, and an exit code."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class SslkitError(Exception):
     """Tell the user what was given, what was expected and which flag to change (exit code 2: before the first step)."""
@@ -27,6 +30,16 @@ class Interrupted(SslkitError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+@contextmanager
+def naming(flag: str, instead_of: str) -> Iterator[None]:
+    """Let errors name the flag that the user gave where one piece serves several: `--test: ...` instead of `--data: ...`."""
+    try:
+        yield
+    except SslkitError as error:
+        error.args = (str(error.args[0]).replace(instead_of, flag, 1),)
+        raise
 
 
 def did_you_mean(name: str, known: list[str], listing: list[str] | None = None) -> str:

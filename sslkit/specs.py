@@ -151,11 +151,10 @@ class FinetuneSpec(TrainSpec):
     scratch: bool = Field(default=False, description="Train the same encoder from random weights, too, by the same schedule.")
 
 
-class EvaluationSpec(DataSpec):
-    """Hold what all evaluations of frozen features share: a checkpoint and labelled data."""
+class FeatureSpec(DataSpec):
+    """Hold what all commands that take features are told: by which encoder, and where in it."""
 
     ckpt: str = Field(description="model.safetensors of a run.")
-    test: Texts = Field(default=[], description="Test data; default: the test part of --data. May be repeated: a row each.")
     encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
     layer: str = Field(
         default="last",
@@ -165,6 +164,12 @@ class EvaluationSpec(DataSpec):
     pool: Literal["auto", "average", "class", "both"] = Field(
         default="auto", description="Patches, class token or both side by side; auto: as the encoder pools."
     )
+
+
+class EvaluationSpec(FeatureSpec):
+    """Hold what all evaluations of frozen features share: labelled data, and what to compare with."""
+
+    test: Texts = Field(default=[], description="Test data; default: the test part of --data. May be repeated: a row each.")
     against: Texts = Field(
         default=[], description="Another checkpoint, or a pretrained NAME or NAME@SIZE of timm or torchvision; may be repeated."
     )
@@ -215,18 +220,10 @@ class EvaluateSpec(EvaluationSpec):
     out: str | None = Field(default=None, description="Folder for the table, and the runs of fine-tuning.")
 
 
-class EmbedSpec(DataSpec):
+class EmbedSpec(FeatureSpec):
     """Hold what `sslkit embed` is told."""
 
-    ckpt: str = Field(description="model.safetensors of a run.")
     out: str = Field(default="features.npz", description="File to write: features, paths, labels (if there are any).")
-    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
-    layer: str = Field(
-        default="last", pattern=r"^(last|last4|[1-9]\d*)$", description="last, last4 (four side by side), or a number."
-    )
-    pool: Literal["auto", "average", "class", "both"] = Field(
-        default="auto", description="Patches, class token or both side by side; auto: as the encoder pools."
-    )
 
 
 class MapSpec(EmbedSpec):

@@ -24,4 +24,12 @@ def _protocols(
         return
     for protocol in PROTOCOLS.values():
         stdout.print(f"{protocol.id:<22} {protocol.summary}", markup=False)
+        told = {name: value for name, value in protocol.settings.items() if value is not None}
+        if told:
+            values = ", ".join(f"{name} {_listed(value)}" for name, value in told.items())
+            stdout.print(f"{'':<22} {values}", style="dim", markup=False)
     stdout.print("\nA value set by hand gives a result without an id; another default gets another version.", markup=False)
+
+
+def _listed(value: object) -> str:
+    return f"one of {', '.join(map(str, value))}" if isinstance(value, list) else str(value)

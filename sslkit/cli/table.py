@@ -5,6 +5,7 @@ from typing import Any
 from rich.table import Table
 
 from sslkit.console import stdout
+from sslkit.report.numbers import interval, p_value, share
 
 
 def show_rows(result: dict[str, Any]) -> None:
@@ -18,7 +19,7 @@ def show_rows(result: dict[str, Any]) -> None:
         table.add_column(column, justify="left" if column in ("model", "test") else "right", no_wrap=column != "test")
     for row in rows:
         start = [row["model"], *([row["test"]] if several_tests else []), *([row["layer"] or ""] if layers else [])]
-        table.add_row(*start, *(_shown(row, name) for name in _measures(rows)), _p_value(row.get("p_value")))
+        table.add_row(*start, *(_shown(row, name) for name in _measures(rows)), p_value(row))
     stdout.print(f"{result['protocol'] or result['command'] + ', settings by hand: no protocol id'}", style="bold")
     # As wide as it has to be: a number that was cut off is none.
     width = stdout.measure(table, options=stdout.options.update(max_width=1000)).maximum
@@ -52,21 +53,9 @@ def _measures(rows: list[dict[str, Any]]) -> list[str]:
 
 def _shown(row: dict[str, Any], title: str) -> str:
     name = next(name for name, known in _TITLES.items() if known == title)
-    value = row.get(name)
-    if value is None:
+    if row.get(name) is None:
         return ""
-    text = f"{value:.1%}"
-    deviation = row.get(f"{name}_deviation")
-    if deviation is not None:
-        text += f" ± {100 * deviation:.1f}"
-    if f"{name}_interval" in row:
-        low, high = row[f"{name}_interval"]
-        text += f" ({100 * low:.1f} to {100 * high:.1f})"
-    return text
-
-
-def _p_value(value: float | None) -> str:
-    return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return share(row, name) + (f" ({interval(row, name)})" if f"{name}_interval" in row else "")
 
 
 def _chosen(one: dict[str, Any]) -> str:

@@ -50,7 +50,7 @@ class Images(Source):
         settled: dict[str, tuple[Any, str]] = {}
         side = int(np.median(short_sides(index)))
         if size is None and spec.size == "auto":
-            size = max((known for known in SIZES if known <= side), default=SIZES[0])
+            size = choose_size(side)
             settled["size"] = size, f"images have {side} px on the short side"
         size = int(spec.size) if size is None else size
         given: Any = getattr(spec, "canvas", "auto")  # an evaluation has no say in it
@@ -104,6 +104,11 @@ class Images(Source):
     def workers(self, asked: int | str) -> tuple[int, str]:
         """Return how many processes decode."""
         return self.canvases.workers(asked)
+
+
+def choose_size(side: int) -> int:
+    """Return the training size for the images' median short side in pixels."""
+    return max((known for known in SIZES if known <= side), default=SIZES[0])
 
 
 def choose_canvas(size: int, side: int) -> tuple[int, str]:

@@ -71,7 +71,22 @@ def timm_stages(model: Any) -> list[list[nn.Parameter]]:
     from timm.models import group_parameters
 
     groups = group_parameters(model, model.group_matcher())
-    return [[model.get_parameter(name) for name in groups[depth]] for depth in sorted(groups)]
+    names = [groups[depth] for depth in sorted(groups)]
+    # What timm does not match comes last: norms and pools after the last block, which go with it.
+    if len(names) > 1 and not _is_block(model, names[-1], names[-2]):
+        last = names.pop()
+        names[-1] = names[-1] + last
+    return [[model.get_parameter(name) for name in stage] for stage in names]
+
+
+def _is_block(model: nn.Module, names: list[str], before: list[str]) -> bool:
+    """Tell whether a group is a block like the one before: numbered, if that is, and with more than norms in it."""
+
+    def numbered(names: list[str]) -> bool:
+        return any(part.isdigit() for name in names for part in name.split("."))
+
+    weights = any(model.get_parameter(name).dim() > 1 for name in names)
+    return weights and (numbered(names) or not numbered(before))
 
 
 class PlainEncoder(ImageEncoder):

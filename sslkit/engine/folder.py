@@ -30,13 +30,13 @@ def choose_out(out: str | None, name: str, resume: bool) -> Path:
     """
     if out is not None:
         folder = Path(out)
-        if _taken(folder) and not resume:
+        if holds_run(folder) and not resume:
             raise SslkitError(f"--out: {folder} holds a run", "go on with it by --resume, or choose another folder")
         if folder.exists() and not folder.is_dir():
             raise SslkitError(f"--out: {folder} is a file", "give a folder")
         return folder
     folder, number = Path("runs", name), 2
-    while _taken(folder) and not resume:
+    while holds_run(folder) and not resume:
         folder, number = Path("runs", f"{name}-{number}"), number + 1
     return folder
 
@@ -44,11 +44,6 @@ def choose_out(out: str | None, name: str, resume: bool) -> Path:
 def holds_run(folder: Path) -> bool:
     """Tell whether a folder holds a run."""
     return (folder / SPEC).exists() or (folder / RESUME).exists()
-
-
-def _taken(folder: Path) -> bool:
-    """Tell whether a folder holds a run, or several of one command, each in a folder of its own."""
-    return holds_run(folder) or (folder.is_dir() and any(holds_run(inside) for inside in folder.iterdir()))
 
 
 def read_spec(folder: Path) -> dict[str, Any]:

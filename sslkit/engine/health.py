@@ -4,8 +4,10 @@ One set of thresholds serves all tasks. They are relative, to where the run bega
 for any width, loss and batch; `benchmarks/README.md` has what each kind of failure looks like.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +25,7 @@ _EVERY = 20
 _LOOKS = 3  # in a row, before something is called by its name: one may be an accident
 _ALIKE = 0.05  # deviation of features that tell nothing apart; random weights have 0.2 and more
 _RANK = 0.4  # of the rank at the start
-_ENTROPY, _TEACHER_ALIKE = 0.3, 0.1  # nats, deviation; a teacher of random weights has 1.5 and 0.3
+_ENTROPY = 0.3  # nats; a teacher of random weights has 1.5
 _FROZEN, _WINDOW = 0.002, 40  # range of the loss, as a share of it, over so many steps; batches alone make ten times that
 
 Classify = Callable[[Encoder], float]  # k-NN accuracy of an encoder as it is
@@ -41,6 +43,15 @@ class Health:
         self.seen: dict[str, list[int]] = {}  # steps in a row at which a sign was there
         self.told: set[str] = set()
         self.start = self.measure()
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed run has to know to judge as this one would."""
+        return {"start": self.start, "seen": self.seen, "told": sorted(self.told), "losses": list(self.losses)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put a saved state back."""
+        self.start, self.seen, self.told = state["start"], state["seen"], set(state["told"])
+        self.losses.extend(state["losses"])
 
     def after_step(self, loss: float) -> tuple[dict[str, float], list[str]]:
         """Note a step's loss; every so many steps, return what was measured, and what is wrong and was not told before."""
@@ -72,7 +83,7 @@ class Health:
                 "uniformity": uniformity(first),
             }
             for module in self.task.modules():
-                if isinstance(module, Teacher):
+                if isinstance(module, Teacher) and isinstance(module.parts[0], Encoder):  # others see no images
                     output = self._features(module, self.views[0])
                     if output.dim() == 2:
                         said |= {"teacher_entropy": entropy_of_largest(output), "teacher_deviation": deviation(output)}
@@ -99,11 +110,13 @@ class Health:
 
     def _signs(self, said: dict[str, float]) -> dict[str, str]:
         width, rank, signs = self.task.encoder.width, said["rankme"], dict[str, str]()
+        if not math.isfinite(rank):
+            return {"finite": f"features of {self.called} are not finite numbers"}
         if said["feature_deviation"] < _ALIKE:
             signs["alike"] = f"features of all {self.called} are nearly alike (deviation {said['feature_deviation']:.1g})"
         elif rank < _RANK * self.start["rankme"]:
             signs["rank"] = f"features span {rank:.0f} of {width} dimensions (about {self.start['rankme']:.0f} at the start)"
-        if said.get("teacher_entropy", 1.0) < _ENTROPY and said["teacher_deviation"] < _TEACHER_ALIKE:
+        if said.get("teacher_entropy", 1.0) < _ENTROPY and said["teacher_deviation"] < self.start["teacher_deviation"]:
             signs["teacher"] = (
                 f"the teacher says the same of all {self.called} (entropy {said['teacher_entropy']:.2f} nats, "
                 f"{self.start['teacher_entropy']:.2f} at the start)"
@@ -134,7 +147,12 @@ def two_views(stepper: Stepper) -> tuple[Tensor, Tensor]:
 
 
 def rankme(features: Tensor) -> float:
-    """Return the effective rank of features `[N, D]`: exp of their singular values' entropy (RankMe: Garrido et al., 2023)."""
+    """Return the effective rank of features `[N, D]`: exp of their singular values' entropy (RankMe: Garrido et al., 2023).
+
+    It is nan if they are not finite.
+    """
+    if not torch.isfinite(features).all():
+        return math.nan  # svdvals would raise an error of its own
     values = torch.linalg.svdvals(features.double())
     shares = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
     return float(torch.special.entr(shares).sum().exp())

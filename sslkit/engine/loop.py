@@ -104,6 +104,7 @@ def train(
                     say(f"health: {alarm}", style="bold yellow")
                 if look and health is not None and world.any(health.stops and bool(alarms)):
                     save()
+                    _quarantine(folder, stepper, broken)
                     raise RunFailed(f"stopped after step {clock.step}: {'; '.join(alarms)}", "--on-collapse warn goes on")
                 progress.advance(1, _text(said, pace, clock.steps - clock.step, plan.source.called))
                 if _due(plan.spec.checkpoint_every, clock.step, plan.steps_per_epoch, saved) and clock.step < clock.steps:

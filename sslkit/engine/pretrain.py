@@ -70,6 +70,8 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> Training:
     _check_encoder(spec, task_class, name)
     classify = None
     if spec.online_knn:
+        if spec.health_every == 0:
+            raise SslkitError("--online-knn and --health-every 0: it is logged with the features' health", "leave one out")
         from sslkit.evaluate.online import OnlineKnn
 
         if task_class.modality != "image":

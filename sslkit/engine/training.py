@@ -65,13 +65,19 @@ class Training:
     classify: Callable[[Encoder], float] | None = None  # k-NN accuracy while it runs
 
 
-def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
-    """Return the recorded spec of a run that is resumed; raises SslkitError for given values that differ from it."""
+def recorded_spec(spec: TrainSpec, folder: Path) -> TrainSpec:
+    """Return the recorded spec of a run that is resumed, with what may change between sessions from `spec`."""
     try:
         recorded = type(spec).model_validate(read_spec(folder))
     except ValidationError as error:
         first = error.errors()[0]
         raise SslkitError(f"--resume: {folder} has a {SPEC} of another kind: {first['loc']}: {first['msg']}") from error
+    return recorded.model_copy(update={name: getattr(spec, name) for name in spec.model_fields_set & _FREELY_CHANGED})
+
+
+def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
+    """Return `recorded_spec`; raises SslkitError for given values that differ from it."""
+    recorded = recorded_spec(spec, folder)
     differing = []
     for name in spec.model_fields_set - _FREELY_CHANGED:
         given, stored = getattr(spec, name), getattr(recorded, name)
@@ -89,7 +95,7 @@ def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
             f"--resume: {folder} was started with other values: {', '.join(sorted(differing))}",
             "--extend-to EPOCHS goes on from a finished run" if longer else "leave them out",
         )
-    return recorded.model_copy(update={name: getattr(spec, name) for name in spec.model_fields_set & _FREELY_CHANGED})
+    return recorded
 
 
 def run_training(training: Training) -> Outcome:
@@ -130,19 +136,23 @@ def run_training(training: Training) -> Outcome:
             for name, reason in task.reasons().items():
                 say(f"  {name.replace('_', '-'):<14} {reason}")
 
+            health = None
+            if isinstance(spec, PretrainSpec) and spec.health_every != 0:
+                health = Health(stepper, spec, training.classify)
+                if state is not None and state.get("health"):
+                    health.load_state(state["health"])
+
             def save() -> None:
                 if not world.first:
                     return
+                watched = {} if health is None else {"health": health.state()}
                 try:
-                    save_resume(folder.file(RESUME), {**stepper.state(), "data": fingerprint})
+                    save_resume(folder.file(RESUME), {**stepper.state(), "data": fingerprint, **watched})
                     save_model(folder.file(MODEL), task.exports(), _metadata(training, spec, stepper, fingerprint))
                 except OSError as error:
                     raise RunFailed(f"cannot write the checkpoint to {folder.path}: {error.strerror}") from error
 
             try:
-                health = None
-                if isinstance(spec, PretrainSpec) and spec.health_every != 0:
-                    health = Health(stepper, spec, training.classify)
                 pace = train(stepper, loader, folder, save, prepared=state is None, stop=stop, health=health)
             except Interrupted as stopped:
                 stopped.hint = f"go on with: sslkit {training.command} --resume --out {folder.path}"

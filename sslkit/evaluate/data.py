@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,11 @@ from sslkit.data.index import Index
 from sslkit.data.parts import find_parts, read_index
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.folder import holds_run, read_spec
-from sslkit.errors import SslkitError
+from sslkit.errors import SslkitError, naming
 from sslkit.specs import DataSpec
 
 Rows = NDArray[np.int64]
-_HELD_OUT = 0.2
+_TEST_SHARE = 0.2  # where there is no test part
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class Parts:
         """Return the class names."""
         return self.train.classes
 
-    def fingerprints(self) -> dict[str, str]:
-        """Return hashes of the training part, before any of it was split off, and of each test part."""
-        return {"train": self.fingerprint, **{test.name: test.index.fingerprint() for test in self.tests}}
+    def hashes(self) -> dict[str, str | list[str]]:
+        """Return hashes of the images and labels of the training part, and of each test part."""
+        return {"train": _hash(self.train), "test": [_hash(test.index) for test in self.tests]}
 
 
 def find_labelled(spec: DataSpec, tests: list[str], checkpoint: Checkpoint | None, several: bool = False) -> Parts:
@@ -69,13 +70,14 @@ def find_labelled(spec: DataSpec, tests: list[str], checkpoint: Checkpoint | Non
         found = [(data, *next(iter(located.items())))]
     parts = []
     for holder, name, location in found:
-        part = _in_classes(check_labelled(read_index(location, label, spec.reindex), "--test", several), train)
+        with naming("--test" if tests else "--data", "--data"):
+            part = _in_classes(check_labelled(read_index(location, label, spec.reindex), "--test", several), train)
         name = holder if location == holder else f"{name} of {holder}"
         say(f"test part: {name}")
         parts.append(TestPart(name, part, part.fingerprint() == pretrained_on))
     if not parts:
         say(f"test part: a fifth of each class of {data}, drawn by --seed {spec.seed}{', seen in pretraining' if seen else ''}")
-        kept, held_out = held_out_rows(train.labels, spec.seed, train.classes)
+        kept, held_out = held_out_rows(train.labels, spec.seed, train.classes, _TEST_SHARE)
         parts = [TestPart(f"a fifth of {data}", train.subset(held_out), seen)]
         train = train.subset(kept)
     return Parts(train, parts, data, label, fingerprint)
@@ -97,9 +99,7 @@ def named_data(spec: DataSpec, checkpoint: Checkpoint | None) -> tuple[str, str 
     return data, spec.label or (label if isinstance(label, str) else None), True
 
 
-def held_out_rows(
-    labels: np.ndarray | None, seed: int, classes: tuple[str, ...], share: float = _HELD_OUT
-) -> tuple[Rows, Rows]:
+def held_out_rows(labels: np.ndarray | None, seed: int, classes: tuple[str, ...], share: float) -> tuple[Rows, Rows]:
     """Return the rows to keep and to hold out: `share` of each class, at least one and not all, drawn by the seed.
 
     Labels are int64 `[N]`; of samples with several labels (`[N, classes]`) a share of all is drawn.
@@ -120,10 +120,19 @@ def held_out_rows(
 
 def _test_location(test: str) -> tuple[str, str]:
     """Return the name and the place of the test part in what `--test` names: not its training part, if it has several."""
-    located = find_parts(test)
+    with naming("--test", "--data"):
+        located = find_parts(test)
     if len(located) > 1:
         del located["train"]
     return next(iter(located.items()))
+
+
+def _hash(index: Index) -> str:
+    assert index.labels is not None
+    digest = blake2b(index.fingerprint().encode(), digest_size=8)
+    digest.update("\0".join(index.classes).encode(errors="surrogateescape"))
+    digest.update(index.labels.tobytes())
+    return digest.hexdigest()
 
 
 def check_labelled(index: Index, flag: str, several: bool) -> Index:
@@ -148,6 +157,8 @@ def check_labelled(index: Index, flag: str, several: bool) -> Index:
 def _in_classes(test: Index, train: Index) -> Index:
     """Return the test index with labels that count in the training part's classes."""
     assert test.labels is not None and train.labels is not None
+    if test.channels != train.channels:
+        raise SslkitError(f"--test: images of {test.source} have {test.channels} channels, those of --data {train.channels}")
     places = {name: place for place, name in enumerate(train.classes)}
     unseen = [name for name in test.classes if name not in places]
     if unseen:

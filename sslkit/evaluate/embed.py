@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sslkit.console import say
 from sslkit.data.images import Images
 from sslkit.data.index import Index
 from sslkit.data.parts import find_parts, read_index
@@ -60,11 +60,11 @@ def embed(spec: EmbedSpec) -> EmbedResult:
     """
     out = writable(spec.out, ".npz")
     found = embedded(spec)
-    arrays: dict[str, NDArray[Any]] = {"features": found.features, "paths": np.array(found.names)}
-    if found.labels is not None:
-        arrays["labels"] = np.array(found.labels)
     with write_atomically(out) as stream:
-        np.savez(stream, allow_pickle=False, **arrays)
+        if found.labels is None:
+            np.savez(stream, features=found.features, paths=np.array(found.names))
+        else:
+            np.savez(stream, features=found.features, paths=np.array(found.names), labels=np.array(found.labels))
     return EmbedResult(
         str(out), len(found.names), found.features.shape[1], found.labels is not None, found.weights, str(spec.ckpt)
     )
@@ -72,6 +72,8 @@ def embed(spec: EmbedSpec) -> EmbedResult:
 
 def embedded(spec: EmbedSpec, most: int | None = None) -> Embedded:
     """Return features of the images of `--data`, of at most `most` drawn by the seed."""
+    if spec.layer == "all":
+        raise SslkitError("--layer: all of them do not fit into one array", "give a number, last or last4")
     checkpoint = read_model(spec.ckpt)
     checkpoint.check_images()
     encoder = checkpoint.build_encoder(spec.encoder).to(choose_device(spec.device)[0])
@@ -92,7 +94,10 @@ def embedded(spec: EmbedSpec, most: int | None = None) -> Embedded:
 def read_images(spec: DataSpec, checkpoint: Checkpoint) -> Index:
     """Return the index of the images of `--data`, by default those of the run; the training part, if it has parts."""
     data, label, _ = named_data(spec, checkpoint)
-    index = read_index(find_parts(data)["train"], label, spec.reindex)
+    parts = find_parts(data)
+    if len(parts) > 1:
+        say(f"{data} has {' and '.join(parts)}: reading train")
+    index = read_index(parts["train"], label, spec.reindex)
     if index.channels != checkpoint.channels:
         raise SslkitError(f"--data: images have {index.channels} channels, the encoder takes {checkpoint.channels}")
     return index

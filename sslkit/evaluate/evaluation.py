@@ -19,6 +19,7 @@ from sslkit.data.index import Index
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.folder import RESULTS, append_json, holds_run
 from sslkit.engine.precision import choose_device
+from sslkit.errors import SslkitError
 from sslkit.evaluate.data import Parts, find_labelled
 from sslkit.evaluate.features import cached, weights_hash
 from sslkit.evaluate.metrics import classification, interval, mcnemar, right
@@ -27,6 +28,7 @@ from sslkit.evaluate.protocols import PROTOCOLS
 from sslkit.specs import EvaluationSpec
 
 Layers = dict[str, Tensor]  # features by layer, [N, width]
+Told = tuple[NDArray[np.int64], Tensor]  # rows of the data, and 1 where the label was told right
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Result:
     settings: dict[str, Any]
     checkpoint: str
     weights: str
-    data: dict[str, str]  # fingerprints
+    data: dict[str, str | list[str]]  # hashes of images and labels, of each part
     top1: float
     n_train: int
     n_test: int
@@ -93,6 +95,7 @@ class Part:
 
     layers: Layers
     labels: Tensor
+    rows: NDArray[np.int64]  # places in the data: what cannot be read is missing
     hashes: NDArray[np.int64]
 
 
@@ -106,21 +109,25 @@ class Evaluation:
     parts: Parts
 
     def features(self, model: Model, layer: str) -> tuple[Part, list[Part]]:
-        """Return the training part and the test parts as a model sees them; `layer` as in `--layer`."""
+        """Return the training part and the test parts as a model sees them; `layer` as in `--layer`.
+
+        What is compared with the checkpoint and has no layers, or no class token, is taken as it is.
+        """
+        pool, own = self.spec.pool, model.name in (CHECKPOINT, RANDOM)
+        if not own and "layers" not in model.encoder.offers:
+            layer, pool = "last", "auto"
+        elif not own and not model.encoder.class_token and pool in ("class", "both"):
+            pool = "auto"
         side = int(np.median(short_sides(self.parts.train)))
         canvas, _ = choose_canvas(model.size, side)
 
         def part(index: Index) -> Part:
             images = Images.of(index, self.spec, model.size, canvas)
-            found = cached(model.encoder, model.name, images, layer, self.spec.pool, self.spec)
+            found = cached(model.encoder, model.name, images, layer, pool, self.spec)
             assert index.labels is not None
-            return Part(found.layers, torch.from_numpy(index.labels[found.rows]), found.hashes)
+            return Part(found.layers, torch.from_numpy(index.labels[found.rows]), found.rows, found.hashes)
 
         return part(self.parts.train), [part(test.index) for test in self.parts.tests]
-
-    def layer_of(self, model: Model, wanted: str) -> str:
-        """Return the layers to look at: raw pixels have only one."""
-        return wanted if model.name in (CHECKPOINT, RANDOM) or "layers" in model.encoder.offers else "last"
 
     def result(self, command: str, protocol: str | None, settings: dict[str, Any], rows: list[Row]) -> Result:
         """Return the result with its first row's numbers on top, added to the run's results.jsonl if there is a run."""
@@ -128,10 +135,10 @@ class Evaluation:
         result = Result(
             command=command,
             protocol=protocol,
-            settings=settings,
+            settings=self.described(settings),
             checkpoint=str(self.checkpoint.path),
             weights=first.weights,
-            data=self.parts.fingerprints(),
+            data=self.parts.hashes(),
             top1=first.top1,
             n_train=first.n_train,
             n_test=first.n_test,
@@ -141,6 +148,10 @@ class Evaluation:
         )
         self.record(asdict(result))
         return result
+
+    def described(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return settings with what else decides the numbers: image size, seed, and which labels were told."""
+        return {**settings, "size": self.models[0].size, "seed": self.spec.seed, "label": self.parts.label}
 
     def record(self, result: dict[str, Any]) -> None:
         """Add a result to the run's results.jsonl; nothing where there is no run."""
@@ -166,33 +177,38 @@ def open_evaluation(spec: EvaluationSpec, pixels: int = 32) -> Evaluation:
 
 def settle(spec: EvaluationSpec, protocol: str) -> tuple[str | None, dict[str, Any]]:
     """Return the protocol's id and settings, with the values given by hand, which make the id None."""
-    settings = dict(PROTOCOLS[protocol].settings)
-    given = {name: value for name in settings if (value := getattr(spec, name, None)) is not None}
-    by_hand = set(given) - {"seeds"} | ({"seeds"} & set(given) if settings.get("seeds", 1) > 1 else set())
-    places = {name for name in ("layer", "pool", "size") if getattr(spec, name) != type(spec).model_fields[name].default}
-    settings |= given | {name: getattr(spec, name) for name in ("layer", "pool", "size")}
-    return None if by_hand or places else protocol, settings
+    settings = {"layer": "last", "pool": "auto", "size": "auto", **PROTOCOLS[protocol].settings}
+    own = type(spec).model_fields.keys() - EvaluationSpec.model_fields.keys() - {"protocol"}
+    given = {name: value for name in own if (value := getattr(spec, name)) is not None}
+    foreign = sorted(given.keys() - settings.keys())
+    if foreign:
+        raise SslkitError(f"--{foreign[0]}: {protocol} has no such setting", "see `sslkit protocols`")
+    given |= {name: getattr(spec, name) for name in ("layer", "pool", "size") if name in spec.model_fields_set}
+    several = settings.get("seeds", 1) > 1  # else more seeds are more of the same
+    by_hand = [name for name in given if given[name] != settings[name] or name in own]
+    by_hand = [name for name in by_hand if name != "seeds" or several]
+    return None if by_hand else protocol, {**settings, **given}
 
 
-def classify(evaluation: Evaluation, fit: Fit, seeds: int, layer: str, together: bool = False) -> list[Row]:
-    """Return a row for each model, layer and test part, from fits by seeds 0 to `seeds`, counted from `--seed`.
+def classify(evaluation: Evaluation, fit: Fit, settings: dict[str, Any], together: bool = False) -> list[Row]:
+    """Return a row for each model, layer and test part, from as many fits as the settings have seeds, counted from `--seed`.
 
     With `together`, one fit gets all layers at once instead of a fit for each.
     """
     rows: list[Row] = []
-    own: dict[str, dict[str | None, Tensor]] = {}  # where the checkpoint was right, by test part and layer
+    own: dict[str, dict[str | None, Told]] = {}  # the checkpoint's, by test part and layer
     for model in evaluation.models:
-        train, tests = evaluation.features(model, evaluation.layer_of(model, layer))
+        train, tests = evaluation.features(model, settings["layer"])
         weights = weights_hash(model.encoder)
         for name in [None] if together else list(train.layers):
             seen = train.layers if name is None else {name: train.layers[name]}
-            fits = [fit(seen, train.labels, evaluation.spec.seed + number) for number in range(seeds)]
+            fits = [fit(seen, train.labels, evaluation.spec.seed + number) for number in range(settings["seeds"])]
             for part, test in zip(evaluation.parts.tests, tests, strict=True):
                 shown = test.layers if name is None else {name: test.layers[name]}
                 scores = [fitted.predict(shown) for fitted in fits]
-                hits = [right(one, test.labels) for one in scores]
+                told = test.rows, right(scores[0], test.labels)
                 if model.name == CHECKPOINT:
-                    own.setdefault(part.name, {})[name] = hits[0]
+                    own.setdefault(part.name, {})[name] = told
                 beside = own[part.name]
                 same = beside.get(name) if len(beside) > 1 else next(iter(beside.values()))
                 rows.append(
@@ -201,7 +217,7 @@ def classify(evaluation: Evaluation, fit: Fit, seeds: int, layer: str, together:
                         test=part.name,
                         layer=name,
                         **score(scores, test.labels, evaluation.parts.classes),
-                        p_value=None if same is None or model.name == CHECKPOINT else mcnemar(hits[0], same),
+                        p_value=None if same is None or model.name == CHECKPOINT else compare(told, same),
                         n_train=fits[0].n_train,
                         n_test=len(test.labels),
                         duplicates=count_duplicates(train.hashes, test.hashes),
@@ -225,6 +241,12 @@ def score(scores: list[Tensor], labels: Tensor, classes: tuple[str, ...]) -> dic
         "top1_deviation": float(np.std([one.top1 for one in each], ddof=1)) if len(each) > 1 else None,
         "per_class": {name: _mean([one.per_class[name] for one in each]) for name in classes},
     }
+
+
+def compare(one: Told, other: Told) -> float:
+    """Return McNemar's p-value over the images that both models were shown."""
+    _, mine, theirs = np.intersect1d(one[0], other[0], assume_unique=True, return_indices=True)
+    return mcnemar(one[1][torch.from_numpy(mine)], other[1][torch.from_numpy(theirs)])
 
 
 def count_duplicates(train: NDArray[np.int64], test: NDArray[np.int64]) -> int:

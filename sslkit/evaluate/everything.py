@@ -1,29 +1,29 @@
 """`sslkit evaluate`: every protocol, one table."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sslkit.console import say
 from sslkit.data.store import write_atomically
-from sslkit.errors import RunFailed, SslkitError, did_you_mean
+from sslkit.errors import Interrupted, RunFailed, SslkitError, did_you_mean
 from sslkit.evaluate.finetune import finetune
 from sslkit.evaluate.knn import knn
 from sslkit.evaluate.probe import probe
 from sslkit.evaluate.protocols import PROTOCOLS
 from sslkit.evaluate.retrieval import retrieval
-from sslkit.specs import EvaluateSpec, EvaluationSpec, FinetuneSpec, KnnSpec, ProbeSpec, RetrievalSpec
+from sslkit.report.numbers import interval, p_value, share
+from sslkit.specs import EvaluateSpec, EvaluationSpec, FinetuneSpec, KnnSpec, ProbeSpec, RetrievalSpec, Spec
 
-_CALLS: dict[str, tuple[Any, Any]] = {
+_TABLE = "table.md"
+_CALLS: dict[str, tuple[Callable[[Any], Any], type[Spec]]] = {
     "knn": (knn, KnnSpec),
     "probe": (probe, ProbeSpec),
     "retrieval": (retrieval, RetrievalSpec),
     "finetune": (finetune, FinetuneSpec),
 }
-
-
-_NOTHING_DRAWN = ("knn/weighted-v1", "knn/weighted200-v1", "knn/plain-v1")
 
 
 @dataclass(frozen=True)
@@ -49,39 +49,43 @@ def evaluate_all(spec: EvaluateSpec) -> EvaluateResult:
     out = None if spec.out is None else Path(spec.out)
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SslkitError(f"--out: {out} is there already", "choose another folder")
-    shared = {name: getattr(spec, name) for name in EvaluationSpec.model_fields}
+    shared = {name: getattr(spec, name) for name in EvaluationSpec.model_fields if name in spec.model_fields_set}
     results: list[dict[str, Any]] = []
     failures: list[SslkitError] = []
     for name in chosen:
         say(name, style="bold")
         call, model = _CALLS[name.partition("/")[0]]
-        given: dict[str, Any] = {key: value for key, value in shared.items() if key in model.model_fields}
+        given = dict(shared)
         if call is finetune:
             kept = ("data", "label", "test", "ckpt", "encoder", "seed", "device", "workers", "cache", "cache_limit", "reindex")
-            given = {key: value for key, value in shared.items() if key in kept and value is not None}
+            given = {key: value for key, value in shared.items() if key in kept}
             given |= {"scratch": spec.baselines, "out": str(Path(spec.out or "", name.replace("/", "-")))}
             if spec.size != "auto":
                 given["size"] = spec.size
         if "protocol" in model.model_fields:
             given["protocol"] = name
-        if spec.seeds is not None and "seeds" in model.model_fields and name not in _NOTHING_DRAWN:
+        if spec.seeds is not None and "seeds" in model.model_fields and PROTOCOLS[name].settings.get("shots", 1) is not None:
             given["seeds"] = spec.seeds
         try:
             results.append(asdict(call(model(**given))))
-        except RunFailed:
+        except (RunFailed, Interrupted):
             raise
         except SslkitError as error:  # say, k=200 of 150 images: said in its place, and no reason to leave the rest out
             failures.append(error)
             results.append({"protocol": name, "impossible": str(error), "rows": []})
+        if out is not None and len(failures) < len(results):
+            _write(out, results)  # each time: what follows may take hours
     if len(failures) == len(results):
         raise failures[0]
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        with write_atomically(out / "table.md") as stream:
-            stream.write(markdown(results).encode())
-        with write_atomically(out / "results.json") as stream:
-            stream.write((json.dumps(results, indent=1) + "\n").encode())
-    return EvaluateResult(spec.ckpt, results, None if out is None else str(out / "table.md"))
+    return EvaluateResult(spec.ckpt, results, None if out is None else str(out / _TABLE))
+
+
+def _write(out: Path, results: list[dict[str, Any]]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    with write_atomically(out / _TABLE) as stream:
+        stream.write(markdown(results).encode())
+    with write_atomically(out / "results.json") as stream:
+        stream.write((json.dumps(results, indent=1) + "\n").encode())
 
 
 def choose(wanted: list[str]) -> list[str]:
@@ -105,16 +109,15 @@ def markdown(results: list[dict[str, Any]]) -> str:
             lines.append(f"| {result['protocol']} | not possible: {result['impossible']} |{' |' * 7}")
         for row in result["rows"]:
             name = "top1" if "top1" in row else "mean_average_precision"
-            low, high = row[f"{name}_interval"]
-            deviation, p_value, f1 = row.get(f"{name}_deviation"), row.get("p_value"), row.get("macro_f1")
+            f1 = row.get("macro_f1")
             cells = (
                 result["protocol"] or f"{result['command']}, by hand",
                 row["model"] + (f", {row['test']}" if len({one["test"] for one in result["rows"]}) > 1 else ""),
                 row["layer"] or "",
-                f"{row[name]:.1%}" + ("" if deviation is None else f" ± {100 * deviation:.1f}"),
-                f"{100 * low:.1f} to {100 * high:.1f}",
+                share(row, name),
+                interval(row, name),
                 "" if f1 is None else f"{f1:.1%}",
-                "" if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}",
+                p_value(row),
                 f"{row['n_train']:,}",
                 f"{row['n_test']:,}",
             )

@@ -100,11 +100,17 @@ def cached(encoder: Encoder, name: str, images: Images, layer: str, pool: str, s
         found = extract(encoder, images, spec.batch_size, spec.workers, read=read)
         if not all(torch.isfinite(features).all() for features in found.layers.values()):
             raise SslkitError(f"--ckpt: features of {name} are not finite", "the run had diverged")
-        if spec.cache != "off":
+        # What could not be read now may be read another time.
+        if spec.cache != "off" and len(found.rows) == len(images.index):
             _store(folder, found, int(spec.cache_limit * 1e9))
+    say_left_out(images, found)
+    return found
+
+
+def say_left_out(images: Images, found: Features) -> None:
+    """Print how many images could not be read, if any."""
     if len(found.rows) < len(images.index):
         say(f"{len(images.index) - len(found.rows)} unreadable images of {images.location} left out")
-    return found
 
 
 def reader(encoder: Encoder, name: str, layer: str, pool: str) -> Read:
@@ -115,17 +121,18 @@ def reader(encoder: Encoder, name: str, layer: str, pool: str) -> Read:
     """
     if pool in ("class", "both") and not encoder.class_token:
         raise SslkitError(f"--pool: {name} has no class token", "try average")
-    if layer == "last" and (pool == "auto" or "tokens" not in encoder.offers):
+    if layer == "last" and pool == "auto":
         return lambda view: {"last": encoder(view)}
-    if layer == "last":
-        return lambda view: {"last": _pooled(encoder, encoder.tokens(view), pool)}
     if "layers" not in encoder.offers:
-        raise SslkitError(f"--layer: {name} offers {', '.join(encoder.offers)}, no layers", "leave it out")
+        flag = "--pool" if layer == "last" else "--layer"
+        raise SslkitError(f"{flag}: {name} offers {', '.join(encoder.offers)}, no layers", "leave it out")
 
     def read(view: Tensor) -> dict[str, Tensor]:
         found = [_pooled(encoder, output, pool) for output in encoder.layers(view)]
-        if layer.isdigit() and int(layer) > len(found):
+        if (layer.isdigit() and int(layer) > len(found)) or (layer == "last4" and len(found) < 4):
             raise SslkitError(f"--layer: {name} has {len(found)} layers (got {layer})", f"give 1 to {len(found)}")
+        if layer == "last":
+            return {layer: found[-1]}
         if layer == "all":
             return {str(number): features for number, features in enumerate(found, start=1)}
         if layer == "last4":

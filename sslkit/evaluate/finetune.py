@@ -4,65 +4,39 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit import encoders
-from sslkit.data.images import Images
+from sslkit.data.image import short_sides
+from sslkit.data.images import Images, choose_canvas, choose_size
+from sslkit.data.store import write_atomically
 from sslkit.encoders import Encoder, name_of
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.distributed import World, joined
-from sslkit.engine.folder import RESULTS, append_json, choose_out, holds_run
+from sslkit.engine.folder import RESULTS, SPEC, append_json, choose_out, holds_run
 from sslkit.engine.plan import make_plan
-from sslkit.engine.training import Outcome, Training, merge_recorded, run_training
-from sslkit.errors import SslkitError
+from sslkit.engine.precision import choose_machine
+from sslkit.engine.training import Outcome, Training, merge_recorded, recorded_spec, run_training
+from sslkit.errors import Interrupted, SslkitError
 from sslkit.evaluate.data import Parts, find_labelled, held_out_rows
-from sslkit.evaluate.evaluation import Row, count_duplicates, score
-from sslkit.evaluate.features import contents, extract, weights_hash
-from sslkit.evaluate.metrics import mcnemar, right
-from sslkit.evaluate.protocols import PROTOCOLS, RECIPES
+from sslkit.evaluate.evaluation import Result, Row, compare, count_duplicates, score
+from sslkit.evaluate.features import contents, extract, say_left_out, weights_hash
+from sslkit.evaluate.metrics import right
+from sslkit.evaluate.protocols import finetune_protocol, finetune_settings, settled
 from sslkit.evaluate.supervised import Supervised
 from sslkit.specs import FinetuneSpec
 from sslkit.task import DataInfo, EncoderBuilder, PretextTask
 
 SCRATCH = "from scratch"
-# Settings that say where and on what to run, not how: they do not make a result another protocol's.
-_FREE = frozenset(
-    {
-        "data",
-        "label",
-        "test",
-        "seed",
-        "device",
-        "workers",
-        "cache",
-        "cache_limit",
-        "reindex",
-        "out",
-        "encoder",
-        "encoder_option",
-    }
-    | {"pretrained", "canvas", "micro_batch", "precision", "compile", "sync_batchnorm", "checkpoint_every", "resume"}
-    | {"init", "ckpt", "protocol", "loss", "scratch"}
-)
 
 
 @dataclass(frozen=True)
-class FinetuneResult:
+class FinetuneResult(Result):
     """Hold what `sslkit finetune --json` prints: the first row, all rows, and the runs they come from."""
 
-    command: str
-    protocol: str | None
-    settings: dict[str, Any]
-    checkpoint: str
-    weights: str
-    data: dict[str, str]  # fingerprints
-    top1: float
-    n_train: int
-    n_test: int
-    duplicates: int
-    test_seen_in_pretraining: bool
-    rows: list[Row]
     run: str
     steps: int
     images_per_second: float
@@ -93,8 +67,11 @@ class Tested:
     trial: Trial
     outcome: Outcome
     n_train: int
+    size: int
+    loss: str
     scores: list[Tensor]
     labels: list[Tensor]
+    rows: list[NDArray[np.int64]]
     duplicates: list[int]
     weights: str
 
@@ -109,29 +86,43 @@ def _finetune(spec: FinetuneSpec, world: World) -> FinetuneResult:
     allowed = spec.encoder  # what the user wrote, before a file is asked
     continues = spec.resume or spec.extend_to is not None
     out = choose_out(spec.out, "finetune", continues)
-    spec = settled(_absolute(spec))
-    protocol = protocol_of(spec)  # before the checkpoint and the data say a size
+    spec = _absolute(spec)
+    if continues and holds_run(out):
+        merged = merge_recorded(spec, out)
+        assert isinstance(merged, FinetuneSpec)
+        spec = merged
+    spec = settled(spec)
     if spec.scratch and spec.ckpt is None:
         raise SslkitError("--scratch: there is no --ckpt to compare with", "leave it out")
+    if spec.minutes is not None and spec.head_first:
+        raise SslkitError("--minutes and --head-first: how long a step takes changes when the encoder learns", "give --epochs")
     checkpoint = None if spec.ckpt is None else read_model(spec.ckpt)
     if checkpoint is not None:
         checkpoint.check_images()
         checkpoint.build_encoder(allowed)  # before any data is touched
         spec = spec.model_copy(update=_like(checkpoint, spec))
     parts = find_labelled(spec, spec.test, checkpoint, several=True)
+    usual = _as_asked(spec, checkpoint, parts, world)
+    protocol, settings = finetune_protocol(usual), finetune_settings(usual)
     spec = spec.model_copy(update={"data": parts.data, "label": parts.label})
     trials = _trials(spec, out)
-    tested = [_run(trial, spec, parts, checkpoint, allowed, continues, world) for trial in trials]
-    rows = [row for one in dict.fromkeys(trial.model for trial in trials) for row in _rows(one, tested, parts)]
+    if len(trials) > 1 and world.first:
+        _write_command(spec, out)
+    try:
+        tested = [_run(trial, spec, parts, checkpoint, allowed, continues, world) for trial in trials]
+    except Interrupted as stopped:
+        stopped.hint = f"go on with: sslkit finetune --resume --out {out}"
+        raise
+    rows = [row for model in dict.fromkeys(trial.model for trial in trials) for row in _rows(model, tested, parts)]
     rows = _compared(rows, tested)
     first, outcome = rows[0], tested[0].outcome
     result = FinetuneResult(
         command="finetune",
         protocol=protocol,
-        settings=spec.model_dump(mode="json", exclude=set(_FREE)),
+        settings={**settings, "size": tested[0].size, "seed": spec.seed, "label": parts.label, "loss": tested[0].loss},
         checkpoint=str(outcome.checkpoint),
         weights=first.weights,
-        data=parts.fingerprints(),
+        data=parts.hashes(),
         top1=first.top1,
         n_train=first.n_train,
         n_test=first.n_test,
@@ -149,22 +140,22 @@ def _finetune(spec: FinetuneSpec, world: World) -> FinetuneResult:
     return result
 
 
-def settled(spec: FinetuneSpec) -> FinetuneSpec:
-    """Return the spec with the protocol's and the recipe's values where nothing was given."""
-    own = {**RECIPES[spec.recipe], **PROTOCOLS[spec.protocol].settings}
-    lengths = {"epochs", "steps", "minutes"}
-    if lengths & spec.model_fields_set:
-        own = {name: value for name, value in own.items() if name not in lengths}
-    return spec.model_copy(update={name: value for name, value in own.items() if name not in spec.model_fields_set})
+def _as_asked(spec: FinetuneSpec, checkpoint: Checkpoint | None, parts: Parts, world: World) -> FinetuneSpec:
+    """Return the spec with `auto` for what `auto` would become here: a run has recorded that by the time it is resumed."""
+    side = int(np.median(short_sides(parts.train)))
+    size = choose_size(side) if checkpoint is None else checkpoint.size
+    precision = choose_machine(spec.device, "auto", "off", "off", world).precision
+    usual = {"size": size, "canvas": choose_canvas(size, side)[0], "precision": precision}
+    return spec.model_copy(update={name: "auto" for name, value in usual.items() if getattr(spec, name) == value})
 
 
-def protocol_of(spec: FinetuneSpec) -> str | None:
-    """Return the protocol's id if every value is the protocol's."""
-    usual = settled(FinetuneSpec(protocol=spec.protocol))
-    counted = FinetuneSpec.model_fields.keys() - _FREE
-    if usual.seeds == 1:  # several are more of the same, and not another protocol
-        counted -= {"seeds"}
-    return spec.protocol if all(getattr(spec, name) == getattr(usual, name) for name in counted) else None
+def _write_command(spec: FinetuneSpec, out: Path) -> None:
+    """Record what was asked for, once for all trainings, so that `--resume` needs nothing but the folder."""
+    try:
+        with write_atomically(out / SPEC) as stream:
+            stream.write((spec.model_dump_json(indent=2, exclude={"out", "resume"}) + "\n").encode())
+    except OSError as error:
+        raise SslkitError(f"--out: cannot write to {out}: {error.strerror}") from error
 
 
 def _absolute(spec: FinetuneSpec) -> FinetuneSpec:
@@ -202,9 +193,9 @@ def _run(
     own: dict[str, Any] = {"shares": [trial.share], "seed": trial.seed, "seeds": 1, "scratch": trial.scratch}
     spec = spec.model_copy(update={**own, "out": str(trial.out)})
     if continues and holds_run(trial.out):
-        merged = merge_recorded(spec, trial.out)
-        assert isinstance(merged, FinetuneSpec)
-        spec = merged
+        going_on = recorded_spec(spec, trial.out)
+        assert isinstance(going_on, FinetuneSpec)
+        spec = going_on
     train = parts.train
     if trial.share < 1:
         train = train.subset(held_out_rows(train.labels, trial.seed, train.classes, trial.share)[1])
@@ -234,18 +225,22 @@ def _run(
             metadata={"classes": list(parts.classes), "data": parts.fingerprint},
         )
     )
-    modules = outcome.task.exports()
+    task, source = outcome.task, plan.source
+    assert isinstance(task, Supervised) and isinstance(source, Images)
+    modules = task.exports()
     encoder, head = modules["encoder"], modules["head"]
     assert isinstance(encoder, Encoder)
-    known = contents(plan.source, plan.spec.batch_size, plan.spec.workers, world)
-    tested = Tested(trial, outcome, len(train), [], [], [], weights_hash(encoder))
+    known = contents(source, plan.spec.batch_size, plan.spec.workers, world)
+    tested = Tested(trial, outcome, len(known), plan.data.size, task.kind, [], [], [], [], weights_hash(encoder))
     for test in parts.tests:
-        images = Images.of(test.index, spec, plan.data.size, plan.source.canvases.canvas)  # type: ignore[attr-defined]
+        images = Images.of(test.index, spec, plan.data.size, source.canvases.canvas)
         found = extract(encoder, images, spec.batch_size, spec.workers, world=world)
+        say_left_out(images, found)
         with torch.no_grad():
             tested.scores.append(head(found.layers["last"].to(encoder.device)).float().cpu())
         assert test.index.labels is not None
         tested.labels.append(torch.from_numpy(test.index.labels[found.rows]))
+        tested.rows.append(found.rows)
         tested.duplicates.append(count_duplicates(known, found.hashes))
     return tested
 
@@ -280,8 +275,8 @@ def _compared(rows: list[Row], tested: list[Tested]) -> list[Row]:
         mine = firsts[row.model]
         other = firsts.get(replace(mine.trial, scratch=False).model)
         if mine.trial.scratch and other is not None:
-            labels = mine.labels[place]
-            row = replace(row, p_value=mcnemar(right(mine.scores[place], labels), right(other.scores[place], labels)))
+            told = [(one.rows[place], right(one.scores[place], one.labels[place])) for one in (mine, other)]
+            row = replace(row, p_value=compare(*told))
         compared.append(row)
     return compared
 

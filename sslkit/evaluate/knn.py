@@ -23,7 +23,7 @@ def knn_of(evaluation: Evaluation, spec: KnnSpec) -> Result:
     protocol, settings = settle(spec, spec.protocol)
     classes, device = len(evaluation.parts.classes), evaluation.models[0].encoder.device
     k, temperature, shots = settings["k"], settings["temperature"], settings["shots"]
-    if shots is None and spec.seeds is not None:
+    if shots is None and settings["seeds"] > 1:
         raise SslkitError(f"--seeds: {spec.protocol} draws nothing", "give --shots, or leave it out")
 
     def fit(layers: Layers, labels: Tensor, seed: int) -> Fitted:
@@ -41,7 +41,7 @@ def knn_of(evaluation: Evaluation, spec: KnnSpec) -> Result:
 
         return Fitted(predict, {}, len(features))
 
-    return evaluation.result("knn", protocol, settings, classify(evaluation, fit, settings["seeds"], spec.layer))
+    return evaluation.result("knn", protocol, settings, classify(evaluation, fit, settings))
 
 
 def draw_shots(labels: Tensor, shots: int, seed: int, classes: tuple[str, ...]) -> Tensor:

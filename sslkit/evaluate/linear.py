@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.floating[Any]]
 Loss = Callable[[Matrix, Matrix], tuple[float, Matrix]]  # scores and targets (0 or 1), [N, classes] -> loss, its gradient
-_ITERATIONS = 300
 
 
 def cross_entropy(scores: Matrix, targets: Matrix) -> tuple[float, Matrix]:
@@ -30,11 +29,17 @@ def squared_hinge(scores: Matrix, targets: Matrix) -> tuple[float, Matrix]:
 
 
 def fit_linear(
-    features: Matrix, labels: NDArray[np.int64], classes: int, c: float, loss: Loss, start: Matrix | None = None
+    features: Matrix,
+    labels: NDArray[np.int64],
+    classes: int,
+    c: float,
+    loss: Loss,
+    iterations: int = 300,
+    start: Matrix | None = None,
 ) -> Matrix:
     """Return weights `[D + 1, classes]`, the intercept last: the minimum of N·C·loss + ½‖w‖² (intercepts are free).
 
-    Features are `[N, D]`; `start` are weights of a similar problem.
+    Features are `[N, D]`; `start` are weights of a similar problem; after so many iterations the search ends.
     """
     from scipy.optimize import minimize
 
@@ -51,7 +56,7 @@ def fit_linear(
         return value + 0.5 * decay * float((slope**2).sum()), whole.ravel()
 
     first = np.zeros((width + 1, classes)) if start is None else start
-    options = {"maxiter": _ITERATIONS, "maxfun": 2 * _ITERATIONS, "gtol": 1e-5, "ftol": 1e-8}
+    options = {"maxiter": iterations, "maxfun": 2 * iterations, "gtol": 1e-5, "ftol": 1e-8}
     found = minimize(objective, first.ravel(), jac=True, method="L-BFGS-B", options=options)
     weights: Matrix = found.x.reshape(width + 1, classes)
     return weights

@@ -12,9 +12,9 @@ from sslkit.encoders import Encoder, ImageEncoder
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.folder import MODEL
 from sslkit.engine.seeds import seed_stage
-from sslkit.errors import SslkitError
+from sslkit.errors import SslkitError, naming
 
-CHECKPOINT, RANDOM, PIXELS = "checkpoint", "random weights", "raw pixels"
+CHECKPOINT, RANDOM = "checkpoint", "random weights"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def compared(
     if baselines:
         seed_stage(seed, "random", 0)
         models.append(Model(RANDOM, encoders.build_encoder(checkpoint.recipe, allowed=allowed).eval(), own))
-        models.append(Model(PIXELS, RawPixels(checkpoint.channels, own, pixels), own))
+        raw = RawPixels(checkpoint.channels, own, pixels)
+        models.append(Model(f"raw pixels, {raw.side} px", raw, own))
     models += [_other(name, own, size, checkpoint.channels, allowed) for name in against]
     for model in models:
         model.encoder.to(device)
@@ -78,5 +79,6 @@ def _other(name: str, own: int, size: int | str, channels: int, allowed: str | N
         raise SslkitError(f"--against: should be a checkpoint, NAME or NAME@SIZE (got {name})")
     shown = int(pixels) if pixels else own
     recipe = encoders.recipe_for(published, shown, channels, pretrained=True)
-    encoder = encoders.build_encoder(recipe, pretrained=True, allowed=allowed)
+    with naming("--against", "--encoder"):
+        encoder = encoders.build_encoder(recipe, pretrained=True, allowed=allowed)
     return Model(f"{published}, pretrained, at {shown} px", encoder.eval(), shown)

@@ -13,6 +13,7 @@ from sslkit.console import meter
 from sslkit.evaluate.evaluation import Evaluation, count_duplicates, open_evaluation, settle
 from sslkit.evaluate.features import weights_hash
 from sslkit.evaluate.metrics import average_precision, interval
+from sslkit.evaluate.models import Model
 from sslkit.specs import RetrievalSpec
 
 PROTOCOL = "retrieval/map-v1"
@@ -46,7 +47,7 @@ class RetrievalResult:
     settings: dict[str, Any]
     checkpoint: str
     weights: str
-    data: dict[str, str]
+    data: dict[str, str | list[str]]
     rows: list[RetrievalRow]
 
 
@@ -54,22 +55,22 @@ def retrieval(spec: RetrievalSpec) -> RetrievalResult:
     """Evaluate a checkpoint by retrieval; everything `sslkit retrieval` does."""
     evaluation = open_evaluation(spec)
     protocol, settings = settle(spec, PROTOCOL)
-    rows = [row for model in evaluation.models for row in _rows(evaluation, model, spec.layer)]
+    rows = [row for model in evaluation.models for row in _rows(evaluation, model, settings["layer"])]
     result = RetrievalResult(
         command="retrieval",
         protocol=protocol,
-        settings=settings,
+        settings=evaluation.described(settings),
         checkpoint=str(evaluation.checkpoint.path),
         weights=rows[0].weights,
-        data=evaluation.parts.fingerprints(),
+        data=evaluation.parts.hashes(),
         rows=rows,
     )
     evaluation.record(asdict(result))
     return result
 
 
-def _rows(evaluation: Evaluation, model: Any, layer: str) -> list[RetrievalRow]:
-    train, tests = evaluation.features(model, evaluation.layer_of(model, layer))
+def _rows(evaluation: Evaluation, model: Model, layer: str) -> list[RetrievalRow]:
+    train, tests = evaluation.features(model, layer)
     rows = []
     for name, bank in train.layers.items():
         for part, test in zip(evaluation.parts.tests, tests, strict=True):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslkit.encoders import Encoder, name_of
+from sslkit.encoders import Concat, Encoder, name_of
 from sslkit.errors import SslkitError
 from sslkit.nn import Teacher
 from sslkit.specs import FinetuneSpec
@@ -39,6 +39,11 @@ class Supervised(PretextTask):
     def setup(self) -> None:
         """Choose what learns, and build what the options ask for: dropped paths, averaged weights."""
         options, stages = self.options, self.encoder.stages()
+        if len(stages) == 1 and (options.freeze_blocks or options.last_blocks is not None or options.layer_decay < 1):
+            raise SslkitError(
+                f"--freeze-blocks, --last-blocks and --layer-decay: {name_of(self.encoder.recipe)} is one block to sslkit",
+                "leave them out, or take an encoder of timm's",
+            )
         frozen = max(options.freeze_blocks, 0 if options.last_blocks is None else len(stages) - options.last_blocks)
         if max(options.freeze_blocks, options.last_blocks or 0) > len(stages):
             flag = "--freeze-blocks" if options.freeze_blocks > len(stages) else "--last-blocks"
@@ -46,12 +51,9 @@ class Supervised(PretextTask):
                 f"{flag}: {name_of(self.encoder.recipe)} has {len(stages)} blocks, its stem counted", f"give 0 to {len(stages)}"
             )
         self.stages = [[parameter for parameter in stage if parameter.requires_grad] for stage in stages][frozen:]
-        learning = {id(parameter) for stage in self.stages for parameter in stage}
+        self.learning = {id(parameter) for stage in self.stages for parameter in stage}
         for parameter in self.encoder.parameters():
-            parameter.requires_grad_(id(parameter) in learning)
-        norms = [module for module in self.encoder.modules() if isinstance(module, _NORMS)]
-        still = [norm for norm in norms if all(id(parameter) not in learning for parameter in norm.parameters())]
-        self.still = norms if options.batchnorm == "eval" else still
+            parameter.requires_grad_(id(parameter) in self.learning)
         if options.drop_path:
             drop_paths(self.encoder, options.drop_path)
         self.average = Teacher(self.encoder, self.head) if options.ema else None
@@ -60,8 +62,9 @@ class Supervised(PretextTask):
     def train(self, mode: bool = True) -> "Supervised":
         """Keep the norms of what does not learn in eval mode: their statistics are part of it."""
         super().train(mode)
-        for norm in self.still:
-            norm.eval()
+        for norm in self.encoder.modules():
+            if isinstance(norm, _NORMS) and self._stays(norm):
+                norm.eval()
         if self.waiting:
             self.encoder.eval()
         return self
@@ -113,6 +116,10 @@ class Supervised(PretextTask):
             encoder, head = self.average.parts
             return {"encoder": encoder, "head": head}
         return {"encoder": self.encoder, "head": self.head}
+
+    def _stays(self, norm: nn.Module) -> bool:
+        own = [id(parameter) for parameter in norm.parameters()]
+        return self.options.batchnorm == "eval" or (bool(own) and not self.learning.intersection(own))
 
     def _wait(self, waiting: bool) -> None:
         """Freeze the encoder, its norms too, while the head learns alone; let go of it when that is over."""
@@ -166,13 +173,14 @@ def drop_paths(encoder: Encoder, largest: float) -> None:
     """
     from timm.layers.drop import DropPath
 
-    blocks = [
-        (module, names)
-        for module in encoder.modules()
-        if (names := [name for name in ("drop_path", "drop_path1", "drop_path2") if hasattr(module, name)])
-    ]
-    if not blocks:
-        raise SslkitError(f"--drop-path: {name_of(encoder.recipe)} has no branches that could be skipped", "give 0")
-    for place, (block, names) in enumerate(blocks):
-        for name in names:
-            setattr(block, name, DropPath(largest * place / max(1, len(blocks) - 1)))
+    for part in encoder.encoders if isinstance(encoder, Concat) else [encoder]:
+        blocks = [
+            (module, names)
+            for module in part.modules()
+            if (names := [name for name in ("drop_path", "drop_path1", "drop_path2") if hasattr(module, name)])
+        ]
+        if not blocks:
+            raise SslkitError(f"--drop-path: {name_of(encoder.recipe)} has no branches that could be skipped", "give 0")
+        for place, (block, names) in enumerate(blocks):
+            for name in names:
+                setattr(block, name, DropPath(largest * place / max(1, len(blocks) - 1)))

@@ -30,7 +30,8 @@ _TRAIN = (
     "--resume --init --extend-to"
 )
 _HEALTH = "--health-every --on-collapse --online-knn"
-_EVALUATION = f"{_DATA} --ckpt --test --encoder --layer --pool --against --baselines"
+_FEATURES = f"{_DATA} --ckpt --encoder --layer --pool"
+_EVALUATION = f"{_FEATURES} --test --against --baselines"
 GOLDEN = {
     PretrainSpec: f"{_TRAIN} --task {_HEALTH} --options",
     FinetuneSpec: (
@@ -42,8 +43,8 @@ GOLDEN = {
     ProbeSpec: f"{_EVALUATION} --protocol --c --lr --seeds",
     RetrievalSpec: _EVALUATION,
     EvaluateSpec: f"{_EVALUATION} --protocol --seeds --out",
-    EmbedSpec: f"{_DATA} --ckpt --out --encoder --layer --pool",
-    MapSpec: f"{_DATA} --ckpt --out --encoder --layer --pool --method --samples",
+    EmbedSpec: f"{_FEATURES} --out",
+    MapSpec: f"{_FEATURES} --out --method --samples",
     ExportSpec: "--ckpt --to --out --encoder --size",
     DemoSpec: "--out --images-only --seed",
     NeighborsSpec: f"{_DATA} --ckpt --queries --k --out --encoder",

@@ -20,6 +20,7 @@ def test_rankme_counts_directions() -> None:
     assert rankme(basis[:, :7] @ basis[:7]) == pytest.approx(7, abs=1e-3)
     assert rankme(torch.ones(30, 8)) == pytest.approx(1)
     assert rankme(torch.zeros(30, 8)) == pytest.approx(1)
+    assert np.isnan(rankme(torch.full((3, 2), torch.inf)))
 
 
 def test_deviation_is_one_for_spread_and_zero_for_equal_features() -> None:
@@ -54,14 +55,33 @@ def test_a_run_logs_its_health_and_looking_changes_nothing(digits: Path, tmp_pat
     from safetensors.torch import load_file
 
     watched = pretrain(small(digits, tmp_path / "watched", online_knn=True))
-    looks = [line for line in lines(tmp_path / "watched") if "rankme" in line]
-    assert [line["step"] for line in looks] == [1, 3, 5]
-    assert {"feature_deviation", "alignment", "uniformity", "online_knn", "gradient_norm"} <= looks[0].keys()
-    assert "teacher_entropy" not in looks[0] and 0 <= looks[0]["online_knn"] <= 1
+    looked = [line for line in lines(tmp_path / "watched") if "rankme" in line]
+    assert [line["step"] for line in looked] == [1, 3, 5]
+    assert {"feature_deviation", "alignment", "uniformity", "online_knn", "gradient_norm"} <= looked[0].keys()
+    assert "teacher_entropy" not in looked[0]
+    # The same as `votes` of the final features, by hand.
+    assert looked[-1]["online_knn"] == by_hand(watched.checkpoint, digits)
     alone = pretrain(small(digits, tmp_path / "alone", health_every=0))
     assert all("rankme" not in line for line in lines(tmp_path / "alone"))
     one, other = load_file(watched.checkpoint), load_file(alone.checkpoint)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def by_hand(checkpoint: str, digits: Path) -> float:
+    from sslkit import load
+    from sslkit.data.parts import read_index
+    from sslkit.evaluate.knn import votes
+
+    index = read_index(str(digits / "train"))
+    assert index.labels is not None
+    from PIL import Image
+
+    images = np.stack([np.array(Image.open(index.root / path).convert("RGB")) for path in index.paths])
+    with torch.no_grad():
+        features = load(checkpoint)(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+    labels, asked = torch.from_numpy(index.labels), torch.arange(48) % 4 == 0
+    told = votes(features[~asked], labels[~asked], features[asked], 20, 0.07, 3).argmax(dim=1)
+    return (told == labels[asked]).double().mean().item()
 
 
 def test_a_teacher_is_looked_at(digits: Path, tmp_path: Path) -> None:
@@ -103,6 +123,69 @@ def test_a_loss_that_stands_still_is_named(digits: Path, tmp_path: Path, sslkit:
     )
     ran = sslkit("pretrain", task, "--data", digits, *quick, "--steps", 44, "--health-every", 1, "--out", tmp_path / "run")
     assert "health: the loss has stood still at 3 for 40 steps and more" in ran.err and "since step 40" in ran.err
+
+
+def looks(**changes: list[float]) -> list[dict[str, float]]:
+    """Return what was measured at three looks, healthy but for the changes."""
+    healthy = {"rankme": 30.0, "feature_deviation": 0.5, "teacher_entropy": 1.5, "teacher_deviation": 0.5}
+    return [{**healthy, **{name: values[number] for name, values in changes.items()}} for number in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (looks(), ""),
+        (looks(rankme=[11.0, 11.0, 13.0]), ""),  # 40% of 30 is 12: an accident, and over
+        (looks(rankme=[3.0, 2.0, 3.0]), "features span 3 of 64 dimensions (about 30 at the start), since step 20"),
+        (looks(feature_deviation=[0.01] * 3), "features of all images are nearly alike (deviation 0.01), since step 20"),
+        (looks(teacher_entropy=[0.0] * 3, teacher_deviation=[0.01] * 3), "the teacher says the same of all images"),
+        (looks(teacher_entropy=[0.0] * 3), ""),
+        (looks(rankme=[float("nan")] * 3), "features of images are not finite numbers"),
+    ],
+)
+def test_alarms(said: list[dict[str, float]], message: str, digits: Path, tmp_path: Path) -> None:
+    health = watched(digits, tmp_path)
+    health.start = looks()[0]
+    told = [health.judge(one, step) for one, step in zip(said, (20, 40, 60), strict=True)]
+    assert told[:2] == [[], []] and " ".join(told[2]).startswith(message) and bool(told[2]) == bool(message)
+    assert health.judge(said[2], 80) == []  # told once
+    again = watched(digits, tmp_path)
+    again.load_state(health.state())
+    assert again.start == health.start and again.judge(said[2], 100) == []
+
+
+def watched(digits: Path, tmp_path: Path) -> Any:
+    from sslkit.engine.health import Health
+    from sslkit.engine.pretrain import prepare
+    from sslkit.engine.stepper import Stepper
+    from sslkit.task import Clock, EncoderBuilder
+
+    spec = small(digits, tmp_path / "run")
+    training = prepare(spec)
+    plan = training.plan
+    encoder = training.build_encoder(EncoderBuilder(plan.recipe, plan.data))
+    return Health(Stepper(training.build_task(encoder, plan.data), plan, Clock(steps=6)), spec)
+
+
+def test_a_teacher_of_something_else_is_left_alone(digits: Path, tmp_path: Path, sslkit: Run, quick: list[str]) -> None:
+    task = tmp_path / "other.py"
+    task.write_text(
+        "from torch import nn\n"
+        "from sslkit import PretextTask\n"
+        "from sslkit.nn import Teacher\n"
+        "class Other(PretextTask):\n"
+        "    'Have a teacher of the head only.'\n"
+        "    def build_head(self):\n"
+        "        return nn.Linear(self.encoder.width, 4)\n"
+        "    def setup(self):\n"
+        "        self.teacher = Teacher(self.head)\n"
+        "    def transform(self, batch):\n"
+        "        return {'image': batch['image']}\n"
+        "    def loss(self, output, batch):\n"
+        "        return output.square().mean()\n"
+    )
+    ran = sslkit("pretrain", task, "--data", digits, *quick, "--steps", 4, "--health-every", 2, "--out", tmp_path / "run")
+    assert ran.code == 0, ran.err
 
 
 def test_online_knn_needs_labels(digits: Path, tmp_path: Path, sslkit: Run, quick: list[str]) -> None:

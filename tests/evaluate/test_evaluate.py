@@ -23,7 +23,7 @@ def test_knn_and_probe_of_a_run(sslkit: Run, trained: Path) -> None:
         ran = sslkit(command, "--ckpt", trained, "--json", *flags)
         result = ran.json
         assert {"protocol", "top1", "n_train", "n_test", "checkpoint"} <= set(result)
-        assert [row["model"] for row in result["rows"]] == ["checkpoint", "random weights", "raw pixels"]
+        assert [row["model"] for row in result["rows"]] == ["checkpoint", "random weights", "raw pixels, 16 px"]
         assert (result["n_train"], result["n_test"], result["test_seen_in_pretraining"]) == (48, 12, False)
         assert result["protocol"] == {"knn": None, "probe": "probe/logreg-v1"}[command]
         assert result["top1"] > chance + 0.3
@@ -201,7 +201,7 @@ def test_a_second_evaluation_reads_no_image(trained: Path, digits: Path, monkeyp
 def test_layers_and_pooling(trained: Path, digits: Path) -> None:
     rows = knn(KnnSpec(ckpt=str(trained), k=3, layer="all")).rows
     assert [(row.model, row.layer) for row in rows[:4]] == [("checkpoint", str(layer)) for layer in range(1, 5)]
-    assert rows[-1].layer == "last" and rows[-1].model == "raw pixels"
+    assert rows[-1].layer == "last" and rows[-1].model == "raw pixels, 16 px"
     last = knn(KnnSpec(ckpt=str(trained), k=3)).rows[0]
     assert rows[3].top1 == last.top1  # the fourth layer is the last one
 
@@ -237,3 +237,103 @@ def test_evaluate_makes_one_table(trained: Path, digits: Path, tmp_path: Path, s
     assert again.code == 2 and "is there already" in again.err
     assert "did you mean knn/plain-v1?" in sslkit("evaluate", "--ckpt", trained, "--protocol", "knn/plain").err
     assert "--out is missing" in sslkit("evaluate", "--ckpt", trained, "--protocol", "finetune").err
+
+
+def test_images_that_cannot_be_read_are_left_out_of_a_comparison(trained: Path, digits: Path, tmp_path: Path) -> None:
+    from sslkit.data import store
+
+    test = tmp_path / "test"
+    shutil.copytree(digits / "test", test)
+    spec = {"ckpt": str(trained), "data": str(digits), "test": [str(test)], "k": 3, "baselines": False}
+    assert knn(KnnSpec(**spec)).n_test == 12  # which is in the cache now
+    folders = {entry.folder for entry in store.stored() if entry.folder.parent.name == "canvases"}
+    (test / "digit 1" / "00.png").write_bytes(b"no image")
+    for folder in folders:
+        shutil.rmtree(folder)
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(trained.read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSLKIT_CACHE", str(tmp_path / "cache"))
+        short = knn(KnnSpec(**spec, against=[str(other)]))
+    assert short.n_test == 11 and short.rows[1].p_value == 1.0
+
+
+def test_the_pvalue_pairs_images_by_their_rows() -> None:
+    from sslkit.evaluate.evaluation import compare
+
+    one = np.arange(8), torch.tensor([1, 1, 1, 1, 1, 1, 0, 1]).double()
+    other = np.array([0, 2, 3, 4, 5, 6, 7]), torch.tensor([0, 0, 0, 0, 0, 0, 1]).double()  # row 1 is missing
+    assert compare(one, other) == pytest.approx(2 / 2**5)
+
+
+def test_what_decides_a_number_is_in_the_result(trained: Path, digits: Path, tmp_path: Path) -> None:
+    table = ["path,label,other"]
+    for path in sorted((digits / "train").rglob("*.png")):
+        table.append(f"{path},{path.parent.name},{'abc'[len(table) % 3]}")
+    (tmp_path / "labels.csv").write_text("\n".join(table) + "\n")
+    spec = {"ckpt": str(trained), "data": str(tmp_path / "labels.csv"), "k": 3, "baselines": False}
+    one, other = (knn(KnnSpec(**spec, label=label)) for label in ("label", "other"))
+    assert one.data["train"] != other.data["train"] and one.data["test"] != other.data["test"]
+    assert (one.settings["label"], one.settings["size"], one.settings["seed"]) == ("label", 16, 0)
+
+
+def test_pooling_through_the_command(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    from sslkit import PretrainSpec, pretrain
+
+    options = {"width": "32", "depth": "2", "heads": "2"}
+    out = str(tmp_path / "vit")
+    spec = PretrainSpec(task="rotation", data=str(digits), out=out, encoder="vit_micro", encoder_option=options, size=16)
+    ckpt = pretrain(spec.model_copy(update={"batch_size": 16, "workers": 0, "steps": 1, "lr": 0.01})).checkpoint
+    rows = sslkit("knn", "--ckpt", ckpt, "--k", 3, "--pool", "both", "--against", trained, "--json").json["rows"]
+    assert [row["model"] for row in rows] == ["checkpoint", "random weights", "raw pixels, 16 px", str(trained)]
+    ran = sslkit("knn", "--ckpt", ckpt, "--k", 3, "--layer", "last4")
+    assert ran.code == 2 and "checkpoint has 2 layers (got last4)" in ran.err
+
+
+def test_settings_of_another_protocol_are_refused(trained: Path, sslkit: Run) -> None:
+    ran = sslkit("probe", "--ckpt", trained, "--lr", 0.5)
+    assert ran.code == 2 and "--lr: probe/logreg-v1 has no such setting" in ran.err
+    ran = sslkit("probe", "--ckpt", trained, "--protocol", "probe/sweep-v1", "--c", 1)
+    assert ran.code == 2 and "--c: probe/sweep-v1 has no such setting" in ran.err
+    assert "draws nothing" in sslkit("knn", "--ckpt", trained, "--k", 3, "--seeds", 2).err
+    swept = sslkit("probe", "--ckpt", trained, "--protocol", "probe/sweep-v1", "--seeds", 2, "--json").json
+    assert swept["protocol"] == "probe/sweep-v1" and swept["settings"]["layer"] == "all"
+    assert swept["rows"][0]["top1_deviation"] is not None and set(swept["rows"][0]["chosen"][0]["held_out"]) == set("1234")
+
+
+def test_channels_and_places_of_test_parts(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    np.savez(tmp_path / "gray.npz", images=np.zeros((6, 16, 16), np.uint8), labels=np.array(["digit 0", "digit 1"] * 3))
+    ran = sslkit("knn", "--ckpt", trained, "--k", 3, "--test", tmp_path / "gray.npz")
+    assert ran.code == 2 and "--test: images of" in ran.err and "have 1 channels" in ran.err
+    assert "--test: nowhere does not exist" in sslkit("knn", "--ckpt", trained, "--k", 3, "--test", "nowhere").err
+
+
+def test_retrieval_against_a_naive_loop() -> None:
+    from sslkit.evaluate.retrieval import rank
+
+    generator = torch.Generator().manual_seed(0)
+    train, test = torch.randn(30, 4, generator=generator), torch.randn(5, 4, generator=generator)
+    labels, wanted = torch.arange(30) % 3, torch.tensor([0, 1, 2, 0, 1])
+    found = rank(train, labels, test, wanted, torch.device("cpu"))
+    for query, label, (precision, first, ten) in zip(test, wanted, found, strict=True):
+        order = sorted(range(30), key=lambda row: -float(torch.cosine_similarity(query, train[row], dim=0)))
+        relevant = [bool(labels[row] == label) for row in order]
+        precisions = [sum(relevant[: place + 1]) / (place + 1) for place in range(30) if relevant[place]]
+        assert precision == pytest.approx(sum(precisions) / len(precisions))
+        assert first == float(relevant[0]) and ten == pytest.approx(sum(relevant[:10]) / 10)
+
+
+def test_an_interrupted_evaluation_ends_and_keeps_its_table(
+    trained: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sslkit: Run
+) -> None:
+    import sslkit.evaluate.everything as module
+    from sslkit.errors import Interrupted
+    from sslkit.specs import RetrievalSpec
+
+    def stopped(spec: RetrievalSpec) -> None:
+        raise Interrupted("stopped", 2)
+
+    monkeypatch.setitem(module._CALLS, "retrieval", (stopped, RetrievalSpec))
+    protocols = ["--protocol", "knn/plain-v1", "--protocol", "retrieval"]
+    ran = sslkit("evaluate", "--ckpt", trained, *protocols, "--out", tmp_path / "out")
+    assert ran.code == 130 and "| knn/plain-v1 |" in (tmp_path / "out" / "table.md").read_text()

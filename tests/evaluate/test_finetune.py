@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch.nn.functional as F
 from sslkit import FinetuneSpec, KnnSpec, SslkitError, finetune, knn
 from sslkit.encoders import build_encoder, recipe_for
 from sslkit.engine.checkpoint import read_model
+from sslkit.engine.stepper import Stepper
+from sslkit.errors import Interrupted
 from sslkit.evaluate.supervised import Supervised, build_augmentation, drop_paths
 from sslkit.task import DataInfo
 
@@ -35,32 +38,6 @@ def test_finetune_a_checkpoint_and_from_scratch(trained: Path, digits: Path, tmp
         finetune_spec(digits, tmp_path / "scratch", encoder="resnet_micro", size=16, encoder_option={"width": "8"})
     )
     assert scratch.n_test == 12
-
-
-def test_finetune_resumes_bit_equal(trained: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sslkit.engine.stepper import Stepper
-    from sslkit.errors import Interrupted
-
-    whole = finetune(finetune_spec(digits, tmp_path / "whole", ckpt=str(trained), epochs=2))
-    step = Stepper.step
-
-    def counted(self: Stepper, raw: Any) -> dict[str, float]:
-        said = step(self, raw)
-        if self.clock.step == 4:
-            os.kill(os.getpid(), signal.SIGINT)
-        return said
-
-    monkeypatch.setattr(Stepper, "step", counted)
-    with pytest.raises(Interrupted):
-        finetune(finetune_spec(digits, tmp_path / "parts", ckpt=str(trained), epochs=2))
-    monkeypatch.undo()
-    parts = finetune(finetune_spec(digits, tmp_path / "parts", ckpt=str(trained), epochs=2, resume=True))
-    assert parts.top1 == whole.top1
-    assert Path(parts.checkpoint).stat().st_size == Path(whole.checkpoint).stat().st_size
-    from safetensors.torch import load_file
-
-    one, other = load_file(whole.checkpoint), load_file(parts.checkpoint)
-    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_finetune_from_the_command_line(sslkit: Run, trained: Path, digits: Path, tmp_path: Path) -> None:
@@ -187,15 +164,61 @@ def test_averaged_weights_are_what_is_kept() -> None:
 
 
 def test_protocols_of_fine_tuning(trained: Path, digits: Path, tmp_path: Path) -> None:
-    from sslkit.evaluate.finetune import protocol_of, settled
+    from sslkit.evaluate.protocols import PROTOCOLS, settled
+    from sslkit.evaluate.protocols import finetune_protocol as protocol_of
 
     assert protocol_of(settled(FinetuneSpec())) == "finetune/full-v1"
     assert protocol_of(settled(FinetuneSpec(protocol="finetune/partial-v1", data="x", seed=3))) == "finetune/partial-v1"
     assert settled(FinetuneSpec(protocol="finetune/partial-v1")).last_blocks == 1
-    for by_hand in ({"lr": 0.1}, {"recipe": "strong"}, {"steps": 3}, {"size": 64}, {"shares": 0.5}):
+    for by_hand in (
+        {"lr": 0.1},
+        {"loss": "sigmoid"},
+        {"micro_batch": 4},
+        {"canvas": 64},
+        {"recipe": "strong"},
+        {"steps": 3},
+        {"size": 64},
+        {"shares": 0.5},
+    ):
         assert protocol_of(settled(FinetuneSpec(**by_hand))) is None
     assert protocol_of(settled(FinetuneSpec(seeds=2))) == "finetune/full-v1"  # more of the same
     assert protocol_of(settled(FinetuneSpec(seeds=2, protocol="finetune/fewlabel-v1"))) is None  # three are part of it
+    # Another value here is another protocol: a new id, not a new default.
+    assert PROTOCOLS["finetune/full-v1"].settings == {
+        "size": "auto",
+        "batch_size": 64,
+        "canvas": "auto",
+        "epochs": 20,
+        "steps": None,
+        "minutes": None,
+        "micro_batch": None,
+        "optimizer": "adamw",
+        "lr": 0.001,
+        "weight_decay": 0.05,
+        "weight_decay_end": None,
+        "warmup": 0.05,
+        "clip": None,
+        "precision": "auto",
+        "extend_to": None,
+        "recipe": "plain",
+        "loss": "auto",
+        "encoder_lr": 1.0,
+        "layer_decay": 1.0,
+        "head_first": 0,
+        "freeze_blocks": 0,
+        "last_blocks": None,
+        "batchnorm": "train",
+        "crop_scale": 0.6,
+        "label_smoothing": 0.0,
+        "drop_path": 0.0,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "randaugment": 0,
+        "erasing": 0.0,
+        "ema": 0.0,
+        "shares": [1.0],
+        "seeds": 1,
+    }
     few = settled(FinetuneSpec(protocol="finetune/fewlabel-v1"))
     assert (few.shares, few.seeds) == ([0.01, 0.1], 3)
     assert settled(FinetuneSpec(recipe="strong", mixup=0.0)).mixup == 0.0
@@ -246,8 +269,89 @@ def test_several_labels_in_one_cell(trained: Path, tmp_path: Path, digits: Path,
     assert ran.code == 2 and "--loss: softmax" in ran.err
 
 
-def test_strong_recipe_runs_and_resumes(trained: Path, digits: Path, tmp_path: Path) -> None:
-    settings = {"ckpt": str(trained), "recipe": "strong", "epochs": 2}
-    result = finetune(finetune_spec(digits, tmp_path / "strong", **settings))
-    assert result.protocol is None and np.isfinite(result.loss or np.nan)
-    assert knn(KnnSpec(ckpt=result.checkpoint, k=3, baselines=False)).n_test == 12
+def test_strong_recipe_stopped_while_the_head_learns_first_resumes_bit_equal(
+    trained: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sslkit: Run
+) -> None:
+    from safetensors.torch import load_file
+
+    settings = {"ckpt": str(trained), "recipe": "strong", "epochs": 3, "head_first": 1, "lr": 0.002}
+    whole = finetune(finetune_spec(digits, tmp_path / "whole", **settings))
+    assert whole.protocol is None and np.isfinite(whole.loss or np.nan)
+    with stopped_after(2, monkeypatch) as message:
+        finetune(finetune_spec(digits, tmp_path / "parts", **settings))
+    assert f"--resume --out {tmp_path / 'parts'}" in message[0]
+    # As printed: nothing but the folder.
+    parts = sslkit("finetune", "--resume", "--out", tmp_path / "parts", "--json").json
+    assert parts["protocol"] is None and parts["settings"] == whole.settings and parts["steps"] == whole.steps
+    one, other = load_file(whole.checkpoint), load_file(parts["checkpoint"])
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert parts["top1"] == whole.top1
+    ran = sslkit("finetune", "--resume", "--out", tmp_path / "parts", "--lr", 0.5)
+    assert ran.code == 2 and "--lr 0.5 (the run has 0.002)" in ran.err
+
+
+def test_several_trainings_go_on_where_they_were_stopped(
+    trained: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sslkit: Run
+) -> None:
+    settings = {"ckpt": str(trained), "epochs": 1, "seeds": 2, "shares": [0.5], "batch_size": 8, "seed": 3}
+    whole = finetune(finetune_spec(digits, tmp_path / "whole", **settings))
+    with stopped_after(5, monkeypatch):  # in the second training
+        finetune(finetune_spec(digits, tmp_path / "parts", **settings))
+    parts = sslkit("finetune", "--resume", "--out", tmp_path / "parts", "--json").json
+    assert [row["top1"] for row in parts["rows"]] == [row.top1 for row in whole.rows]
+    assert [one["seed"] for one in parts["rows"][0]["chosen"]] == [3, 4]
+
+
+def test_a_resumed_run_keeps_its_id(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    flags = ["--ckpt", trained, "--data", digits, "--out", tmp_path / "run", "--batch-size", 24]
+    assert sslkit("finetune", *flags, "--epochs", 1, "--json").json["protocol"] is None
+    assert sslkit("finetune", "--resume", "--out", tmp_path / "run", "--json").json["protocol"] is None
+    from sslkit.engine.distributed import ALONE
+    from sslkit.evaluate.data import find_labelled
+    from sslkit.evaluate.finetune import _as_asked
+    from sslkit.evaluate.protocols import finetune_protocol
+
+    recorded = FinetuneSpec(size=16, canvas=16, precision="fp32", data=str(digits))
+    checkpoint = read_model(trained)
+    asked = _as_asked(recorded, checkpoint, find_labelled(recorded, [], None), ALONE)
+    assert finetune_protocol(asked) == "finetune/full-v1"
+    assert finetune_protocol(asked.model_copy(update={"canvas": 20})) is None
+
+
+@contextmanager
+def stopped_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Send the signal of Ctrl-C after so many steps, of all trainings together."""
+    step, taken, message = Stepper.step, [0], list[str]()
+
+    def counted(self: Stepper, raw: Any) -> dict[str, float]:
+        said = step(self, raw)
+        taken[0] += 1
+        if taken[0] == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return said
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "step", counted)
+        with pytest.raises(Interrupted) as stopped:
+            yield message
+        message.append(str(stopped.value))
+
+
+def test_frozen_norms_stay_frozen_when_they_are_synchronised() -> None:
+    from timm.layers.norm_act import convert_sync_batchnorm
+
+    task = supervised(last_blocks=1)
+    convert_sync_batchnorm(task)
+    norms = {name: norm for name, norm in task.train().encoder.named_modules() if "norm" in name}
+    assert {name for name, norm in norms.items() if norm.training} == {name for name in norms if name.startswith("blocks.3")}
+    task = supervised(batchnorm="eval")
+    convert_sync_batchnorm(task)
+    assert not any(norm.training for name, norm in task.train().encoder.named_modules() if "norm" in name)
+
+
+def test_an_encoder_of_one_block_has_no_last_one(digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    flags = ["--encoder", "torchvision:resnet18", "--size", 32, "--data", digits, "--epochs", 1, "--batch-size", 16]
+    ran = sslkit("finetune", *flags, "--protocol", "finetune/partial-v1", "--out", tmp_path / "x")
+    assert ran.code == 2 and "torchvision:resnet18 is one block to sslkit" in ran.err and not (tmp_path / "x").exists()
+    ran = sslkit("finetune", "--minutes", 1, "--head-first", 1, "--data", digits, "--out", tmp_path / "x")
+    assert ran.code == 2 and "--minutes and --head-first" in ran.err

@@ -8,6 +8,8 @@ from sslkit.evaluate.linear import cross_entropy, fit_linear, linear_scores, squ
 from sslkit.evaluate.probe import fit_over_c, fit_sweep
 
 CLASSES = ("a", "b", "c")
+C = {"iterations": 300, "held_out": 0.2}
+SWEEP = {"head_epochs": 20, "head_batch": 256, "head_momentum": 0.9, "held_out": 0.2}
 
 
 def problem(samples: int = 300, width: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,11 +63,11 @@ def test_c_is_chosen_on_training_data() -> None:
     labels = torch.arange(100) % 2
     useful = labels[:, None] + 0.3 * torch.randn(100, 1, generator=generator)
     noisy = torch.cat([useful, 5 * torch.randn(100, 400, generator=generator)], dim=1)  # only a strong penalty keeps it out
-    held_out = fit_over_c(noisy, labels, 0, ("a", "b"), [0.0001, 0.01, 100.0], cross_entropy).chosen["held_out"]
-    chosen = fit_over_c(noisy, labels, 0, ("a", "b"), [0.0001, 0.01, 100.0], cross_entropy).chosen["c"]
+    held_out = fit_over_c(noisy, labels, 0, ("a", "b"), {"c": [0.0001, 0.01, 100.0], **C}, cross_entropy).chosen["held_out"]
+    chosen = fit_over_c(noisy, labels, 0, ("a", "b"), {"c": [0.0001, 0.01, 100.0], **C}, cross_entropy).chosen["c"]
     assert set(held_out) == {"0.0001", "0.01", "100.0"}
     assert held_out[str(chosen)] == max(held_out.values())
-    alone = fit_over_c(useful, labels, 0, ("a", "b"), [0.5], cross_entropy)
+    alone = fit_over_c(useful, labels, 0, ("a", "b"), {"c": 0.5, **C}, cross_entropy)
     assert alone.chosen == {"c": 0.5}
     assert (alone.predict({"x": useful}).argmax(dim=1) == labels).double().mean() > 0.9
 
@@ -73,12 +75,12 @@ def test_c_is_chosen_on_training_data() -> None:
 def test_the_sweep_finds_layer_and_rate() -> None:
     features, labels = problem()
     noise = torch.randn(len(labels), 5, generator=torch.Generator().manual_seed(1))
-    fitted = fit_sweep({"1": noise, "2": features}, labels, 0, CLASSES, [1e-4, 0.1])
+    fitted = fit_sweep({"1": noise, "2": features}, labels, 0, CLASSES, {"lr": [1e-4, 0.1], **SWEEP})
     assert fitted.chosen["layer"] == "2" and fitted.chosen["lr"] in (1e-4, 0.1)
     assert set(fitted.chosen["held_out"]) == {"1", "2"}
     right = fitted.predict({"1": noise, "2": features}).argmax(dim=1) == labels
     assert right.double().mean() > 0.6
-    again = fit_sweep({"1": noise, "2": features}, labels, 0, CLASSES, [1e-4, 0.1])
+    again = fit_sweep({"1": noise, "2": features}, labels, 0, CLASSES, {"lr": [1e-4, 0.1], **SWEEP})
     assert torch.equal(again.predict({"2": features}), fitted.predict({"2": features}))
 
 
@@ -86,7 +88,7 @@ def test_heads_trained_together_are_heads_trained_alone() -> None:
     from sslkit.evaluate.probe import train_heads
 
     features, labels = problem()
-    together = train_heads({"x": features}, labels, 3, [0.01, 0.1], seed=0)["x"]
+    together = train_heads({"x": features}, labels, 3, [0.01, 0.1], 0, SWEEP)["x"]
     weight, bias = torch.zeros(12, 3, requires_grad=True), torch.zeros(1, 3, requires_grad=True)
     optimizer = torch.optim.SGD([weight, bias], lr=0.1, momentum=0.9)
     from sslkit.engine.seeds import seed_stage
