@@ -106,8 +106,10 @@ def _finetune(spec: FinetuneSpec, world: World) -> FinetuneResult:
     protocol, settings = finetune_protocol(usual), finetune_settings(usual)
     spec = spec.model_copy(update={"data": parts.data, "label": parts.label})
     trials = _trials(spec, out)
-    if len(trials) > 1 and world.first:
-        _write_command(spec, out)
+    if len(trials) > 1:
+        world.meet()  # nobody may look for a run in the folder after it was begun
+        if world.first:
+            _write_command(spec, out)
     try:
         tested = [_run(trial, spec, parts, checkpoint, allowed, continues, world) for trial in trials]
     except Interrupted as stopped:

@@ -104,6 +104,27 @@ def test_bad_input_is_told_by_each(digits: Path, tmp_path: Path) -> None:
     assert code != 0 and "only pretrain and finetune share their work" in err
 
 
+@pytest.mark.slow
+def test_fine_tuning_shares_its_work(digits: Path, tmp_path: Path) -> None:
+    settings = ["--encoder", "vit_micro", "--size", "16", "--batch-size", "8", "--epochs", "1", "--seeds", "2", "--ema", "0.9"]
+    code, out, err = torchrun(
+        "finetune",
+        "--data",
+        str(digits),
+        *settings,
+        "--device",
+        "cpu",
+        "--workers",
+        "0",
+        "--out",
+        str(tmp_path / "run"),
+        "--json",
+    )
+    assert code == 0, err
+    (row,) = json.loads(out)["rows"]
+    assert (row["n_train"], row["n_test"], row["top1_deviation"] is None) == (48, 12, False)
+
+
 def test_shares_are_contiguous_and_whole() -> None:
     rows = list(range(11))
     assert [rows[World(rank, 3).own(11)] for rank in range(3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]

@@ -220,6 +220,26 @@ def test_protocols_are_listed(sslkit: Run) -> None:
     assert all(name in sslkit("protocols").out for name in PROTOCOLS)
 
 
+def test_what_the_protocols_stand_for() -> None:
+    # Another value here is another protocol: a new id, not a new default.
+    from sslkit.evaluate.protocols import PROTOCOLS
+
+    grid, held_out = [0.001, 0.01, 0.1, 1.0, 10.0], {"held_out": 0.2, "seeds": 1}
+    heads = {"head_epochs": 20, "head_batch": 256, "head_momentum": 0.9}
+    rates = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
+    pinned = {name: protocol.settings for name, protocol in PROTOCOLS.items() if not name.startswith("finetune/")}
+    assert pinned == {
+        "knn/weighted-v1": {"k": 20, "temperature": 0.07, "shots": None, "seeds": 1},
+        "knn/weighted200-v1": {"k": 200, "temperature": 0.1, "shots": None, "seeds": 1},
+        "knn/plain-v1": {"k": 20, "temperature": None, "shots": None, "seeds": 1},
+        "knn/fewshot-v1": {"k": 5, "temperature": 0.07, "shots": 5, "seeds": 10},
+        "probe/logreg-v1": {"c": grid, "iterations": 300, **held_out},
+        "probe/sweep-v1": {"lr": rates, "layer": "all", **heads, **held_out},
+        "probe/svm-v1": {"c": [0.0001, *grid[:4]], "iterations": 300, **held_out},
+        "retrieval/map-v1": {},
+    }
+
+
 def test_evaluate_makes_one_table(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
     out = tmp_path / "table"
     ran = sslkit(
