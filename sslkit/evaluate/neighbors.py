@@ -84,6 +84,10 @@ def _near_images(spec: NeighborsSpec, checkpoint: Checkpoint, encoder: Encoder) 
         raise SslkitError(f"--k: {spec.k} neighbours among {len(unit)} images", f"give 1 to {len(unit) - 1}")
     own: list[int | None]
     if spec.queries:
+        missing = next((query for query in spec.queries if not Path(query).is_file()), None)
+        if missing is not None:
+            task = checkpoint.metadata["task"]
+            raise SslkitError(f"{missing} is not a file", f"{task} was trained on images; words need a checkpoint of skipgram")
         asked = index_files("the queries", Path.cwd(), spec.queries)
         found = extract(encoder, Images.of(asked, spec, size, images.canvases.canvas), spec.batch_size, 0)
         if len(found.rows) < len(asked):

@@ -44,7 +44,7 @@ def test_embed_without_labels_and_of_a_layer(trained: Path, digits: Path, tmp_pa
         ("map", ["--out", "nowhere/map.png"], "nowhere does not exist"),
         ("neighbors", ["--out", "x.jpg"], "should end in .png"),
         ("neighbors", ["--k", "48"], "48 neighbours among 48 images (give 1 to 47)"),
-        ("neighbors", ["missing.png"], "none of the 1 files"),
+        ("neighbors", ["missing.png"], "missing.png is not a file (rotation was trained on images"),
     ],
 )
 def test_what_cannot_be_drawn(

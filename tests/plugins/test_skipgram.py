@@ -141,4 +141,6 @@ def test_refusals(sslkit: Callable[..., Any], text: Path, trained: Path) -> None
         ran = sslkit("pretrain", "skipgram", "--data", text, *flags)
         assert ran.code == 2 and said in ran.err, ran.err
     ran = sslkit("neighbors", "--ckpt", trained, "king")
-    assert ran.code == 2 and "has no words, it was trained by rotation" in ran.err
+    assert (
+        ran.code == 2 and "king is not a file (rotation was trained on images; words need a checkpoint of skipgram)" in ran.err
+    )
