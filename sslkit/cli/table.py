@@ -3,6 +3,7 @@
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from sslkit.console import stdout
 from sslkit.report.numbers import interval, p_value, share
@@ -13,13 +14,14 @@ def show_rows(result: dict[str, Any]) -> None:
     rows = result["rows"]
     several_tests = len({row["test"] for row in rows}) > 1
     layers = len({row["layer"] for row in rows} - {None, "last"}) > 0
+    measures = [name for name in _TITLES if any(row.get(name) is not None for row in rows)]
     table = Table(box=None, pad_edge=False)
-    columns = ["model", *(["test"] if several_tests else []), *(["layer"] if layers else []), *_measures(rows), "p"]
-    for column in columns:
+    places = ["model", *(["test"] if several_tests else []), *(["layer"] if layers else [])]
+    for column in [*places, *(_TITLES[name] for name in measures), "p"]:
         table.add_column(column, justify="left" if column in ("model", "test") else "right", no_wrap=column != "test")
     for row in rows:
-        start = [row["model"], *([row["test"]] if several_tests else []), *([row["layer"] or ""] if layers else [])]
-        table.add_row(*start, *(_shown(row, name) for name in _measures(rows)), p_value(row))
+        cells = [row[place] or "" for place in places] + [_shown(row, name) for name in measures] + [p_value(row)]
+        table.add_row(*map(Text, cells))  # not as markup: paths may hold brackets
     stdout.print(f"{result['protocol'] or result['command'] + ', settings by hand: no protocol id'}", style="bold")
     # As wide as it has to be: a number that was cut off is none.
     width = stdout.measure(table, options=stdout.options.update(max_width=1000)).maximum
@@ -47,12 +49,7 @@ _TITLES = {
 }
 
 
-def _measures(rows: list[dict[str, Any]]) -> list[str]:
-    return [title for name, title in _TITLES.items() if any(row.get(name) is not None for row in rows)]
-
-
-def _shown(row: dict[str, Any], title: str) -> str:
-    name = next(name for name, known in _TITLES.items() if known == title)
+def _shown(row: dict[str, Any], name: str) -> str:
     if row.get(name) is None:
         return ""
     return share(row, name) + (f" ({interval(row, name)})" if f"{name}_interval" in row else "")
