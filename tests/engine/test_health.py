@@ -135,7 +135,7 @@ def looks(**changes: list[float]) -> list[dict[str, float]]:
     ("said", "message"),
     [
         (looks(), ""),
-        (looks(rankme=[11.0, 11.0, 13.0]), ""),  # 40% of 30 is 12: an accident, and over
+        (looks(rankme=[7.0, 7.0, 8.0]), ""),  # a quarter of 30 is 7.5: an accident, and over
         (looks(rankme=[3.0, 2.0, 3.0]), "features span 3 of 64 dimensions (about 30 at the start), since step 20"),
         (looks(feature_deviation=[0.01] * 3), "features of all images are nearly alike (deviation 0.01), since step 20"),
         (looks(teacher_entropy=[0.0] * 3, teacher_deviation=[0.01] * 3), "the teacher says the same of all images"),
@@ -165,6 +165,15 @@ def watched(digits: Path, tmp_path: Path) -> Any:
     plan = training.plan
     encoder = training.build_encoder(EncoderBuilder(plan.recipe, plan.data))
     return Health(Stepper(training.build_task(encoder, plan.data), plan, Clock(steps=6)), spec)
+
+
+def test_the_start_is_measured_with_statistics_of_its_own(digits: Path, tmp_path: Path) -> None:
+    health = watched(digits, tmp_path)
+    kept = health.measure()
+    assert health.start["rankme"] > 1.2 * kept["rankme"]  # mean 0 and variance 1 are not those of the features
+    encoder = health.task.encoder
+    assert all(norm.track_running_stats and norm.training for norm in encoder.modules() if hasattr(norm, "running_mean"))
+    assert int(encoder.stem_norm.num_batches_tracked) == 0 and health.measure() == kept
 
 
 def test_a_teacher_of_something_else_is_left_alone(digits: Path, tmp_path: Path, sslkit: Run, quick: list[str]) -> None:
