@@ -218,6 +218,7 @@ class EvaluateSpec(EvaluationSpec):
     )
     seeds: Count | None = Field(default=None, description="Repeat what trains with so many seeds: mean and spread.")
     out: str | None = Field(default=None, description="Folder for the table, and the runs of fine-tuning.")
+    resume: bool = Field(default=False, description="Go on with the table in --out; starts afresh if there is none.")
 
 
 class EmbedSpec(FeatureSpec):

@@ -8,7 +8,9 @@ from typing import Any
 
 from sslkit.console import say
 from sslkit.data.store import write_atomically
+from sslkit.engine.checkpoint import read_model
 from sslkit.errors import Interrupted, RunFailed, SslkitError, did_you_mean
+from sslkit.evaluate.features import weights_hash
 from sslkit.evaluate.finetune import finetune
 from sslkit.evaluate.knn import knn
 from sslkit.evaluate.probe import probe
@@ -17,7 +19,7 @@ from sslkit.evaluate.retrieval import retrieval
 from sslkit.report.numbers import interval, p_value, share
 from sslkit.specs import EvaluateSpec, EvaluationSpec, FinetuneSpec, KnnSpec, ProbeSpec, RetrievalSpec, Spec
 
-_TABLE = "table.md"
+_TABLE, _RESULTS = "table.md", "results.json"
 _CALLS: dict[str, tuple[Callable[[Any], Any], type[Spec]]] = {
     "knn": (knn, KnnSpec),
     "probe": (probe, ProbeSpec),
@@ -47,19 +49,28 @@ def evaluate_all(spec: EvaluateSpec) -> EvaluateResult:
     if fine and (spec.layer, spec.pool) != ("last", "auto"):
         raise SslkitError("--layer and --pool are for frozen features", "leave finetune out of --protocol")
     out = None if spec.out is None else Path(spec.out)
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SslkitError(f"--out: {out} is there already", "choose another folder")
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())) and not spec.resume:
+        raise SslkitError(f"--out: {out} is there already", "go on with it by --resume, or choose another folder")
+    asked = _asked(spec)
+    done = {} if out is None else _done(asked, out)
     shared = {name: getattr(spec, name) for name in EvaluationSpec.model_fields if name in spec.model_fields_set}
     results: list[dict[str, Any]] = []
     failures: list[SslkitError] = []
     for name in chosen:
+        if name in done:
+            results.append(done[name])
+            continue
         say(name, style="bold")
         call, model = _CALLS[name.partition("/")[0]]
         given = dict(shared)
         if call is finetune:
             kept = ("data", "label", "test", "ckpt", "encoder", "seed", "device", "workers", "cache", "cache_limit", "reindex")
             given = {key: value for key, value in shared.items() if key in kept}
-            given |= {"scratch": spec.baselines, "out": str(Path(spec.out or "", name.replace("/", "-")))}
+            given |= {
+                "scratch": spec.baselines,
+                "out": str(Path(spec.out or "", name.replace("/", "-"))),
+                "resume": spec.resume,
+            }
             if spec.size != "auto":
                 given["size"] = spec.size
         if "protocol" in model.model_fields:
@@ -67,25 +78,48 @@ def evaluate_all(spec: EvaluateSpec) -> EvaluateResult:
         if spec.seeds is not None and "seeds" in model.model_fields and PROTOCOLS[name].settings.get("shots", 1) is not None:
             given["seeds"] = spec.seeds
         try:
-            results.append(asdict(call(model(**given))))
+            results.append({"asked": name, **asdict(call(model(**given)))})
         except (RunFailed, Interrupted):
             raise
         except SslkitError as error:  # say, k=200 of 150 images: said in its place, and no reason to leave the rest out
             failures.append(error)
-            results.append({"protocol": name, "impossible": str(error), "rows": []})
+            results.append({"asked": name, "protocol": name, "impossible": str(error), "rows": []})
         if out is not None and len(failures) < len(results):
-            _write(out, results)  # each time: what follows may take hours
+            _write(asked, out, results)  # each time: what follows may take hours
     if len(failures) == len(results):
         raise failures[0]
     return EvaluateResult(spec.ckpt, results, None if out is None else str(out / _TABLE))
 
 
-def _write(out: Path, results: list[dict[str, Any]]) -> None:
+def _done(asked: dict[str, Any], out: Path) -> dict[str, dict[str, Any]]:
+    """Return the results in a folder by protocol; raises SslkitError if they were made by other flags."""
+    file = out / _RESULTS
+    if not file.exists():
+        return {}
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        given, results = kept["asked"], {result["asked"]: result for result in kept["results"] if result["rows"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SslkitError(f"--resume: {file} cannot be read: {error}", "choose another folder") from error
+    differing = [name.replace("_", "-") for name, value in asked.items() if given.get(name) != value]
+    if differing:
+        raise SslkitError(f"--resume: the table in {out} was made with other {', '.join(differing)}", "choose another folder")
+    return results
+
+
+def _asked(spec: EvaluateSpec) -> dict[str, Any]:
+    """Return what decides the numbers of a table: flags, and the weights that are in the checkpoint now."""
+    elsewhere = {"protocol", "out", "resume", "device", "workers", "cache", "cache_limit", "reindex", "batch_size"}
+    weights = weights_hash(read_model(spec.ckpt).build_encoder(spec.encoder))
+    return {**spec.model_dump(mode="json", exclude=elsewhere), "weights": weights}
+
+
+def _write(asked: dict[str, Any], out: Path, results: list[dict[str, Any]]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with write_atomically(out / _TABLE) as stream:
         stream.write(markdown(results).encode())
-    with write_atomically(out / "results.json") as stream:
-        stream.write((json.dumps(results, indent=1) + "\n").encode())
+    with write_atomically(out / _RESULTS) as stream:
+        stream.write((json.dumps({"asked": asked, "results": results}, indent=1) + "\n").encode())
 
 
 def choose(wanted: list[str]) -> list[str]:

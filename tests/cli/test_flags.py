@@ -42,7 +42,7 @@ GOLDEN = {
     KnnSpec: f"{_EVALUATION} --protocol --k --temperature --shots --seeds",
     ProbeSpec: f"{_EVALUATION} --protocol --c --lr --seeds",
     RetrievalSpec: _EVALUATION,
-    EvaluateSpec: f"{_EVALUATION} --protocol --seeds --out",
+    EvaluateSpec: f"{_EVALUATION} --protocol --seeds --out --resume",
     EmbedSpec: f"{_FEATURES} --out",
     MapSpec: f"{_FEATURES} --out --method --samples",
     ExportSpec: "--ckpt --to --out --encoder --size",

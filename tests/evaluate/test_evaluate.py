@@ -357,3 +357,11 @@ def test_an_interrupted_evaluation_ends_and_keeps_its_table(
     protocols = ["--protocol", "knn/plain-v1", "--protocol", "retrieval"]
     ran = sslkit("evaluate", "--ckpt", trained, *protocols, "--out", tmp_path / "out")
     assert ran.code == 130 and "| knn/plain-v1 |" in (tmp_path / "out" / "table.md").read_text()
+    monkeypatch.undo()
+    monkeypatch.setitem(module._CALLS, "knn", (stopped, KnnSpec))  # it is not called again
+    flags = ["--ckpt", trained, *protocols, "--out", tmp_path / "out", "--resume"]
+    ran = sslkit("evaluate", *flags)
+    assert ran.code == 0 and "knn/plain-v1" in ran.out and "retrieval/map-v1" in ran.out
+    assert (tmp_path / "out" / "table.md").read_text().count("| checkpoint |") == 2
+    ran = sslkit("evaluate", *flags, "--seed", 5, "--no-baselines")
+    assert ran.code == 2 and "was made with other seed, baselines" in ran.err
