@@ -79,7 +79,9 @@ def evaluate_all(spec: EvaluateSpec) -> EvaluateResult:
             given["seeds"] = spec.seeds
         try:
             results.append({"asked": name, **asdict(call(model(**given)))})
-        except (RunFailed, Interrupted):
+        except (RunFailed, Interrupted) as stopped:
+            if out is not None and isinstance(stopped, Interrupted):
+                stopped.hint = f"go on with: sslkit evaluate --resume --out {out}, and the other flags as before"
             raise
         except SslkitError as error:  # say, k=200 of 150 images: said in its place, and no reason to leave the rest out
             failures.append(error)
