@@ -34,4 +34,6 @@ def _cache(
     stdout.print(f"{store.cache_folder()}: {len(stored)} data sets, {total / 1e6:,.0f} MB", markup=False)
     for entry in stored:
         used = datetime.fromtimestamp(entry.used).isoformat(" ", "minutes")
-        stdout.print(f"  {entry.bytes / 1e6:>8,.0f} MB  last used {used}  {entry.folder.name}", markup=False)
+        stdout.print(
+            f"  {entry.bytes / 1e6:>8,.0f} MB  last used {used}  {entry.folder.parent.name}/{entry.folder.name}", markup=False
+        )
