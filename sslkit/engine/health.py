@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslkit.encoders import Encoder
+from sslkit.engine.gradients import BATCH_NORM
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import Stepper
 from sslkit.nn import Teacher
@@ -22,7 +23,6 @@ from sslkit.transforms import flip, random_resized_crop
 
 SAMPLES = 256
 _EVERY = 20
-_NORMS = (nn.modules.batchnorm._BatchNorm,)
 _LOOKS = 3  # in a row, before something is called by its name: one may be an accident
 _ALIKE = 0.05  # deviation of features that tell nothing apart; random weights have 0.2 and more
 _RANK = 0.25  # of the rank at the start; healthy runs keep 0.29 and more
@@ -76,7 +76,7 @@ class Health:
         """
         training = self.task.training
         self.task.eval()
-        norms = [module for module in self.task.encoder.modules() if isinstance(module, _NORMS)] if fresh else []
+        norms = [module for module in self.task.encoder.modules() if isinstance(module, BATCH_NORM)] if fresh else []
         tracked = [norm.track_running_stats for norm in norms]
         for norm in norms:
             norm.training, norm.track_running_stats = True, False

@@ -6,17 +6,16 @@ from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sslkit.console import say
 from sslkit.data.index import Index
 from sslkit.data.parts import find_parts, read_index
+from sslkit.data.source import Rows
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.folder import holds_run, read_spec
 from sslkit.errors import SslkitError, naming
 from sslkit.specs import DataSpec
 
-Rows = NDArray[np.int64]
 _TEST_SHARE = 0.2  # where there is no test part
 
 
@@ -59,8 +58,8 @@ def find_labelled(spec: DataSpec, tests: list[str], checkpoint: Checkpoint | Non
     located = find_parts(data)
     train = check_labelled(read_index(located.pop("train"), label, spec.reindex), "--data", several)
     pretrained_on = checkpoint.metadata["data"] if checkpoint else None
-    if checkpoint is not None and train.channels != checkpoint.channels:
-        raise SslkitError(f"--data: images have {train.channels} channels, the encoder takes {checkpoint.channels}")
+    if checkpoint is not None:
+        check_channels(train, checkpoint)
     fingerprint = train.fingerprint()
     seen = fingerprint == pretrained_on
     if own and not seen:
@@ -81,6 +80,12 @@ def find_labelled(spec: DataSpec, tests: list[str], checkpoint: Checkpoint | Non
         parts = [TestPart(f"a fifth of {data}", train.subset(held_out), seen)]
         train = train.subset(kept)
     return Parts(train, parts, data, label, fingerprint)
+
+
+def check_channels(index: Index, checkpoint: Checkpoint) -> None:
+    """Raise SslkitError if images do not have the channels that the encoder takes."""
+    if index.channels != checkpoint.channels:
+        raise SslkitError(f"--data: images have {index.channels} channels, the encoder takes {checkpoint.channels}")
 
 
 def named_data(spec: DataSpec, checkpoint: Checkpoint | None) -> tuple[str, str | None, bool]:

@@ -14,8 +14,9 @@ from sslkit.data.store import write_atomically
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.precision import choose_device
 from sslkit.errors import SslkitError
-from sslkit.evaluate.data import named_data
-from sslkit.evaluate.features import cached, weights_hash
+from sslkit.evaluate.data import check_channels, named_data
+from sslkit.evaluate.features import cached
+from sslkit.evaluate.models import Model
 from sslkit.specs import DataSpec, EmbedSpec, MapSpec
 
 
@@ -80,14 +81,14 @@ def embedded(spec: EmbedSpec, most: int | None = None) -> Embedded:
     index = read_images(spec, checkpoint)
     if most is not None and most < len(index):
         index = index.subset(np.sort(np.random.default_rng(spec.seed).permutation(len(index))[:most]))
-    size = checkpoint.size if spec.size == "auto" else spec.size
-    found = cached(encoder, str(spec.ckpt), Images.of(index, spec, size), spec.layer, spec.pool, spec)
+    model = Model(str(spec.ckpt), encoder, checkpoint.size if spec.size == "auto" else spec.size)
+    found = cached(model, Images.of(index, spec, model.size), spec.layer, spec.pool, spec)
     (features,) = found.layers.values()
     return Embedded(
         features.numpy(),
         [index.name(int(row)) for row in found.rows],
         None if index.labels is None else [spelled(index, int(row)) for row in found.rows],
-        weights_hash(encoder),
+        model.weights,
     )
 
 
@@ -98,8 +99,7 @@ def read_images(spec: DataSpec, checkpoint: Checkpoint) -> Index:
     if len(parts) > 1:
         say(f"{data} has {' and '.join(parts)}: reading train")
     index = read_index(parts["train"], label, spec.reindex)
-    if index.channels != checkpoint.channels:
-        raise SslkitError(f"--data: images have {index.channels} channels, the encoder takes {checkpoint.channels}")
+    check_channels(index, checkpoint)
     return index
 
 

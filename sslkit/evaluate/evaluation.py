@@ -21,7 +21,7 @@ from sslkit.engine.folder import RESULTS, append_json, holds_run
 from sslkit.engine.precision import choose_device
 from sslkit.errors import SslkitError
 from sslkit.evaluate.data import Parts, find_labelled
-from sslkit.evaluate.features import cached, weights_hash
+from sslkit.evaluate.features import cached
 from sslkit.evaluate.metrics import classification, interval, mcnemar, right
 from sslkit.evaluate.models import CHECKPOINT, RANDOM, Model, compared
 from sslkit.evaluate.protocols import PROTOCOLS
@@ -123,7 +123,7 @@ class Evaluation:
 
         def part(index: Index) -> Part:
             images = Images.of(index, self.spec, model.size, canvas)
-            found = cached(model.encoder, model.name, images, layer, pool, self.spec)
+            found = cached(model, images, layer, pool, self.spec)
             assert index.labels is not None
             return Part(found.layers, torch.from_numpy(index.labels[found.rows]), found.rows, found.hashes)
 
@@ -131,20 +131,13 @@ class Evaluation:
 
     def result(self, command: str, protocol: str | None, settings: dict[str, Any], rows: list[Row]) -> Result:
         """Return the result with its first row's numbers on top, added to the run's results.jsonl if there is a run."""
-        first = rows[0]
         result = Result(
             command=command,
             protocol=protocol,
             settings=self.described(settings),
             checkpoint=str(self.checkpoint.path),
-            weights=first.weights,
             data=self.parts.hashes(),
-            top1=first.top1,
-            n_train=first.n_train,
-            n_test=first.n_test,
-            duplicates=first.duplicates,
-            test_seen_in_pretraining=first.test_seen_in_pretraining,
-            rows=rows,
+            **headed(rows),
         )
         self.record(asdict(result))
         return result
@@ -161,6 +154,12 @@ class Evaluation:
                 append_json(folder / RESULTS, result)
             except OSError as error:  # the number is there all the same
                 say(f"the result is not kept: cannot write {folder / RESULTS}: {error.strerror}")
+
+
+def headed(rows: list[Row]) -> dict[str, Any]:
+    """Return what a Result says of its rows: the first one's numbers, and all of them."""
+    names = ("weights", "top1", "n_train", "n_test", "duplicates", "test_seen_in_pretraining")
+    return {**{name: getattr(rows[0], name) for name in names}, "rows": rows}
 
 
 def open_evaluation(spec: EvaluationSpec, pixels: int = 32) -> Evaluation:
@@ -199,7 +198,6 @@ def classify(evaluation: Evaluation, fit: Fit, settings: dict[str, Any], togethe
     own: dict[str, dict[str | None, Told]] = {}  # the checkpoint's, by test part and layer
     for model in evaluation.models:
         train, tests = evaluation.features(model, settings["layer"])
-        weights = weights_hash(model.encoder)
         for name in [None] if together else list(train.layers):
             seen = train.layers if name is None else {name: train.layers[name]}
             fits = [fit(seen, train.labels, evaluation.spec.seed + number) for number in range(settings["seeds"])]
@@ -223,7 +221,7 @@ def classify(evaluation: Evaluation, fit: Fit, settings: dict[str, Any], togethe
                         duplicates=count_duplicates(train.hashes, test.hashes),
                         test_seen_in_pretraining=part.seen_in_pretraining,
                         chosen=[fitted.chosen for fitted in fits],
-                        weights=weights,
+                        weights=model.weights,
                     )
                 )
     return rows

@@ -10,9 +10,9 @@ from sslkit.console import say
 from sslkit.data.store import write_atomically
 from sslkit.engine.checkpoint import read_model
 from sslkit.errors import Interrupted, RunFailed, SslkitError, did_you_mean
-from sslkit.evaluate.features import weights_hash
 from sslkit.evaluate.finetune import finetune
 from sslkit.evaluate.knn import knn
+from sslkit.evaluate.models import weights_hash
 from sslkit.evaluate.probe import probe
 from sslkit.evaluate.protocols import PROTOCOLS
 from sslkit.evaluate.retrieval import retrieval
@@ -51,7 +51,7 @@ def evaluate_all(spec: EvaluateSpec) -> EvaluateResult:
     out = None if spec.out is None else Path(spec.out)
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())) and not spec.resume:
         raise SslkitError(f"--out: {out} is there already", "go on with it by --resume, or choose another folder")
-    asked = _asked(spec)
+    asked = {} if out is None else _asked(spec)
     done = {} if out is None else _done(asked, out)
     shared = {name: getattr(spec, name) for name in EvaluationSpec.model_fields if name in spec.model_fields_set}
     results: list[dict[str, Any]] = []

@@ -1,6 +1,6 @@
 """Features of a data set: eval mode, no gradient, nothing changed; kept in the cache under what they were made of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -19,6 +19,7 @@ from sslkit.data.store import cache_folder, make_room, write_atomically
 from sslkit.encoders import Encoder
 from sslkit.engine.distributed import ALONE, World
 from sslkit.errors import SslkitError
+from sslkit.evaluate.models import Model
 from sslkit.specs import DataSpec
 
 Read = Callable[[Tensor], dict[str, Tensor]]  # from images `[B, C, H, W]` to features by name, `[B, width]`
@@ -45,18 +46,16 @@ def extract(
     substitute: bool = False,
     world: World = ALONE,
     read: Read | None = None,
+    hashed: bool = False,
 ) -> Features:
     """Return features in data order: `read`'s, or by the name `last` what the encoder returns.
 
-    Unreadable samples are left out or, with `substitute`, replaced as in training, so that no row is missing.
-    Several processes take a share each. The encoder's mode is put back afterwards. Raises SslkitError if nothing can
-    be read.
+    Unreadable samples are left out or, with `substitute`, replaced as in training, so that no row is missing. Content
+    is `hashed` only where somebody looks for duplicates: training asks for features, too. Several processes take a share
+    each. The encoder's mode is put back afterwards. Raises SslkitError if nothing can be read.
     """
     read = read or (lambda view: {"last": encoder(view)})
-    count, _ = source.workers(workers)
-    loader = Loader(source, count, substitute)
     own = world.own(source.info.samples)
-    batches = [batch + own.start for batch in ordered_batches(own.stop - own.start, batch_size)]
     layers: dict[str, list[Tensor]] = {}
     rows: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
     hashes: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
@@ -64,42 +63,60 @@ def extract(
     encoder.eval()
     try:
         with meter("features", own.stop - own.start) as progress:
-            for raw in loader(batches):
-                arrays = {name: value for name, value in raw.items() if isinstance(value, Tensor)}
+            for raw, arrays in _batches(source, batch_size, workers, substitute, world):
                 if len(raw["index"]):
                     on_device = {name: value.to(encoder.device) for name, value in arrays.items()}
                     for name, features in read(source.view(source.prepare(on_device))).items():
                         layers.setdefault(name, []).append(features.float().cpu())
                     rows.append(raw["index"])
-                    hashes.append(_content(arrays))
+                    if hashed:
+                        hashes.append(_content(arrays))
                 progress.advance(len(raw["index"]), f"{source.called}")
+        found = world.gather_uneven(torch.cat(rows))
+        if not len(found):
+            raise SslkitError(f"--data: not one of the {source.called} in {source.location} can be read")
+        if not layers:  # of this process's share nothing could be read: the others need an empty piece of the right width
+            layers = {name: [features[:0]] for name, features in _widths(encoder, source, read).items()}
     finally:
         encoder.train(training)
-        loader.close()
     assert all(map(torch.equal, encoder.buffers(), buffers)), "taking features changed the encoder"
-    found = world.gather_uneven(torch.cat(rows))
-    if not len(found):
-        raise SslkitError(f"--data: not one of the {source.called} in {source.location} can be read")
-    if not layers:  # of this process's share nothing could be read: the others need an empty piece of the right width
-        layers = {name: [features[:0]] for name, features in _widths(encoder, source, read).items()}
     gathered = {name: world.gather_uneven(torch.cat(pieces)) for name, pieces in layers.items()}
     return Features(gathered, found.numpy(), world.gather_uneven(torch.cat(hashes)).numpy())
 
 
-def cached(encoder: Encoder, name: str, images: Images, layer: str, pool: str, spec: DataSpec) -> Features:
-    """Return the features of images by a layer (`last`, `last4`, `all` or a number), from the cache if they are in it.
+def contents(source: Source, batch_size: int, workers: int | str, world: World) -> NDArray[np.int64]:
+    """Return a hash of each readable sample's decoded content, int64 `[N]`."""
+    hashes = [_content(arrays) for _, arrays in _batches(source, batch_size, workers, False, world)]
+    return world.gather_uneven(torch.cat([torch.empty(0, dtype=torch.int64), *hashes])).numpy()
 
-    They are kept by weights, images, size and pooling: a second evaluation reads no image. `name` is what messages call
-    the encoder. Raises SslkitError if it lacks the layer or its features are not finite.
+
+def _batches(
+    source: Source, batch_size: int, workers: int | str, substitute: bool, world: World
+) -> Iterator[tuple[dict[str, Any], dict[str, Tensor]]]:
+    """Read this process's share in data order; yield what the loader delivers, and the tensors in it by name."""
+    loader = Loader(source, source.workers(workers)[0], substitute)
+    own = world.own(source.info.samples)
+    try:
+        for raw in loader([batch + own.start for batch in ordered_batches(own.stop - own.start, batch_size)]):
+            yield raw, {name: value for name, value in raw.items() if isinstance(value, Tensor)}
+    finally:
+        loader.close()
+
+
+def cached(model: Model, images: Images, layer: str, pool: str, spec: DataSpec) -> Features:
+    """Return a model's features of images by a layer (`last`, `last4`, `all` or a number), from the cache if they are in it.
+
+    They are kept by weights, images, size and pooling: a second evaluation reads no image. Raises SslkitError if the
+    encoder lacks the layer or its features are not finite.
     """
-    read = reader(encoder, name, layer, pool)
-    what = f"{weights_hash(encoder)} {images.index.key()} {images.canvases.canvas} {images.info.size} {layer} {pool}"
+    read = reader(model.encoder, model.name, layer, pool)
+    what = f"{model.weights} {images.index.key()} {images.canvases.canvas} {images.info.size} {layer} {pool}"
     folder = cache_folder() / "features" / blake2b(what.encode(), digest_size=12).hexdigest()
     found = _stored(folder) if spec.cache != "off" else None
     if found is None:
-        found = extract(encoder, images, spec.batch_size, spec.workers, read=read)
+        found = extract(model.encoder, images, spec.batch_size, spec.workers, read=read, hashed=True)
         if not all(torch.isfinite(features).all() for features in found.layers.values()):
-            raise SslkitError(f"--ckpt: features of {name} are not finite", "the run had diverged")
+            raise SslkitError(f"--ckpt: features of {model.name} are not finite", "the run had diverged")
         # What could not be read now may be read another time.
         if spec.cache != "off" and len(found.rows) == len(images.index):
             _store(folder, found, int(spec.cache_limit * 1e9))
@@ -142,15 +159,6 @@ def reader(encoder: Encoder, name: str, layer: str, pool: str) -> Read:
     return read
 
 
-def weights_hash(encoder: Encoder) -> str:
-    """Return a hash of what an encoder computes: its recipe and all weights."""
-    digest = blake2b(repr(encoder.recipe).encode(), digest_size=8)
-    for name, tensor in sorted(encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def _pooled(encoder: Encoder, output: Tensor, pool: str) -> Tensor:
     if output.dim() == 4:
         return output.mean(dim=(2, 3))
@@ -158,16 +166,6 @@ def _pooled(encoder: Encoder, output: Tensor, pool: str) -> Tensor:
         return encoder.pool(output)
     parts = {"class": output[:, 0], "average": output[:, encoder.prefix :].mean(dim=1)}
     return torch.cat(list(parts.values()), dim=1) if pool == "both" else parts[pool]
-
-
-def contents(source: Source, batch_size: int, workers: int | str, world: World) -> NDArray[np.int64]:
-    """Return a hash of each readable sample's decoded content, int64 `[N]`."""
-    count, _ = source.workers(workers)
-    own, loader = world.own(source.info.samples), Loader(source, count, substitute=False)
-    batches = [batch + own.start for batch in ordered_batches(own.stop - own.start, batch_size)]
-    hashes = [_content({name: value for name, value in raw.items() if isinstance(value, Tensor)}) for raw in loader(batches)]
-    loader.close()
-    return world.gather_uneven(torch.cat([torch.empty(0, dtype=torch.int64), *hashes])).numpy()
 
 
 def _content(arrays: dict[str, Tensor]) -> Tensor:

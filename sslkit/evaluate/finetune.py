@@ -22,9 +22,10 @@ from sslkit.engine.precision import choose_machine
 from sslkit.engine.training import Outcome, Training, merge_recorded, recorded_spec, run_training
 from sslkit.errors import Interrupted, SslkitError
 from sslkit.evaluate.data import Parts, find_labelled, held_out_rows
-from sslkit.evaluate.evaluation import Result, Row, compare, count_duplicates, score
-from sslkit.evaluate.features import contents, extract, say_left_out, weights_hash
+from sslkit.evaluate.evaluation import Result, Row, compare, count_duplicates, headed, score
+from sslkit.evaluate.features import contents, extract, say_left_out
 from sslkit.evaluate.metrics import right
+from sslkit.evaluate.models import weights_hash
 from sslkit.evaluate.protocols import finetune_protocol, finetune_settings, settled
 from sslkit.evaluate.supervised import Supervised
 from sslkit.specs import FinetuneSpec
@@ -117,20 +118,14 @@ def _finetune(spec: FinetuneSpec, world: World) -> FinetuneResult:
         raise
     rows = [row for model in dict.fromkeys(trial.model for trial in trials) for row in _rows(model, tested, parts)]
     rows = _compared(rows, tested)
-    first, outcome = rows[0], tested[0].outcome
+    outcome = tested[0].outcome
     result = FinetuneResult(
         command="finetune",
         protocol=protocol,
         settings={**settings, "size": tested[0].size, "seed": spec.seed, "label": parts.label, "loss": tested[0].loss},
         checkpoint=str(outcome.checkpoint),
-        weights=first.weights,
         data=parts.hashes(),
-        top1=first.top1,
-        n_train=first.n_train,
-        n_test=first.n_test,
-        duplicates=first.duplicates,
-        test_seen_in_pretraining=first.test_seen_in_pretraining,
-        rows=rows,
+        **headed(rows),
         run=str(out),
         steps=outcome.steps,
         images_per_second=outcome.images_per_second,
@@ -236,7 +231,7 @@ def _run(
     tested = Tested(trial, outcome, len(known), plan.data.size, task.kind, [], [], [], [], weights_hash(encoder))
     for test in parts.tests:
         images = Images.of(test.index, spec, plan.data.size, source.canvases.canvas)
-        found = extract(encoder, images, spec.batch_size, spec.workers, world=world)
+        found = extract(encoder, images, spec.batch_size, spec.workers, world=world, hashed=True)
         say_left_out(images, found)
         with torch.no_grad():
             tested.scores.append(head(found.layers["last"].to(encoder.device)).float().cpu())

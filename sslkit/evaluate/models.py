@@ -1,6 +1,8 @@
 """What is evaluated: a checkpoint, and what its number has to be compared with."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 
 import torch
@@ -24,6 +26,11 @@ class Model:
     name: str
     encoder: Encoder
     size: int
+
+    @cached_property
+    def weights(self) -> str:
+        """Return the hash of the encoder's weights."""
+        return weights_hash(self.encoder)
 
 
 class RawPixels(ImageEncoder):
@@ -82,3 +89,12 @@ def _other(name: str, own: int, size: int | str, channels: int, allowed: str | N
     with naming("--against", "--encoder"):
         encoder = encoders.build_encoder(recipe, pretrained=True, allowed=allowed)
     return Model(f"{published}, pretrained, at {shown} px", encoder.eval(), shown)
+
+
+def weights_hash(encoder: Encoder) -> str:
+    """Return a hash of what an encoder computes: its recipe and all weights."""
+    digest = blake2b(repr(encoder.recipe).encode(), digest_size=8)
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

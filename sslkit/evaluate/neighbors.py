@@ -18,6 +18,7 @@ from sslkit.errors import SslkitError, did_you_mean
 from sslkit.evaluate.embed import read_images, spelled, writable
 from sslkit.evaluate.features import cached, extract
 from sslkit.evaluate.knn import largest
+from sslkit.evaluate.models import Model
 from sslkit.specs import NeighborsSpec
 
 _QUERIES = 8
@@ -78,7 +79,7 @@ def _near_images(spec: NeighborsSpec, checkpoint: Checkpoint, encoder: Encoder) 
     size = checkpoint.size if spec.size == "auto" else spec.size
     encoder.to(choose_device(spec.device)[0])
     images = Images.of(index, spec, size)
-    bank = cached(encoder, str(spec.ckpt), images, "last", "auto", spec)
+    bank = cached(Model(str(spec.ckpt), encoder, size), images, "last", "auto", spec)
     unit = F.normalize(bank.layers["last"], dim=1)
     if spec.k >= len(unit):
         raise SslkitError(f"--k: {spec.k} neighbours among {len(unit)} images", f"give 1 to {len(unit) - 1}")

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from sslkit.console import meter
 from sslkit.evaluate.evaluation import Evaluation, count_duplicates, open_evaluation, settle
-from sslkit.evaluate.features import weights_hash
 from sslkit.evaluate.metrics import average_precision, interval
 from sslkit.evaluate.models import Model
 from sslkit.specs import RetrievalSpec
@@ -89,7 +88,7 @@ def _rows(evaluation: Evaluation, model: Model, layer: str) -> list[RetrievalRow
                     n_test=len(test.labels),
                     duplicates=count_duplicates(train.hashes, test.hashes),
                     test_seen_in_pretraining=part.seen_in_pretraining,
-                    weights=weights_hash(model.encoder),
+                    weights=model.weights,
                 )
             )
     return rows

@@ -7,13 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslkit.encoders import Concat, Encoder, name_of
+from sslkit.engine.gradients import BATCH_NORM
 from sslkit.errors import SslkitError
 from sslkit.nn import Teacher
 from sslkit.specs import FinetuneSpec
 from sslkit.task import Batch, DataInfo, PretextTask
 from sslkit.transforms import flip, random_resized_crop
-
-_NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 class Supervised(PretextTask):
@@ -63,7 +62,7 @@ class Supervised(PretextTask):
         """Keep the norms of what does not learn in eval mode: their statistics are part of it."""
         super().train(mode)
         for norm in self.encoder.modules():
-            if isinstance(norm, _NORMS) and self._stays(norm):
+            if isinstance(norm, BATCH_NORM) and self._stays(norm):
                 norm.eval()
         if self.waiting:
             self.encoder.eval()

@@ -25,9 +25,8 @@ def project(features: NDArray[np.float32], method: str, seed: int) -> tuple[NDAr
     if method == "pca":
         return reduced, f"PCA, {pca.explained_variance_ratio_.sum():.0%} of the variance"
     perplexity = min(30.0, (len(unit) - 1) / 3)
-    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(
-        reduced
-    ), f"t-SNE, perplexity {perplexity:g}"
+    placed = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)
+    return placed, f"t-SNE, perplexity {perplexity:g}"
 
 
 def draw_map(features: NDArray[np.float32], labels: list[str] | None, method: str, seed: int, out: Path) -> None:

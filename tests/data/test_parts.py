@@ -163,7 +163,8 @@ def test_several_labels_in_a_cell(tmp_path: Path) -> None:
     index = read_index(str(tmp_path / "table.csv"), "tags")
     assert index.classes == ("red", "round", "square") and index.labels is not None
     assert index.labels.tolist() == [[1, 1, 0], [1, 0, 0], [1, 0, 1]]
-    assert index.subset(np.array([2])).labels.tolist() == [[1, 0, 1]]  # type: ignore[union-attr]
+    third = index.subset(np.array([2])).labels
+    assert third is not None and third.tolist() == [[1, 0, 1]]
 
 
 @pytest.mark.parametrize(
