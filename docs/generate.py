@@ -14,6 +14,7 @@ from sslkit.evaluate.protocols import PROTOCOLS
 ROOT = Path(__file__).parent.parent
 _MODELS = {
     "pretrain": specs.PretrainSpec,
+    "preview": specs.PreviewSpec,
     "knn": specs.KnnSpec,
     "probe": specs.ProbeSpec,
     "retrieval": specs.RetrievalSpec,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sslkit.encoders import concat as concat
     from sslkit.engine.checkpoint import load as load
     from sslkit.engine.pretrain import pretrain as pretrain
+    from sslkit.engine.preview import preview as preview
     from sslkit.errors import RunFailed as RunFailed
     from sslkit.errors import SslkitError as SslkitError
     from sslkit.evaluate.embed import embed as embed
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from sslkit.specs import MapSpec as MapSpec
     from sslkit.specs import NeighborsSpec as NeighborsSpec
     from sslkit.specs import PretrainSpec as PretrainSpec
+    from sslkit.specs import PreviewSpec as PreviewSpec
     from sslkit.specs import ProbeSpec as ProbeSpec
     from sslkit.specs import RetrievalSpec as RetrievalSpec
     from sslkit.specs import TaskOptions as TaskOptions
@@ -53,6 +55,7 @@ _WHERE = {
     "Run": "sslkit.task",
     "TaskOptions": "sslkit.specs",
     "PretrainSpec": "sslkit.specs",
+    "PreviewSpec": "sslkit.specs",
     "KnnSpec": "sslkit.specs",
     "ProbeSpec": "sslkit.specs",
     "NeighborsSpec": "sslkit.specs",
@@ -64,6 +67,7 @@ _WHERE = {
     "ExportSpec": "sslkit.specs",
     "DemoSpec": "sslkit.specs",
     "pretrain": "sslkit.engine.pretrain",
+    "preview": "sslkit.engine.preview",
     "knn": "sslkit.evaluate.knn",
     "probe": "sslkit.evaluate.probe",
     "embed": "sslkit.evaluate.embed",

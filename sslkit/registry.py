@@ -123,9 +123,9 @@ def _task_from_file(path: Path) -> type["PretextTask"]:
 
 
 def _with_own_options(task: type["PretextTask"]) -> type["PretextTask"]:
-    from sslkit.specs import PretrainSpec  # not at the top: listing needs no pydantic
+    from sslkit.specs import RUN_FLAGS  # not at the top: listing needs no pydantic
 
-    shadowing = sorted(set(task.Options.model_fields) & set(PretrainSpec.model_fields))
+    shadowing = sorted(set(task.Options.model_fields) & RUN_FLAGS)
     if shadowing:
         raise SslkitError(f"{task.__name__} has options that are run flags: {', '.join(shadowing)}", "rename them in the task")
     return task

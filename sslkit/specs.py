@@ -245,6 +245,24 @@ class NeighborsSpec(DataSpec):
     encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
 
 
+class PreviewSpec(DataSpec):
+    """Hold what `sslkit preview` is told."""
+
+    task: str | None = Field(default=None, description="Name of an installed task or a .py file; default: the checkpoint's.")
+    ckpt: str | None = Field(
+        default=None, description="model.safetensors in its run folder: what the trained task says; default: what it sees."
+    )
+    out: str = Field(default="previews.png", description="Picture to write (.png).")
+    rows: int = Field(default=8, ge=1, le=100, description="Rows of the picture at most.")
+    images: int = Field(default=256, ge=2, le=10_000, description="Images drawn by --seed; clusters are filled from them.")
+    encoder: str = Field(
+        default="auto", description="A name from `sslkit encoders`, any timm name, torchvision:NAME or package.module:factory."
+    )
+    encoder_option: dict[str, str] = Field(default={}, description="KEY=VALUE for the encoder's factory; may be repeated.")
+    canvas: Pixels | Auto = Field(default="auto", description="Side of the stored image that views are cut from.")
+    options: dict[str, Any] = Field(default={}, description="The task's own options.")
+
+
 class ExportSpec(Spec):
     """Hold what `sslkit export` is told."""
 
@@ -261,6 +279,10 @@ class DemoSpec(Spec):
     out: str = Field(default="demo", description="Folder for the images and the run.")
     images_only: bool = Field(default=False, description="Write the images and stop.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of everything that is drawn.")
+
+
+# No option of a task may be called like one of these.
+RUN_FLAGS = frozenset((*PretrainSpec.model_fields, *PreviewSpec.model_fields))
 
 
 def limits(field: FieldInfo) -> list[Any]:

@@ -9,6 +9,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -56,7 +57,7 @@ class EncoderBuilder:
     allowed: str | None = None  # a `package.module:factory` that may be imported
 
     def __call__(self, select: str | None = None, width: float = 1.0, **changes: Any) -> Encoder:
-        """Return the encoder, seeing only `l`, `ab` or `gray` of the image, `width` times as wide, its recipe changed.
+        """Return the encoder, seeing only `l`, `ab`, `gray` or `sobel` of the image, `width` times as wide, its recipe changed.
 
         Raises SslkitError if it can't be made so.
         """
@@ -71,14 +72,14 @@ class EncoderBuilder:
 class Run(Protocol):
     """Offer what a task may ask of the engine in `before_epoch`."""
 
-    def features(self) -> Tensor:
-        """Return the encoder's features of all samples in data order, `[N, width]`, taken in eval mode."""
+    def features(self, encoder: Encoder | None = None) -> Tensor:
+        """Return features of all samples in data order, `[N, width]`, by the task's encoder or another, taken in eval mode."""
 
     def images(self, count: int) -> Tensor:
         """Return `count` images at seeded places in the data, `[count, C, canvas, canvas]` in [0, 1]."""
 
     def balance(self, labels: Tensor) -> None:
-        """Draw each label equally often from now on; `labels` is int64 `[N]`."""
+        """Draw each label equally often from now on; `labels` is int64 `[N]`, and samples below 0 are left out."""
 
     def forget(self, module: nn.Module) -> None:
         """Drop the optimiser's state of a module whose weights were reset."""
@@ -98,6 +99,11 @@ class PretextTask(nn.Module):
     couples_samples: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def example_options(cls, folder: Path) -> dict[str, Any]:
+        """Return what `sslkit check` gives for options without a default; files that they name are written into `folder`."""
+        return {}
 
     @classmethod
     def build_encoder(cls, options: Any, build: EncoderBuilder) -> Encoder:
@@ -170,8 +176,15 @@ class PretextTask(nn.Module):
     preview_columns: ClassVar[tuple[str, ...]] = ()
 
     def preview(self, batch: Batch, output: Any) -> Tensor | None:
-        """Return pictures that explain the task, `[N, columns, 3, H, W]` in [0, 1]; names in `preview_columns`."""
-        return None
+        """Return pictures that explain the task, `[N, columns, C, H, W]` in [0, 1]; names in `preview_columns`.
+
+        `batch` is what `transform` returned, and in `original` the middle of each image. `output` is what a trained task
+        says of it, or None before training: columns about it are left out then. By default, what the encoder sees.
+        """
+        if "image" not in batch:
+            return None
+        image: Tensor = batch["image"]
+        return image if image.dim() == 5 else image[:, None]
 
     def each_view(self, apply: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
         """Apply a network to `[B, ...]`, or to `[B, V, ...]` with views folded into samples and unfolded again."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, SslkitError, TaskOptions
 from sslkit.nn import Norm, Queue, Teacher, info_nce, mlp, teacher_momentum
-from sslkit.transforms import color_jitter, flip, gaussian_blur, grayscale, random_resized_crop
+from sslkit.transforms import color_jitter, flip, grayscale, random_resized_crop, strong_view
 
 Temperature = Annotated[float, Field(gt=0)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -110,8 +110,8 @@ class MoCo(PretextTask):
         return info_nce(output["query"], output["key"], self.queue.rows, self.temperature)
 
     def _view(self, image: Tensor) -> Tensor:
-        image = flip(random_resized_crop(image, self.data.size, scale=(self.options.crop_scale, 1.0)))
+        size, scale = self.data.size, (self.options.crop_scale, 1.0)
         if self.options.recipe == "v1":
+            image = flip(random_resized_crop(image, size, scale=scale))
             return grayscale(color_jitter(image, 0.4, 0.4, 0.4, 0.4, probability=1.0))
-        image = grayscale(color_jitter(image, 0.4, 0.4, 0.4, 0.1))
-        return gaussian_blur(image, probability=0.0 if self.data.size <= 64 else 0.5)
+        return strong_view(image, size, scale, color_strength=0.5, blur=0.0 if size <= 64 else 0.5)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, SslkitError, TaskOptions
 from sslkit.nn import Norm, mlp, nt_xent
-from sslkit.transforms import color_jitter, flip, gaussian_blur, grayscale, random_resized_crop
+from sslkit.transforms import strong_view
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0, le=2)]
@@ -75,8 +75,5 @@ class SimCLR(PretextTask):
             raise SslkitError(f"--color-strength: images of {self.data.channels} channels have no hue", "set it to 0")
 
     def _view(self, image: Tensor) -> Tensor:
-        strength = self.strength
-        image = flip(random_resized_crop(image, self.data.size, scale=(self.options.crop_scale, 1.0)))
-        image = color_jitter(image, 0.8 * strength, 0.8 * strength, 0.8 * strength, min(0.5, 0.2 * strength))
-        image = grayscale(image, self.options.gray)
-        return gaussian_blur(image, probability=self.blur)
+        options = self.options
+        return strong_view(image, self.data.size, (options.crop_scale, 1.0), self.strength, options.gray, self.blur)

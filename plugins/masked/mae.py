@@ -123,7 +123,7 @@ class MAE(PretextTask):
         if len(found) < self.options.codes:
             raise SslkitError(f"--codes: {self.options.codes} of {len(found)} patches", "give fewer, or more images")
         some = torch.randperm(len(found))[:20_000]
-        self.codebook.copy_(kmeans(found[some.to(found.device)], self.options.codes))
+        self.codebook.copy_(kmeans(found[some.to(found.device)], self.options.codes).centers)
 
     def transform(self, batch: Batch) -> Batch:
         """Return the view, the places of visible and hidden patches, and what the hidden ones are."""

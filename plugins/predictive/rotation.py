@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, TaskOptions
+from sslkit.report.pictures import framed
 from sslkit.transforms import flip, random_resized_crop, right_angles
 
 
@@ -24,6 +25,7 @@ class Rotation(PretextTask):
 
     options: Options
     defaults: ClassVar = {"optimizer": "sgd", "lr": 0.06, "weight_decay": 5e-4, "batch_size": 128}
+    preview_columns: ClassVar = ("upright", "90 degrees", "180 degrees", "270 degrees")
 
     def build_head(self) -> nn.Module:
         """Build the linear four-way classifier."""
@@ -41,6 +43,11 @@ class Rotation(PretextTask):
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the share of the four turns told right."""
         return {"accuracy": (output.argmax(dim=-1) == self._turns(output)).float().mean(dim=1)}
+
+    def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
+        """Return the four turns, framed by whether they were told right."""
+        image = batch["image"]
+        return image if output is None else framed(image, output.argmax(dim=-1) == self._turns(output))
 
     def _turns(self, output: Tensor) -> Tensor:
         return torch.arange(4, device=output.device).expand(len(output), 4)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sslkit import Batch, Encoder, EncoderBuilder, PretextTask, SslkitError, TaskOptions, concat
 from sslkit.encoders import Concat
-from sslkit.nn import ab_bins, nearest_bin
+from sslkit.nn import ab_bins, map_size, nearest_bin
 from sslkit.transforms import flip, random_resized_crop, rgb_to_lab
 
 
@@ -51,10 +51,7 @@ class SplitBrain(PretextTask):
 
     def setup(self) -> None:
         """Find the size of the feature maps, and keep the colours that there are."""
-        with torch.no_grad():
-            blank = torch.zeros(1, 3, self.data.size, self.data.size)
-            height, width = self.encoder.eval().feature_map(blank).shape[2:]
-        self.map_size = (height, width)
+        self.map_size = map_size(self.encoder, torch.zeros(1, 3, self.data.size, self.data.size))
         self.register_buffer("bins", ab_bins(), persistent=False)
 
     def transform(self, batch: Batch) -> Batch:

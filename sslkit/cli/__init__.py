@@ -17,6 +17,7 @@ _UsageError: Any = typer.BadParameter.__mro__[2]
 COMMANDS = {
     "Train": {
         "pretrain": "Learn from unlabelled data with one pretext task.",
+        "preview": "Draw what a task makes of images before any training, or what a checkpoint says of them.",
         "finetune": "Train encoder and classifier on labels, from a checkpoint or from scratch, and test once.",
         "demo": "Pretrain, evaluate and export on handwritten digits that ship with the installation, in two minutes.",
     },

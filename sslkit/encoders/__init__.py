@@ -3,8 +3,8 @@
 A plain recipe is `{"name": ..., "in_channels": 3, "size": 32, "stem": "small", "options": {...}}`. `name` is one of ours
 or another package's (the entry-point group `sslkit.encoders`), any timm name, `torchvision:NAME`, or
 `package.module:factory`, which is imported only when the user wrote it on the command line.
-`{"select": "l" | "ab" | "gray", "encoder": plain}` shows a part of the image to an encoder, and `{"concat": [...]}` puts
-several of both kinds side by side.
+`{"select": "l" | "ab" | "gray" | "sobel", "encoder": plain}` shows a part of the image to an encoder, and
+`{"concat": [...]}` puts several of both kinds side by side.
 """
 
 import ast

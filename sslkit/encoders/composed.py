@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from sslkit.encoders.base import Encoder
 from sslkit.errors import SslkitError
 from sslkit.transforms.color import grayscale, rgb_to_lab
+from sslkit.transforms.edges import sobel
 
-CHANNELS = {"l": 1, "ab": 2, "gray": 1}  # what may be selected, and how many channels that has
+CHANNELS = {"l": 1, "ab": 2, "gray": 1, "sobel": 2}  # what may be selected, and how many channels that has
 
 
 class Select(Encoder):
-    """Show an encoder only lightness (`l`), colour (`ab`) or gray of RGB images; the conversion is inside."""
+    """Show an encoder only lightness (`l`), colour (`ab`), gray or edges (`sobel`) of RGB images; the conversion is inside."""
 
     def __init__(self, select: str, encoder: Encoder) -> None:
         super().__init__(encoder.width, in_channels=3)
@@ -40,6 +41,8 @@ class Select(Encoder):
         with torch.autocast(image.device.type, enabled=False):  # half precision would leave lightness in the colours
             if self.select == "gray":
                 return grayscale(image, probability=1.0)[:, :1]
+            if self.select == "sobel":
+                return sobel(image) + 0.5
             lab = rgb_to_lab(image)
             return lab[:, :1] / 100 if self.select == "l" else lab[:, 1:] / 220 + 0.5
 

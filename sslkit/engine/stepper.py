@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sslkit.data.loader import Loader, ordered_batches
 from sslkit.data.source import Source
+from sslkit.encoders import Encoder
 from sslkit.engine.gradients import Pieces, compute_gradients, norm_buffers, widen
 from sslkit.engine.memory import keep_freed_memory
 from sslkit.engine.optim import build_optimizer, clip_gradients, follow_schedules
@@ -55,8 +56,11 @@ class Stepper:
 
         Raises RunFailed, before any weight moves, if the loss or the gradient is not finite.
         """
+        began = time.perf_counter()
         try:
-            return self.learn(self.transformed(raw))
+            batch = self.transformed(raw)
+            transformed = time.perf_counter()
+            said = self.learn(batch)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -64,6 +68,9 @@ class Stepper:
             raise RunFailed(
                 f"out of memory in step {self.clock.step + 1} with {self.micro_batch} samples at once", hint
             ) from error
+        if self.machine.device.type == "cpu":  # elsewhere the work goes on behind the call's back
+            said["transform_share"] = (transformed - began) / (time.perf_counter() - began)
+        return said
 
     @property
     def micro_batch(self) -> int:
@@ -138,6 +145,18 @@ class Stepper:
         warm = sorted(times[1:] or times)
         return self.world.from_first(warm[len(warm) // 2])
 
+    def rehearse_epoch(self) -> float:
+        """Return the seconds that preparing an epoch takes, the first one excepted, and leave no trace in the state."""
+        if type(self.task).before_epoch is PretextTask.before_epoch:
+            return 0.0
+        before = {name: value.clone() for name, value in self.task.state_dict().items()}
+        weights, began = self.weights, time.perf_counter()
+        self.before_epoch(1)
+        seconds = time.perf_counter() - began
+        self.task.load_state_dict(before)
+        self.weights, self.clock.epoch = weights, 0
+        return self.world.from_first(seconds)
+
     def state(self) -> dict[str, Any]:
         """Return everything a resumed run needs, the position included."""
         return {
@@ -160,11 +179,12 @@ class Stepper:
 
     # What a task may ask for in before_epoch (the protocol `Run`).
 
-    def features(self) -> Tensor:
-        """Return the encoder's features of all samples in data order, `[N, width]`, taken in eval mode."""
+    def features(self, encoder: Encoder | None = None) -> Tensor:
+        """Return features of all samples in data order, `[N, width]`, by the task's encoder or another, taken in eval mode."""
         from sslkit.evaluate.features import extract
 
-        found = extract(self.task.encoder, self.plan.source, self.micro_batch, substitute=True, world=self.world)
+        encoder = self.task.encoder if encoder is None else encoder.to(self.machine.device)
+        found = extract(encoder, self.plan.source, self.micro_batch, substitute=True, world=self.world)
         return found.layers["last"]
 
     def images(self, count: int) -> Tensor:
@@ -182,9 +202,11 @@ class Stepper:
         return {name: torch.cat([batch[name] for batch in found]) for name in found[0]}
 
     def balance(self, labels: Tensor) -> None:
-        """Draw each label equally often from now on; `labels` is int64 `[N]`."""
-        counts = torch.bincount(labels)
-        self.weights = (1 / counts.clamp(min=1).double())[labels].cpu()
+        """Draw each label equally often from now on; `labels` is int64 `[N]`, and samples below 0 are left out."""
+        labels = labels.cpu()
+        known = labels.clamp(min=0)
+        counts = torch.bincount(known, weights=(labels >= 0).double())
+        self.weights = (1 / counts.clamp(min=1))[known].where(labels >= 0, 0.0)
 
     def forget(self, module: nn.Module) -> None:
         """Drop the optimiser's state of a module whose weights were reset."""

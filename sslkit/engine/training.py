@@ -117,11 +117,11 @@ def run_training(training: Training) -> Outcome:
         settings = spec.model_dump_json(exclude={"out", "data", "test", "init", "ckpt"})
         _agree(world, (fingerprint, settings, None if state is None else state["step"]))
         clock = _clock(spec, plan.steps_per_epoch, state, folder.path)
-        task = _build(training, initialise=state is None)
+        task = build_task(training, initialise=state is None)
         show_plan(plan, training.name, folder.path)
         stepper = Stepper(task, plan, clock)
         if state is not None:
-            _load_state(stepper, state, folder.path)
+            load_state(stepper, state, folder.path)
             if spec.extend_to is not None and clock.step == clock.steps < spec.extend_to * plan.steps_per_epoch:
                 clock.began, clock.steps = clock.step, spec.extend_to * plan.steps_per_epoch
             say(f"  resuming after step {clock.step} of {clock.steps}")
@@ -173,13 +173,14 @@ def _agree(world: World, told: tuple[Any, ...]) -> None:
         )
 
 
-def _load_state(stepper: Stepper, state: dict[str, Any], out: Path) -> None:
+def load_state(stepper: Stepper, state: dict[str, Any], out: Path, flag: str = "--resume") -> None:
+    """Put the state saved in a run folder into a stepper; raises SslkitError if it is another task's."""
     try:
         stepper.load_state(state)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:  # what torch raises for state of another shape
         reason = str(error).partition("\n")[0]
         raise SslkitError(
-            f"--resume: the state in {out / RESUME} does not fit the task: {reason}", "did its code change?"
+            f"{flag}: the state in {out / RESUME} does not fit the task: {reason}", "did its code change?"
         ) from error
 
 
@@ -203,7 +204,7 @@ def _clock(spec: TrainSpec, steps_per_epoch: int, state: dict[str, Any] | None, 
     return Clock(steps=spec.epochs * steps_per_epoch)
 
 
-def _build(training: Training, initialise: bool) -> PretextTask:
+def build_task(training: Training, initialise: bool) -> PretextTask:
     """Build encoder and task under the seed; pretrained and `--init` weights only where a run begins."""
     plan, spec = training.plan, training.plan.spec
 
@@ -244,6 +245,8 @@ def _measure(stepper: Stepper, loader: Loader, stop: Stop) -> TrainSpec:
     say("  measuring how long a step takes")
     seconds = stepper.rehearse(loader(own), patience, lambda: bool(stop.signal))
     if minutes:
+        if minutes * 60 > seconds * plan.steps_per_epoch:  # there will be a second epoch
+            seconds += stepper.rehearse_epoch() / plan.steps_per_epoch
         clock.steps = max(1, round(60 * minutes / seconds))
         spec = spec.model_copy(update={"steps": clock.steps})
     say(f"  {'steps':<14} {clock.steps:,} of {seconds:.2f} s: about {duration(clock.steps * seconds)}")

@@ -28,3 +28,33 @@ def nearest_bin(ab: Tensor, bins: Tensor) -> Tensor:
     """Return the nearest of the bins `[Q, 2]` for each place of `[B, 2, h, w]`, int64 `[B, h, w]`."""
     places = ab.permute(0, 2, 3, 1)
     return torch.cdist(places.flatten(0, 2), bins.to(ab.dtype)).argmin(dim=1).view(places.shape[:3])
+
+
+def soft_bins(ab: Tensor, bins: Tensor, neighbors: int = 5, sigma: float = 5.0) -> tuple[Tensor, Tensor]:
+    """Return the nearest bins of `[Q, 2]` for each place of `[B, 2, h, w]`, nearest first, and how much of each it is.
+
+    int64 and float `[B, h, w, neighbors]`; the shares are Gaussian in the distance and sum to 1 (Zhang et al., 2016,
+    section 2.1: 5 neighbours, σ = 5).
+    """
+    places = ab.permute(0, 2, 3, 1)
+    distance, nearest = torch.cdist(places.flatten(0, 2), bins.to(ab.dtype)).topk(neighbors, dim=1, largest=False)
+    shares = torch.softmax(-(distance**2) / (2 * sigma**2), dim=1)
+    return nearest.unflatten(0, places.shape[:3]), shares.unflatten(0, places.shape[:3])
+
+
+def rarity_weights(prior: Tensor, uniform: float = 0.5) -> Tensor:
+    """Return a weight for each bin, larger for rare colours, 1 on average over the prior `[Q]`.
+
+    The inverse of the prior mixed with so much of a uniform one (Zhang et al., 2016, equation 4: λ = 0.5).
+    """
+    weights = 1 / ((1 - uniform) * prior + uniform / len(prior))
+    return weights / (prior * weights).sum()
+
+
+def annealed_mean(logits: Tensor, bins: Tensor, temperature: float = 0.38) -> Tensor:
+    """Return colours `[B, 2, h, w]` of logits `[B, Q, h, w]`: the mean of a sharpened distribution.
+
+    (Zhang et al., 2016, equation 5: T = 0.38, between the mean, which is gray, and the mode, which is spotty.)
+    """
+    shares = torch.softmax(logits / temperature, dim=1)
+    return torch.einsum("bqhw,qc->bchw", shares, bins.to(shares.dtype))

@@ -1,7 +1,11 @@
 """Decoders that stand on an encoder during pretraining."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sslkit.encoders.base import Encoder
+from sslkit.nn.heads import Norm
 
 
 class PatchDecoder(nn.Module):
@@ -39,6 +43,44 @@ class PatchDecoder(nn.Module):
         x = self.norm(self.blocks(torch.cat([x[:, :prefix], patches], dim=1)))
         said: Tensor = self.output(x[:, prefix:])
         return said
+
+
+class ConvDecoder(nn.Module):
+    """Turn a feature map `[B, width, h, w]` into a picture `[B, output, side, side]` by convolutions on doubled maps."""
+
+    def __init__(self, width: int, map_size: tuple[int, int], side: int, output: int, norm: Norm = "batch") -> None:
+        super().__init__()
+        self.side = side
+        layers: list[nn.Module] = []
+        reached = min(map_size)
+        while reached < side:
+            narrower = max(32, width // 2)
+            # Nearest and a convolution: a transposed one leaves a chequered pattern.
+            layers.append(nn.Upsample(scale_factor=2))
+            layers.append(nn.Conv2d(width, narrower, 3, padding=1, bias=norm == "none"))
+            if norm != "none":
+                layers.append(nn.BatchNorm2d(narrower) if norm == "batch" else nn.GroupNorm(1, narrower))
+            layers.append(nn.ReLU(inplace=True))
+            reached, width = 2 * reached, narrower
+        self.layers = nn.Sequential(*layers)
+        self.output = nn.Conv2d(width, output, 3, padding=1)
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        """Return the picture; one that doubling did not meet is resized before the last convolution."""
+        x = self.layers(feature_map)
+        if x.shape[-1] != self.side or x.shape[-2] != self.side:
+            x = F.interpolate(x, size=(self.side, self.side), mode="bilinear")
+        picture: Tensor = self.output(x)
+        return picture
+
+
+def map_size(encoder: Encoder, image: Tensor) -> tuple[int, int]:
+    """Return height and width of an encoder's feature map of an image `[1, C, H, W]`; its mode and statistics stay."""
+    training = encoder.training
+    with torch.no_grad():
+        height, width = encoder.eval().feature_map(image).shape[2:]
+    encoder.train(training)
+    return height, width
 
 
 def sine_positions(grid: tuple[int, int], width: int) -> Tensor:

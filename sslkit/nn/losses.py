@@ -61,3 +61,15 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float) 
     positive = (query * key).sum(dim=1, keepdim=True)
     logits = torch.cat([positive, query @ negatives.T], dim=1) / temperature
     return -F.log_softmax(logits, dim=1)[:, 0]
+
+
+def swapped_prediction(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
+    """Return the mean cross-entropy of the codes of some views against what all other views say.
+
+    `scores` `[B, V, K]` of all views, `codes` `[B, A, K]` of the first A of them (Caron et al., 2020, equations 1 and 2,
+    and section 3.2 for more than two views).
+    """
+    said = F.log_softmax(scores / temperature, dim=-1)
+    each = -torch.einsum("bak,bvk->av", codes, said) / len(scores)
+    others = ~torch.eye(codes.shape[1], scores.shape[1], dtype=torch.bool, device=scores.device)
+    return each[others].mean()

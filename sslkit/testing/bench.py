@@ -14,6 +14,8 @@ from torch import Tensor
 
 from sslkit.data.loader import Loader
 from sslkit.data.source import Source
+from sslkit.encoders import build_encoder, recipe_for
+from sslkit.engine.checkpoint import describe, save_model
 from sslkit.engine.distributed import ALONE, World
 from sslkit.engine.gradients import BATCH_NORM
 from sslkit.engine.plan import Plan
@@ -88,7 +90,7 @@ class Bench:
         source = self.source_class.open(spec)
         spec = spec.model_copy(update={"size": source.info.size})
         plan = Plan(spec, source, choose_machine("cpu", precision, world=world), 0, {})
-        options = self._options(exact)
+        options = self.options(exact)
         seed_stage(0, "build", 0)
         encoder = self.task_class.build_encoder(options, EncoderBuilder(plan.recipe, plan.data))
         task = self.task_class(options, encoder, plan.data)
@@ -143,9 +145,20 @@ class Bench:
         """Return the features that a task gets in `before_epoch`, of three batches of data."""
         return self.stepper(world=world, batches=3).features()
 
-    def _options(self, exact: bool) -> Any:
-        fields = self.task_class.Options.model_fields
-        return self.task_class.Options(**({"norm": "layer"} if exact and "norm" in fields else {}))
+    def options(self, exact: bool = False) -> Any:
+        """Return the task's defaults, its examples of what has none, and, for exact steps, heads without BatchNorm."""
+        options = self.task_class.Options
+        given = {"norm": "layer"} if exact and "norm" in options.model_fields else {}
+        return options(**self.task_class.example_options(Path(self._folder.name)), **given)
+
+
+def example_checkpoint(folder: Path) -> Path:
+    """Write a checkpoint of a small encoder with random weights into a folder, for tasks that begin with one."""
+    path = folder / "model.safetensors"
+    if not path.exists():
+        encoder = build_encoder(recipe_for("resnet_micro", 32, options=_NARROW["resnet_micro"]))
+        save_model(path, {"encoder": encoder}, {**describe(encoder), "task": "check", "size": 32, "step": 0, "data": ""})
+    return path
 
 
 def compare(one: Trace, other: Trace, what: str, tolerance: float = 1e-8) -> None:

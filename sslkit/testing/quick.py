@@ -14,13 +14,13 @@ from sslkit.engine.checkpoint import describe, load, save_model
 from sslkit.engine.gradients import as_dict, named, norm_buffers, total, widen
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import to_device
-from sslkit.specs import PretrainSpec, alternatives, limits
+from sslkit.specs import RUN_FLAGS, alternatives, limits
 from sslkit.testing.bench import SAMPLES, Bench, Broken
 
 
 def _options(bench: Bench) -> None:
-    bench.task_class.Options()  # every option has a default
-    run_flags = set(PretrainSpec.model_fields) | {"spec", "dry_run", "json", "traceback"}
+    bench.options()  # every option has a default, or an example
+    run_flags = RUN_FLAGS | {"spec", "dry_run", "json", "traceback"}
     for name, field in bench.task_class.Options.model_fields.items():
         if name in run_flags:
             raise Broken(f"option {name} shadows the run flag of that name")

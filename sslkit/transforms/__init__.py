@@ -7,33 +7,49 @@ device, and never synchronises with it.
 from sslkit.transforms.blur import gaussian_blur as gaussian_blur
 from sslkit.transforms.color import color_jitter as color_jitter
 from sslkit.transforms.color import grayscale as grayscale
+from sslkit.transforms.color import lab_to_rgb as lab_to_rgb
 from sslkit.transforms.color import rgb_to_lab as rgb_to_lab
 from sslkit.transforms.color import solarize as solarize
+from sslkit.transforms.edges import sobel as sobel
 from sslkit.transforms.geometry import center_view as center_view
+from sslkit.transforms.geometry import enlarged as enlarged
 from sslkit.transforms.geometry import flip as flip
 from sslkit.transforms.geometry import random_crop as random_crop
 from sslkit.transforms.geometry import random_resized_crop as random_resized_crop
+from sslkit.transforms.geometry import random_shrink as random_shrink
+from sslkit.transforms.geometry import random_turn as random_turn
 from sslkit.transforms.geometry import right_angles as right_angles
+from sslkit.transforms.geometry import tiles as tiles
 from sslkit.transforms.masks import block_mask as block_mask
 from sslkit.transforms.masks import grid_mask as grid_mask
+from sslkit.transforms.masks import hole_mask as hole_mask
 from sslkit.transforms.masks import patches as patches
 from sslkit.transforms.masks import random_mask as random_mask
 from sslkit.transforms.masks import split_patches as split_patches
+from sslkit.transforms.views import strong_view as strong_view
 
 __all__ = [
     "block_mask",
     "center_view",
     "color_jitter",
+    "enlarged",
     "flip",
     "gaussian_blur",
     "grayscale",
     "grid_mask",
+    "hole_mask",
+    "lab_to_rgb",
     "patches",
     "random_crop",
     "random_mask",
     "random_resized_crop",
+    "random_shrink",
+    "random_turn",
     "rgb_to_lab",
     "right_angles",
+    "sobel",
     "solarize",
     "split_patches",
+    "strong_view",
+    "tiles",
 ]

@@ -96,6 +96,18 @@ def rgb_to_lab(image: Tensor) -> Tensor:
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
 
 
+def lab_to_rgb(lab: Tensor) -> Tensor:
+    """Return sRGB images `[B, 3, H, W]`, clamped to [0, 1], of CIE L*a*b* (D65): what `rgb_to_lab` undoes."""
+    lightness, a, b = lab.unbind(1)
+    y = (lightness + 16) / 116
+    cube = torch.stack([y + a / 500, y, y - b / 200], dim=1)
+    xyz = torch.where(cube > 0.2068966, cube**3, (cube - 16 / 116) / 7.787)
+    xyz = xyz * torch.tensor(_WHITE, device=lab.device, dtype=lab.dtype).view(1, 3, 1, 1)
+    back = torch.linalg.inv(torch.tensor(_XYZ, dtype=torch.float64)).tolist()
+    linear = torch.stack([_mixed(xyz, tuple(row)) for row in back], dim=1)
+    return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=1e-6) ** (1 / 2.4) - 0.055, 12.92 * linear).clamp(0, 1)
+
+
 def _mixed(image: Tensor, weights: tuple[float, ...]) -> Tensor:
     """Return the weighted sum of the channels, `[B, H, W]`: no matrix product, which half precision would round."""
     return torch.stack([weight * image[:, channel] for channel, weight in enumerate(weights)]).sum(dim=0)

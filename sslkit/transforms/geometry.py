@@ -49,11 +49,55 @@ def random_crop(image: Tensor, size: int, padding: float = 0.125) -> Tensor:
     if min(height, width) < size + spare:
         image = F.pad(image, (spare,) * 4, mode="reflect")
         height, width = image.shape[-2:]
-    batch, device = len(image), image.device
-    top = torch.randint(height - size + 1, (batch, 1), device=device) + torch.arange(size, device=device)
-    left = torch.randint(width - size + 1, (batch, 1), device=device) + torch.arange(size, device=device)
-    sample = torch.arange(batch, device=device)
-    return image.permute(0, 2, 3, 1)[sample[:, None, None], top[:, :, None], left[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    top = torch.randint(height - size + 1, (len(image), 1), device=image.device)
+    left = torch.randint(width - size + 1, (len(image), 1), device=image.device)
+    return tiles(image, top, left, size)[:, 0]
+
+
+def tiles(image: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
+    """Cut squares of `side` pixels out of each image `[B, C, H, W]` at whole pixels `[B, V]`: `[B, V, C, side, side]`."""
+    along = torch.arange(side, device=image.device)
+    sample = torch.arange(len(image), device=image.device).view(-1, 1, 1, 1)
+    rows, columns = (top[:, :, None] + along)[..., None], (left[:, :, None] + along)[:, :, None]
+    return image.permute(0, 2, 3, 1)[sample, rows, columns].permute(0, 1, 4, 2, 3).contiguous()
+
+
+def enlarged(image: Tensor, least: int = 16) -> Tensor:
+    """Return images or tiles `[..., C, S, S]` of at least `least` pixels a side; smaller ones are resized bilinearly to it.
+
+    Encoders halve their input several times, and of a tile of 8 pixels nothing would be left.
+    """
+    if image.shape[-1] >= least:
+        return image
+    flat = image.flatten(0, -4) if image.dim() > 4 else image
+    return F.interpolate(flat, size=(least, least), mode="bilinear").view(*image.shape[:-2], least, least)
+
+
+def random_turn(image: Tensor, degrees: float) -> Tensor:
+    """Turn each square image `[B, C, S, S]` by an angle uniform in ±`degrees`; corners repeat the border's pixels."""
+    angle = math.radians(degrees) * (2 * torch.rand(len(image), device=image.device, dtype=image.dtype) - 1)
+    cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    theta = torch.stack([cosine, -sine, zero, sine, cosine, zero], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(theta, list(image.shape), align_corners=False)
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def random_shrink(image: Tensor, size: int) -> Tensor:
+    """Shrink images `[B, C, H, W]` to `size` by a filter drawn for each: area, bilinear or bicubic, a third each.
+
+    Which filter made an image small shows in its pixels, and a task that compares images of two sizes could tell them
+    apart by it (Noroozi et al., 2017, section 3.3).
+    """
+    order = torch.randperm(len(image), device=image.device)
+    shapes = (size, size)
+    parts = [
+        F.interpolate(part, size=shapes, mode="area")
+        if number == 0
+        else F.interpolate(part, size=shapes, mode="bilinear" if number == 1 else "bicubic", antialias=True)
+        for number, part in enumerate(image[order].tensor_split(3))
+        if len(part)
+    ]
+    return torch.cat(parts)[order.argsort()].clamp(0, 1)
 
 
 def crop(image: Tensor, top: Tensor, left: Tensor, down: Tensor, across: Tensor, size: int) -> Tensor:

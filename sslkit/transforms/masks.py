@@ -40,6 +40,32 @@ def grid_mask(batch: int, grid: tuple[int, int], device: torch.device) -> Tensor
     return ((row == 1) | (column == 1)).flatten().expand(batch, -1)
 
 
+def hole_mask(batch: int, size: int, kind: str, share: float, device: torch.device) -> Tensor:
+    """Return what is hidden of square images, bool `[B, size, size]`: the given share, more by less than a row and a column.
+
+    `center`: a square in the middle. `block`: the union of four boxes anywhere. `region`: a random silhouette in one
+    piece, a circle about a random place whose radius varies with the angle; the paper takes outlines of objects from a
+    labelled data set (Pathak et al., 2016, section 3.3).
+    """
+    along = (torch.arange(size, device=device) + 0.5) / size - 0.5
+    row, column = along[:, None], along[None, :]
+    if kind == "center":
+        distance = torch.maximum(row.abs(), column.abs()).expand(batch, size, size)
+    elif kind == "block":
+        top, left = (torch.rand(2, batch, 4, 1, 1, device=device) - 0.5) * 0.8
+        ratio = torch.exp(0.7 * (2 * torch.rand(batch, 4, 1, 1, device=device) - 1))
+        distance = torch.maximum((row - top).abs() * ratio, (column - left).abs() / ratio).amin(dim=1)
+    else:
+        top, left = (torch.rand(2, batch, 1, 1, device=device) - 0.5) * 0.6
+        angle = torch.atan2(row - top, column - left)
+        waves = torch.arange(2, 6, device=device).view(1, -1, 1, 1)
+        height, phase = torch.rand(2, batch, 4, 1, 1, device=device)
+        radius = torch.exp((height / waves.sqrt() * torch.cos(waves * angle[:, None] + 2 * math.pi * phase)).sum(dim=1))
+        distance = ((row - top) ** 2 + (column - left) ** 2).sqrt() / radius
+    nearest = distance.flatten(1).sort(dim=1).values[:, round(share * size * size) - 1]
+    return distance <= nearest[:, None, None]
+
+
 def split_patches(mask: Tensor, hidden: int) -> tuple[Tensor, Tensor]:
     """Return the places of visible `[B, N - hidden]` and hidden `[B, hidden]` patches of a mask, each in order."""
     places = mask.to(torch.uint8).argsort(dim=1, stable=True)

@@ -1,0 +1,1 @@
+"""Clustering tasks: labels are found in the features themselves."""

@@ -1,0 +1,141 @@
+"""Predict from one view of an image which prototypes another view belongs to."""
+
+import math
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslkit import Batch, PretextTask, SslkitError, TaskOptions
+from sslkit.nn import Norm, Queue, mlp, sinkhorn, swapped_prediction
+from sslkit.report.pictures import colored, contact_sheets, fitted
+from sslkit.transforms import strong_view
+
+_SMALL = 96 / 224  # of the size: small crops, in the paper
+
+
+class SwAV(PretextTask):
+    """Predict from one view of an image which prototypes another view belongs to (Caron et al., 2020).
+
+    Codes use all prototypes alike (Sinkhorn-Knopp), so that no one of them can take all images. Small crops predict the
+    codes of the two large ones.
+    """
+
+    class Options(TaskOptions):
+        """Hold swav's options."""
+
+        crops: str = Field(
+            default="2+6", pattern=r"^2\+\d$", description="Large and small crops of each image, such as 2+6 or 2+0."
+        )
+        large_scale: float = Field(default=0.3, gt=0, le=1, description="Smallest share of a large crop (0.14 in the paper).")
+        small_scale: float = Field(
+            default=0.3, gt=0, le=1, description="Largest share of a small crop (0.14 in the paper); the smallest is 0.05."
+        )
+        prototypes: int = Field(default=300, ge=2, description="Prototypes (3,000 in the paper).")
+        frozen_epochs: int = Field(default=1, ge=0, description="Epochs in which the prototypes stay as they are.")
+        epsilon: float = Field(default=0.05, gt=0, description="How smooth the codes are.")
+        iterations: int = Field(default=3, ge=1, le=100, description="Iterations of Sinkhorn-Knopp.")
+        temperature: float = Field(default=0.1, gt=0, description="Temperature of the predictions.")
+        queue: int = Field(
+            default=0, ge=0, description="Past images that codes are found with (3,840 in the paper's small batches)."
+        )
+        queue_from: int = Field(default=15, ge=0, description="First epoch in which they are used.")
+        hidden: int = Field(default=128, ge=1, description="Hidden width of the projector (2,048 in the paper).")
+        width: int = Field(default=128, ge=1, description="Width of the vectors that are compared.")
+        color_strength: float = Field(
+            default=0.5, ge=0, le=2, description="Scale of the colour jitter 0.8/0.8/0.8/0.2 (1 in the paper)."
+        )
+        norm: Norm = Field(default="batch", description="Norm inside the projector.")
+
+    options: Options
+    couples_samples: ClassVar = True
+    defaults: ClassVar = {"optimizer": "sgd", "lr": 0.06, "weight_decay": 5e-4, "batch_size": 256}
+
+    def build_head(self) -> nn.Module:
+        """Build the projector."""
+        return mlp([self.encoder.width, self.options.hidden, self.options.width], self.options.norm)
+
+    def setup(self) -> None:
+        """Build prototypes and queues, one for each large crop, and settle the size of small crops."""
+        options, size = self.options, self.data.size
+        self.small = int(options.crops.partition("+")[2])
+        self.small_size = 16 * math.ceil(_SMALL * size / 16)  # whole patches, for encoders that cut images into them
+        if self.data.channels not in (1, 3) and options.color_strength:
+            raise SslkitError(f"--color-strength: images of {self.data.channels} channels have no hue", "set it to 0")
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(options.prototypes, options.width), dim=1))
+        self.queues = nn.ModuleList(Queue(options.queue, options.width) for _ in range(2 if options.queue else 0))
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Keep the prototypes as they are for a while: features come to them first."""
+        return [{"params": [self.prototypes], "frozen_epochs": self.options.frozen_epochs, "weight_decay": 0.0}]
+
+    def transform(self, batch: Batch) -> Batch:
+        """Return two large crops `[B, 2, C, S, S]` and some small ones, `small` `[B, V, C, s, s]`."""
+        options, image = self.options, batch["image"]
+        blur = 0.0 if self.data.size <= 64 else 0.5
+
+        def views(count: int, size: int, scale: tuple[float, float]) -> Tensor:
+            seen = [strong_view(image, size, scale, options.color_strength, blur=blur) for _ in range(count)]
+            return torch.stack(seen, dim=1)
+
+        found = {"image": views(2, self.data.size, (options.large_scale, 1.0))}
+        if self.small:
+            smallest = min(0.05, options.small_scale)
+            found["small"] = views(self.small, self.small_size, (smallest, options.small_scale))
+        return found
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Return unit vectors of all crops, the large ones first, `[B, 2 + V, D]`: one pass of the encoder for each size."""
+        sizes = [batch["image"], batch["small"]] if self.small else [batch["image"]]
+        features = torch.cat([self.each_view(self.encoder, views) for views in sizes], dim=1)
+        projection: Tensor = self.head(features.flatten(0, 1))
+        return F.normalize(projection, dim=1).unflatten(0, features.shape[:2])
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy of each large crop's codes against what the other crops say."""
+        scores = output @ self.prototypes.T
+        return swapped_prediction(scores, self._codes(output), self.options.temperature)
+
+    def remember(self, output: Tensor, batch: Batch) -> Batch:
+        """Keep the large crops' vectors for the queues."""
+        return {"large": output[:, :2]} if self.options.queue else {}
+
+    def after_step(self, seen: Batch) -> None:
+        """Bring the prototypes back to length 1 and fill the queues."""
+        self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
+        for place, queue in enumerate(self.queues):
+            assert isinstance(queue, Queue)
+            queue.push(seen["large"][:, place])
+
+    def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return how often both large crops go to the same prototype, and how alike they are, cosine."""
+        first, second = (output[:, :2] @ self.prototypes.T).argmax(dim=2).unbind(1)
+        return {"accuracy": (first == second).float(), "alignment": (output[:, 0] * output[:, 1]).sum(dim=1)}
+
+    def reasons(self) -> dict[str, str]:
+        """Say how large the small crops are."""
+        return {"crops": f"{self.options.crops}, of {self.data.size} and {self.small_size} px"} if self.small else {}
+
+    def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
+        """Return the crops of each image; of a trained task, a contact sheet with a prototype in each row."""
+        if output is not None:
+            return contact_sheets(batch["original"], (output[:, 0] @ self.prototypes.T).argmax(dim=1))
+        small = fitted(batch["small"], self.data.size) if self.small else batch["image"][:, :0]
+        return colored(torch.cat([batch["image"], small], dim=1))
+
+    def _codes(self, output: Tensor) -> Tensor:
+        """Return the codes of the large crops, `[B, 2, K]`; with those of past images beside them once the queue is full."""
+        with torch.no_grad():
+            options, found = self.options, []
+            full = self.clock.epoch >= options.queue_from and self.clock.step * len(output) >= options.queue
+            for place in range(2):
+                vectors = output[:, place]
+                if options.queue and full:
+                    past = self.queues[place]
+                    assert isinstance(past, Queue)
+                    vectors = torch.cat([vectors, past.rows])
+                codes = sinkhorn(vectors @ self.prototypes.T, options.epsilon, options.iterations)
+                found.append(codes[: len(output)])
+            return torch.stack(found, dim=1)

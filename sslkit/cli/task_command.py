@@ -1,0 +1,112 @@
+"""Commands about one task, `pretrain` and `preview`: its own options in one help panel, the command's in another."""
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic import ValidationError
+
+from sslkit import registry
+from sslkit.cli.common import file_values, one_length, validated, with_pairs
+from sslkit.cli.flags import command, complaints, flag, read_spec_file
+from sslkit.errors import SslkitError
+from sslkit.specs import PretrainSpec, PreviewSpec
+
+S = TypeVar("S", PretrainSpec, PreviewSpec)
+
+
+def add_task_command(
+    app: typer.Typer,
+    name: str,
+    panel: str,
+    summary: str,
+    arguments: list[str],
+    model: type[PretrainSpec] | type[PreviewSpec],
+    extra: dict[str, tuple[type, str]],
+    run: Callable[[dict[str, Any], dict[str, Any], Any], None],
+) -> None:
+    """Add a command whose first argument is a task, with the options of the one that the arguments name.
+
+    `run` receives the given fields, the extra options, and the task's class or None.
+    """
+    task_name = named_task(arguments[1:], model, extra) if arguments[:1] == [name] else None
+    if task_name is None and "spec" in extra and (file := _value_of("--spec", arguments)):
+        named = read_spec_file(file).get("task")
+        task_name = None if named is None else str(named)
+    task_class = registry.load_task(task_name) if task_name is not None else None
+    title = "Run" if model is PretrainSpec else "Settings"
+    panels: dict[str, Any] = {title: model}
+    defaults = {}
+    if task_name is not None and task_class is not None:
+        panels = {f"Options of {registry.task_name(task_name)}": task_class.Options, title: model}
+        defaults = {key: value for key, value in task_class.defaults.items() if key in model.model_fields}
+    if task_class is None or not task_class.__doc__:
+        text = summary + listing()
+    else:
+        text = task_class.__doc__ if model is PretrainSpec else f"{summary}\n\n{task_class.__doc__}"
+    argument = Annotated[
+        str | None,
+        typer.Argument(help=f"An installed task (`sslkit tasks`) or a .py file; its options show in `{name} TASK --help`."),
+    ]
+    task = inspect.Parameter("task", inspect.Parameter.KEYWORD_ONLY, annotation=argument, default=None)
+    hidden = frozenset({"task", "options"})
+    options = command(lambda given, extras: run(given, extras, task_class), text, panels, extra, defaults, hidden, task)
+    app.command(name, rich_help_panel=panel)(options)
+
+
+def named_task(
+    arguments: list[str],
+    model: type[PretrainSpec] | type[PreviewSpec] = PretrainSpec,
+    extra: dict[str, tuple[type, str]] | None = None,
+) -> str | None:
+    """Return the task among the arguments of a command: the first that is neither a flag nor a flag's value."""
+    switches = {flag(name) for name, field in model.model_fields.items() if field.annotation is bool}
+    switches |= {flag(name) for name, (kind, _) in (extra or {}).items() if kind is bool} | {"--help"}
+    skip = False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument.startswith("-"):
+            skip = argument not in switches and "=" not in argument
+        else:
+            return argument
+    return None
+
+
+def task_spec(
+    model: type[S], given: dict[str, Any], extras: dict[str, Any], task_class: Any
+) -> tuple[S, dict[str, Any], dict[str, Any]]:
+    """Return the spec, the fields that flags gave, and those of `--spec`; all mistakes are one SslkitError of several lines."""
+    from_file = file_values(extras)
+    flags = with_pairs(given, model)
+    given_task, file_task = str(flags.get("task") or ""), str(from_file.get("task") or "")
+    if given_task and file_task and registry.task_name(given_task) != registry.task_name(file_task):
+        raise SslkitError(f"--spec: {extras['spec']} is for {file_task}, not {given_task}", "leave one of them out")
+    fields = {} if task_class is None else task_class.Options.model_fields
+    own = {name: flags.pop(name) for name in list(flags) if name in fields}
+    options = {**from_file.get("options", {}), **own}
+    others = one_length(flags, from_file)
+    # A checkpoint has had its options validated.
+    if task_class is not None and flags.get("ckpt") is None:
+        try:
+            task_class.Options.model_validate(options)
+        except ValidationError as error:
+            others += complaints(error, task_class.Options)
+    return validated(model, {**from_file, **flags, "options": options}, others), flags | own, from_file
+
+
+def listing() -> str:
+    """Return a sentence that names the installed tasks."""
+    names = registry.names(registry.TASKS)
+    return f"\n\nTasks: {', '.join(names)}." if names else ""
+
+
+def _value_of(option: str, arguments: list[str]) -> str | None:
+    """Return what follows an option, after a space or an equals sign."""
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument == option:
+            return following
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+    return None

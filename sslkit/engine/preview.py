@@ -1,0 +1,132 @@
+"""`sslkit preview`: what a task makes of images, before any training or as a checkpoint sees it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from sslkit.engine.checkpoint import read_model, read_resume
+from sslkit.engine.folder import RESUME, read_spec
+from sslkit.engine.pretrain import prepare
+from sslkit.engine.seeds import seed_stage
+from sslkit.engine.stepper import Stepper
+from sslkit.engine.training import Training, build_task, load_state
+from sslkit.errors import SslkitError
+from sslkit.specs import PretrainSpec, PreviewSpec
+from sslkit.task import Batch, Clock, rows
+from sslkit.transforms import center_view
+
+_AT_ONCE = 64  # images that the networks get at once
+_KEPT = ("data", "label", "seed", "device", "workers", "cache", "cache_limit", "reindex")  # of a preview's flags, for any run
+_SHAPING = ("size", "canvas", "encoder", "encoder_option")  # what a checkpoint was trained with, and nobody can change
+
+
+@dataclasses.dataclass(frozen=True)
+class PreviewResult:
+    """Hold what `sslkit preview --json` prints."""
+
+    path: str
+    task: str
+    trained: bool
+
+
+def preview(spec: PreviewSpec) -> PreviewResult:
+    """Draw what a task sees, and with a checkpoint what it says; everything `sslkit preview` does.
+
+    What a trained task says needs its head: it is in `resume.pt` beside the checkpoint. Raises SslkitError, before
+    any data is read, for a path that can't be written and a checkpoint without its run.
+    """
+    from sslkit.evaluate.embed import writable
+    from sslkit.report.pictures import draw_previews
+
+    out = writable(spec.out, ".png")
+    training = _training(spec)
+    stepper = _stepper(training, spec)
+    pictures = pictures_of(stepper, spec.images, trained=spec.ckpt is not None)
+    if pictures is None:
+        raise SslkitError(f"{training.name} has no preview", "tasks on images have one")
+    draw_previews(pictures[: spec.rows], stepper.task.preview_columns, out)
+    return PreviewResult(str(out), training.name, spec.ckpt is not None)
+
+
+@torch.no_grad()
+def pictures_of(stepper: Stepper, images: int, trained: bool) -> Tensor | None:
+    """Return a task's pictures `[N, columns, C, H, W]` of so many images at seeded places in the data."""
+    task, raw = stepper.task, stepper.drawn(images)
+    if "image" not in raw:
+        return None
+    training = task.training
+    task.eval()
+    try:
+        seed_stage(stepper.spec.seed, "preview", 0)
+        batch = task.transform(raw)
+        output = _said(stepper, batch) if trained else None
+        original = center_view(raw["image"], stepper.plan.data.size)
+        pictures: Tensor | None = task.preview({**batch, "original": original}, output)
+        return pictures
+    finally:
+        task.train(training)
+
+
+def _said(stepper: Stepper, batch: Batch) -> Any:
+    """Return what `predict` says of a batch, a few rows at a time."""
+    samples = next(len(value) for value in batch.values() if isinstance(value, Tensor))
+    found = [stepper.task.predict(rows(batch, start, start + _AT_ONCE)) for start in range(0, samples, _AT_ONCE)]
+    if isinstance(found[0], dict):
+        return {name: torch.cat([part[name] for part in found]) for name in found[0]}
+    return torch.cat(found)
+
+
+def _training(spec: PreviewSpec) -> Training:
+    given = {name: getattr(spec, name) for name in (*_KEPT, *_SHAPING) if name in spec.model_fields_set}
+    if spec.ckpt is None:
+        if spec.task is None:
+            raise SslkitError("which task?", "sslkit preview TASK --data DIR, or --ckpt FILE")
+        run = PretrainSpec(task=spec.task, options=spec.options, batch_size=2, **given)
+    else:
+        run = _recorded(spec, given)
+    training = prepare(run)
+    plan = training.plan
+    batch_size = min(spec.batch_size, plan.data.samples)  # which images are read at once, and nothing else
+    return dataclasses.replace(
+        training, plan=dataclasses.replace(plan, spec=plan.spec.model_copy(update={"batch_size": batch_size}))
+    )
+
+
+def _recorded(spec: PreviewSpec, given: dict[str, Any]) -> PretrainSpec:
+    """Return the spec of the run that a checkpoint lies in, on the data of the preview if it names some."""
+    assert spec.ckpt is not None
+    folder = Path(spec.ckpt).parent
+    task = read_model(spec.ckpt).metadata["task"]
+    try:
+        run = PretrainSpec.model_validate(read_spec(folder))
+    except ValidationError as error:
+        raise SslkitError(f"--ckpt: {folder} holds no run of pretrain", "previews are of pretext tasks") from error
+    if not (folder / RESUME).exists():
+        raise SslkitError(f"--ckpt: {RESUME} is not beside {spec.ckpt}", "it holds the head, without which a task says nothing")
+    if spec.task is not None and spec.task not in (task, run.task):
+        raise SslkitError(f"--ckpt: {spec.ckpt} was trained by {task}, not {spec.task}", "leave the task out")
+    differing = [name for name in _SHAPING if name in given and given[name] not in (getattr(run, name), "auto")]
+    differing += [name for name, value in spec.options.items() if run.options.get(name) != value]
+    if differing:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in differing)
+        raise SslkitError(f"{flags}: the run in {folder} has other values", "leave them out: a checkpoint has its own")
+    return run.model_copy(
+        update={**{name: given[name] for name in given if name in _KEPT}, "batch_size": 2, "micro_batch": None}
+    )
+
+
+def _stepper(training: Training, spec: PreviewSpec) -> Stepper:
+    """Return a stepper around the task: as its checkpoint left it, or as it begins."""
+    run = training.plan.spec
+    task = build_task(training, initialise=False)
+    stepper = Stepper(task, training.plan, Clock(steps=run.steps or 1000))
+    if spec.ckpt is None:
+        stepper.before_epoch(0)
+    else:
+        folder = Path(spec.ckpt).parent
+        load_state(stepper, read_resume(folder / RESUME, torch.device("cpu")), folder, "--ckpt")
+    return stepper

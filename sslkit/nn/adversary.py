@@ -1,0 +1,21 @@
+"""Two networks against each other in one backward pass."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+def frozen(critic: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return the critic as a function whose gradient reaches its input and not its weights.
+
+    `frozen(critic)(fake)` trains who painted `fake`, `critic(fake.detach())` trains the critic: no second optimiser, and
+    no pass in which the other's gradients have to be thrown away.
+    """
+    fixed = {name: value.detach() for name, value in (*critic.named_parameters(), *critic.named_buffers())}
+
+    def judge(image: Tensor) -> Tensor:
+        said: Tensor = functional_call(critic, fixed, (image,))
+        return said
+
+    return judge
