@@ -56,7 +56,7 @@ def hole_mask(batch: int, size: int, kind: str, share: float, device: torch.devi
         ratio = torch.exp(0.7 * (2 * torch.rand(batch, 4, 1, 1, device=device) - 1))
         distance = torch.maximum((row - top).abs() * ratio, (column - left).abs() / ratio).amin(dim=1)
     else:
-        top, left = (torch.rand(2, batch, 1, 1, device=device) - 0.5) * 0.6
+        top, left = (torch.rand(2, batch, 1, 1, device=device) - 0.5) * 0.9
         angle = torch.atan2(row - top, column - left)
         waves = torch.arange(2, 6, device=device).view(1, -1, 1, 1)
         height, phase = torch.rand(2, batch, 4, 1, 1, device=device)

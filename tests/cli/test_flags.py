@@ -18,6 +18,7 @@ from sslkit.specs import (
     MapSpec,
     NeighborsSpec,
     PretrainSpec,
+    PreviewSpec,
     ProbeSpec,
     RetrievalSpec,
 )
@@ -48,6 +49,7 @@ GOLDEN = {
     ExportSpec: "--ckpt --to --out --encoder --size",
     DemoSpec: "--out --images-only --seed",
     NeighborsSpec: f"{_DATA} --ckpt --queries --k --out --encoder",
+    PreviewSpec: f"{_DATA} --task --ckpt --out --rows --images --encoder --encoder-option --canvas --options",
 }
 
 
@@ -58,6 +60,7 @@ def test_golden_flags(model: Any, flags: str) -> None:
 
 _REAL = {
     "pretrain": f"task --crop-scale {_TRAIN} {_HEALTH} --spec --dry-run --json --help",
+    "preview": f"task --crop-scale {GOLDEN[PreviewSpec].replace(' --task', '').removesuffix(' --options')} --json --help",
     "finetune": f"{GOLDEN[FinetuneSpec]} --spec --json --help",
     "knn": f"{GOLDEN[KnnSpec]} --spec --json --help",
     "probe": f"{GOLDEN[ProbeSpec]} --spec --json --help",
@@ -82,7 +85,7 @@ def test_the_command_line_has_these_options(name: str) -> None:
 
     from sslkit.cli import build_app
 
-    command: Any = typer.main.get_command(build_app([name, "rotation"] if name == "pretrain" else [name]))
+    command: Any = typer.main.get_command(build_app([name, "rotation"] if name in ("pretrain", "preview") else [name]))
     found = command.commands[name]
     names = [parameter.opts[0] for parameter in found.params] + ["--help"]
     assert " ".join(names) == _REAL[name]

@@ -85,7 +85,7 @@ def test_names_of_runs(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert runs == ["runs/rotation", "runs/rotation-2"]
 
 
-@pytest.mark.parametrize("task", ["rotation", "simclr"])
+@pytest.mark.parametrize("task", ["rotation", "simclr", "deepcluster", "swav", "exemplar"])
 @pytest.mark.parametrize("stop", [2, 3, 5])  # inside the first epoch, at its end, inside the second
 def test_resume_is_bit_equal(task: str, stop: int, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"optimizer": "adamw", "lr": 1e-3} if stop == 2 else {}
@@ -207,6 +207,28 @@ def test_a_rehearsal_leaves_no_trace(digits: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(training, "_measure", lambda stepper, loader, stop: stepper.spec)
     pretrain(spec(digits, tmp_path / "cut", epochs="auto", steps=24))
     assert same(tmp_path / "long", tmp_path / "cut")
+
+
+def test_a_rehearsed_epoch_leaves_no_trace_and_is_counted(digits: Path, tmp_path: Path) -> None:
+    from sslkit.data.loader import Loader
+    from sslkit.engine.signals import Stop
+    from sslkit.engine.stepper import Stepper
+    from sslkit.engine.training import _measure, build_task
+    from sslkit.task import Clock
+
+    training = prepare(spec(digits, tmp_path / "run", "deepcluster", epochs="auto", minutes=0.05))
+    stepper = Stepper(build_task(training, initialise=True), training.plan, Clock(steps=10**9))
+    stepper.before_epoch(0)
+    before = {name: value.clone() for name, value in stepper.task.state_dict().items()}
+    weights = stepper.weights.clone()
+    assert stepper.rehearse_epoch() > 0 and stepper.clock.epoch == 0
+    assert all(torch.equal(value, before[name]) for name, value in stepper.task.state_dict().items())
+    assert torch.equal(stepper.weights, weights)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stepper, "rehearse", lambda *_: 0.01)
+        patch.setattr(Stepper, "rehearse_epoch", lambda _: 0.3)
+        settled = _measure(stepper, Loader(training.plan.source, 0, substitute=True), Stop())
+    assert settled.steps == round(3 / (0.01 + 0.3 / 3))  # an epoch has three steps
 
 
 def test_micro_batches_from_the_command_line(digits: Path, tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""`sslkit preview`: a picture before training, and one of what a checkpoint says."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sslkit import registry
+
+Run = Callable[..., Any]
+ON_IMAGES = [e.name for e in registry.entries(registry.TASKS) if e.package == "sslkit" and e.modality == "image"]
+
+
+@pytest.mark.parametrize("task", ON_IMAGES)
+def test_every_task_shows_what_it_sees_and_says(task: str, sslkit: Run, digits: Path, trained: Path, tmp_path: Path) -> None:
+    given = ["--teacher", trained] if task == "clusterfit" else []
+    data = ["--data", digits, "--size", 32, "--workers", 0]
+    before = sslkit("preview", task, *data, *given, "--out", tmp_path / "before.png", "--rows", 3, "--json").json
+    assert before == {"path": str(tmp_path / "before.png"), "task": task, "trained": False}
+    out = tmp_path / "run"
+    assert sslkit("pretrain", task, *data, *given, "--batch-size", 16, "--steps", 2, "--out", out).code == 0
+    after = sslkit("preview", "--ckpt", out / "model.safetensors", "--out", tmp_path / "after.png", "--rows", 3, "--json").json
+    assert after["trained"] and after["task"] == task
+    for name in ("before.png", "after.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.height > 3 * 60 and len(picture.getcolors(10**6) or []) > 20
+
+
+def test_the_same_seed_draws_the_same_picture(sslkit: Run, digits: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert sslkit("preview", "jigsaw", "--data", digits, "--out", tmp_path / f"{name}.png", "--workers", 0).code == 0
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    assert sslkit("preview", "jigsaw", "--data", digits, "--out", tmp_path / "3.png", "--seed", 3, "--workers", 0).code == 0
+    assert (tmp_path / "one.png").read_bytes() != (tmp_path / "3.png").read_bytes()
+
+
+def test_previews_change_nothing_in_the_run(sslkit: Run, trained: Path, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in trained.parent.iterdir()}
+    assert sslkit("preview", "rotation", "--ckpt", trained, "--out", tmp_path / "p.png").code == 0
+    assert {path.name: path.read_bytes() for path in trained.parent.iterdir()} == before
+
+
+def test_bad_input(sslkit: Run, digits: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    (moved / "model.safetensors").write_bytes(trained.read_bytes())
+    text = tmp_path / "text.txt"
+    text.write_text("a b c d e f g h " * 2000)
+    for words, said in [
+        ([], "which task? (sslkit preview TASK --data DIR, or --ckpt FILE)"),
+        (["jigsaw"], "--data is missing"),
+        (["jigsaw", "--data", digits, "--out", "p.jpg"], "--out: p.jpg should end in .png"),
+        (["jigsaw", "--data", digits, "--out", "no/p.png"], "--out: cannot write no/p.png (no does not exist)"),
+        (["jigsaw", "--data", digits, "--permutations", "1"], "--permutations: should be a whole number"),
+        (["jigsaw", "--data", digits, "--size", "8"], "--size: the nine tiles of images of 8 px have 2 px"),
+        (["--ckpt", moved / "model.safetensors"], "moved holds no run (spec.json is missing)"),
+        (["simclr", "--ckpt", trained], "was trained by rotation, not simclr"),
+        (["rotation", "--ckpt", trained, "--size", "32"], "--size: the run in"),
+        (["rotation", "--ckpt", trained, "--crop-scale", "0.3"], "--crop-scale: the run in"),
+        (["skipgram", "--data", text], "skipgram has no preview"),
+        (["clusterfit", "--data", digits], "--teacher is missing"),
+    ]:
+        ran = sslkit("preview", *words)
+        assert ran.code == 2 and said in ran.err, (words, ran.err)
+    assert not list(tmp_path.glob("*.png"))

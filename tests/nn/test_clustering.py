@@ -1,0 +1,127 @@
+"""k-means against scikit-learn, Sinkhorn's codes against its definition, whitening against its promise."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sslkit.nn import kmeans, sinkhorn, swapped_prediction, whitened
+from sslkit.nn.clustering import nearest_center
+
+
+def clustered(points: int = 3000, width: int = 16, clusters: int = 20) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    centers = torch.randn(clusters, width, generator=generator)
+    return centers[torch.arange(points) % clusters] + 0.6 * torch.randn(points, width, generator=generator)
+
+
+@pytest.mark.parametrize("clusters", [20, 60])
+def test_inertia_is_that_of_scikit_learn(clusters: int) -> None:
+    from sklearn.cluster import KMeans
+
+    points = clustered()
+    torch.manual_seed(0)
+    ours = min(kmeans(points, clusters).inertia for _ in range(3))
+    theirs = KMeans(clusters, n_init=3, random_state=0).fit(points.numpy()).inertia_
+    assert ours < 1.02 * theirs
+
+
+def test_labels_are_the_nearest_centres_and_inertia_is_their_distance() -> None:
+    points = clustered(500)
+    found = kmeans(points, 7)
+    distance = ((points[:, None] - found.centers[None]) ** 2).sum(dim=2)
+    assert torch.equal(found.labels, distance.argmin(dim=1))
+    assert found.inertia == pytest.approx(float(distance.amin(dim=1).sum()), rel=1e-4)
+
+
+def test_many_points_are_sampled_first() -> None:
+    points = clustered(6000, clusters=4)
+    found = kmeans(points, 4)  # more than 256 of each cluster
+    assert found.labels.shape == (6000,) and torch.bincount(found.labels).tolist() == [1500] * 4
+
+
+def test_the_seed_decides() -> None:
+    found = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        found.append(kmeans(clustered(), 30).labels)
+    assert torch.equal(*found)
+
+
+def test_no_cluster_stays_empty() -> None:
+    torch.manual_seed(0)
+    # Nearly all points are one; the others are as many as clusters are left.
+    points = torch.cat([torch.zeros(500, 4) + 1e-4 * torch.randn(500, 4), 10 * torch.eye(4)])
+    for clusters in (2, 5, 40):
+        assert len(kmeans(points, clusters).labels.unique()) == clusters
+
+
+def test_a_cluster_nobody_is_nearest_to_takes_half_of_a_large_one() -> None:
+    from sslkit.nn.clustering import _means
+
+    torch.manual_seed(0)
+    points = clustered(200, clusters=1)
+    centers = torch.cat([points.mean(dim=0, keepdim=True), torch.full((1, 16), 1e3)])
+    labels, _ = nearest_center(points, centers)
+    assert torch.bincount(labels, minlength=2).tolist() == [200, 0]
+    centers, empty = _means(points, labels, centers)
+    counts = torch.bincount(nearest_center(points, centers)[0], minlength=2)
+    assert empty and counts.min() > 40
+
+
+def test_fewer_different_points_than_clusters() -> None:
+    found = kmeans(torch.eye(3).repeat(5, 1), 6)
+    assert len(found.labels) == 15 and found.inertia < 1e-3
+
+
+def test_whitened_features_are_uncorrelated() -> None:
+    features = clustered(2000, 12) @ torch.randn(12, 12)
+    rows = whitened(features, 5)
+    assert rows.shape == (2000, 5) and torch.allclose(rows.norm(dim=1), torch.ones(2000), atol=1e-5)
+    lengthened = rows - rows.mean(dim=0)
+    covariance = lengthened.T @ lengthened / len(rows)
+    off = covariance - covariance.diag().diag()
+    assert off.abs().max() < 0.15 * covariance.diag().min()
+    assert whitened(features, 100).shape == (2000, 12)
+
+
+def test_constant_features_do_not_become_noise() -> None:
+    assert torch.isfinite(whitened(torch.ones(50, 8), 4)).all()
+    flat = torch.cat([clustered(300, 4), torch.ones(300, 4)], dim=1)  # four of eight dimensions say nothing
+    assert whitened(flat, 8).shape == (300, 4)
+
+
+def test_codes_use_every_column_alike() -> None:
+    scores = F.normalize(torch.randn(64, 16), dim=1) @ F.normalize(torch.randn(8, 16), dim=1).T
+    codes = sinkhorn(scores, 0.05, 3)
+    assert torch.allclose(codes.sum(dim=1), torch.ones(64), atol=1e-5)
+    assert torch.allclose(sinkhorn(scores, 0.05, 100).sum(dim=0), torch.full((8,), 8.0), rtol=1e-2)
+    assert float(codes.sum(dim=0).std()) < float(torch.softmax(scores / 0.05, dim=1).sum(dim=0).std())
+
+
+def test_codes_against_rows_and_columns_divided_in_turn() -> None:
+    scores = torch.randn(6, 4, dtype=torch.float64)
+    naive = torch.exp(scores / 0.3)
+    for _ in range(3):
+        for column in range(4):
+            naive[:, column] /= naive[:, column].sum() * 4
+        for row in range(6):
+            naive[row] /= naive[row].sum() * 6
+    assert torch.allclose(sinkhorn(scores, 0.3, 3), naive * 6)
+
+
+def test_codes_do_not_overflow() -> None:
+    assert torch.isfinite(sinkhorn(100 * torch.randn(8, 4), 0.001, 3)).all()
+
+
+def test_swapped_prediction_against_a_loop() -> None:
+    scores, codes = torch.randn(3, 4, 5), torch.softmax(torch.randn(3, 2, 5), dim=2)
+    total, pairs = 0.0, 0
+    for assigned in range(2):
+        for view in range(4):
+            if view == assigned:
+                continue
+            pairs += 1
+            for sample in range(3):
+                said = torch.log_softmax(scores[sample, view] / 0.1, dim=0)
+                total -= float((codes[sample, assigned] * said).sum()) / 3
+    assert float(swapped_prediction(scores, codes, 0.1)) == pytest.approx(total / pairs, rel=1e-5)
