@@ -90,8 +90,9 @@ class SwAV(PretextTask):
         """Return unit vectors of all crops, the large ones first, `[B, 2 + V, D]`: one pass of the encoder for each size."""
         sizes = [batch["image"], batch["small"]] if self.small else [batch["image"]]
         features = torch.cat([self.each_view(self.encoder, views) for views in sizes], dim=1)
-        projection: Tensor = self.head(features.flatten(0, 1))
-        return F.normalize(projection, dim=1).unflatten(0, features.shape[:2])
+        unit: Tensor = F.normalize(self.head(features.flatten(0, 1)), dim=1)
+        folded: Tensor = unit.unflatten(0, features.shape[:2])
+        return folded
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of each large crop's codes against what the other crops say."""

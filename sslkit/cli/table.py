@@ -23,9 +23,9 @@ def show_rows(result: dict[str, Any]) -> None:
         cells = [row[place] or "" for place in places] + [_shown(row, name) for name in measures] + [p_value(row)]
         table.add_row(*map(Text, cells))  # not as markup: paths may hold brackets
     stdout.print(f"{result['protocol'] or result['command'] + ', settings by hand: no protocol id'}", style="bold")
-    # As wide as it has to be: a number that was cut off is none.
-    width = stdout.measure(table, options=stdout.options.update(max_width=1000)).maximum
-    stdout.print(table, width=max(width, stdout.width), crop=False, soft_wrap=False)
+    # As wide as it has to be: a number that was cut off is none. (`print` itself would not go beyond the terminal's width.)
+    table.width = stdout.measure(table, options=stdout.options.update(max_width=1000)).maximum
+    stdout.print(table, crop=False, soft_wrap=False)
     first = rows[0]
     chosen = "; ".join(_chosen(one) for one in first.get("chosen", []) if _chosen(one))
     seen = ", which pretraining has seen" if first["test_seen_in_pretraining"] else ""
