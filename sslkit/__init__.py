@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sslkit.encoders import build_encoder as build_encoder
     from sslkit.encoders import concat as concat
     from sslkit.engine.checkpoint import load as load
+    from sslkit.engine.checkpoint import read_model as read_model
     from sslkit.engine.pretrain import pretrain as pretrain
     from sslkit.engine.preview import preview as preview
     from sslkit.errors import RunFailed as RunFailed
@@ -79,6 +80,7 @@ _WHERE = {
     "export": "sslkit.exports",
     "demo": "sslkit.digits",
     "load": "sslkit.engine.checkpoint",
+    "read_model": "sslkit.engine.checkpoint",
     "Encoder": "sslkit.encoders",
     "build_encoder": "sslkit.encoders",
     "concat": "sslkit.encoders",

@@ -3,6 +3,7 @@
 Flags, `--help`, the tables in the docs and error messages are generated from these models. Nothing here imports torch.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
@@ -254,7 +255,7 @@ class PreviewSpec(DataSpec):
     )
     out: str = Field(default="previews.png", description="Picture to write (.png).")
     rows: int = Field(default=8, ge=1, le=100, description="Rows of the picture at most.")
-    images: int = Field(default=256, ge=2, le=10_000, description="Images drawn by --seed; clusters are filled from them.")
+    images: int = Field(default=256, ge=2, le=2_000, description="Images drawn by --seed; clusters are filled from them.")
     encoder: str = Field(
         default="auto", description="A name from `sslkit encoders`, any timm name, torchvision:NAME or package.module:factory."
     )
@@ -279,6 +280,11 @@ class DemoSpec(Spec):
     out: str = Field(default="demo", description="Folder for the images and the run.")
     images_only: bool = Field(default=False, description="Write the images and stop.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of everything that is drawn.")
+
+
+def path_options(options: type[TaskOptions]) -> list[str]:
+    """Return the names of a task's options that are paths: absolute in a run's spec, and in no checkpoint."""
+    return [name for name, field in options.model_fields.items() if field.annotation is Path]
 
 
 # No option of a task may be called like one of these.

@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, Encoder, EncoderBuilder, PretextTask, Run, SslkitError, TaskOptions
-from sslkit.engine.checkpoint import read_model
-from sslkit.nn import kmeans
+from sslkit import Batch, PretextTask, Run, SslkitError, TaskOptions, read_model
+from sslkit.nn import cluster_count, kmeans
 from sslkit.report.pictures import contact_sheets
 from sslkit.transforms import flip, random_resized_crop
 
@@ -26,7 +25,7 @@ class ClusterFit(PretextTask):
     class Options(TaskOptions):
         """Hold clusterfit's options."""
 
-        teacher: str = Field(description="model.safetensors of the run whose features are clustered.")
+        teacher: Path = Field(description="model.safetensors of the run whose features are clustered.")
         clusters: Count | Literal["auto"] = Field(
             default="auto", description="Clusters; auto: a tenth of the images, 100 at most (16,000 in the paper)."
         )
@@ -45,23 +44,9 @@ class ClusterFit(PretextTask):
 
         return {"teacher": str(example_checkpoint(folder))}
 
-    @classmethod
-    def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:
-        """Build the encoder, and refuse a teacher that can't see these images."""
-        if options.clusters != "auto" and options.clusters > build.data.samples:
-            raise SslkitError(f"--clusters: {options.clusters} of {build.data.samples} images", "give fewer")
-        teacher = read_model(options.teacher, "--teacher")
-        teacher.check_images("--teacher")
-        if teacher.channels != build.data.channels:
-            raise SslkitError(
-                f"--teacher: {options.teacher} sees {teacher.channels} channels and the images have {build.data.channels}"
-            )
-        return build()
-
     def build_head(self) -> nn.Module:
         """Build the linear classifier."""
-        asked = self.options.clusters
-        self.clusters = min(100, max(2, self.data.samples // 10)) if asked == "auto" else asked
+        self.clusters = cluster_count(self.options.clusters, self.data.samples)
         return nn.Linear(self.encoder.width, self.clusters)
 
     def setup(self) -> None:
@@ -69,10 +54,20 @@ class ClusterFit(PretextTask):
         self.register_buffer("label", torch.zeros(self.data.samples, dtype=torch.int64))
 
     def before_epoch(self, run: Run) -> None:
-        """Cluster the teacher's features, once."""
-        if self.clock.epoch == 0:
-            features = run.features(read_model(self.options.teacher, "--teacher").build_encoder())
-            self.label.copy_(kmeans(F.normalize(features, dim=1), self.clusters).labels)
+        """Cluster the teacher's features, once; raises SslkitError for a teacher that can't see these images."""
+        if self.clock.epoch > 0:
+            return
+        teacher, data = read_model(self.options.teacher, "--teacher"), self.data
+        teacher.check_images("--teacher")
+        if teacher.channels != data.channels:
+            raise SslkitError(f"--teacher: it sees {teacher.channels} channels, and the images have {data.channels}")
+        if teacher.size != data.size:
+            raise SslkitError(
+                f"--teacher: it was trained at {teacher.size} px, and images are seen at {data.size}",
+                f"try --size {teacher.size}",
+            )
+        features = F.normalize(run.features(teacher.build_encoder()), dim=1).to(self.label.device)
+        self.label.copy_(kmeans(features, self.clusters).labels)
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop of each image, `[B, C, S, S]`, and its cluster, `label` `[B]`."""

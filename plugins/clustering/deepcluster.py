@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, Encoder, EncoderBuilder, PretextTask, Run, SslkitError, TaskOptions
-from sslkit.nn import kmeans, whitened
+from sslkit.nn import cluster_count, kmeans, whitened
 from sslkit.report.pictures import contact_sheets
 from sslkit.transforms import flip, random_resized_crop
 
@@ -28,8 +28,11 @@ class DeepCluster(PretextTask):
         clusters: Count | Literal["auto"] = Field(
             default="auto", description="Clusters; auto: a tenth of the images, 100 at most (10,000 in the paper)."
         )
-        components: int = Field(default=256, ge=1, description="Principal components of the features that are clustered.")
-        reassign: int = Field(default=1, ge=1, description="Epochs between two clusterings.")
+        components: Count | Literal["auto"] = Field(
+            default="auto",
+            description="Principal components that are clustered; auto: a quarter of the features, 256 at most.",
+        )
+        reassign: int = Field(default=2, ge=1, description="Epochs between two clusterings (1 in the paper, of 5,000 steps).")
         sobel: bool = Field(default=False, description="Show the encoder edges instead of colours, as the paper does.")
         crop_scale: float = Field(default=0.3, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
 
@@ -43,16 +46,13 @@ class DeepCluster(PretextTask):
     @classmethod
     def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:
         """Build the encoder, of edges if asked."""
-        if options.clusters != "auto" and options.clusters > build.data.samples:
-            raise SslkitError(f"--clusters: {options.clusters} of {build.data.samples} images", "give fewer")
         if options.sobel and build.data.channels != 3:
-            raise SslkitError(f"--sobel: images of {build.data.channels} channels", "it is made for RGB")
+            raise SslkitError(f"--sobel: images of {build.data.channels} channels", "an encoder of edges is built for RGB")
         return build(select="sobel") if options.sobel else build()
 
     def build_head(self) -> nn.Module:
         """Build the linear classifier."""
-        asked = self.options.clusters
-        self.clusters = min(100, max(2, self.data.samples // 10)) if asked == "auto" else asked
+        self.clusters = cluster_count(self.options.clusters, self.data.samples)
         return nn.Linear(self.encoder.width, self.clusters)
 
     def setup(self) -> None:
@@ -63,8 +63,10 @@ class DeepCluster(PretextTask):
         """Cluster the features, draw all clusters alike, and begin with a new classifier."""
         if self.clock.epoch % self.options.reassign:
             return
-        found = kmeans(whitened(run.features(), self.options.components), self.clusters).labels
-        self.label.copy_(found)
+        asked = self.options.components
+        components = min(256, max(2, self.encoder.width // 4)) if asked == "auto" else asked
+        rows = whitened(run.features(), components).to(self.label.device)
+        self.label.copy_(kmeans(rows, self.clusters).labels)
         run.balance(self.label)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)

@@ -1,6 +1,5 @@
 """Predict from one view of an image which prototypes another view belongs to."""
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from sslkit import Batch, PretextTask, SslkitError, TaskOptions
 from sslkit.nn import Norm, Queue, mlp, sinkhorn, swapped_prediction
 from sslkit.report.pictures import colored, contact_sheets, fitted
-from sslkit.transforms import strong_view
+from sslkit.transforms import strong_view, usual_blur
 
 _SMALL = 96 / 224  # of the size: small crops, in the paper
 
@@ -61,7 +60,7 @@ class SwAV(PretextTask):
         """Build prototypes and queues, one for each large crop, and settle the size of small crops."""
         options, size = self.options, self.data.size
         self.small = int(options.crops.partition("+")[2])
-        self.small_size = 16 * math.ceil(_SMALL * size / 16)  # whole patches, for encoders that cut images into them
+        self.small_size = self.encoder.fitting(max(16, round(_SMALL * size)))
         if self.data.channels not in (1, 3) and options.color_strength:
             raise SslkitError(f"--color-strength: images of {self.data.channels} channels have no hue", "set it to 0")
         self.prototypes = nn.Parameter(F.normalize(torch.randn(options.prototypes, options.width), dim=1))
@@ -74,7 +73,7 @@ class SwAV(PretextTask):
     def transform(self, batch: Batch) -> Batch:
         """Return two large crops `[B, 2, C, S, S]` and some small ones, `small` `[B, V, C, s, s]`."""
         options, image = self.options, batch["image"]
-        blur = 0.0 if self.data.size <= 64 else 0.5
+        blur = usual_blur(self.data.size)
 
         def views(count: int, size: int, scale: tuple[float, float]) -> Tensor:
             seen = [strong_view(image, size, scale, options.color_strength, blur=blur) for _ in range(count)]
@@ -117,7 +116,10 @@ class SwAV(PretextTask):
 
     def reasons(self) -> dict[str, str]:
         """Say how large the small crops are."""
-        return {"crops": f"{self.options.crops}, of {self.data.size} and {self.small_size} px"} if self.small else {}
+        said = {"crops": f"{self.options.crops}, of {self.data.size} and {self.small_size} px"} if self.small else {}
+        if self.options.queue:
+            said["queue"] = f"{self.options.queue:,} images, used from epoch {self.options.queue_from} on"
+        return said
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return the crops of each image; of a trained task, a contact sheet with a prototype in each row."""

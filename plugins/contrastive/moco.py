@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, SslkitError, TaskOptions
 from sslkit.nn import Norm, Queue, Teacher, info_nce, mlp, teacher_momentum
-from sslkit.transforms import color_jitter, flip, grayscale, random_resized_crop, strong_view
+from sslkit.transforms import color_jitter, flip, grayscale, random_resized_crop, strong_view, usual_blur
 
 Temperature = Annotated[float, Field(gt=0)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -114,4 +114,4 @@ class MoCo(PretextTask):
         if self.options.recipe == "v1":
             image = flip(random_resized_crop(image, size, scale=scale))
             return grayscale(color_jitter(image, 0.4, 0.4, 0.4, 0.4, probability=1.0))
-        return strong_view(image, size, scale, color_strength=0.5, blur=0.0 if size <= 64 else 0.5)
+        return strong_view(image, size, scale, color_strength=0.5, blur=usual_blur(size))

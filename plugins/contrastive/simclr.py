@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, SslkitError, TaskOptions
 from sslkit.nn import Norm, mlp, nt_xent
-from sslkit.transforms import strong_view
+from sslkit.transforms import strong_view, usual_blur
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0, le=2)]
@@ -70,7 +70,7 @@ class SimCLR(PretextTask):
         """Settle what depends on the image size."""
         options, small = self.options, self.data.size <= 64
         self.strength = (0.5 if small else 1.0) if options.color_strength == "auto" else options.color_strength
-        self.blur = (0.0 if small else 0.5) if options.blur == "auto" else options.blur
+        self.blur = usual_blur(self.data.size) if options.blur == "auto" else options.blur
         if self.data.channels not in (1, 3) and self.strength:
             raise SslkitError(f"--color-strength: images of {self.data.channels} channels have no hue", "set it to 0")
 

@@ -28,7 +28,7 @@ class Colorization(PretextTask):
         rebalance: float = Field(
             default=0.5,
             ge=0,
-            le=1,
+            lt=1,
             description="Share of the prior in the weights of colours: 0 counts all alike, 1 rare ones most.",
         )
         crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
@@ -56,14 +56,16 @@ class Colorization(PretextTask):
 
     def setup(self) -> None:
         """Keep the colours that there are, and room for their weights."""
-        self.register_buffer("bins", ab_bins(), persistent=False)
+        self.register_buffer("bins", ab_bins().clone(), persistent=False)
         self.register_buffer("weights", torch.ones(len(ab_bins())))
 
     def before_epoch(self, run: Run) -> None:
         """Measure how frequent colours are, once (section 2.2; the soft encoding smooths by σ = 5)."""
         if self.clock.epoch == 0:
-            nearest, shares = self._classes(center_view(run.images(_MEASURED), self.data.size))
-            prior = torch.zeros_like(self.weights).index_add_(0, nearest.flatten(), shares.flatten().to(self.weights.dtype))
+            prior = torch.zeros_like(self.weights)
+            for images in run.images(_MEASURED).split(64):
+                nearest, shares = self._classes(center_view(images, self.data.size))
+                prior.index_add_(0, nearest.flatten(), shares.flatten().to(prior.dtype))
             self.weights.copy_(rarity_weights(prior / prior.sum(), uniform=1 - self.options.rebalance))
 
     def transform(self, batch: Batch) -> Batch:

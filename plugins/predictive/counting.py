@@ -44,7 +44,7 @@ class Counting(PretextTask):
 
     def setup(self) -> None:
         """Settle the size of a quarter."""
-        self.quarter = self.data.size // 2
+        self.quarter = self.encoder.fitting(self.data.size // 2)
         if self.quarter < 8:
             raise SslkitError(f"--size: quarters of {self.data.size} px images have {self.quarter} px", "counting needs 16 px")
 

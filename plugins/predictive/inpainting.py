@@ -29,7 +29,7 @@ class Inpainting(PretextTask):
         region: Literal["center", "block", "region"] = Field(
             default="region", description="What is hidden: the middle, the union of four boxes, or a random silhouette."
         )
-        hidden_share: float = Field(default=0.25, gt=0, le=0.75, description="Share of the image that is hidden.")
+        hidden_share: float = Field(default=0.25, ge=0.01, le=0.75, description="Share of the image that is hidden.")
         adversarial: float = Field(
             default=0.0,
             ge=0,

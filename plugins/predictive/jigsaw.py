@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sslkit import Batch, PretextTask, SslkitError, TaskOptions
 from sslkit.nn import Norm, mlp
 from sslkit.report.pictures import board, framed, side_by_side
-from sslkit.transforms import enlarged, flip, grayscale, random_resized_crop, tiles
+from sslkit.transforms import flip, grayscale, random_resized_crop, resized, tiles
 
 _TILE = 64 / 75  # of a cell's side
 
@@ -51,7 +51,8 @@ class Jigsaw(PretextTask):
             raise SslkitError(
                 f"--size: the nine tiles of images of {self.data.size} px have {self.tile} px", "jigsaw needs 15 px"
             )
-        self.register_buffer("orders", permutation_set(self.options.permutations), persistent=False)
+        self.seen = self.encoder.fitting(max(16, self.tile))  # of a smaller tile nothing would be left after a few strides
+        self.register_buffer("orders", permutation_set(self.options.permutations).clone(), persistent=False)
 
     def transform(self, batch: Batch) -> Batch:
         """Return the shuffled tiles, `[B, 9, C, s, s]`, and which shuffle it was, `shuffle` `[B]`."""
@@ -63,7 +64,7 @@ class Jigsaw(PretextTask):
         cut = tiles(image, place // 3 * self.cell + moved[0], place % 3 * self.cell + moved[1], self.tile)
         mean, deviation = cut.mean(dim=(2, 3, 4), keepdim=True), cut.std(dim=(2, 3, 4), keepdim=True)
         # An encoder expects images in [0, 1], of which 0.25 is a usual deviation.
-        return {"image": enlarged((cut - mean) / (deviation + 0.02) * 0.25 + 0.5), "shuffle": shuffle}
+        return {"image": resized((cut - mean) / (deviation + 0.02) * 0.25 + 0.5, self.seen), "shuffle": shuffle}
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits of the shuffles, `[B, P]`."""
@@ -80,7 +81,7 @@ class Jigsaw(PretextTask):
 
     def reasons(self) -> dict[str, str]:
         """Say how large the tiles are."""
-        grown = ", enlarged to 16" if self.tile < 16 else ""
+        grown = f", enlarged to {self.seen}" if self.tile < self.seen else ""
         return {"tile": f"{self.tile} px{grown}, anywhere in cells of {self.cell}: the paper's shares"}
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sslkit import Batch, PretextTask, SslkitError, TaskOptions
 from sslkit.nn import Norm, mlp
 from sslkit.report.pictures import board, framed, side_by_side
-from sslkit.transforms import enlarged, flip, random_resized_crop, tiles
+from sslkit.transforms import flip, random_resized_crop, resized, tiles
 
 # Of an image's side: the paper's patches of 96 px, gaps of 48 and jitter of 7, three patches and two gaps to a side.
 _SIDE = 3 * 96 + 2 * 48 + 2 * 7
@@ -51,8 +51,9 @@ class RelativePosition(PretextTask):
         size = self.data.size
         self.patch, self.gap = int(_PATCH * size), max(1, round(_GAP * size))
         self.jitter = min(max(1, round(_JITTER * size)), (size - 3 * self.patch - 2 * self.gap) // 2)
-        if self.patch < 4 or self.jitter < 0:
-            raise SslkitError(f"--size: images of {size} px have patches of {self.patch} px", "relative_position needs 24 px")
+        if self.patch < 4 or self.jitter < 1:
+            raise SslkitError(f"--size: images of {size} px have patches of {self.patch} px", "relative_position needs 18 px")
+        self.seen = self.encoder.fitting(max(16, self.patch))  # of a smaller patch nothing would be left after a few strides
         self.register_buffer("places", torch.tensor(_PLACES), persistent=False)
 
     def transform(self, batch: Batch) -> Batch:
@@ -67,7 +68,7 @@ class RelativePosition(PretextTask):
         top, left = start + place // 3 * step + moved[0], start + place % 3 * step + moved[1]
         cut = self._without_aberration(tiles(image, top, left, self.patch))
         cut = cut - cut.mean(dim=(-2, -1), keepdim=True) + 0.5
-        return {"image": enlarged(cut), "side": side}
+        return {"image": resized(cut, self.seen), "side": side}
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits of the eight sides, `[B, 8]`."""
@@ -84,7 +85,7 @@ class RelativePosition(PretextTask):
 
     def reasons(self) -> dict[str, str]:
         """Say how large the patches are."""
-        grown = ", enlarged to 16" if self.patch < 16 else ""
+        grown = f", enlarged to {self.seen}" if self.patch < self.seen else ""
         return {"patch": f"{self.patch} px{grown}, {self.gap} apart and moved by up to {self.jitter}: the paper's shares"}
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:

@@ -52,7 +52,7 @@ class SplitBrain(PretextTask):
     def setup(self) -> None:
         """Find the size of the feature maps, and keep the colours that there are."""
         self.map_size = map_size(self.encoder, torch.zeros(1, 3, self.data.size, self.data.size))
-        self.register_buffer("bins", ab_bins(), persistent=False)
+        self.register_buffer("bins", ab_bins().clone(), persistent=False)
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop, and the bins of its colour and lightness at the size of the feature maps, `[B, h, w]` each."""

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from sslkit.errors import SslkitError, did_you_mean
 from sslkit.specs import alternatives, limits
 
-_PLURAL = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_PLURAL = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
 def flag(name: str) -> str:
@@ -156,7 +156,7 @@ def _words(kind: Any) -> list[str]:
 
 def _metavar(annotation: Any) -> str:
     """Return what stands for the value in the help: short, so that the texts beside it have room."""
-    names = {int: "INT", float: "NUMBER", str: "TEXT"}
+    names = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH"}
     return next((names[kind] for kind in alternatives(annotation) if kind in names), "CHOICE")
 
 

@@ -87,13 +87,26 @@ def task_spec(
     own = {name: flags.pop(name) for name in list(flags) if name in fields}
     options = {**from_file.get("options", {}), **own}
     others = one_length(flags, from_file)
-    # A checkpoint has had its options validated.
-    if task_class is not None and flags.get("ckpt") is None:
+    if task_class is not None:
         try:
             task_class.Options.model_validate(options)
         except ValidationError as error:
-            others += complaints(error, task_class.Options)
+            # A run that is gone on with, or looked at, has the options that are not repeated.
+            known = _holds_options({**from_file, **flags})
+            found = complaints(error, task_class.Options)
+            others += [line for line in found if not (known and line.endswith(" is missing"))]
     return validated(model, {**from_file, **flags, "options": options}, others), flags | own, from_file
+
+
+def _holds_options(values: dict[str, Any]) -> bool:
+    """Tell whether there is a run that the options can be read from."""
+    if values.get("ckpt") is not None:
+        return True
+    if not values.get("resume") and values.get("extend_to") is None:
+        return False
+    from sslkit.engine.folder import choose_out, holds_run
+
+    return holds_run(choose_out(values.get("out"), registry.task_name(str(values.get("task"))), resume=True))
 
 
 def listing() -> str:

@@ -39,6 +39,10 @@ class Encoder(nn.Module):
         """Return how many tokens, class token and registers, stand before the others."""
         return 0
 
+    def fitting(self, side: int) -> int:
+        """Return the size nearest above `side` that images may have for this encoder: whole patches, where it has some."""
+        return side
+
     def stages(self) -> list[list[nn.Parameter]]:
         """Return the parameters in the order of depth, the input's first: stem and blocks, where it knows them."""
         return [list(self.parameters())]
@@ -96,6 +100,10 @@ class PatchEncoder(ImageEncoder):
     def patch(self) -> int:
         """Return the side of a patch in pixels."""
         raise TypeError(f"{type(self).__name__} does not define patch")
+
+    def fitting(self, side: int) -> int:
+        """Return `side`, rounded up to whole patches."""
+        return -(-side // self.patch) * self.patch
 
     def grid(self, image: Tensor) -> tuple[int, int]:
         """Return rows and columns of patches; an image that patches do not divide is an SslkitError."""

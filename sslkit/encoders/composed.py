@@ -36,6 +36,10 @@ class Select(Encoder):
         """Return `[B, width]` of tokens, as the inner encoder pools."""
         return self.encoder.pool(tokens)
 
+    def fitting(self, side: int) -> int:
+        """Return what fits the inner encoder."""
+        return self.encoder.fitting(side)
+
     def channels(self, image: Tensor) -> Tensor:
         """Return what the encoder inside sees of `[B, 3, H, W]`, in about [0, 1]: `[B, 1, H, W]`, or 2 channels for `ab`."""
         with torch.autocast(image.device.type, enabled=False):  # half precision would leave lightness in the colours
@@ -88,6 +92,10 @@ class Concat(Encoder):
         """Return `[B, width]` of tokens side by side, each part as its encoder pools."""
         pieces = tokens.split([part.width for part in self.encoders], dim=2)
         return torch.cat([part.pool(piece) for part, piece in zip(self.encoders, pieces, strict=True)], dim=1)
+
+    def fitting(self, side: int) -> int:
+        """Return what fits the first part; the others are of its kind."""
+        return self.encoders[0].fitting(side)
 
     @property
     def encoders(self) -> list[Encoder]:

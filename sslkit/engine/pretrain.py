@@ -9,12 +9,12 @@ import torch
 from sslkit import encoders
 from sslkit.encoders import check_reads
 from sslkit.engine.distributed import ALONE, World, joined
-from sslkit.engine.folder import choose_out, holds_run
+from sslkit.engine.folder import choose_out, holds_run, read_spec
 from sslkit.engine.plan import make_plan
 from sslkit.engine.training import Outcome, Training, merge_recorded, run_training
 from sslkit.errors import SslkitError
 from sslkit.registry import load_source, load_task, task_name
-from sslkit.specs import PretrainSpec
+from sslkit.specs import PretrainSpec, path_options
 from sslkit.task import PretextTask
 
 
@@ -54,8 +54,7 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> Training:
     continues = spec.resume or spec.extend_to is not None
     out = choose_out(spec.out, name, continues)
     spec = spec.model_copy(update=_absolute(spec))
-    given = task_class.Options.model_validate(spec.options).model_dump(mode="json")
-    spec = spec.model_copy(update={"options": {name: given[name] for name in spec.options}})
+    spec = spec.model_copy(update={"options": checked_options(spec, task_class, out if continues else None)})
     if continues and holds_run(out):
         merged = merge_recorded(spec, out)
         assert isinstance(merged, PretrainSpec)
@@ -88,6 +87,15 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> Training:
         metadata={},
         classify=classify,
     )
+
+
+def checked_options(spec: PretrainSpec, task_class: type[PretextTask], run: Path | None) -> dict[str, Any]:
+    """Return the given options as they are recorded: validated, beside those of a run that goes on, and paths absolute."""
+    recorded = read_spec(run).get("options", {}) if run is not None and holds_run(run) else {}
+    options = task_class.Options.model_validate({**recorded, **spec.options})
+    given = options.model_dump(mode="json")
+    given |= {name: str(getattr(options, name).resolve()) for name in path_options(task_class.Options)}
+    return {name: given[name] for name in spec.options}
 
 
 def with_task_defaults(spec: PretrainSpec, task_class: type[PretextTask]) -> PretrainSpec:

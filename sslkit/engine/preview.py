@@ -10,11 +10,12 @@ from torch import Tensor
 
 from sslkit.engine.checkpoint import read_model, read_resume
 from sslkit.engine.folder import RESUME, read_spec
-from sslkit.engine.pretrain import prepare
+from sslkit.engine.pretrain import checked_options, prepare
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import Stepper
 from sslkit.engine.training import Training, build_task, load_state
 from sslkit.errors import SslkitError
+from sslkit.registry import load_task
 from sslkit.specs import PretrainSpec, PreviewSpec
 from sslkit.task import Batch, Clock, rows
 from sslkit.transforms import center_view
@@ -48,6 +49,8 @@ def preview(spec: PreviewSpec) -> PreviewResult:
     pictures = pictures_of(stepper, spec.images, trained=spec.ckpt is not None)
     if pictures is None:
         raise SslkitError(f"{training.name} has no preview", "tasks on images have one")
+    if not len(pictures):
+        raise SslkitError(f"--images: of {spec.images} none is shown by {training.name}", "give more")
     draw_previews(pictures[: spec.rows], stepper.task.preview_columns, out)
     return PreviewResult(str(out), training.name, spec.ckpt is not None)
 
@@ -110,7 +113,8 @@ def _recorded(spec: PreviewSpec, given: dict[str, Any]) -> PretrainSpec:
     if spec.task is not None and spec.task not in (task, run.task):
         raise SslkitError(f"--ckpt: {spec.ckpt} was trained by {task}, not {spec.task}", "leave the task out")
     differing = [name for name in _SHAPING if name in given and given[name] not in (getattr(run, name), "auto")]
-    differing += [name for name, value in spec.options.items() if run.options.get(name) != value]
+    options = checked_options(run.model_copy(update={"options": spec.options}), load_task(run.task), folder)
+    differing += [name for name, value in options.items() if run.options.get(name) != value]
     if differing:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in differing)
         raise SslkitError(f"{flags}: the run in {folder} has other values", "leave them out: a checkpoint has its own")
@@ -128,5 +132,12 @@ def _stepper(training: Training, spec: PreviewSpec) -> Stepper:
         stepper.before_epoch(0)
     else:
         folder = Path(spec.ckpt).parent
-        load_state(stepper, read_resume(folder / RESUME, torch.device("cpu")), folder, "--ckpt")
+        state = read_resume(folder / RESUME, torch.device("cpu"))
+        source = training.plan.source
+        if ("data" not in spec.model_fields_set or "index" in task.needs) and state["data"] != source.fingerprint():
+            raise SslkitError(
+                f"--data: {source.location} is not what the run in {folder} has seen",
+                f"{training.name} knows its images by their places" if "index" in task.needs else "--data names other images",
+            )
+        load_state(stepper, state, folder, "--ckpt")
     return stepper

@@ -145,17 +145,25 @@ class Stepper:
         warm = sorted(times[1:] or times)
         return self.world.from_first(warm[len(warm) // 2])
 
-    def rehearse_epoch(self) -> float:
-        """Return the seconds that preparing an epoch takes, the first one excepted, and leave no trace in the state."""
+    def rehearse_epochs(self, negligible: float, most: int = 5) -> float:
+        """Return the seconds that preparing an epoch takes on average, the first excepted, and leave no trace in the state.
+
+        Epochs are prepared one after the other until one takes longer than `negligible` seconds: it stands for as many.
+        """
         if type(self.task).before_epoch is PretextTask.before_epoch:
             return 0.0
-        before = {name: value.clone() for name, value in self.task.state_dict().items()}
-        weights, began = self.weights, time.perf_counter()
-        self.before_epoch(1)
-        seconds = time.perf_counter() - began
+        before, weights = {name: value.clone() for name, value in self.task.state_dict().items()}, self.weights
+        average = 0.0
+        for epoch in range(1, most + 1):
+            began = time.perf_counter()
+            self.before_epoch(epoch)
+            seconds = self.world.from_first(time.perf_counter() - began)
+            if seconds > negligible:
+                average = seconds / epoch
+                break
         self.task.load_state_dict(before)
         self.weights, self.clock.epoch = weights, 0
-        return self.world.from_first(seconds)
+        return average
 
     def state(self) -> dict[str, Any]:
         """Return everything a resumed run needs, the position included."""
@@ -193,9 +201,10 @@ class Stepper:
         return images
 
     def drawn(self, count: int) -> Batch:
-        """Return at most `count` samples at seeded places in the data, as `transform` sees them."""
+        """Return at most `count` samples at seeded places, of those that training draws, as `transform` sees them."""
         generator = torch.Generator().manual_seed(self.spec.seed)
-        rows = torch.randperm(self.plan.data.samples, generator=generator)[:count].numpy()
+        order = torch.randperm(self.plan.data.samples, generator=generator)
+        rows = (order if self.weights is None else order[self.weights[order] > 0])[:count].numpy()
         loader = Loader(self.plan.source, workers=0, substitute=True)
         batches = [rows[part] for part in ordered_batches(len(rows), 256)]
         found = [to_device(raw, self.plan.source, self.machine.device) for raw in loader(batches)]

@@ -24,7 +24,7 @@ from sslkit.engine.seeds import seed_stage
 from sslkit.engine.signals import Stop, listen
 from sslkit.engine.stepper import Stepper
 from sslkit.errors import Interrupted, RunFailed, SslkitError
-from sslkit.specs import PretrainSpec, TrainSpec
+from sslkit.specs import PretrainSpec, TrainSpec, path_options
 from sslkit.task import Clock, DataInfo, EncoderBuilder, PretextTask
 
 _FREELY_CHANGED = frozenset(
@@ -178,7 +178,8 @@ def load_state(stepper: Stepper, state: dict[str, Any], out: Path, flag: str = "
     try:
         stepper.load_state(state)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:  # what torch raises for state of another shape
-        reason = str(error).partition("\n")[0]
+        lines = str(error).splitlines()
+        reason = lines[min(1, len(lines) - 1)].strip()  # torch's first line is a title
         raise SslkitError(
             f"{flag}: the state in {out / RESUME} does not fit the task: {reason}", "did its code change?"
         ) from error
@@ -246,7 +247,7 @@ def _measure(stepper: Stepper, loader: Loader, stop: Stop) -> TrainSpec:
     seconds = stepper.rehearse(loader(own), patience, lambda: bool(stop.signal))
     if minutes:
         if minutes * 60 > seconds * plan.steps_per_epoch:  # there will be a second epoch
-            seconds += stepper.rehearse_epoch() / plan.steps_per_epoch
+            seconds += stepper.rehearse_epochs(seconds) / plan.steps_per_epoch
         clock.steps = max(1, round(60 * minutes / seconds))
         spec = spec.model_copy(update={"steps": clock.steps})
     say(f"  {'steps':<14} {clock.steps:,} of {seconds:.2f} s: about {duration(clock.steps * seconds)}")
@@ -260,11 +261,15 @@ def _write_spec(folder: RunFolder, spec: TrainSpec) -> None:
 def _metadata(training: Training, spec: TrainSpec, stepper: Stepper, fingerprint: str) -> dict[str, Any]:
     clock = stepper.clock
     hidden = {"out", "resume", "data", "test", "init", "ckpt", "task"}  # paths of somebody's machine
+    said = spec.model_dump(mode="json", exclude=hidden)
+    if isinstance(spec, PretrainSpec):
+        paths = path_options(type(stepper.task.options))
+        said["options"] = {name: value for name, value in spec.options.items() if name not in paths}
     return {
         **describe(stepper.task.encoder),
         "task": training.name,
         "role": "student",
-        "spec": spec.model_dump(mode="json", exclude=hidden),
+        "spec": said,
         "size": spec.size,
         "data": fingerprint,
         "step": clock.step,

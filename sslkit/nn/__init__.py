@@ -2,6 +2,7 @@
 
 from sslkit.nn.adversary import frozen as frozen
 from sslkit.nn.clustering import Clusters as Clusters
+from sslkit.nn.clustering import cluster_count as cluster_count
 from sslkit.nn.clustering import kmeans as kmeans
 from sslkit.nn.clustering import sinkhorn as sinkhorn
 from sslkit.nn.clustering import whitened as whitened
@@ -31,6 +32,7 @@ __all__ = [
     "Teacher",
     "ab_bins",
     "annealed_mean",
+    "cluster_count",
     "frozen",
     "info_nce",
     "kmeans",

@@ -2,12 +2,16 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslkit.errors import SslkitError
+
 _AT_ONCE = 2**24  # distances in memory
+_ROWS = 2**16  # features in double precision
 _SAMPLED = 256  # points of each cluster that the first iterations look at
 _SETTLED = 1e-3  # relative gain of an iteration below which no other follows
 
@@ -53,6 +57,15 @@ def kmeans(points: Tensor, clusters: int, iterations: int = 30) -> Clusters:
     return Clusters(centers, labels, float(distances.sum()))
 
 
+def cluster_count(asked: int | Literal["auto"], samples: int) -> int:
+    """Return how many clusters so many images make; `auto` is a tenth of them, 2 to 100; raises SslkitError for too many."""
+    if asked == "auto":
+        return min(100, max(2, samples // 10))
+    if asked > samples:
+        raise SslkitError(f"--clusters: {asked} of {samples} images", f"give at most {samples}")
+    return asked
+
+
 def nearest_center(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     """Return the nearest of centres `[K, D]` for each of points `[N, D]`, int64 `[N]`, and the squared distance."""
     size = centers.square().sum(dim=1)
@@ -63,15 +76,19 @@ def nearest_center(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def whitened(features: Tensor, components: int) -> Tensor:
-    """Return features `[N, D]` as unit vectors of at most `components` uncorrelated values of equal variance.
+    """Return features `[N, D]`, on the CPU, as unit vectors of at most `components` uncorrelated values of equal variance.
 
     (Caron et al., 2018, section 3.3: PCA, whitening, then l2-normalisation.)
     """
-    centered = features.double() - features.double().mean(dim=0)
-    values, vectors = torch.linalg.eigh(centered.T @ centered / len(centered))  # ascending
+    mean = features.mean(dim=0)
+    covariance = torch.zeros(features.shape[1], features.shape[1], dtype=torch.float64)
+    for part in features.split(_ROWS):  # in double precision, a part at a time
+        centered = (part - mean).double()
+        covariance += centered.T @ centered / len(features)
+    values, vectors = torch.linalg.eigh(covariance)  # ascending
     kept = min(components, features.shape[1], max(1, int((values > 1e-7 * values[-1]).sum())))
-    axes = vectors[:, -kept:] / values[-kept:].clamp(min=torch.finfo(values.dtype).tiny).sqrt()
-    return F.normalize((centered @ axes).to(features.dtype), dim=1)
+    axes = (vectors[:, -kept:] / values[-kept:].clamp(min=1e-30).sqrt()).to(features.dtype)
+    return F.normalize(torch.cat([(part - mean) @ axes for part in features.split(_ROWS)]), dim=1)
 
 
 def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
@@ -95,8 +112,8 @@ def _means(points: Tensor, labels: Tensor, centers: Tensor) -> tuple[Tensor, boo
     empty = (counts == 0).nonzero()[:, 0]
     if len(empty):
         # Drawn by size, as many as there are of two points and more.
-        large = (counts - 1).clamp(min=0).double()
-        drawn = torch.multinomial(large.cpu(), min(len(empty), int((large > 0).sum()))).to(points.device)
+        large = (counts - 1).clamp(min=0).cpu().double()
+        drawn = torch.multinomial(large, min(len(empty), int((large > 0).sum()))).to(points.device)
         step = 1e-3 * points.std() * torch.randn(len(drawn), points.shape[1]).to(points)
         means[empty[: len(drawn)]] = means[drawn] + step
         means[drawn] -= step
@@ -113,10 +130,10 @@ def _spread(points: Tensor, clusters: int) -> Tensor:
     points = points[torch.randperm(len(points))[: 64 * clusters].to(points.device)]
     sizes = points.square().sum(dim=1)
     places, distance = [torch.zeros((), dtype=torch.int64, device=points.device)], (points - points[0]).square().sum(dim=1)
-    draws = torch.rand(clusters, 2 + int(math.log(clusters)), dtype=torch.float64).to(points.device)
+    draws = torch.rand(clusters, 2 + int(math.log(clusters)), dtype=torch.float64)
     for draw in draws[1:]:
-        edges = distance.double().cumsum(0)
-        tried = torch.searchsorted(edges, draw * edges[-1]).clamp(max=len(points) - 1)
+        edges = distance.cpu().double().cumsum(0)
+        tried = torch.searchsorted(edges, draw * edges[-1]).clamp(max=len(points) - 1).to(points.device)
         nearer = (sizes[tried, None] + sizes - 2 * points[tried] @ points.T).clamp(min=0).minimum(distance)
         best = nearer.sum(dim=1).argmin()
         places.append(tried[best])

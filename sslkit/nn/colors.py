@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sslkit.transforms.color import rgb_to_lab
 
+_AT_ONCE = 2**24  # distances in memory
 _GRID = 10  # side of a cell in a and b (Zhang et al., 2016, section 2)
 
 
@@ -26,8 +27,8 @@ def ab_bins() -> Tensor:
 
 def nearest_bin(ab: Tensor, bins: Tensor) -> Tensor:
     """Return the nearest of the bins `[Q, 2]` for each place of `[B, 2, h, w]`, int64 `[B, h, w]`."""
-    places = ab.permute(0, 2, 3, 1)
-    return torch.cdist(places.flatten(0, 2), bins.to(ab.dtype)).argmin(dim=1).view(places.shape[:3])
+    nearest, _ = _nearest(ab, bins, 1)
+    return nearest[..., 0]
 
 
 def soft_bins(ab: Tensor, bins: Tensor, neighbors: int = 5, sigma: float = 5.0) -> tuple[Tensor, Tensor]:
@@ -36,10 +37,8 @@ def soft_bins(ab: Tensor, bins: Tensor, neighbors: int = 5, sigma: float = 5.0) 
     int64 and float `[B, h, w, neighbors]`; the shares are Gaussian in the distance and sum to 1 (Zhang et al., 2016,
     section 2.1: 5 neighbours, σ = 5).
     """
-    places = ab.permute(0, 2, 3, 1)
-    distance, nearest = torch.cdist(places.flatten(0, 2), bins.to(ab.dtype)).topk(neighbors, dim=1, largest=False)
-    shares = torch.softmax(-(distance**2) / (2 * sigma**2), dim=1)
-    return nearest.unflatten(0, places.shape[:3]), shares.unflatten(0, places.shape[:3])
+    nearest, distance = _nearest(ab, bins, neighbors)
+    return nearest, torch.softmax(-(distance**2) / (2 * sigma**2), dim=3)
 
 
 def rarity_weights(prior: Tensor, uniform: float = 0.5) -> Tensor:
@@ -58,3 +57,12 @@ def annealed_mean(logits: Tensor, bins: Tensor, temperature: float = 0.38) -> Te
     """
     shares = torch.softmax(logits / temperature, dim=1)
     return torch.einsum("bqhw,qc->bchw", shares, bins.to(shares.dtype))
+
+
+def _nearest(ab: Tensor, bins: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the nearest bins for each place of `[B, 2, h, w]` and their distances, `[B, h, w, count]`, some places at once."""
+    places = ab.permute(0, 2, 3, 1)
+    parts = places.flatten(0, 2).split(max(1, _AT_ONCE // len(bins)))
+    found = [torch.cdist(part, bins.to(ab.dtype)).topk(count, dim=1, largest=False) for part in parts]
+    distance, nearest = (torch.cat(values).unflatten(0, places.shape[:3]) for values in zip(*found, strict=True))
+    return nearest, distance

@@ -12,12 +12,12 @@ from sslkit.transforms.color import rgb_to_lab as rgb_to_lab
 from sslkit.transforms.color import solarize as solarize
 from sslkit.transforms.edges import sobel as sobel
 from sslkit.transforms.geometry import center_view as center_view
-from sslkit.transforms.geometry import enlarged as enlarged
 from sslkit.transforms.geometry import flip as flip
 from sslkit.transforms.geometry import random_crop as random_crop
 from sslkit.transforms.geometry import random_resized_crop as random_resized_crop
 from sslkit.transforms.geometry import random_shrink as random_shrink
 from sslkit.transforms.geometry import random_turn as random_turn
+from sslkit.transforms.geometry import resized as resized
 from sslkit.transforms.geometry import right_angles as right_angles
 from sslkit.transforms.geometry import tiles as tiles
 from sslkit.transforms.masks import block_mask as block_mask
@@ -27,12 +27,12 @@ from sslkit.transforms.masks import patches as patches
 from sslkit.transforms.masks import random_mask as random_mask
 from sslkit.transforms.masks import split_patches as split_patches
 from sslkit.transforms.views import strong_view as strong_view
+from sslkit.transforms.views import usual_blur as usual_blur
 
 __all__ = [
     "block_mask",
     "center_view",
     "color_jitter",
-    "enlarged",
     "flip",
     "gaussian_blur",
     "grayscale",
@@ -45,6 +45,7 @@ __all__ = [
     "random_resized_crop",
     "random_shrink",
     "random_turn",
+    "resized",
     "rgb_to_lab",
     "right_angles",
     "sobel",
@@ -52,4 +53,5 @@ __all__ = [
     "split_patches",
     "strong_view",
     "tiles",
+    "usual_blur",
 ]

@@ -62,15 +62,12 @@ def tiles(image: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
     return image.permute(0, 2, 3, 1)[sample, rows, columns].permute(0, 1, 4, 2, 3).contiguous()
 
 
-def enlarged(image: Tensor, least: int = 16) -> Tensor:
-    """Return images or tiles `[..., C, S, S]` of at least `least` pixels a side; smaller ones are resized bilinearly to it.
-
-    Encoders halve their input several times, and of a tile of 8 pixels nothing would be left.
-    """
-    if image.shape[-1] >= least:
+def resized(image: Tensor, side: int) -> Tensor:
+    """Return images or tiles `[..., C, S, S]` at `side` pixels, bilinearly; as they are if they have that size."""
+    if image.shape[-1] == side:
         return image
     flat = image.flatten(0, -4) if image.dim() > 4 else image
-    return F.interpolate(flat, size=(least, least), mode="bilinear").view(*image.shape[:-2], least, least)
+    return F.interpolate(flat, size=(side, side), mode="bilinear").view(*image.shape[:-2], side, side)
 
 
 def random_turn(image: Tensor, degrees: float) -> Tensor:

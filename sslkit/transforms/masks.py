@@ -41,7 +41,7 @@ def grid_mask(batch: int, grid: tuple[int, int], device: torch.device) -> Tensor
 
 
 def hole_mask(batch: int, size: int, kind: str, share: float, device: torch.device) -> Tensor:
-    """Return what is hidden of square images, bool `[B, size, size]`: the given share, more by less than a row and a column.
+    """Return what is hidden of square images, bool `[B, size, size]`: the given share, or a little more to end whole rows.
 
     `center`: a square in the middle. `block`: the union of four boxes anywhere. `region`: a random silhouette in one
     piece, a circle about a random place whose radius varies with the angle; the paper takes outlines of objects from a
@@ -62,7 +62,7 @@ def hole_mask(batch: int, size: int, kind: str, share: float, device: torch.devi
         height, phase = torch.rand(2, batch, 4, 1, 1, device=device)
         radius = torch.exp((height / waves.sqrt() * torch.cos(waves * angle[:, None] + 2 * math.pi * phase)).sum(dim=1))
         distance = ((row - top) ** 2 + (column - left) ** 2).sqrt() / radius
-    nearest = distance.flatten(1).sort(dim=1).values[:, round(share * size * size) - 1]
+    nearest = distance.flatten(1).sort(dim=1).values[:, max(1, round(share * size * size)) - 1]
     return distance <= nearest[:, None, None]
 
 

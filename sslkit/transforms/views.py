@@ -7,6 +7,11 @@ from sslkit.transforms.color import color_jitter, grayscale
 from sslkit.transforms.geometry import flip, random_resized_crop
 
 
+def usual_blur(size: int) -> float:
+    """Return the usual rate of blurred views of images of `size` pixels: none up to 64, half of larger ones."""
+    return 0.0 if size <= 64 else 0.5
+
+
 def strong_view(
     image: Tensor,
     size: int,

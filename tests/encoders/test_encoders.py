@@ -11,6 +11,7 @@ import torch
 from sslkit import DataInfo, EncoderBuilder
 from sslkit.encoders import build_encoder, check_reads, concat, recipe_for, spelled
 from sslkit.errors import SslkitError
+from sslkit.registry import load_task
 
 
 def built(name: str, size: int = 32, options: dict[str, str] | None = None, channels: int = 3) -> Any:
@@ -329,3 +330,14 @@ def test_layers_and_pooling_of_tokens() -> None:
         reader(built("resnet_micro"), "resnet_micro", "last", "class")
     with pytest.raises(SslkitError, match="offers pooled, no layers"):
         reader(built("torchvision:resnet18"), "resnet", "2", "auto")
+
+
+def test_views_of_other_sizes_are_whole_patches() -> None:
+    data = DataInfo(8, 32)
+    vit, plain = (EncoderBuilder(recipe_for(name, 32, 3), data) for name in ("vit_micro", "resnet_micro"))
+    assert [vit().fitting(side) for side in (16, 17, 20)] == [16, 20, 20] and plain().fitting(17) == 17
+    assert vit(select="l").fitting(18) == 20 and concat(vit(select="l"), vit(select="ab")).fitting(9) == 12
+    for name in ("jigsaw", "relative_position", "counting", "swav"):
+        task_class = load_task(name)
+        task = task_class(task_class.Options(), vit(), DataInfo(8, 64))
+        task.predict(task.transform({"image": torch.rand(2, 3, 64, 64)}))

@@ -221,12 +221,12 @@ def test_a_rehearsed_epoch_leaves_no_trace_and_is_counted(digits: Path, tmp_path
     stepper.before_epoch(0)
     before = {name: value.clone() for name, value in stepper.task.state_dict().items()}
     weights = stepper.weights.clone()
-    assert stepper.rehearse_epoch() > 0 and stepper.clock.epoch == 0
+    assert stepper.rehearse_epochs(0.0) > 0 and stepper.clock.epoch == 0
     assert all(torch.equal(value, before[name]) for name, value in stepper.task.state_dict().items())
     assert torch.equal(stepper.weights, weights)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Stepper, "rehearse", lambda *_: 0.01)
-        patch.setattr(Stepper, "rehearse_epoch", lambda _: 0.3)
+        patch.setattr(Stepper, "rehearse_epochs", lambda *_: 0.3)
         settled = _measure(stepper, Loader(training.plan.source, 0, substitute=True), Stop())
     assert settled.steps == round(3 / (0.01 + 0.3 / 3))  # an epoch has three steps
 

@@ -1,5 +1,6 @@
 """deepcluster and clusterfit: who gets which label, when, and who is forgotten. swav: prototypes, codes, queue."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import FakeRun
+from fake_run import FakeRun
 
-from sslkit import SslkitError, load
+from sslkit import SslkitError, load, read_model
 from sslkit.nn import sinkhorn, swapped_prediction
 from sslkit.testing import example_checkpoint
 
@@ -27,7 +28,7 @@ def test_deepcluster_labels_what_is_alike_and_begins_with_a_new_classifier(build
         assert len(task.label[group::4].unique()) == 1
     assert len(task.label.unique()) == 4
     assert torch.equal(run.balanced, task.label) and run.forgotten == [task.head] and run.encoder is None
-    assert not torch.equal(task.head.weight, before) and float(task.head.weight.std()) == pytest.approx(0.01, rel=0.2)
+    assert not torch.equal(task.head.weight, before) and float(task.head.weight.detach().std()) == pytest.approx(0.01, rel=0.2)
     batch = task.transform({"image": torch.rand(5, 3, 36, 36), "index": torch.tensor([3, 9, 3, 60, 0])})
     assert torch.equal(batch["label"], task.label[[3, 9, 3, 60, 0]])
 
@@ -69,9 +70,30 @@ def test_clusterfit_refuses_what_is_no_teacher(build: Callable[..., Any], sslkit
     ran = sslkit("pretrain", "clusterfit", "--data", tmp_path)
     assert ran.code == 2 and "--teacher is missing" in ran.err
     with pytest.raises(SslkitError, match=r"--teacher: nowhere\.safetensors is not a file"):
-        build("clusterfit", teacher="nowhere.safetensors")
-    with pytest.raises(SslkitError, match=r"--teacher: .* sees 3 channels and the images have 1"):
-        build("clusterfit", teacher=str(example_checkpoint(tmp_path)), channels=1)
+        build("clusterfit", teacher="nowhere.safetensors").before_epoch(FakeRun())
+    teacher = example_checkpoint(tmp_path)
+    with pytest.raises(SslkitError, match="--teacher: it sees 3 channels, and the images have 1"):
+        build("clusterfit", teacher=teacher, channels=1).before_epoch(FakeRun())
+    with pytest.raises(SslkitError, match="--teacher: it was trained at 32 px, and images are seen at 64"):
+        build("clusterfit", teacher=teacher, size=64).before_epoch(FakeRun())
+
+
+def test_clusterfit_goes_on_without_its_teacher(
+    sslkit: Callable[..., Any], digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    teacher, out = example_checkpoint(tmp_path), tmp_path / "run"
+    run = ["clusterfit", "--data", digits, "--size", 32, "--batch-size", 16, "--workers", 0, "--encoder-option", "width=8"]
+    assert sslkit("pretrain", *run, "--out", out, "--epochs", 1, "--clusters", 4, "--teacher", "model.safetensors").code == 0
+    assert json.loads((out / "spec.json").read_text())["options"]["teacher"] == str(teacher)
+    assert "teacher" not in read_model(out / "model.safetensors").metadata["spec"]["options"]  # a path of this machine
+    teacher.unlink()
+    ran = sslkit("pretrain", "clusterfit", "--extend-to", 2, "--out", out)
+    assert ran.code == 0, ran.err
+    assert sslkit("preview", "--ckpt", out / "model.safetensors", "--out", "p.png").code == 0
+    assert sslkit("preview", "clusterfit", "--clusters", 4, "--ckpt", out / "model.safetensors").code == 0
+    nothing = sslkit("pretrain", "clusterfit", "--resume", "--data", digits, "--out", tmp_path / "none")
+    assert nothing.code == 2 and "--teacher is missing" in nothing.err
 
 
 @pytest.mark.parametrize("name", ["deepcluster", "clusterfit"])

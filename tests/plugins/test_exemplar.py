@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FakeRun
+from fake_run import FakeRun
 
 from sslkit import SslkitError
 

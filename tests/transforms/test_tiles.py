@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from scipy import ndimage
 
-from sslkit.transforms import enlarged, hole_mask, random_shrink, random_turn, sobel, strong_view, tiles
+from sslkit.transforms import hole_mask, random_shrink, random_turn, resized, sobel, strong_view, tiles
 
 CPU = torch.device("cpu")
 
@@ -24,12 +24,12 @@ def test_tiles_are_cut_pixel_by_pixel() -> None:
             assert torch.equal(cut[sample, view], image[sample, :, y : y + 4, x : x + 4])
 
 
-def test_small_tiles_are_enlarged_and_large_ones_are_not() -> None:
+def test_tiles_are_brought_to_a_size() -> None:
     small, large = torch.rand(2, 9, 3, 9, 9), torch.rand(2, 9, 3, 20, 20)
-    grown = enlarged(small)
-    assert grown.shape == (2, 9, 3, 16, 16) and enlarged(large) is large
+    grown = resized(small, 16)
+    assert grown.shape == (2, 9, 3, 16, 16) and resized(large, 20) is large
     assert torch.allclose(grown[1, 4], F.interpolate(small[1, 4:5], size=16, mode="bilinear")[0])
-    assert enlarged(small[0]).shape == (9, 3, 16, 16)
+    assert resized(small[0], 16).shape == (9, 3, 16, 16)
 
 
 @pytest.mark.parametrize("kind", ["center", "block", "region"])
