@@ -30,7 +30,7 @@ class RelativePosition(PretextTask):
         """Hold the options of relative_position."""
 
         color: Literal["drop", "project", "keep"] = Field(
-            default="drop",
+            default="project",
             description="Against chromatic aberration: drop all channels of a patch but one, or project out green-magenta.",
         )
         crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
