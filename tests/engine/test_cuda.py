@@ -12,7 +12,7 @@ import torch.multiprocessing as multiprocessing
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 
-from sslkit import DataInfo, PretrainSpec, load, pretrain
+from sslkit import DataInfo, PretrainSpec, load, pretrain, registry
 from sslkit.encoders import build_encoder, recipe_for
 from sslkit.engine.distributed import World
 from sslkit.engine.gradients import Pieces, compute_gradients
@@ -62,9 +62,14 @@ def test_micro_batches_in_half_precision(name: str, options: dict[str, Any], pre
         assert float(difference.norm() / whole.norm()) < {"bf16": 3e-2, "fp16": 4e-3}[precision]
 
 
-@pytest.mark.parametrize("name", ["rotation", "simclr", "moco", "mae", "split_brain"])
+@pytest.mark.parametrize(
+    "name", [e.name for e in registry.entries(registry.TASKS) if e.package == "sslkit" and e.modality == "image"]
+)
 def test_a_run_with_the_defaults_of_a_gpu(name: str, digits: Path, tmp_path: Path) -> None:
-    spec = PretrainSpec(task=name, data=str(digits), out=str(tmp_path / name), steps=6, batch_size=16, micro_batch=6)
+    options = load_task(name).example_options(tmp_path)
+    spec = PretrainSpec(
+        task=name, data=str(digits), out=str(tmp_path / name), steps=6, batch_size=16, micro_batch=6, options=options
+    )
     result = pretrain(spec)
     assert result.steps == 6
     assert torch.isfinite(load(result.checkpoint)(torch.rand(2, 3, 32, 32))).all()

@@ -9,10 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fake_run import FakeRun
+from pydantic import Field
 
 from sslkit import SslkitError, load, read_model
 from sslkit.nn import sinkhorn, swapped_prediction
-from sslkit.testing import example_checkpoint
+from sslkit.registry import load_task
+from sslkit.testing import check_task, example_checkpoint
 
 
 def clustered(samples: int = 64, groups: int = 4, width: int = 64) -> torch.Tensor:
@@ -138,6 +140,23 @@ def test_swav_codes_look_at_the_queue_once_it_is_full(build: Callable[..., Any])
     with torch.no_grad():
         task.after_step({"large": output})
     assert torch.allclose(task.queues[0].rows[:4], output[:, 0]) and torch.allclose(task.queues[1].rows[:4], output[:, 1])
+
+
+class WithQueue(load_task("swav")):  # type: ignore[misc]
+    """Find codes with past images beside the present ones from the start."""
+
+    class Options(load_task("swav").Options):  # type: ignore[misc]
+        queue: int = Field(default=12, ge=0, description="Past images that codes are found with.")
+        queue_from: int = Field(default=0, ge=0, description="First epoch in which they are used.")
+
+
+def test_swav_with_a_queue_keeps_the_promises() -> None:
+    assert not [verdict for verdict in check_task(WithQueue) if not verdict.passed]
+
+
+@pytest.mark.slow
+def test_swav_with_a_queue_keeps_the_promises_in_full() -> None:
+    assert not [verdict for verdict in check_task(WithQueue, full=True) if not verdict.passed]
 
 
 def test_swav_prototypes_stay_of_length_one_and_are_frozen_at_first(
