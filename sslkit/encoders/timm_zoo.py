@@ -4,6 +4,7 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -206,5 +207,20 @@ class VisionTransformerEncoder(PatchEncoder):
         if mask is not None:
             assert fill is not None, "a mask needs something to fill in"
             x = torch.where(mask.view(-1, height, width, 1), fill.to(x.dtype), x)
-        embedded: Tensor = self.model._pos_embed(x)
+        embedded: Tensor = self.model._pos_embed(x) if x.dtype != torch.float64 else self._exactly_placed(x)
         return embedded
+
+    def _exactly_placed(self, x: Tensor) -> Tensor:
+        """Add positions to `[B, h, w, width]` as timm does, in double precision: timm resamples them in float32."""
+        model, grid = self.model, x.shape[1:3]
+        prefix = 0 if model.no_embed_class else self.prefix
+        positions, old = model.pos_embed, tuple(model.patch_embed.grid_size)
+        if old != tuple(grid):
+            placed = positions[:, prefix:].transpose(1, 2).unflatten(2, old)
+            placed = F.interpolate(placed, size=grid, mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+            positions = torch.cat([positions[:, :prefix], placed], dim=1)
+        first = [token.expand(len(x), -1, -1) for token in (model.cls_token, model.reg_token) if token is not None]
+        x = x.flatten(1, 2)
+        x = torch.cat([*first, x + positions], dim=1) if model.no_embed_class else torch.cat([*first, x], dim=1) + positions
+        dropped: Tensor = model.pos_drop(x)
+        return dropped

@@ -51,6 +51,8 @@ class World:
         if self.size == 1:
             return rows
         counts = self.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+        if max(counts) == 0:
+            return rows
         padded = rows.new_zeros((max(counts), *rows.shape[1:]))
         padded[: len(rows)] = rows
         return torch.cat([part[:count] for part, count in zip(self.gather(padded).split(max(counts)), counts, strict=True)])

@@ -341,3 +341,13 @@ def test_views_of_other_sizes_are_whole_patches() -> None:
         task_class = load_task(name)
         task = task_class(task_class.Options(), vit(), DataInfo(8, 64))
         task.predict(task.transform({"image": torch.rand(2, 3, 64, 64)}))
+
+
+@pytest.mark.parametrize("side", [16, 32, 48])
+@pytest.mark.parametrize("name", ["vit_micro", "vit_small_patch16_224", "deit3_small_patch16_224"])
+def test_positions_in_double_precision_are_those_of_timm(name: str, side: int) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(recipe_for(name, 32)).eval()
+    image = torch.rand(2, 3, side, side)
+    with torch.no_grad():
+        assert torch.allclose(encoder.double()(image.double()).float(), encoder.float()(image), atol=1e-4)
