@@ -46,7 +46,7 @@ def test_whole_and_quarters_are_made_smaller_by_other_filters(
     monkeypatch.setattr(module, "random_resized_crop", lambda image, size, scale: image)
     torch.manual_seed(0)
     task = build("counting", gray=0.0, crop_scale=1.0)
-    image = torch.rand(1, 3, 48, 48).expand(60, -1, -1, -1)
+    image = torch.rand(1, 3, 48, 48).expand(360, -1, -1, -1)
     seen = task.transform({"image": image})["image"]
     kinds = [len(part.unique(dim=0)) for part in (seen[:, 0], seen[:, 1])]
     assert kinds == [6, 6]  # three filters, and a flip
