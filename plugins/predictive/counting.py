@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, SslkitError, TaskOptions
+from sslkit.nn import mlp
 from sslkit.report.pictures import board, side_by_side
 from sslkit.transforms import flip, grayscale, random_resized_crop, random_shrink
 
@@ -39,11 +40,7 @@ class Counting(PretextTask):
 
     def build_head(self) -> nn.Module:
         """Build the counters: linear, and never below zero."""
-        counters = nn.Linear(self.encoder.width, self.options.counters)
-        # Small at first, so that images are nearer to each other than the margin and have to be told apart.
-        nn.init.normal_(counters.weight, std=0.01)
-        nn.init.zeros_(counters.bias)
-        return nn.Sequential(counters, nn.ReLU())
+        return nn.Sequential(mlp([self.encoder.width, self.options.counters]), nn.ReLU())
 
     def setup(self) -> None:
         """Settle the size of a quarter."""
