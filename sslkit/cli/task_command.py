@@ -56,13 +56,11 @@ def add_task_command(
 
 
 def named_task(
-    arguments: list[str],
-    model: type[PretrainSpec] | type[PreviewSpec] = PretrainSpec,
-    extra: dict[str, tuple[type, str]] | None = None,
+    arguments: list[str], model: type[PretrainSpec] | type[PreviewSpec], extra: dict[str, tuple[type, str]]
 ) -> str | None:
     """Return the task among the arguments of a command: the first that is neither a flag nor a flag's value."""
     switches = {flag(name) for name, field in model.model_fields.items() if field.annotation is bool}
-    switches |= {flag(name) for name, (kind, _) in (extra or {}).items() if kind is bool} | {"--help"}
+    switches |= {flag(name) for name, (kind, _) in extra.items() if kind is bool} | {"--help"}
     skip = False
     for argument in arguments:
         if skip:

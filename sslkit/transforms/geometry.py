@@ -75,8 +75,7 @@ def random_turn(image: Tensor, degrees: float) -> Tensor:
     angle = math.radians(degrees) * (2 * torch.rand(len(image), device=image.device, dtype=image.dtype) - 1)
     cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     theta = torch.stack([cosine, -sine, zero, sine, cosine, zero], dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(theta, list(image.shape), align_corners=False)
-    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return _sampled(image, theta, image.shape[-1])
 
 
 def random_shrink(image: Tensor, size: int) -> Tensor:
@@ -102,6 +101,11 @@ def crop(image: Tensor, top: Tensor, left: Tensor, down: Tensor, across: Tensor,
     zero = torch.zeros_like(top)
     # affine_grid works in [-1, 1]: scale is the box's share, translation its centre.
     theta = torch.stack([across, zero, 2 * left + across - 1, zero, down, 2 * top + down - 1], dim=1).view(-1, 2, 3)
+    return _sampled(image, theta, size)
+
+
+def _sampled(image: Tensor, theta: Tensor, size: int) -> Tensor:
+    """Return images at `size` pixels, looked at through maps of places `theta` `[B, 2, 3]`; beyond the border, its pixels."""
     grid = F.affine_grid(theta, [len(image), image.shape[1], size, size], align_corners=False)
     return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
