@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError, TaskOptions
+from sslkit import Batch, PretextTask, TaskOptions
 from sslkit.nn import Norm, Queue, mlp, sinkhorn, swapped_prediction
 from sslkit.report.pictures import colored, contact_sheets, fitted
-from sslkit.transforms import strong_view, usual_blur
+from sslkit.transforms import check_hue, strong_view, usual_blur
 
 _SMALL = 96 / 224  # of the size: small crops, in the paper
 
@@ -61,8 +61,7 @@ class SwAV(PretextTask):
         options, size = self.options, self.data.size
         self.small = int(options.crops.partition("+")[2])
         self.small_size = self.encoder.fitting(max(16, round(_SMALL * size)))
-        if self.data.channels not in (1, 3) and options.color_strength:
-            raise SslkitError(f"--color-strength: images of {self.data.channels} channels have no hue", "set it to 0")
+        check_hue(self.data.channels, options.color_strength)
         self.prototypes = nn.Parameter(F.normalize(torch.randn(options.prototypes, options.width), dim=1))
         self.queues = nn.ModuleList(Queue(options.queue, options.width) for _ in range(2 if options.queue else 0))
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError, TaskOptions
+from sslkit import Batch, PretextTask, TaskOptions
 from sslkit.nn import Norm, mlp, nt_xent
-from sslkit.transforms import strong_view, usual_blur
+from sslkit.transforms import check_hue, strong_view, usual_blur
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0, le=2)]
@@ -71,8 +71,7 @@ class SimCLR(PretextTask):
         options, small = self.options, self.data.size <= 64
         self.strength = (0.5 if small else 1.0) if options.color_strength == "auto" else options.color_strength
         self.blur = usual_blur(self.data.size) if options.blur == "auto" else options.blur
-        if self.data.channels not in (1, 3) and self.strength:
-            raise SslkitError(f"--color-strength: images of {self.data.channels} channels have no hue", "set it to 0")
+        check_hue(self.data.channels, self.strength)
 
     def _view(self, image: Tensor) -> Tensor:
         options = self.options

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, Run, SslkitError, TaskOptions
 from sslkit.report.pictures import framed, side_by_side
-from sslkit.transforms import color_jitter, flip, grayscale, random_resized_crop, random_turn
+from sslkit.transforms import check_hue, color_jitter, flip, grayscale, random_resized_crop, random_turn
 
 Count = Annotated[int, Field(ge=2)]
 _MOST = 2000
@@ -48,8 +48,7 @@ class Exemplar(PretextTask):
 
     def setup(self) -> None:
         """Keep room for which images were chosen: their class, or -1."""
-        if self.data.channels not in (1, 3) and self.options.color_strength:
-            raise SslkitError(f"--color-strength: images of {self.data.channels} channels have no hue", "set it to 0")
+        check_hue(self.data.channels, self.options.color_strength)
         self.register_buffer("label", torch.full((self.data.samples,), -1))
 
     def before_epoch(self, run: Run) -> None:

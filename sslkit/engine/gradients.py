@@ -89,8 +89,8 @@ def _uncoupled(pieces: Pieces, scale: Callable[[Tensor], Tensor]) -> StepReport:
         for name, term in terms.items():
             report.terms[name] = report.terms.get(name, 0) + term.detach()
         kept.append(_keep(task, output, batch))
-    report.seen = {name: world.gather(rows) for name, rows in _joined([seen for seen, _ in kept]).items()}
-    report.metrics = _joined([metrics for _, metrics in kept])
+    report.seen = {name: world.gather(rows) for name, rows in joined([seen for seen, _ in kept]).items()}
+    report.metrics = joined([metrics for _, metrics in kept])
     return report
 
 
@@ -146,7 +146,8 @@ def _divisor(total: Tensor) -> Tensor:
     return total.where(total != 0, 1)
 
 
-def _joined(pieces: list[Any]) -> dict[str, Any]:
+def joined(pieces: list[Any]) -> dict[str, Any]:
+    """Return the rows of all pieces together, by name."""
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sslkit.engine.checkpoint import read_model, read_resume
 from sslkit.engine.folder import RESUME, read_spec
+from sslkit.engine.gradients import as_dict, joined
 from sslkit.engine.pretrain import checked_options, prepare
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import Stepper
@@ -77,10 +78,9 @@ def pictures_of(stepper: Stepper, images: int, trained: bool) -> Tensor | None:
 def _said(stepper: Stepper, batch: Batch) -> Any:
     """Return what `predict` says of a batch, a few rows at a time."""
     samples = next(len(value) for value in batch.values() if isinstance(value, Tensor))
-    found = [stepper.task.predict(rows(batch, start, start + _AT_ONCE)) for start in range(0, samples, _AT_ONCE)]
-    if isinstance(found[0], dict):
-        return {name: torch.cat([part[name] for part in found]) for name in found[0]}
-    return torch.cat(found)
+    starts = range(0, samples, _AT_ONCE)
+    found = joined([as_dict(stepper.task.predict(rows(batch, start, start + _AT_ONCE))) for start in starts])
+    return found.get("", found)
 
 
 def _training(spec: PreviewSpec) -> Training:

@@ -26,12 +26,14 @@ from sslkit.transforms.masks import hole_mask as hole_mask
 from sslkit.transforms.masks import patches as patches
 from sslkit.transforms.masks import random_mask as random_mask
 from sslkit.transforms.masks import split_patches as split_patches
+from sslkit.transforms.views import check_hue as check_hue
 from sslkit.transforms.views import strong_view as strong_view
 from sslkit.transforms.views import usual_blur as usual_blur
 
 __all__ = [
     "block_mask",
     "center_view",
+    "check_hue",
     "color_jitter",
     "flip",
     "gaussian_blur",

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from sslkit.errors import SslkitError
 from sslkit.transforms.blur import gaussian_blur
 from sslkit.transforms.color import color_jitter, grayscale
 from sslkit.transforms.geometry import flip, random_resized_crop
@@ -10,6 +11,12 @@ from sslkit.transforms.geometry import flip, random_resized_crop
 def usual_blur(size: int) -> float:
     """Return the usual rate of blurred views of images of `size` pixels: none up to 64, half of larger ones."""
     return 0.0 if size <= 64 else 0.5
+
+
+def check_hue(channels: int, color_strength: float) -> None:
+    """Raise SslkitError if images of so many channels have no hue and their colours are to be jittered."""
+    if channels not in (1, 3) and color_strength:
+        raise SslkitError(f"--color-strength: images of {channels} channels have no hue", "set it to 0")
 
 
 def strong_view(
