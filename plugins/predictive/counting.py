@@ -8,7 +8,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, SslkitError, TaskOptions
-from sslkit.nn import mlp
 from sslkit.report.pictures import board, side_by_side
 from sslkit.transforms import flip, grayscale, random_resized_crop, random_shrink
 
@@ -35,12 +34,17 @@ class Counting(PretextTask):
 
     options: Options
     couples_samples: ClassVar = True
-    defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.05, "batch_size": 256}
     preview_columns: ClassVar = ("quarters", "whole", "counts")
 
     def build_head(self) -> nn.Module:
         """Build the counters: linear, and never below zero."""
-        return nn.Sequential(mlp([self.encoder.width, self.options.counters]), nn.ReLU())
+        counters = nn.Linear(self.encoder.width, self.options.counters)
+        # Small first counts lie within the margin, so that both terms train from the first step. A learning rate that is
+        # large for such weights would take all counters below zero, where a ReLU leaves them.
+        nn.init.normal_(counters.weight, std=0.01)
+        nn.init.zeros_(counters.bias)
+        return nn.Sequential(counters, nn.ReLU())
 
     def setup(self) -> None:
         """Settle the size of a quarter."""
