@@ -30,6 +30,7 @@ class DataInfo:
     channels: int = 3  # a text: words, each of which is one channel
     modality: str = "image"
     details: Mapping[str, Any] = field(default_factory=dict)  # what only this modality has: a vocabulary, a sample rate
+    batch_size: int = 1  # samples of a step, of all processes together
 
 
 @dataclass
@@ -158,7 +159,7 @@ class PretextTask(nn.Module):
         return {}
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Return exceptions only: dicts of `params` with `lr`, `weight_decay`, `frozen_epochs` or `frozen_steps`."""
+        """Return exceptions: dicts of `params` with `lr`, `fixed_lr`, `weight_decay`, `frozen_epochs` or `frozen_steps`."""
         return []
 
     def parts(self) -> list[tuple[str, "PretextTask", float]]:

@@ -1,18 +1,19 @@
 """Predict from one view of an image which prototypes another view belongs to."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, TaskOptions
-from sslkit.nn import Norm, Queue, mlp, sinkhorn, swapped_prediction
-from sslkit.report.pictures import colored, contact_sheets, fitted
-from sslkit.transforms import check_hue, strong_view, usual_blur
+from sslkit import Batch, PretextTask
+from sslkit.nn import Norm, Queue, check_queue, cluster_count, mlp, sinkhorn, swapped_prediction
+from sslkit.report.pictures import contact_sheets
+from sslkit.transforms import CropOptions, Crops
 
-_SMALL = 96 / 224  # of the size: small crops, in the paper
+Prototypes = Annotated[int, Field(ge=2)]
+_MOST = 300
 
 
 class SwAV(PretextTask):
@@ -22,17 +23,18 @@ class SwAV(PretextTask):
     codes of the two large ones.
     """
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold swav's options."""
 
-        crops: str = Field(
-            default="2+6", pattern=r"^2\+\d$", description="Large and small crops of each image, such as 2+6 or 2+0."
+        crop_scale: float = Field(
+            default=0.3, gt=0, le=1, description="Smallest share of the image in a large crop (0.14 in the paper)."
         )
-        large_scale: float = Field(default=0.3, gt=0, le=1, description="Smallest share of a large crop (0.14 in the paper).")
         small_scale: float = Field(
-            default=0.3, gt=0, le=1, description="Largest share of a small crop (0.14 in the paper); the smallest is 0.05."
+            default=0.3, gt=0, le=1, description="Largest share in a small crop (0.14 in the paper); the smallest is 0.05."
         )
-        prototypes: int = Field(default=300, ge=2, description="Prototypes (3,000 in the paper).")
+        prototypes: Prototypes | Literal["auto"] = Field(
+            default="auto", description="Prototypes; auto: one for ten images, 300 at most (3,000 in the paper)."
+        )
         frozen_epochs: int = Field(default=1, ge=0, description="Epochs in which the prototypes stay as they are.")
         epsilon: float = Field(default=0.05, gt=0, description="How smooth the codes are.")
         iterations: int = Field(default=3, ge=1, le=100, description="Iterations of Sinkhorn-Knopp.")
@@ -43,9 +45,6 @@ class SwAV(PretextTask):
         queue_from: int = Field(default=15, ge=0, description="First epoch in which they are used.")
         hidden: int = Field(default=128, ge=1, description="Hidden width of the projector (2,048 in the paper).")
         width: int = Field(default=128, ge=1, description="Width of the vectors that are compared.")
-        color_strength: float = Field(
-            default=0.5, ge=0, le=2, description="Scale of the colour jitter 0.8/0.8/0.8/0.2 (1 in the paper)."
-        )
         norm: Norm = Field(default="batch", description="Norm inside the projector.")
 
     options: Options
@@ -57,12 +56,12 @@ class SwAV(PretextTask):
         return mlp([self.encoder.width, self.options.hidden, self.options.width], self.options.norm)
 
     def setup(self) -> None:
-        """Build prototypes and queues, one for each large crop, and settle the size of small crops."""
-        options, size = self.options, self.data.size
-        self.small = int(options.crops.partition("+")[2])
-        self.small_size = self.encoder.fitting(max(16, round(_SMALL * size)))
-        check_hue(self.data.channels, options.color_strength)
-        self.prototypes = nn.Parameter(F.normalize(torch.randn(options.prototypes, options.width), dim=1))
+        """Build prototypes and queues, one for each large crop."""
+        options = self.options
+        self.crops = Crops(options, self.data, self.encoder)
+        check_queue(options.queue or self.data.batch_size, self.data)
+        count = cluster_count(options.prototypes, self.data.samples, _MOST, "--prototypes")
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(count, options.width), dim=1))
         self.queues = nn.ModuleList(Queue(options.queue, options.width) for _ in range(2 if options.queue else 0))
 
     def param_groups(self) -> list[dict[str, Any]]:
@@ -71,22 +70,11 @@ class SwAV(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return two large crops `[B, 2, C, S, S]` and some small ones, `small` `[B, V, C, s, s]`."""
-        options, image = self.options, batch["image"]
-        blur = usual_blur(self.data.size)
-
-        def views(count: int, size: int, scale: tuple[float, float]) -> Tensor:
-            seen = [strong_view(image, size, scale, options.color_strength, blur=blur) for _ in range(count)]
-            return torch.stack(seen, dim=1)
-
-        found = {"image": views(2, self.data.size, (options.large_scale, 1.0))}
-        if self.small:
-            smallest = min(0.05, options.small_scale)
-            found["small"] = views(self.small, self.small_size, (smallest, options.small_scale))
-        return found
+        return self.crops.draw(batch["image"])
 
     def predict(self, batch: Batch) -> Tensor:
         """Return unit vectors of all crops, the large ones first, `[B, 2 + V, D]`: one pass of the encoder for each size."""
-        sizes = [batch["image"], batch["small"]] if self.small else [batch["image"]]
+        sizes = [batch["image"], batch["small"]] if self.crops.small else [batch["image"]]
         features = torch.cat([self.each_view(self.encoder, views) for views in sizes], dim=1)
         unit: Tensor = F.normalize(self.head(features.flatten(0, 1)), dim=1)
         folded: Tensor = unit.unflatten(0, features.shape[:2])
@@ -115,7 +103,9 @@ class SwAV(PretextTask):
 
     def reasons(self) -> dict[str, str]:
         """Say how large the small crops are."""
-        said = {"crops": f"{self.options.crops}, of {self.data.size} and {self.small_size} px"} if self.small else {}
+        said = self.crops.reasons()
+        if self.options.prototypes == "auto":
+            said["prototypes"] = f"{len(self.prototypes)}: for {self.data.samples:,} images"
         if self.options.queue:
             said["queue"] = f"{self.options.queue:,} images, used from epoch {self.options.queue_from} on"
         return said
@@ -124,8 +114,7 @@ class SwAV(PretextTask):
         """Return the crops of each image; of a trained task, a contact sheet with a prototype in each row."""
         if output is not None:
             return contact_sheets(batch["original"], (output[:, 0] @ self.prototypes.T).argmax(dim=1))
-        small = fitted(batch["small"], self.data.size) if self.small else batch["image"][:, :0]
-        return colored(torch.cat([batch["image"], small], dim=1))
+        return self.crops.pictures(batch)
 
     def _codes(self, output: Tensor) -> Tensor:
         """Return the codes of the large crops, `[B, 2, K]`; with those of past images beside them once the queue is full."""

@@ -1,19 +1,18 @@
 """Match a view to its key among past keys kept in a queue."""
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError, TaskOptions
-from sslkit.nn import Norm, Queue, Teacher, info_nce, mlp, teacher_momentum
-from sslkit.transforms import color_jitter, flip, grayscale, random_resized_crop, strong_view, usual_blur
+from sslkit import Batch, PretextTask, SslkitError
+from sslkit.nn import Momentum, Norm, Queue, Teacher, check_queue, info_nce, mlp, momentum_reason, teacher_momentum
+from sslkit.transforms import ViewOptions, Views, color_jitter, flip, grayscale, random_resized_crop
 
 Temperature = Annotated[float, Field(gt=0)]
-Momentum = Annotated[float, Field(ge=0, lt=1)]
 _PAPER_MOMENTUM = 0.999
 
 
@@ -23,7 +22,7 @@ class MoCo(PretextTask):
     Keys come from a teacher in eval mode: BatchNorm cannot leak which of them belong to one batch.
     """
 
-    class Options(TaskOptions):
+    class Options(ViewOptions):
         """Hold MoCo's options."""
 
         recipe: Literal["v1", "v2"] = Field(
@@ -33,16 +32,23 @@ class MoCo(PretextTask):
             default="auto", description="Temperature of the loss; auto: 0.07 for v1, 0.2 for v2."
         )
         queue: int = Field(default=4096, ge=1, description="Keys in the queue (65,536 in the paper).")
-        momentum: Momentum | Literal["auto"] = Field(
+        momentum: Momentum = Field(
             default="auto", description="Momentum of the teacher; auto: 1 - 10/steps, from 0.9 to the paper's 0.999."
         )
         hidden: int = Field(default=128, ge=1, description="Hidden width of v2's head (the encoder's width in the paper).")
         width: int = Field(default=128, ge=1, description="Width of queries and keys.")
         norm: Norm = Field(default="batch", description="Norm inside v2's head (none in the paper, whose runs are longer).")
-        crop_scale: float = Field(default=0.2, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
+
+        @field_validator("recipe", mode="before")
+        @classmethod
+        def _third(cls, recipe: Any) -> Any:
+            if recipe == "v3":
+                raise ValueError("v3 is a task of its own: sslkit pretrain mocov3")
+            return recipe
 
     options: Options
     defaults: ClassVar = {"optimizer": "sgd", "lr": 0.12, "weight_decay": 5e-4, "batch_size": 256}
+    preview_columns: ClassVar = ("query", "key")
 
     def build_head(self) -> nn.Module:
         """Build the head: linear, or an MLP with one hidden layer."""
@@ -53,9 +59,11 @@ class MoCo(PretextTask):
     def setup(self) -> None:
         """Build teacher and queue."""
         self.teacher = Teacher(self.encoder, self.head)
+        check_queue(self.options.queue, self.data)
         self.queue = Queue(self.options.queue, self.options.width)
-        if self.data.channels not in (1, 3):
-            raise SslkitError(f"--data: images of {self.data.channels} channels have no hue", "moco jitters colours of 1 or 3")
+        self.views = Views(self.options, self.data)
+        if self.options.recipe == "v1" and (self.options.color_strength, self.options.blur) != ("auto", "auto"):
+            raise SslkitError("--color-strength, --blur: v1 has its own jitter and no blur", "leave them out, or --recipe v2")
 
     def transform(self, batch: Batch) -> Batch:
         """Return query and key view of each image, `[B, 2, C, S, S]`."""
@@ -91,9 +99,7 @@ class MoCo(PretextTask):
         """Say what `auto` became."""
         options = self.options
         said = {"temperature": f"{self.temperature:g}: the one of {options.recipe}"} if options.temperature == "auto" else {}
-        if options.momentum == "auto":
-            said["momentum"] = f"{self.momentum:.4f}: 1 - 10/steps, from 0.9 to {_PAPER_MOMENTUM}"
-        return said
+        return said | momentum_reason(options.momentum, self.clock, _PAPER_MOMENTUM)
 
     @property
     def temperature(self) -> float:
@@ -110,8 +116,7 @@ class MoCo(PretextTask):
         return info_nce(output["query"], output["key"], self.queue.rows, self.temperature)
 
     def _view(self, image: Tensor) -> Tensor:
-        size, scale = self.data.size, (self.options.crop_scale, 1.0)
-        if self.options.recipe == "v1":
-            image = flip(random_resized_crop(image, size, scale=scale))
-            return grayscale(color_jitter(image, 0.4, 0.4, 0.4, 0.4, probability=1.0))
-        return strong_view(image, size, scale, color_strength=0.5, blur=usual_blur(size))
+        if self.options.recipe == "v2":
+            return self.views(image)
+        image = flip(random_resized_crop(image, self.data.size, scale=(self.options.crop_scale, 1.0)))
+        return grayscale(color_jitter(image, 0.4, 0.4, 0.4, 0.4, probability=1.0), self.options.gray)

@@ -1,27 +1,24 @@
 """Tell two views of one image from views of all others."""
 
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, TaskOptions
+from sslkit import Batch, PretextTask
 from sslkit.nn import Norm, mlp, nt_xent
-from sslkit.transforms import check_hue, strong_view, usual_blur
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Strength = Annotated[float, Field(ge=0, le=2)]
+from sslkit.transforms import ViewOptions, Views
 
 
 class SimCLR(PretextTask):
     """Tell two views of one image from views of all others (Chen et al., 2020)."""
 
-    class Options(TaskOptions):
+    class Options(ViewOptions):
         """Hold SimCLR's options."""
 
+        crop_scale: float = Field(default=0.08, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
         temperature: float = Field(
             default=0.5, gt=0, description="Temperature of the loss (0.1 in the paper at ImageNet scale)."
         )
@@ -31,18 +28,11 @@ class SimCLR(PretextTask):
         )
         width: int = Field(default=128, ge=1, description="Width of the vectors that are compared.")
         norm: Norm = Field(default="batch", description="Norm inside the projector.")
-        crop_scale: float = Field(default=0.08, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
-        color_strength: Strength | Literal["auto"] = Field(
-            default="auto", description="Scale of the colour jitter 0.8/0.8/0.8/0.2; auto: 0.5 up to 64 px, else 1."
-        )
-        gray: float = Field(default=0.2, ge=0, le=1, description="Share of views without colour.")
-        blur: Share | Literal["auto"] = Field(
-            default="auto", description="Share of blurred views; auto: none up to 64 px, else 0.5."
-        )
 
     options: Options
     couples_samples: ClassVar = True
     defaults: ClassVar = {"optimizer": "sgd", "lr": 0.12, "weight_decay": 5e-4, "batch_size": 256}
+    preview_columns: ClassVar = ("first view", "second view")
 
     def build_head(self) -> nn.Module:
         """Build the projector."""
@@ -52,9 +42,13 @@ class SimCLR(PretextTask):
         hidden = [options.hidden] if options.projector == "mlp" else []
         return mlp([self.encoder.width, *hidden, options.width], options.norm)
 
+    def setup(self) -> None:
+        """Settle how views are drawn."""
+        self.views = Views(self.options, self.data)
+
     def transform(self, batch: Batch) -> Batch:
         """Return two views of each image, `[B, 2, C, S, S]`."""
-        return {"image": torch.stack([self._view(batch["image"]) for _ in range(2)], dim=1)}
+        return {"image": self.views.two(batch["image"])}
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Return NT-Xent over projections `[B, 2, D]`."""
@@ -65,14 +59,3 @@ class SimCLR(PretextTask):
         first, second = F.normalize(output, dim=-1).unbind(1)
         bound = math.log(2 * len(output) - 1) - nt_xent(output, self.options.temperature)
         return {"alignment": (first * second).sum(dim=-1), "information_bound": bound.expand(len(output))}
-
-    def setup(self) -> None:
-        """Settle what depends on the image size."""
-        options, small = self.options, self.data.size <= 64
-        self.strength = (0.5 if small else 1.0) if options.color_strength == "auto" else options.color_strength
-        self.blur = usual_blur(self.data.size) if options.blur == "auto" else options.blur
-        check_hue(self.data.channels, self.strength)
-
-    def _view(self, image: Tensor) -> Tensor:
-        options = self.options
-        return strong_view(image, self.data.size, (options.crop_scale, 1.0), self.strength, options.gray, self.blur)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sslkit import Batch, PretextTask, SslkitError, TaskOptions
 from sslkit.nn import Norm, mlp
 from sslkit.report.pictures import board, framed, side_by_side
-from sslkit.transforms import flip, grayscale, random_resized_crop, resized, tiles
+from sslkit.transforms import flip, grayscale, random_resized_crop, resized, tiles_in_cells
 
 _TILE = 64 / 75  # of a cell's side
 
@@ -59,9 +59,7 @@ class Jigsaw(PretextTask):
         image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
         image, device = grayscale(image, self.options.gray), image.device
         shuffle = torch.randint(len(self.orders), (len(image),), device=device)
-        place = self.orders[shuffle]  # tile j of what is seen lay at place[j]
-        moved = torch.randint(self.cell - self.tile + 1, (2, len(image), 9), device=device)
-        cut = tiles(image, place // 3 * self.cell + moved[0], place % 3 * self.cell + moved[1], self.tile)
+        cut = tiles_in_cells(image, self.orders[shuffle], 3, self.tile)  # tile j lay at orders[shuffle][j]
         mean, deviation = cut.mean(dim=(2, 3, 4), keepdim=True), cut.std(dim=(2, 3, 4), keepdim=True)
         # An encoder expects images in [0, 1], of which 0.25 is a usual deviation.
         return {"image": resized((cut - mean) / (deviation + 0.02) * 0.25 + 0.5, self.seen), "shuffle": shuffle}

@@ -134,6 +134,10 @@ class Wrapped(ImageEncoder):
         super().__init__(width, in_channels)
         self.model = model
 
+    def fitting(self, side: int) -> int:
+        """Return the only size of a model that says it has one, such as torchvision's ViT; `side` for the others."""
+        return int(getattr(self.model, "image_size", side))
+
     def forward(self, image: Tensor) -> Tensor:
         """Return features `[B, width]`."""
         features: Tensor = self.model(self.normalise(image))

@@ -101,23 +101,25 @@ class PlainEncoder(ImageEncoder):
         """Return the parameters of stem and blocks."""
         return timm_stages(self.model)
 
+    def fitting(self, side: int) -> int:
+        """Return the only size that some models take, such as Swin; `side` for the others."""
+        if not self.model.pretrained_cfg.get("fixed_input_size"):
+            return side
+        built = getattr(getattr(self.model, "patch_embed", None), "img_size", None)
+        return int((built or self.model.pretrained_cfg["input_size"])[-1])
+
     def forward(self, image: Tensor) -> Tensor:
         """Return features `[B, width]`."""
         features: Tensor = self.model(self.normalise(image))
         return features
 
 
-class ConvolutionalEncoder(ImageEncoder):
+class ConvolutionalEncoder(PlainEncoder):
     """Be a timm model that ends in a feature map."""
 
     def __init__(self, model: Any, in_channels: int, normalisation: Any = None) -> None:
-        super().__init__(model.num_features, in_channels, normalisation)
-        self.model = model
+        super().__init__(model, in_channels, normalisation)
         self.offers = ("pooled", "feature_map", *(["layers"] if hasattr(model, "forward_intermediates") else []))
-
-    def stages(self) -> list[list[nn.Parameter]]:
-        """Return the parameters of stem and blocks."""
-        return timm_stages(self.model)
 
     def layers(self, image: Tensor) -> list[Tensor]:
         """Return the feature map of each resolution, `[B, w, h, w']`."""

@@ -16,8 +16,8 @@ def build_optimizer(task: PretextTask, spec: TrainSpec, steps_per_epoch: int) ->
     """Build the optimiser over the task's parameters.
 
     Biases and norms (one dimension) are not decayed. The groups of `task.param_groups()` override learning rate and
-    weight decay and may be frozen for a while; every one of them, and all other parameters together, is clipped by
-    its own norm.
+    weight decay, may keep their rate (`fixed_lr`) and may be frozen for a while; every one of them, and all other
+    parameters together, is clipped by its own norm.
     """
     groups: list[Group] = []
     exceptions = [{**group, "params": list(group["params"])} for group in task.param_groups()]
@@ -35,6 +35,7 @@ def build_optimizer(task: PretextTask, spec: TrainSpec, steps_per_epoch: int) ->
                         "peak_weight_decay": group.get("weight_decay", spec.weight_decay) if decays else 0.0,
                         "follows_weight_decay": decays and "weight_decay" not in group,
                         "frozen_steps": frozen,
+                        "fixed_lr": group.get("fixed_lr", False),
                         "clipped_with": number,
                     }
                 )
@@ -53,7 +54,7 @@ def follow_schedules(optimizer: torch.optim.Optimizer, spec: TrainSpec, clock: C
     end = spec.weight_decay if spec.weight_decay_end is None else spec.weight_decay_end
     decay = end + (spec.weight_decay - end) * cosine(clock.progress)
     for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * share
+        group["lr"] = group["peak_lr"] * (1.0 if group["fixed_lr"] else share)
         group["weight_decay"] = decay if group["follows_weight_decay"] else group["peak_weight_decay"]
         if clock.step < group["frozen_steps"]:
             for parameter in group["params"]:

@@ -1,6 +1,6 @@
 """Turn a spec into settled values that fit machine and data, each with its reason."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class Plan:
     @property
     def data(self) -> DataInfo:
         """Return what a task is told about the data."""
-        return self.source.info
+        return replace(self.source.info, batch_size=self.spec.batch_size)
 
     @property
     def recipe(self) -> encoders.Recipe:

@@ -268,7 +268,7 @@ def _metadata(training: Training, spec: TrainSpec, stepper: Stepper, fingerprint
     return {
         **describe(stepper.task.encoder),
         "task": training.name,
-        "role": "student",
+        "role": "student" if stepper.task.exports()["encoder"] is stepper.task.encoder else "teacher",
         "spec": said,
         "size": spec.size,
         "data": fingerprint,

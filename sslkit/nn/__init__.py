@@ -1,6 +1,7 @@
 """Pieces that several tasks share: heads, decoders, a teacher, a queue, losses, clusters, colours, an adversary."""
 
 from sslkit.nn.adversary import frozen as frozen
+from sslkit.nn.bank import Bank as Bank
 from sslkit.nn.clustering import Clusters as Clusters
 from sslkit.nn.clustering import cluster_count as cluster_count
 from sslkit.nn.clustering import kmeans as kmeans
@@ -15,35 +16,60 @@ from sslkit.nn.decoders import ConvDecoder as ConvDecoder
 from sslkit.nn.decoders import PatchDecoder as PatchDecoder
 from sslkit.nn.decoders import map_size as map_size
 from sslkit.nn.heads import Norm as Norm
+from sslkit.nn.heads import Prototypes as Prototypes
 from sslkit.nn.heads import mlp as mlp
+from sslkit.nn.losses import barlow_twins as barlow_twins
 from sslkit.nn.losses import info_nce as info_nce
+from sslkit.nn.losses import jensen_shannon as jensen_shannon
+from sslkit.nn.losses import margin_loss as margin_loss
+from sslkit.nn.losses import matched_nce as matched_nce
+from sslkit.nn.losses import mean_entropy as mean_entropy
+from sslkit.nn.losses import negative_cosine as negative_cosine
+from sslkit.nn.losses import noise_contrastive as noise_contrastive
 from sslkit.nn.losses import nt_xent as nt_xent
 from sslkit.nn.losses import swapped_prediction as swapped_prediction
+from sslkit.nn.losses import vicreg as vicreg
 from sslkit.nn.queue import Queue as Queue
+from sslkit.nn.queue import check_queue as check_queue
+from sslkit.nn.teacher import Momentum as Momentum
 from sslkit.nn.teacher import Teacher as Teacher
+from sslkit.nn.teacher import momentum_reason as momentum_reason
 from sslkit.nn.teacher import teacher_momentum as teacher_momentum
 
 __all__ = [
+    "Bank",
     "Clusters",
     "ConvDecoder",
+    "Momentum",
     "Norm",
     "PatchDecoder",
+    "Prototypes",
     "Queue",
     "Teacher",
     "ab_bins",
     "annealed_mean",
+    "barlow_twins",
+    "check_queue",
     "cluster_count",
     "frozen",
     "info_nce",
+    "jensen_shannon",
     "kmeans",
     "map_size",
+    "margin_loss",
+    "matched_nce",
+    "mean_entropy",
     "mlp",
+    "momentum_reason",
     "nearest_bin",
+    "negative_cosine",
+    "noise_contrastive",
     "nt_xent",
     "rarity_weights",
     "sinkhorn",
     "soft_bins",
     "swapped_prediction",
     "teacher_momentum",
+    "vicreg",
     "whitened",
 ]

@@ -57,12 +57,12 @@ def kmeans(points: Tensor, clusters: int, iterations: int = 30) -> Clusters:
     return Clusters(centers, labels, float(distances.sum()))
 
 
-def cluster_count(asked: int | Literal["auto"], samples: int) -> int:
-    """Return how many clusters so many images make; `auto` is a tenth of them, 2 to 100; raises SslkitError for too many."""
+def cluster_count(asked: int | Literal["auto"], samples: int, most: int = 100, flag: str = "--clusters") -> int:
+    """Return how many clusters so many images make; `auto` is a tenth of them, 2 to `most`; raises SslkitError for too many."""
     if asked == "auto":
-        return min(100, max(2, samples // 10))
+        return min(most, max(2, samples // 10))
     if asked > samples:
-        raise SslkitError(f"--clusters: {asked} of {samples} images", f"give at most {samples}")
+        raise SslkitError(f"{flag}: {asked:,} of {samples:,} images", f"give at most {samples:,}")
     return asked
 
 

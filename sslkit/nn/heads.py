@@ -3,7 +3,8 @@
 from itertools import pairwise
 from typing import Literal
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 Norm = Literal["batch", "layer", "none"]
 
@@ -24,3 +25,14 @@ def mlp(widths: list[int], norm: Norm = "batch", last_norm: bool = False) -> nn.
         if not last:
             layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
+
+
+class Prototypes(nn.Linear):
+    """Compare vectors `[..., D]` with prototypes, both of length one: cosines `[..., K]`, as DINO's last layer does."""
+
+    def __init__(self, width: int, count: int) -> None:
+        super().__init__(width, count, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return cosines `[..., K]`."""
+        return F.linear(F.normalize(x, dim=-1), F.normalize(self.weight, dim=1))

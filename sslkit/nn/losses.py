@@ -73,3 +73,71 @@ def swapped_prediction(scores: Tensor, codes: Tensor, temperature: float) -> Ten
     each = -torch.einsum("bak,bvk->av", codes, said) / len(scores)
     others = ~torch.eye(codes.shape[1], scores.shape[1], dtype=torch.bool, device=scores.device)
     return each[others].mean()
+
+
+def matched_nce(query: Tensor, key: Tensor, temperature: float) -> Tensor:
+    """Return InfoNCE per query `[B]`: of the keys of all, `[B, D]`, its own is the right answer.
+
+    All are unit vectors (Chen et al., 2021, algorithm 1).
+    """
+    return F.cross_entropy(query @ key.T / temperature, torch.arange(len(query), device=query.device), reduction="none")
+
+
+def noise_contrastive(key: Tensor, noise: Tensor, expected: float) -> Tensor:
+    """Return noise-contrastive estimation per query `[B]` from scores of its key `[B]` and of noise `[B, K]`.
+
+    Scores are similarities over the temperature; `expected` is the logarithm of what the sum of exponentials over K samples
+    would be, so that a key is told from noise by the odds exp(score - expected) (Wu et al., 2018, equations 4 to 8). Noise
+    of score -inf does not count.
+    """
+    return -F.logsigmoid(key - expected) - F.logsigmoid(expected - noise).sum(dim=1)
+
+
+def margin_loss(first: Tensor, second: Tensor, margin: float) -> dict[str, Tensor]:
+    """Return what pulls pairs together and what pushes others apart, of views `[B, D]` (Hadsell et al., 2006, equation 4).
+
+    `same` is the mean of d²/2 over pairs, `other` that of max(0, margin - d)²/2 over first views and other samples' second.
+    """
+    square = (first.square().sum(dim=1)[:, None] + second.square().sum(dim=1) - 2 * first @ second.T).clamp(min=1e-12)
+    others = ~torch.eye(len(first), dtype=torch.bool, device=first.device)
+    return {"same": square.diagonal().mean() / 2, "other": F.relu(margin - square.sqrt())[others].square().mean() / 2}
+
+
+def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return the mean negative cosine of vectors `[..., D]` (Chen & He, 2021, equation 1)."""
+    return -F.cosine_similarity(prediction, target, dim=-1).mean()
+
+
+def barlow_twins(first: Tensor, second: Tensor, redundancy: float) -> dict[str, Tensor]:
+    """Return how far the correlations of two views `[B, D]` are from one and from zero (Zbontar et al., 2021, equation 1)."""
+    first, second = (F.batch_norm(view, None, None, training=True) for view in (first, second))
+    correlation = first.T @ second / len(first)
+    diagonal = correlation.diagonal()
+    others = correlation.square().sum() - diagonal.square().sum()
+    return {"invariance": (diagonal - 1).square().sum(), "redundancy": redundancy * others}
+
+
+def vicreg(first: Tensor, second: Tensor, deviation: float = 1.0) -> dict[str, Tensor]:
+    """Return invariance, variance and covariance of two views `[B, D]`, unweighted (Bardes et al., 2022, equations 1 to 5)."""
+    spread = [F.relu(deviation - (view.var(dim=0) + 1e-4).sqrt()).mean() for view in (first, second)]
+    covariances = [torch.cov(view.T) for view in (first, second)]
+    others = [(one.square().sum() - one.diagonal().square().sum()) / first.shape[1] for one in covariances]
+    return {
+        "invariance": F.mse_loss(first, second),
+        "variance": (spread[0] + spread[1]) / 2,
+        "covariance": others[0] + others[1],
+    }
+
+
+def mean_entropy(probabilities: Tensor) -> Tensor:
+    """Return the entropy in nats of the mean of distributions `[N, K]` (Assran et al., 2022, equation 2)."""
+    entropy: Tensor = torch.special.entr(probabilities.mean(dim=0)).sum()
+    return entropy
+
+
+def jensen_shannon(scores: Tensor, same: Tensor) -> Tensor:
+    """Return minus the Jensen-Shannon bound on information, of scores `[N, M]` and which pairs belong together, bool.
+
+    The mean over those of softplus(-score), and that over all others of softplus(score) (Hjelm et al., 2019, equation 4).
+    """
+    return F.softplus(-scores[same]).mean() + F.softplus(scores[~same]).mean()

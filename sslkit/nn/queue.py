@@ -4,6 +4,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sslkit.errors import SslkitError
+from sslkit.task import DataInfo
+
+
+def check_queue(size: int, data: DataInfo) -> None:
+    """Raise SslkitError if a queue would not hold one batch: the others' keys would be lost."""
+    if size < data.batch_size:
+        raise SslkitError(
+            f"--queue: {size:,} are fewer than a batch of {data.batch_size:,}", f"give at least {data.batch_size:,}"
+        )
+
 
 class Queue(nn.Module):
     """Hold the last `size` unit vectors, `rows` `[size, width]`; random ones until it is full.

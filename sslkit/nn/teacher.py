@@ -1,9 +1,11 @@
 """A teacher: a copy of networks that follows them slowly and is never optimised."""
 
 import copy
-from typing import Literal
+import math
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit.task import Clock
@@ -45,9 +47,22 @@ class Teacher(nn.Module):
                 buffer.copy_(source)
 
 
-def teacher_momentum(asked: float | Literal["auto"], clock: Clock, largest: float) -> float:
+Momentum = Annotated[float, Field(ge=0, lt=1)] | Literal["auto"]
+
+
+def teacher_momentum(asked: Momentum, clock: Clock, largest: float, rises: bool = False) -> float:
     """Return the momentum of a teacher; `auto` is 1 - 10/steps, between 0.9 and the paper's `largest`.
 
-    Papers' values assume 10⁵ steps: after 300 steps of 0.996 a teacher would still be 30% random.
+    Papers' values assume 10⁵ steps: after 300 steps of 0.996 a teacher would still be 30% random. If it `rises`, it comes to 1
+    on half a cosine wave (Grill et al., 2020, section 3.2).
     """
-    return min(max(1 - 10 / clock.steps, 0.9), largest) if asked == "auto" else asked
+    momentum = min(max(1 - 10 / clock.steps, 0.9), largest) if asked == "auto" else asked
+    return 1 - (1 - momentum) * (1 + math.cos(math.pi * clock.progress)) / 2 if rises else momentum
+
+
+def momentum_reason(asked: Momentum, clock: Clock, largest: float, rises: bool = False) -> dict[str, str]:
+    """Return what a task's `reasons` say of a momentum that was left on `auto`."""
+    if asked != "auto":
+        return {}
+    first = teacher_momentum(asked, Clock(steps=clock.steps), largest)
+    return {"momentum": f"{first:.4f}{', rising to 1' if rises else ''}: 1 - 10/steps, from 0.9 to {largest}"}

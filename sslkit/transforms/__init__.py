@@ -20,17 +20,27 @@ from sslkit.transforms.geometry import random_turn as random_turn
 from sslkit.transforms.geometry import resized as resized
 from sslkit.transforms.geometry import right_angles as right_angles
 from sslkit.transforms.geometry import tiles as tiles
+from sslkit.transforms.geometry import tiles_in_cells as tiles_in_cells
 from sslkit.transforms.masks import block_mask as block_mask
 from sslkit.transforms.masks import grid_mask as grid_mask
 from sslkit.transforms.masks import hole_mask as hole_mask
 from sslkit.transforms.masks import patches as patches
 from sslkit.transforms.masks import random_mask as random_mask
 from sslkit.transforms.masks import split_patches as split_patches
+from sslkit.transforms.views import CropOptions as CropOptions
+from sslkit.transforms.views import Crops as Crops
+from sslkit.transforms.views import UnlikeViewOptions as UnlikeViewOptions
+from sslkit.transforms.views import ViewOptions as ViewOptions
+from sslkit.transforms.views import Views as Views
 from sslkit.transforms.views import check_hue as check_hue
 from sslkit.transforms.views import strong_view as strong_view
-from sslkit.transforms.views import usual_blur as usual_blur
 
 __all__ = [
+    "CropOptions",
+    "Crops",
+    "UnlikeViewOptions",
+    "ViewOptions",
+    "Views",
     "block_mask",
     "center_view",
     "check_hue",
@@ -55,5 +65,5 @@ __all__ = [
     "split_patches",
     "strong_view",
     "tiles",
-    "usual_blur",
+    "tiles_in_cells",
 ]

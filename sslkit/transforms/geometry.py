@@ -62,6 +62,16 @@ def tiles(image: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
     return image.permute(0, 2, 3, 1)[sample, rows, columns].permute(0, 1, 4, 2, 3).contiguous()
 
 
+def tiles_in_cells(image: Tensor, place: Tensor, across: int, side: int) -> Tensor:
+    """Cut a square of `side` pixels at a random place out of cells of square images: `[B, V, C, side, side]`.
+
+    `place` int64 `[B, V]` numbers the cells, `across` in a row, row by row.
+    """
+    cell = image.shape[-1] // across
+    moved = torch.randint(cell - side + 1, (2, *place.shape), device=image.device)
+    return tiles(image, place // across * cell + moved[0], place % across * cell + moved[1], side)
+
+
 def resized(image: Tensor, side: int) -> Tensor:
     """Return images or tiles `[..., C, S, S]` at `side` pixels, bilinearly; as they are if they have that size."""
     if image.shape[-1] == side:

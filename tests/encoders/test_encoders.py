@@ -343,6 +343,16 @@ def test_views_of_other_sizes_are_whole_patches() -> None:
         task.predict(task.transform({"image": torch.rand(2, 3, 64, 64)}))
 
 
+def test_views_for_an_encoder_of_one_size_have_that_size() -> None:
+    recipe = recipe_for("swin_tiny_patch4_window7_224", 64, options={"img_size": "64", "window_size": "4", "embed_dim": "24"})
+    swin = EncoderBuilder(recipe, DataInfo(8, 64))()
+    assert swin.fitting(16) == 64 and built("torchvision:vit_b_16", size=224).fitting(96) == 224
+    for name in ("jigsaw", "swav"):
+        task_class = load_task(name)
+        task = task_class(task_class.Options(), swin, DataInfo(8, 64))
+        task.predict(task.transform({"image": torch.rand(2, 3, 64, 64)}))
+
+
 @pytest.mark.parametrize("side", [16, 32, 48])
 @pytest.mark.parametrize("name", ["vit_micro", "vit_small_patch16_224", "deit3_small_patch16_224"])
 def test_positions_in_double_precision_are_those_of_timm(name: str, side: int) -> None:

@@ -111,7 +111,7 @@ def test_swav_crops(build: Callable[..., Any], crops: str, size: int, views: int
     task = build("swav", crops=crops, size=size, prototypes=10).eval()
     batch = task.transform({"image": torch.rand(2, 3, size + 4, size + 4)})
     assert batch["image"].shape == (2, 2, 3, size, size)
-    assert task.small_size == small and ("small" in batch) == (views > 2)
+    assert task.crops.small_size == small and ("small" in batch) == (views > 2)
     if views > 2:
         assert batch["small"].shape == (2, views - 2, 3, small, small)
     output = task.predict(batch)
