@@ -53,13 +53,15 @@ def _nt_xent_rows(vectors: Tensor, start: int, rows: int, temperature: float) ->
     return F.cross_entropy(similarity, (asked + len(vectors) // 2) % len(vectors), reduction="none")
 
 
-def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float, same: Tensor | None = None) -> Tensor:
     """Return InfoNCE per query `[B]`: the key of `[B, D]` is the right answer among it and `negatives` `[K, D]`.
 
-    All are unit vectors (He et al., 2020, equation 1).
+    (He et al., 2020, equation 1.) Negatives that are a query's own key, bool `same` `[B, K]`, do not count.
     """
-    positive = (query * key).sum(dim=1, keepdim=True)
-    logits = torch.cat([positive, query @ negatives.T], dim=1) / temperature
+    others = query @ negatives.T
+    if same is not None:
+        others = others.masked_fill(same, float("-inf"))
+    logits = torch.cat([(query * key).sum(dim=1, keepdim=True), others], dim=1) / temperature
     return -F.log_softmax(logits, dim=1)[:, 0]
 
 
