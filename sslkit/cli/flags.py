@@ -127,7 +127,9 @@ def complaints(error: ValidationError, model: type[BaseModel]) -> list[str]:
             lines[name] = f"{flag(name)} is missing"
         elif name in model.model_fields:
             given = problem["input"] if len(problem["loc"]) == 1 or not isinstance(problem["input"], dict) else "..."
-            lines.setdefault(name, f"{flag(name)}: should be {expected(model.model_fields[name])} (got {given})")
+            told = problem["type"] == "value_error"  # by a validator of the field's own
+            said = problem["msg"].removeprefix("Value error, ") if told else f"should be {expected(model.model_fields[name])}"
+            lines.setdefault(name, f"{flag(name)}: {said} (got {given})")
         else:
             lines.setdefault(name, problem["msg"].removeprefix("Value error, "))
     return list(lines.values())

@@ -37,14 +37,21 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def follow(self, *modules: nn.Module, momentum: float) -> None:
-        """Keep `momentum` of each parameter and take the rest from the modules; buffers are copied."""
+        """Keep `momentum` of each parameter and each running statistic, and take the rest from the modules.
+
+        Statistics copied as they are would be those of other weights than the teacher's, and a BatchNorm in eval mode believes
+        them. Whole numbers, such as counts, are copied.
+        """
         for mine, theirs in zip(self.parts, modules, strict=True):
             old: list[Tensor] = list(mine.parameters())
             new: list[Tensor] = list(theirs.parameters())
             if old:
                 torch._foreach_lerp_(old, new, 1 - momentum)
             for buffer, source in zip(mine.buffers(), theirs.buffers(), strict=True):
-                buffer.copy_(source)
+                if buffer.is_floating_point():
+                    buffer.lerp_(source, 1 - momentum)
+                else:
+                    buffer.copy_(source)
 
 
 Momentum = Annotated[float, Field(ge=0, lt=1)] | Literal["auto"]

@@ -1,0 +1,175 @@
+"""Losses of contrastive and joint-embedding tasks against naive loops; the memory bank."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sslkit.nn import (
+    Bank,
+    barlow_twins,
+    info_nce,
+    jensen_shannon,
+    margin_loss,
+    matched_nce,
+    mean_entropy,
+    negative_cosine,
+    noise_contrastive,
+    swapped_prediction,
+    vicreg,
+)
+
+
+def unit(*shape: int, seed: int = 0) -> Tensor:
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double), dim=-1)
+
+
+def close(found: Tensor, wanted: float) -> None:
+    assert float(found) == pytest.approx(wanted, rel=1e-9)
+
+
+def dot(one: Tensor, other: Tensor) -> float:
+    return sum(float(a) * float(b) for a, b in zip(one, other, strict=True))
+
+
+def test_matched_nce() -> None:
+    query, key = unit(5, 7), unit(5, 7, seed=1)
+    for i, loss in enumerate(matched_nce(query, key, 0.2)):
+        every = [math.exp(dot(query[i], other) / 0.2) for other in key]
+        close(loss, -math.log(every[i] / sum(every)))
+
+
+def test_info_nce_leaves_out_negatives_that_are_the_key() -> None:
+    query, key, negatives = unit(3, 7), unit(3, 7, seed=1), unit(4, 7, seed=2)
+    same = torch.zeros(3, 4, dtype=torch.bool)
+    same[1, 2] = True
+    for i, loss in enumerate(info_nce(query, key, negatives, 0.3, same)):
+        own = math.exp(dot(query[i], key[i]) / 0.3)
+        others = [math.exp(dot(query[i], one) / 0.3) for j, one in enumerate(negatives) if not same[i, j]]
+        close(loss, -math.log(own / (own + sum(others))))
+
+
+def test_noise_contrastive_is_logistic_regression_of_the_key_against_noise() -> None:
+    key, noise = torch.tensor([1.0, -0.5], dtype=torch.double), torch.tensor([[0.3, -2], [0.1, -torch.inf]], dtype=torch.double)
+    losses = noise_contrastive(key, noise, expected=0.7)
+
+    def probability(score: float) -> float:  # of being the key: P / (P + m/N), P = exp(score) / Z
+        return math.exp(score) / (math.exp(score) + math.exp(0.7))
+
+    close(losses[0], -math.log(probability(1.0)) - math.log(1 - probability(0.3)) - math.log(1 - probability(-2)))
+    close(losses[1], -math.log(probability(-0.5)) - math.log(1 - probability(0.1)))
+
+
+def test_margin_loss() -> None:
+    first, second = unit(4, 3), unit(4, 3, seed=1)
+    distance = [[math.dist(one.tolist(), other.tolist()) for other in second] for one in first]
+    terms = margin_loss(first, second, margin=1.2)
+    close(terms["same"], sum(distance[i][i] ** 2 for i in range(4)) / 8)
+    apart = [max(0.0, 1.2 - distance[i][j]) ** 2 for i in range(4) for j in range(4) if i != j]
+    assert 0 < sum(value > 0 for value in apart) < 12
+    close(terms["other"], sum(apart) / 24)
+
+
+def test_margin_loss_of_equal_vectors_has_a_gradient() -> None:
+    vectors = torch.ones(3, 4).requires_grad_()
+    sum(margin_loss(vectors, vectors, 1.0).values(), torch.zeros(())).backward()
+    assert vectors.grad is not None and vectors.grad.isfinite().all()
+
+
+def test_negative_cosine() -> None:
+    prediction, target = 3 * unit(2, 4, 5), unit(2, 4, 5, seed=1) / 2
+    wanted = [
+        -dot(one, other) / (float(one.norm()) * float(other.norm()))
+        for one, other in zip(prediction.flatten(0, 1), target.flatten(0, 1), strict=True)
+    ]
+    close(negative_cosine(prediction, target), sum(wanted) / 8)
+
+
+def test_barlow_twins() -> None:
+    first, second = unit(6, 3), unit(6, 3, seed=1)
+
+    def correlation(i: int, j: int) -> float:
+        one, other = first[:, i], second[:, j]
+        one, other = one - one.mean(), other - other.mean()
+        # BatchNorm, which the authors normalise with, adds 1e-5 to variances.
+        deviations = math.sqrt((float(one.square().mean()) + 1e-5) * (float(other.square().mean()) + 1e-5))
+        return dot(one, other) / 6 / deviations
+
+    terms = barlow_twins(first, second, redundancy=0.1)
+    close(terms["invariance"], sum((correlation(i, i) - 1) ** 2 for i in range(3)))
+    close(terms["redundancy"], 0.1 * sum(correlation(i, j) ** 2 for i in range(3) for j in range(3) if i != j))
+
+
+def test_vicreg() -> None:
+    first, second = unit(6, 3), 2 * unit(6, 3, seed=1)
+
+    def covariance(view: Tensor, i: int, j: int) -> float:
+        return dot(view[:, i] - view[:, i].mean(), view[:, j] - view[:, j].mean()) / 5
+
+    terms = vicreg(first, second, deviation=1.0)
+    distances = [(float(a) - float(b)) ** 2 for a, b in zip(first.flatten(), second.flatten(), strict=True)]
+    close(terms["invariance"], sum(distances) / 18)
+    hinges = [max(0.0, 1 - math.sqrt(covariance(view, i, i) + 1e-4)) for view in (first, second) for i in range(3)]
+    close(terms["variance"], sum(hinges) / 6)
+    others = [covariance(view, i, j) ** 2 for view in (first, second) for i in range(3) for j in range(3) if i != j]
+    close(terms["covariance"], sum(others) / 3)
+
+
+def test_swapped_prediction_is_dinos_loss() -> None:
+    student, teacher = unit(3, 5, 4), unit(3, 2, 4, seed=1)
+    wanted, pairs = 0.0, 0
+    for a in range(2):
+        for v in range(5):
+            if a != v:
+                pairs += 1
+                for b in range(3):
+                    target, said = (teacher[b, a] / 0.04).softmax(0), (student[b, v] / 0.1).log_softmax(0)
+                    wanted -= dot(target, said) / 3
+    close(swapped_prediction(student, (teacher / 0.04).softmax(2), 0.1), wanted / pairs)
+
+
+def test_mean_entropy() -> None:
+    probabilities = unit(5, 4).softmax(dim=1)
+    mean = [sum(float(row[k]) for row in probabilities) / 5 for k in range(4)]
+    close(mean_entropy(probabilities), -sum(p * math.log(p) for p in mean))
+    assert float(mean_entropy(torch.eye(2))) == pytest.approx(math.log(2))
+    assert float(mean_entropy(torch.tensor([[1.0, 0.0]]))) == 0  # 0 log 0
+
+
+def test_jensen_shannon() -> None:
+    scores = 3 * unit(4, 4)
+    same = torch.eye(4, dtype=torch.bool)
+    right = [math.log1p(math.exp(-float(scores[i, i]))) for i in range(4)]
+    wrong = [math.log1p(math.exp(float(scores[i, j]))) for i in range(4) for j in range(4) if i != j]
+    close(jensen_shannon(scores, same), sum(right) / 4 + sum(wrong) / 12)
+
+
+def test_bank_keeps_a_moving_mean_of_length_one() -> None:
+    torch.manual_seed(0)
+    bank, vectors = Bank(6, 4), F.normalize(torch.randn(2, 4), dim=1)
+    before = bank.rows.clone()
+    bank.remember(torch.tensor([5, 2]), vectors, momentum=0.25)
+    wanted = 0.25 * before[2] + 0.75 * vectors[1]
+    assert torch.allclose(bank.rows[2], wanted / wanted.norm(), atol=1e-6)
+    assert torch.equal(bank.rows[[0, 1, 3, 4]], before[[0, 1, 3, 4]]) and "rows" in bank.state_dict()
+
+
+def test_bank_noise_is_of_the_step_and_never_the_sample_itself() -> None:
+    bank = Bank(50, 4)
+    noise = bank.noise(20, step=3)
+    assert torch.equal(noise, bank.noise(20, step=3)) and not torch.equal(noise, bank.noise(20, step=4))
+    assert bank.noise(50, step=1).tolist() == bank.noise(999, step=2).tolist() == list(range(50))
+    query, index = F.normalize(torch.randn(3, 4), dim=1), noise[[4, 7, 9]]
+    own, others = bank.scores(query, index, noise, 0.1)
+    assert torch.allclose(own, (query * bank.rows[index]).sum(dim=1) / 0.1)
+    assert torch.equal(others.isinf(), index[:, None] == noise)
+    assert float(others[0, 0]) == pytest.approx(float(query[0] @ bank.rows[noise[0]]) / 0.1, rel=1e-5)
+
+
+def test_bank_knows_what_noise_amounts_to() -> None:
+    torch.manual_seed(0)
+    bank = Bank(20000, 8)
+    drawn = torch.logsumexp(bank.rows.double() @ F.normalize(torch.randn(8, dtype=torch.double), dim=0) / 0.2, 0)
+    assert bank.expected(20000, 0.2) == pytest.approx(float(drawn), abs=0.05)
