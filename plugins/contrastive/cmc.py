@@ -32,6 +32,7 @@ class CMC(PretextTask):
 
     options: Options
     encoder: Concat
+    head: nn.ModuleList
     couples_samples: ClassVar = True
     defaults: ClassVar = {"optimizer": "sgd", "lr": 0.12, "weight_decay": 5e-4, "batch_size": 256}
 
@@ -59,7 +60,6 @@ class CMC(PretextTask):
 
     def predict(self, batch: Batch) -> Tensor:
         """Return unit vectors of lightness and colour, `[B, 2, D]`."""
-        assert isinstance(self.head, nn.ModuleList)
         said = [head(encoder(batch["image"])) for head, encoder in zip(self.head, self.encoder.encoders, strict=True)]
         return F.normalize(torch.stack(said, dim=1), dim=2)
 

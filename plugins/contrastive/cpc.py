@@ -36,6 +36,7 @@ class CPC(PretextTask):
         gray: float = Field(default=0.25, ge=0, le=1, description="Share of patches without colour.")
 
     options: Options
+    head: nn.ModuleDict
     couples_samples: ClassVar = True
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 64}
     preview_columns: ClassVar = ("image", "patches")
@@ -46,8 +47,8 @@ class CPC(PretextTask):
         return nn.ModuleDict(
             {
                 "patch": nn.Linear(self.encoder.width, width),
-                "context": nn.ModuleList(RowsAbove(width) for _ in range(self.options.layers)),
-                "predictors": nn.ModuleList(nn.Linear(width, width) for _ in range(2, self.options.below + 1)),
+                "context": nn.Sequential(*(RowsAbove(width) for _ in range(self.options.layers))),
+                "predictors": nn.Linear(width, len(self._offsets()) * width),
             }
         )
 
@@ -74,13 +75,9 @@ class CPC(PretextTask):
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return unit vectors of patches, `[B, 7, 7, D]`, and what each place predicts of rows below, `[B, R, 7, 7, D]`."""
-        assert isinstance(self.head, nn.ModuleDict)
         said = self.each_view(lambda patch: self.head["patch"](self.encoder(patch)), batch["image"])  # [B, 49, D]
-        context = said.transpose(1, 2).unflatten(2, (_SIDE, _SIDE))
-        for layer in self.head["context"]:
-            context = layer(context)
-        context = context.permute(0, 2, 3, 1)
-        predictions = torch.stack([predictor(context) for predictor in self.head["predictors"]], dim=1)
+        context = self.head["context"](said.transpose(1, 2).unflatten(2, (_SIDE, _SIDE))).permute(0, 2, 3, 1)
+        predictions = self.head["predictors"](context).unflatten(3, (-1, self.options.width)).permute(0, 3, 1, 2, 4)
         return {
             "patch": F.normalize(said, dim=2).unflatten(1, (_SIDE, _SIDE)),
             "prediction": F.normalize(predictions, dim=4),

@@ -34,6 +34,7 @@ class InfoMax(PretextTask):
         norm: Norm = Field(default="batch", description="Norm inside what compares.")
 
     options: Options
+    head: nn.ModuleDict
     reads: ClassVar = ("feature_map",)
     couples_samples: ClassVar = True
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 128}
@@ -62,7 +63,6 @@ class InfoMax(PretextTask):
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return vectors `[B, D]` and places `[B, N, D]`, and what the critic says of codes and noise, `[B]` each."""
-        assert isinstance(self.head, nn.ModuleDict)
         features = self.encoder.feature_map(batch["image"]).flatten(2).transpose(1, 2)  # [B, N, width]
         vector = features.mean(dim=1)
         found = {

@@ -41,7 +41,8 @@ class Margin(PretextTask):
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return both terms over unit vectors of projections `[B, 2, D]`."""
-        return margin_loss(*F.normalize(output, dim=2).unbind(1), self.options.margin)
+        first, second = F.normalize(output, dim=2).unbind(1)
+        return margin_loss(first, second, self.options.margin)
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return how alike the two views are, cosine, and how often the nearest second view is the image's own."""

@@ -33,6 +33,7 @@ class PIRL(PretextTask):
         norm: Norm = Field(default="none", description="Norm on what is said of each tile.")
 
     options: Options
+    head: nn.ModuleDict
     needs: ClassVar = ("index",)
     defaults: ClassVar = {"optimizer": "sgd", "lr": 0.06, "weight_decay": 5e-4, "batch_size": 256}
     preview_columns: ClassVar = ("image", "view", "tiles")
@@ -73,7 +74,6 @@ class PIRL(PretextTask):
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return unit vectors of image and tiles, `[B, D]`."""
-        assert isinstance(self.head, nn.ModuleDict)
         each = self.each_view(lambda tile: self.head["tile"](self.encoder(tile)), batch["tiles"])
         return {
             "image": F.normalize(self.head["image"](self.encoder(batch["image"])), dim=1),

@@ -49,9 +49,11 @@ class BarlowTwins(PretextTask):
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return how far the correlations of the projections `[B, 2, D]` are from the identity (equation 1)."""
-        terms = barlow_twins(*output.unbind(1), self.options.redundancy)
+        first, second = output.unbind(1)
+        terms = barlow_twins(first, second, self.options.redundancy)
         return {name: self.options.scale * term for name, term in terms.items()}
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return how alike the two projections are, cosine."""
-        return {"alignment": F.cosine_similarity(*output.unbind(1), dim=-1)}
+        first, second = output.unbind(1)
+        return {"alignment": F.cosine_similarity(first, second, dim=1)}

@@ -69,7 +69,8 @@ class BYOL(PretextTask):
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return how alike the teacher finds the two views, cosine."""
-        return {"alignment": F.cosine_similarity(*output["target"].unbind(1), dim=-1)}
+        first, second = output["target"].unbind(1)
+        return {"alignment": F.cosine_similarity(first, second, dim=1)}
 
     def reasons(self) -> dict[str, str]:
         """Say what `auto` became."""

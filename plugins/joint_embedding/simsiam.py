@@ -62,4 +62,5 @@ class SimSiam(PretextTask):
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return how alike the two projections are, cosine."""
-        return {"alignment": F.cosine_similarity(*output["target"].unbind(1), dim=-1)}
+        first, second = output["target"].unbind(1)
+        return {"alignment": F.cosine_similarity(first, second, dim=1)}

@@ -53,9 +53,11 @@ class VICReg(PretextTask):
         """Return the three terms over embeddings `[B, 2, D]`, weighted (equation 6)."""
         options = self.options
         weights = {"invariance": options.invariance, "variance": options.variance, "covariance": options.covariance}
-        terms = vicreg(*output.unbind(1), options.deviation)
+        first, second = output.unbind(1)
+        terms = vicreg(first, second, options.deviation)
         return {name: weight * terms[name] for name, weight in weights.items()}
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return how alike the two embeddings are, cosine."""
-        return {"alignment": F.cosine_similarity(*output.unbind(1), dim=-1)}
+        first, second = output.unbind(1)
+        return {"alignment": F.cosine_similarity(first, second, dim=1)}
