@@ -13,6 +13,7 @@ from sslkit.report.pictures import side_by_side
 from sslkit.transforms import center_view, flip, lab_to_rgb, random_resized_crop, rgb_to_lab
 
 _MEASURED = 1024  # images that the prior is measured on
+_GRAY = 0.03  # largest difference of channels that compression leaves in gray images
 
 
 class Colorization(PretextTask):
@@ -62,8 +63,10 @@ class Colorization(PretextTask):
     def before_epoch(self, run: Run) -> None:
         """Measure how frequent colours are, once (section 2.2; the soft encoding smooths by σ = 5)."""
         if self.clock.epoch == 0:
-            prior = torch.zeros_like(self.weights)
-            for images in run.images(_MEASURED).split(64):
+            prior, measured = torch.zeros_like(self.weights), run.images(_MEASURED)
+            if not (measured.amax(dim=1) - measured.amin(dim=1) > _GRAY).any():
+                raise SslkitError(f"--data: none of {len(measured):,} images has a colour", "colorization needs colour images")
+            for images in measured.split(64):
                 nearest, shares = self._classes(center_view(images, self.data.size))
                 prior.index_add_(0, nearest.flatten(), shares.flatten().to(prior.dtype))
             self.weights.copy_(rarity_weights(prior / prior.sum(), uniform=1 - self.options.rebalance))

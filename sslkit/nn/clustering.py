@@ -62,7 +62,7 @@ def cluster_count(asked: int | Literal["auto"], samples: int, most: int = 100, f
     if asked == "auto":
         return min(most, max(2, samples // 10))
     if asked > samples:
-        raise SslkitError(f"{flag}: {asked:,} of {samples:,} images", f"give at most {samples:,}")
+        raise SslkitError(f"{flag}: {asked:,} are more than the {samples:,} images", f"give at most {samples:,}")
     return asked
 
 

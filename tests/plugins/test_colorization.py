@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fake_run import FakeRun
@@ -66,7 +67,11 @@ def test_gray_images_are_refused_and_lightness_is_kept(
 ) -> None:
     with pytest.raises(SslkitError, match="--data: images of 1 channels have no colour"):
         build("colorization", channels=1)
-    settings = ["--data", digits, "--size", 16, "--batch-size", 16, "--steps", 2, "--workers", 0, "--json"]
-    ran = sslkit("pretrain", "colorization", *settings, "--encoder-option", "width=8", "--out", tmp_path / "run")
+    settings = ["--size", 16, "--batch-size", 16, "--steps", 2, "--workers", 0, "--json", "--encoder-option", "width=8"]
+    told = sslkit("pretrain", "colorization", "--data", digits, *settings, "--out", tmp_path / "gray")  # gray, in files of RGB
+    assert told.code == 2 and "--data: none of 48 images has a colour" in told.err
+    assert not (tmp_path / "gray" / "model.safetensors").exists()
+    np.save(tmp_path / "colors.npy", np.random.default_rng(0).integers(0, 256, (48, 16, 16, 3), dtype=np.uint8))
+    ran = sslkit("pretrain", "colorization", "--data", tmp_path / "colors.npy", *settings, "--out", tmp_path / "run")
     encoder = load(str(ran.json["checkpoint"]))
     assert encoder.recipe["select"] == "l" and encoder(torch.rand(2, 3, 16, 16)).shape == (2, 64)

@@ -35,8 +35,11 @@ def test_preview_shows_the_two_views_as_the_encoder_gets_them(build: Callable[..
         (["swav", "--small-scale", 0.001], "--small-scale: 0.001 of an image of 16 px is a crop of one pixel"),
         (["swav", "--small-size", 1], "--small-size: should be"),
         (["swav", "--crops", "1+3"], "--crops: should be Large and small crops"),
-        (["swav", "--prototypes", 1000], "--prototypes: 1,000 of 48 images"),
-        (["msn", "--prototypes", 1000, "--encoder", "vit_micro", "--encoder-option", "width=32"], "--prototypes: 1,000 of 48"),
+        (["swav", "--prototypes", 1000], "--prototypes: 1,000 are more than the 48 images"),
+        (
+            ["msn", "--prototypes", 1000, "--encoder", "vit_micro", "--encoder-option", "width=32"],
+            "--prototypes: 1,000 are more than",
+        ),
         (["msn"], "--encoder: msn reads tokens"),
         (["cpc", "--size", 8], "--size: images of 8 px are too small for patches"),
         (["pirl", "--size", 8], "--size: the nine tiles of images of 8 px"),
