@@ -37,7 +37,9 @@ class BarlowTwins(PretextTask):
     def build_head(self) -> nn.Module:
         """Build the projector: three layers."""
         options = self.options
-        return mlp([self.encoder.width, options.hidden, options.hidden, options.width], options.norm)
+        head = mlp([self.encoder.width, options.hidden, options.hidden, options.width], options.norm)
+        head[-1] = nn.Linear(options.hidden, options.width, bias=False)  # the loss takes the mean off
+        return head
 
     def setup(self) -> None:
         """Settle how views are drawn."""
