@@ -74,8 +74,7 @@ class SwAV(PretextTask):
 
     def predict(self, batch: Batch) -> Tensor:
         """Return unit vectors of all crops, the large ones first, `[B, 2 + V, D]`: one pass of the encoder for each size."""
-        sizes = [batch["image"], batch["small"]] if self.crops.small else [batch["image"]]
-        features = torch.cat([self.each_view(self.encoder, views) for views in sizes], dim=1)
+        features = self.crops.features(lambda views: self.each_view(self.encoder, views), batch)
         unit: Tensor = F.normalize(self.head(features.flatten(0, 1)), dim=1)
         folded: Tensor = unit.unflatten(0, features.shape[:2])
         return folded

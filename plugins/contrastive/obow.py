@@ -64,8 +64,7 @@ class OBoW(PretextTask):
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return what the student says of all crops, `[B, V, K]`, the teacher's words `[B, K]`, and a new word `[B, D]`."""
-        sizes = [batch["image"], batch["small"]] if self.crops.small else [batch["image"]]
-        features = torch.cat([self.each_view(self.encoder, views) for views in sizes], dim=1)
+        features = self.crops.features(lambda views: self.each_view(self.encoder, views), batch)
         compared = self.options.scale * F.normalize(self.head(self.words.rows), dim=1)
         with torch.no_grad():
             encoder = self.teacher.parts[0]

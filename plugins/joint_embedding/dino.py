@@ -81,8 +81,7 @@ class DINO(PretextTask):
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return what the student says of all crops, `[B, 2 + V, K]`, and the teacher of the large ones, `[B, 2, K]`."""
-        sizes = [batch["image"], batch["small"]] if self.crops.small else [batch["image"]]
-        features = torch.cat([self.each_view(self.encoder, views) for views in sizes], dim=1)
+        features = self.crops.features(lambda views: self.each_view(self.encoder, views), batch)
         student = self.head(features.flatten(0, 1)).unflatten(0, features.shape[:2])
         return {"student": student, "teacher": self.each_view(self.teacher, batch["image"])}
 

@@ -1,6 +1,6 @@
 """The views of an image that contrastive, clustering and joint-embedding tasks compare."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -109,6 +109,11 @@ class Crops(Views):
             small = [self._draw(image, self.small_size, self.small_scale) for _ in range(self.small)]
             found["small"] = torch.stack(small, dim=1)
         return found
+
+    def features(self, encode: Callable[[Tensor], Tensor], batch: Mapping[str, Tensor]) -> Tensor:
+        """Return what `encode` says of all crops, large ones first, `[B, 2 + V, D]`: one pass for each size."""
+        sizes = [batch["image"], batch["small"]] if self.small else [batch["image"]]
+        return torch.cat([encode(views) for views in sizes], dim=1)
 
     def pictures(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the crops of each image as columns, `[B, 2 + V, 3, S, S]`."""
