@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -16,7 +17,9 @@ ON_IMAGES = [e.name for e in registry.entries(registry.TASKS) if e.package == "s
 @pytest.mark.parametrize("task", ON_IMAGES)
 def test_every_task_shows_what_it_sees_and_says(task: str, sslkit: Run, digits: Path, trained: Path, tmp_path: Path) -> None:
     given = ["--teacher", trained] if task == "clusterfit" else []
-    data = ["--data", digits, "--size", 16 if given else 32, "--workers", 0]  # the teacher saw 16
+    np.save(tmp_path / "colors.npy", np.random.default_rng(0).integers(0, 256, (48, 16, 16, 3), dtype=np.uint8))
+    images = tmp_path / "colors.npy" if task == "colorization" else digits  # which are gray
+    data = ["--data", images, "--size", 16 if given else 32, "--workers", 0]  # the teacher saw 16
     before = sslkit("preview", task, *data, *given, "--out", tmp_path / "before.png", "--rows", 3, "--json").json
     assert before == {"path": str(tmp_path / "before.png"), "task": task, "trained": False}
     out = tmp_path / "run"
