@@ -15,9 +15,9 @@ from sslkit.nn import (
     Prototypes,
     Teacher,
     cluster_count,
-    mean_entropy,
     mlp,
     momentum_reason,
+    msn,
     sinkhorn,
     teacher_momentum,
 )
@@ -95,10 +95,8 @@ class MSN(PretextTask):
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the cross-entropy with the targets, and how far the mean is from using all prototypes (equation 1)."""
-        said = self.prototypes(output["anchor"]) / self.options.temperature  # [B, V, K]
-        cross = -(self._target(output)[:, None] * F.log_softmax(said, dim=-1)).sum(dim=-1).mean()
-        uneven = torch.log(torch.tensor(said.shape[-1])) - mean_entropy(F.softmax(said.flatten(0, 1), dim=-1))
-        return {"cross_entropy": cross, "uneven": self.options.entropy * uneven}
+        terms = msn(self.prototypes(output["anchor"]), self._target(output), self.options.temperature)
+        return {**terms, "uneven": self.options.entropy * terms["uneven"]}
 
     def after_step(self, seen: Batch) -> None:
         """Let the teacher follow."""

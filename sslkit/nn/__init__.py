@@ -23,7 +23,7 @@ from sslkit.nn.losses import info_nce as info_nce
 from sslkit.nn.losses import jensen_shannon as jensen_shannon
 from sslkit.nn.losses import margin_loss as margin_loss
 from sslkit.nn.losses import matched_nce as matched_nce
-from sslkit.nn.losses import mean_entropy as mean_entropy
+from sslkit.nn.losses import msn as msn
 from sslkit.nn.losses import negative_cosine as negative_cosine
 from sslkit.nn.losses import noise_contrastive as noise_contrastive
 from sslkit.nn.losses import nt_xent as nt_xent
@@ -58,9 +58,9 @@ __all__ = [
     "map_size",
     "margin_loss",
     "matched_nce",
-    "mean_entropy",
     "mlp",
     "momentum_reason",
+    "msn",
     "nearest_bin",
     "negative_cosine",
     "noise_contrastive",

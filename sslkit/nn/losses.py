@@ -1,5 +1,6 @@
 """Losses, each once, in float32 whatever the networks run in."""
 
+import math
 from typing import Any
 
 import torch
@@ -131,10 +132,16 @@ def vicreg(first: Tensor, second: Tensor, deviation: float = 1.0) -> dict[str, T
     }
 
 
-def mean_entropy(probabilities: Tensor) -> Tensor:
-    """Return the entropy in nats of the mean of distributions `[N, K]` (Assran et al., 2022, equation 2)."""
-    entropy: Tensor = torch.special.entr(probabilities.mean(dim=0)).sum()
-    return entropy
+def msn(scores: Tensor, target: Tensor, temperature: float) -> dict[str, Tensor]:
+    """Return how far views are from their target, and all together from using every prototype alike, in nats.
+
+    `cross_entropy` is that of targets `[B, K]` and scores `[B, V, K]`; `uneven` is log K minus the entropy of the mean
+    prediction (Assran et al., 2022, equation 1).
+    """
+    said = F.log_softmax(scores / temperature, dim=-1)
+    mean = said.exp().mean(dim=(0, 1))
+    uneven = math.log(scores.shape[-1]) - torch.special.entr(mean).sum()
+    return {"cross_entropy": -(target[:, None] * said).sum(dim=-1).mean(), "uneven": uneven}
 
 
 def jensen_shannon(scores: Tensor, same: Tensor) -> Tensor:

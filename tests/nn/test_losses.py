@@ -14,7 +14,7 @@ from sslkit.nn import (
     jensen_shannon,
     margin_loss,
     matched_nce,
-    mean_entropy,
+    msn,
     negative_cosine,
     noise_contrastive,
     swapped_prediction,
@@ -130,12 +130,17 @@ def test_swapped_prediction_is_dinos_loss() -> None:
     close(swapped_prediction(student, (teacher / 0.04).softmax(2), 0.1), wanted / pairs)
 
 
-def test_mean_entropy() -> None:
-    probabilities = unit(5, 4).softmax(dim=1)
-    mean = [sum(float(row[k]) for row in probabilities) / 5 for k in range(4)]
-    close(mean_entropy(probabilities), -sum(p * math.log(p) for p in mean))
-    assert float(mean_entropy(torch.eye(2))) == pytest.approx(math.log(2))
-    assert float(mean_entropy(torch.tensor([[1.0, 0.0]]))) == 0  # 0 log 0
+def test_msn() -> None:
+    scores, target = torch.randn(5, 3, 4, dtype=torch.double), torch.randn(5, 4, dtype=torch.double).softmax(dim=1)
+    said = [[[math.exp(float(s) / 0.5) for s in view] for view in image] for image in scores]
+    said = [[[s / sum(view) for s in view] for view in image] for image in said]
+    cross = [-sum(float(t) * math.log(s) for t, s in zip(target[b], view, strict=True)) for b in range(5) for view in said[b]]
+    mean = [sum(said[b][v][k] for b in range(5) for v in range(3)) / 15 for k in range(4)]
+    terms = msn(scores, target, 0.5)
+    close(terms["cross_entropy"], sum(cross) / 15)
+    close(terms["uneven"], math.log(4) + sum(m * math.log(m) for m in mean))
+    one = torch.tensor([[[1000.0, 0.0]]])
+    assert float(msn(one, torch.tensor([[1.0, 0.0]]), 1.0)["uneven"]) == pytest.approx(math.log(2))  # 0 log 0
 
 
 def test_jensen_shannon() -> None:
