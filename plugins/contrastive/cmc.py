@@ -34,7 +34,7 @@ class CMC(PretextTask):
     encoder: Concat
     head: nn.ModuleList
     couples_samples: ClassVar = True
-    defaults: ClassVar = {"optimizer": "sgd", "lr": 0.12, "weight_decay": 5e-4, "batch_size": 256}
+    defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
 
     @classmethod
     def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:

@@ -47,7 +47,7 @@ class MoCo(PretextTask):
             return recipe
 
     options: Options
-    defaults: ClassVar = {"optimizer": "sgd", "lr": 0.12, "weight_decay": 5e-4, "batch_size": 256}
+    defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
     preview_columns: ClassVar = ("query", "key")
 
     def build_head(self) -> nn.Module:

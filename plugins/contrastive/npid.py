@@ -32,7 +32,7 @@ class NPID(PretextTask):
 
     options: Options
     needs: ClassVar = ("index",)
-    defaults: ClassVar = {"optimizer": "sgd", "lr": 0.03, "weight_decay": 5e-4, "batch_size": 256}
+    defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
 
     def build_head(self) -> nn.Module:
         """Build the linear layer to the compared vectors."""

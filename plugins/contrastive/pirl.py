@@ -35,7 +35,7 @@ class PIRL(PretextTask):
     options: Options
     head: nn.ModuleDict
     needs: ClassVar = ("index",)
-    defaults: ClassVar = {"optimizer": "sgd", "lr": 0.06, "weight_decay": 5e-4, "batch_size": 256}
+    defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
     preview_columns: ClassVar = ("image", "view", "tiles")
 
     def build_head(self) -> nn.Module:
