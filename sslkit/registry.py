@@ -72,9 +72,11 @@ def load(entry: Entry) -> Any:
 
 
 def load_task(name: str) -> type["PretextTask"]:
-    """Return the task class for an installed name or the path of a .py file."""
+    """Return the task class for an installed name or the path of a .py file; `a+b` is one that trains both together."""
     from sslkit.task import PretextTask
 
+    if "+" in task_name(name):
+        return _joint(name)
     if name.endswith(".py"):
         return _task_from_file(Path(name))
     task = load(find(TASKS, name))
@@ -94,8 +96,18 @@ def load_source(modality: str) -> type["Source"]:
 
 
 def task_name(task: str) -> str:
-    """Return what a run of this task is called: the installed name, or the stem of the file."""
-    return Path(task).stem if task.endswith(".py") else task
+    """Return what a run of this task is called: the installed name, or the stem of the file, with a `+` between several."""
+    return "+".join(Path(part).stem if part.endswith(".py") else part for part in task.split("+"))
+
+
+def _joint(name: str) -> type["PretextTask"]:
+    from sslkit.joint import joint_task
+
+    parts = name.split("+")
+    called = [task_name(part) for part in parts]
+    if "" in called or len(set(called)) < len(called):
+        raise SslkitError(f"{name}: should be different tasks with + between them", "such as simclr+rotation")
+    return joint_task({own: load_task(part) for own, part in zip(called, parts, strict=True)})
 
 
 def _task_from_file(path: Path) -> type["PretextTask"]:

@@ -284,7 +284,7 @@ class DemoSpec(Spec):
 
 def path_options(options: type[TaskOptions]) -> list[str]:
     """Return the names of a task's options that are paths: absolute in a run's spec, and in no checkpoint."""
-    return [name for name, field in options.model_fields.items() if field.annotation is Path]
+    return [name for name, field in options.model_fields.items() if Path in (field.annotation, *get_args(field.annotation))]
 
 
 # No option of a task may be called like one of these.

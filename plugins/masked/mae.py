@@ -9,18 +9,23 @@ from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, Run, SslkitError, TaskOptions
 from sslkit.encoders import PatchEncoder
-from sslkit.nn import PatchDecoder, kmeans
+from sslkit.nn import PatchDecoder, decoder_size, kmeans
+from sslkit.report.pictures import side_by_side
 from sslkit.transforms import (
     block_mask,
     center_view,
     color_jitter,
     flip,
     grid_mask,
+    normalised_patches,
     patches,
     random_crop,
     random_mask,
     random_resized_crop,
     split_patches,
+    take_patches,
+    with_hidden,
+    with_patches,
 )
 
 Layers = Annotated[int, Field(ge=1, le=64)]
@@ -67,6 +72,7 @@ class MAE(PretextTask):
         )
 
     options: Options
+    preview_columns: ClassVar = ("as seen", "filled in", "image")
     encoder: PatchEncoder
     mean_patch: Tensor
     axes: Tensor
@@ -76,9 +82,8 @@ class MAE(PretextTask):
 
     def build_head(self) -> nn.Module:
         """Build the decoder."""
-        options, small = self.options, self.encoder.width <= 192
-        depth = (2 if small else 8) if options.decoder_depth == "auto" else options.decoder_depth
-        width = (64 if small else 512) if options.decoder_width == "auto" else options.decoder_width
+        options = self.options
+        depth, width = decoder_size(options.decoder_depth, options.decoder_width, self.encoder.width)
         self.grid = self.encoder.grid(torch.empty(1, self.data.channels, self.data.size, self.data.size))
         self.values = self.encoder.patch**2 * self.data.channels
         self.components = max(1, self.values // 8) if options.components == "auto" else options.components
@@ -129,7 +134,7 @@ class MAE(PretextTask):
         """Return the view, the places of visible and hidden patches, and what the hidden ones are."""
         image = self._view(batch["image"])
         visible, hidden = split_patches(self._mask(image), self.hidden)
-        target = self._target(_take(self._patches(image), hidden))
+        target = self._target(take_patches(self._patches(image), hidden))
         return {"image": image, "visible": visible, "hidden": hidden, "target": target}
 
     def predict(self, batch: Batch) -> Tensor:
@@ -137,10 +142,10 @@ class MAE(PretextTask):
         image, hidden = batch["image"], batch["hidden"]
         if self.options.mask_tokens_in == "decoder":
             tokens = self.encoder.tokens(image, keep=batch["visible"])
-            return _take(self.head(tokens, self.encoder.prefix, keep=batch["visible"]), hidden)
+            return take_patches(self.head(tokens, self.encoder.prefix, keep=batch["visible"]), hidden)
         mask = torch.zeros(len(image), self.grid[0] * self.grid[1], dtype=torch.bool, device=image.device)
         tokens = self.encoder.tokens(image, mask=mask.scatter(1, hidden, True), fill=self.fill)
-        return _take(self.head(tokens, self.encoder.prefix), hidden)
+        return take_patches(self.head(tokens, self.encoder.prefix), hidden)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Return the mean squared error on hidden patches, or the cross-entropy of their codes."""
@@ -149,10 +154,21 @@ class MAE(PretextTask):
         return F.mse_loss(output, batch["target"])
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return, for codes, the share told right."""
-        if self.options.target != "tokens":
-            return {}
-        return {"accuracy": (output.argmax(dim=2) == batch["target"]).float().mean(dim=1)}
+        """Return the error as a share of what each target's own mean would make, or, for codes, the share told right."""
+        target = batch["target"]
+        if self.options.target == "tokens":
+            return {"accuracy": (output.argmax(dim=2) == target).float().mean(dim=1)}
+        plain = (target - target.mean(dim=(1, 2), keepdim=True)).square().mean(dim=(1, 2))
+        return {"error_share": (output - target).square().mean(dim=(1, 2)) / plain.clamp(min=1e-4)}
+
+    def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
+        """Return what is visible of each image, the hidden part as it is filled in, and the image."""
+        image, hidden = batch["image"], batch["hidden"]
+        mask = torch.zeros(len(image), self.grid[0] * self.grid[1], dtype=torch.bool, device=image.device)
+        columns = [with_hidden(image, mask.scatter(1, hidden, True), self.grid)]
+        if output is not None:
+            columns.append(with_patches(image, hidden, self._pixels(output, image, hidden), self.encoder.patch).clamp(0, 1))
+        return side_by_side(*columns, image)
 
     def _view(self, image: Tensor) -> Tensor:
         size, kind = self.data.size, self.options.augmentation
@@ -174,18 +190,23 @@ class MAE(PretextTask):
     def _patches(self, image: Tensor) -> Tensor:
         return patches(image, self.encoder.patch)
 
+    def _pixels(self, output: Tensor, image: Tensor, hidden: Tensor) -> Tensor:
+        """Return the pixels that are told of hidden patches; a patch's own mean and deviation are what they were."""
+        kind = self.options.target
+        if kind == "normalised":
+            patch = take_patches(self._patches(image), hidden)
+            return output * (patch.var(dim=2, keepdim=True) + 1e-6).sqrt() + patch.mean(dim=2, keepdim=True)
+        if kind == "pca":
+            return output @ self.axes.T + self.mean_patch
+        return self.codebook[output.argmax(dim=2)] if kind == "tokens" else output
+
     def _target(self, patch: Tensor) -> Tensor:
         """Return what is predicted of patches `[B, H, values]`."""
         kind = self.options.target
         if kind == "normalised":
-            return (patch - patch.mean(dim=2, keepdim=True)) / (patch.var(dim=2, keepdim=True) + 1e-6).sqrt()
+            return normalised_patches(patch)
         if kind == "pca":
             return (patch - self.mean_patch) @ self.axes
         if kind == "tokens":
             return torch.cdist(patch.flatten(0, 1), self.codebook).argmin(dim=1).view(patch.shape[:2])
         return patch
-
-
-def _take(rows: Tensor, places: Tensor) -> Tensor:
-    """Return `[B, H, D]` of `[B, N, D]` at places `[B, H]`."""
-    return rows.gather(1, places[:, :, None].expand(-1, -1, rows.shape[2]))

@@ -3,7 +3,7 @@
 import inspect
 import json
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -19,8 +19,8 @@ _PLURAL = {int: "a whole number", float: "a number", bool: "true or false", str:
 
 
 def flag(name: str) -> str:
-    """Return the flag of a field."""
-    return "--" + name.replace("_", "-")
+    """Return the flag of a field; one of a task among several, `simclr__width`, is `--simclr.width`."""
+    return "--" + name.replace("__", ".").replace("_", "-")
 
 
 def command(
@@ -73,7 +73,7 @@ def _parameter(name: str, field: FieldInfo, panel: str, defaults: dict[str, Any]
     }
     annotation: Any
     if field.annotation is bool:
-        names = f"{flag(name)}/--no-{name.replace('_', '-')}" if default is True else flag(name)
+        names = f"{flag(name)}/--no-{flag(name)[2:]}" if default is True else flag(name)
         annotation = Annotated[bool | None, typer.Option(names, **settings)]
     elif get_origin(field.annotation) is dict:
         annotation = Annotated[list[str] | None, typer.Option(flag(name), metavar="KEY=VALUE", **settings)]
@@ -102,8 +102,17 @@ def read_spec_file(path: str) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise SslkitError(f"--spec: options in {path} should be a table of the task's options (got {options})")
     if options:
-        values["options"] = {key.replace("-", "_"): value for key, value in options.items()}
+        values["options"] = dict(_named(options))
     return values
+
+
+def _named(options: dict[str, Any], task: str = "") -> Iterator[tuple[str, Any]]:
+    """Return a task's options by field; those of one among several may stand in a table of its name."""
+    for key, value in options.items():
+        if isinstance(value, dict) and not task:
+            yield from _named(value, f"{key}__")
+        else:
+            yield task + key.replace("-", "_").replace(".", "__"), value
 
 
 def key_values(items: list[str], name: str) -> dict[str, str]:

@@ -22,6 +22,8 @@ from sslkit.encoders.base import Encoder as Encoder
 from sslkit.encoders.base import ImageEncoder as ImageEncoder
 from sslkit.encoders.base import PatchEncoder as PatchEncoder
 from sslkit.encoders.base import Wrapped
+from sslkit.encoders.blocks import Attention as Attention
+from sslkit.encoders.blocks import feed_forward as feed_forward
 from sslkit.encoders.composed import CHANNELS, Select
 from sslkit.encoders.composed import Concat as Concat
 from sslkit.encoders.word_vectors import WordVectors as WordVectors
@@ -32,6 +34,7 @@ Recipe = dict[str, Any]
 
 __all__ = [
     "CHANNELS",
+    "Attention",
     "Concat",
     "Encoder",
     "ImageEncoder",
@@ -42,6 +45,7 @@ __all__ = [
     "channels_of",
     "check_reads",
     "concat",
+    "feed_forward",
     "name_of",
     "narrowed",
     "plain_recipes",

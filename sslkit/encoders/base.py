@@ -94,7 +94,7 @@ class ImageEncoder(Encoder):
 class PatchEncoder(ImageEncoder):
     """Be an encoder whose tokens are the patches of an image, row by row, after `prefix` others."""
 
-    offers = ("pooled", "tokens", "feature_map", "layers")
+    offers: tuple[str, ...] = ("pooled", "tokens", "feature_map", "layers")
 
     @property
     def patch(self) -> int:

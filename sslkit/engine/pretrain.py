@@ -13,6 +13,7 @@ from sslkit.engine.folder import choose_out, holds_run, read_spec
 from sslkit.engine.plan import make_plan
 from sslkit.engine.training import Outcome, Training, merge_recorded, run_training
 from sslkit.errors import SslkitError
+from sslkit.joint import readers
 from sslkit.registry import load_source, load_task, task_name
 from sslkit.specs import PretrainSpec, path_options
 from sslkit.task import PretextTask
@@ -83,7 +84,7 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> Training:
         out=out,
         build_encoder=lambda build: task_class.build_encoder(options, build),
         build_task=lambda encoder, data: task_class(options, encoder, data),
-        reads=task_class.reads,
+        reads=readers(task_class, name),
         metadata={},
         classify=classify,
     )
@@ -94,7 +95,8 @@ def checked_options(spec: PretrainSpec, task_class: type[PretextTask], run: Path
     recorded = read_spec(run).get("options", {}) if run is not None and holds_run(run) else {}
     options = task_class.Options.model_validate({**recorded, **spec.options})
     given = options.model_dump(mode="json")
-    given |= {name: str(getattr(options, name).resolve()) for name in path_options(task_class.Options)}
+    paths = {name: getattr(options, name) for name in path_options(task_class.Options)}
+    given |= {name: str(path.resolve()) for name, path in paths.items() if path is not None}
     return {name: given[name] for name in spec.options}
 
 
@@ -125,4 +127,5 @@ def _check_encoder(spec: PretrainSpec, task_class: type[PretextTask], name: str)
         return
     with torch.device("meta"):
         encoder = encoders.build_encoder(encoders.recipe_for(spec.encoder, size, 3, spec.encoder_option), allowed=spec.encoder)
-    check_reads(encoder, spec.encoder, task_class.reads, name, task_class.modality)
+    for reader, reads in readers(task_class, name).items():
+        check_reads(encoder, spec.encoder, reads, reader, task_class.modality)

@@ -60,7 +60,7 @@ class Training:
     out: Path
     build_encoder: Callable[[EncoderBuilder], Encoder]
     build_task: Callable[[Encoder, DataInfo], PretextTask]
-    reads: tuple[str, ...]
+    reads: dict[str, tuple[str, ...]]  # of the encoder, by task
     metadata: dict[str, Any]  # what the checkpoint says besides the encoder
     classify: Callable[[Encoder], float] | None = None  # k-NN accuracy while it runs
 
@@ -214,7 +214,8 @@ def build_task(training: Training, initialise: bool) -> PretextTask:
     encoder = training.build_encoder(build)
     if spec.init is not None and initialise:
         load_initial(encoder, spec.init)
-    encoders.check_reads(encoder, spec.encoder, training.reads, training.name, plan.data.modality)
+    for name, reads in training.reads.items():
+        encoders.check_reads(encoder, spec.encoder, reads, name, plan.data.modality)
     _try(encoder, plan)
     return training.build_task(encoder, plan.data)
 

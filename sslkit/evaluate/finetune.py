@@ -218,7 +218,7 @@ def _run(
             out=trial.out,
             build_encoder=build_start,
             build_task=build_task,
-            reads=("pooled",),
+            reads={"finetune": ("pooled",)},
             metadata={"classes": list(parts.classes), "data": parts.fingerprint},
         )
     )

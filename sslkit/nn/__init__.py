@@ -12,13 +12,17 @@ from sslkit.nn.colors import annealed_mean as annealed_mean
 from sslkit.nn.colors import nearest_bin as nearest_bin
 from sslkit.nn.colors import rarity_weights as rarity_weights
 from sslkit.nn.colors import soft_bins as soft_bins
+from sslkit.nn.decoders import CodeDecoder as CodeDecoder
 from sslkit.nn.decoders import ConvDecoder as ConvDecoder
 from sslkit.nn.decoders import PatchDecoder as PatchDecoder
+from sslkit.nn.decoders import decoder_size as decoder_size
 from sslkit.nn.decoders import map_size as map_size
+from sslkit.nn.decoders import sine_positions as sine_positions
 from sslkit.nn.heads import Norm as Norm
 from sslkit.nn.heads import Prototypes as Prototypes
 from sslkit.nn.heads import mlp as mlp
 from sslkit.nn.losses import barlow_twins as barlow_twins
+from sslkit.nn.losses import error_share as error_share
 from sslkit.nn.losses import info_nce as info_nce
 from sslkit.nn.losses import jensen_shannon as jensen_shannon
 from sslkit.nn.losses import margin_loss as margin_loss
@@ -35,10 +39,15 @@ from sslkit.nn.teacher import Momentum as Momentum
 from sslkit.nn.teacher import Teacher as Teacher
 from sslkit.nn.teacher import momentum_reason as momentum_reason
 from sslkit.nn.teacher import teacher_momentum as teacher_momentum
+from sslkit.nn.tokenizer import Codebook as Codebook
+from sslkit.nn.tokenizer import read_tokenizer as read_tokenizer
+from sslkit.nn.tokenizer import tokenizer_for as tokenizer_for
 
 __all__ = [
     "Bank",
     "Clusters",
+    "CodeDecoder",
+    "Codebook",
     "ConvDecoder",
     "Momentum",
     "Norm",
@@ -51,6 +60,8 @@ __all__ = [
     "barlow_twins",
     "check_queue",
     "cluster_count",
+    "decoder_size",
+    "error_share",
     "frozen",
     "info_nce",
     "jensen_shannon",
@@ -66,10 +77,13 @@ __all__ = [
     "noise_contrastive",
     "nt_xent",
     "rarity_weights",
+    "read_tokenizer",
+    "sine_positions",
     "sinkhorn",
     "soft_bins",
     "swapped_prediction",
     "teacher_momentum",
+    "tokenizer_for",
     "vicreg",
     "whitened",
 ]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 
-def frozen(critic: nn.Module) -> Callable[[Tensor], Tensor]:
+def frozen(critic: nn.Module) -> Callable[..., Tensor]:
     """Return the critic as a function whose gradient reaches its input and not its weights.
 
     `frozen(critic)(fake)` trains who painted `fake`, `critic(fake.detach())` trains the critic: no second optimiser, and
@@ -14,8 +14,8 @@ def frozen(critic: nn.Module) -> Callable[[Tensor], Tensor]:
     """
     fixed = {name: value.detach() for name, value in (*critic.named_parameters(), *critic.named_buffers())}
 
-    def judge(image: Tensor) -> Tensor:
-        said: Tensor = functional_call(critic, fixed, (image,))
+    def judge(*given: Tensor) -> Tensor:
+        said: Tensor = functional_call(critic, fixed, given)
         return said
 
     return judge

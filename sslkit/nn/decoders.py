@@ -1,5 +1,7 @@
 """Decoders that stand on an encoder during pretraining."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,6 +47,12 @@ class PatchDecoder(nn.Module):
         return said
 
 
+def decoder_size(depth: int | Literal["auto"], width: int | Literal["auto"], encoder_width: int) -> tuple[int, int]:
+    """Return depth and width of a patch decoder; `auto` is 2 and 64 for encoders up to 192 wide, else 8 and 512."""
+    small = encoder_width <= 192
+    return (2 if small else 8) if depth == "auto" else depth, (64 if small else 512) if width == "auto" else width
+
+
 class ConvDecoder(nn.Module):
     """Turn a feature map `[B, width, h, w]` into a picture `[B, output, side, side]` by convolutions on doubled maps."""
 
@@ -72,6 +80,18 @@ class ConvDecoder(nn.Module):
             x = F.interpolate(x, size=(self.side, self.side), mode="bilinear")
         picture: Tensor = self.output(x)
         return picture
+
+
+class CodeDecoder(nn.Sequential):
+    """Turn codes `[B, code]` into pictures `[B, channels, side, side]`: a layer to a map of 4×4, then convolutions."""
+
+    def __init__(self, code: int, width: int, side: int, channels: int, norm: Norm = "batch") -> None:
+        small = min(4, side)
+        super().__init__(
+            nn.Linear(code, width * small * small),
+            nn.Unflatten(1, (width, small, small)),
+            ConvDecoder(width, (small, small), side, channels, norm),
+        )
 
 
 def map_size(encoder: Encoder, image: Tensor) -> tuple[int, int]:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_FLAT = 1e-4  # variance of a picture below which nothing is there to be told
+
 
 def nt_xent(projection: Tensor, temperature: float, at_once: int = 2**21) -> Tensor:
     """Return the normalised temperature-scaled cross-entropy of two views `[B, 2, D]` (Chen et al., 2020, eq. 1).
@@ -150,3 +152,9 @@ def jensen_shannon(scores: Tensor, same: Tensor) -> Tensor:
     The mean over those of softplus(-score), and that over all others of softplus(score) (Hjelm et al., 2019, equation 4).
     """
     return F.softplus(-scores[same]).mean() + F.softplus(scores[~same]).mean()
+
+
+def error_share(told: Tensor, true: Tensor) -> Tensor:
+    """Return the squared error of pictures `[B, C, H, W]` as a share of what each one's own mean colour would make, `[B]`."""
+    plain = (true - true.mean(dim=(2, 3), keepdim=True)).square().mean(dim=(1, 2, 3))
+    return (told - true).square().mean(dim=(1, 2, 3)) / plain.clamp(min=_FLAT)

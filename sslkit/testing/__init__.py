@@ -14,12 +14,12 @@ import torch
 
 from sslkit.registry import load_task
 from sslkit.task import PretextTask
-from sslkit.testing.bench import DEATHS, Bench, Broken, example_checkpoint
+from sslkit.testing.bench import DEATHS, Bench, Broken, example_checkpoint, example_tokenizer
 from sslkit.testing.full import FULL, check_ranks
 from sslkit.testing.quick import QUICK
 from sslkit.testing.ranks import Ranks
 
-__all__ = ["Ranks", "Verdict", "check_task", "example_checkpoint"]
+__all__ = ["Ranks", "Verdict", "check_task", "example_checkpoint", "example_tokenizer"]
 
 
 TOGETHER = "two processes learn exactly like one"

@@ -24,9 +24,10 @@ from sslkit.engine.pretrain import with_task_defaults
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import Stepper, to_device
 from sslkit.errors import SslkitError
+from sslkit.nn import tokenizer_for
 from sslkit.registry import load_source
 from sslkit.specs import PretrainSpec
-from sslkit.task import Batch, Clock, EncoderBuilder, PretextTask, rows
+from sslkit.task import Batch, Clock, DataInfo, EncoderBuilder, PretextTask, rows
 
 SAMPLES = 8
 # What a wrong task usually dies of; the promise it was asked about is broken by that.
@@ -34,7 +35,12 @@ DEATHS: tuple[type[Exception], ...] = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
     *(OSError, PicklingError, RuntimeError, SslkitError, TypeError, ValueError),
 )
-_NARROW = {"resnet_micro": {"width": "16"}, "vit_micro": {"width": "32", "depth": "2"}}
+_NARROW = {
+    "resnet_micro": {"width": "16"},
+    "vit_micro": {"width": "32", "depth": "2"},
+    "convvit_micro": {"width": "32", "depth": "1", "heads": "1"},
+    "igpt": {"width": "32", "depth": "2", "heads": "1"},
+}
 
 
 class Broken(Exception):
@@ -85,8 +91,9 @@ class Bench:
         if exact:
             given |= {"optimizer": "sgd", "lr": 0.05, "clip": clip}
         if self.task_class.modality == "image":
-            given["encoder"] = "vit_micro" if exact or "tokens" in self.task_class.reads else "resnet_micro"
-            given["encoder_option"] = _NARROW[given["encoder"]]
+            usual = "vit_micro" if exact or "tokens" in self.task_class.reads else "resnet_micro"
+            given["encoder"] = self.task_class.defaults.get("encoder", usual)
+            given["encoder_option"] = _NARROW.get(given["encoder"], {})
         spec = with_task_defaults(PretrainSpec(task="check", **given), self.task_class)
         source = self.source_class.open(spec)
         spec = spec.model_copy(update={"size": source.info.size})
@@ -150,7 +157,10 @@ class Bench:
     def options(self, exact: bool = False) -> Any:
         """Return the task's defaults, its examples of what has none, and, for exact steps, heads without BatchNorm."""
         options = self.task_class.Options
-        given = {"norm": "layer"} if exact and "norm" in options.model_fields else {}
+        norms = [
+            name for name in options.model_fields if name.rpartition("__")[2] == "norm"
+        ]
+        given = {name: "layer" for name in norms if exact}
         return options(**self.task_class.example_options(Path(self._folder.name)), **given)
 
 
@@ -162,6 +172,20 @@ def example_checkpoint(folder: Path) -> Path:
             torch.manual_seed(0)  # the same for every process
             encoder = build_encoder(recipe_for("resnet_micro", 32, options=_NARROW["resnet_micro"]))
         save_model(path, {"encoder": encoder}, {**describe(encoder), "task": "check", "size": 32, "step": 0, "data": ""})
+    return path
+
+
+def example_tokenizer(folder: Path) -> Path:
+    """Write a tokenizer of random weights into a folder, for tasks that tell its codes: a grid of 8 × 8 for 32 px."""
+    path = folder / "tokenizer.safetensors"
+    if not path.exists():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            encoder = build_encoder(recipe_for("vit_micro", 32, options=_NARROW["vit_micro"]))
+            tokenizer = tokenizer_for(encoder, DataInfo(1, 32), 8, 16, 32)
+            tokenizer.codebook.begin(torch.randn(32, 16))
+        said = {**describe(encoder), "task": "check", "size": 32, "step": 0, "data": ""}
+        save_model(path, {"encoder": encoder, "tokenizer": tokenizer}, said)
     return path
 
 

@@ -24,9 +24,13 @@ from sslkit.transforms.geometry import tiles_in_cells as tiles_in_cells
 from sslkit.transforms.masks import block_mask as block_mask
 from sslkit.transforms.masks import grid_mask as grid_mask
 from sslkit.transforms.masks import hole_mask as hole_mask
+from sslkit.transforms.masks import normalised_patches as normalised_patches
 from sslkit.transforms.masks import patches as patches
 from sslkit.transforms.masks import random_mask as random_mask
 from sslkit.transforms.masks import split_patches as split_patches
+from sslkit.transforms.masks import take_patches as take_patches
+from sslkit.transforms.masks import with_hidden as with_hidden
+from sslkit.transforms.masks import with_patches as with_patches
 from sslkit.transforms.views import CropOptions as CropOptions
 from sslkit.transforms.views import Crops as Crops
 from sslkit.transforms.views import UnlikeViewOptions as UnlikeViewOptions
@@ -51,6 +55,7 @@ __all__ = [
     "grid_mask",
     "hole_mask",
     "lab_to_rgb",
+    "normalised_patches",
     "patches",
     "random_crop",
     "random_mask",
@@ -64,6 +69,9 @@ __all__ = [
     "solarize",
     "split_patches",
     "strong_view",
+    "take_patches",
     "tiles",
     "tiles_in_cells",
+    "with_hidden",
+    "with_patches",
 ]

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -77,6 +78,30 @@ def patches(image: Tensor, side: int) -> Tensor:
     batch, channels, height, width = image.shape
     cut = image.view(batch, channels, height // side, side, width // side, side)
     return cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+def take_patches(rows: Tensor, places: Tensor) -> Tensor:
+    """Return `[B, K, D]` of `[B, N, D]`: what stands at places `[B, K]`."""
+    return rows.gather(1, places[:, :, None].expand(-1, -1, rows.shape[2]))
+
+
+def normalised_patches(patch: Tensor) -> Tensor:
+    """Return patches `[B, N, D]`, each minus its mean, over its standard deviation (He et al., 2022, section 4.1)."""
+    return (patch - patch.mean(dim=2, keepdim=True)) / (patch.var(dim=2, keepdim=True) + 1e-6).sqrt()
+
+
+def with_hidden(image: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return images `[B, C, H, W]` with the patches of a mask `[B, N]` in gray, as people are shown what is hidden."""
+    hidden = F.interpolate(mask.view(-1, 1, *grid).float(), size=image.shape[-2:])
+    return torch.where(hidden > 0, 0.5, image)
+
+
+def with_patches(image: Tensor, places: Tensor, values: Tensor, side: int) -> Tensor:
+    """Return images `[B, C, H, W]` with patches of `side` pixels at places `[B, K]` replaced by values `[B, K, D]`."""
+    batch, channels, height, width = image.shape
+    every = patches(image, side).scatter(1, places[:, :, None].expand_as(values), values.to(image.dtype))
+    cut = every.view(batch, height // side, width // side, side, side, channels)
+    return cut.permute(0, 5, 1, 3, 2, 4).reshape(image.shape)
 
 
 def _first(order: Tensor, hidden: int) -> Tensor:

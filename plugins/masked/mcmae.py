@@ -1,0 +1,101 @@
+"""Fill in hidden patches, from an encoder whose masked convolutions come before a transformer."""
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslkit import Batch, PretextTask, SslkitError, TaskOptions
+from sslkit.encoders import PatchEncoder
+from sslkit.nn import PatchDecoder, decoder_size
+from sslkit.report.pictures import side_by_side
+from sslkit.transforms import (
+    flip,
+    normalised_patches,
+    patches,
+    random_mask,
+    random_resized_crop,
+    split_patches,
+    take_patches,
+    with_hidden,
+    with_patches,
+)
+
+Layers = Annotated[int, Field(ge=1, le=64)]
+Width = Annotated[int, Field(ge=32, multiple_of=32)]
+
+
+class MCMAE(PretextTask):
+    """Fill in hidden patches, from an encoder whose masked convolutions come before a transformer (Gao et al., 2022).
+
+    What is hidden of the last grid is hidden at every resolution before, so that nothing of it leaks through a convolution.
+    """
+
+    class Options(TaskOptions):
+        """Hold the options of mcmae."""
+
+        mask_ratio: float = Field(default=0.75, gt=0, lt=1, description="Share of patches that are hidden.")
+        crop_scale: float = Field(default=0.2, gt=0, le=1, description="Smallest share of the image that a resized crop keeps.")
+        decoder_depth: Layers | Literal["auto"] = Field(
+            default="auto", description="Blocks of the decoder; auto: 2 for encoders up to 192 wide, else the paper's 8."
+        )
+        decoder_width: Width | Literal["auto"] = Field(
+            default="auto", description="Width of the decoder; auto: 64 for encoders up to 192 wide, else the paper's 512."
+        )
+
+    options: Options
+    encoder: PatchEncoder
+    reads: ClassVar = ("masked_convolutions",)
+    defaults: ClassVar = {"encoder": "convvit_micro", "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    preview_columns: ClassVar = ("as seen", "filled in", "image")
+
+    def build_head(self) -> nn.Module:
+        """Build the decoder."""
+        options, data = self.options, self.data
+        self.grid = self.encoder.grid(torch.empty(1, data.channels, data.size, data.size))
+        depth, width = decoder_size(options.decoder_depth, options.decoder_width, self.encoder.width)
+        return PatchDecoder(self.encoder.width, width, depth, self.grid, self.encoder.patch**2 * data.channels)
+
+    def setup(self) -> None:
+        """Settle how much is hidden."""
+        count = self.grid[0] * self.grid[1]
+        if count < 2:
+            raise SslkitError(
+                f"--size: an image of {self.data.size} px is one patch of the encoder", "there is nothing to hide"
+            )
+        self.hidden = min(max(1, round(self.options.mask_ratio * count)), count - 1)
+
+    def transform(self, batch: Batch) -> Batch:
+        """Return a crop, the places of visible and hidden patches, and the pixels of the latter, normalised per patch."""
+        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        mask = random_mask(len(image), self.grid[0] * self.grid[1], self.hidden, image.device)
+        visible, hidden = split_patches(mask, self.hidden)
+        target = normalised_patches(take_patches(patches(image, self.encoder.patch), hidden))
+        return {"image": image, "visible": visible, "hidden": hidden, "target": target}
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Return what the decoder says of the hidden patches, `[B, H, values]`."""
+        tokens = self.encoder.tokens(batch["image"], keep=batch["visible"])
+        return take_patches(self.head(tokens, self.encoder.prefix, keep=batch["visible"]), batch["hidden"])
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """Return the mean squared error on hidden patches."""
+        return F.mse_loss(output, batch["target"])
+
+    def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the error as a share of what each patch's own mean would make, which is nearly 1 by the normalisation."""
+        error, plain = (value.square().mean(dim=(1, 2)) for value in (output - batch["target"], batch["target"]))
+        return {"error_share": error / plain.clamp(min=1e-4)}
+
+    def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
+        """Return what is visible of each image, the hidden part as it is filled in, and the image."""
+        image, hidden = batch["image"], batch["hidden"]
+        mask = torch.zeros(len(image), self.grid[0] * self.grid[1], dtype=torch.bool, device=image.device)
+        columns = [with_hidden(image, mask.scatter(1, hidden, True), self.grid)]
+        if output is not None:
+            patch = take_patches(patches(image, self.encoder.patch), hidden)
+            told = output * (patch.var(dim=2, keepdim=True) + 1e-6).sqrt() + patch.mean(dim=2, keepdim=True)
+            columns.append(with_patches(image, hidden, told, self.encoder.patch).clamp(0, 1))
+        return side_by_side(*columns, image)
