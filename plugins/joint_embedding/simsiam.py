@@ -27,7 +27,7 @@ class SimSiam(PretextTask):
         norm: Norm = Field(default="batch", description="Norm inside projector, on its output, and inside the predictor.")
 
     options: Options
-    defaults: ClassVar = {"optimizer": "sgd", "lr": 0.06, "weight_decay": 5e-4, "batch_size": 256}
+    defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
     preview_columns: ClassVar = ("first view", "second view")
 
     def build_head(self) -> nn.Module:
