@@ -44,7 +44,7 @@ class BYOL(PretextTask):
         """Build predictor and teacher."""
         options = self.options
         self.predictor = mlp([options.width, options.hidden, options.width], options.norm)
-        self.teacher = Teacher(self.encoder, self.head)
+        self.teacher = Teacher(self.encoder, self.head, sees_batches=True)
         self.views = Views(options, self.data)
 
     def transform(self, batch: Batch) -> Batch:

@@ -70,7 +70,7 @@ class DINO(PretextTask):
 
     def setup(self) -> None:
         """Build the teacher and its centre."""
-        self.teacher = Teacher(self.encoder, self.head)
+        self.teacher = Teacher(self.encoder, self.head, sees_batches=True)
         self.register_buffer("centre", torch.zeros(self.options.outputs))
         self.crops = Crops(self.options, self.data, self.encoder)
 

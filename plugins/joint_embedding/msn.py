@@ -72,7 +72,7 @@ class MSN(PretextTask):
         options = self.options
         self.crops = Crops(options, self.data, self.encoder)
         self.prototypes = Prototypes(options.width, cluster_count(options.prototypes, self.data.samples, _MOST, "--prototypes"))
-        self.teacher = Teacher(self.encoder, self.head)
+        self.teacher = Teacher(self.encoder, self.head, sees_batches=True)
         self.grid = self.encoder.grid(torch.empty(1, self.data.channels, self.data.size, self.data.size))
         patches = self.grid[0] * self.grid[1]
         self.kept = round((1 - options.drop) * patches)

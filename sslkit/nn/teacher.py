@@ -7,26 +7,33 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sslkit.task import Clock
 
 
 class Teacher(nn.Module):
-    """Be a frozen copy of modules, applied one after the other, always in eval mode.
+    """Be a frozen copy of modules, applied one after the other, in eval mode unless it `sees_batches`.
 
     In train mode the BatchNorm of a key encoder would tell samples of one batch apart by their statistics, and a
-    contrastive task can cheat with that (He et al., 2020, section 3.3); in eval mode there is nothing to shuffle.
+    contrastive task can cheat with that (He et al., 2020, section 3.3); in eval mode there is nothing to shuffle. Without
+    negatives there is nothing to cheat with, and a teacher that `sees_batches` normalises by what it sees, as BYOL's and
+    DINO's do: averaged statistics are not those of averaged weights, and a student can predict the difference.
     """
 
-    def __init__(self, *modules: nn.Module) -> None:
+    def __init__(self, *modules: nn.Module, sees_batches: bool = False) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(copy.deepcopy(module) for module in modules)
+        self.parts, self.sees_batches = nn.ModuleList(copy.deepcopy(module) for module in modules), sees_batches
         self.requires_grad_(False)
         self.eval()
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stay in eval mode."""
-        return super().train(False)
+        """Stay in eval mode, or let BatchNorm, and nothing else, train along."""
+        super().train(False)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.train(mode and self.sees_batches)
+        return self
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
@@ -40,18 +47,21 @@ class Teacher(nn.Module):
         """Keep `momentum` of each parameter and each running statistic, and take the rest from the modules.
 
         Statistics copied as they are would be those of other weights than the teacher's, and a BatchNorm in eval mode believes
-        them. Whole numbers, such as counts, are copied.
+        them. Whole numbers, such as counts, are copied. A teacher that `sees_batches` has statistics of its own.
         """
         for mine, theirs in zip(self.parts, modules, strict=True):
             old: list[Tensor] = list(mine.parameters())
             new: list[Tensor] = list(theirs.parameters())
             if old:
                 torch._foreach_lerp_(old, new, 1 - momentum)
-            for buffer, source in zip(mine.buffers(), theirs.buffers(), strict=True):
-                if buffer.is_floating_point():
-                    buffer.lerp_(source, 1 - momentum)
-                else:
-                    buffer.copy_(source)
+            for own, other in zip(mine.modules(), theirs.modules(), strict=True):
+                if self.sees_batches and isinstance(own, _BatchNorm):
+                    continue
+                for buffer, source in zip(own.buffers(recurse=False), other.buffers(recurse=False), strict=True):
+                    if buffer.is_floating_point():
+                        buffer.lerp_(source, 1 - momentum)
+                    else:
+                        buffer.copy_(source)
 
 
 Momentum = Annotated[float, Field(ge=0, lt=1)] | Literal["auto"]

@@ -157,9 +157,7 @@ class Bench:
     def options(self, exact: bool = False) -> Any:
         """Return the task's defaults, its examples of what has none, and, for exact steps, heads without BatchNorm."""
         options = self.task_class.Options
-        norms = [
-            name for name in options.model_fields if name.rpartition("__")[2] == "norm"
-        ]
+        norms = [name for name in options.model_fields if name.rpartition("__")[2] == "norm"]
         given = {name: "layer" for name in norms if exact}
         return options(**self.task_class.example_options(Path(self._folder.name)), **given)
 

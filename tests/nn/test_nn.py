@@ -70,6 +70,22 @@ def test_teacher_follows_and_stays_in_eval_mode() -> None:
     assert not teacher(torch.randn(2, 3)).requires_grad
 
 
+def test_teacher_that_sees_batches_has_statistics_of_its_own() -> None:
+    student = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+    teacher = Teacher(student, sees_batches=True).train()
+    assert [type(module) for module in teacher.modules() if module.training] == [nn.BatchNorm1d]
+    x = torch.randn(8, 3)
+    said = teacher(x)
+    assert torch.allclose(said.mean(dim=0), torch.zeros(4), atol=1e-5) and not said.requires_grad
+    student(x + 5)
+    before = teacher.parts[0][1].running_mean.clone()
+    assert before.any()
+    teacher.follow(student, momentum=0.0)
+    assert torch.equal(teacher.parts[0][1].running_mean, before)
+    assert torch.equal(teacher.parts[0][0].weight, student[0].weight)
+    assert not any(module.training for module in teacher.eval().modules())
+
+
 def test_queue_is_a_ring() -> None:
     queue = Queue(5, 2)
     assert torch.allclose(queue.rows.norm(dim=1), torch.ones(5))
