@@ -50,6 +50,8 @@ def main() -> None:
     if arguments.train:
         train(arguments.methods, arguments.data, arguments.minutes, *map(Path, arguments.train))
         return
+    if arguments.test is None or arguments.runs is None:
+        parser.error("--test and --runs are missing")
     print(
         "| method | seed | by | images/s | steps | minutes | k-NN, weighted200 | peak memory |",
         "|---|---|---|---|---|---|---|---|",
@@ -126,18 +128,19 @@ def held(process: int) -> int:
 
 def train(method: str, data: Path, minutes: float, like: Path, out: Path) -> None:
     """Train the encoder of our checkpoint with lightly and write it as ours is."""
-    began = time.perf_counter()
     checkpoint = read_model(like)
     torch.manual_seed(json.loads((like.parent / "spec.json").read_text())["seed"])
     encoder = build_encoder(checkpoint.recipe)
     options = load_task(method).Options()
     modules, step = recipe(method, encoder, options.hidden, options.width)
-    images = Images(data, transform(method))
+    images = Images(data, transform(method, options.crop_scale))
     loader = DataLoader(images, BATCH, shuffle=True, drop_last=True, num_workers=os.cpu_count() or 1, persistent_workers=True)
     optimizer = torch.optim.SGD(modules.parameters(), lr=0.06 * BATCH / 128, momentum=0.9, weight_decay=5e-4)
     with open(out.parent / "metrics.jsonl", "w") as log:
-        last = time.perf_counter()
-        for number, views in enumerate(endless(loader)):
+        batches = endless(loader)
+        next(batches)  # workers have started: what is counted are steps, as in ours
+        began = last = time.perf_counter()
+        for number, views in enumerate(batches):
             gone = (time.perf_counter() - began) / (60 * minutes)
             if gone >= 1:
                 break
@@ -191,14 +194,14 @@ def recipe(method: str, encoder: Encoder, hidden: int, width: int) -> tuple[nn.M
     return nn.ModuleList([encoder, head]), siamese
 
 
-def transform(method: str) -> Callable[[Image.Image], list[Tensor]]:
+def transform(method: str, crop_scale: float) -> Callable[[Image.Image], list[Tensor]]:
     """Return lightly's augmentation, as strong as ours; encoders normalise their input themselves."""
     from lightly.transforms import BYOLTransform, SimCLRTransform
     from lightly.transforms.byol_transform import BYOLView1Transform, BYOLView2Transform
 
     settings: dict[str, Any] = {
         "input_size": SIZE,
-        "min_scale": 0.2,
+        "min_scale": crop_scale,
         "cj_strength": 0.5,
         "gaussian_blur": 0.0,
         "normalize": None,

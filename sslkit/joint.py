@@ -3,7 +3,9 @@
 Each task keeps its own transform, head, options and state; loss terms, metrics and entries of a batch carry its name.
 """
 
+import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from inspect import getattr_static
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,8 +17,9 @@ from torch import Tensor, nn
 
 from sslkit.encoders import Encoder
 from sslkit.errors import SslkitError
-from sslkit.specs import TaskOptions
-from sslkit.task import Batch, DataInfo, EncoderBuilder, PretextTask, Run
+from sslkit.report.pictures import colored
+from sslkit.specs import TaskOptions, flag
+from sslkit.task import Batch, DataInfo, PretextTask, Run
 
 WITHIN = "__"  # between a task and its option in Python, where a flag has a dot
 
@@ -26,18 +29,14 @@ class Joint(PretextTask):
 
     children_of: ClassVar[dict[str, type[PretextTask]]] = {}
 
-    @classmethod
-    def build_encoder(cls, options: Any, build: EncoderBuilder) -> Encoder:
-        """Build the encoder that all tasks share; raises SslkitError if one builds an encoder of its own kind."""
-        return build()
-
     def __init__(self, options: Any, encoder: Encoder, data: DataInfo) -> None:
         super().__init__(options, encoder, data)
         given, tasks = options.model_dump(), {}
         self.weights_of = dict(zip(self.children_of, map(float, options.weights.split(",")), strict=True))
         for name, child in self.children_of.items():
             own = {option: given[name + WITHIN + option] for option in child.Options.model_fields}
-            tasks[name] = child(child.Options.model_validate(own), encoder, data)
+            with _flags_of(name, child):
+                tasks[name] = child(child.Options.model_validate(own), encoder, data)
         self.tasks = nn.ModuleDict(tasks)
 
     def _tasks(self) -> Iterator[tuple[str, PretextTask]]:
@@ -47,8 +46,9 @@ class Joint(PretextTask):
 
     def before_epoch(self, run: Run) -> None:
         """Let each task prepare an epoch."""
-        for _, task in self._tasks():
-            task.before_epoch(run)
+        for name, task in self._tasks():
+            with _flags_of(name, type(task)):
+                task.before_epoch(run)
 
     def transform(self, batch: Batch) -> Batch:
         """Return what all transforms return, each under its task's name."""
@@ -120,7 +120,7 @@ class Joint(PretextTask):
             part = {**_part(batch, name), "original": batch["original"]}
             pictures = task.preview(part, None if output is None else _said(output, name))
             if pictures is not None:
-                shown.append(pictures.expand(-1, -1, 3, -1, -1))
+                shown.append(colored(pictures))
         if not shown:
             return None
         rows, side = max(map(len, shown)), max(pictures.shape[-1] for pictures in shown)
@@ -160,6 +160,22 @@ def _said(output: Mapping[str, Tensor], name: str) -> Any:
     return found[""] if list(found) == [""] else found
 
 
+@contextmanager
+def _flags_of(name: str, child: type[PretextTask]) -> Iterator[None]:
+    """Let a task's errors name the flags that its options have among several: `--queue` is `--moco.queue`."""
+    own = {flag(option) for option in child.Options.model_fields}
+
+    def full(found: re.Match[str]) -> str:
+        return f"--{name}.{found[0][2:]}" if found[0] in own else found[0]
+
+    try:
+        yield
+    except SslkitError as error:
+        error.args = (re.sub(r"--[a-z][a-z0-9-]*", full, str(error.args[0])),)
+        error.hint = re.sub(r"--[a-z][a-z0-9-]*", full, error.hint)
+        raise
+
+
 def joint_task(children: dict[str, type[PretextTask]]) -> type[Joint]:
     """Return a task that trains one encoder on several; raises SslkitError if they cannot share one."""
     title = "+".join(children)
@@ -171,6 +187,9 @@ def joint_task(children: dict[str, type[PretextTask]]) -> type[Joint]:
     own = [name for name, child in children.items() if getattr_static(child, "build_encoder") is not plain]
     if own:
         raise SslkitError(f"{title}: {own[0]} builds an encoder of its own kind", "it can't share one with other tasks")
+    unnamed = [name for name in children if not name.isidentifier()]
+    if unnamed:
+        raise SslkitError(f"{title}: {unnamed[0]} cannot stand in a flag, as in --TASK.option", "rename the file: my_task.py")
     fields: dict[str, Any] = {
         "weights": (
             str,
@@ -195,8 +214,9 @@ def joint_task(children: dict[str, type[PretextTask]]) -> type[Joint]:
         __validators__={"counted": field_validator("weights")(counted)},
         **fields,
     )
-    first, *others = children.values()
-    defaults = {key: value for child in (*reversed(others), first) for key, value in child.defaults.items()}
+    first = next(iter(children.values()))
+    encoders = [child.defaults["encoder"] for child in children.values() if "encoder" in child.defaults]
+    defaults = {**({"encoder": encoders[0]} if encoders else {}), **first.defaults}
     return type(
         title,
         (Joint,),
@@ -206,9 +226,6 @@ def joint_task(children: dict[str, type[PretextTask]]) -> type[Joint]:
             "children_of": children,
             "modality": first.modality,
             "reads": tuple(dict.fromkeys(what for child in children.values() for what in child.reads)),
-            "preview_columns": tuple(
-                f"{name}: {column}" for name, child in children.items() for column in child.preview_columns
-            ),
             "couples_samples": any(child.couples_samples for child in children.values()),
             "needs": tuple(dict.fromkeys(what for child in children.values() for what in child.needs)),
             "defaults": defaults,

@@ -75,7 +75,7 @@ def load_task(name: str) -> type["PretextTask"]:
     """Return the task class for an installed name or the path of a .py file; `a+b` is one that trains both together."""
     from sslkit.task import PretextTask
 
-    if "+" in task_name(name):
+    if len(_parts(name)) > 1:
         return _joint(name)
     if name.endswith(".py"):
         return _task_from_file(Path(name))
@@ -97,13 +97,28 @@ def load_source(modality: str) -> type["Source"]:
 
 def task_name(task: str) -> str:
     """Return what a run of this task is called: the installed name, or the stem of the file, with a `+` between several."""
-    return "+".join(Path(part).stem if part.endswith(".py") else part for part in task.split("+"))
+    return "+".join(Path(part).stem if part.endswith(".py") else part for part in _parts(task))
+
+
+def absolute(task: str) -> str:
+    """Return a task with the paths of files in it resolved: a run is looked at from other folders later."""
+    return "+".join(str(Path(part).resolve()) if part.endswith(".py") else part for part in _parts(task))
+
+
+def _parts(task: str) -> list[str]:
+    """Return what stands between the `+`; a file whose path has one is not cut."""
+    pieces, found = task.split("+"), []
+    while pieces:
+        whole = next((end for end in range(len(pieces), 1, -1) if Path("+".join(pieces[:end])).is_file()), 1)
+        found.append("+".join(pieces[:whole]))
+        pieces = pieces[whole:]
+    return found
 
 
 def _joint(name: str) -> type["PretextTask"]:
     from sslkit.joint import joint_task
 
-    parts = name.split("+")
+    parts = _parts(name)
     called = [task_name(part) for part in parts]
     if "" in called or len(set(called)) < len(called):
         raise SslkitError(f"{name}: should be different tasks with + between them", "such as simclr+rotation")

@@ -10,12 +10,12 @@ import torch
 
 from sslkit import DataInfo, EncoderBuilder, SslkitError
 from sslkit.encoders import recipe_for
-from sslkit.registry import load_task
+from sslkit.registry import load_task, task_name
 from sslkit.testing import check_task
 
 
-def joined(name: str, **options: Any) -> Any:
-    task_class, data = load_task(name), DataInfo(64, 32)
+def joined(name: str, batch_size: int = 4, **options: Any) -> Any:
+    task_class, data = load_task(name), DataInfo(64, 32, batch_size=batch_size)
     encoder = EncoderBuilder(recipe_for("resnet_micro", 32, 3, {"width": "8"}), data)()
     return task_class(task_class.Options(**options), encoder, data)
 
@@ -34,6 +34,29 @@ def test_terms_are_those_of_each_task_alone_weighted() -> None:
         "simclr.information_bound",
         "rotation.accuracy",
     }
+
+
+def test_other_settings_are_those_of_the_first() -> None:
+    assert load_task("simclr+dino").defaults == load_task("simclr").defaults
+    assert load_task("rotation+mcmae").defaults == {"encoder": "convvit_micro", **load_task("rotation").defaults}
+
+
+def test_errors_of_one_name_its_own_flags() -> None:
+    with pytest.raises(SslkitError, match=r"^--moco\.queue: 32 are fewer than a batch of 64 "):
+        joined("simclr+moco", batch_size=64, moco__queue=32)
+
+
+def test_files_take_part_wherever_they_lie(tmp_path: Path) -> None:
+    source = (Path(__file__).parent.parent / "examples" / "tilt.py").read_text()
+    odd = tmp_path / "c++" / "tilt.py"
+    odd.parent.mkdir()
+    odd.write_text(source)
+    assert load_task(str(odd)).__name__ == "Tilt" and task_name(str(odd)) == "tilt"
+    joint = load_task(f"simclr+{odd}")
+    assert list(joint.children_of) == ["simclr", "tilt"] and task_name(f"{odd}+simclr") == "tilt+simclr"
+    odd.rename(tmp_path / "my-tilt.py")
+    with pytest.raises(SslkitError, match="my-tilt cannot stand in a flag"):
+        load_task(f"simclr+{tmp_path / 'my-tilt.py'}")
 
 
 def test_state_of_each_task_is_its_own() -> None:

@@ -44,10 +44,12 @@ class Autoencoder(PretextTask):
         """Build the layer to the code and the decoder, or a decoder for each stage."""
         options, data, width = self.options, self.data, self.encoder.width
         values = data.channels * data.size**2
+        if options.layerwise:
+            if options.sparsity:
+                raise SslkitError("--layerwise and --sparsity: stages have no code", "leave one of them out")
+            return nn.ModuleDict({str(stage): decoder for stage, decoder in enumerate(self._stage_decoders())})
         if options.code >= values:
             raise SslkitError(f"--code: {options.code} values for an image of {values}", "a bottleneck is narrower")
-        if options.layerwise:
-            return nn.ModuleList(self._stage_decoders())
         return nn.ModuleDict(
             {
                 "code": nn.Linear(width, options.code),
@@ -58,14 +60,25 @@ class Autoencoder(PretextTask):
     def setup(self) -> None:
         """Settle which parameters belong to which stage."""
         if self.options.layerwise:
-            self.stages = _stages(_Layers(self.encoder), self._example())
+            self.layers_of = (_Layers(self.encoder),)  # in a tuple, or the encoder would be registered twice
+            self.stages = _stages(self.layers_of[0], self._example())
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Give all stages the same rate: on the run's cosine the last would hardly learn."""
+        if not self.options.layerwise:
+            return []
+        return [{"params": [*self.encoder.parameters(), *self.head.parameters()], "fixed_lr": True}]
 
     def transform(self, batch: Batch) -> Batch:
         """Return the image, `[B, C, S, S]`, what the encoder sees of it, `seen`, and which stage learns."""
         image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
-        left = torch.rand(len(image), 1, self.data.size, self.data.size, device=image.device) >= self.options.noise
-        stage = min(len(self.stages) - 1, int(self.clock.progress * len(self.stages))) if self.options.layerwise else 0
-        return {"image": image, "seen": image * left, "stage": stage}
+        seen = image
+        if self.options.noise:
+            seen = image * (torch.rand(len(image), 1, *image.shape[2:], device=image.device) >= self.options.noise)
+        if not self.options.layerwise:
+            return {"image": image, "seen": seen}
+        stage = min(len(self.stages) - 1, int(self.clock.progress * len(self.stages)))
+        return {"image": image, "seen": seen, "stage": str(stage)}  # a text: a compiled graph is made for each
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return the code and the image painted from it; or what a stage sees, `wanted`, and what is painted of it."""
@@ -120,8 +133,8 @@ class Autoencoder(PretextTask):
             yield ConvDecoder(said.shape[1], (height, width), seen.shape[2], seen.shape[1], self.options.norm)
 
     def _predict_stage(self, batch: Batch) -> dict[str, Tensor]:
-        stage: int = batch["stage"]
-        layers = _Layers(self.encoder)
+        stage = int(batch["stage"])
+        layers = self.layers_of[0]
         # Only this stage's own parameters get a gradient: what it sees comes from stages that are done.
         fixed = {
             name: value if name in self.stages[stage] else value.detach()
@@ -129,7 +142,7 @@ class Autoencoder(PretextTask):
         }
         found = functional_call(layers, fixed, (batch["seen"],))
         wanted = found[stage - 1].detach() if stage else batch["image"]
-        return {"wanted": wanted, "painted": self.head[stage](found[stage])}
+        return {"wanted": wanted, "painted": self.head[batch["stage"]](found[stage])}
 
 
 class _Layers(nn.Module):

@@ -14,6 +14,7 @@ from sslkit.nn import kmeans
 from sslkit.report.pictures import side_by_side
 from sslkit.transforms import center_view, flip, random_resized_crop, resized
 
+_DRAWN = 16  # pictures at most: each takes a pass of the network for every pixel
 _MEASURED, _PIXELS = 1024, 50_000  # images that colours are found on, and at most so many pixels of them
 
 
@@ -38,6 +39,11 @@ class IGPT(PretextTask):
         """Build the encoder for so many pixels and colours."""
         if build.recipe["name"] != "igpt":
             return build()
+        given = {"side", "colors"} & build.recipe["options"].keys()
+        if given:
+            raise SslkitError(f"--encoder-option {min(given)}: igpt has a flag for it", f"use --{min(given)}")
+        if options.side > build.data.size:
+            raise SslkitError(f"--side: {options.side} of images of {build.data.size} px", "pixels would only repeat")
         return build(options={**build.recipe["options"], "side": options.side, "colors": options.colors})
 
     def build_head(self) -> nn.Module:
@@ -76,7 +82,7 @@ class IGPT(PretextTask):
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return the crop, the crop in the palette, and its upper half with a lower one drawn pixel by pixel."""
-        code = batch["code"]
+        code = batch["code"][:_DRAWN]
         pictures = [self.encoder.pictures(code)]
         if output is not None:
             told = code[:, : code.shape[1] // 2]
@@ -85,4 +91,4 @@ class IGPT(PretextTask):
                 chances = self.head(self.encoder.read(read)[-1][:, -1]).float().softmax(dim=1)
                 told = torch.cat([told, torch.multinomial(chances, 1)], dim=1)
             pictures.append(self.encoder.pictures(told))
-        return side_by_side(batch["image"], *(resized(picture, self.data.size) for picture in pictures))
+        return side_by_side(batch["image"][:_DRAWN], *(resized(picture, self.data.size) for picture in pictures))

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, Run, TaskOptions
-from sslkit.nn import ConvDecoder, Norm, error_share, tokenizer_for
+from sslkit.nn import ConvDecoder, Norm, error_share, own_statistics, tokenizer_for
 from sslkit.report.pictures import side_by_side
 from sslkit.transforms import center_view, flip, random_resized_crop
 
@@ -56,13 +56,10 @@ class VQVAE(PretextTask):
         """Take the first codes from what the untrained encoder says, once."""
         if self.clock.epoch > 0:
             return
-        training = self.training
-        with torch.no_grad():
-            self.eval()
-            images = center_view(run.images(_MEASURED), self.data.size).split(128)
+        images = center_view(run.images(_MEASURED), self.data.size).split(128)
+        with torch.no_grad(), own_statistics(self.encoder):
             vectors = torch.cat([self.tokenizer(self.encoder, some).flatten(0, 1) for some in images])
-            self.train(training)
-        self.tokenizer.codebook.begin(vectors)
+        self.tokenizer.codebook.begin(vectors, self.data.batch_size * self.side**2)
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop of the image, `[B, C, S, S]`."""
@@ -87,7 +84,7 @@ class VQVAE(PretextTask):
 
     def remember(self, output: dict[str, Tensor], batch: Batch) -> Batch:
         """Keep the vectors for the codebook."""
-        return {"vector": output["vector"]}
+        return {"vector": output["vector"].detach()}
 
     def after_step(self, seen: Batch) -> None:
         """Let the codes follow the vectors."""

@@ -12,7 +12,7 @@ from sslkit import Batch, PretextTask, TaskOptions
 from sslkit.encoders import PatchEncoder
 from sslkit.nn import read_tokenizer
 from sslkit.report.pictures import side_by_side
-from sslkit.transforms import block_mask, flip, random_resized_crop, split_patches, take_patches, with_hidden
+from sslkit.transforms import block_mask, flip, hidden_count, random_resized_crop, split_patches, take_patches, with_hidden
 
 
 class BEiT(PretextTask):
@@ -50,8 +50,7 @@ class BEiT(PretextTask):
 
     def setup(self) -> None:
         """Settle how much is hidden."""
-        count = self.grid[0] * self.grid[1]
-        self.hidden = min(max(1, round(self.options.mask_ratio * count)), count - 1)
+        self.hidden = hidden_count(self.options.mask_ratio, self.grid)
         self.fill = nn.Parameter(0.02 * torch.randn(self.encoder.width))
 
     def transform(self, batch: Batch) -> Batch:
@@ -77,4 +76,4 @@ class BEiT(PretextTask):
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return the image, and what is visible of it."""
-        return side_by_side(batch["image"], with_hidden(batch["image"], batch["mask"], self.grid))
+        return side_by_side(batch["image"], with_hidden(batch["image"], batch["hidden"], self.grid))

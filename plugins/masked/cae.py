@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, TaskOptions
+from sslkit import Batch, PretextTask, SslkitError, TaskOptions
 from sslkit.encoders import Attention, PatchEncoder, feed_forward
 from sslkit.nn import read_tokenizer, sine_positions
 from sslkit.report.pictures import side_by_side
-from sslkit.transforms import block_mask, flip, random_resized_crop, split_patches, with_hidden
+from sslkit.transforms import block_mask, flip, hidden_count, random_resized_crop, split_patches, with_hidden
 
 
 class CAE(PretextTask):
@@ -54,9 +54,11 @@ class CAE(PretextTask):
         from timm.models.vision_transformer import Block  # not at the top: timm takes seconds to import
 
         data, options, width = self.data, self.options, self.encoder.width
+        if width % 4:
+            raise SslkitError(f"--encoder: its width of {width} is no multiple of 4", "cae adds sines and cosines of two axes")
         self.grid = self.encoder.grid(torch.empty(1, data.channels, data.size, data.size))
         self.tokens = read_tokenizer(options.tokenizer, "cae", data, self.grid)
-        heads = max(1, width // 32)
+        heads = next(heads for heads in range(max(1, width // 32), 0, -1) if width % heads == 0)
         self.regressor = nn.ModuleList(CrossBlock(width, heads) for _ in range(options.regressor_depth))
         return nn.ModuleDict(
             {
@@ -67,8 +69,7 @@ class CAE(PretextTask):
 
     def setup(self) -> None:
         """Settle how much is hidden, and what stands for it."""
-        count = self.grid[0] * self.grid[1]
-        self.hidden = min(max(1, round(self.options.mask_ratio * count)), count - 1)
+        self.hidden = hidden_count(self.options.mask_ratio, self.grid)
         self.query = nn.Parameter(0.02 * torch.randn(self.encoder.width))
         self.register_buffer("positions", sine_positions(self.grid, self.encoder.width), persistent=False)
 
@@ -105,9 +106,7 @@ class CAE(PretextTask):
 
     def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor:
         """Return the image, and what is visible of it."""
-        image = batch["image"]
-        mask = torch.zeros(len(image), self.grid[0] * self.grid[1], dtype=torch.bool, device=image.device)
-        return side_by_side(image, with_hidden(image, mask.scatter(1, batch["hidden"], True), self.grid))
+        return side_by_side(batch["image"], with_hidden(batch["image"], batch["hidden"], self.grid))
 
 
 class CrossBlock(nn.Module):

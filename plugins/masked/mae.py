@@ -12,11 +12,13 @@ from sslkit.encoders import PatchEncoder
 from sslkit.nn import PatchDecoder, decoder_size, kmeans
 from sslkit.report.pictures import side_by_side
 from sslkit.transforms import (
+    as_pixels,
     block_mask,
     center_view,
     color_jitter,
     flip,
     grid_mask,
+    hidden_count,
     normalised_patches,
     patches,
     random_crop,
@@ -93,18 +95,14 @@ class MAE(PretextTask):
 
     def setup(self) -> None:
         """Settle what is hidden, and keep room for what is measured."""
-        options, count = self.options, self.grid[0] * self.grid[1]
+        options = self.options
         if options.sampling == "grid" and options.mask_ratio != 0.75:
             raise SslkitError(
                 f"--mask-ratio: {options.mask_ratio} with --sampling grid", "a grid hides three of every four: 0.75"
             )
         if self.components > self.values:
             raise SslkitError(f"--components: {self.components} of patches with {self.values} values", "give at most as many")
-        if count < 2:
-            raise SslkitError(
-                f"--size: an image of {self.data.size} px is one patch of the encoder", "there is nothing to hide"
-            )
-        self.hidden = min(max(1, round(options.mask_ratio * count)), count - 1)
+        self.hidden = hidden_count(options.mask_ratio, self.grid)
         if options.sampling == "grid":
             self.hidden = int(grid_mask(1, self.grid, torch.device("cpu")).sum())
         if options.mask_tokens_in == "encoder":
@@ -164,8 +162,7 @@ class MAE(PretextTask):
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return what is visible of each image, the hidden part as it is filled in, and the image."""
         image, hidden = batch["image"], batch["hidden"]
-        mask = torch.zeros(len(image), self.grid[0] * self.grid[1], dtype=torch.bool, device=image.device)
-        columns = [with_hidden(image, mask.scatter(1, hidden, True), self.grid)]
+        columns = [with_hidden(image, hidden, self.grid)]
         if output is not None:
             columns.append(with_patches(image, hidden, self._pixels(output, image, hidden), self.encoder.patch).clamp(0, 1))
         return side_by_side(*columns, image)
@@ -194,8 +191,7 @@ class MAE(PretextTask):
         """Return the pixels that are told of hidden patches; a patch's own mean and deviation are what they were."""
         kind = self.options.target
         if kind == "normalised":
-            patch = take_patches(self._patches(image), hidden)
-            return output * (patch.var(dim=2, keepdim=True) + 1e-6).sqrt() + patch.mean(dim=2, keepdim=True)
+            return as_pixels(output, take_patches(self._patches(image), hidden))
         if kind == "pca":
             return output @ self.axes.T + self.mean_patch
         return self.codebook[output.argmax(dim=2)] if kind == "tokens" else output

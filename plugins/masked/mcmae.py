@@ -7,12 +7,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError, TaskOptions
+from sslkit import Batch, PretextTask, TaskOptions
 from sslkit.encoders import PatchEncoder
 from sslkit.nn import PatchDecoder, decoder_size
 from sslkit.report.pictures import side_by_side
 from sslkit.transforms import (
+    as_pixels,
     flip,
+    hidden_count,
     normalised_patches,
     patches,
     random_mask,
@@ -60,12 +62,7 @@ class MCMAE(PretextTask):
 
     def setup(self) -> None:
         """Settle how much is hidden."""
-        count = self.grid[0] * self.grid[1]
-        if count < 2:
-            raise SslkitError(
-                f"--size: an image of {self.data.size} px is one patch of the encoder", "there is nothing to hide"
-            )
-        self.hidden = min(max(1, round(self.options.mask_ratio * count)), count - 1)
+        self.hidden = hidden_count(self.options.mask_ratio, self.grid)
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop, the places of visible and hidden patches, and the pixels of the latter, normalised per patch."""
@@ -92,10 +89,8 @@ class MCMAE(PretextTask):
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return what is visible of each image, the hidden part as it is filled in, and the image."""
         image, hidden = batch["image"], batch["hidden"]
-        mask = torch.zeros(len(image), self.grid[0] * self.grid[1], dtype=torch.bool, device=image.device)
-        columns = [with_hidden(image, mask.scatter(1, hidden, True), self.grid)]
+        columns = [with_hidden(image, hidden, self.grid)]
         if output is not None:
-            patch = take_patches(patches(image, self.encoder.patch), hidden)
-            told = output * (patch.var(dim=2, keepdim=True) + 1e-6).sqrt() + patch.mean(dim=2, keepdim=True)
+            told = as_pixels(output, take_patches(patches(image, self.encoder.patch), hidden))
             columns.append(with_patches(image, hidden, told, self.encoder.patch).clamp(0, 1))
         return side_by_side(*columns, image)

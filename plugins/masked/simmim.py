@@ -12,6 +12,7 @@ from sslkit.encoders import PatchEncoder
 from sslkit.report.pictures import side_by_side
 from sslkit.transforms import (
     flip,
+    hidden_count,
     patches,
     random_mask,
     random_resized_crop,
@@ -62,10 +63,9 @@ class SimMIM(PretextTask):
                 "give a multiple of the patch that divides the image",
             )
         self.square, self.squares = side // patch, size // side
-        count = self.squares**2
-        if count < 2:
+        if self.squares < 2 <= size // patch:
             raise SslkitError(f"--mask-patch: a square of {side} px is all of the image", "give less")
-        self.hidden = min(max(1, round(self.options.mask_ratio * count)), count - 1)
+        self.hidden = hidden_count(self.options.mask_ratio, (self.squares, self.squares))
         self.fill = nn.Parameter(0.02 * torch.randn(self.encoder.width))
 
     def transform(self, batch: Batch) -> Batch:
@@ -97,7 +97,7 @@ class SimMIM(PretextTask):
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return the image, what is visible of it, and the hidden part as it is painted."""
-        columns = [batch["image"], with_hidden(batch["image"], batch["mask"], self.grid)]
+        columns = [batch["image"], with_hidden(batch["image"], batch["hidden"], self.grid)]
         if output is not None:
             columns.append(with_patches(batch["image"], batch["hidden"], output, self.encoder.patch).clamp(0, 1))
         return side_by_side(*columns)

@@ -14,13 +14,9 @@ from pydantic.fields import FieldInfo
 
 from sslkit.errors import SslkitError, did_you_mean
 from sslkit.specs import alternatives, limits
+from sslkit.specs import flag as flag
 
 _PLURAL = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
-
-
-def flag(name: str) -> str:
-    """Return the flag of a field; one of a task among several, `simclr__width`, is `--simclr.width`."""
-    return "--" + name.replace("__", ".").replace("_", "-")
 
 
 def command(

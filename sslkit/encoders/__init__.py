@@ -56,6 +56,10 @@ __all__ = [
 _SMALL = 64  # pixels; up to here a 7×7 stride-2 stem with max-pooling would leave almost nothing of the image
 
 
+# What to name to somebody whose encoder lacks something.
+_OFFERED = {"tokens": "vit_micro or timm's vit_*", "palette": "igpt", "masked_convolutions": "convvit_micro"}
+
+
 def recipe_for(
     name: str, size: int, in_channels: int = 3, options: dict[str, str] | None = None, pretrained: bool = False
 ) -> Recipe:
@@ -139,7 +143,7 @@ def check_reads(encoder: Encoder, name: str, reads: tuple[str, ...], task: str, 
     if missing:
         raise SslkitError(
             f"--encoder: {task} reads {' and '.join(missing)} and {name} offers {', '.join(encoder.offers)}",
-            "encoders with tokens: vit_micro and timm's vit_*" if "tokens" in missing else "try resnet_micro",
+            f"try {_OFFERED.get(missing[0], 'resnet_micro')}",
         )
 
 

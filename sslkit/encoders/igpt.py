@@ -8,6 +8,8 @@ from sslkit.encoders.base import Encoder
 from sslkit.encoders.blocks import Attention, feed_forward
 from sslkit.errors import SslkitError
 
+_IMAGES = 128  # whose distances to the palette are in memory at once
+
 
 def igpt(
     in_channels: int = 3, size: int = 32, side: int = 16, colors: int = 512, width: int = 128, depth: int = 8, heads: int = 4
@@ -50,9 +52,10 @@ class PixelTransformer(Encoder):
         """Return the nearest colour of each pixel of images `[B, C, H, W]`, row by row, int64 `[B, side * side]`."""
         with torch.autocast(image.device.type, enabled=False):
             small = F.interpolate(image.to(self.palette.dtype), size=(self.side, self.side), mode="area")
-            pixel = small.flatten(2).transpose(1, 2)
-            distance: Tensor = self.palette.square().sum(dim=1) - 2 * pixel @ self.palette.T
-            return distance.argmin(dim=2)
+            size, found = self.palette.square().sum(dim=1), []
+            for pixel in small.flatten(2).transpose(1, 2).split(_IMAGES):  # distances of all would be large
+                found.append((size - 2 * pixel @ self.palette.T).argmin(dim=2))
+            return torch.cat(found)
 
     def pictures(self, codes: Tensor) -> Tensor:
         """Return the images `[B, C, side, side]` of codes `[B, side * side]`."""
@@ -61,9 +64,7 @@ class PixelTransformer(Encoder):
 
     def read(self, codes: Tensor) -> list[Tensor]:
         """Return what each layer says at each place of codes `[B, N]` before that place's own, `[B, N, width]`."""
-        start = self.start.expand(len(codes), 1, -1)
-        x = torch.cat([start, self.color(codes[:, :-1])], dim=1) + self.position[: codes.shape[1]]
-        outputs: list[Tensor] = []
+        x, outputs = self._embed(codes), list[Tensor]()
         for block in self.blocks:
             x = block(x)
             outputs.append(x)
@@ -75,12 +76,15 @@ class PixelTransformer(Encoder):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return features `[B, width]`: the mean of the middle layer, whose blocks are the only ones computed."""
-        codes = self.codes(image)
-        start = self.start.expand(len(codes), 1, -1)
-        x = torch.cat([start, self.color(codes[:, :-1])], dim=1) + self.position
+        x = self._embed(self.codes(image))
         for block in self.blocks[: self.middle]:
             x = block(x)
         return x.mean(dim=1)
+
+    def _embed(self, codes: Tensor) -> Tensor:
+        """Return what each place begins with, `[B, N, width]`: the colour before it, and where it is."""
+        start = self.start.expand(len(codes), 1, -1)
+        return torch.cat([start, self.color(codes[:, :-1])], dim=1) + self.position[: codes.shape[1]]
 
 
 class CausalBlock(nn.Module):

@@ -7,6 +7,7 @@ for any width, loss and batch; `benchmarks/README.md` has what each kind of fail
 import math
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,10 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslkit.encoders import Encoder
-from sslkit.engine.gradients import BATCH_NORM
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import Stepper
-from sslkit.nn import Teacher
+from sslkit.nn import Teacher, own_statistics
 from sslkit.specs import PretrainSpec
 from sslkit.transforms import flip, random_resized_crop
 
@@ -76,12 +76,9 @@ class Health:
         """
         training = self.task.training
         self.task.eval()
-        norms = [module for module in self.task.encoder.modules() if isinstance(module, BATCH_NORM)] if fresh else []
-        tracked = [norm.track_running_stats for norm in norms]
-        for norm in norms:
-            norm.training, norm.track_running_stats = True, False
         try:
-            first, second = (self._features(self.task.encoder, view) for view in self.views)
+            with own_statistics(self.task.encoder) if fresh else nullcontext():
+                first, second = (self._features(self.task.encoder, view) for view in self.views)
             both = torch.cat([first, second])
             said = {
                 "rankme": rankme(both),
@@ -99,8 +96,6 @@ class Health:
                 said["online_knn"] = self.classify(self.task.encoder)
         finally:
             self.task.train(training)
-            for norm, kept in zip(norms, tracked, strict=True):
-                norm.track_running_stats = kept
         return said
 
     def judge(self, said: dict[str, float], step: int) -> list[str]:

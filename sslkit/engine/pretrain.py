@@ -14,7 +14,7 @@ from sslkit.engine.plan import make_plan
 from sslkit.engine.training import Outcome, Training, merge_recorded, run_training
 from sslkit.errors import SslkitError
 from sslkit.joint import readers
-from sslkit.registry import load_source, load_task, task_name
+from sslkit.registry import absolute, load_source, load_task, task_name
 from sslkit.specs import PretrainSpec, path_options
 from sslkit.task import PretextTask
 
@@ -112,9 +112,8 @@ def with_task_defaults(spec: PretrainSpec, task_class: type[PretextTask]) -> Pre
 def _absolute(spec: PretrainSpec) -> dict[str, Any]:
     """Return the spec's paths as absolute ones: a run is looked at from other folders later."""
     paths = {name: getattr(spec, name) for name in ("data", "init")}
-    if spec.task.endswith(".py"):
-        paths["task"] = spec.task
-    return {name: str(Path(value).resolve()) for name, value in paths.items() if value is not None}
+    found = {name: str(Path(value).resolve()) for name, value in paths.items() if value is not None}
+    return found | {"task": absolute(spec.task)}
 
 
 def _check_encoder(spec: PretrainSpec, task_class: type[PretextTask], name: str) -> None:

@@ -17,7 +17,7 @@ from sslkit.engine.stepper import Stepper
 from sslkit.engine.training import Training, build_task, load_state
 from sslkit.errors import SslkitError
 from sslkit.registry import load_task
-from sslkit.specs import PretrainSpec, PreviewSpec
+from sslkit.specs import PretrainSpec, PreviewSpec, flag
 from sslkit.task import Batch, Clock, rows
 from sslkit.transforms import center_view
 
@@ -116,7 +116,7 @@ def _recorded(spec: PreviewSpec, given: dict[str, Any]) -> PretrainSpec:
     options = checked_options(run.model_copy(update={"options": spec.options}), load_task(run.task), folder)
     differing += [name for name, value in options.items() if run.options.get(name) != value]
     if differing:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in differing)
+        flags = ", ".join(map(flag, differing))
         raise SslkitError(f"{flags}: the run in {folder} has other values", "leave them out: a checkpoint has its own")
     return run.model_copy(
         update={**{name: given[name] for name in given if name in _KEPT}, "batch_size": 2, "micro_batch": None}

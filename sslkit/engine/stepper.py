@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sslkit.data.loader import Loader, ordered_batches
 from sslkit.data.source import Source
 from sslkit.encoders import Encoder
-from sslkit.engine.gradients import Pieces, compute_gradients, norm_buffers, widen
+from sslkit.engine.gradients import BATCH_NORM, Pieces, compute_gradients, norm_buffers, widen
 from sslkit.engine.memory import keep_freed_memory
 from sslkit.engine.optim import build_optimizer, clip_gradients, follow_schedules
 from sslkit.engine.plan import Plan
@@ -29,9 +29,7 @@ class Stepper:
         if self.machine.device.type == "cpu":
             keep_freed_memory()
         if self.machine.sync_batchnorm:
-            from timm.layers.norm_act import convert_sync_batchnorm  # torch's drops activations that timm puts in norms
-
-            convert_sync_batchnorm(task)
+            _synchronise(task)
         self.task = task.to(self.machine.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.world = self.machine.world
         self.world.copy_from_first(self._tensors())
@@ -224,6 +222,16 @@ class Stepper:
 
     def _tensors(self) -> list[Tensor]:
         return [*self.task.parameters(), *self.task.buffers()]
+
+
+def _synchronise(task: nn.Module) -> None:
+    """Let BatchNorm count over all processes; a norm that is found in two places, as in a shared encoder, changes once."""
+    from timm.layers.norm_act import convert_sync_batchnorm  # torch's drops activations that timm puts in norms
+
+    for parent in list(task.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, BATCH_NORM) and not isinstance(child, nn.SyncBatchNorm):
+                parent.add_module(name, convert_sync_batchnorm(child))
 
 
 def to_device(raw: dict[str, Any], source: Source, device: torch.device) -> Batch:

@@ -24,7 +24,7 @@ from sslkit.engine.seeds import seed_stage
 from sslkit.engine.signals import Stop, listen
 from sslkit.engine.stepper import Stepper
 from sslkit.errors import Interrupted, RunFailed, SslkitError
-from sslkit.specs import PretrainSpec, TrainSpec, path_options
+from sslkit.specs import PretrainSpec, TrainSpec, flag, path_options
 from sslkit.task import Clock, DataInfo, EncoderBuilder, PretextTask
 
 _FREELY_CHANGED = frozenset(
@@ -83,12 +83,12 @@ def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
         given, stored = getattr(spec, name), getattr(recorded, name)
         if name == "options":
             differing += [
-                f"--{key.replace('_', '-')} {value} (the run has {stored.get(key)})"
+                f"{flag(key)} {value} (the run has {stored.get(key)})"
                 for key, value in given.items()
                 if value != stored.get(key)
             ]
         elif given not in (stored, "auto"):
-            differing.append(f"--{name.replace('_', '-')} {given} (the run has {stored})")
+            differing.append(f"{flag(name)} {given} (the run has {stored})")
     if differing:
         longer = any(line.startswith(("--epochs", "--steps", "--minutes")) for line in differing)
         raise SslkitError(

@@ -33,6 +33,7 @@ from sslkit.nn.losses import noise_contrastive as noise_contrastive
 from sslkit.nn.losses import nt_xent as nt_xent
 from sslkit.nn.losses import swapped_prediction as swapped_prediction
 from sslkit.nn.losses import vicreg as vicreg
+from sslkit.nn.norms import own_statistics as own_statistics
 from sslkit.nn.queue import Queue as Queue
 from sslkit.nn.queue import check_queue as check_queue
 from sslkit.nn.teacher import Momentum as Momentum
@@ -76,6 +77,7 @@ __all__ = [
     "negative_cosine",
     "noise_contrastive",
     "nt_xent",
+    "own_statistics",
     "rarity_weights",
     "read_tokenizer",
     "sine_positions",

@@ -41,7 +41,7 @@ class PatchDecoder(nn.Module):
             # Every patch gets its own token where it was seen.
             everywhere = self.mask_token.to(x.dtype).expand(len(x), len(self.positions), -1)
             patches = everywhere.scatter(1, keep[:, :, None].expand(-1, -1, x.shape[2]), patches)
-        patches = patches + self.positions.to(x.dtype)
+        patches = patches + self.positions  # in full precision, as all that is added up from here on
         x = self.norm(self.blocks(torch.cat([x[:, :prefix], patches], dim=1)))
         said: Tensor = self.output(x[:, prefix:])
         return said

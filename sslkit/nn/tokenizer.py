@@ -13,6 +13,7 @@ from sslkit.errors import SslkitError
 from sslkit.nn.clustering import nearest_center
 from sslkit.task import DataInfo
 
+_AT_ONCE, _IMAGES = 2**24, 128  # distances, and images of a tokenizer, in memory
 _DEAD = 0.05  # of an even share of the vectors: a code that fewer are nearest to begins anew
 
 
@@ -33,9 +34,9 @@ class Codebook(nn.Module):
         self.register_buffer("sums", torch.zeros(count, width))
 
     @torch.no_grad()
-    def begin(self, vectors: Tensor) -> None:
-        """Take the codes from vectors `[N, D]`, any of them."""
-        self._begin(torch.ones_like(self.counts, dtype=torch.bool), vectors)
+    def begin(self, vectors: Tensor, step: int) -> None:
+        """Take the codes from vectors `[N, D]`, any of them; a step will bring so many vectors."""
+        self._begin(torch.ones_like(self.counts, dtype=torch.bool), vectors, step)
 
     @torch.no_grad()
     def nearest(self, vectors: Tensor) -> Tensor:
@@ -48,11 +49,15 @@ class Codebook(nn.Module):
     def follow(self, vectors: Tensor, decay: float) -> None:
         """Let the codes follow vectors `[N, D]`, keeping `decay` of what they were."""
         vectors = vectors.to(self.codes.dtype)
-        nearest = F.one_hot(self.nearest(vectors), len(self.codes)).to(vectors.dtype)
-        self.counts.lerp_(nearest.sum(dim=0), 1 - decay)
-        self.sums.lerp_(nearest.T @ vectors, 1 - decay)
+        counts, sums = torch.zeros_like(self.counts), torch.zeros_like(self.sums)
+        for part in vectors.split(max(1, _AT_ONCE // len(self.codes))):  # a product, which adds up in the same order always
+            nearest = F.one_hot(self.nearest(part), len(self.codes)).to(part.dtype)
+            counts += nearest.sum(dim=0)
+            sums += nearest.T @ part
+        self.counts.lerp_(counts, 1 - decay)
+        self.sums.lerp_(sums, 1 - decay)
         self.codes.copy_(self.sums / self.counts.clamp(min=1e-5)[:, None])
-        self._begin(self.counts < _DEAD * len(vectors) / len(self.codes), vectors)
+        self._begin(self.counts < _DEAD * len(vectors) / len(self.codes), vectors, len(vectors))
 
     def perplexity(self) -> Tensor:
         """Return how many codes are in use: the exponential of the entropy of their shares."""
@@ -60,9 +65,9 @@ class Codebook(nn.Module):
         used: Tensor = torch.special.entr(shares).sum().exp()
         return used
 
-    def _begin(self, anew: Tensor, vectors: Tensor) -> None:
-        """Put the codes that begin anew, bool `[K]`, at vectors `[N, D]`, and count an even share for each."""
-        count = torch.tensor(len(vectors) / len(self.codes), device=vectors.device, dtype=self.counts.dtype)
+    def _begin(self, anew: Tensor, vectors: Tensor, step: int) -> None:
+        """Put the codes that begin anew, bool `[K]`, at vectors `[N, D]`, and count an even share of a step for each."""
+        count = torch.tensor(step / len(self.codes), device=vectors.device, dtype=self.counts.dtype)
         drawn = torch.randperm(len(vectors), device=vectors.device)[torch.arange(len(self.codes)) % len(vectors)]
         found = vectors[drawn].to(self.codes.dtype)
         found = found + 1e-3 * found.std() * torch.randn_like(found)  # two codes in one place would never part
@@ -131,7 +136,8 @@ class Tokens(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return the code of each place, row by row, int64 `[B, N]`."""
         codebook = self.tokenizer.codebook
-        return codebook.nearest(self.tokenizer(self.encoder, image.to(codebook.codes.dtype)))
+        parts = image.to(codebook.codes.dtype).split(_IMAGES)  # of a large batch that nobody else has cut
+        return torch.cat([codebook.nearest(self.tokenizer(self.encoder, part)) for part in parts])
 
 
 def read_tokenizer(path: Path | None, task: str, data: DataInfo, grid: tuple[int, int]) -> Tokens:

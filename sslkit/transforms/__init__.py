@@ -21,8 +21,10 @@ from sslkit.transforms.geometry import resized as resized
 from sslkit.transforms.geometry import right_angles as right_angles
 from sslkit.transforms.geometry import tiles as tiles
 from sslkit.transforms.geometry import tiles_in_cells as tiles_in_cells
+from sslkit.transforms.masks import as_pixels as as_pixels
 from sslkit.transforms.masks import block_mask as block_mask
 from sslkit.transforms.masks import grid_mask as grid_mask
+from sslkit.transforms.masks import hidden_count as hidden_count
 from sslkit.transforms.masks import hole_mask as hole_mask
 from sslkit.transforms.masks import normalised_patches as normalised_patches
 from sslkit.transforms.masks import patches as patches
@@ -45,6 +47,7 @@ __all__ = [
     "UnlikeViewOptions",
     "ViewOptions",
     "Views",
+    "as_pixels",
     "block_mask",
     "center_view",
     "check_hue",
@@ -53,6 +56,7 @@ __all__ = [
     "gaussian_blur",
     "grayscale",
     "grid_mask",
+    "hidden_count",
     "hole_mask",
     "lab_to_rgb",
     "normalised_patches",

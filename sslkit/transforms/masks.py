@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslkit.errors import SslkitError
+
 
 def random_mask(batch: int, patches: int, hidden: int, device: torch.device) -> Tensor:
     """Hide `hidden` of `patches`, any as likely as any other, `[B, N]`."""
@@ -85,15 +87,28 @@ def take_patches(rows: Tensor, places: Tensor) -> Tensor:
     return rows.gather(1, places[:, :, None].expand(-1, -1, rows.shape[2]))
 
 
+def hidden_count(ratio: float, grid: tuple[int, int]) -> int:
+    """Return how many patches of a grid a ratio hides, at least one and not all; raises SslkitError for a single patch."""
+    count = grid[0] * grid[1]
+    if count < 2:
+        raise SslkitError("--size: the image is one patch of the encoder", "there is nothing to hide")
+    return min(max(1, round(ratio * count)), count - 1)
+
+
 def normalised_patches(patch: Tensor) -> Tensor:
     """Return patches `[B, N, D]`, each minus its mean, over its standard deviation (He et al., 2022, section 4.1)."""
     return (patch - patch.mean(dim=2, keepdim=True)) / (patch.var(dim=2, keepdim=True) + 1e-6).sqrt()
 
 
-def with_hidden(image: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return images `[B, C, H, W]` with the patches of a mask `[B, N]` in gray, as people are shown what is hidden."""
-    hidden = F.interpolate(mask.view(-1, 1, *grid).float(), size=image.shape[-2:])
-    return torch.where(hidden > 0, 0.5, image)
+def as_pixels(normalised: Tensor, patch: Tensor) -> Tensor:
+    """Return what is told of patches `[B, N, D]` with the mean and the deviation that these have."""
+    return normalised * (patch.var(dim=2, keepdim=True) + 1e-6).sqrt() + patch.mean(dim=2, keepdim=True)
+
+
+def with_hidden(image: Tensor, places: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return images `[B, C, H, W]` with the patches at places `[B, K]` in gray, as people are shown what is hidden."""
+    hidden = torch.zeros(len(image), grid[0] * grid[1], device=image.device).scatter(1, places, 1.0)
+    return torch.where(F.interpolate(hidden.view(-1, 1, *grid), size=image.shape[-2:]) > 0, 0.5, image)
 
 
 def with_patches(image: Tensor, places: Tensor, values: Tensor, side: int) -> Tensor:

@@ -54,7 +54,11 @@ def test_autoencoder_sparsity_counts_the_code(build: Callable[..., Any]) -> None
 
 
 def test_autoencoder_layerwise_trains_one_stage_after_the_other(build: Callable[..., Any]) -> None:
+    with pytest.raises(SslkitError, match="--layerwise and --sparsity"):
+        build("autoencoder", layerwise=True, sparsity=0.1)
     task = build("autoencoder", layerwise=True)
+    (group,) = task.param_groups()
+    assert group["fixed_lr"] and len(group["params"]) == len(list(task.parameters()))
     names = [name for stage in task.stages for name in stage]
     assert len(task.stages) == 4 and len(names) == len(set(names))
     assert set(names) == {f"encoder.{name}" for name, _ in task.encoder.named_parameters()}
@@ -66,8 +70,19 @@ def test_autoencoder_layerwise_trains_one_stage_after_the_other(build: Callable[
         output = task.predict(batch)
         task.loss(output, batch)["reconstruction"].backward()
         moved = {f"encoder.{name}" for name, p in task.encoder.named_parameters() if p.grad is not None}
-        assert batch["stage"] == stage and moved == task.stages[stage]
+        assert batch["stage"] == str(stage) and moved == task.stages[stage]
         assert output["wanted"].shape == output["painted"].shape and not output["wanted"].requires_grad
+
+
+@pytest.mark.slow
+def test_autoencoder_layerwise_compiles_for_each_stage(build: Callable[..., Any]) -> None:
+    task = build("autoencoder", layerwise=True)
+    compiled = torch.compile(task.predict, backend="aot_eager", fullgraph=True)
+    task.clock.steps = 101
+    for step in (10, 60, 100):
+        task.clock.step = step
+        batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+        assert torch.allclose(compiled(batch)["painted"], task.predict(batch)["painted"], atol=1e-4)
 
 
 def test_autoencoder_layerwise_needs_feature_maps() -> None:
@@ -92,7 +107,8 @@ def test_vae_divergence_is_that_of_normal_distributions(build: Callable[..., Any
 def test_codebook_against_a_loop() -> None:
     torch.manual_seed(0)
     book, vectors = Codebook(4, 3), torch.randn(100, 3)
-    book.begin(torch.randn(20, 3))
+    book.begin(torch.randn(20, 3), 40)
+    assert book.counts.tolist() == [10.0] * 4
     counts, sums, codes = book.counts.clone(), book.sums.clone(), book.codes.clone()
     nearest = [min(range(4), key=lambda k: float((codes[k] - vector).square().sum())) for vector in vectors]
     assert book.nearest(vectors).tolist() == nearest
@@ -107,7 +123,7 @@ def test_codebook_against_a_loop() -> None:
 
 def test_dead_codes_begin_anew_at_a_vector() -> None:
     book, vectors = Codebook(4, 3), torch.randn(100, 3)
-    book.begin(vectors)
+    book.begin(vectors, 100)
     book.codes[2] = 1000.0
     for _ in range(60):
         book.follow(vectors, decay=0.9)

@@ -1,0 +1,21 @@
+"""BatchNorm, where it should look at the samples at hand."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@contextmanager
+def own_statistics(network: nn.Module) -> Iterator[None]:
+    """Let BatchNorm measure each batch and keep nothing of it: before the first step it keeps mean 0 and variance 1."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    before = [(norm.training, norm.track_running_stats) for norm in norms]
+    for norm in norms:
+        norm.training, norm.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for norm, (training, tracked) in zip(norms, before, strict=True):
+            norm.training, norm.track_running_stats = training, tracked
