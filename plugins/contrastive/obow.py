@@ -42,7 +42,7 @@ class OBoW(PretextTask):
     options: Options
     distance: Tensor
     reads: ClassVar = ("feature_map",)
-    defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 128}
+    defaults: ClassVar = {"optimizer": "sgd", "lr": 0.06, "weight_decay": 5e-4, "batch_size": 128}
 
     def build_head(self) -> nn.Module:
         """Build what generates, for each word, a vector that students are compared with."""

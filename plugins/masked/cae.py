@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, SslkitError, TaskOptions
-from sslkit.encoders import Attention, PatchEncoder, feed_forward
+from sslkit.encoders import Attention, Block, PatchEncoder, feed_forward
 from sslkit.nn import read_tokenizer, sine_positions
 from sslkit.report.pictures import side_by_side
 from sslkit.transforms import block_mask, flip, hidden_count, random_resized_crop, split_patches, with_hidden
@@ -51,8 +51,6 @@ class CAE(PretextTask):
 
     def build_head(self) -> nn.Module:
         """Read the tokenizer, and build regressor and decoder."""
-        from timm.models.vision_transformer import Block  # not at the top: timm takes seconds to import
-
         data, options, width = self.data, self.options, self.encoder.width
         if width % 4:
             raise SslkitError(f"--encoder: its width of {width} is no multiple of 4", "cae adds sines and cosines of two axes")
@@ -62,7 +60,7 @@ class CAE(PretextTask):
         self.regressor = nn.ModuleList(CrossBlock(width, heads) for _ in range(options.regressor_depth))
         return nn.ModuleDict(
             {
-                "decoder": nn.Sequential(*(Block(width, heads, qkv_bias=True) for _ in range(options.decoder_depth))),
+                "decoder": nn.Sequential(*(Block(width, heads) for _ in range(options.decoder_depth))),
                 "codes": nn.Sequential(nn.LayerNorm(width), nn.Linear(width, self.tokens.codes)),
             }
         )

@@ -23,6 +23,7 @@ from sslkit.encoders.base import ImageEncoder as ImageEncoder
 from sslkit.encoders.base import PatchEncoder as PatchEncoder
 from sslkit.encoders.base import Wrapped
 from sslkit.encoders.blocks import Attention as Attention
+from sslkit.encoders.blocks import Block as Block
 from sslkit.encoders.blocks import feed_forward as feed_forward
 from sslkit.encoders.composed import CHANNELS, Select
 from sslkit.encoders.composed import Concat as Concat
@@ -35,6 +36,7 @@ Recipe = dict[str, Any]
 __all__ = [
     "CHANNELS",
     "Attention",
+    "Block",
     "Concat",
     "Encoder",
     "ImageEncoder",

@@ -21,6 +21,23 @@ class Attention(nn.Module):
         return said
 
 
+class Block(nn.Module):
+    """Look at all places, or (`causal`) at those before, then at each place alone, both after a norm."""
+
+    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
+        super().__init__()
+        self.causal = causal
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention, self.mlp = Attention(width, heads), feed_forward(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `[B, N, width]`."""
+        seen = self.norm1(x)
+        x = x + self.attention(seen, seen, self.causal)
+        added: Tensor = x + self.mlp(self.norm2(x))
+        return added
+
+
 def feed_forward(width: int) -> nn.Sequential:
     """Return the network of a transformer's block that looks at each place alone."""
     return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))

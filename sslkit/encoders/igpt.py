@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslkit.encoders.base import Encoder
-from sslkit.encoders.blocks import Attention, feed_forward
+from sslkit.encoders.blocks import Block
 from sslkit.errors import SslkitError
 
 _IMAGES = 128  # whose distances to the palette are in memory at once
@@ -37,7 +37,7 @@ class PixelTransformer(Encoder):
         self.color = nn.Embedding(colors, width)
         self.start = nn.Parameter(0.02 * torch.randn(width))
         self.position = nn.Parameter(0.02 * torch.randn(side * side, width))
-        self.blocks = nn.ModuleList(CausalBlock(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, causal=True) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         nn.init.normal_(self.color.weight, std=0.02)
 
@@ -85,19 +85,3 @@ class PixelTransformer(Encoder):
         """Return what each place begins with, `[B, N, width]`: the colour before it, and where it is."""
         start = self.start.expand(len(codes), 1, -1)
         return torch.cat([start, self.color(codes[:, :-1])], dim=1) + self.position[: codes.shape[1]]
-
-
-class CausalBlock(nn.Module):
-    """Look back, then at each place alone, both after a norm."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention, self.mlp = Attention(width, heads), feed_forward(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `[B, N, width]`; no place depends on a later one."""
-        seen = self.norm1(x)
-        x = x + self.attention(seen, seen, causal=True)
-        added: Tensor = x + self.mlp(self.norm2(x))
-        return added

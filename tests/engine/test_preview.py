@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from sslkit import registry
+from sslkit.testing import example_tokenizer
 
 Run = Callable[..., Any]
 ON_IMAGES = [e.name for e in registry.entries(registry.TASKS) if e.package == "sslkit" and e.modality == "image"]
@@ -17,9 +18,11 @@ ON_IMAGES = [e.name for e in registry.entries(registry.TASKS) if e.package == "s
 @pytest.mark.parametrize("task", ON_IMAGES)
 def test_every_task_shows_what_it_sees_and_says(task: str, sslkit: Run, digits: Path, trained: Path, tmp_path: Path) -> None:
     given = ["--teacher", trained] if task == "clusterfit" else []
+    if task in ("beit", "cae"):
+        given = ["--tokenizer", example_tokenizer(tmp_path)]
     np.save(tmp_path / "colors.npy", np.random.default_rng(0).integers(0, 256, (48, 16, 16, 3), dtype=np.uint8))
     images = tmp_path / "colors.npy" if task == "colorization" else digits  # which are gray
-    data = ["--data", images, "--size", 16 if given else 32, "--workers", 0]  # the teacher saw 16
+    data = ["--data", images, "--size", 16 if task == "clusterfit" else 32, "--workers", 0]  # the teacher saw 16
     before = sslkit("preview", task, *data, *given, "--out", tmp_path / "before.png", "--rows", 3, "--json").json
     assert before == {"path": str(tmp_path / "before.png"), "task": task, "trained": False}
     out = tmp_path / "run"
