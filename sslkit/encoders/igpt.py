@@ -64,7 +64,8 @@ class PixelTransformer(Encoder):
 
     def read(self, codes: Tensor) -> list[Tensor]:
         """Return what each layer says at each place of codes `[B, N]` before that place's own, `[B, N, width]`."""
-        x, outputs = self._embed(codes), list[Tensor]()
+        x = self._embed(codes)
+        outputs: list[Tensor] = []
         for block in self.blocks:
             x = block(x)
             outputs.append(x)
