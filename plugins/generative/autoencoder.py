@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from sslkit import Batch, PretextTask, SslkitError, TaskOptions
 from sslkit.encoders import Encoder
-from sslkit.nn import CodeDecoder, ConvDecoder, Norm, error_share
+from sslkit.nn import CodeDecoder, ConvDecoder, Norm, error_share, in_eval_mode
 from sslkit.report.pictures import side_by_side
 from sslkit.transforms import flip, random_resized_crop
 
@@ -122,10 +122,8 @@ class Autoencoder(PretextTask):
         """Build, for each stage, a decoder from what it says to what it sees."""
         if "layers" not in self.encoder.offers:
             raise SslkitError(f"--layerwise: the encoder offers {', '.join(self.encoder.offers)}", "it needs layers")
-        training = self.encoder.training
-        with torch.no_grad():
-            maps = self.encoder.eval().layers(self._example())
-        self.encoder.train(training)
+        with torch.no_grad(), in_eval_mode(self.encoder):
+            maps = self.encoder.layers(self._example())
         if maps[0].dim() != 4:
             raise SslkitError("--layerwise: the encoder's layers are no feature maps", "try resnet_micro")
         for seen, said in zip([self._example(), *maps[:-1]], maps, strict=True):
@@ -158,12 +156,12 @@ class _Layers(nn.Module):
 
 def _stages(layers: nn.Module, image: Tensor) -> list[set[str]]:
     """Return the names of the parameters of each stage: those that its layer depends on, and no earlier one."""
-    training = layers.training
-    named: dict[str, Any] = dict(layers.eval().named_parameters())
+    named: dict[str, Any] = dict(layers.named_parameters())
     found: list[set[str]] = []
-    for layer in layers(image):
+    with in_eval_mode(layers):
+        said = layers(image)
+    for layer in said:
         gradients = torch.autograd.grad(layer.sum(), list(named.values()), retain_graph=True, allow_unused=True)
         reached = {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
         found.append(reached.difference(*found))
-    layers.train(training)
     return found

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, TaskOptions
-from sslkit.nn import CodeDecoder, Norm, frozen
+from sslkit.nn import CodeDecoder, Norm, critic_layers, frozen
 from sslkit.report.pictures import side_by_side
 from sslkit.transforms import flip, random_resized_crop
 
@@ -58,9 +58,10 @@ class BiGAN(PretextTask):
         """
         image, noise = batch["image"], batch["noise"]
         code, painted = self.head["code"](self.encoder(image)), self.head["painter"](noise)
+        judge = frozen(self.critic)
         return {
-            "true_frozen": frozen(self.critic)(image, code),
-            "painted_frozen": frozen(self.critic)(painted, noise),
+            "true_frozen": judge(image, code),
+            "painted_frozen": judge(painted, noise),
             "true": self.critic(image, code.detach()),
             "painted": self.critic(painted.detach(), noise),
             "code": code.detach(),
@@ -93,12 +94,8 @@ class PairCritic(nn.Module):
 
     def __init__(self, channels: int, code: int, width: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for outer in (width, 2 * width, 4 * width):
-            layers += [nn.Conv2d(channels, outer, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-            channels = outer
-        self.see = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
-        self.judge = nn.Sequential(nn.Linear(4 * channels + code, 8 * width), nn.LeakyReLU(0.2), nn.Linear(8 * width, 1))
+        self.see = nn.Sequential(*critic_layers(channels, width))
+        self.judge = nn.Sequential(nn.Linear(16 * width + code, 8 * width), nn.LeakyReLU(0.2), nn.Linear(8 * width, 1))
 
     def forward(self, image: Tensor, code: Tensor) -> Tensor:
         """Return about 1 for true images, 0 for painted ones."""

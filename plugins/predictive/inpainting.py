@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, TaskOptions
-from sslkit.nn import ConvDecoder, Norm, frozen, map_size
+from sslkit.nn import ConvDecoder, Norm, critic_layers, frozen, map_size
 from sslkit.report.pictures import side_by_side
 from sslkit.transforms import flip, hole_mask, random_resized_crop
 
@@ -134,8 +134,4 @@ class Critic(nn.Sequential):
     """Tell true images from painted ones, `[B]`: strided convolutions without norms, which would mix samples."""
 
     def __init__(self, channels: int, width: int = 32) -> None:
-        layers: list[nn.Module] = []
-        for outer in (width, 2 * width, 4 * width):
-            layers += [nn.Conv2d(channels, outer, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-            channels = outer
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, 1), nn.Flatten(0))
+        super().__init__(*critic_layers(channels, width), nn.Linear(16 * width, 1), nn.Flatten(0))

@@ -1,5 +1,6 @@
 """Pieces that several tasks share: heads, decoders, a teacher, a queue, losses, clusters, colours, an adversary."""
 
+from sslkit.nn.adversary import critic_layers as critic_layers
 from sslkit.nn.adversary import frozen as frozen
 from sslkit.nn.bank import Bank as Bank
 from sslkit.nn.clustering import Clusters as Clusters
@@ -33,6 +34,7 @@ from sslkit.nn.losses import noise_contrastive as noise_contrastive
 from sslkit.nn.losses import nt_xent as nt_xent
 from sslkit.nn.losses import swapped_prediction as swapped_prediction
 from sslkit.nn.losses import vicreg as vicreg
+from sslkit.nn.norms import in_eval_mode as in_eval_mode
 from sslkit.nn.norms import own_statistics as own_statistics
 from sslkit.nn.queue import Queue as Queue
 from sslkit.nn.queue import check_queue as check_queue
@@ -61,9 +63,11 @@ __all__ = [
     "barlow_twins",
     "check_queue",
     "cluster_count",
+    "critic_layers",
     "decoder_size",
     "error_share",
     "frozen",
+    "in_eval_mode",
     "info_nce",
     "jensen_shannon",
     "kmeans",

@@ -6,6 +6,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 
+def critic_layers(channels: int, width: int) -> list[nn.Module]:
+    """Return strided convolutions from images to `16 * width` values: without norms, which would mix samples."""
+    layers: list[nn.Module] = []
+    for outer in (width, 2 * width, 4 * width):
+        layers += [nn.Conv2d(channels, outer, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        channels = outer
+    return [*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+
+
 def frozen(critic: nn.Module) -> Callable[..., Tensor]:
     """Return the critic as a function whose gradient reaches its input and not its weights.
 

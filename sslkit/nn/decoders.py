@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sslkit.encoders.base import Encoder
 from sslkit.nn.heads import Norm
+from sslkit.nn.norms import in_eval_mode
 
 
 class PatchDecoder(nn.Module):
@@ -96,10 +97,8 @@ class CodeDecoder(nn.Sequential):
 
 def map_size(encoder: Encoder, image: Tensor) -> tuple[int, int]:
     """Return height and width of an encoder's feature map of an image `[1, C, H, W]`; its mode and statistics stay."""
-    training = encoder.training
-    with torch.no_grad():
-        height, width = encoder.eval().feature_map(image).shape[2:]
-    encoder.train(training)
+    with torch.no_grad(), in_eval_mode(encoder):
+        height, width = encoder.feature_map(image).shape[2:]
     return height, width
 
 

@@ -1,10 +1,21 @@
-"""BatchNorm, where it should look at the samples at hand."""
+"""Networks that are looked at without being changed: in eval mode, or by the statistics of the samples at hand."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@contextmanager
+def in_eval_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode and, at the end, back into the mode that it had."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from sslkit.encoders.base import Encoder
 from sslkit.engine.checkpoint import load_strictly, read_model
 from sslkit.errors import SslkitError
 from sslkit.nn.clustering import nearest_center
+from sslkit.nn.norms import in_eval_mode
 from sslkit.task import DataInfo
 
 _AT_ONCE, _IMAGES = 2**24, 128  # distances, and images of a tokenizer, in memory
@@ -100,10 +101,8 @@ class Tokenizer(nn.Module):
 
 def tokenizer_for(encoder: Encoder, data: DataInfo, side: int, width: int, codes: int) -> Tokenizer:
     """Build a tokenizer on a grid of `side` × `side`; raises SslkitError if the encoder has no map of that size."""
-    training = encoder.training
-    with torch.no_grad():
-        maps = _maps(encoder.eval(), torch.zeros(1, data.channels, data.size, data.size))
-    encoder.train(training)
+    with torch.no_grad(), in_eval_mode(encoder):
+        maps = _maps(encoder, torch.zeros(1, data.channels, data.size, data.size))
     sides = [found.shape[2] for found in maps]
     if side not in sides:
         raise SslkitError(
