@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, Run, SslkitError, TaskOptions
+from sslkit import Batch, PretextTask, Run, SslkitError
 from sslkit.encoders import PatchEncoder
-from sslkit.nn import PatchDecoder, decoder_size, kmeans
+from sslkit.nn import PatchDecoder, PatchDecoderOptions, kmeans
 from sslkit.report.pictures import side_by_side
 from sslkit.transforms import (
     as_pixels,
@@ -30,8 +30,6 @@ from sslkit.transforms import (
     with_patches,
 )
 
-Layers = Annotated[int, Field(ge=1, le=64)]
-Width = Annotated[int, Field(ge=32, multiple_of=32)]
 Components = Annotated[int, Field(ge=1)]
 _MEASURED = 1024  # images that components and codes are found on
 
@@ -39,7 +37,7 @@ _MEASURED = 1024  # images that components and codes are found on
 class MAE(PretextTask):
     """Fill in hidden patches; the encoder sees only the visible ones (He et al., 2022)."""
 
-    class Options(TaskOptions):
+    class Options(PatchDecoderOptions):
         """Hold MAE's options; names of choices are those of the paper's ablations."""
 
         mask_ratio: float = Field(default=0.75, gt=0, lt=1, description="Share of patches that are hidden.")
@@ -66,12 +64,6 @@ class MAE(PretextTask):
             description="none: the middle; crop: fixed size; color: resized, and colour jitter.",
         )
         crop_scale: float = Field(default=0.2, gt=0, le=1, description="Smallest share of the image that a resized crop keeps.")
-        decoder_depth: Layers | Literal["auto"] = Field(
-            default="auto", description="Blocks of the decoder; auto: 2 for encoders up to 192 wide, else the paper's 8."
-        )
-        decoder_width: Width | Literal["auto"] = Field(
-            default="auto", description="Width of the decoder; auto: 64 for encoders up to 192 wide, else the paper's 512."
-        )
 
     options: Options
     preview_columns: ClassVar = ("as seen", "filled in", "image")
@@ -85,7 +77,7 @@ class MAE(PretextTask):
     def build_head(self) -> nn.Module:
         """Build the decoder."""
         options = self.options
-        depth, width = decoder_size(options.decoder_depth, options.decoder_width, self.encoder.width)
+        depth, width = options.decoder_size(self.encoder.width)
         self.grid = self.encoder.grid(torch.empty(1, self.data.channels, self.data.size, self.data.size))
         self.values = self.encoder.patch**2 * self.data.channels
         self.components = max(1, self.values // 8) if options.components == "auto" else options.components

@@ -1,15 +1,15 @@
 """Fill in hidden patches, from an encoder whose masked convolutions come before a transformer."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, TaskOptions
+from sslkit import Batch, PretextTask
 from sslkit.encoders import PatchEncoder
-from sslkit.nn import PatchDecoder, decoder_size
+from sslkit.nn import PatchDecoder, PatchDecoderOptions
 from sslkit.report.pictures import side_by_side
 from sslkit.transforms import (
     as_pixels,
@@ -25,9 +25,6 @@ from sslkit.transforms import (
     with_patches,
 )
 
-Layers = Annotated[int, Field(ge=1, le=64)]
-Width = Annotated[int, Field(ge=32, multiple_of=32)]
-
 
 class MCMAE(PretextTask):
     """Fill in hidden patches, from an encoder whose masked convolutions come before a transformer (Gao et al., 2022).
@@ -35,17 +32,11 @@ class MCMAE(PretextTask):
     What is hidden of the last grid is hidden at every resolution before, so that nothing of it leaks through a convolution.
     """
 
-    class Options(TaskOptions):
+    class Options(PatchDecoderOptions):
         """Hold the options of mcmae."""
 
         mask_ratio: float = Field(default=0.75, gt=0, lt=1, description="Share of patches that are hidden.")
         crop_scale: float = Field(default=0.2, gt=0, le=1, description="Smallest share of the image that a resized crop keeps.")
-        decoder_depth: Layers | Literal["auto"] = Field(
-            default="auto", description="Blocks of the decoder; auto: 2 for encoders up to 192 wide, else the paper's 8."
-        )
-        decoder_width: Width | Literal["auto"] = Field(
-            default="auto", description="Width of the decoder; auto: 64 for encoders up to 192 wide, else the paper's 512."
-        )
 
     options: Options
     encoder: PatchEncoder
@@ -57,7 +48,7 @@ class MCMAE(PretextTask):
         """Build the decoder."""
         options, data = self.options, self.data
         self.grid = self.encoder.grid(torch.empty(1, data.channels, data.size, data.size))
-        depth, width = decoder_size(options.decoder_depth, options.decoder_width, self.encoder.width)
+        depth, width = options.decoder_size(self.encoder.width)
         return PatchDecoder(self.encoder.width, width, depth, self.grid, self.encoder.patch**2 * data.channels)
 
     def setup(self) -> None:

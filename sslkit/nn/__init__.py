@@ -16,7 +16,7 @@ from sslkit.nn.colors import soft_bins as soft_bins
 from sslkit.nn.decoders import CodeDecoder as CodeDecoder
 from sslkit.nn.decoders import ConvDecoder as ConvDecoder
 from sslkit.nn.decoders import PatchDecoder as PatchDecoder
-from sslkit.nn.decoders import decoder_size as decoder_size
+from sslkit.nn.decoders import PatchDecoderOptions as PatchDecoderOptions
 from sslkit.nn.decoders import map_size as map_size
 from sslkit.nn.decoders import sine_positions as sine_positions
 from sslkit.nn.heads import Norm as Norm
@@ -55,6 +55,7 @@ __all__ = [
     "Momentum",
     "Norm",
     "PatchDecoder",
+    "PatchDecoderOptions",
     "Prototypes",
     "Queue",
     "Teacher",
@@ -64,7 +65,6 @@ __all__ = [
     "check_queue",
     "cluster_count",
     "critic_layers",
-    "decoder_size",
     "error_share",
     "frozen",
     "in_eval_mode",

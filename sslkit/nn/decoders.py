@@ -1,14 +1,19 @@
 """Decoders that stand on an encoder during pretraining."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit.encoders.base import Encoder
 from sslkit.nn.heads import Norm
 from sslkit.nn.norms import in_eval_mode
+from sslkit.specs import TaskOptions
+
+Layers = Annotated[int, Field(ge=1, le=64)]
+Width = Annotated[int, Field(ge=32, multiple_of=32)]
 
 
 class PatchDecoder(nn.Module):
@@ -48,10 +53,20 @@ class PatchDecoder(nn.Module):
         return said
 
 
-def decoder_size(depth: int | Literal["auto"], width: int | Literal["auto"], encoder_width: int) -> tuple[int, int]:
-    """Return depth and width of a patch decoder; `auto` is 2 and 64 for encoders up to 192 wide, else 8 and 512."""
-    small = encoder_width <= 192
-    return (2 if small else 8) if depth == "auto" else depth, (64 if small else 512) if width == "auto" else width
+class PatchDecoderOptions(TaskOptions):
+    """Hold how large a patch decoder is (He et al., 2022, table 1)."""
+
+    decoder_depth: Layers | Literal["auto"] = Field(
+        default="auto", description="Blocks of the decoder; auto: 2 for encoders up to 192 wide, else the paper's 8."
+    )
+    decoder_width: Width | Literal["auto"] = Field(
+        default="auto", description="Width of the decoder; auto: 64 for encoders up to 192 wide, else the paper's 512."
+    )
+
+    def decoder_size(self, encoder_width: int) -> tuple[int, int]:
+        """Return depth and width for an encoder."""
+        small, depth, width = encoder_width <= 192, self.decoder_depth, self.decoder_width
+        return (2 if small else 8) if depth == "auto" else depth, (64 if small else 512) if width == "auto" else width
 
 
 class ConvDecoder(nn.Module):
