@@ -18,15 +18,19 @@ if TYPE_CHECKING:
     from sslkit.engine.preview import preview as preview
     from sslkit.errors import RunFailed as RunFailed
     from sslkit.errors import SslkitError as SslkitError
+    from sslkit.evaluate.compare import compare as compare
     from sslkit.evaluate.embed import embed as embed
     from sslkit.evaluate.embed import map_features as map_features
     from sslkit.evaluate.everything import evaluate_all as evaluate_all
     from sslkit.evaluate.finetune import finetune as finetune
     from sslkit.evaluate.knn import knn as knn
     from sslkit.evaluate.neighbors import neighbors as neighbors
+    from sslkit.evaluate.predict import predict as predict
     from sslkit.evaluate.probe import probe as probe
     from sslkit.evaluate.retrieval import retrieval as retrieval
     from sslkit.exports import export as export
+    from sslkit.report.html import write_report as write_report
+    from sslkit.specs import CompareSpec as CompareSpec
     from sslkit.specs import DemoSpec as DemoSpec
     from sslkit.specs import EmbedSpec as EmbedSpec
     from sslkit.specs import EvaluateSpec as EvaluateSpec
@@ -35,9 +39,12 @@ if TYPE_CHECKING:
     from sslkit.specs import KnnSpec as KnnSpec
     from sslkit.specs import MapSpec as MapSpec
     from sslkit.specs import NeighborsSpec as NeighborsSpec
+    from sslkit.specs import NewTaskSpec as NewTaskSpec
+    from sslkit.specs import PredictSpec as PredictSpec
     from sslkit.specs import PretrainSpec as PretrainSpec
     from sslkit.specs import PreviewSpec as PreviewSpec
     from sslkit.specs import ProbeSpec as ProbeSpec
+    from sslkit.specs import ReportSpec as ReportSpec
     from sslkit.specs import RetrievalSpec as RetrievalSpec
     from sslkit.specs import TaskOptions as TaskOptions
     from sslkit.task import Batch as Batch
@@ -46,6 +53,7 @@ if TYPE_CHECKING:
     from sslkit.task import EncoderBuilder as EncoderBuilder
     from sslkit.task import PretextTask as PretextTask
     from sslkit.task import Run as Run
+    from sslkit.template import new_task as new_task
 
 _WHERE = {
     "PretextTask": "sslkit.task",
@@ -62,15 +70,20 @@ _WHERE = {
     "NeighborsSpec": "sslkit.specs",
     "FinetuneSpec": "sslkit.specs",
     "EmbedSpec": "sslkit.specs",
+    "PredictSpec": "sslkit.specs",
     "MapSpec": "sslkit.specs",
     "EvaluateSpec": "sslkit.specs",
     "RetrievalSpec": "sslkit.specs",
     "ExportSpec": "sslkit.specs",
+    "ReportSpec": "sslkit.specs",
+    "CompareSpec": "sslkit.specs",
+    "NewTaskSpec": "sslkit.specs",
     "DemoSpec": "sslkit.specs",
     "pretrain": "sslkit.engine.pretrain",
     "preview": "sslkit.engine.preview",
     "knn": "sslkit.evaluate.knn",
     "probe": "sslkit.evaluate.probe",
+    "predict": "sslkit.evaluate.predict",
     "embed": "sslkit.evaluate.embed",
     "map_features": "sslkit.evaluate.embed",
     "evaluate_all": "sslkit.evaluate.everything",
@@ -78,6 +91,9 @@ _WHERE = {
     "neighbors": "sslkit.evaluate.neighbors",
     "finetune": "sslkit.evaluate.finetune",
     "export": "sslkit.exports",
+    "new_task": "sslkit.template",
+    "write_report": "sslkit.report.html",
+    "compare": "sslkit.evaluate.compare",
     "demo": "sslkit.digits",
     "load": "sslkit.engine.checkpoint",
     "read_model": "sslkit.engine.checkpoint",

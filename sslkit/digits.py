@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -10,6 +11,9 @@ from rich.table import Table
 from sslkit.console import say, stdout
 from sslkit.errors import SslkitError
 from sslkit.specs import DemoSpec, ExportSpec, KnnSpec, PretrainSpec, ProbeSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SIDE = 16  # twice that of the digits: small enough for thirty epochs in a minute or so
 
@@ -79,6 +83,15 @@ def write_digits(folder: Path, seed: int) -> None:
     except OSError as error:
         raise SslkitError(f"--out: cannot write to {folder}: {error.strerror}") from error
     say(f"{len(order)} images of digits in {folder}")
+
+
+def some_digits(count: int, channels: int, size: int) -> "Tensor":
+    """Return a few digits as images `[count, channels, size, size]` in [0, 1]."""
+    import torch
+    from sklearn.datasets import load_digits
+
+    images = torch.from_numpy(load_digits().images[:count] / 16).float()[:, None]
+    return torch.nn.functional.interpolate(images, size=(size, size), mode="bilinear").repeat(1, channels, 1, 1)
 
 
 def show_table(result: DemoResult) -> None:

@@ -151,7 +151,11 @@ def _task_from_file(path: Path) -> type["PretextTask"]:
 
 def _with_own_options(task: type["PretextTask"]) -> type["PretextTask"]:
     from sslkit.specs import RUN_FLAGS  # not at the top: listing needs no pydantic
+    from sslkit.task import CONTRACT
 
+    if task.contract != CONTRACT:
+        newer = "upgrade sslkit" if task.contract > CONTRACT else f"ask for a version of {task.__name__} for this one"
+        raise SslkitError(f"{task.__name__} was written for contract {task.contract}, this sslkit has {CONTRACT}", newer)
     shadowing = sorted(set(task.Options.model_fields) & RUN_FLAGS)
     if shadowing:
         raise SslkitError(f"{task.__name__} has options that are run flags: {', '.join(shadowing)}", "rename them in the task")

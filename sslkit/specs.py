@@ -67,7 +67,9 @@ class TrainSpec(DataSpec):
 
     out: str | None = Field(default=None, description="Folder of the run; by default the next free one under runs/.")
     encoder: str = Field(
-        default="auto", description="A name from `sslkit encoders`, any timm name, torchvision:NAME or package.module:factory."
+        default="auto",
+        description="A name from `sslkit encoders`, any timm name, torchvision:NAME or package.module:factory.",
+        json_schema_extra={"completes": "encoder"},
     )
     encoder_option: dict[str, str] = Field(default={}, description="KEY=VALUE for the encoder's factory; may be repeated.")
     pretrained: bool = Field(default=False, description="Start from the weights timm or torchvision publish (downloads).")
@@ -97,6 +99,9 @@ class TrainSpec(DataSpec):
     )
     checkpoint_every: int | None = Field(
         default=None, ge=1, description="Steps between checkpoints; default: each epoch, at least every ten minutes."
+    )
+    log: Literal["file", "tensorboard"] = Field(
+        default="file", description="file: metrics.jsonl; tensorboard: also event files in the run's folder."
     )
     resume: bool = Field(default=False, description="Go on with the run in --out, exactly; starts afresh if there is none.")
     init: str | None = Field(
@@ -233,6 +238,14 @@ class EmbedSpec(FeatureSpec):
     out: str = Field(default="features.npz", description="File to write: features, paths, labels (if there are any).")
 
 
+class PredictSpec(DataSpec):
+    """Hold what `sslkit predict` is told."""
+
+    ckpt: str = Field(description="model.safetensors of a run of `finetune`.")
+    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
+    out: str = Field(default="predictions.csv", description="File to write: path, class and probability.")
+
+
 class MapSpec(EmbedSpec):
     """Hold what `sslkit map` is told."""
 
@@ -262,7 +275,9 @@ class PreviewSpec(DataSpec):
     rows: int = Field(default=8, ge=1, le=100, description="Rows of the picture at most.")
     images: int = Field(default=256, ge=2, le=2_000, description="Images drawn by --seed; clusters are filled from them.")
     encoder: str = Field(
-        default="auto", description="A name from `sslkit encoders`, any timm name, torchvision:NAME or package.module:factory."
+        default="auto",
+        description="A name from `sslkit encoders`, any timm name, torchvision:NAME or package.module:factory.",
+        json_schema_extra={"completes": "encoder"},
     )
     encoder_option: dict[str, str] = Field(default={}, description="KEY=VALUE for the encoder's factory; may be repeated.")
     canvas: Pixels | Auto = Field(default="auto", description="Side of the stored image that views are cut from.")
@@ -273,10 +288,49 @@ class ExportSpec(Spec):
     """Hold what `sslkit export` is told."""
 
     ckpt: str = Field(description="model.safetensors of a run.")
-    to: Literal["pt2", "onnx", "timm"] = Field(default="pt2", description="torch.export's file, ONNX, or a timm state dict.")
-    out: str | None = Field(default=None, description="File to write; default: beside the run folder.")
+    to: Literal["pt2", "onnx", "timm", "torchvision"] = Field(
+        default="pt2", description="torch.export's file, ONNX, or a state dict of timm's or torchvision's."
+    )
+    out: str | None = Field(default=None, description="File to write, with a card beside it; default: beside the run folder.")
     encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
     size: Pixels | Auto = Field(default="auto", description="Image size; default: that of pretraining.")
+    dynamic_batch: bool = Field(default=True, description="Let pt2 and ONNX take any number of images at once.")
+    dynamic_size: bool = Field(default=False, description="Let pt2 and ONNX take images of any size, if the encoder does.")
+
+
+class ReportSpec(DataSpec):
+    """Hold what `sslkit report` is told."""
+
+    runs: list[str] = Field(default=[], description="Folders of runs.")
+    out: str = Field(default="report.html", description="Page to write (.html); it needs no other file.")
+    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
+    test: Texts = Field(default=[], description="Test data of the confusion matrix; default: the test part of --data.")
+    samples: int = Field(default=500, ge=10, description="Images on the map at most, drawn by --seed.")
+
+
+class CompareSpec(DataSpec):
+    """Hold what `sslkit compare` is told."""
+
+    tasks: str = Field(description="Names of tasks, with commas between them.", json_schema_extra={"completes": "task"})
+    minutes: float = Field(default=10, gt=0, description="Training time of each.")
+    batch_size: int | None = Field(  # type: ignore[assignment]  # the tasks' own, not one for all
+        default=None, ge=2, description="Images per step; default: what each task prefers."
+    )
+    encoder: str = Field(
+        default="auto",
+        description="Encoder of all tasks, as in `sslkit pretrain`.",
+        json_schema_extra={"completes": "encoder"},
+    )
+    encoder_option: dict[str, str] = Field(default={}, description="KEY=VALUE for the encoder's factory; may be repeated.")
+    test: Texts = Field(default=[], description="Test data; default: the test part of --data.")
+    out: str = Field(default="compare", description="Folder for the runs and report.html.")
+
+
+class NewTaskSpec(Spec):
+    """Hold what `sslkit new-task` is told."""
+
+    name: str = Field(description="What the task is called: small letters, digits and _.")
+    out: str | None = Field(default=None, description="Folder of the package; default: sslkit-NAME.")
 
 
 class DemoSpec(Spec):

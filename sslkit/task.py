@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sslkit.encoders import CHANNELS, Encoder, Recipe, build_encoder, narrowed
 from sslkit.specs import TaskOptions
 
+CONTRACT = 1  # what a task is written for; it changes when a task that kept the promises has to be changed
 Batch = Mapping[str, Any]  # tensors with samples on dim 0; entries that are not tensors pass untouched
 
 
@@ -95,6 +96,7 @@ class PretextTask(nn.Module):
     encoder: Encoder
     head: nn.Module
 
+    contract: ClassVar[int] = CONTRACT
     modality: ClassVar[str] = "image"
     reads: ClassVar[tuple[str, ...]] = ("pooled",)
     couples_samples: ClassVar[bool] = False

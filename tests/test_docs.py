@@ -45,6 +45,16 @@ def test_commands_of_the_page_on_evaluation(
         assert ran.code == 0, f"{line}: {ran.err}"
 
 
+@pytest.mark.slow
+def test_the_tutorial_from_start_to_end(sslkit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line in (line for block in blocks((ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")) for line in block):
+        words = shlex.split(re.sub(r"--minutes 1\b", "--minutes 0.02", line))
+        ran = sslkit(*words[1:])
+        assert ran.code == 0, f"{line}: {ran.err}"
+    assert (tmp_path / "report.html").stat().st_size > 100_000 and (tmp_path / "predictions.csv").exists()
+
+
 def test_generated_parts_are_up_to_date() -> None:
     outdated = runpy.run_path(str(ROOT / "docs" / "generate.py"))["outdated"]
     assert outdated(check=True) == [], "run python docs/generate.py"
@@ -53,7 +63,7 @@ def test_generated_parts_are_up_to_date() -> None:
 def test_links_lead_somewhere() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"):
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+            assert target.startswith("https://") or (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
 
 
 def test_example_task_keeps_the_contract() -> None:

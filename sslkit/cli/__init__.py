@@ -16,9 +16,10 @@ _UsageError: Any = typer.BadParameter.__mro__[2]
 
 COMMANDS = {
     "Train": {
-        "pretrain": "Learn from unlabelled data with one pretext task.",
-        "preview": "Draw what a task makes of images before any training, or what a checkpoint says of them.",
+        "pretrain": "Learn from unlabelled data with one pretext task, or several: simclr+rotation.",
+        "compare": "Train several tasks for the same time, evaluate them, write a report: which suits the data?",
         "finetune": "Train encoder and classifier on labels, from a checkpoint or from scratch, and test once.",
+        "export": "Write the encoder for other programs, and prove that they compute the same.",
         "demo": "Pretrain, evaluate and export on handwritten digits that ship with the installation, in two minutes.",
     },
     "Evaluate": {
@@ -26,19 +27,23 @@ COMMANDS = {
         "probe": "Fit a linear classifier on the features of a frozen encoder.",
         "retrieval": "Rank training images by closeness to test images: mean average precision.",
         "evaluate": "Evaluate by several protocols, fine-tuning too if asked: one table.",
-        "protocols": "List the named protocols, and what exactly each of them does.",
+        "embed": "Write features, paths and labels to a file.",
+        "predict": "Write class and probability of each image, by a fine-tuned checkpoint.",
+    },
+    "Look": {
+        "preview": "Draw what a task makes of images before any training, or what a checkpoint says of them.",
+        "report": "Write a page about runs: curves, pictures, results; one HTML file to show.",
         "neighbors": "Show the images that are nearest to images, or list the words nearest to words.",
         "map": "Draw the features of images in the plane, by t-SNE or PCA.",
-    },
-    "Take away": {
-        "export": "Write the encoder for other programs, and prove that they compute the same.",
-        "embed": "Write features, paths and labels to a file.",
-    },
-    "Look around": {
         "tasks": "List the installed pretext tasks and the packages they come from.",
-        "check": "Check that a task keeps the promises of the contract; exit code 1 if it does not.",
         "encoders": "List encoders: installed ones, and how to name timm's, torchvision's and your own.",
+        "protocols": "List the named protocols, and what exactly each of them does.",
         "cache": "Show what the cache of indexes and decoded images holds, or clear it.",
+        "env": "Print versions, devices and plugins, for a bug report.",
+    },
+    "Extend": {
+        "new-task": "Write a package with a task of your own, its test and its entry point.",
+        "check": "Check that a task keeps the promises of the contract; exit code 1 if it does not.",
     },
 }
 
@@ -47,7 +52,8 @@ _HELP = "Self-supervised learning: pretrain on unlabelled data, evaluate, export
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `sslkit` with the given arguments (default: those of the process) and exit."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    completing = "_SSLKIT_COMPLETE" in os.environ  # the shell asks what may come next
+    arguments = _typed() if completing else sys.argv[1:] if arguments is None else arguments
     if "--traceback" in arguments:
         arguments = [argument for argument in arguments if argument != "--traceback"]
     else:
@@ -62,6 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
         say(str(stopped))
         sys.exit(stopped.exit_code)
     except SslkitError as error:
+        if completing:
+            sys.exit(0)  # nothing fits; a message would end up in the line that is being typed
         _fail(str(error), error.exit_code)
     except _UsageError as error:
         _fail(error.format_message(), 2)
@@ -91,10 +99,17 @@ def build_app(arguments: list[str]) -> typer.Typer:
     for panel, commands in COMMANDS.items():
         for name, summary in commands.items():
             if name == called or "_SSLKIT_COMPLETE" in os.environ:
-                import_module(f"sslkit.cli.{name}").add(app, panel, summary, arguments)
+                import_module(f"sslkit.cli.{name.replace('-', '_')}").add(app, panel, summary, arguments)
             else:
                 app.command(name, help=summary, rich_help_panel=panel)(_listed_only)
     return app
+
+
+def _typed() -> list[str]:
+    """Return the whole words after `sslkit` in the line that a shell wants completed."""
+    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""  # of bash; of zsh and fish
+    words = line.split()
+    return (words if line.endswith((" ", "\n")) else words[:-1])[1:]
 
 
 def _listed_only() -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from sslkit.cli import completion
 from sslkit.console import print_json, say, stdout
 
 
@@ -14,7 +15,9 @@ def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> Non
 
 
 def _check(
-    task: Annotated[str, typer.Argument(help="An installed task (`sslkit tasks`) or a .py file.")],
+    task: Annotated[
+        str, typer.Argument(autocompletion=completion.task, help="An installed task (`sslkit tasks`) or a .py file.")
+    ],
     full: Annotated[
         bool,
         typer.Option("--full", help="Also what takes half a minute: exactness, compilation, resume."),

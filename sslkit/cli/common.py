@@ -1,8 +1,9 @@
 """What the commands share: reading a spec from flags and file, and printing a result."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar, get_origin
+from typing import Annotated, Any, TypeVar, get_origin
 
 import typer
 from pydantic import ValidationError
@@ -27,20 +28,35 @@ def add_call(
     model: type[Spec],
     call: str | None = None,
     printed: Callable[[dict[str, Any]], None] | None = None,
+    argument: str | None = None,
 ) -> None:
     """Add the command that reads a spec, makes a call of `sslkit`, by default of the same name, and shows what it returns.
 
-    `printed` shows it to people in another way than as its fields or the table of its rows.
+    `printed` shows it to people in another way than as its fields or the table of its rows. `argument` is a field that is
+    given without a flag.
     """
 
     def run(given: dict[str, Any], extras: dict[str, Any]) -> None:
+        if (
+            argument is not None
+            and model.model_fields[argument].is_required()
+            and argument not in {**file_values(extras), **given}
+        ):
+            raise SslkitError(f"{argument.upper()} is missing", f"sslkit {name} {argument.upper()}")
         spec = read_spec(model, given, extras)
         import sslkit
 
         show(getattr(sslkit, call or name)(spec), extras, printed)
 
-    extra = {"spec": SPEC, "json": JSON}
-    app.command(name, rich_help_panel=panel)(command(run, summary, {"Settings": model}, extra))
+    extra, hidden, given_plainly = {"spec": SPEC, "json": JSON}, frozenset[str](), None
+    if argument is not None:
+        field, hidden = model.model_fields[argument], frozenset({argument})
+        kind: Any = list[str] if get_origin(field.annotation) is list else str
+        annotation = Annotated[kind | None, typer.Argument(help=field.description)]
+        given_plainly = inspect.Parameter(argument, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
+    app.command(name, rich_help_panel=panel)(
+        command(run, summary, {"Settings": model}, extra, hidden=hidden, argument=given_plainly)
+    )
 
 
 def read_spec(model: type[S], given: dict[str, Any], extras: dict[str, Any]) -> S:

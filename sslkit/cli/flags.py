@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from sslkit.cli.completion import COMPLETES
 from sslkit.errors import SslkitError, did_you_mean
 from sslkit.specs import alternatives, limits
 from sslkit.specs import flag as flag
@@ -67,6 +68,8 @@ def _parameter(name: str, field: FieldInfo, panel: str, defaults: dict[str, Any]
         "rich_help_panel": panel,
         "show_default": False,
     }
+    if isinstance(field.json_schema_extra, dict) and "completes" in field.json_schema_extra:
+        settings["autocompletion"] = COMPLETES[str(field.json_schema_extra["completes"])]
     annotation: Any
     if field.annotation is bool:
         names = f"{flag(name)}/--no-{flag(name)[2:]}" if default is True else flag(name)
@@ -119,8 +122,8 @@ def key_values(items: list[str], name: str) -> dict[str, str]:
     return dict(item.split("=", 1) for item in items)
 
 
-def complaints(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """Return one line per field: the flag, what was expected and what was given."""
+def complaints(error: ValidationError, model: type[BaseModel], missing: bool = True) -> list[str]:
+    """Return one line per field: the flag, what was expected and what was given; `missing` ones too, unless they may be."""
     lines: dict[str, str] = {}
     for problem in error.errors(include_url=False):
         name = str(problem["loc"][0]) if problem["loc"] else ""
@@ -129,7 +132,10 @@ def complaints(error: ValidationError, model: type[BaseModel]) -> list[str]:
             near = did_you_mean(flag(name), known, listing=[])
             lines[name] = f"{flag(name)}: no such setting{f' ({near})' if near else ''}"
         elif problem["type"] == "missing":
-            lines[name] = f"{flag(name)} is missing"
+            if not missing:
+                continue
+            described = model.model_fields[name].description or "it has no default"
+            lines[name] = f"{flag(name)} is missing ({described.rstrip('.')})"
         elif name in model.model_fields:
             given = problem["input"] if len(problem["loc"]) == 1 or not isinstance(problem["input"], dict) else "..."
             told = problem["type"] == "value_error"  # by a validator of the field's own

@@ -8,6 +8,7 @@ import typer
 from pydantic import ValidationError
 
 from sslkit import registry
+from sslkit.cli import completion
 from sslkit.cli.common import file_values, one_length, validated, with_pairs
 from sslkit.cli.flags import command, complaints, flag, read_spec_file
 from sslkit.errors import SslkitError
@@ -47,7 +48,10 @@ def add_task_command(
         text = task_class.__doc__ if model is PretrainSpec else f"{summary}\n\n{task_class.__doc__}"
     argument = Annotated[
         str | None,
-        typer.Argument(help=f"An installed task (`sslkit tasks`) or a .py file; its options show in `{name} TASK --help`."),
+        typer.Argument(
+            autocompletion=completion.task,
+            help=f"An installed task (`sslkit tasks`) or a .py file; its options show in `{name} TASK --help`.",
+        ),
     ]
     task = inspect.Parameter("task", inspect.Parameter.KEYWORD_ONLY, annotation=argument, default=None)
     hidden = frozenset({"task", "options"})
@@ -91,8 +95,7 @@ def task_spec(
         except ValidationError as error:
             # A run that is gone on with, or looked at, has the options that are not repeated.
             known = _holds_options({**from_file, **flags})
-            found = complaints(error, task_class.Options)
-            others += [line for line in found if not (known and line.endswith(" is missing"))]
+            others += complaints(error, task_class.Options, missing=not known)
     return validated(model, {**from_file, **flags, "options": options}, others), flags | own, from_file
 
 
@@ -115,7 +118,7 @@ def listing() -> str:
 
 def _value_of(option: str, arguments: list[str]) -> str | None:
     """Return what follows an option, after a space or an equals sign."""
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for argument, following in zip(arguments, [*arguments, None][1:], strict=True):
         if argument == option:
             return following
         if argument.startswith(f"{option}="):

@@ -9,6 +9,8 @@ from sslkit.encoders.base import Encoder, Wrapped
 from sslkit.encoders.timm_zoo import small_stem
 from sslkit.errors import SslkitError, did_you_mean
 
+CLASSIFIERS = ("fc", "head", "heads", "classifier")  # what torchvision's models call theirs
+
 
 def torchvision_encoder(
     name: str, in_channels: int, size: int, stem: str = "standard", pretrained: bool = False, **options: Any
@@ -22,8 +24,8 @@ def torchvision_encoder(
     model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
     if stem == "small":
         small_stem(model, in_channels)
-    # The classifier is called fc, head, heads or classifier; its last linear layer tells the width of the features.
-    for attribute in ("fc", "head", "heads", "classifier"):
+    # The classifier's last linear layer tells the width of the features.
+    for attribute in CLASSIFIERS:
         if hasattr(model, attribute):
             last = [layer for layer in getattr(model, attribute).modules() if isinstance(layer, nn.Linear)]
             if last:

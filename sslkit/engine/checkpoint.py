@@ -17,6 +17,7 @@ from sslkit import encoders, registry
 from sslkit.data.store import write_atomically
 from sslkit.encoders import Encoder, ImageEncoder, Recipe
 from sslkit.errors import SslkitError
+from sslkit.task import CONTRACT
 
 FORMAT = 1  # of both files; a reader refuses what is newer
 
@@ -114,6 +115,7 @@ def describe(encoder: Encoder) -> dict[str, Any]:
     ]
     return {
         "format": FORMAT,
+        "contract": CONTRACT,
         "modality": encoder.modality,
         "recipe": encoder.recipe,
         "encoder_from": ", ".join(sorted({_origin(recipe["name"]) for recipe in encoders.plain_recipes(encoder.recipe)})),

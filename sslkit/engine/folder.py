@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+import shutil
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,13 +15,14 @@ from filelock import FileLock, Timeout
 from sslkit.data.store import write_atomically
 from sslkit.errors import SslkitError
 
-MODEL, RESUME, SPEC, METRICS, RESULTS, BROKEN = (
+MODEL, RESUME, SPEC, METRICS, RESULTS, BROKEN, PREVIEWS = (
     "model.safetensors",
     "resume.pt",
     "spec.json",
     "metrics.jsonl",
     "results.jsonl",
     "broken.csv",
+    "previews",
 )
 
 
@@ -65,8 +68,11 @@ class RunFolder:
     Of several processes only one writes; to the others the folder is something to read.
     """
 
-    def __init__(self, folder: Path, writes: bool = True) -> None:
-        self.path, self.writes = folder, writes
+    def __init__(self, folder: Path, writes: bool = True, board: bool = False) -> None:
+        if board and find_spec("tensorboard") is None:
+            raise SslkitError("--log tensorboard needs tensorboard", "pip install 'sslkit[tensorboard]'")
+        self.path, self.writes, self._shows = folder, writes, board
+        self._board: Any = None
         self._fresh, self._held = not folder.exists(), holds_run(folder)
         self._lock = FileLock(folder / "lock")
         self._told: set[str] = set()
@@ -88,10 +94,14 @@ class RunFolder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if not self.writes:
             return
+        if self._board is not None:
+            self._board.close()
         self._lock.release()
         if kind is not None and not self._held and not self.file(RESUME).exists() and not self.file(METRICS).exists():
             for name in (SPEC, BROKEN, "lock"):
                 self.file(name).unlink(missing_ok=True)
+            for name in (PREVIEWS, "tensorboard"):
+                shutil.rmtree(self.file(name), ignore_errors=True)
             if self._fresh:
                 self.path.rmdir()
 
@@ -107,24 +117,29 @@ class RunFolder:
             stream.write((json.dumps(spec, indent=2) + "\n").encode())
 
     def log(self, line: dict[str, Any]) -> None:
-        """Add a line to metrics.jsonl."""
+        """Add a line to metrics.jsonl, and its numbers to TensorBoard, if that was asked for."""
         if self.writes:
             append_json(self.file(METRICS), line)
+        if self._board is not None:
+            for name, value in line.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._board.add_scalar(name, value, line["step"])
 
     def last_loss(self) -> float | None:
         """Return the loss logged last."""
-        if not self.file(METRICS).exists():
-            return None
-        lines = self.file(METRICS).read_text(encoding="utf-8").splitlines()
-        return float(json.loads(lines[-1])["loss"]) if lines else None
+        lines = read_json_lines(self.file(METRICS))
+        return float(lines[-1]["loss"]) if lines else None
 
     def rewind(self, step: int) -> None:
-        """Drop the logged lines from `step` on, which a resumed run will write again."""
+        """Drop the logged lines from `step` on, which a resumed run will write again; TensorBoard does so by itself."""
         if self.writes and self.file(METRICS).exists():
-            lines = self.file(METRICS).read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] < step]
+            kept = [line for line in read_json_lines(self.file(METRICS)) if line["step"] < step]
             with write_atomically(self.file(METRICS)) as stream:
-                stream.writelines(f"{line}\n".encode() for line in kept)
+                stream.writelines(f"{json.dumps(line)}\n".encode() for line in kept)
+        if self.writes and self._shows:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
 
     def report_broken(self, broken: Iterable[tuple[str, str]]) -> int:
         """Add (name, reason) of samples not yet in broken.csv and return how many were new."""
@@ -142,6 +157,17 @@ class RunFolder:
                 writer.writerows(new)
             self._told.update(name for name, _ in new)
         return len(new)
+
+
+def read_json_lines(file: Path) -> list[dict[str, Any]]:
+    """Return the objects in the lines of a file, none if there is no file; a line that was cut off is left out."""
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:  # the process was killed while it wrote
+            continue
+    return found
 
 
 def append_json(file: Path, line: dict[str, Any]) -> None:

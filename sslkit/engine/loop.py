@@ -10,6 +10,7 @@ from sslkit.console import duration, meter, say
 from sslkit.data.loader import Loader, epoch_batches
 from sslkit.engine.folder import BROKEN, RunFolder
 from sslkit.engine.health import Health
+from sslkit.engine.memory import peak_memory
 from sslkit.engine.signals import Stop
 from sslkit.engine.stepper import Stepper
 from sslkit.errors import Interrupted, RunFailed
@@ -69,13 +70,17 @@ def train(
     prepared: bool,
     stop: Stop,
     health: Health | None = None,
+    draw: Callable[[], None] = lambda: None,
+    spent: float = 0.0,
 ) -> Pace:
     """Take the steps that are left and return the pace.
 
     `prepared` tells that `before_epoch` was called for the first of them already. Raises Interrupted after a
-    checkpoint when a signal came, and RunFailed after one when features collapse and the run is to stop then.
+    checkpoint when a signal came, and RunFailed after one when features collapse and the run is to stop then. `draw` keeps
+    pictures of what the task says, early, in the middle and at the end. `spent` are the seconds of the run so far.
     """
     clock, plan, world, pace = stepper.clock, stepper.plan, stepper.world, Pace()
+    began = time.monotonic() - spent
     broken: list[tuple[int, str]] = []
     every = max(1, (clock.steps - clock.began) // _LINES)
     saved = time.monotonic()
@@ -97,9 +102,13 @@ def train(
                 pace.add(plan.spec.batch_size, now - last, arrived - last, said)
                 look, alarms = ({}, []) if health is None else health.after_step(said["loss"])
                 if look or clock.step % every == 0 or clock.step == clock.steps:
-                    rate = {"images_per_second": round(pace.rate, 1)}
+                    rate = {"images_per_second": round(pace.rate, 1), "seconds": round(time.monotonic() - began, 1)}
+                    peak = peak_memory(plan.machine.device)
+                    rate |= {} if peak is None else {"memory": peak}
                     told = {"alarms": alarms} if alarms else {}
                     folder.log({**pace.means(), **rate, **look, **told, "epoch": epoch, "step": clock.step - 1})
+                if clock.step in (clock.steps // 8, clock.steps // 2, clock.steps):
+                    draw()
                 for alarm in alarms:
                     say(f"health: {alarm}", style="bold yellow")
                 if look and health is not None and world.any(health.stops and bool(alarms)):

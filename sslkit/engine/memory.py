@@ -1,9 +1,27 @@
-"""Let the C library keep memory that is freed and asked for again in every step."""
+"""Memory: let the C library keep what is asked for again in every step; how much there was at most."""
 
 import ctypes
+import importlib.util
 import platform
 
+import torch
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Return the most bytes that this process has held: on CUDA what torch allocated there, else of main memory.
+
+    None where the system does not tell, as Windows does not.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if importlib.util.find_spec("resource") is None:
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else 1024 * peak
 
 
 def keep_freed_memory() -> None:

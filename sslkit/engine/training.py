@@ -16,7 +16,7 @@ from sslkit.data.loader import Loader, epoch_batches
 from sslkit.encoders import Encoder
 from sslkit.engine.checkpoint import describe, load_initial, read_resume, save_model, save_resume
 from sslkit.engine.distributed import World
-from sslkit.engine.folder import MODEL, RESUME, SPEC, RunFolder, read_spec
+from sslkit.engine.folder import MODEL, PREVIEWS, RESUME, SPEC, RunFolder, read_spec
 from sslkit.engine.health import Health
 from sslkit.engine.loop import train
 from sslkit.engine.plan import Plan, show_plan
@@ -27,9 +27,10 @@ from sslkit.errors import Interrupted, RunFailed, SslkitError
 from sslkit.specs import PretrainSpec, TrainSpec, flag, path_options
 from sslkit.task import Clock, DataInfo, EncoderBuilder, PretextTask
 
+_PREVIEWED, _PREVIEW_ROWS = 32, 6  # images that a task gets for its pictures while it trains, and how many are drawn
 _FREELY_CHANGED = frozenset(
     {"device", "workers", "cache", "cache_limit", "reindex", "checkpoint_every", "resume", "extend_to", "out"}
-    | {"health_every", "on_collapse", "online_knn"}
+    | {"health_every", "on_collapse", "online_knn", "log"}
 )  # on a resume: they say where and how a run goes on, not what it computes
 
 
@@ -107,7 +108,7 @@ def run_training(training: Training) -> Outcome:
     plan, spec, world = training.plan, training.plan.spec, training.plan.machine.world
     fingerprint = plan.source.fingerprint()
     world.meet()  # nobody may look for a run in the folder after it was begun
-    with RunFolder(training.out, writes=world.first) as folder:
+    with RunFolder(training.out, world.first, board=world.first and spec.log == "tensorboard") as folder:
         world.meet()
         state = read_resume(folder.file(RESUME), torch.device("cpu")) if folder.file(RESUME).exists() else None
         if state is not None and state["data"] != fingerprint:
@@ -128,6 +129,9 @@ def run_training(training: Training) -> Outcome:
         folder.rewind(clock.step)
         _write_spec(folder, spec)
         loader = Loader(plan.source, plan.workers, substitute=True, pin_memory=plan.machine.device.type == "cuda")
+        if plan.machine.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(plan.machine.device)
+        spent = 0.0 if state is None else state.get("seconds", 0.0)
         with listen() as stop:
             if state is None:
                 stepper.before_epoch(0)
@@ -142,18 +146,28 @@ def run_training(training: Training) -> Outcome:
                 if state is not None and state.get("health"):
                     health.load_state(state["health"])
 
+            trained = time.monotonic() - spent  # when it would have begun without a break
+
             def save() -> None:
                 if not world.first:
                     return
-                watched = {} if health is None else {"health": health.state()}
+                watched: dict[str, Any] = {} if health is None else {"health": health.state()}
+                watched["seconds"] = time.monotonic() - trained
                 try:
                     save_resume(folder.file(RESUME), {**stepper.state(), "data": fingerprint, **watched})
                     save_model(folder.file(MODEL), task.exports(), _metadata(training, spec, stepper, fingerprint))
                 except OSError as error:
                     raise RunFailed(f"cannot write the checkpoint to {folder.path}: {error.strerror}") from error
 
+            def draw() -> None:
+                if world.first and isinstance(spec, PretrainSpec):
+                    _draw_previews(stepper, folder)
+
+            if state is None:
+                draw()
             try:
-                pace = train(stepper, loader, folder, save, prepared=state is None, stop=stop, health=health)
+                fresh = state is None
+                pace = train(stepper, loader, folder, save, fresh, stop=stop, health=health, draw=draw, spent=spent)
             except Interrupted as stopped:
                 stopped.hint = f"go on with: sslkit {training.command} --resume --out {folder.path}"
                 raise
@@ -163,6 +177,26 @@ def run_training(training: Training) -> Outcome:
         loss = folder.last_loss()
     task.eval()
     return Outcome(training.out, task, clock.step, round(pace.rate, 1), loss, round(time.monotonic() - began, 1))
+
+
+def _draw_previews(stepper: Stepper, folder: RunFolder) -> None:
+    """Write a picture of what the task makes of a few images and says of them; before the first step, so that it is tried."""
+    from sslkit.engine.preview import pictures_of  # which prepares runs, as this module does
+    from sslkit.report.pictures import draw_previews
+
+    step = stepper.clock.step
+    pictures = pictures_of(stepper, _PREVIEWED, trained=True)
+    if pictures is None or not len(pictures):
+        return
+    file = folder.file(PREVIEWS) / f"step-{step}.png"
+    try:
+        file.parent.mkdir(exist_ok=True)
+        known = {earlier.read_bytes() for earlier in file.parent.iterdir() if earlier != file}
+        draw_previews(pictures[:_PREVIEW_ROWS], stepper.task.preview_columns, file)
+        if file.read_bytes() in known:
+            file.unlink()  # a task that says nothing of what it sees
+    except OSError as error:
+        raise RunFailed(f"cannot write previews to {folder.path}: {error.strerror}") from error
 
 
 def _agree(world: World, told: tuple[Any, ...]) -> None:

@@ -219,7 +219,13 @@ def _run(
             build_encoder=build_start,
             build_task=build_task,
             reads={"finetune": ("pooled",)},
-            metadata={"classes": list(parts.classes), "data": parts.fingerprint},
+            metadata={
+                "classes": list(parts.classes),
+                "data": parts.fingerprint,
+                "several_labels": labels.dim() == 2,
+                "loss": ("sigmoid" if labels.dim() == 2 else "softmax") if spec.loss == "auto" else spec.loss,
+                **_origin(checkpoint, trial, allowed),
+            },
         )
     )
     task, source = outcome.task, plan.source
@@ -240,6 +246,14 @@ def _run(
         tested.rows.append(found.rows)
         tested.duplicates.append(count_duplicates(known, found.hashes))
     return tested
+
+
+def _origin(checkpoint: Checkpoint | None, trial: Trial, allowed: str | None) -> dict[str, Any]:
+    """Return by which task and from which weights a training began, for its own checkpoint's metadata."""
+    if checkpoint is None or trial.scratch:
+        return {}
+    weights = weights_hash(checkpoint.build_encoder(allowed))
+    return {"pretrained_by": {"task": checkpoint.metadata["task"], "weights": weights}}
 
 
 def _rows(model: str, tested: list[Tested], parts: Parts) -> list[Row]:

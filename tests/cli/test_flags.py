@@ -9,6 +9,7 @@ import pytest
 
 from sslkit.cli.flags import flag
 from sslkit.specs import (
+    CompareSpec,
     DemoSpec,
     EmbedSpec,
     EvaluateSpec,
@@ -17,9 +18,12 @@ from sslkit.specs import (
     KnnSpec,
     MapSpec,
     NeighborsSpec,
+    NewTaskSpec,
+    PredictSpec,
     PretrainSpec,
     PreviewSpec,
     ProbeSpec,
+    ReportSpec,
     RetrievalSpec,
 )
 
@@ -28,7 +32,7 @@ _DATA = "--data --label --size --batch-size --seed --device --workers --cache --
 _TRAIN = (
     f"{_DATA} --out --encoder --encoder-option --pretrained --canvas --epochs --steps --minutes --micro-batch --optimizer --lr "
     "--weight-decay --weight-decay-end --warmup --clip --precision --compile --sync-batchnorm --checkpoint-every "
-    "--resume --init --extend-to"
+    "--log --resume --init --extend-to"
 )
 _HEALTH = "--health-every --on-collapse --online-knn"
 _FEATURES = f"{_DATA} --ckpt --encoder --layer --pool"
@@ -45,8 +49,12 @@ GOLDEN = {
     RetrievalSpec: _EVALUATION,
     EvaluateSpec: f"{_EVALUATION} --protocol --seeds --out --resume",
     EmbedSpec: f"{_FEATURES} --out",
+    PredictSpec: f"{_DATA} --ckpt --encoder --out",
     MapSpec: f"{_FEATURES} --out --method --samples",
-    ExportSpec: "--ckpt --to --out --encoder --size",
+    ExportSpec: "--ckpt --to --out --encoder --size --dynamic-batch --dynamic-size",
+    ReportSpec: f"{_DATA} --runs --out --encoder --test --samples",
+    CompareSpec: f"{_DATA} --tasks --minutes --encoder --encoder-option --test --out",
+    NewTaskSpec: "--name --out",
     DemoSpec: "--out --images-only --seed",
     NeighborsSpec: f"{_DATA} --ckpt --queries --k --out --encoder",
     PreviewSpec: f"{_DATA} --task --ckpt --out --rows --images --encoder --encoder-option --canvas --options",
@@ -65,7 +73,12 @@ _REAL = {
     "knn": f"{GOLDEN[KnnSpec]} --spec --json --help",
     "probe": f"{GOLDEN[ProbeSpec]} --spec --json --help",
     "export": f"{GOLDEN[ExportSpec]} --spec --json --help",
-    "neighbors": f"queries {_DATA} --ckpt --k --out --encoder --json --help",
+    "neighbors": f"queries {_DATA} --ckpt --k --out --encoder --spec --json --help",
+    "predict": f"{GOLDEN[PredictSpec]} --spec --json --help",
+    "compare": f"{GOLDEN[CompareSpec]} --spec --json --help",
+    "report": f"{GOLDEN[ReportSpec].replace('--runs ', '').replace('--data', 'runs --data', 1)} --spec --json --help",
+    "new-task": "name --out --spec --json --help",
+    "env": "--json --help",
     "retrieval": f"{GOLDEN[RetrievalSpec]} --spec --json --help",
     "evaluate": f"{GOLDEN[EvaluateSpec]} --spec --json --help",
     "embed": f"{GOLDEN[EmbedSpec]} --spec --json --help",

@@ -50,7 +50,14 @@ def test_a_run_from_the_command_line(sslkit: Run, digits: Path, tmp_path: Path, 
     result = ran.json
     assert set(result) == {"run", "checkpoint", "steps", "images_per_second", "loss", "seconds"}
     assert result["steps"] == 12 and result["images_per_second"] > 0 and result["loss"] < 2
-    assert {path.name for path in out.iterdir()} == {"spec.json", "metrics.jsonl", "model.safetensors", "resume.pt", "lock"}
+    assert {path.name for path in out.iterdir()} == {
+        "spec.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "resume.pt",
+        "lock",
+        "previews",
+    }
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(12))
     assert {"loss", "accuracy", "lr", "gradient_norm", "epoch"} <= set(lines[0])
@@ -434,3 +441,27 @@ def test_before_epoch_asks_the_run(digits: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.undo()
     pretrain(PretrainSpec(task=str(file), out=str(tmp_path / "parts"), resume=True))
     assert same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_tensorboard_gets_what_is_logged(digits: Path, quick: list[str], tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    given = ["--data", digits, *quick, "--out", tmp_path / "run", "--log", "tensorboard"]
+    assert sslkit("pretrain", "rotation", *given, "--steps", 3).code == 0
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [event.step for event in events.Scalars("loss")] == [0, 1, 2]
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx([line["loss"] for line in lines], rel=1e-5)
+
+
+def test_pictures_are_kept_while_it_trains(digits: Path, quick: list[str], tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    def kept(task: str) -> list[str]:
+        assert sslkit("pretrain", task, "--data", digits, *quick, "--steps", 8, "--out", tmp_path / task).code == 0
+        return sorted(file.name for file in (tmp_path / task / "previews").iterdir())
+
+    assert {"step-0.png", "step-8.png"} <= set(kept("rotation"))
+    assert kept("simclr") == ["step-0.png"]  # views, of which it says nothing
+    lines = [json.loads(line) for line in (tmp_path / "simclr" / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["memory"] > 10**8 for line in lines) and lines[-1]["seconds"] > lines[0]["seconds"] > 0

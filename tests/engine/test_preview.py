@@ -43,9 +43,12 @@ def test_the_same_seed_draws_the_same_picture(sslkit: Run, digits: Path, tmp_pat
 
 
 def test_previews_change_nothing_in_the_run(sslkit: Run, trained: Path, tmp_path: Path) -> None:
-    before = {path.name: path.read_bytes() for path in trained.parent.iterdir()}
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in trained.parent.rglob("*") if path.is_file()}
+
+    before = content()
     assert sslkit("preview", "rotation", "--ckpt", trained, "--out", tmp_path / "p.png").code == 0
-    assert {path.name: path.read_bytes() for path in trained.parent.iterdir()} == before
+    assert content() == before
 
 
 def test_bad_input(sslkit: Run, digits: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,11 @@
+"""`sslkit report RUN...`."""
+
+import typer
+
+from sslkit.cli.common import add_call
+from sslkit.specs import ReportSpec
+
+
+def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
+    """Add the command to the application."""
+    add_call(app, "report", panel, summary, ReportSpec, call="write_report", argument="runs")
