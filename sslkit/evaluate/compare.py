@@ -15,7 +15,7 @@ from sslkit.console import say
 from sslkit.engine.folder import MODEL
 from sslkit.engine.pretrain import prepare
 from sslkit.engine.signals import listen
-from sslkit.errors import Interrupted, RunFailed, SslkitError
+from sslkit.errors import Interrupted, RunFailed, SslkitError, naming
 from sslkit.evaluate.data import find_labelled
 from sslkit.evaluate.knn import knn
 from sslkit.evaluate.probe import probe
@@ -70,7 +70,8 @@ def compare(spec: CompareSpec) -> CompareResult:
 def _check(spec: PretrainSpec) -> None:
     """Raise SslkitError for what `pretrain` would refuse."""
     try:
-        prepare(spec)
+        with naming("--out", "--resume"):  # which is how an earlier comparison goes on
+            prepare(spec)
     except ValidationError as error:
         wanted = ", ".join(str(problem["loc"][0]) for problem in error.errors())
         raise SslkitError(

@@ -108,6 +108,8 @@ def test_tasks_compared_end_in_a_report(digits: Path, tmp_path: Path, sslkit: Ca
     again = sslkit("compare", "--tasks", "rotation,jigsaw", *given, "--size", 32, "--out", tmp_path / "c", "--json").json
     assert again["knn"] == told["knn"]  # nothing was trained again, and earlier results are still there
     assert (tmp_path / "c" / "jigsaw" / "results.jsonl").read_text().splitlines()[: len(lines)] == lines
+    ran = sslkit("compare", "--tasks", "rotation,jigsaw", *given, "--size", 64, "--out", tmp_path / "c")
+    assert ran.code == 2 and ran.err.startswith("error: --out: ") and "was started with other values: --size 64" in ran.err
 
 
 def test_what_compare_refuses_it_refuses_first(digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
