@@ -71,16 +71,17 @@ def train(
     stop: Stop,
     health: Health | None = None,
     draw: Callable[[], None] = lambda: None,
-    spent: float = 0.0,
+    began: float | None = None,
 ) -> Pace:
     """Take the steps that are left and return the pace.
 
     `prepared` tells that `before_epoch` was called for the first of them already. Raises Interrupted after a
     checkpoint when a signal came, and RunFailed after one when features collapse and the run is to stop then. `draw` keeps
-    pictures of what the task says, early, in the middle and at the end. `spent` are the seconds of the run so far.
+    pictures of what the task says, early, in the middle and at the end. `began` is when, by `time.monotonic`,
+    the run would have begun without a break.
     """
     clock, plan, world, pace = stepper.clock, stepper.plan, stepper.world, Pace()
-    began = time.monotonic() - spent
+    began = time.monotonic() if began is None else began
     broken: list[tuple[int, str]] = []
     every = max(1, (clock.steps - clock.began) // _LINES)
     saved = time.monotonic()

@@ -131,7 +131,6 @@ def run_training(training: Training) -> Outcome:
         loader = Loader(plan.source, plan.workers, substitute=True, pin_memory=plan.machine.device.type == "cuda")
         if plan.machine.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(plan.machine.device)
-        spent = 0.0 if state is None else state.get("seconds", 0.0)
         with listen() as stop:
             if state is None:
                 stepper.before_epoch(0)
@@ -146,7 +145,7 @@ def run_training(training: Training) -> Outcome:
                 if state is not None and state.get("health"):
                     health.load_state(state["health"])
 
-            trained = time.monotonic() - spent  # when it would have begun without a break
+            trained = time.monotonic() - (0.0 if state is None else state.get("seconds", 0.0))  # since then, without a break
 
             def save() -> None:
                 if not world.first:
@@ -167,7 +166,7 @@ def run_training(training: Training) -> Outcome:
                 draw()
             try:
                 fresh = state is None
-                pace = train(stepper, loader, folder, save, fresh, stop=stop, health=health, draw=draw, spent=spent)
+                pace = train(stepper, loader, folder, save, fresh, stop=stop, health=health, draw=draw, began=trained)
             except Interrupted as stopped:
                 stopped.hint = f"go on with: sslkit {training.command} --resume --out {folder.path}"
                 raise

@@ -187,7 +187,7 @@ def _paired(runs: list[RunRecord], looks: list[Looks]) -> str:
             rows.append([one.name, shares[0], other.name, shares[1], f"{compare(mine.told[1], theirs.told[1]):.2g}"])
     if not rows:
         return ""
-    said = "How likely two equally good encoders would differ so much on these images (McNemar's test of 20-NN's answers):"
+    said = "How likely two equally good encoders would differ so much on these images (McNemar's test of the answers below):"
     return f"<p>{_text(said)}</p>" + _table(["run", "right", "run", "right", "p"], rows)
 
 
