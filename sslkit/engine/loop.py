@@ -103,7 +103,7 @@ def train(
                 pace.add(plan.spec.batch_size, now - last, arrived - last, said)
                 look, alarms = ({}, []) if health is None else health.after_step(said["loss"])
                 if look or clock.step % every == 0 or clock.step == clock.steps:
-                    rate = {"images_per_second": round(pace.rate, 1), "seconds": round(time.monotonic() - began, 1)}
+                    rate = {"images_per_second": round(pace.rate, 1), "seconds": round(time.monotonic() - began, 3)}
                     peak = peak_memory(plan.machine.device)
                     rate |= {} if peak is None else {"memory": peak}
                     told = {"alarms": alarms} if alarms else {}
