@@ -195,7 +195,6 @@ def joint_task(children: dict[str, type[PretextTask]]) -> type[Joint]:
             str,
             Field(
                 default=",".join("1" * len(children)),
-                pattern=r"^\d*\.?\d+(,\d*\.?\d+)*$",
                 description=f"Weights of the losses of {' and '.join(children)}, with commas between.",
             ),
         )
@@ -204,8 +203,9 @@ def joint_task(children: dict[str, type[PretextTask]]) -> type[Joint]:
         fields |= {f"{name}{WITHIN}{key}": (field.annotation, field) for key, field in child.Options.model_fields.items()}
 
     def counted(weights: str) -> str:
-        if weights.count(",") != len(children) - 1:
-            raise ValueError(f"should be {len(children)} numbers, one for each of {', '.join(children)}")
+        words = [word for word in weights.split(",") if re.fullmatch(r"\d*\.?\d+", word)]
+        if len(words) != len(children) or len(words) != weights.count(",") + 1 or not any(map(float, words)):
+            raise ValueError(f"should be {len(children)} numbers, not below 0 and not all 0, one for each of {', '.join(children)}")
         return weights
 
     options = create_model(

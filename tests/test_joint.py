@@ -102,8 +102,13 @@ def test_from_the_command_line(sslkit: Callable[..., Any], digits: Path, quick: 
     assert sslkit("pretrain", "simclr+rotation", "--resume", "--out", tmp_path / "run").code == 0
     ran = sslkit("pretrain", "simclr+rotation", *given, "--weights", "1", "--simclr.temperature", "-1")
     assert ran.code == 2
-    assert "--weights: should be 2 numbers, one for each of simclr, rotation (got 1)" in ran.err
+    assert "--weights: should be 2 numbers, not below 0 and not all 0, one for each of simclr, rotation (got 1)" in ran.err
     assert "--simclr.temperature: should be a number, above 0 (got -1)" in ran.err
+    for wrong in ("1,-1", "0,0", "1,x"):
+        assert (
+            f"not below 0 and not all 0, one for each of simclr, rotation (got {wrong})"
+            in sslkit("pretrain", "simclr+rotation", *given, "--weights", wrong).err
+        )
     ran = sslkit("pretrain", "simclr+simmim", "--data", digits, "--encoder", "resnet_micro", "--out", tmp_path / "no")
     assert ran.code == 2 and "simmim reads tokens and resnet_micro offers" in ran.err
 

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sslkit.console import stdout
-from sslkit.report.numbers import interval, p_value, share
+from sslkit.report.numbers import interval, p_value, protocol_of, share
 
 
 def show_rows(result: dict[str, Any]) -> None:
@@ -22,7 +22,7 @@ def show_rows(result: dict[str, Any]) -> None:
     for row in rows:
         cells = [row[place] or "" for place in places] + [_shown(row, name) for name in measures] + [p_value(row)]
         table.add_row(*map(Text, cells))  # not as markup: paths may hold brackets
-    stdout.print(f"{result['protocol'] or result['command'] + ', settings by hand: no protocol id'}", style="bold")
+    stdout.print(protocol_of(result) + ("" if result["protocol"] else ": no protocol id"), style="bold")
     # As wide as it has to be: a number that was cut off is none. (`print` itself would not go beyond the terminal's width.)
     table.width = stdout.measure(table, options=stdout.options.update(max_width=1000)).maximum
     stdout.print(table, crop=False, soft_wrap=False)

@@ -16,7 +16,7 @@ from sslkit.evaluate.models import weights_hash
 from sslkit.evaluate.probe import probe
 from sslkit.evaluate.protocols import PROTOCOLS
 from sslkit.evaluate.retrieval import retrieval
-from sslkit.report.numbers import interval, p_value, share
+from sslkit.report.numbers import interval, p_value, protocol_of, share
 from sslkit.specs import EvaluateSpec, EvaluationSpec, FinetuneSpec, KnnSpec, ProbeSpec, RetrievalSpec, Spec
 
 _TABLE, _RESULTS = "table.md", "results.json"
@@ -147,7 +147,7 @@ def markdown(results: list[dict[str, Any]]) -> str:
             name = "top1" if "top1" in row else "mean_average_precision"
             f1 = row.get("macro_f1")
             cells = (
-                result["protocol"] or f"{result['command']}, by hand",
+                protocol_of(result),
                 row["model"] + (f", {row['test']}" if len({one["test"] for one in result["rows"]}) > 1 else ""),
                 row["layer"] or "",
                 share(row, name),

@@ -8,6 +8,7 @@ from sslkit.data.store import write_atomically
 from sslkit.encoders import name_of
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.folder import RESULTS, read_json_lines
+from sslkit.report.numbers import protocol_of
 from sslkit.specs import ExportSpec
 
 _NORMALISED = "image = (image - torch.tensor({mean}).view(-1, 1, 1)) / torch.tensor({std}).view(-1, 1, 1)"
@@ -68,9 +69,7 @@ def _results(file: Path, weights: str) -> list[str]:
             test = f"{row['n_test']:,}" + (f", {tests[place]}" if place < len(tests) else "")
             low, high = row[f"{measure}_interval"]
             value = f"{row[measure]:.1%} ({100 * low:.1f} to {100 * high:.1f})" + ("" if measure == "top1" else " mAP")
-            rows.append(
-                f"| {result.get('protocol') or result['command'] + ', by hand'} | {test} | {row['layer'] or ''} | {value} |"
-            )
+            rows.append(f"| {protocol_of(result)} | {test} | {row['layer'] or ''} | {value} |")
     if not rows:
         return ["None were measured beside the checkpoint: `sslkit evaluate` does."]
     head = "| protocol | test images, hash of images and labels | layer | accuracy (or mAP) and 95% interval |"

@@ -20,7 +20,8 @@ from sslkit.evaluate.models import CHECKPOINT
 from sslkit.registry import task_name
 from sslkit.report import charts
 from sslkit.report.looks import Looks, look_at
-from sslkit.report.runs import RunRecord, called, names_of
+from sslkit.report.numbers import protocol_of
+from sslkit.report.runs import RunRecord, names_of
 from sslkit.specs import ReportSpec
 
 _STYLE = """
@@ -174,7 +175,7 @@ def _last_layer(run: RunRecord) -> dict[str, float]:
         rows = [row for row in result.get("rows", []) if row["model"] == CHECKPOINT and row.get("top1") is not None]
         rows = [row for row in rows if row["test"] == rows[0]["test"]]
         if rows and result.get("settings", {}).get("layer", "last") in ("last", "all"):
-            found[called(result)] = rows[-1]["top1"]
+            found[protocol_of(result)] = rows[-1]["top1"]
     return found
 
 
@@ -199,7 +200,7 @@ def _evaluations(run: RunRecord) -> tuple[list[str], list[list[str]]]:
             interval = row.get("top1_interval") or row.get("mean_average_precision_interval")
             rows.append(
                 [
-                    called(result),
+                    protocol_of(result),
                     row["model"],
                     row["test"].replace(place, ""),  # the page is for others, who have no such folder
                     row.get("layer") or "",
@@ -220,7 +221,7 @@ def _by_layer(results: list[dict[str, Any]]) -> dict[str, list[tuple[str, float,
         tests = [row["test"] for row in result.get("rows", [])]
         for row in result.get("rows", []):
             if str(row.get("layer") or "").isdigit() and row.get("top1") is not None and row["test"] == tests[0]:
-                name = f"{called(result)}, {row['model']}"
+                name = f"{protocol_of(result)}, {row['model']}"
                 found.setdefault(name, []).append((row["layer"], row["top1"], *row["top1_interval"]))
     return {name: rows for name, rows in found.items() if len({row[0] for row in rows}) == len(rows) > 1}
 

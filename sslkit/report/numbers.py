@@ -1,6 +1,11 @@
-"""How numbers are written, in tables of all kinds."""
+"""How results and their numbers are written, in tables of all kinds."""
 
 from typing import Any
+
+
+def protocol_of(result: dict[str, Any]) -> str:
+    """Return the id of a result's protocol; settings by hand have none."""
+    return result.get("protocol") or f"{result['command']}, by hand"
 
 
 def share(row: dict[str, Any], name: str) -> str:

@@ -11,6 +11,7 @@ from sslkit.engine.folder import METRICS, MODEL, RESULTS, read_json_lines, read_
 from sslkit.errors import SslkitError
 from sslkit.evaluate.models import weights_hash
 from sslkit.registry import load_task
+from sslkit.report.numbers import protocol_of
 from sslkit.specs import FinetuneSpec, PretrainSpec, flag
 
 
@@ -35,7 +36,7 @@ class RunRecord:
         checkpoint = read_model(path / MODEL)
         weights = weights_hash(checkpoint.build_encoder(allowed))
         found = [result for result in read_json_lines(path / RESULTS) if result.get("weights") == weights]
-        newest = {json.dumps([called(result), result.get("settings"), result.get("data")]): result for result in found}
+        newest = {json.dumps([protocol_of(result), result.get("settings"), result.get("data")]): result for result in found}
         return cls(path, name, spec, read_json_lines(path / METRICS), checkpoint, weights, list(newest.values()))
 
     @property
@@ -75,11 +76,6 @@ def names_of(folders: list[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     raise SslkitError("one of the runs is given twice", "name each once")
-
-
-def called(result: dict[str, Any]) -> str:
-    """Return the protocol of a result."""
-    return result.get("protocol") or f"{result['command']}, by hand"
 
 
 def _flags(name: str, value: Any) -> list[str]:
