@@ -264,7 +264,7 @@ def without_paths(spec: dict[str, Any]) -> dict[str, Any]:
 
 def sslkit(*words: Any) -> dict[str, Any]:
     """Run a command in a process of its own and return what it printed as JSON."""
-    print("sslkit", *words, flush=True)
+    print("sslkit", *words, file=sys.stderr, flush=True)
     result: dict[str, Any] = json.loads(said(sys.executable, "-m", "sslkit", *map(str, words), "--json"))
     return result
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sslkit.encoders import concat as concat
     from sslkit.engine.checkpoint import load as load
     from sslkit.engine.checkpoint import read_model as read_model
+    from sslkit.engine.forecast import plan_run as plan_run
     from sslkit.engine.pretrain import pretrain as pretrain
     from sslkit.engine.preview import preview as preview
     from sslkit.errors import RunFailed as RunFailed
@@ -81,6 +82,7 @@ _WHERE = {
     "DemoSpec": "sslkit.specs",
     "pretrain": "sslkit.engine.pretrain",
     "preview": "sslkit.engine.preview",
+    "plan_run": "sslkit.engine.forecast",
     "knn": "sslkit.evaluate.knn",
     "probe": "sslkit.evaluate.probe",
     "predict": "sslkit.evaluate.predict",

@@ -46,9 +46,9 @@ class DataSpec(Spec):
 
     data: str | None = Field(
         default=None,
-        description="Folder, .txt list, .csv with a `path` column, or .npy/.npz array; text: a .txt file or a folder of them.",
+        description="Folder, .txt list, .csv with a `path` column, .npy/.npz or wds:SHARDS.tar; text: .txt or a folder of it.",
     )
-    label: str | None = Field(default=None, description="Column of the CSV that holds the labels.")
+    label: str | None = Field(default=None, description="Column of the CSV, or extension in shards, that holds the labels.")
     size: Pixels | Auto = Field(
         default="auto",
         description="Image size in pixels, or words in a sample of text; auto: fits the data, or the checkpoint's.",
@@ -100,6 +100,9 @@ class TrainSpec(DataSpec):
     checkpoint_every: int | None = Field(
         default=None, ge=1, description="Steps between checkpoints; default: each epoch, at least every ten minutes."
     )
+    activation_checkpointing: bool = Field(
+        default=False, description="Keep no activations inside the blocks of a timm encoder: less memory, a third more time."
+    )
     log: Literal["file", "tensorboard"] = Field(
         default="file", description="file: metrics.jsonl; tensorboard: also event files in the run's folder."
     )
@@ -119,6 +122,7 @@ class PretrainSpec(TrainSpec):
     )
     on_collapse: Literal["warn", "stop"] = Field(default="warn", description="What to do when features collapse.")
     online_knn: bool = Field(default=False, description="Also log k-NN accuracy, if the data has labels.")
+    profile: int = Field(default=0, ge=0, description="Print where the time of so many steps goes, and what may be done.")
     options: dict[str, Any] = Field(default={}, description="The task's own options.")
 
 

@@ -17,6 +17,7 @@ _UsageError: Any = typer.BadParameter.__mro__[2]
 COMMANDS = {
     "Train": {
         "pretrain": "Learn from unlabelled data with one pretext task, or several: simclr+rotation.",
+        "plan": "Measure for a minute what a run of pretrain would take: time, memory, disk, the largest batch.",
         "compare": "Train several tasks for the same time, evaluate them, write a report: which suits the data?",
         "finetune": "Train encoder and classifier on labels, from a checkpoint or from scratch, and test once.",
         "export": "Write the encoder for other programs, and prove that they compute the same.",

@@ -1,5 +1,6 @@
 """The canvas cache: every image decoded once, kept as uint8 in one memory-mapped file."""
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -64,6 +65,11 @@ class Canvases:
             return 0, "all canvases are cached"
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this job, on this machine
         return min(max(1, (os.cpu_count() or 1) // processes), 8), "one per core, for the first epoch"
+
+    @property
+    def bytes(self) -> int:
+        """Return the bytes of all canvases."""
+        return len(self.index) * math.prod(self._shape)
 
     @property
     def _shape(self) -> tuple[int, int, int]:

@@ -1,6 +1,6 @@
 """Decode one image to a square uint8 canvas, or say why not."""
 
-import os
+import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from sslkit.data.index import Index
+from sslkit.data.index import Changed, Index
 from sslkit.errors import SslkitError
 
 Canvas = NDArray[np.uint8]  # [canvas, canvas, C]
@@ -26,22 +26,22 @@ def read_canvas(index: Index, row: int, canvas: int) -> Canvas:
     """
     if index.array is not None:
         return _fit_array(index.array[row], canvas)
-    path = index.root / index.paths[row]
     try:
-        if os.stat(path).st_size != index.stamps[row, 0]:
-            raise Broken("changed since it was indexed (--reindex reads it anew)")
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), index.open(row) as stream:
             # Pillow warns above 90 megapixels and refuses above 180; a big image is not a reason to talk.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(stream) as image:
                 image.draft("RGB", (canvas, canvas))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
                 return _fit(_rgb(ImageOps.exif_transpose(image)), canvas)
     except Broken:
         raise
+    except Changed as error:
+        raise Broken(str(error)) from error
     except FileNotFoundError as error:
         raise Broken("no such file") from error
     except Exception as error:  # decoders raise anything on hostile bytes; one file must not end a run
-        raise Broken(f"{type(error).__name__}: {error}".replace(str(path), index.paths[row])) from error
+        said = f"{type(error).__name__}: {error}".replace(str(index.root / index.paths[row]), index.paths[row])
+        raise Broken(re.sub(r"<_io\.\w+.*>", repr(index.paths[row]), said)) from error  # Pillow names the object it reads
 
 
 def short_sides(index: Index, count: int = 200) -> NDArray[np.int64]:
@@ -66,9 +66,9 @@ def short_sides(index: Index, count: int = 200) -> NDArray[np.int64]:
 
 def _short_side(index: Index, row: int) -> int | str:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), index.open(row) as stream:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(index.root / index.paths[row]) as image:
+            with Image.open(stream) as image:
                 return min(image.size)
     except Exception as error:  # as in read_canvas
         return f"{type(error).__name__}"

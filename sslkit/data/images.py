@@ -105,6 +105,10 @@ class Images(Source):
         """Return how many processes decode."""
         return self.canvases.workers(asked)
 
+    def cache_bytes(self) -> int:
+        """Return the bytes of all canvases."""
+        return self.canvases.bytes if self.canvases.folder is not None else 0
+
 
 def choose_size(side: int) -> int:
     """Return the training size for the images' median short side in pixels."""

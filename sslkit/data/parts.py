@@ -12,9 +12,10 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from sslkit.data.index import Index, index_files, index_folder, with_labels, with_several_labels
+from sslkit.data.shards import PREFIX, absolute, index_shards
 from sslkit.errors import SslkitError, did_you_mean
 
-ACCEPTED = "a folder of images, a .txt list, a .csv with a `path` column, or .npy/.npz arrays"
+ACCEPTED = "a folder of images, a .txt list, a .csv with a `path` column, .npy/.npz arrays, or wds:SHARDS.tar"
 _UNREADABLE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)  # what numpy raises for a damaged file
 _TEST_NAMES = ("test", "val", "valid", "validation")  # the first that is there is the test part
 
@@ -26,6 +27,8 @@ def find_parts(data: str) -> dict[str, str]:
     alone; an .npz has them if its arrays are called train_images, test_images and so on. Anything else is one part
     called train.
     """
+    if data.startswith(PREFIX):
+        return {"train": data}
     path = Path(data)
     try:
         exists = path.exists()
@@ -46,6 +49,8 @@ def find_parts(data: str) -> dict[str, str]:
 
 def read_index(location: str, label: str | None = None, reindex: bool = False) -> Index:
     """Index one part of the data, as `find_parts` named it; raises SslkitError for anything that can't be read."""
+    if location.startswith(PREFIX):
+        return index_shards(location, label, reindex)
     data, _, part = location.partition("::")
     path = Path(data)
     if label is not None and path.suffix != ".csv":
@@ -62,6 +67,11 @@ def read_index(location: str, label: str | None = None, reindex: bool = False) -
     except PermissionError as error:
         raise SslkitError(f"--data: no permission to read {error.filename or data}") from error
     raise SslkitError(f"--data: {data} is neither folder nor list", f"expected {ACCEPTED}")
+
+
+def absolute_data(data: str) -> str:
+    """Return what names the same data from any folder."""
+    return absolute(data) if data.startswith(PREFIX) else str(Path(data).resolve())
 
 
 def _parts(names: set[str], locate: Any) -> dict[str, str]:

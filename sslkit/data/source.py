@@ -68,3 +68,7 @@ class Source:
     def workers(self, asked: int | str) -> tuple[int, str]:
         """Return how many processes read, for what `--workers` says, and the reason."""
         return (0, "nothing has to be decoded") if asked == "auto" else (int(asked), "as given")
+
+    def cache_bytes(self) -> int:
+        """Return the bytes that the samples take in the cache, once all of them are there."""
+        return 0

@@ -43,6 +43,10 @@ class Encoder(nn.Module):
         """Return the size nearest above `side` that images may have for this encoder: whole patches, where it has some."""
         return side
 
+    def checkpoint_activations(self) -> bool:
+        """Compute what is inside a block again for its gradient, in place of keeping it; returns whether it can do that."""
+        return False
+
     def stages(self) -> list[list[nn.Parameter]]:
         """Return the parameters in the order of depth, the input's first: stem and blocks, where it knows them."""
         return [list(self.parameters())]

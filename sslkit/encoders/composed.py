@@ -28,6 +28,10 @@ class Select(Encoder):
         """Return the inner encoder's prefix."""
         return self.encoder.prefix
 
+    def checkpoint_activations(self) -> bool:
+        """Let the inner encoder do it."""
+        return self.encoder.checkpoint_activations()
+
     def stages(self) -> list[list[nn.Parameter]]:
         """Return the inner encoder's stages."""
         return self.encoder.stages()
@@ -82,6 +86,10 @@ class Concat(Encoder):
     def prefix(self) -> int:
         """Return the parts' prefix, which is the same where they have tokens."""
         return self.encoders[0].prefix
+
+    def checkpoint_activations(self) -> bool:
+        """Let all parts do it."""
+        return all(part.checkpoint_activations() for part in self.encoders)
 
     def stages(self) -> list[list[nn.Parameter]]:
         """Return the stages of all parts together, the last ones beside each other."""

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sslkit.encoders.base import ImageEncoder, PatchEncoder
 
@@ -97,6 +98,17 @@ class PlainEncoder(ImageEncoder):
         super().__init__(model.num_features, in_channels, normalisation)
         self.model = model
 
+    def checkpoint_activations(self) -> bool:
+        """Let timm compute blocks again for their gradient; BatchNorm would count every batch twice, and is left alone."""
+        normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules())
+        if normed or not hasattr(self.model, "set_grad_checkpointing"):
+            return False
+        try:
+            self.model.set_grad_checkpointing(True)
+        except AssertionError:  # what timm's models say that cannot
+            return False
+        return True
+
     def stages(self) -> list[list[nn.Parameter]]:
         """Return the parameters of stem and blocks."""
         return timm_stages(self.model)
@@ -145,11 +157,17 @@ class VisionTransformerEncoder(PatchEncoder):
     def __init__(self, model: VisionTransformer, in_channels: int, normalisation: Any = None) -> None:
         super().__init__(model.num_features, in_channels, normalisation)
         self.model: Any = model
+        self._recomputes = False
         self.class_token = model.cls_token is not None
 
     def stages(self) -> list[list[nn.Parameter]]:
         """Return the parameters of stem and blocks."""
         return timm_stages(self.model)
+
+    def checkpoint_activations(self) -> bool:
+        """Compute blocks again for their gradient."""
+        self._recomputes = True
+        return True
 
     @property
     def prefix(self) -> int:
@@ -175,7 +193,7 @@ class VisionTransformerEncoder(PatchEncoder):
             x = torch.cat([x[:, : self.prefix], patches], dim=1)
         x = self.model.norm_pre(x)
         for block in self.model.blocks:
-            x = block(x)
+            x = self._through(block, x)
         normed: Tensor = self.model.norm(x)
         return normed
 
@@ -184,7 +202,7 @@ class VisionTransformerEncoder(PatchEncoder):
         x = self.model.norm_pre(self._embed(image, None, None))
         outputs = []
         for block in self.model.blocks:
-            x = block(x)
+            x = self._through(block, x)
             outputs.append(x)
         return [*outputs[:-1], self.model.norm(x)]
 
@@ -202,6 +220,13 @@ class VisionTransformerEncoder(PatchEncoder):
     def forward(self, image: Tensor) -> Tensor:
         """Return features `[B, width]`: `pool(tokens(image))`."""
         return self.pool(self.tokens(image))
+
+    def _through(self, block: nn.Module, x: Tensor) -> Tensor:
+        if self._recomputes and torch.is_grad_enabled():
+            passed: Tensor = checkpoint(block, x, use_reentrant=False)
+        else:
+            passed = block(x)
+        return passed
 
     def _embed(self, image: Tensor, mask: Tensor | None, fill: Tensor | None) -> Tensor:
         height, width = self.grid(image)

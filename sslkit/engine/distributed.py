@@ -159,7 +159,12 @@ def joined(device: str = "auto") -> Iterator[World]:
             )
         torch.cuda.set_device(world.local_rank)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+        store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+        if os.environ.get("GROUP_WORLD_SIZE") == "1":
+            # Of processes that torchrun starts again: those before wrote into the same store where they could be found. (Of
+            # several machines each counts its own restarts, so that there the count is no common name.)
+            store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # type: ignore[attr-defined]
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size)
     except RuntimeError as error:
         raise RunFailed(f"process {world.rank} cannot join the others: {str(error).partition(chr(10))[0]}") from error
     try:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sslkit.engine.distributed import Gathered
 from sslkit.engine.precision import Machine
+from sslkit.engine.profile import BACKWARD, FORWARD, HOOKS, LOSS, Enter, unmeasured
 from sslkit.engine.seeds import seed_stage
 from sslkit.task import Batch, PretextTask, rows
 
@@ -35,6 +36,7 @@ class Pieces:
     size: int
     seed: int
     step: int
+    enter: Enter = unmeasured
 
     @property
     def samples(self) -> int:
@@ -56,6 +58,7 @@ class Pieces:
 
     def output(self, start: int) -> Any:
         """Run encoder and head on a piece under its own seed; what is half precision comes back as float32."""
+        self.enter(FORWARD)
         self.seed_stage("predict", start)
         with self.machine.autocast():
             return widen(self.predict(self.rows(start)))
@@ -79,15 +82,18 @@ def _uncoupled(pieces: Pieces, scale: Callable[[Tensor], Tensor]) -> StepReport:
     for start in pieces.starts:
         batch = pieces.rows(start)
         output = pieces.output(start)
+        pieces.enter(LOSS)
         pieces.seed_stage("loss", start)
         share = (min(start + pieces.size, pieces.samples) - start) / pieces.samples
         terms = {
             name: term / counts[name] if name in counts else term * share
             for name, term in named(task.loss(output, batch)).items()
         }
+        pieces.enter(BACKWARD)
         scale(total(terms)).backward()
         for name, term in terms.items():
             report.terms[name] = report.terms.get(name, 0) + term.detach()
+        pieces.enter(HOOKS)
         kept.append(_keep(task, output, batch))
     report.seen = {name: world.gather(rows) for name, rows in joined([seen for seen, _ in kept]).items()}
     report.metrics = joined([metrics for _, metrics in kept])
@@ -109,6 +115,7 @@ def _coupled(pieces: Pieces, scale: Callable[[Tensor], Tensor]) -> StepReport:
         outputs = [as_dict(pieces.output(start)) for start in pieces.starts]
     for buffer, before in statistics:
         buffer.copy_(before)
+    pieces.enter(LOSS)
     # The loss sees leaves: its gradient stops there, and the graphs of predict are entered afterwards.
     leaves = {
         name: world.gather(torch.cat([output[name].detach() for output in outputs])).requires_grad_(
@@ -121,6 +128,7 @@ def _coupled(pieces: Pieces, scale: Callable[[Tensor], Tensor]) -> StepReport:
     seed_stage(pieces.seed, "loss", pieces.step)
     counts = task.counts(batch)
     terms = {name: term / counts[name] if name in counts else term for name, term in named(task.loss(output, batch)).items()}
+    pieces.enter(BACKWARD)
     scale(total(terms)).backward()
     own = world.rank * pieces.samples
     for place, start in enumerate(pieces.starts):
@@ -130,8 +138,10 @@ def _coupled(pieces: Pieces, scale: Callable[[Tensor], Tensor]) -> StepReport:
             for name, leaf in leaves.items()
             if leaf.grad is not None and predicted[name].requires_grad
         ]
+        pieces.enter(BACKWARD)
         if fed:
             torch.autograd.backward([tensor for tensor, _ in fed], [gradient for _, gradient in fed])
+    pieces.enter(HOOKS)
     seen, metrics = _keep(task, output, batch)
     return StepReport({name: term.detach() for name, term in terms.items()}, metrics, seen)
 

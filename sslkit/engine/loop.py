@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from signal import SIGTERM
 
 from sslkit.console import duration, meter, say
+from sslkit.data.ahead import ahead
 from sslkit.data.loader import Loader, epoch_batches
 from sslkit.engine.folder import BROKEN, RunFolder
 from sslkit.engine.health import Health
 from sslkit.engine.memory import peak_memory
+from sslkit.engine.profile import REST, WAITING, Profile, unmeasured
 from sslkit.engine.signals import Stop
 from sslkit.engine.stepper import Stepper
 from sslkit.errors import Interrupted, RunFailed
+from sslkit.specs import PretrainSpec
 
 _LINES = 1000  # metrics.jsonl holds about as many
 _COLD = 3  # steps of a process that do not count for its rate
@@ -82,6 +85,10 @@ def train(
     """
     clock, plan, world, pace = stepper.clock, stepper.plan, stepper.world, Pace()
     began = time.monotonic() if began is None else began
+    profile = None
+    if isinstance(plan.spec, PretrainSpec) and plan.spec.profile and world.first:
+        profile = Profile(plan, plan.spec.profile, _COLD)
+        stepper.enter = profile.enter
     broken: list[tuple[int, str]] = []
     every = max(1, (clock.steps - clock.began) // _LINES)
     saved = time.monotonic()
@@ -94,11 +101,14 @@ def train(
             clock.epoch = epoch
             batches = epoch_batches(plan.data.samples, plan.spec.batch_size, plan.spec.seed, epoch, stepper.weights)
             own = [rows[world.own(len(rows))] for rows in batches[inside : inside + clock.steps - clock.step]]
+            stepper.enter(WAITING)
             last = time.perf_counter()
-            for raw in loader(own):
+            for raw in ahead(loader(own), plan.machine.device):
                 arrived = time.perf_counter()
+                stepper.enter(REST)
                 broken += raw["broken"]
                 said = stepper.step(raw)
+                stepper.enter(REST)
                 now = time.perf_counter()
                 pace.add(plan.spec.batch_size, now - last, arrived - last, said)
                 look, alarms = ({}, []) if health is None else health.after_step(said["loss"])
@@ -124,11 +134,25 @@ def train(
                     save()
                     _quarantine(folder, stepper, broken)
                     raise Interrupted(f"stopped after step {clock.step} of {clock.steps}", stop.signal or SIGTERM)
+                if profile is not None and profile.after_step():
+                    _finish(profile, stepper)
+                    profile = None
+                stepper.enter(WAITING)
                 last = time.perf_counter()
+            stepper.enter(REST)
             _quarantine(folder, stepper, broken)
             broken.clear()
     save()
+    if profile is not None:
+        _finish(profile, stepper)
     return pace
+
+
+def _finish(profile: Profile, stepper: Stepper) -> None:
+    """Say what was measured, and measure no more."""
+    stepper.enter(REST)
+    stepper.enter = unmeasured
+    profile.show()
 
 
 def _due(every: int | None, step: int, steps_per_epoch: int, saved: float) -> bool:

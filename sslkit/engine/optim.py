@@ -39,10 +39,11 @@ def build_optimizer(task: PretextTask, spec: TrainSpec, steps_per_epoch: int) ->
                         "clipped_with": number,
                     }
                 )
+    fused = all(parameter.is_cuda for parameter in rest) or None  # one kernel for all weights; None leaves it to torch
     if spec.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=spec.lr, momentum=0.9)
+        return torch.optim.SGD(groups, lr=spec.lr, momentum=0.9, fused=fused)
     if spec.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=spec.lr)
+        return torch.optim.AdamW(groups, lr=spec.lr, fused=fused)
     from timm.optim.lars import Lars  # not at the top: timm takes seconds to import
 
     return Lars(groups, lr=spec.lr, momentum=0.9)

@@ -54,7 +54,7 @@ def choose_machine(
     machine.reasons["precision"] = f"{machine.precision}: {why_precision}"
     machine.reasons["compile"] = f"{'on' if on else 'off'}: {why_compile}"
     if world.size > 1:
-        machine.reasons["processes"] = f"{world.size}: each takes an equal share of every batch"
+        machine.reasons["processes"] = f"{world.size}: each takes an equal share of every batch; --lr is for the whole batch"
         machine.reasons["sync_batchnorm"] = f"{'on' if sync else 'off'}: {why_sync}"
     return machine
 

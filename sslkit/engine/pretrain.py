@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from sslkit import encoders
+from sslkit.data.parts import absolute_data
 from sslkit.encoders import check_reads
 from sslkit.engine.distributed import ALONE, World, joined
 from sslkit.engine.folder import choose_out, holds_run, read_spec
@@ -111,9 +112,12 @@ def with_task_defaults(spec: PretrainSpec, task_class: type[PretextTask]) -> Pre
 
 def _absolute(spec: PretrainSpec) -> dict[str, Any]:
     """Return the spec's paths as absolute ones: a run is looked at from other folders later."""
-    paths = {name: getattr(spec, name) for name in ("data", "init")}
-    found = {name: str(Path(value).resolve()) for name, value in paths.items() if value is not None}
-    return found | {"task": absolute(spec.task)}
+    found = {"task": absolute(spec.task)}
+    if spec.data is not None:
+        found["data"] = absolute_data(spec.data)
+    if spec.init is not None:
+        found["init"] = str(Path(spec.init).resolve())
+    return found
 
 
 def _check_encoder(spec: PretrainSpec, task_class: type[PretextTask], name: str) -> None:

@@ -16,6 +16,7 @@ from sslkit.engine.memory import keep_freed_memory
 from sslkit.engine.optim import build_optimizer, clip_gradients, follow_schedules
 from sslkit.engine.plan import Plan
 from sslkit.engine.precision import is_out_of_memory
+from sslkit.engine.profile import COPY, HOOKS, OPTIMISER, TRANSFORM, Enter, unmeasured
 from sslkit.engine.seeds import seed_stage
 from sslkit.errors import RunFailed
 from sslkit.task import Batch, Clock, PretextTask
@@ -37,6 +38,7 @@ class Stepper:
         self.optimizer = build_optimizer(task, self.spec, plan.steps_per_epoch)
         self.scaler = self.machine.scaler()
         self.weights: Tensor | None = None  # of samples, where a task asked for balance
+        self.enter: Enter = unmeasured  # told which stage of the step begins
         for _, part, _ in task.parts():
             part.clock = clock
 
@@ -79,16 +81,20 @@ class Stepper:
     def transformed(self, raw: dict[str, Any]) -> Batch:
         """Return what the task's transform makes of this process's rows of a loaded batch."""
         seed_stage(self.spec.seed, "transform", self.clock.step, rank=self.world.rank)
+        self.enter(COPY)
         with torch.no_grad():
-            batch: Batch = self.task.transform(to_device(raw, self.plan.source, self.machine.device))
+            there = to_device(raw, self.plan.source, self.machine.device)
+            self.enter(TRANSFORM)
+            batch: Batch = self.task.transform(there)
         return batch
 
     def learn(self, batch: Batch) -> dict[str, float]:
         """Take one step on a transformed batch; see `step`."""
         spec, clock, world = self.spec, self.clock, self.world
         self.optimizer.zero_grad(set_to_none=True)
-        pieces = Pieces(self.task, self.predict, self.machine, batch, self.micro_batch, spec.seed, clock.step)
+        pieces = Pieces(self.task, self.predict, self.machine, batch, self.micro_batch, spec.seed, clock.step, self.enter)
         report = compute_gradients(pieces, self.scaler.scale)
+        self.enter(OPTIMISER)
         # Which parameters have a gradient does not depend on content, so all processes list the same ones.
         world.average(parameter.grad for parameter in self.task.parameters() if parameter.grad is not None)
         share = follow_schedules(self.optimizer, spec, clock)
@@ -107,6 +113,7 @@ class Stepper:
         if not self.machine.sync_batchnorm:
             # Each process counted its own pieces; features, teachers and checkpoints need one answer.
             world.average(buffer for buffer in norm_buffers(self.task) if buffer.is_floating_point())
+        self.enter(HOOKS)
         if self.scaler.get_scale() >= scale:  # fp16 overflowed otherwise, and the step was skipped
             seed_stage(spec.seed, "after_step", clock.step)
             with torch.no_grad():

@@ -30,7 +30,7 @@ from sslkit.task import Clock, DataInfo, EncoderBuilder, PretextTask
 _PREVIEWED, _PREVIEW_ROWS = 32, 6  # images that a task gets for its pictures while it trains, and how many are drawn
 _FREELY_CHANGED = frozenset(
     {"device", "workers", "cache", "cache_limit", "reindex", "checkpoint_every", "resume", "extend_to", "out"}
-    | {"health_every", "on_collapse", "online_knn", "log"}
+    | {"health_every", "on_collapse", "online_knn", "profile", "log", "activation_checkpointing"}
 )  # on a resume: they say where and how a run goes on, not what it computes
 
 
@@ -126,6 +126,9 @@ def run_training(training: Training) -> Outcome:
             if spec.extend_to is not None and clock.step == clock.steps < spec.extend_to * plan.steps_per_epoch:
                 clock.began, clock.steps = clock.step, spec.extend_to * plan.steps_per_epoch
             say(f"  resuming after step {clock.step} of {clock.steps}")
+            if state.get("processes", world.size) != world.size:
+                rule = f"--batch-size {spec.batch_size} and --lr {spec.lr:g} are those of all together, and stay"
+                say(f"  {'processes':<14} {world.size} in place of {state['processes']}: {rule}")
         folder.rewind(clock.step)
         _write_spec(folder, spec)
         loader = Loader(plan.source, plan.workers, substitute=True, pin_memory=plan.machine.device.type == "cuda")
@@ -151,7 +154,7 @@ def run_training(training: Training) -> Outcome:
                 if not world.first:
                     return
                 watched: dict[str, Any] = {} if health is None else {"health": health.state()}
-                watched["seconds"] = time.monotonic() - trained
+                watched |= {"seconds": time.monotonic() - trained, "processes": world.size}
                 try:
                     save_resume(folder.file(RESUME), {**stepper.state(), "data": fingerprint, **watched})
                     save_model(folder.file(MODEL), task.exports(), _metadata(training, spec, stepper, fingerprint))
@@ -249,6 +252,11 @@ def build_task(training: Training, initialise: bool) -> PretextTask:
         load_initial(encoder, spec.init)
     for name, reads in training.reads.items():
         encoders.check_reads(encoder, spec.encoder, reads, name, plan.data.modality)
+    if spec.activation_checkpointing and not encoder.checkpoint_activations():
+        raise SslkitError(
+            f"--activation-checkpointing: {spec.encoder} cannot",
+            "timm encoders without BatchNorm can; --micro-batch saves memory too",
+        )
     _try(encoder, plan)
     return training.build_task(encoder, plan.data)
 

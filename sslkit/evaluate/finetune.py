@@ -12,6 +12,7 @@ from torch import Tensor
 from sslkit import encoders
 from sslkit.data.image import short_sides
 from sslkit.data.images import Images, choose_canvas, choose_size
+from sslkit.data.parts import absolute_data
 from sslkit.data.store import write_atomically
 from sslkit.encoders import Encoder, name_of
 from sslkit.engine.checkpoint import Checkpoint, read_model
@@ -156,9 +157,13 @@ def _write_command(spec: FinetuneSpec, out: Path) -> None:
 
 
 def _absolute(spec: FinetuneSpec) -> FinetuneSpec:
-    paths = {name: getattr(spec, name) for name in ("data", "ckpt", "init")}
+    paths = {name: getattr(spec, name) for name in ("ckpt", "init")}
     found: dict[str, Any] = {name: str(Path(path).resolve()) for name, path in paths.items() if path is not None}
-    return spec.model_copy(update={**found, "test": [str(Path(test).resolve()) for test in spec.test]} if spec.test else found)
+    if spec.data is not None:
+        found["data"] = absolute_data(spec.data)
+    if spec.test:
+        found["test"] = [absolute_data(test) for test in spec.test]
+    return spec.model_copy(update=found)
 
 
 def _trials(spec: FinetuneSpec, out: Path) -> list[Trial]:

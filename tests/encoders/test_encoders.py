@@ -361,3 +361,32 @@ def test_positions_in_double_precision_are_those_of_timm(name: str, side: int) -
     image = torch.rand(2, 3, side, side)
     with torch.no_grad():
         assert torch.allclose(encoder.double()(image.double()).float(), encoder.float()(image), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["vit_micro", "convnext_atto"])
+def test_recomputed_activations_give_the_same_gradients(name: str) -> None:
+    recipe = recipe_for(name, 32)
+    plain, recomputed = build_encoder(recipe).double(), build_encoder(recipe).double()
+    recomputed.load_state_dict(plain.state_dict())
+    assert recomputed.checkpoint_activations()
+    image = torch.rand(3, 3, 32, 32, dtype=torch.float64)
+    kept = []
+    for encoder in (plain, recomputed):
+        saved = 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal saved
+            saved += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            encoder(image).square().sum().backward()
+        kept.append(saved)
+    assert kept[1] < 0.6 * kept[0]
+    for one, other in zip(plain.parameters(), recomputed.parameters(), strict=True):
+        assert one.grad is not None and other.grad is not None and torch.allclose(one.grad, other.grad, atol=1e-10)
+
+
+def test_batch_norm_is_not_recomputed() -> None:
+    assert not build_encoder(recipe_for("resnet18", 32)).checkpoint_activations()
+    assert not build_encoder(recipe_for("resnet_micro", 32)).checkpoint_activations()

@@ -99,3 +99,29 @@ def test_batchnorm_over_processes_sees_the_whole_batch(tmp_path: Path, compile: 
     batch = {name: value.double() for name, value in batch_of(task).items()}
     whole = gradient(task, batch, choose_machine("cuda", "fp32", compile="off"), 8)
     assert float((halves[0] - whole).norm() / whole.norm()) < 1e-8
+
+
+def test_batches_come_one_ahead_and_in_order() -> None:
+    from sslkit.data.ahead import ahead
+
+    def batches() -> Any:
+        for number in range(5):
+            yield {"image": torch.full((64, 3, 64, 64), number, dtype=torch.uint8).pin_memory(), "broken": [number]}
+        raise RuntimeError("the loader ended")
+
+    seen = []
+    with pytest.raises(RuntimeError, match="the loader ended"):
+        for raw in ahead(batches(), torch.device("cuda")):
+            assert raw["image"].is_cuda
+            torch.cuda._sleep(10_000_000)  # the step, behind the call's back
+            seen.append((raw["image"].float().mean().item(), raw["broken"]))
+    assert seen == [(float(number), [number]) for number in range(5)]
+
+
+def test_optimisers_are_fused() -> None:
+    from sslkit.engine.optim import build_optimizer
+
+    task = task_of("rotation")
+    for name in ("sgd", "adamw"):
+        optimizer = build_optimizer(task, PretrainSpec(task="rotation", optimizer=name), 10)
+        assert optimizer.defaults["fused"]

@@ -18,9 +18,10 @@ from sslkit.engine.precision import choose_machine
 from sslkit.testing import Ranks
 
 
-def torchrun(*arguments: object, wait: bool = True, script: Path | None = None) -> Any:
+def torchrun(*arguments: object, wait: bool = True, script: Path | None = None, restarts: int = 0) -> Any:
     port = 20_000 + os.getpid() % 20_000  # test processes run side by side
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--master-port", str(port), "--max-restarts", str(restarts)]
     command += [str(script)] if script else ["-m", "sslkit", *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if not wait:
@@ -58,6 +59,24 @@ def test_a_dead_process_ends_the_job_with_a_word(digits: Path, tmp_path: Path) -
     assert job.returncode != 0
     assert "lost another process of this job" in err and "--resume" in err
     assert torch.load(resume, weights_only=True)["step"] > 0
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_a_job_whose_process_was_killed(digits: Path, tmp_path: Path) -> None:
+    file = tmp_path / "dies.py"
+    file.write_text(
+        "import os, signal\nfrom sslkit_plugins.contrastive.simclr import SimCLR\n\n\nclass Dies(SimCLR):\n"
+        "    def after_step(self, seen):\n"
+        "        if self.clock.step == 7 and os.environ['RANK'] + os.environ['TORCHELASTIC_RESTART_COUNT'] == '10':\n"
+        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    given = ["--steps", 12, "--checkpoint-every", 3, "--resume"]
+    code, _, err = torchrun(*arguments(digits, tmp_path / "run", *given, task=str(file)), restarts=1)
+    assert code == 0 and "resuming after step 6 of 12" in err, err
+    code, _, err = torchrun(*arguments(digits, tmp_path / "straight", *given[:-1]))
+    assert code == 0, err
+    resumed, straight = (torch.load(tmp_path / name / "resume.pt", weights_only=True) for name in ("run", "straight"))
+    assert all(torch.equal(value, resumed["task"][name]) for name, value in straight["task"].items())
 
 
 @pytest.mark.slow

@@ -465,3 +465,15 @@ def test_pictures_are_kept_while_it_trains(digits: Path, quick: list[str], tmp_p
     assert kept("simclr") == ["step-0.png"]  # views, of which it says nothing
     lines = [json.loads(line) for line in (tmp_path / "simclr" / "metrics.jsonl").read_text().splitlines()]
     assert all(line["memory"] > 10**8 for line in lines) and lines[-1]["seconds"] > lines[0]["seconds"] > 0
+
+
+def test_another_number_of_processes_is_told_with_its_rule(
+    digits: Path, quick: list[str], tmp_path: Path, sslkit: Callable[..., Any]
+) -> None:
+    given = ["--data", digits, *quick, "--steps", 4, "--out", tmp_path / "run"]
+    assert sslkit("pretrain", "rotation", *given).code == 0
+    file = tmp_path / "run" / "resume.pt"
+    state = torch.load(file, weights_only=True)
+    torch.save({**state, "processes": 2}, file)
+    ran = sslkit("pretrain", "rotation", *given, "--resume")
+    assert "1 in place of 2: --batch-size" in ran.err and "are those of all together, and stay" in ran.err

@@ -1,0 +1,40 @@
+"""`sslkit plan TASK`."""
+
+from typing import Any
+
+import typer
+
+from sslkit.cli.common import JSON, SPEC, show
+from sslkit.cli.task_command import add_task_command, listing, task_spec
+from sslkit.console import duration, stdout
+from sslkit.errors import SslkitError
+from sslkit.specs import PretrainSpec
+
+
+def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
+    """Add the command to the application, with the options of the task that the arguments name."""
+    add_task_command(app, "plan", panel, summary, arguments, PretrainSpec, {"spec": SPEC, "json": JSON}, _run)
+
+
+def _run(given: dict[str, Any], extras: dict[str, Any], task_class: Any) -> None:
+    if task_class is None:
+        raise SslkitError(f"which task? {listing().strip() or 'none is installed'}", "sslkit plan TASK --data DIR")
+    spec, _, _ = task_spec(PretrainSpec, given, extras, task_class)
+    import sslkit
+
+    show(sslkit.plan_run(spec), extras, _print)
+
+
+def _print(result: dict[str, Any]) -> None:
+    largest = result["largest_batch"]
+    lines = {
+        "speed": f"{result['images_per_second']:,.0f} images/s",
+        "time": f"{duration(result['seconds'])} for {result['steps']:,} steps",
+        "first epoch": duration(result["first_epoch_seconds"]),
+        "memory": f"{(result['memory'] or 0) / 1e9:.1f} GB of {result['memory_limit'] / 1e9:.1f} GB",
+        "largest batch": "more than the data" if largest is None else f"about {largest:,}; larger ones by --micro-batch",
+        "disk": f"{result['cache_bytes'] / 1e6:,.0f} MB cache, {result['run_bytes'] / 1e6:,.0f} MB checkpoints "
+        "(twice that while they are written)",
+    }
+    for name, text in lines.items():
+        stdout.print(f"{name:<15}{text}", markup=False)

@@ -1,0 +1,155 @@
+"""WebDataset shards, `--data 'wds:shards-{000..099}.tar'`: tar files whose members are read where they lie.
+
+The headers are read once and the places of all images kept in the cache. From then on shards are like a folder: every epoch is
+a full shuffle, processes and workers take equal shares of every batch, and a run goes on at the step where it was stopped.
+Nothing is ever unpacked, so that names in a tar are only names.
+"""
+
+import glob
+import hashlib
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sslkit.console import meter, say
+from sslkit.data.index import EXTENSIONS, Index, join_names, split_names, with_labels
+from sslkit.data.store import cache_folder, write_atomically
+from sslkit.errors import SslkitError
+
+PREFIX = "wds:"
+_TEXT = 4096  # bytes of a label at most
+_Member = tuple[str, int, int]  # name, offset and size of its bytes
+
+
+def index_shards(data: str, label: str | None, reindex: bool = False) -> Index:
+    """Index the images in shards; `label` is the extension of the members that hold labels, such as `cls`.
+
+    Raises SslkitError for shards that are missing or compressed, that hold no image, or whose images have no label.
+    """
+    files = expand(data)
+    stamps = [os.stat(file) for file in files]
+    known = [f"{file} {stamp.st_size} {stamp.st_mtime_ns}" for file, stamp in zip(files, stamps, strict=True)]
+    asked = "\0".join([str(label), *known])
+    cached = cache_folder() / "index" / f"{hashlib.sha256(asked.encode(errors='surrogateescape')).hexdigest()[:16]}.npz"
+    found = None if reindex else _read(cached)
+    if found is None:
+        found = _scan(files, label)
+        if not found[0]:
+            raise SslkitError(
+                f"--data: no image in {data}", f"looked for {' '.join(sorted(EXTENSIONS))} in {len(files)} shards"
+            )
+        _write(cached, *found)
+    names, places, labels = found
+    times = np.array([stamp.st_mtime_ns for stamp in stamps])
+    index = Index(
+        data,
+        Path("/"),
+        names,
+        np.stack([places[:, 2], times[places[:, 0]]], axis=1),
+        shards=tuple(str(file) for file in files),
+        places=places[:, :2],
+    )
+    return index if label is None else with_labels(index, labels)
+
+
+def expand(data: str) -> list[Path]:
+    """Return the files that a pattern with `{000..099}` or `*` names, sorted, as absolute paths."""
+    pattern = data.removeprefix(PREFIX)
+    if "://" in pattern or pattern.startswith("pipe:"):
+        raise SslkitError(f"--data: shards are read from disks, not from {pattern}", "copy them, or mount the bucket")
+    found: list[Path] = []
+    for one in _ranges(pattern):
+        matches = sorted(glob.glob(one)) if glob.has_magic(one) else [one] if os.path.isfile(one) else []
+        if not matches:
+            raise SslkitError(f"--data: shard {one} does not exist", "such as wds:shards-{000..099}.tar or wds:shards/*.tar")
+        found += [Path(match).resolve() for match in matches]
+    return found
+
+
+def absolute(data: str) -> str:
+    """Return a pattern that names the same shards from any folder."""
+    return PREFIX + os.path.abspath(data.removeprefix(PREFIX))
+
+
+def _ranges(pattern: str) -> Iterator[str]:
+    """Yield what `{first..last}` stands for, the first such range outermost; zeros in front are kept."""
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if match is None:
+        yield pattern
+        return
+    first, last = match.groups()
+    for number in range(int(first), int(last) + 1):
+        yield from _ranges(f"{pattern[: match.start()]}{number:0{len(first)}d}{pattern[match.end() :]}")
+
+
+def _scan(files: list[Path], label: str | None) -> tuple[list[str], NDArray[np.int64], list[str]]:
+    """Return names, `[N, 3]` of shard, offset and size, and labels, of the images in all shards."""
+    names: list[str] = []
+    places: list[tuple[int, int, int]] = []
+    labels: list[str] = []
+    with ThreadPoolExecutor() as pool, meter("reading the headers of shards", len(files)) as progress:
+        for number, (images, told) in enumerate(pool.map(lambda file: _scan_one(file, label), files)):
+            for name, offset, size in images:
+                key = _key(name)
+                if label is not None:
+                    if key not in told:
+                        raise SslkitError(f"--label: {files[number].name} has no {key}.{label} beside {name}")
+                    labels.append(told[key])
+                names.append(f"{files[number].name}/{name}")
+                places.append((number, offset, size))
+            progress.advance()
+    return names, np.array(places, dtype=np.int64).reshape(-1, 3), labels
+
+
+def _scan_one(file: Path, label: str | None) -> tuple[list[_Member], dict[str, str]]:
+    images: list[_Member] = []
+    told: dict[str, str] = {}
+    try:
+        with tarfile.open(file, "r:") as shard:
+            for member in shard:
+                if not member.isfile():
+                    continue
+                if os.path.splitext(member.name)[1].lower() in EXTENSIONS:
+                    images.append((member.name, member.offset_data, member.size))
+                elif label is not None and member.name == f"{_key(member.name)}.{label}":
+                    content = shard.extractfile(member)
+                    assert content is not None
+                    told[_key(member.name)] = content.read(_TEXT).decode(errors="replace").strip()
+    except tarfile.ReadError as error:
+        if not images:
+            raise SslkitError(
+                f"--data: {file} is no tar file that can be read: {error}", "it must not be compressed"
+            ) from error
+        say(f"{file} is cut off: the {len(images):,} images before that are used")
+    except OSError as error:
+        raise SslkitError(f"--data: cannot read {file}: {error.strerror}") from error
+    return images, told
+
+
+def _key(name: str) -> str:
+    """Return what the members of one sample have in common: the name up to the first dot of its last part."""
+    folder, slash, last = name.rpartition("/")
+    return f"{folder}{slash}{last.partition('.')[0]}"
+
+
+def _read(file: Path) -> tuple[list[str], NDArray[np.int64], list[str]] | None:
+    try:
+        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as saved:
+            return split_names(saved["names"]), saved["places"], split_names(saved["labels"])
+    except (OSError, ValueError, KeyError, BadZipFile):  # not there, or damaged: the shards are read again
+        return None
+
+
+def _write(file: Path, names: list[str], places: NDArray[np.int64], labels: list[str]) -> None:
+    try:
+        with write_atomically(file) as stream:
+            np.savez(stream, names=join_names(names), places=places, labels=join_names(labels))
+    except OSError as error:
+        raise SslkitError(f"cannot write to the cache {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE") from error

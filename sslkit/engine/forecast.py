@@ -1,0 +1,183 @@
+"""`sslkit plan TASK`: what a run will take, measured on this machine in less than a minute."""
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sslkit.data.loader import Loader, epoch_batches
+from sslkit.engine.checkpoint import save_model, save_resume
+from sslkit.engine.folder import MODEL, RESUME
+from sslkit.engine.health import Health
+from sslkit.engine.memory import peak_memory
+from sslkit.engine.plan import Plan, show_plan
+from sslkit.engine.pretrain import prepare
+from sslkit.engine.stepper import Stepper
+from sslkit.engine.training import Training, build_task
+from sslkit.specs import PretrainSpec
+from sslkit.task import Clock
+
+_STEPS_SECONDS, _READ_SECONDS = 15, 8  # how long steps, and reading what is not cached, are measured
+_USABLE = 0.9  # of the memory: what is free now need not be free later
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """Hold what `sslkit plan --json` prints; memory and disk in bytes, None where the system does not tell of memory."""
+
+    images_per_second: float
+    steps: int
+    seconds: float
+    first_epoch_seconds: float
+    memory: int | None
+    memory_limit: int
+    largest_batch: int | None
+    cache_bytes: int
+    run_bytes: int
+
+
+def plan_run(spec: PretrainSpec) -> PlanResult:
+    """Measure steps, reading, checkpoints and looks at the features, and say what they add up to; nothing is left behind.
+
+    Raises SslkitError for all that `sslkit pretrain` would refuse.
+    """
+    training = prepare(spec)
+    plan = training.plan
+    show_plan(plan, training.name, training.out)
+    small = max(2, plan.spec.batch_size // 4)
+    low = _peak(prepare(spec.model_copy(update={"batch_size": small})))
+    first, again = _reading(plan)
+    stepper = _stepper(training)
+    began = time.perf_counter()
+    stepper.before_epoch(0)
+    prepared = time.perf_counter() - began
+    step, raw = _step(stepper, _STEPS_SECONDS)
+    high = peak_memory(plan.machine.device)
+    batch, per_epoch = plan.spec.batch_size, plan.steps_per_epoch
+    epoch_warm = per_epoch * (step + (again * batch if plan.workers == 0 else 0.0))
+    epoch_cold = per_epoch * (step + first * batch if plan.machine.device.type == "cpu" else max(step, first * batch))
+    if again > first / 2:  # nothing is cached: the second time is as the first
+        epoch_warm = epoch_cold
+    preparing = stepper.rehearse_epochs(0.01 * epoch_warm)
+    kept, saving = _checkpoint(stepper, training, raw)
+    looking = _look(stepper)
+
+    def seconds(steps: float) -> float:
+        epochs = steps / per_epoch
+        run = min(epochs, 1) * epoch_cold + max(epochs - 1, 0) * epoch_warm + max(epochs - 1, 0) * preparing
+        return prepared + run + max(epochs, 1) * saving + steps / _looks_every(plan, steps) * looking
+
+    steps = _steps(plan, seconds)
+    limit, largest = _memory_limit(plan.machine.device), None
+    if low is not None and high is not None and high > low:
+        largest = int(batch + (_USABLE * limit - high) * (batch - small) / (high - low))
+    return PlanResult(
+        images_per_second=round(batch * per_epoch / epoch_warm, 1),
+        steps=steps,
+        seconds=round(seconds(steps), 1),
+        first_epoch_seconds=round(prepared + epoch_cold, 1),
+        memory=high,
+        memory_limit=limit,
+        largest_batch=None if largest is None else min(max(largest // 32 * 32, 2), plan.data.samples),
+        cache_bytes=plan.source.cache_bytes(),
+        run_bytes=kept,
+    )
+
+
+def _stepper(training: Training) -> Stepper:
+    return Stepper(build_task(training, initialise=False), training.plan, Clock(steps=10**6))
+
+
+def _step(stepper: Stepper, seconds: float) -> tuple[float, dict[str, Any]]:
+    """Return the seconds of a warm step on samples that are in memory, and a batch of them."""
+    plan = stepper.plan
+    batches = epoch_batches(plan.data.samples, plan.spec.batch_size, plan.spec.seed, 0, stepper.weights)[:2]
+    raws = list(Loader(plan.source, 0, substitute=True)(batches))
+    return stepper.rehearse(cycle(raws), seconds, lambda: False), raws[0]
+
+
+def _peak(training: Training) -> int | None:
+    """Return the most memory that a few steps take."""
+    stepper = _stepper(training)
+    stepper.before_epoch(0)
+    _step(stepper, 0)
+    peak = peak_memory(training.plan.machine.device)
+    if training.plan.machine.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(training.plan.machine.device)
+    return peak
+
+
+def _reading(plan: Plan) -> tuple[float, float]:
+    """Return the seconds to read a sample for the first time, by the run's workers, and once more, by this process."""
+    batches = epoch_batches(plan.data.samples, min(plan.spec.batch_size, 64), plan.spec.seed, 0)
+    loader = Loader(plan.source, plan.workers, substitute=True)
+    count, began = 0, time.perf_counter()
+    for raw in loader(batches):
+        if count == 0 and plan.workers:
+            began = time.perf_counter()  # the workers have started
+        count += len(raw["index"])
+        if time.perf_counter() - began > _READ_SECONDS:
+            break
+    counted = count - (len(raw["index"]) if plan.workers else 0)
+    first = (time.perf_counter() - began) / counted if counted else 0.0
+    loader.close()
+    began = time.perf_counter()
+    count = sum(len(raw["index"]) for raw in Loader(plan.source, 0, substitute=True)(batches[:2]))
+    return first, (time.perf_counter() - began) / count
+
+
+def _checkpoint(stepper: Stepper, training: Training, raw: dict[str, Any]) -> tuple[int, float]:
+    """Return the bytes of both checkpoints, and the seconds that writing them takes."""
+    stepper.step(raw)  # an optimiser has no moments before the first
+    with tempfile.TemporaryDirectory(prefix="sslkit-plan-") as folder:
+        began = time.perf_counter()
+        save_resume(Path(folder, RESUME), stepper.state())
+        save_model(Path(folder, MODEL), stepper.task.exports(), {})
+        seconds = time.perf_counter() - began
+        return sum(file.stat().st_size for file in Path(folder).iterdir()), seconds
+
+
+def _look(stepper: Stepper) -> float:
+    """Return the seconds of a look at the features."""
+    spec = stepper.spec
+    if not isinstance(spec, PretrainSpec) or spec.health_every == 0:
+        return 0.0
+    health = Health(stepper, spec)
+    began = time.perf_counter()
+    health.measure()
+    return time.perf_counter() - began
+
+
+def _looks_every(plan: Plan, steps: float) -> float:
+    assert isinstance(plan.spec, PretrainSpec)
+    return max(20, steps / 100) if plan.spec.health_every == "auto" else plan.spec.health_every or 1
+
+
+def _steps(plan: Plan, seconds: Callable[[float], float]) -> int:
+    """Return the steps of the run: as told, or as many as fit the minutes."""
+    spec = plan.spec
+    if spec.steps is not None:
+        return spec.steps
+    if spec.minutes is not None:
+        # What a step adds to a long run: the start and the first epoch are paid once.
+        return max(1, round(60 * spec.minutes / (seconds(20_000) - seconds(10_000)) * 10_000))
+    assert isinstance(spec.epochs, int)
+    return spec.epochs * plan.steps_per_epoch
+
+
+def _memory_limit(device: torch.device) -> int:
+    """Return the bytes of the device, or of main memory that are free or ours."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if platform.system() == "Linux":
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        own = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return 1024 * int(fields["MemAvailable"].split()[0]) + own
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

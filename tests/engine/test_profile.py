@@ -1,0 +1,92 @@
+"""`--profile` says where the time of a step goes, and which option would change it."""
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sslkit import PretrainSpec
+from sslkit.engine.pretrain import prepare
+from sslkit.engine.profile import BACKWARD, COPY, FORWARD, LOSS, OPTIMISER, REST, TRANSFORM, WAITING, Profile, advice
+
+TASK = """
+import time
+from sslkit.testing import *
+from sslkit_plugins.predictive.rotation import Rotation
+
+class Slow(Rotation):
+    "Rotation, with a slow stage."
+
+    def {stage}:
+        time.sleep(0.2)
+        return super().{call}
+"""
+
+
+@pytest.mark.parametrize(
+    ("stage", "call", "shown"),
+    [
+        ("transform(self, batch)", "transform(batch)", "transform"),
+        ("predict(self, batch)", "predict(batch)", "forward"),
+        ("loss(self, output, batch)", "loss(output, batch)", "loss"),
+        ("after_step(self, seen)", "after_step(seen)", "hooks and metrics"),
+    ],
+)
+def test_time_is_counted_where_it_goes(
+    stage: str, call: str, shown: str, digits: Path, quick: list[str], tmp_path: Path, sslkit: Callable[..., Any]
+) -> None:
+    file = tmp_path / "slow.py"
+    file.write_text(TASK.format(stage=stage, call=call).replace("from sslkit.testing import *\n", ""))
+    ran = sslkit(
+        "pretrain", file, "--data", digits, *quick, "--steps", 8, "--profile", 4, "--health-every", 0, "--out", tmp_path / "run"
+    )
+    assert ran.code == 0 and "profile of 4 steps" in ran.err
+    milliseconds = {
+        name.strip(): float(value.replace(",", "")) for name, value in re.findall(r"  (.{20}) *([\d.,]+) ms", ran.err)
+    }
+    assert max(milliseconds, key=lambda name: milliseconds[name]) == shown and milliseconds[shown] >= 200
+    total = float(re.search(r"profile of 4 steps: ([\d.,]+) ms", ran.err)[1].replace(",", ""))  # type: ignore[index]
+    assert sum(milliseconds.values()) == pytest.approx(total, abs=1)
+
+
+def test_a_profile_changes_nothing(digits: Path, quick: list[str], tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    for name, flags in (("with", ["--profile", 2]), ("without", [])):
+        given = ["--data", digits, *quick, "--micro-batch", 4, "--steps", 6, "--out", tmp_path / name]
+        assert sslkit("pretrain", "simclr", *given, *flags).code == 0
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("with", "without")]
+    weights = [blob[8 + int.from_bytes(blob[:8], "little") :] for blob in files]  # the spec in the header differs
+    assert weights[0] == weights[1]
+
+
+def test_a_run_that_is_too_short_says_so(digits: Path, quick: list[str], tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    given = ["--data", digits, *quick, "--steps", 2, "--profile", 5, "--out", tmp_path / "run"]
+    assert "the run ended before 4 steps" in sslkit("pretrain", "rotation", *given).err
+
+
+def test_advice(digits: Path, tmp_path: Path) -> None:
+    def advised(share: dict[str, float], **settings: Any) -> str:
+        plan = prepare(PretrainSpec(task="rotation", data=str(digits), batch_size=16, size=16, workers=0, **settings)).plan
+        stages = (WAITING, COPY, TRANSFORM, FORWARD, LOSS, BACKWARD, OPTIMISER, "hooks and metrics", REST)
+        return "\n".join(advice({stage: share.get(stage, 0.0) for stage in stages}, plan))
+
+    assert "--cache on" in advised({WAITING: 0.3}, cache="off")
+    assert "--workers" in advised({WAITING: 0.3})
+    assert "--canvas" in advised({TRANSFORM: 0.4})
+    assert "--batch-size" in advised({OPTIMISER: 0.4})
+    assert "--health-every" in advised({REST: 0.4})
+    assert "--micro-batch 4 cuts" in advised({FORWARD: 1.0}, micro_batch=4)
+    assert "forward, loss and backward are 100%" in advised({FORWARD: 0.4, BACKWARD: 0.6})
+
+
+def test_every_moment_belongs_to_one_stage(digits: Path) -> None:
+    plan = prepare(PretrainSpec(task="rotation", data=str(digits), batch_size=16, size=16, workers=0)).plan
+    profile, began = Profile(plan, 1, 0), time.perf_counter()
+    for stage in (FORWARD, BACKWARD, FORWARD):
+        profile.enter(stage)
+        torch.rand(100).sum()
+    profile.enter(REST)
+    assert sum(profile.seconds.values()) == pytest.approx(time.perf_counter() - began, abs=0.01)
