@@ -205,7 +205,9 @@ def joint_task(children: dict[str, type[PretextTask]]) -> type[Joint]:
     def counted(weights: str) -> str:
         words = [word for word in weights.split(",") if re.fullmatch(r"\d*\.?\d+", word)]
         if len(words) != len(children) or len(words) != weights.count(",") + 1 or not any(map(float, words)):
-            raise ValueError(f"should be {len(children)} numbers, not below 0 and not all 0, one for each of {', '.join(children)}")
+            raise ValueError(
+                f"should be {len(children)} numbers, not below 0 and not all 0, one for each of {', '.join(children)}"
+            )
         return weights
 
     options = create_model(

@@ -100,6 +100,7 @@ class TrainSpec(DataSpec):
     checkpoint_every: int | None = Field(
         default=None, ge=1, description="Steps between checkpoints; default: each epoch, at least every ten minutes."
     )
+    max_broken: float = Field(default=0.1, ge=0, le=1, description="Share of unreadable samples at which a run stops.")
     activation_checkpointing: bool = Field(
         default=False, description="Keep no activations inside the blocks of a timm encoder: less memory, a third more time."
     )

@@ -125,11 +125,23 @@ def _open_maps(folder: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8],
         canvases, state = (_open_map(file, wanted) for file, wanted in zip(files, shapes, strict=True))
         if canvases is None or state is None:
             files[1].unlink(missing_ok=True)  # first: nothing may seem to be stored in a new file
-            canvases, state = (
-                np.asarray(np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=wanted))  # sparse until written
-                for file, wanted in zip(files, shapes, strict=True)
-            )
+            canvases, state = (_create_map(file, wanted) for file, wanted in zip(files, shapes, strict=True))
     return canvases, state
+
+
+def _create_map(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Create an array of zeros, and its place on the disk: a disk that is full later would end the process by a signal."""
+    try:
+        created = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+        if hasattr(os, "posix_fallocate"):
+            with open(file, "r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
+    except OSError as error:
+        file.unlink(missing_ok=True)
+        raise SslkitError(
+            f"--cache: cannot write to {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE, or --cache off"
+        ) from error
+    return np.asarray(created)
 
 
 def _open_map(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:

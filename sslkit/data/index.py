@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -69,7 +70,10 @@ class Index:
         """Open a sample's bytes; raises OSError as `open` does, and Changed if they are no longer what was indexed."""
         shard, offset = (-1, 0) if self.places is None else (int(value) for value in self.places[row])
         size, time = (int(value) for value in self.stamps[row])
-        with open(self.root / self.paths[row] if shard < 0 else self.shards[shard], "rb") as stream:
+        file = self.root / self.paths[row] if shard < 0 else self.shards[shard]
+        if not stat.S_ISREG(os.stat(file).st_mode):
+            raise Changed("is no file")  # opening a pipe would wait for somebody to write
+        with open(file, "rb") as stream:
             status = os.fstat(stream.fileno())
             if (status.st_size != size) if shard < 0 else (status.st_mtime_ns != time):
                 raise Changed("changed since it was indexed (--reindex reads it anew)")

@@ -4,7 +4,9 @@ import atexit
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,31 +17,61 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sslkit.data.source import Rows, Source
-from sslkit.errors import SslkitError
+from sslkit.errors import RunFailed, SslkitError
+
+_INTERVAL, _PATIENCE = 60, 5  # seconds between looks at workers that deliver nothing; so many, and they are given up
+
+
+class WorkerFailed(RunFailed):
+    """Say that a process that reads has died, or delivers nothing."""
 
 
 class Loader:
     """Deliver batches: the source's arrays as tensors, `index` int64 `[B]`, and `broken`: [(row, reason)]."""
 
     def __init__(self, source: Source, workers: int, substitute: bool, pin_memory: bool = False) -> None:
-        self._batches: list[Rows] = []
+        self._workers, self._batches = workers, list[Rows]()
         self._loader: DataLoader[Any] = DataLoader(
             _Rows(source, substitute),
             batch_size=None,
             sampler=_Listed(self._batches),
             num_workers=workers,
             persistent_workers=workers > 0,
+            timeout=_INTERVAL if workers else 0,
             pin_memory=pin_memory,
             worker_init_fn=partial(_leave_signals_to_the_loop, _leaving),
         )
 
     def __call__(self, batches: list[Rows]) -> Iterator[dict[str, Any]]:
-        """Deliver the given batches of rows, in order; raises SslkitError if nothing in the data can be read."""
+        """Deliver the given batches of rows, in order.
+
+        Raises SslkitError if nothing in the data can be read, and WorkerFailed if a worker died or hangs.
+        """
         self._batches[:] = batches
-        for raw in self._loader:
+        with _deaths_are_no_signals():
+            arriving = iter(self._loader)
+        while (raw := self._next(arriving, _PATIENCE)) is not None:
             if "failure" in raw:
                 raise SslkitError(raw["failure"])
             yield raw
+
+    def _next(self, arriving: Iterator[dict[str, Any]], looks: int) -> dict[str, Any] | None:
+        """Return the next batch, None after the last one."""
+        try:
+            return next(arriving, None)
+        except (RuntimeError, OSError, EOFError) as error:
+            said = str(error).partition("\n")[0]
+            slow = said.startswith("DataLoader timed out")
+            if slow and looks > 1:  # the workers are alive: it may be the disk
+                return self._next(arriving, looks - 1)
+            # Torch's watch speaks of its workers; what is no RuntimeError is a connection to one, or was caught in one.
+            died = said.startswith("DataLoader worker (") or not (isinstance(error, RuntimeError) or said.startswith("Caught "))
+            if self._workers == 0 or not (slow or died):
+                raise
+            waited = f"no batch came in {_INTERVAL * _PATIENCE} seconds"
+            told = waited if slow else f"a worker died: {said or type(error).__name__}"
+            hint = "fewer workers need less memory, and less of /dev/shm; --workers 0 reads in this process"
+            raise WorkerFailed(f"--workers {self._workers}: {told}", hint) from error
 
     def close(self) -> None:
         """End the worker processes."""
@@ -59,6 +91,17 @@ def epoch_batches(samples: int, batch_size: int, seed: int, epoch: int, weights:
 def ordered_batches(samples: int, batch_size: int) -> list[Rows]:
     """Return all rows in data order, the last batch as short as it is."""
     return [np.arange(start, min(start + batch_size, samples)) for start in range(0, samples, batch_size)]
+
+
+@contextmanager
+def _deaths_are_no_signals() -> Iterator[None]:
+    """Undo torch's handler that raises, wherever the step may be, when a worker dies: it is noticed at the next batch."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
 
 
 # Whether this process is about to end: shared with the workers, who may then be ended by a signal.

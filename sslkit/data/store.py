@@ -1,6 +1,8 @@
 """The cache folder: indexes and canvases, bounded, never in the user's data."""
 
+import glob
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +24,15 @@ def cache_folder() -> Path:
 
 @contextmanager
 def write_atomically(file: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `file` that takes its place, flushed to disk, when the block ends without error."""
+    """Open a temporary file beside `file` that takes its place, flushed to disk, when the block ends without error.
+
+    What processes left behind that were killed in here is removed.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    for other in file.parent.glob(f"{glob.escape(file.name)}.{platform.node()}.*.tmp"):
+        if not _runs(int(other.name.split(".")[-2])):
+            other.unlink(missing_ok=True)
+    temporary = file.with_name(f"{file.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as stream:
             yield stream
@@ -70,6 +78,19 @@ def clear() -> int:
     for name in ("index", *_BOUNDED):
         shutil.rmtree(cache_folder() / name, ignore_errors=True)
     return size
+
+
+def _runs(process: int) -> bool:
+    """Tell whether a process of this machine is running."""
+    if os.name != "posix":
+        return True  # asking by a signal would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _size(folder: Path) -> int:

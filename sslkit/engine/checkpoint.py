@@ -1,12 +1,13 @@
 """Checkpoints: `model.safetensors`, which describes itself, and `resume.pt`. Nothing is ever unpickled."""
 
+import io
 import json
 import pickle
 import zipfile
 from dataclasses import dataclass
 from importlib.metadata import distribution, version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -163,9 +164,15 @@ def load_initial(encoder: Encoder, path: str) -> None:
 
 
 def save_resume(path: Path, state: dict[str, Any]) -> None:
-    """Write `resume.pt` atomically: the previous one stays until the new one is on disk."""
+    """Write `resume.pt` atomically: the previous one stays until the new one is on disk; raises OSError if it can't be."""
     with write_atomically(path) as stream:
-        torch.save({"format": FORMAT, **state}, stream)
+        remembering = _Remembering(stream)
+        try:
+            torch.save({"format": FORMAT, **state}, cast(BinaryIO, remembering))
+        except RuntimeError:
+            if remembering.error is not None:
+                raise remembering.error from None
+            raise
 
 
 def read_resume(path: Path, device: torch.device) -> dict[str, Any]:
@@ -190,6 +197,22 @@ def _read_safetensors(path: Path, flag: str) -> tuple[dict[str, Tensor], dict[st
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise SslkitError(f"{flag}: {path} is not a readable safetensors file: {error}") from error
+
+
+class _Remembering(io.RawIOBase):
+    """Keep the error of the disk, in whose place torch raises one about positions in a file."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write, and remember why that was not possible."""
+        try:
+            return self.stream.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def _origin(name: str) -> str:

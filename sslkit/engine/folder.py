@@ -1,10 +1,12 @@
 """The run folder: what lies in it, who may write to it, and how it is named."""
 
 import csv
+import errno
 import json
 import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +15,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from sslkit.data.store import write_atomically
-from sslkit.errors import SslkitError
+from sslkit.errors import RunFailed, SslkitError
 
 MODEL, RESUME, SPEC, METRICS, RESULTS, BROKEN, PREVIEWS = (
     "model.safetensors",
@@ -65,7 +67,8 @@ def read_spec(folder: Path) -> dict[str, Any]:
 class RunFolder:
     """Own a run folder while the run lasts: locked, and as it was before if the run never got anywhere.
 
-    Of several processes only one writes; to the others the folder is something to read.
+    Of several processes only one writes; to the others the folder is something to read. What cannot be written is an
+    SslkitError before the first step, and RunFailed once it was `started`.
     """
 
     def __init__(self, folder: Path, writes: bool = True, board: bool = False) -> None:
@@ -76,6 +79,7 @@ class RunFolder:
         self._fresh, self._held = not folder.exists(), holds_run(folder)
         self._lock = FileLock(folder / "lock")
         self._told: set[str] = set()
+        self.started = False
 
     def __enter__(self) -> Self:
         if not self.writes:
@@ -103,23 +107,39 @@ class RunFolder:
             for name in (PREVIEWS, "tensorboard"):
                 shutil.rmtree(self.file(name), ignore_errors=True)
             if self._fresh:
-                self.path.rmdir()
+                with suppress(OSError):  # somebody else put something there, or removed it
+                    self.path.rmdir()
 
     def file(self, name: str) -> Path:
         """Return the path of a file in the folder."""
         return self.path / name
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Say in one line what the disk would not do."""
+        try:
+            if not self.path.is_dir():  # or it would be made anew, with half a run in it
+                raise FileNotFoundError(errno.ENOENT, "the folder is gone")
+            yield
+        except OSError as error:
+            if self.started:
+                raise RunFailed(
+                    f"cannot write to {self.path}: {error.strerror}", "--resume goes on from the last checkpoint"
+                ) from error
+            raise SslkitError(f"--out: cannot write to {self.path}: {error.strerror}") from error
+
     def write_spec(self, spec: dict[str, Any]) -> None:
         """Record what was run."""
         if not self.writes:
             return
-        with write_atomically(self.file(SPEC)) as stream:
+        with self.writing(), write_atomically(self.file(SPEC)) as stream:
             stream.write((json.dumps(spec, indent=2) + "\n").encode())
 
     def log(self, line: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl, and its numbers to TensorBoard, if that was asked for."""
         if self.writes:
-            append_json(self.file(METRICS), line)
+            with self.writing():
+                append_json(self.file(METRICS), line)
         if self._board is not None:
             for name, value in line.items():
                 if isinstance(value, int | float) and name != "step":
@@ -134,7 +154,7 @@ class RunFolder:
         """Drop the logged lines from `step` on, which a resumed run will write again; TensorBoard does so by itself."""
         if self.writes and self.file(METRICS).exists():
             kept = [line for line in read_json_lines(self.file(METRICS)) if line["step"] < step]
-            with write_atomically(self.file(METRICS)) as stream:
+            with self.writing(), write_atomically(self.file(METRICS)) as stream:
                 stream.writelines(f"{json.dumps(line)}\n".encode() for line in kept)
         if self.writes and self._shows:
             from torch.utils.tensorboard import SummaryWriter
@@ -150,7 +170,8 @@ class RunFolder:
                 self._told = {row[0] for row in csv.reader(stream)}
         new = [(name, reason) for name, reason in dict(broken).items() if name not in self._told]
         if new:
-            with open(self.file(BROKEN), "a", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+            file = self.file(BROKEN)
+            with self.writing(), open(file, "a", newline="", encoding="utf-8", errors="surrogateescape") as stream:
                 writer = csv.writer(stream)
                 if not self._told:
                     writer.writerow(["path", "reason"])

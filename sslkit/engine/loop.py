@@ -12,6 +12,7 @@ from sslkit.data.loader import Loader, epoch_batches
 from sslkit.engine.folder import BROKEN, RunFolder
 from sslkit.engine.health import Health
 from sslkit.engine.memory import peak_memory
+from sslkit.engine.plan import Plan
 from sslkit.engine.profile import REST, WAITING, Profile, unmeasured
 from sslkit.engine.signals import Stop
 from sslkit.engine.stepper import Stepper
@@ -79,10 +80,11 @@ def train(
     """Take the steps that are left and return the pace.
 
     `prepared` tells that `before_epoch` was called for the first of them already. Raises Interrupted after a
-    checkpoint when a signal came, and RunFailed after one when features collapse and the run is to stop then. `draw` keeps
-    pictures of what the task says, early, in the middle and at the end. `began` is when, by `time.monotonic`,
-    the run would have begun without a break.
+    checkpoint when a signal came, and RunFailed after one when features collapse and the run is to stop then, or when too
+    many samples are broken. `draw` keeps pictures of what the task says, early, in the middle and at the end. `began` is
+    when, by `time.monotonic`, the run would have begun without a break.
     """
+    folder.started = True
     clock, plan, world, pace = stepper.clock, stepper.plan, stepper.world, Pace()
     began = time.monotonic() if began is None else began
     profile = None
@@ -90,6 +92,7 @@ def train(
         profile = Profile(plan, plan.spec.profile, _COLD)
         stepper.enter = profile.enter
     broken: list[tuple[int, str]] = []
+    met: set[int] = set()  # of broken samples
     every = max(1, (clock.steps - clock.began) // _LINES)
     saved = time.monotonic()
     with meter("training", clock.steps, done=clock.step) as progress:
@@ -140,8 +143,11 @@ def train(
                 stepper.enter(WAITING)
                 last = time.perf_counter()
             stepper.enter(REST)
-            _quarantine(folder, stepper, broken)
+            met |= _quarantine(folder, stepper, broken)
             broken.clear()
+            if len(met) > plan.spec.max_broken * plan.data.samples:
+                save()
+                raise RunFailed(too_many(len(met), plan), "mend them, or raise --max-broken and --resume")
     save()
     if profile is not None:
         _finish(profile, stepper)
@@ -169,10 +175,17 @@ def _text(said: dict[str, float], pace: Pace, left: int, called: str) -> str:
     return f"loss {said['loss']:.3f}  {pace.rate:,.0f} {called}/s  {waiting}  {time_left} left"
 
 
-def _quarantine(folder: RunFolder, stepper: Stepper, broken: list[tuple[int, str]]) -> None:
-    """Report what all processes met in an epoch."""
+def too_many(broken: int, plan: Plan, of: int | None = None) -> str:
+    """Return what is said of too many broken samples."""
+    called, share = plan.source.called, plan.spec.max_broken
+    return f"{broken:,} of {of or plan.data.samples:,} {called} cannot be read, more than --max-broken {share:g}"
+
+
+def _quarantine(folder: RunFolder, stepper: Stepper, broken: list[tuple[int, str]]) -> set[int]:
+    """Report what all processes met in an epoch, and return the rows."""
     source, found = stepper.plan.source, stepper.world.gather_lists(broken)
     new = folder.report_broken((source.name(row), reason) for row, reason in found)
     if new:
         called = source.called.removesuffix("s") if new == 1 else source.called
         say(f"{new} unreadable {called} met and left out, listed in {folder.file(BROKEN)}")
+    return {row for row, _ in found}

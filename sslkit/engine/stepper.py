@@ -37,6 +37,7 @@ class Stepper:
         self.predict: Callable[[Batch], Any] = self.machine.compiled(task.predict)
         self.optimizer = build_optimizer(task, self.spec, plan.steps_per_epoch)
         self.scaler = self.machine.scaler()
+        self.overflows = 0  # of fp16 gradients, whose steps were skipped
         self.weights: Tensor | None = None  # of samples, where a task asked for balance
         self.enter: Enter = unmeasured  # told which stage of the step begins
         for _, part, _ in task.parts():
@@ -106,7 +107,7 @@ class Stepper:
         seen = torch.stack([widen(value) for value in (*report.terms.values(), *means.values(), norm)])
         world.average([seen])
         said = dict(zip(names, seen.tolist(), strict=True))
-        self._check(said, list(report.terms))
+        self._check(said, list(report.terms), batch)
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -114,22 +115,40 @@ class Stepper:
             # Each process counted its own pieces; features, teachers and checkpoints need one answer.
             world.average(buffer for buffer in norm_buffers(self.task) if buffer.is_floating_point())
         self.enter(HOOKS)
-        if self.scaler.get_scale() >= scale:  # fp16 overflowed otherwise, and the step was skipped
+        if self.scaler.get_scale() < scale:  # fp16 overflowed, and the step was skipped
+            self.overflows += 1
+        else:
             seed_stage(spec.seed, "after_step", clock.step)
             with torch.no_grad():
                 self.task.after_step(report.seen)
         clock.step += 1
+        said |= {"overflows": float(self.overflows)} if self.scaler.is_enabled() else {}
         return {**said, "loss": sum(said[name] for name in report.terms), "lr": spec.lr * share}
 
-    def _check(self, said: dict[str, float], terms: list[str]) -> None:
-        bad = [name for name in terms if not math.isfinite(said[name])]
-        if not bad and not self.scaler.is_enabled() and not math.isfinite(said["gradient_norm"]):
-            bad = ["gradient_norm"]  # with a scaler, an overflow there is its business
-        if bad:
-            raise RunFailed(
-                f"step {self.clock.step + 1} diverged: {bad[0]} is {said[bad[0]]}",
-                f"the checkpoint before is kept; try a lower --lr than {self.spec.lr:g}, a longer --warmup or --clip 1",
-            )
+    def _check(self, said: dict[str, float], terms: list[str], batch: Batch) -> None:
+        finite = all(math.isfinite(said[name]) for name in terms)
+        # With a scaler an overflow of the gradient is its business, as long as there is a smaller scale to try.
+        if not self.scaler.is_enabled() or self.scaler.get_scale() < 1:
+            finite = finite and math.isfinite(said["gradient_norm"])
+        if finite:
+            return
+        computed = {
+            **{f"{name} of the transformed batch": value for name, value in batch.items()},
+            **{f"weight {name}": value for name, value in self.task.named_parameters()},
+            **{f"loss {name}": torch.tensor(said[name]) for name in terms},
+            **{f"gradient of {name}": value.grad for name, value in self.task.named_parameters()},
+            "gradient_norm": torch.tensor(said["gradient_norm"]),
+        }
+        raise RunFailed(
+            f"step {self.clock.step + 1} diverged: {_first_bad(computed)} is not finite",
+            f"the checkpoint before is kept; try a lower --lr than {self.spec.lr:g}, a longer --warmup or --clip 1",
+        )
+
+    def check_state(self) -> None:
+        """Raise RunFailed for a state that no checkpoint should hold: one that is not finite."""
+        bad = _first_bad(self.task.state_dict())
+        if bad is not None:
+            raise RunFailed(f"step {self.clock.step} left {bad} not finite", "the checkpoint before is kept")
 
     def rehearse(self, batches: Iterable[dict[str, Any]], seconds: float, stopped: Callable[[], bool]) -> float:
         """Return the median seconds of warm steps, for at most `seconds` or until stopped, and leave no trace in the state."""
@@ -145,7 +164,7 @@ class Stepper:
                 break
         self.task.load_state_dict(before)
         self.optimizer.state.clear()
-        self.scaler = self.machine.scaler()
+        self.scaler, self.overflows = self.machine.scaler(), 0
         self.clock.step = step
         warm = sorted(times[1:] or times)
         return self.world.from_first(warm[len(warm) // 2])
@@ -176,6 +195,7 @@ class Stepper:
             "task": self.task.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "overflows": self.overflows,
             "weights": self.weights,
             "step": self.clock.step,
             "steps": self.clock.steps,
@@ -187,6 +207,7 @@ class Stepper:
         self.task.load_state_dict(state["task"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        self.overflows = state.get("overflows", 0)
         self.weights = None if state["weights"] is None else state["weights"].cpu()
         self.clock.step, self.clock.steps, self.clock.began = state["step"], state["steps"], state["began"]
 
@@ -229,6 +250,14 @@ class Stepper:
 
     def _tensors(self) -> list[Tensor]:
         return [*self.task.parameters(), *self.task.buffers()]
+
+
+def _first_bad(tensors: dict[str, Any]) -> str | None:
+    """Return the name of the first tensor that is not finite."""
+    for name, value in tensors.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+            return name
+    return None
 
 
 def _synchronise(task: nn.Module) -> None:

@@ -1,7 +1,9 @@
 """Run a task from a settled plan to a finished run folder; `pretrain` and `finetune` both come through here."""
 
+import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,25 +14,26 @@ from pydantic import ValidationError
 
 from sslkit import encoders
 from sslkit.console import duration, say
-from sslkit.data.loader import Loader, epoch_batches
+from sslkit.data.loader import Loader, WorkerFailed, epoch_batches
 from sslkit.encoders import Encoder
 from sslkit.engine.checkpoint import describe, load_initial, read_resume, save_model, save_resume
 from sslkit.engine.distributed import World
 from sslkit.engine.folder import MODEL, PREVIEWS, RESUME, SPEC, RunFolder, read_spec
 from sslkit.engine.health import Health
-from sslkit.engine.loop import train
+from sslkit.engine.loop import too_many, train
 from sslkit.engine.plan import Plan, show_plan
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.signals import Stop, listen
 from sslkit.engine.stepper import Stepper
-from sslkit.errors import Interrupted, RunFailed, SslkitError
+from sslkit.errors import Interrupted, SslkitError
 from sslkit.specs import PretrainSpec, TrainSpec, flag, path_options
 from sslkit.task import Clock, DataInfo, EncoderBuilder, PretextTask
 
 _PREVIEWED, _PREVIEW_ROWS = 32, 6  # images that a task gets for its pictures while it trains, and how many are drawn
+_TRIED = 200  # samples that are read before the run
 _FREELY_CHANGED = frozenset(
     {"device", "workers", "cache", "cache_limit", "reindex", "checkpoint_every", "resume", "extend_to", "out"}
-    | {"health_every", "on_collapse", "online_knn", "profile", "log", "activation_checkpointing"}
+    | {"health_every", "on_collapse", "online_knn", "profile", "log", "activation_checkpointing", "max_broken"}
 )  # on a resume: they say where and how a run goes on, not what it computes
 
 
@@ -107,6 +110,7 @@ def run_training(training: Training) -> Outcome:
     began = time.monotonic()
     plan, spec, world = training.plan, training.plan.spec, training.plan.machine.world
     fingerprint = plan.source.fingerprint()
+    _check_readable(plan)
     world.meet()  # nobody may look for a run in the folder after it was begun
     with RunFolder(training.out, world.first, board=world.first and spec.log == "tensorboard") as folder:
         world.meet()
@@ -155,11 +159,10 @@ def run_training(training: Training) -> Outcome:
                     return
                 watched: dict[str, Any] = {} if health is None else {"health": health.state()}
                 watched |= {"seconds": time.monotonic() - trained, "processes": world.size}
-                try:
+                stepper.check_state()
+                with folder.writing():
                     save_resume(folder.file(RESUME), {**stepper.state(), "data": fingerprint, **watched})
                     save_model(folder.file(MODEL), task.exports(), _metadata(training, spec, stepper, fingerprint))
-                except OSError as error:
-                    raise RunFailed(f"cannot write the checkpoint to {folder.path}: {error.strerror}") from error
 
             def draw() -> None:
                 if world.first and isinstance(spec, PretrainSpec):
@@ -172,6 +175,9 @@ def run_training(training: Training) -> Outcome:
                 pace = train(stepper, loader, folder, save, fresh, stop=stop, health=health, draw=draw, began=trained)
             except Interrupted as stopped:
                 stopped.hint = f"go on with: sslkit {training.command} --resume --out {folder.path}"
+                raise
+            except WorkerFailed:  # between two steps
+                save()
                 raise
             finally:
                 loader.close()
@@ -191,14 +197,25 @@ def _draw_previews(stepper: Stepper, folder: RunFolder) -> None:
     if pictures is None or not len(pictures):
         return
     file = folder.file(PREVIEWS) / f"step-{step}.png"
-    try:
+    with folder.writing():
         file.parent.mkdir(exist_ok=True)
         known = {earlier.read_bytes() for earlier in file.parent.iterdir() if earlier != file}
         draw_previews(pictures[:_PREVIEW_ROWS], stepper.task.preview_columns, file)
         if file.read_bytes() in known:
             file.unlink()  # a task that says nothing of what it sees
-    except OSError as error:
-        raise RunFailed(f"cannot write previews to {folder.path}: {error.strerror}") from error
+
+
+def _check_readable(plan: Plan) -> None:
+    """Raise SslkitError if, by a few samples, too many can't be read; what is less clear shows in the first epoch."""
+    samples, most = plan.data.samples, plan.spec.max_broken
+    rows = np.random.default_rng(plan.spec.seed).permutation(samples)[:_TRIED]
+    with ThreadPoolExecutor() as pool:  # decoders work side by side
+        found = list(pool.map(lambda row: plan.source.read(np.array([row]))[1], rows))
+    broken = [(plan.source.name(int(row)), reasons[0]) for row, reasons in zip(rows, found, strict=True) if reasons]
+    doubt = 0.0 if len(rows) == samples else 3 * math.sqrt(most * (1 - most) / len(rows))
+    if len(broken) > (most + doubt) * len(rows):
+        said = "; ".join(f"{name}: {reason}" for name, reason in broken[:3])
+        raise SslkitError(f"--data: {too_many(len(broken), plan, of=len(rows))}", said)
 
 
 def _agree(world: World, told: tuple[Any, ...]) -> None:

@@ -1,0 +1,211 @@
+"""What goes wrong around a run: one clear line, nothing lost, nothing left behind."""
+
+import multiprocessing
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file
+
+from sslkit.data import loader as loader_module
+from sslkit.data.loader import Loader, WorkerFailed, ordered_batches
+from sslkit.data.source import Source
+from sslkit.data.store import write_atomically
+from sslkit.task import DataInfo
+
+Run = Callable[..., Any]
+
+TASK = """
+import multiprocessing, os, resource, shutil, signal, torch
+from sslkit import PretextTask
+class Faulty(PretextTask):
+    "Meets a fault in the fourth step."
+    def setup(self):
+        self.teacher = torch.nn.Linear(1, 1).requires_grad_(False)
+    def transform(self, batch):
+        image = batch["image"]
+        if self.clock.step == 3:
+            {transform}
+        return {{"image": image}}
+    def loss(self, output, batch):
+        loss = output.square().mean() + 0 * self.teacher.weight.sum()
+        if self.clock.step == 3:
+            {loss}
+        return loss
+    def after_step(self, seen):
+        if self.clock.step == 3:
+            {after_step}
+"""
+
+
+def faulty(folder: Path, **faults: str) -> Path:
+    """Write a task that does something bad in its fourth step."""
+    lines = {"transform": "pass", "loss": "pass", "after_step": "pass"} | faults
+    file = folder / "faulty.py"
+    file.write_text(TASK.format(**lines))
+    return file
+
+
+def step_of(run: Path) -> int:
+    return int(torch.load(run / "resume.pt", weights_only=True)["step"])
+
+
+@pytest.mark.parametrize(
+    ("faults", "message", "kept"),
+    [
+        ({"transform": "image[5] = float('nan')"}, "step 4 diverged: image of the transformed batch is not finite", 3),
+        ({"loss": "loss = loss / 0"}, "step 4 diverged: loss loss is not finite", 3),
+        ({"loss": "output.register_hook(lambda gradient: gradient / 0)"}, "step 4 diverged: gradient of encoder.", 3),
+        ({"after_step": "self.teacher.weight.fill_(float('inf'))"}, "step 4 left teacher.weight not finite", 3),
+    ],
+)
+def test_what_is_not_finite_is_named(
+    faults: dict[str, str], message: str, kept: int, sslkit: Run, digits: Path, quick: list[str], tmp_path: Path
+) -> None:
+    given = ["--data", digits, *quick, "--steps", 6, "--checkpoint-every", 1, "--out", tmp_path / "run"]
+    ran = sslkit("pretrain", faulty(tmp_path, **faults), *given)
+    assert ran.code == 1 and message in ran.err and "the checkpoint before is kept" in ran.err
+    assert step_of(tmp_path / "run") == kept
+    assert all(torch.isfinite(value).all() for value in load_file(tmp_path / "run" / "model.safetensors").values())
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("shutil.rmtree({run!r})", "the folder is gone"),
+        # As a disk that is full: nothing grows beyond a kilobyte.
+        ("resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))", "File too large"),
+    ],
+)
+def test_a_disk_that_fails_during_the_run(
+    fault: str, message: str, sslkit: Run, digits: Path, quick: list[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    task = faulty(tmp_path, after_step=fault.format(run=str(run)))
+    command = [sys.executable, "-m", "sslkit", "pretrain", str(task), "--data", str(digits), *map(str, quick)]
+    command += ["--steps", "6", "--checkpoint-every", "2", "--health-every", "0", "--out"]
+    ran = subprocess.run([*command, str(run)], capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    (error,) = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
+    assert f"cannot write to {run}: {message}" in error
+    assert not list(tmp_path.rglob("*.tmp"))
+    if "rmtree" in fault:
+        assert not run.exists()  # half a run in a new folder would be worse
+        return
+    assert step_of(run) == 2
+    faulty(tmp_path)
+    assert subprocess.run([*command, str(tmp_path / "whole")], check=False, capture_output=True).returncode == 0
+    assert subprocess.run([*command, str(run), "--resume"], check=False, capture_output=True).returncode == 0
+    whole, resumed = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", run))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_what_a_killed_process_left_behind_goes(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / f"resume.pt.{platform.node()}.{dead.pid}.tmp"
+    others = tmp_path / f"resume.pt.{platform.node()}.{os.getppid()}.tmp"
+    for file in (left, others):
+        file.write_bytes(b"half")
+    with write_atomically(tmp_path / "resume.pt") as stream:
+        stream.write(b"whole")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "resume.pt", others])
+
+
+class Slow(Source):
+    """Read numbers, but never the one that is `stuck`."""
+
+    info = DataInfo(samples=8, size=1, channels=1)
+    stuck = -1
+
+    def read(self, rows: NDArray[np.int64]) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
+        if self.stuck in rows:
+            time.sleep(60)
+        return {"number": rows.astype(np.float32)}, {}
+
+
+def test_a_worker_that_dies_is_noticed_at_the_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_module, "_INTERVAL", 1)
+    source = Slow.__new__(Slow)
+    source.stuck = 7
+    loader = Loader(source, workers=1, substitute=False)
+    before = signal.getsignal(signal.SIGCHLD)
+    arriving = loader(ordered_batches(8, 1))
+    next(arriving)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+    assert signal.getsignal(signal.SIGCHLD) == before  # torch's would raise here, in the middle of a step
+    with pytest.raises(WorkerFailed, match=r"--workers 1: a worker died: .*fewer workers"):
+        list(arriving)
+
+
+def test_a_worker_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_module, "_INTERVAL", 1)
+    monkeypatch.setattr(loader_module, "_PATIENCE", 2)
+    source = Slow.__new__(Slow)
+    source.stuck = 2
+    arriving = Loader(source, workers=1, substitute=False)(ordered_batches(8, 1))
+    assert len([next(arriving), next(arriving)]) == 2
+    with pytest.raises(WorkerFailed, match=r"no batch came in 2 seconds"):
+        next(arriving)
+
+
+def test_a_run_whose_worker_dies_keeps_its_steps(
+    sslkit: Run, digits: Path, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader_module, "_INTERVAL", 1)
+    kill = "[os.kill(child.pid, signal.SIGKILL) for child in multiprocessing.active_children()]"
+    given = ["--data", digits, *quick, "--steps", 60, "--workers", 1, "--cache", "off", "--out", tmp_path / "run"]
+    ran = sslkit("pretrain", faulty(tmp_path, after_step=kill), *given)
+    assert ran.code == 1 and "--workers 1: a worker died: " in ran.err and "--workers 0" in ran.err
+    assert step_of(tmp_path / "run") >= 4
+
+
+def pictures(folder: Path, count: int, broken: int) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        file = folder / f"{number:03}.png"
+        if number % (count // broken) == 1:
+            file.write_bytes(b"nothing")
+        else:
+            Image.fromarray(np.full((16, 16, 3), number % 256, dtype=np.uint8)).save(file)
+    return folder
+
+
+def test_too_many_broken_images_stop_a_run_before_it_begins(sslkit: Run, quick: list[str], tmp_path: Path) -> None:
+    given = ["--data", pictures(tmp_path / "data", 40, 10), *quick, "--steps", 4, "--out", tmp_path / "run"]
+    ran = sslkit("pretrain", "rotation", *given)
+    assert ran.code == 2 and "10 of 40 images cannot be read, more than --max-broken 0.1" in ran.err
+    assert ".png: UnidentifiedImageError" in ran.err and not (tmp_path / "run").exists()
+    assert sslkit("pretrain", "rotation", *given, "--max-broken", 0.3).code == 0
+    assert len((tmp_path / "run" / "broken.csv").read_text().splitlines()) == 11
+
+
+def test_too_many_broken_images_stop_a_run_after_the_first_epoch(sslkit: Run, quick: list[str], tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data", 320, 40)  # an eighth: too near for the few that are tried before
+    given = ["--data", data, *quick, "--batch-size", 32, "--epochs", 3, "--out", tmp_path / "run"]
+    ran = sslkit("pretrain", "rotation", *given)
+    assert ran.code == 1 and "40 of 320 images cannot be read" in ran.err and step_of(tmp_path / "run") == 10
+    assert sslkit("pretrain", "rotation", "--resume", "--max-broken", 0.2, "--out", tmp_path / "run").code == 0
+    assert step_of(tmp_path / "run") == 30
+
+
+def test_a_pipe_is_no_image(sslkit: Run, quick: list[str], tmp_path: Path) -> None:
+    data = pictures(tmp_path / "data", 40, 1)
+    os.mkfifo(data / "pipe.png")
+    ran = sslkit("pretrain", "rotation", "--data", data, *quick, "--steps", 2, "--out", tmp_path / "run")
+    assert ran.code == 0, ran.err
+    assert "pipe.png,is no file" in (tmp_path / "run" / "broken.csv").read_text()
