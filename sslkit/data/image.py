@@ -2,7 +2,9 @@
 
 import re
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from sslkit.data.index import Changed, Index
 from sslkit.errors import SslkitError
 
 Canvas = NDArray[np.uint8]  # [canvas, canvas, C]
+_MOST_PIXELS = 90_000_000  # to be decoded at once; a worker that holds more may end them all
 
 
 class Broken(Exception):
@@ -27,12 +30,11 @@ def read_canvas(index: Index, row: int, canvas: int) -> Canvas:
     if index.array is not None:
         return _fit_array(index.array[row], canvas)
     try:
-        with warnings.catch_warnings(), index.open(row) as stream:
-            # Pillow warns above 90 megapixels and refuses above 180; a big image is not a reason to talk.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(stream) as image:
-                image.draft("RGB", (canvas, canvas))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
-                return _fit(_rgb(ImageOps.exif_transpose(image)), canvas)
+        with quietly(), index.open(row) as stream, Image.open(stream) as image:
+            image.draft("RGB", (canvas, canvas))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
+            if image.width * image.height > _MOST_PIXELS:
+                raise Broken(f"{image.width} x {image.height} pixels would take gigabytes to decode (shrink it)")
+            return _fit(_rgb(ImageOps.exif_transpose(image)), canvas)
     except Broken:
         raise
     except Changed as error:
@@ -41,7 +43,16 @@ def read_canvas(index: Index, row: int, canvas: int) -> Canvas:
         raise Broken("no such file") from error
     except Exception as error:  # decoders raise anything on hostile bytes; one file must not end a run
         said = f"{type(error).__name__}: {error}".replace(str(index.root / index.paths[row]), index.paths[row])
-        raise Broken(re.sub(r"<_io\.\w+.*>", repr(index.paths[row]), said)) from error  # Pillow names the object it reads
+        # Pillow names the object it reads. (A function, because a name may hold what looks like a group.)
+        raise Broken(re.sub(r"<_io\.\w+.*>", lambda match: repr(index.paths[row]), said)) from error
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Let Pillow say nothing of what is odd about a file: it is used, or broken with a reason. Around threads, not in them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def short_sides(index: Index, count: int = 200) -> NDArray[np.int64]:
@@ -52,7 +63,7 @@ def short_sides(index: Index, count: int = 200) -> NDArray[np.int64]:
     if index.array is not None:
         return np.full(1, min(index.array.shape[1:3]))
     rows = np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).astype(np.int64))
-    with ThreadPoolExecutor() as pool:
+    with quietly(), ThreadPoolExecutor() as pool:
         found = list(pool.map(lambda row: _short_side(index, int(row)), rows))
     sides = [side for side in found if isinstance(side, int)]
     if not sides:
@@ -66,10 +77,8 @@ def short_sides(index: Index, count: int = 200) -> NDArray[np.int64]:
 
 def _short_side(index: Index, row: int) -> int | str:
     try:
-        with warnings.catch_warnings(), index.open(row) as stream:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(stream) as image:
-                return min(image.size)
+        with index.open(row) as stream, Image.open(stream) as image:
+            return min(image.size)
     except Exception as error:  # as in read_canvas
         return f"{type(error).__name__}"
 

@@ -21,6 +21,8 @@ from sslkit.errors import SslkitError
 from sslkit.task import CONTRACT
 
 FORMAT = 1  # of both files; a reader refuses what is newer
+_SAID = {"task": str, "recipe": dict, "size": int, "step": int, "data": str}
+_LONGEST, _LARGEST = 2**23, 2**16  # bytes of metadata; pixels of a side, or words
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,17 @@ def read_model(path: str | Path, flag: str = "--ckpt") -> Checkpoint:
     path = Path(path)
     tensors, raw = _read_safetensors(path, flag)
     try:
+        if len(raw["sslkit"]) > _LONGEST:
+            raise ValueError("too long")
         metadata = json.loads(raw["sslkit"])
         newer = int(metadata["format"]) > FORMAT
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise SslkitError(f"{flag}: {path} was not written by sslkit", "other weights can be a start: --init") from error
     if newer:
         raise SslkitError(f"{flag}: {path} has format {metadata['format']}, this sslkit reads up to {FORMAT}", "upgrade")
-    missing = [key for key in ("task", "recipe", "size", "step", "data") if key not in metadata]
+    missing = [key for key, kind in _SAID.items() if type(metadata.get(key)) is not kind]
+    if not missing and not 0 < metadata["size"] <= _LARGEST:
+        missing = ["size"]
     if missing:
         raise SslkitError(f"{flag}: {path} does not say its {', '.join(missing)}", "the file was altered")
     return Checkpoint(path, tensors, metadata)
@@ -183,8 +189,18 @@ def read_resume(path: Path, device: torch.device) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise SslkitError(f"--resume: {path} cannot be read: {str(error).partition(chr(10))[0]}") from error
-    needed = {"task", "optimizer", "scaler", "weights", "step", "steps", "began", "data"}
-    if not isinstance(state, dict) or state.get("format", FORMAT + 1) > FORMAT or not needed <= state.keys():
+    kinds = {
+        "format": int,
+        "task": dict,
+        "optimizer": dict,
+        "scaler": dict,
+        "step": int,
+        "steps": int,
+        "began": int,
+        "data": str,
+    }
+    fits = isinstance(state, dict) and all(type(state.get(name)) is kind for name, kind in kinds.items())
+    if not fits or state["format"] > FORMAT or "weights" not in state:
         raise SslkitError(f"--resume: {path} is not a checkpoint of this version of sslkit")
     return state
 

@@ -57,7 +57,7 @@ def read_spec(folder: Path) -> dict[str, Any]:
         spec = json.loads((folder / SPEC).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SslkitError(f"{folder} holds no run", f"{SPEC} is missing") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise SslkitError(f"{folder / SPEC} is not JSON: {error}") from error
     if not isinstance(spec, dict):
         raise SslkitError(f"{folder / SPEC} is not a spec")
@@ -186,7 +186,7 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
         try:
             found.append(json.loads(line))
-        except json.JSONDecodeError:  # the process was killed while it wrote
+        except (json.JSONDecodeError, RecursionError):  # the process was killed while it wrote
             continue
     return found
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from sslkit import encoders
 from sslkit.console import duration, say
+from sslkit.data.image import quietly
 from sslkit.data.loader import Loader, WorkerFailed, epoch_batches
 from sslkit.encoders import Encoder
 from sslkit.engine.checkpoint import describe, load_initial, read_resume, save_model, save_resume
@@ -209,7 +210,7 @@ def _check_readable(plan: Plan) -> None:
     """Raise SslkitError if, by a few samples, too many can't be read; what is less clear shows in the first epoch."""
     samples, most = plan.data.samples, plan.spec.max_broken
     rows = np.random.default_rng(plan.spec.seed).permutation(samples)[:_TRIED]
-    with ThreadPoolExecutor() as pool:  # decoders work side by side
+    with quietly(), ThreadPoolExecutor() as pool:  # decoders work side by side
         found = list(pool.map(lambda row: plan.source.read(np.array([row]))[1], rows))
     broken = [(plan.source.name(int(row)), reasons[0]) for row, reasons in zip(rows, found, strict=True) if reasons]
     doubt = 0.0 if len(rows) == samples else 3 * math.sqrt(most * (1 - most) / len(rows))

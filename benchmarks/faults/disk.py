@@ -1,0 +1,110 @@
+"""Disks that are full, read-only or gone, and two runs in one folder."""
+
+import os
+import random
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kills import wait_for
+from promises import TINY, Process, Promise, left_over, ran, same_weights, step_of
+
+
+def full_disks(folder: Path, data: Path, long: bool) -> list[Promise]:
+    """Let the disk end at many sizes: files that may not grow, and, where mounting is allowed, a small file system."""
+    line = Promise("a disk that ends, at random sizes", "exit code 2 before the first step, 1 after it; one line of error")
+    kept = Promise("the same, where there was a checkpoint", "it can be read, and goes on to the same weights")
+    clean = Promise("the same", "no temporary files")
+    seed = random.Random(2)
+    how = ["pretrain", "rotation", "--data", data, *TINY, "--steps", 30, "--checkpoint-every", 10]
+    assert ran(*how, "--out", folder / "whole")[0] == 0
+    largest = (folder / "whole" / "resume.pt").stat().st_size
+    for number in range(60 if long else 12):
+        # Every other one has room for a checkpoint, but not for the next beside it.
+        size = int(largest * (seed.uniform(1.2, 2.4) if number % 2 else 10 ** seed.uniform(-3.5, 0.8)))
+        with small_disk(folder / "disk", size) as limits:
+            out = folder / "disk" / "run"
+            code, errors = ran(*how, "--out", out, limits=limits)
+            step = step_of(out)
+            wanted = 0 if code == 0 else 1 if (out / "metrics.jsonl").exists() else 2
+            line.check(code == wanted and len(errors) == (code != 0), f"{size} bytes: code {code}, {errors}")
+            found = left_over(out)
+            clean.check(not found, f"{size} bytes: {found}")
+            if step and code:
+                shutil.copytree(out, folder / f"copy-{number}")
+                code, errors = ran(*how, "--out", folder / f"copy-{number}", "--resume")
+                same = code == 0 and same_weights(folder / "whole", folder / f"copy-{number}")
+                kept.check(same, f"{size} bytes, step {step}: code {code}, {errors}")
+    full = Promise("no room for the cache", "exit code 2 and one line, or the run goes without", 0, 0)
+    for size in (1000, 100_000):
+        os.environ["SSLKIT_CACHE"], before = str(folder / "disk" / "cache"), os.environ["SSLKIT_CACHE"]
+        with small_disk(folder / "disk", size) as limits:
+            code, errors = ran(*how, "--steps", 2, "--cache", "on", "--out", folder / f"cached-{size}", limits=limits)
+            full.check(code == 2 and len(errors) == 1, f"{size} bytes: code {code}, {errors}")
+        os.environ["SSLKIT_CACHE"] = before
+    return [line, kept, clean, full]
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[dict[int, int]]:
+    """Give a folder of so many bytes, or, where nothing can be mounted, a limit for each file."""
+    folder.mkdir(exist_ok=True)
+    mounted = may_mount(folder, f"size={max(size, 4096)}")
+    try:
+        yield {} if mounted else {resource.RLIMIT_FSIZE: size}
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", folder], check=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def may_mount(folder: Path, options: str) -> bool:
+    """Mount a file system in memory, if that is allowed."""
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+    return shutil.which("mount") is not None and subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+def two_runs(folder: Path, data: Path, long: bool) -> list[Promise]:
+    """Let folders be taken, left by the dead, read-only, and go."""
+    how = ["pretrain", "rotation", "--data", data, *TINY, "--checkpoint-every", 5]
+    second = Promise(
+        "a second run in a folder that is in use", "exit code 2, `another process is working in`; the first is not hurt"
+    )
+    stale = Promise("a run in the folder of a process that was killed", "it goes on")
+    gone = Promise("the output folder is removed during the run", "exit code 1, one line; the folder is not made anew")
+    locked = Promise("an output folder that is read-only", "exit code 2, one line")
+    for number in range(5 if long else 2):
+        out = folder / f"run-{number}"
+        first = Process(*how, "--steps", 10**6, "--out", out)
+        wait_for(out / "resume.pt")
+        code, errors = ran(*how, "--steps", 10**6, "--out", out, "--resume")
+        said = len(errors) == 1 and "another process is working in" in errors[0]
+        second.check(code == 2 and said and first.wait(0.1) is None, f"code {code}, {errors}")
+        first.kill()
+        step = step_of(out)
+        process = Process(*how, "--steps", 10**6, "--out", out, "--resume")
+        deadline = time.monotonic() + 30
+        while step_of(out) <= step and time.monotonic() < deadline:
+            time.sleep(0.05)
+        stale.check(step_of(out) > step, f"step {step_of(out)} after {step}")
+        shutil.rmtree(out)
+        code = process.wait(30)
+        gone.check(code == 1 and len(process.errors) == 1 and not out.exists(), f"code {code}, {process.errors}")
+        if code is None:
+            process.kill()
+    disk = folder / "disk"
+    disk.mkdir()
+    if may_mount(disk, "size=1m,ro"):
+        code, errors = ran(*how, "--steps", 2, "--out", disk / "run")
+        locked.check(code == 2 and len(errors) == 1, f"code {code}, {errors}")
+        subprocess.run(["umount", "-l", disk], check=True)
+    elif os.getuid():
+        disk.chmod(0o500)
+        code, errors = ran(*how, "--steps", 2, "--out", disk / "run")
+        locked.check(code == 2 and len(errors) == 1, f"code {code}, {errors}")
+        disk.chmod(0o700)
+    return [second, stale, gone, locked]

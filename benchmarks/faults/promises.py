@@ -1,0 +1,131 @@
+"""What the campaign counts, and the processes it breaks."""
+
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from sslkit.cli import main
+
+TINY = ["--encoder", "resnet_micro", "--encoder-option", "width=8", "--size", "16", "--batch-size", "16", "--health-every", "0"]
+
+
+@dataclass
+class Promise:
+    """Count how often something was promised, and kept."""
+
+    done: str
+    promised: str
+    times: int = 0
+    kept: int = 0
+    notes: list[str] = field(default_factory=list)  # what was seen where it was not kept
+
+    def check(self, kept: bool, note: str) -> None:
+        """Count one case."""
+        self.times += 1
+        self.kept += bool(kept)
+        if not kept:
+            self.notes.append(note)
+
+
+def digits(folder: Path) -> Path:
+    """Write scikit-learn's digits as PNG files, 300 of them."""
+    from sklearn.datasets import load_digits
+
+    folder.mkdir()
+    for number, image in enumerate(load_digits().images[:300]):
+        Image.fromarray((image * 255 / 16).astype(np.uint8)).resize((16, 16)).save(folder / f"{number:03}.png")
+    return folder
+
+
+class Process:
+    """Run a command in a process of its own; a fork of this one, which has imported torch already."""
+
+    def __init__(self, *words: object, limits: dict[int, int] | None = None) -> None:
+        arguments = [str(word) for word in words]
+        self.said = Path(os.environ["SSLKIT_CACHE"]).with_name("said.txt")
+        self.pid = os.fork()
+        if self.pid == 0:
+            import resource
+
+            os.setsid()  # its workers are killed with it
+            for what, limit in (limits or {}).items():
+                resource.setrlimit(what, (limit, limit))
+            into = os.open(self.said, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+            os.dup2(into, 1)
+            os.dup2(into, 2)
+            code = 70
+            try:
+                main(arguments)
+            except SystemExit as end:
+                code = int(end.code or 0)
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+
+    def wait(self, seconds: float | None = None) -> int | None:
+        """Return the exit code, below 0 that of a signal; None if it is running after so many seconds."""
+        if seconds is None:
+            return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            found, status = os.waitpid(self.pid, os.WNOHANG)
+            if found:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.002)
+        return None
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process and its workers."""
+        os.killpg(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once, and wait until its workers are gone too."""
+        self.signal(signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+    @property
+    def errors(self) -> list[str]:
+        """Return what it said in lines that begin with error."""
+        return [line for line in self.said.read_text(errors="replace").splitlines() if line.startswith("error: ")]
+
+
+def ran(*words: object, limits: dict[int, int] | None = None) -> tuple[int, list[str]]:
+    """Run a command and return its exit code and its lines of error."""
+    process = Process(*words, limits=limits)
+    code = process.wait()
+    assert code is not None
+    return code, process.errors
+
+
+def step_of(run: Path) -> int:
+    """Return the step of the checkpoint in a run folder, which has to be readable, 0 without one."""
+    if not (run / "resume.pt").exists():
+        return 0
+    step: int = torch.load(run / "resume.pt", weights_only=True)["step"]
+    if (run / "model.safetensors").exists():
+        load_file(run / "model.safetensors")
+    return step
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Tell whether two runs ended with the same bits."""
+    first, second = (load_file(run / "model.safetensors") for run in (one, other))
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def left_over(*folders: Path) -> list[str]:
+    """Return temporary files that were left behind."""
+    return [str(file) for folder in folders for file in folder.rglob("*.tmp*")]
