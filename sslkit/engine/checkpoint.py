@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import warnings
 import zipfile
 from dataclasses import dataclass
 from importlib.metadata import distribution, version
@@ -21,6 +22,17 @@ from sslkit.errors import SslkitError
 from sslkit.task import CONTRACT
 
 FORMAT = 1  # of both files; a reader refuses what is newer
+_DAMAGED = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    pickle.UnpicklingError,
+    UserWarning,
+)
 _SAID = {"task": str, "recipe": dict, "size": int, "step": int, "data": str}
 _LONGEST, _LARGEST = 2**23, 2**16  # bytes of metadata; pixels of a side, or words
 
@@ -186,8 +198,10 @@ def read_resume(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         if not zipfile.is_zipfile(path):
             raise pickle.UnpicklingError("it is damaged, or was never a checkpoint")
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # it finds something odd: our own files have nothing odd
+            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except _DAMAGED as error:
         raise SslkitError(f"--resume: {path} cannot be read: {str(error).partition(chr(10))[0]}") from error
     kinds = {
         "format": int,
@@ -199,7 +213,7 @@ def read_resume(path: Path, device: torch.device) -> dict[str, Any]:
         "began": int,
         "data": str,
     }
-    fits = isinstance(state, dict) and all(type(state.get(name)) is kind for name, kind in kinds.items())
+    fits = isinstance(state, dict) and all(isinstance(state.get(name), kind) for name, kind in kinds.items())
     if not fits or state["format"] > FORMAT or "weights" not in state:
         raise SslkitError(f"--resume: {path} is not a checkpoint of this version of sslkit")
     return state

@@ -55,7 +55,7 @@ _FINETUNE: dict[str, dict[str, Any]] = {
 _ELSEWHERE = frozenset(
     {"data", "label", "test", "seed", "device", "workers", "cache", "cache_limit", "reindex", "out", "encoder", "ckpt"}
     | {"encoder_option", "pretrained", "init", "compile", "sync_batchnorm", "checkpoint_every", "resume", "protocol"}
-    | {"scratch", "log"}
+    | {"scratch", "log", "max_broken", "activation_checkpointing"}
 )
 
 

@@ -32,7 +32,7 @@ _DATA = "--data --label --size --batch-size --seed --device --workers --cache --
 _TRAIN = (
     f"{_DATA} --out --encoder --encoder-option --pretrained --canvas --epochs --steps --minutes --micro-batch --optimizer --lr "
     "--weight-decay --weight-decay-end --warmup --clip --precision --compile --sync-batchnorm --checkpoint-every "
-    "--activation-checkpointing --log --resume --init --extend-to"
+    "--max-broken --activation-checkpointing --log --resume --init --extend-to"
 )
 _HEALTH = "--health-every --on-collapse --online-knn --profile"
 _FEATURES = f"{_DATA} --ckpt --encoder --layer --pool"

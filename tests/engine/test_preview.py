@@ -12,7 +12,11 @@ from sslkit import registry
 from sslkit.testing import example_tokenizer
 
 Run = Callable[..., Any]
-ON_IMAGES = [e.name for e in registry.entries(registry.TASKS) if e.package == "sslkit" and e.modality == "image"]
+ON_IMAGES = [
+    pytest.param(e.name, marks=pytest.mark.slow) if e.name == "igpt" else e.name  # it samples pixel by pixel
+    for e in registry.entries(registry.TASKS)
+    if e.package == "sslkit" and e.modality == "image"
+]
 
 
 @pytest.mark.parametrize("task", ON_IMAGES)

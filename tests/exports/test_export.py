@@ -30,6 +30,7 @@ def test_pt2_runs_without_sslkit_at_any_batch_size(trained: Path, tmp_path: Path
     assert torch.allclose(program(image), public.load(trained)(image), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_sizes_that_may_differ(trained: Path, tmp_path: Path) -> None:
     given = {"ckpt": str(trained), "out": str(tmp_path / "e.pt2")}
     any_size = torch.export.load(export(ExportSpec(**given, dynamic_size=True)).path).module()
@@ -89,6 +90,7 @@ def test_state_dicts(kind: Any, name: str, digits: Path, tmp_path: Path) -> None
     assert torch.allclose(said, public.load(big.checkpoint)(image), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_small_stem_fits_no_other_model(digits: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"data": str(digits), "steps": 1, "batch_size": 4, "workers": 0}
     for kind, name in (("timm", "resnet18"), ("torchvision", "torchvision:resnet18")):

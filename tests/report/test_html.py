@@ -97,6 +97,7 @@ def test_what_cannot_be_shown_is_said(evil: Path, tmp_path: Path, sslkit: Callab
     assert ran.code == 0 and "No map: --data" in (tmp_path / "r.html").read_text()
 
 
+@pytest.mark.slow
 def test_tasks_compared_end_in_a_report(digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     given = ["--data", digits, "--minutes", "0.02", "--encoder-option", "width=8", "--batch-size", 16, "--workers", 0]
     told = sslkit("compare", "--tasks", "rotation,jigsaw", *given, "--size", 32, "--out", tmp_path / "c", "--json").json

@@ -1,0 +1,60 @@
+"""What holds for every installed task: the same seed gives the same weights, and so does a run's own spec.json."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sslkit import registry
+
+TASKS = sorted(entry.name for entry in registry.entries(registry.TASKS))
+# The run that a task needs, and the flag that it takes it with.
+BUILT_ON = {"clusterfit": ("rotation", "--teacher"), "beit": ("vqvae", "--tokenizer"), "cae": ("vqvae", "--tokenizer")}
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("text") / "book.txt"
+    file.write_text(" ".join(f"word{number * number % 37}" for number in range(4000)))
+    return file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_the_same_seed_gives_the_same_weights(task: str, sslkit: Run, digits: Path, text: Path, tmp_path: Path) -> None:
+    data = text if task == "skipgram" else digits
+    how = ["--data", data, "--batch-size", 16, "--steps", 7, "--workers", 0]
+    how += [] if task == "skipgram" else ["--size", 32]
+
+    def run(name: str, *given: object) -> dict[str, torch.Tensor]:
+        ran = sslkit("pretrain", *given, "--out", tmp_path / name)
+        assert ran.code == 0, ran.err
+        state: dict[str, torch.Tensor] = torch.load(tmp_path / name / "resume.pt", weights_only=True)["task"]
+        return {**load_file(tmp_path / name / "model.safetensors"), **state}
+
+    if task in BUILT_ON:
+        first, flag = BUILT_ON[task]
+        run("before", first, *how)
+        how += [flag, tmp_path / "before" / "model.safetensors"]
+    one = run("one", task, *how)
+    for name, given in {"again": (task, *how), "repeated": (task, "--spec", tmp_path / "one" / "spec.json")}.items():
+        other = run(name, *given)
+        assert one.keys() == other.keys()
+        assert [key for key in one if not torch.equal(one[key], other[key])] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["rotation", "simclr", "mae"])
+def test_workers_and_cache_change_nothing(task: str, sslkit: Run, digits: Path, tmp_path: Path) -> None:
+    found = []
+    for number, given in enumerate((["--cache", "off"], ["--cache", "off", "--workers", 4], ["--cache", "on", "--workers", 4])):
+        out = tmp_path / str(number)
+        how = ["--data", digits, "--size", 32, "--batch-size", 16, "--epochs", 3, "--out", out]
+        assert sslkit("pretrain", task, *how, "--workers", 0, *given).code == 0
+        found.append(load_file(out / "model.safetensors"))
+    for other in found[1:]:
+        assert all(torch.equal(value, other[name]) for name, value in found[0].items())
