@@ -7,7 +7,7 @@
 
 `rates` measures images/s in turns on a machine that does nothing else; `train` turns minutes into steps with them, so that
 whatever runs beside it makes it late but not worse. DIR is that of benchmarks/subset.py. The table goes into
-benchmarks/README.md, the results into benchmarks/joint.
+benchmarks/learning.md, the results into benchmarks/joint.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Are the features alive: looked at during training, without labels, on a fixed batch.
 
 One set of thresholds serves all tasks. They are relative, to where the run began or to what could be, so that they hold
-for any width, loss and batch; `benchmarks/README.md` has what each kind of failure looks like.
+for any width, loss and batch; `benchmarks/health.md` has what each kind of failure looks like.
 """
 
 import math

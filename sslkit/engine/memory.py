@@ -28,7 +28,7 @@ def keep_freed_memory() -> None:
     """Tell glibc not to hand large blocks back to the system; does nothing on another C library.
 
     By default every activation over 32 MB is mapped anew in each step and its pages zeroed by the kernel: a third of a
-    SimCLR step of `resnet_micro` on two cores (benchmarks/README.md). GPUs have an allocator of torch's own.
+    SimCLR step of `resnet_micro` on two cores (benchmarks/speed.md). GPUs have an allocator of torch's own.
     """
     if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
