@@ -69,6 +69,10 @@ def make_plan(spec: TrainSpec, source: Source, reads: tuple[str, ...], world: Wo
             f"--size: {spec.size}, and the {source.called} in {source.location} have {source.info.size}", "leave it out"
         )
     spec = spec.model_copy(update=settled)
+    if source.info.samples < 2:
+        raise SslkitError(
+            f"--data: one of the {source.called} is all that {source.location} has", "two make a batch, many a run"
+        )
     if source.info.samples < spec.batch_size:
         raise SslkitError(
             f"--batch-size: {spec.batch_size} is more than the {source.info.samples} {source.called} in {source.location}",

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sslkit.data.store import write_atomically
+from sslkit.errors import SslkitError
 
 _CLASSES = 20  # as many colours as can be told apart
 
@@ -13,12 +14,15 @@ _CLASSES = 20  # as many colours as can be told apart
 def project(features: NDArray[np.float32], method: str, seed: int) -> tuple[NDArray[np.float64], str]:
     """Return unit features `[N, D]` in the plane, `[N, 2]`, and how that was done.
 
-    PCA's first two components, or t-SNE (van der Maaten & Hinton, 2008) of the first fifty.
+    PCA's first two components, or t-SNE (van der Maaten & Hinton, 2008) of the first fifty. Raises SslkitError if all
+    features are alike, of which neither makes anything.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
     unit = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
+    if np.ptp(unit, axis=0).max() < 1e-6:
+        raise SslkitError("the features of all images are alike", "there is no map to draw; was the run healthy?")
     components = 2 if method == "pca" else min(50, *unit.shape)
     pca = PCA(n_components=components, random_state=seed)
     reduced = pca.fit_transform(unit.astype(np.float64))

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import platform
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -209,3 +210,45 @@ def test_a_pipe_is_no_image(sslkit: Run, quick: list[str], tmp_path: Path) -> No
     ran = sslkit("pretrain", "rotation", "--data", data, *quick, "--steps", 2, "--out", tmp_path / "run")
     assert ran.code == 0, ran.err
     assert "pipe.png,is no file" in (tmp_path / "run" / "broken.csv").read_text()
+
+
+def test_one_image_is_not_enough(sslkit: Run, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "data" / "only.png")
+    ran = sslkit("pretrain", "rotation", "--data", tmp_path / "data", "--steps", 2, "--out", tmp_path / "run")
+    assert ran.code == 2 and "one of the images is all that" in ran.err
+
+
+def test_constant_images_give_numbers_or_one_line(sslkit: Run, quick: list[str], tmp_path: Path) -> None:
+    for number in range(40):
+        (tmp_path / "data" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), "gray").save(tmp_path / "data" / "ab"[number % 2] / f"{number}.png")
+    data, checkpoint = tmp_path / "data", tmp_path / "run" / "model.safetensors"
+    assert sslkit("pretrain", "simclr", "--data", data, *quick, "--steps", 3, "--out", tmp_path / "run").code == 0
+    for command in ("knn", "probe", "retrieval"):
+        result = sslkit(command, "--ckpt", checkpoint, "--data", data, "--test", data, "--json").json
+        assert all(np.isfinite(row.get("top1", row.get("mean_average_precision"))) for row in result["rows"])
+    ran = sslkit("map", "--ckpt", checkpoint, "--data", data, "--out", tmp_path / "map.png")
+    assert ran.code == 2 and "the features of all images are alike" in ran.err and not (tmp_path / "map.png").exists()
+
+
+@pytest.mark.slow
+def test_nothing_is_fetched_from_a_network(
+    sslkit: Run, digits: Path, trained: Path, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = socket.socket.connect
+
+    def refuse(*given: object) -> None:
+        raise AssertionError(f"a connection to {given}")
+
+    def only_here(self: socket.socket, address: Any) -> None:
+        connect(self, address) if self.family == socket.AF_UNIX else refuse(address)  # workers hand over batches so
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", only_here)
+    how = ["--ckpt", trained, "--data", digits]
+    timm = ["--encoder", "resnet10t", "--size", 32, "--batch-size", 16, "--workers", 0]
+    assert sslkit("pretrain", "rotation", "--data", digits, *timm, "--steps", 1, "--out", tmp_path / "run").code == 0
+    assert sslkit("knn", *how).code == 0
+    assert sslkit("finetune", *how, "--steps", 2, "--batch-size", 16, "--out", tmp_path / "tuned").code == 0
+    assert sslkit("report", tmp_path / "run", "--out", tmp_path / "report.html").code == 0
