@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from sslkit import registry
@@ -23,10 +25,19 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="module")
+def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("colors")
+    for number in range(48):
+        pixels = np.random.default_rng(number).integers(0, 255, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((32, 32)).save(folder / f"{number}.png")
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_the_same_seed_gives_the_same_weights(task: str, sslkit: Run, digits: Path, text: Path, tmp_path: Path) -> None:
-    data = text if task == "skipgram" else digits
+def test_the_same_seed_gives_the_same_weights(task: str, sslkit: Run, colors: Path, text: Path, tmp_path: Path) -> None:
+    data = text if task == "skipgram" else colors
     how = ["--data", data, "--batch-size", 16, "--steps", 7, "--workers", 0]
     how += [] if task == "skipgram" else ["--size", 32]
 

@@ -96,6 +96,16 @@ def two_runs(folder: Path, data: Path, long: bool) -> list[Promise]:
         gone.check(code == 1 and len(process.errors) == 1 and not out.exists(), f"code {code}, {process.errors}")
         if code is None:
             process.kill()
+    shared = Promise("two runs that index and decode the same images into one cache at once", "both end as one alone does")
+    for number in range(5 if long else 2):
+        os.environ["SSLKIT_CACHE"], before = str(folder / f"cache-{number}"), os.environ["SSLKIT_CACHE"]
+        one, other, alone = (folder / f"{name}-{number}" for name in ("one", "other", "alone"))
+        both = [Process(*how, "--steps", 20, "--workers", 2, "--out", out) for out in (one, other)]
+        codes = [process.wait(120) for process in both]
+        os.environ["SSLKIT_CACHE"] = before
+        code, _ = ran(*how, "--steps", 20, "--out", alone)
+        same = code == 0 and codes == [0, 0] and same_weights(one, alone) and same_weights(other, alone)
+        shared.check(same, f"codes {codes}")
     disk = folder / "disk"
     disk.mkdir()
     if may_mount(disk, "size=1m,ro"):
@@ -107,4 +117,4 @@ def two_runs(folder: Path, data: Path, long: bool) -> list[Promise]:
         code, errors = ran(*how, "--steps", 2, "--out", disk / "run")
         locked.check(code == 2 and len(errors) == 1, f"code {code}, {errors}")
         disk.chmod(0o700)
-    return [second, stale, gone, locked]
+    return [second, stale, gone, locked, shared]

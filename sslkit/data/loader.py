@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -31,16 +32,19 @@ class Loader:
 
     def __init__(self, source: Source, workers: int, substitute: bool, pin_memory: bool = False) -> None:
         self._workers, self._batches = workers, list[Rows]()
-        self._loader: DataLoader[Any] = DataLoader(
-            _Rows(source, substitute),
-            batch_size=None,
-            sampler=_Listed(self._batches),
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            timeout=_INTERVAL if workers else 0,
-            pin_memory=pin_memory,
-            worker_init_fn=partial(_leave_signals_to_the_loop, _leaving),
-        )
+        with warnings.catch_warnings():
+            # More workers than cores are what was asked for: disks that answer slowly keep them waiting.
+            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+            self._loader: DataLoader[Any] = DataLoader(
+                _Rows(source, substitute),
+                batch_size=None,
+                sampler=_Listed(self._batches),
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                timeout=_INTERVAL if workers else 0,
+                pin_memory=pin_memory,
+                worker_init_fn=partial(_leave_signals_to_the_loop, _leaving),
+            )
 
     def __call__(self, batches: list[Rows]) -> Iterator[dict[str, Any]]:
         """Deliver the given batches of rows, in order.
