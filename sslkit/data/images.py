@@ -81,8 +81,8 @@ class Images(Source):
 
     def prepare(self, batch: Batch) -> Batch:
         """Return `image` as float32 `[B, C, canvas, canvas]` in [0, 1]."""
-        image = batch["image"].permute(0, 3, 1, 2).float() / 255
-        return {**batch, "image": image.contiguous()}
+        image = batch["image"].permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        return {**batch, "image": image.div_(255)}
 
     def view(self, batch: Batch) -> Tensor:
         """Return the middle of each canvas at the training size."""

@@ -38,6 +38,7 @@ EXTENSIONS = frozenset(
         ".avif",
     }
 )
+_SUFFIXES = tuple(EXTENSIONS)
 
 
 class Changed(Exception):
@@ -184,27 +185,29 @@ def _entry_stamp(entry: "os.DirEntry[str]") -> tuple[int, int]:
 def _scan(root: Path) -> tuple[list[tuple[str, int]], list[str], NDArray[np.int64]]:
     """List folders with their times and images with their sizes and times, all sorted, several folders at a time."""
     folders: list[tuple[str, int]] = []
-    files: list[tuple[str, int, int]] = []
+    paths: list[str] = []
+    found: list[NDArray[np.int64]] = []
     seen: set[tuple[int, int]] = set()  # folders already visited: links may form loops
     level = [""]
     with ThreadPoolExecutor() as pool, meter("indexing images", None) as progress:
         while level:
             below: list[str] = []
-            for folder, status, inside, images in pool.map(lambda folder: _scan_one(root, folder), level):
+            for folder, status, inside, images, stamps in pool.map(lambda folder: _scan_one(root, folder), level):
                 if (status.st_dev, status.st_ino) in seen:
                     continue
                 seen.add((status.st_dev, status.st_ino))
                 folders.append((folder, status.st_mtime_ns))
-                files += images
+                paths += images
+                found.append(stamps)
                 below += inside
                 progress.advance(len(images))
             level = below
-    files.sort()
-    stamps = np.array([(size, time) for _, size, time in files], dtype=np.int64).reshape(-1, 2)
-    return folders, [path for path, _, _ in files], stamps
+    order = sorted(range(len(paths)), key=paths.__getitem__)  # of folders that are sorted: little is left to do
+    return folders, [paths[place] for place in order], np.concatenate(found)[order]
 
 
-def _scan_one(root: Path, folder: str) -> tuple[str, os.stat_result, list[str], list[tuple[str, int, int]]]:
+def _scan_one(root: Path, folder: str) -> tuple[str, os.stat_result, list[str], list[str], NDArray[np.int64]]:
+    """Return a folder and its status, the folders inside, sorted, and its images, sorted, with sizes and times `[N, 2]`."""
     inside: list[str] = []
     images: list[tuple[str, int, int]] = []
     prefix = f"{folder}/" if folder else ""
@@ -217,11 +220,14 @@ def _scan_one(root: Path, folder: str) -> tuple[str, os.stat_result, list[str], 
                     continue
                 if entry.is_dir():
                     inside.append(prefix + name)
-                elif os.path.splitext(name)[1].lower() in EXTENSIONS:
+                elif name.lower().endswith(_SUFFIXES):
                     images.append((prefix + name, *_entry_stamp(entry)))
     except PermissionError as error:
         raise SslkitError(f"--data: no permission to read {root / folder}") from error
-    return folder, status, sorted(inside), images
+    images.sort()
+    # Not kept as tuples: a million of them keep the garbage collector busy.
+    stamps = np.array([(size, time) for _, size, time in images], dtype=np.int64).reshape(-1, 2)
+    return folder, status, sorted(inside), [path for path, _, _ in images], stamps
 
 
 def _read_cached(file: Path, root: Path) -> tuple[list[str], NDArray[np.int64]] | None:

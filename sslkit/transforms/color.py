@@ -23,52 +23,53 @@ def color_jitter(
     saturation: float = 0.8,
     hue: float = 0.2,
     probability: float = 0.8,
+    gray: float = 0.0,
 ) -> Tensor:
-    """Change the colours of each image `[B, C, H, W]` with the given probability.
+    """Change the colours of each image `[B, C, H, W]` with the given probability, then take them out of a share `gray`.
 
     Factors are uniform in [max(0, 1 - s), 1 + s]; hue turns by up to ±`hue` of a full circle. The order is fixed:
-    brightness, saturation, hue, contrast. Brightness, saturation and contrast alone equal torchvision's functions
+    brightness, saturation, hue, contrast. Brightness, saturation, contrast and gray alone equal torchvision's functions
     where nothing is clamped; hue differs (a rotation about the gray axis), and torchvision clamps after each of them
     and shuffles their order. A single channel has neither saturation nor hue; other channel counts need both to be 0.
     """
     batch, channels = image.shape[:2]
     if channels not in (1, 3) and (saturation or hue):
         raise ValueError(f"saturation and hue are defined for 1 or 3 channels (got {channels}): set both to 0")
-    drawn = torch.rand(batch, 5, device=image.device, dtype=image.dtype)
-    applied = drawn[:, 4] < probability
-    one = torch.ones((), device=image.device, dtype=image.dtype)
-
-    def factor(column: int, strength: float) -> Tensor:
-        low, high = max(0.0, 1 - strength), 1 + strength
-        return torch.where(applied, low + (high - low) * drawn[:, column], one)
-
-    bright, contrasted = factor(0, brightness), factor(1, contrast)
+    drawn = torch.rand(batch, 6, device=image.device, dtype=image.dtype)
+    strength = torch.tensor([brightness, contrast, saturation], device=image.device, dtype=image.dtype)
+    low, high = (1 - strength).clamp(min=0), 1 + strength
+    applied = drawn[:, 4:5] < probability
+    factors = torch.where(applied, low + (high - low) * drawn[:, :3], 1.0)
+    turn = torch.where(applied[:, 0], hue * (2 * drawn[:, 3] - 1), 0.0)
+    matrix = color_matrix(factors[:, 0], factors[:, 2], turn, channels)
     luma = _luma(image)
-    matrix = bright[:, None, None] * torch.eye(channels, device=image.device, dtype=image.dtype)
-    if channels == 3:
-        matrix = saturation_matrix(factor(2, saturation), luma) @ matrix
-        turn = torch.where(applied, hue * (2 * drawn[:, 3] - 1), 0 * one)
-        matrix = hue_matrix(turn) @ matrix
+    if gray:
+        chosen = drawn[:, 5] < gray
+        matrix = torch.where(chosen[:, None, None], (luma @ matrix)[:, None], matrix)
     # Contrast moves away from the mean gray of the image as it is by then; a mean commutes with the matrix.
-    gray = (matrix @ image.mean(dim=(2, 3))[:, :, None]).mul(luma[:, None]).sum(dim=(1, 2))
-    offset = ((1 - contrasted) * gray)[:, None, None].expand(batch, channels, 1)
-    changed = torch.baddbmm(offset, contrasted[:, None, None] * matrix, image.flatten(2)).view(image.shape)
+    contrasted = factors[:, 1, None, None]
+    mean = luma @ (matrix @ image.mean(dim=(2, 3))[:, :, None])
+    offset = ((1 - contrasted) * mean[:, None]).expand(batch, channels, 1)
+    changed = torch.baddbmm(offset, contrasted * matrix, image.flatten(2)).view(image.shape)
     return changed.clamp_(0, 1)
 
 
-def saturation_matrix(factor: Tensor, luma: Tensor) -> Tensor:
-    """Return `[B, 3, 3]` that mix each pixel with its gray: factor 0 is gray, 1 the image, above 1 more colourful."""
-    mix = factor[:, None, None]
-    return mix * torch.eye(3, device=factor.device, dtype=factor.dtype) + (1 - mix) * luma.expand(3, 3)
+def color_matrix(brightness: Tensor, saturation: Tensor, turn: Tensor, channels: int = 3) -> Tensor:
+    """Return `[B, C, C]` that multiply pixels by a brightness, mix them with their gray, and turn them about the gray axis.
 
-
-def hue_matrix(turn: Tensor) -> Tensor:
-    """Return `[B, 3, 3]` rotations about the gray axis by shares `turn` `[B]` of a full circle (Rodrigues' formula)."""
-    angle = (2 * math.pi * turn)[:, None, None]
-    along = torch.full((3, 3), 1 / 3, device=turn.device, dtype=turn.dtype)
+    All are `[B]`: saturation 0 is gray and 1 the image; `turn` is a share of a full circle (Rodrigues' formula). The turn
+    leaves gray alone, so that the product is a sum: b s R + b (1 - s) 1 luma', where R has a part for the cosine, one for the
+    sine, and the axis.
+    """
+    eye = torch.eye(channels, device=turn.device, dtype=turn.dtype)
+    if channels != 3:
+        return brightness[:, None, None] * eye
+    along = torch.full_like(eye, 1 / 3)
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=turn.device, dtype=turn.dtype) / math.sqrt(3)
-    eye = torch.eye(3, device=turn.device, dtype=turn.dtype)
-    return angle.cos() * eye + angle.sin() * cross + (1 - angle.cos()) * along
+    luma = torch.tensor(_LUMA, device=turn.device, dtype=turn.dtype).expand(3, 3)
+    angle, colored = 2 * math.pi * turn, brightness * saturation
+    shares = torch.stack([colored * angle.cos(), colored * angle.sin(), colored, brightness - colored], dim=1)
+    return torch.einsum("bk,kij->bij", shares, torch.stack([eye - along, cross, along, luma]))
 
 
 def grayscale(image: Tensor, probability: float = 0.2) -> Tensor:

@@ -11,8 +11,8 @@ from sslkit.errors import SslkitError
 from sslkit.report.pictures import side_by_side
 from sslkit.specs import Pixels, TaskOptions
 from sslkit.transforms.blur import gaussian_blur
-from sslkit.transforms.color import color_jitter, grayscale, solarize
-from sslkit.transforms.geometry import flip, random_resized_crop
+from sslkit.transforms.color import color_jitter, solarize
+from sslkit.transforms.geometry import random_resized_crop
 
 if TYPE_CHECKING:  # encoders convert colours, so that they import this package themselves
     from sslkit.encoders import Encoder
@@ -150,7 +150,7 @@ def strong_view(
 
     (Chen et al., 2020, appendix A.) `color_strength` scales the jitter 0.8/0.8/0.8/0.2; `gray` and `blur` are rates.
     """
-    image = flip(random_resized_crop(image, size, scale=scale))
+    image = random_resized_crop(image, size, scale=scale, flipped=0.5)
     strength = 0.8 * color_strength
-    image = color_jitter(image, strength, strength, strength, min(0.5, 0.2 * color_strength))
-    return gaussian_blur(grayscale(image, gray), probability=blur)
+    image = color_jitter(image, strength, strength, strength, min(0.5, 0.2 * color_strength), gray=gray)
+    return gaussian_blur(image, probability=blur)

@@ -98,6 +98,13 @@ def test_flip_and_turns_are_exact() -> None:
     image = pictures()
     assert torch.equal(transforms.flip(image, 1.0), image.flip(-1))
     assert torch.equal(transforms.flip(image, 0.0), image)
+    torch.manual_seed(0)
+    cropped = transforms.random_resized_crop(image, 8)
+    torch.manual_seed(0)
+    assert torch.allclose(transforms.random_resized_crop(image, 8, flipped=1.0), cropped.flip(-1), atol=1e-5)
+    ramp = torch.linspace(0, 1, 16).expand(400, 1, 16, 16)
+    mirrored = transforms.random_resized_crop(ramp, 8, flipped=0.5)
+    assert float((mirrored[..., 0] > mirrored[..., -1]).float().mean()) == pytest.approx(0.5, abs=0.08)
     turned = transforms.right_angles(image)
     for b in range(len(image)):
         for turns in range(4):
@@ -109,7 +116,7 @@ def test_jitter_against_the_formula_sample_by_sample() -> None:
     torch.manual_seed(3)
     ours = transforms.color_jitter(image, 0.8, 0.8, 0.8, 0.2, probability=0.6)
     torch.manual_seed(3)
-    drawn = torch.rand(6, 5)
+    drawn = torch.rand(6, 6)
     for b in range(6):
         expected = image[b].double()
         if drawn[b, 4] < 0.6:
@@ -129,6 +136,15 @@ def test_jitter_against_the_formula_sample_by_sample() -> None:
         assert torch.allclose(ours[b].double(), expected.clamp(0, 1), atol=1e-5)
 
 
+def test_gray_after_jitter_equals_grayscale() -> None:
+    image = 0.3 + 0.2 * pictures()  # nothing is clamped
+    torch.manual_seed(5)
+    coloured = transforms.color_jitter(image, 0.2, 0.2, 0.2, 0.1)
+    torch.manual_seed(5)
+    gray = transforms.color_jitter(image, 0.2, 0.2, 0.2, 0.1, gray=1.0)
+    assert torch.allclose(gray, transforms.grayscale(coloured, 1.0), atol=1e-5)
+
+
 @pytest.mark.parametrize(("name", "column"), [("brightness", 0), ("contrast", 1), ("saturation", 2)])
 def test_single_adjustments_equal_torchvision(name: str, column: int) -> None:
     image = 0.3 + 0.2 * pictures()  # nothing is clamped
@@ -136,7 +152,7 @@ def test_single_adjustments_equal_torchvision(name: str, column: int) -> None:
     torch.manual_seed(4)
     ours = transforms.color_jitter(image, **strengths, probability=1.0)
     torch.manual_seed(4)
-    factors = 0.6 + 0.8 * torch.rand(6, 5)[:, column]
+    factors = 0.6 + 0.8 * torch.rand(6, 6)[:, column]
     for b in range(6):
         theirs = getattr(TF, f"adjust_{name}")(image[b], float(factors[b]))
         assert torch.allclose(ours[b], theirs, atol=2e-3 if name != "brightness" else 1e-5)
@@ -144,9 +160,10 @@ def test_single_adjustments_equal_torchvision(name: str, column: int) -> None:
 
 def test_hue_keeps_gray_and_comes_round() -> None:
     gray = torch.full((1, 3), 0.4)
-    turn = color.hue_matrix(torch.tensor([0.17]))
+    one = torch.ones(1)
+    turn = color.color_matrix(one, one, torch.tensor([0.17]))
     assert torch.allclose(turn[0] @ gray[0], gray[0], atol=1e-6)
-    third = color.hue_matrix(torch.tensor([1 / 3]))[0]
+    third = color.color_matrix(one, one, torch.tensor([1 / 3]))[0]
     assert torch.allclose(third @ third @ third, torch.eye(3), atol=1e-5)
     assert torch.allclose(third @ torch.tensor([1.0, 0, 0]), torch.tensor([0, 1.0, 0]), atol=1e-6)
 
