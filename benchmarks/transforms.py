@@ -21,6 +21,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from sslkit.engine.memory import keep_freed_memory
 from sslkit.transforms import strong_view
 
 
@@ -92,9 +93,10 @@ def main() -> None:
 
 
 def batched(canvases: torch.Tensor, size: int, strength: float, blur: float) -> Iterator[Any]:
+    keep_freed_memory()  # as the engine does on a CPU
     with torch.no_grad():
         while True:
-            image = (canvases.permute(0, 3, 1, 2).float() / 255).contiguous()
+            image = canvases.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
             yield strong_view(image, size, (0.08, 1.0), strength, blur=blur)
 
 
