@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -39,6 +40,16 @@ EXTENSIONS = frozenset(
     }
 )
 _SUFFIXES = tuple(EXTENSIONS)
+# What numpy and zipfile raise for a file of ours that was damaged.
+DAMAGED = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    BadZipFile,
+    zlib.error,
+)  # NotImplementedError is a RuntimeError
 
 
 class Changed(Exception):
@@ -235,7 +246,7 @@ def _read_cached(file: Path, root: Path) -> tuple[list[str], NDArray[np.int64]] 
         with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as saved:
             folders, times = split_names(saved["folders"]), saved["times"]
             paths, stamps = split_names(saved["paths"]), saved["stamps"]
-    except (OSError, ValueError, KeyError, BadZipFile):  # not there, or damaged: the folder is read again
+    except DAMAGED:  # not there, or damaged: the folder is read again
         return None
     for folder, time in zip(folders or [""], times, strict=True):
         if _stamp(root / folder)[1] != time:

@@ -16,7 +16,14 @@ from sslkit.data.shards import PREFIX, absolute, index_shards
 from sslkit.errors import SslkitError, did_you_mean
 
 ACCEPTED = "a folder of images, a .txt list, a .csv with a `path` column, .npy/.npz arrays, or wds:SHARDS.tar"
-_UNREADABLE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)  # what numpy raises for a damaged file
+_UNREADABLE = (
+    ValueError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)  # what numpy raises for a damaged file
 _TEST_NAMES = ("test", "val", "valid", "validation")  # the first that is there is the test part
 
 
