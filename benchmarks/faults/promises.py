@@ -4,15 +4,16 @@ import os
 import signal
 import sys
 import time
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from sslkit.cli import main
+from sslkit.digits import write_digits
+from sslkit.engine.checkpoint import read_model, read_resume
 
 TINY = ["--encoder", "resnet_micro", "--encoder-option", "width=8", "--size", "16", "--batch-size", "16", "--health-every", "0"]
 
@@ -36,12 +37,8 @@ class Promise:
 
 
 def digits(folder: Path) -> Path:
-    """Write scikit-learn's digits as PNG files, 300 of them."""
-    from sklearn.datasets import load_digits
-
-    folder.mkdir()
-    for number, image in enumerate(load_digits().images[:300]):
-        Image.fromarray((image * 255 / 16).astype(np.uint8)).resize((16, 16)).save(folder / f"{number:03}.png")
+    """Write scikit-learn's digits and return the folder."""
+    write_digits(folder, seed=0)
     return folder
 
 
@@ -61,16 +58,14 @@ class Process:
             into = os.open(self.said, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
             os.dup2(into, 1)
             os.dup2(into, 2)
-            code = 70
+            code = 70  # of anything that is not an exit
             try:
                 main(arguments)
             except SystemExit as end:
                 code = int(end.code or 0)
-            except BaseException:
-                import traceback
-
-                traceback.print_exc()
             finally:
+                if code == 70:
+                    traceback.print_exc()
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
@@ -111,12 +106,12 @@ def ran(*words: object, limits: dict[int, int] | None = None) -> tuple[int, list
 
 
 def step_of(run: Path) -> int:
-    """Return the step of the checkpoint in a run folder, which has to be readable, 0 without one."""
+    """Return the step of the checkpoint in a run folder, 0 without one; raises SslkitError if it cannot be read."""
     if not (run / "resume.pt").exists():
         return 0
-    step: int = torch.load(run / "resume.pt", weights_only=True)["step"]
+    step: int = read_resume(run / "resume.pt", torch.device("cpu"))["step"]
     if (run / "model.safetensors").exists():
-        load_file(run / "model.safetensors")
+        read_model(run / "model.safetensors")
     return step
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import stat
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,13 +10,12 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sslkit.console import meter
-from sslkit.data.store import cache_folder, write_atomically
+from sslkit.data.store import UNREADABLE, cache_folder, write_atomically
 from sslkit.errors import SslkitError
 
 EXTENSIONS = frozenset(
@@ -40,16 +38,6 @@ EXTENSIONS = frozenset(
     }
 )
 _SUFFIXES = tuple(EXTENSIONS)
-# What numpy and zipfile raise for a file of ours that was damaged.
-DAMAGED = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    RuntimeError,
-    BadZipFile,
-    zlib.error,
-)  # NotImplementedError is a RuntimeError
 
 
 class Changed(Exception):
@@ -246,7 +234,7 @@ def _read_cached(file: Path, root: Path) -> tuple[list[str], NDArray[np.int64]] 
         with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as saved:
             folders, times = split_names(saved["folders"]), saved["times"]
             paths, stamps = split_names(saved["paths"]), saved["stamps"]
-    except DAMAGED:  # not there, or damaged: the folder is read again
+    except (*UNREADABLE, KeyError):  # not there, or damaged: the folder is read again
         return None
     for folder, time in zip(folders or [""], times, strict=True):
         if _stamp(root / folder)[1] != time:

@@ -104,8 +104,10 @@ def _deaths_are_no_signals() -> Iterator[None]:
         yield
         return
     before = signal.getsignal(signal.SIGCHLD)
-    yield
-    signal.signal(signal.SIGCHLD, before)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 # Whether this process is about to end: shared with the workers, who may then be ended by a signal.

@@ -2,8 +2,6 @@
 
 import csv
 import io
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,17 +11,10 @@ from numpy.typing import NDArray
 
 from sslkit.data.index import Index, index_files, index_folder, with_labels, with_several_labels
 from sslkit.data.shards import PREFIX, absolute, index_shards
+from sslkit.data.store import UNREADABLE
 from sslkit.errors import SslkitError, did_you_mean
 
 ACCEPTED = "a folder of images, a .txt list, a .csv with a `path` column, .npy/.npz arrays, or wds:SHARDS.tar"
-_UNREADABLE = (
-    ValueError,
-    OSError,
-    EOFError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)  # what numpy raises for a damaged file
 _TEST_NAMES = ("test", "val", "valid", "validation")  # the first that is there is the test part
 
 
@@ -135,7 +126,7 @@ def _array_names(path: Path) -> list[str]:
     try:
         with open(path, "rb") as file, _npz(file) as arrays:
             return list(arrays.files)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise SslkitError(f"--data: {path} is not an .npz file of plain arrays: {error}") from error
 
 
@@ -162,7 +153,7 @@ def _load_arrays(path: Path, part: str) -> tuple[NDArray[Any], NDArray[Any] | No
                 raise SslkitError(f"--data: {path} has no array `images`", f"arrays: {', '.join(names) or 'none'}")
             labels = arrays[f"{prefix}labels"] if f"{prefix}labels" in names else None
             return _as_images(path, arrays[image_name]), labels
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise SslkitError(f"--data: {path} is not a file of plain arrays: {error}") from error
 
 

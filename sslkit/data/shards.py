@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sslkit.console import meter, say
-from sslkit.data.index import DAMAGED, EXTENSIONS, Index, join_names, split_names, with_labels
-from sslkit.data.store import cache_folder, write_atomically
+from sslkit.data.index import EXTENSIONS, Index, join_names, split_names, with_labels
+from sslkit.data.store import UNREADABLE, cache_folder, write_atomically
 from sslkit.errors import SslkitError
 
 PREFIX = "wds:"
@@ -142,7 +142,7 @@ def _read(file: Path) -> tuple[list[str], NDArray[np.int64], list[str]] | None:
     try:
         with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as saved:
             return split_names(saved["names"]), saved["places"], split_names(saved["labels"])
-    except DAMAGED:  # not there, or damaged: the shards are read again
+    except (*UNREADABLE, KeyError):  # not there, or damaged: the shards are read again
         return None
 
 

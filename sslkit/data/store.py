@@ -4,14 +4,18 @@ import glob
 import os
 import platform
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+from zipfile import BadZipFile
 
 from filelock import FileLock
 
+# What numpy raises for a damaged .npy or .npz; zipfile's NotImplementedError is a RuntimeError.
+UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, BadZipFile, zlib.error)
 _BOUNDED = ("canvases", "texts", "features")  # what --cache-limit is about
 
 
@@ -29,10 +33,12 @@ def write_atomically(file: Path) -> Iterator[BinaryIO]:
     What processes left behind that were killed in here is removed.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    for other in file.parent.glob(f"{glob.escape(file.name)}.{platform.node()}.*.tmp"):
-        if not _runs(int(other.name.split(".")[-2])):
+    mine = f"{file.name}.{platform.node()}."
+    for other in file.parent.glob(f"{glob.escape(mine)}*.tmp"):
+        process = other.name.removeprefix(mine).removesuffix(".tmp")
+        if process.isdecimal() and not _runs(int(process)):
             other.unlink(missing_ok=True)
-    temporary = file.with_name(f"{file.name}.{platform.node()}.{os.getpid()}.tmp")
+    temporary = file.with_name(f"{mine}{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as stream:
             yield stream

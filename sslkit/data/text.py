@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from sslkit.console import meter
 from sslkit.data.source import Rows, Source
-from sslkit.data.store import cache_folder, make_room, write_atomically
+from sslkit.data.store import UNREADABLE, cache_folder, make_room, write_atomically
 from sslkit.errors import SslkitError
 from sslkit.specs import DataSpec
 from sslkit.task import Batch, DataInfo
@@ -153,7 +152,7 @@ def _read_cached(folder: Path) -> _Numbers | None:
         np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
         with np.load(folder / "vocabulary.npz", allow_pickle=False) as found:
             return folder / "tokens.npy", found["words"].tobytes().decode().split("\n"), found["counts"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # not there, or damaged: the text is read again
+    except (*UNREADABLE, KeyError):  # not there, or damaged: the text is read again
         return None
 
 

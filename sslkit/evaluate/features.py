@@ -15,7 +15,7 @@ from sslkit.console import meter, say
 from sslkit.data.images import Images
 from sslkit.data.loader import Loader, ordered_batches
 from sslkit.data.source import Source
-from sslkit.data.store import cache_folder, make_room, write_atomically
+from sslkit.data.store import UNREADABLE, cache_folder, make_room, write_atomically
 from sslkit.encoders import Encoder
 from sslkit.engine.distributed import ALONE, World
 from sslkit.errors import SslkitError
@@ -190,7 +190,7 @@ def _stored(folder: Path) -> Features | None:
         layers = {name.removeprefix("layer-"): array for name, array in arrays.items() if name.startswith("layer-")}
         whole = len(layers) == int(arrays["count"]) and all(len(array) == len(arrays["rows"]) for array in layers.values())
         folder.touch()  # its modification time says when it was last used
-    except (OSError, ValueError, KeyError, EOFError):
+    except (*UNREADABLE, KeyError):  # not there, or damaged: they are computed again
         return None
     if not whole:
         return None

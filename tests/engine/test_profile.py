@@ -49,7 +49,9 @@ def test_time_is_counted_where_it_goes(
         name.strip(): float(value.replace(",", "")) for name, value in re.findall(r"  (.{20}) *([\d.,]+) ms", ran.err)
     }
     assert max(milliseconds, key=lambda name: milliseconds[name]) == shown and milliseconds[shown] >= 200
-    total = float(re.search(r"profile of 4 steps: ([\d.,]+) ms", ran.err)[1].replace(",", ""))  # type: ignore[index]
+    said = re.search(r"profile of 4 steps: ([\d.,]+) ms", ran.err)
+    assert said is not None
+    total = float(said[1].replace(",", ""))
     assert sum(milliseconds.values()) == pytest.approx(total, abs=1)
 
 
