@@ -32,9 +32,7 @@ class Loader:
 
     def __init__(self, source: Source, workers: int, substitute: bool, pin_memory: bool = False) -> None:
         self._workers, self._batches = workers, list[Rows]()
-        with warnings.catch_warnings():
-            # More workers than cores are what was asked for: disks that answer slowly keep them waiting.
-            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        with _as_many_as_asked():
             self._loader: DataLoader[Any] = DataLoader(
                 _Rows(source, substitute),
                 batch_size=None,
@@ -52,7 +50,7 @@ class Loader:
         Raises SslkitError if nothing in the data can be read, and WorkerFailed if a worker died or hangs.
         """
         self._batches[:] = batches
-        with _deaths_are_no_signals():
+        with _as_many_as_asked(), _deaths_are_no_signals():
             arriving = iter(self._loader)
         while (raw := self._next(arriving, _PATIENCE)) is not None:
             if "failure" in raw:
@@ -95,6 +93,17 @@ def epoch_batches(samples: int, batch_size: int, seed: int, epoch: int, weights:
 def ordered_batches(samples: int, batch_size: int) -> list[Rows]:
     """Return all rows in data order, the last batch as short as it is."""
     return [np.arange(start, min(start + batch_size, samples)) for start in range(0, samples, batch_size)]
+
+
+@contextmanager
+def _as_many_as_asked() -> Iterator[None]:
+    """Let torch not warn of more workers than cores, as it does where they are named and where they start.
+
+    They are what was asked for: disks that answer slowly keep them waiting.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        yield
 
 
 @contextmanager
