@@ -52,7 +52,7 @@ class Process:
         if self.pid == 0:
             import resource
 
-            os.setsid()  # its workers are killed with it
+            os.setpgid(0, 0)  # its workers are killed with it
             for what, limit in (limits or {}).items():
                 resource.setrlimit(what, (limit, limit))
             into = os.open(self.said, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
@@ -69,6 +69,8 @@ class Process:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
+        # Here too, as shells do: whoever is first, the group is there when this returns.
+        os.setpgid(self.pid, self.pid)
 
     def wait(self, seconds: float | None = None) -> int | None:
         """Return the exit code, below 0 that of a signal; None if it is running after so many seconds."""

@@ -46,7 +46,7 @@ class Sensors(Source):
         """Return a hash of all values."""
         return hashlib.sha256(np.ascontiguousarray(self.signals).data).hexdigest()[:16]
 
-    def read(self, rows):
+    def read(self, rows, draw=None):
         """Return `signal` of some recordings; one with values that are not finite is broken."""
         signal = self.signals[rows]
         bad = np.flatnonzero(~np.isfinite(signal).all(axis=(1, 2)))

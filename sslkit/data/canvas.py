@@ -10,7 +10,8 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from sslkit.data.image import Broken, read_canvas
+from sslkit.data.decode import Broken
+from sslkit.data.image import read_canvas
 from sslkit.data.index import Index
 from sslkit.data.store import cache_folder, make_room
 from sslkit.errors import SslkitError

@@ -1,6 +1,5 @@
 """Decode one image to a square uint8 canvas, or say why not."""
 
-import re
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,15 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from sslkit.data.index import Changed, Index
+from sslkit.data.decode import Broken, decoding
+from sslkit.data.index import Index
 from sslkit.errors import SslkitError
 
 Canvas = NDArray[np.uint8]  # [canvas, canvas, C]
 _MOST_PIXELS = 90_000_000  # to be decoded at once; a worker that holds more may end them all
-
-
-class Broken(Exception):
-    """Say why a sample can't be used."""
 
 
 def read_canvas(index: Index, row: int, canvas: int) -> Canvas:
@@ -29,22 +25,16 @@ def read_canvas(index: Index, row: int, canvas: int) -> Canvas:
     """
     if index.array is not None:
         return _fit_array(index.array[row], canvas)
-    try:
-        with quietly(), index.open(row) as stream, Image.open(stream) as image:
-            image.draft("RGB", (canvas, canvas))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
-            if image.width * image.height > _MOST_PIXELS:
-                raise Broken(f"{image.width} x {image.height} pixels would take gigabytes to decode (shrink it)")
-            return _fit(_rgb(ImageOps.exif_transpose(image)), canvas)
-    except Broken:
-        raise
-    except Changed as error:
-        raise Broken(str(error)) from error
-    except FileNotFoundError as error:
-        raise Broken("no such file") from error
-    except Exception as error:  # decoders raise anything on hostile bytes; one file must not end a run
-        said = f"{type(error).__name__}: {error}".replace(str(index.root / index.paths[row]), index.paths[row])
-        # Pillow names the object it reads. (A function, because a name may hold what looks like a group.)
-        raise Broken(re.sub(r"<_io\.\w+.*>", lambda match: repr(index.paths[row]), said)) from error
+    with quietly(), decoding(index, row), index.open(row) as stream, Image.open(stream) as image:
+        image.draft("RGB", (canvas, canvas))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
+        check_pixels(image)
+        return _fit(_rgb(ImageOps.exif_transpose(image)), canvas)
+
+
+def check_pixels(image: Image.Image) -> None:
+    """Raise Broken for an image that is too large to decode; only its header has been read."""
+    if image.width * image.height > _MOST_PIXELS:
+        raise Broken(f"{image.width} x {image.height} pixels would take gigabytes to decode (shrink it)")
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Images as a source: canvases of one size, decoded once."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -10,12 +9,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslkit.console import say
 from sslkit.data.canvas import Canvases, choose_folder
 from sslkit.data.image import short_sides
-from sslkit.data.index import Index
-from sslkit.data.parts import ACCEPTED, find_parts, read_index
-from sslkit.data.source import Rows, Source
+from sslkit.data.index import IMAGES, Index
+from sslkit.data.indexed import Indexed
+from sslkit.data.source import Draw, Rows
+from sslkit.encoders import Encoder
 from sslkit.specs import DataSpec
 from sslkit.task import Batch, DataInfo
 from sslkit.transforms import center_view
@@ -23,26 +22,17 @@ from sslkit.transforms import center_view
 SIZES = (32, 64, 96, 128, 160, 224)
 
 
-class Images(Source):
+class Images(Indexed):
     """Hold images; a batch has `image`, float32 `[B, C, canvas, canvas]` in [0, 1]."""
 
-    accepts: ClassVar = ACCEPTED
-    called: ClassVar = "images"
+    kind: ClassVar = IMAGES
+    accepts: ClassVar = IMAGES.accepts
+    called: ClassVar = IMAGES.called
 
     def __init__(self, index: Index, size: int, canvases: Canvases, settled: dict[str, tuple[Any, str]]) -> None:
         self.index, self.canvases, self.settled = index, canvases, settled
         self.location = index.source
         self.info = DataInfo(len(index), size, index.channels)
-
-    @classmethod
-    def open(cls, spec: DataSpec) -> Self:
-        """Open the training part of `--data`, without its labels."""
-        assert spec.data is not None
-        parts = find_parts(spec.data)
-        if len(parts) > 1:
-            say(f"{spec.data} has {' and '.join(parts)}: pretraining reads train only")
-        index = read_index(parts["train"], spec.label, spec.reindex)
-        return cls.of(dataclasses.replace(index, labels=None, classes=()), spec)
 
     @classmethod
     def of(cls, index: Index, spec: DataSpec, size: int | None = None, canvas: int | None = None) -> Self:
@@ -62,6 +52,13 @@ class Images(Source):
         return cls(index, size, Canvases(index, canvas, folder), settled)
 
     @classmethod
+    def shown(cls, index: Index, spec: DataSpec, encoder: Encoder, size: int, like: Index | None = None) -> Self:
+        """Return images at a size, on the canvas that suits it and the images of `like`."""
+        if like is None:
+            return cls.of(index, spec, size)
+        return cls.of(index, spec, size, choose_canvas(size, int(np.median(short_sides(like))))[0])
+
+    @classmethod
     def example(cls, folder: Path, samples: int) -> str:
         """Write smooth random images of 32 px as an array."""
         coarse = torch.rand(samples, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -70,11 +67,11 @@ class Images(Source):
         np.save(path, (images * 255).byte().permute(0, 2, 3, 1).numpy())
         return str(path)
 
-    def fingerprint(self) -> str:
-        """Return a hash of names and sizes, or of an array's values."""
-        return self.index.fingerprint()
+    def key(self) -> str:
+        """Return the data's own key, the canvas and the size."""
+        return f"{self.index.key()} {self.canvases.canvas} {self.info.size}"
 
-    def read(self, rows: Rows) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
+    def read(self, rows: Rows, draw: Draw | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         """Return `image`, uint8 `[B, canvas, canvas, C]`; a broken one is black."""
         images, broken = self.canvases.read(rows)
         return {"image": images}, broken
@@ -87,10 +84,6 @@ class Images(Source):
     def view(self, batch: Batch) -> Tensor:
         """Return the middle of each canvas at the training size."""
         return center_view(batch["image"], self.info.size)
-
-    def name(self, row: int) -> str:
-        """Return the path, relative to the data."""
-        return self.index.name(row)
 
     def choose_encoder(self, reads: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
         """Return one that trains on a CPU, or the usual one on a GPU; with tokens where the task reads them."""

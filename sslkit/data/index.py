@@ -18,26 +18,22 @@ from sslkit.console import meter
 from sslkit.data.store import UNREADABLE, cache_folder, write_atomically
 from sslkit.errors import SslkitError
 
-EXTENSIONS = frozenset(
-    {
-        ".jpg",
-        ".jpeg",
-        ".jfif",
-        ".png",
-        ".bmp",
-        ".gif",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".jp2",
-        ".ico",
-        ".avif",
-    }
+
+@dataclass(frozen=True)
+class Kind:
+    """Say which files are samples, what they are called, and what `--data` may be: for messages."""
+
+    called: str
+    extensions: frozenset[str]
+    accepts: str
+
+
+_EXTENSIONS = ".jpg .jpeg .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .jp2 .ico .avif"
+IMAGES = Kind(
+    "images",
+    frozenset(_EXTENSIONS.split()),
+    "a folder of images, a .txt list, a .csv with a `path` column, .npy/.npz arrays, or wds:SHARDS.tar",
 )
-_SUFFIXES = tuple(EXTENSIONS)
 
 
 class Changed(Exception):
@@ -133,23 +129,29 @@ def with_several_labels(index: Index, names: Sequence[Sequence[str]]) -> Index:
     return replace(index, labels=labels, classes=classes)
 
 
-def index_folder(source: str, root: Path, reindex: bool = False) -> Index:
-    """Index the images below a folder; class subfolders give labels.
+def index_folder(source: str, root: Path, reindex: bool = False, kind: Kind = IMAGES) -> Index:
+    """Index the files of a kind below a folder; class subfolders give labels.
 
     The index is cached: it is used again if no folder's modification time changed, unless `reindex`.
     """
-    cached = cache_folder() / "index" / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.npz"
+    place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    cached = cache_folder() / "index" / f"{place}-{kind.called}.npz"
     found = None if reindex else _read_cached(cached, root)
     if found is None:
-        folders, paths, stamps = _scan(root)
+        folders, paths, stamps = _scan(root, kind)
         found = paths, stamps
         _write_cached(cached, folders, paths, stamps)
     paths, stamps = found
     if not paths:
-        raise SslkitError(f"--data: no image in {source}", f"looked for {' '.join(sorted(EXTENSIONS))}, in subfolders too")
-    index = Index(source, root, paths, stamps)
-    if all("/" in path for path in paths):
-        return with_labels(index, [path.partition("/")[0] for path in paths])
+        looked = f"looked for {' '.join(sorted(kind.extensions))}, in subfolders too"
+        raise SslkitError(f"--data: no {kind.called.removesuffix('s')} in {source}", looked)
+    return with_folders_as_labels(Index(source, root, paths, stamps))
+
+
+def with_folders_as_labels(index: Index) -> Index:
+    """Return the index with the first folder of every path as its label, or as it is if some lie in none."""
+    if all("/" in path for path in index.paths):
+        return with_labels(index, [path.partition("/")[0] for path in index.paths])
     return index
 
 
@@ -181,34 +183,37 @@ def _entry_stamp(entry: "os.DirEntry[str]") -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _scan(root: Path) -> tuple[list[tuple[str, int]], list[str], NDArray[np.int64]]:
-    """List folders with their times and images with their sizes and times, all sorted, several folders at a time."""
+def _scan(root: Path, kind: Kind) -> tuple[list[tuple[str, int]], list[str], NDArray[np.int64]]:
+    """List folders with their times and files with their sizes and times, all sorted, several folders at a time."""
     folders: list[tuple[str, int]] = []
     paths: list[str] = []
     found: list[NDArray[np.int64]] = []
     seen: set[tuple[int, int]] = set()  # folders already visited: links may form loops
     level = [""]
-    with ThreadPoolExecutor() as pool, meter("indexing images", None) as progress:
+    suffixes = tuple(kind.extensions)
+    with ThreadPoolExecutor() as pool, meter(f"indexing {kind.called}", None) as progress:
         while level:
             below: list[str] = []
-            for folder, status, inside, images, stamps in pool.map(lambda folder: _scan_one(root, folder), level):
+            for folder, status, inside, files, stamps in pool.map(lambda folder: _scan_one(root, folder, suffixes), level):
                 if (status.st_dev, status.st_ino) in seen:
                     continue
                 seen.add((status.st_dev, status.st_ino))
                 folders.append((folder, status.st_mtime_ns))
-                paths += images
+                paths += files
                 found.append(stamps)
                 below += inside
-                progress.advance(len(images))
+                progress.advance(len(files))
             level = below
     order = sorted(range(len(paths)), key=paths.__getitem__)  # of folders that are sorted: little is left to do
     return folders, [paths[place] for place in order], np.concatenate(found)[order]
 
 
-def _scan_one(root: Path, folder: str) -> tuple[str, os.stat_result, list[str], list[str], NDArray[np.int64]]:
-    """Return a folder and its status, the folders inside, sorted, and its images, sorted, with sizes and times `[N, 2]`."""
+def _scan_one(
+    root: Path, folder: str, suffixes: tuple[str, ...]
+) -> tuple[str, os.stat_result, list[str], list[str], NDArray[np.int64]]:
+    """Return a folder and its status, the folders inside, sorted, and its files, sorted, with sizes and times `[N, 2]`."""
     inside: list[str] = []
-    images: list[tuple[str, int, int]] = []
+    files: list[tuple[str, int, int]] = []
     prefix = f"{folder}/" if folder else ""
     status = os.stat(root / folder)  # before listing: a change in between must look newer than the index
     try:
@@ -219,14 +224,14 @@ def _scan_one(root: Path, folder: str) -> tuple[str, os.stat_result, list[str], 
                     continue
                 if entry.is_dir():
                     inside.append(prefix + name)
-                elif name.lower().endswith(_SUFFIXES):
-                    images.append((prefix + name, *_entry_stamp(entry)))
+                elif name.lower().endswith(suffixes):
+                    files.append((prefix + name, *_entry_stamp(entry)))
     except PermissionError as error:
         raise SslkitError(f"--data: no permission to read {root / folder}") from error
-    images.sort()
+    files.sort()
     # Not kept as tuples: a million of them keep the garbage collector busy.
-    stamps = np.array([(size, time) for _, size, time in images], dtype=np.int64).reshape(-1, 2)
-    return folder, status, sorted(inside), [path for path, _, _ in images], stamps
+    stamps = np.array([(size, time) for _, size, time in files], dtype=np.int64).reshape(-1, 2)
+    return folder, status, sorted(inside), [path for path, _, _ in files], stamps
 
 
 def _read_cached(file: Path, root: Path) -> tuple[list[str], NDArray[np.int64]] | None:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sslkit.data.source import Rows, Source
+from sslkit.data.source import Draw, Rows, Source
 from sslkit.errors import RunFailed, SslkitError
 
+_Asked = tuple[Rows, Draw | None]
 _INTERVAL, _PATIENCE = 60, 5  # seconds between looks at workers that deliver nothing; so many, and they are given up
 
 
@@ -31,7 +32,7 @@ class Loader:
     """Deliver batches: the source's arrays as tensors, `index` int64 `[B]`, and `broken`: [(row, reason)]."""
 
     def __init__(self, source: Source, workers: int, substitute: bool, pin_memory: bool = False) -> None:
-        self._workers, self._batches = workers, list[Rows]()
+        self._workers, self._batches = workers, list[_Asked]()
         with _as_many_as_asked():
             self._loader: DataLoader[Any] = DataLoader(
                 _Rows(source, substitute),
@@ -44,12 +45,12 @@ class Loader:
                 worker_init_fn=partial(_leave_signals_to_the_loop, _leaving),
             )
 
-    def __call__(self, batches: list[Rows]) -> Iterator[dict[str, Any]]:
-        """Deliver the given batches of rows, in order.
+    def __call__(self, batches: list[Rows], draw: Draw | None = None) -> Iterator[dict[str, Any]]:
+        """Deliver the given batches of rows, in order; what is random in reading them comes from `draw`.
 
         Raises SslkitError if nothing in the data can be read, and WorkerFailed if a worker died or hangs.
         """
-        self._batches[:] = batches
+        self._batches[:] = [(rows, draw) for rows in batches]
         with _as_many_as_asked(), _deaths_are_no_signals():
             arriving = iter(self._loader)
         while (raw := self._next(arriving, _PATIENCE)) is not None:
@@ -134,11 +135,12 @@ class _Rows(Dataset[Any]):
     def __init__(self, source: Source, substitute: bool) -> None:
         self.source, self.substitute = source, substitute
 
-    def __getitem__(self, rows: Rows) -> dict[str, Any]:
-        arrays, broken = self.source.read(rows)
+    def __getitem__(self, asked: _Asked) -> dict[str, Any]:
+        rows, draw = asked
+        arrays, broken = self.source.read(rows, draw)
         reported = [(int(rows[place]), reason) for place, reason in broken.items()]
         if self.substitute and broken:
-            replaced = self._replace(arrays, rows, list(broken))
+            replaced = self._replace(arrays, rows, list(broken), draw)
             if replaced is None:  # told, not raised: an exception would leave a worker as a traceback
                 source = self.source
                 return {"failure": f"--data: not one of {source.info.samples} {source.called} in {source.location} can be read"}
@@ -149,13 +151,13 @@ class _Rows(Dataset[Any]):
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return {**tensors, "index": torch.from_numpy(rows), "broken": reported}
 
-    def _replace(self, arrays: dict[str, NDArray[Any]], rows: Rows, places: list[int]) -> Rows | None:
+    def _replace(self, arrays: dict[str, NDArray[Any]], rows: Rows, places: list[int], draw: Draw | None) -> Rows | None:
         """Put the next readable sample of the data in the place of a broken one, the same one every time; return the rows."""
         rows, samples = rows.copy(), self.source.info.samples
         for place in places:
             for step in range(1, samples):
                 row = (rows[place] + step) % samples
-                found, broken = self.source.read(np.array([row]))
+                found, broken = self.source.read(np.array([row]), draw)
                 if not broken:
                     for name, array in arrays.items():
                         array[place] = found[name][0]
@@ -169,10 +171,10 @@ class _Rows(Dataset[Any]):
 class _Listed:
     """Sample what the list holds at the time: the loader keeps its workers while the epochs change."""
 
-    def __init__(self, batches: list[Rows]) -> None:
+    def __init__(self, batches: list[_Asked]) -> None:
         self.batches = batches
 
-    def __iter__(self) -> Iterator[Rows]:
+    def __iter__(self) -> Iterator[_Asked]:
         return iter(self.batches)
 
     def __len__(self) -> int:

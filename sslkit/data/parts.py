@@ -9,16 +9,15 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from sslkit.data.index import Index, index_files, index_folder, with_labels, with_several_labels
+from sslkit.data.index import IMAGES, Index, Kind, index_files, index_folder, with_labels, with_several_labels
 from sslkit.data.shards import PREFIX, absolute, index_shards
 from sslkit.data.store import UNREADABLE
 from sslkit.errors import SslkitError, did_you_mean
 
-ACCEPTED = "a folder of images, a .txt list, a .csv with a `path` column, .npy/.npz arrays, or wds:SHARDS.tar"
 _TEST_NAMES = ("test", "val", "valid", "validation")  # the first that is there is the test part
 
 
-def find_parts(data: str) -> dict[str, str]:
+def find_parts(data: str, kind: Kind = IMAGES) -> dict[str, str]:
     """Return the parts of the data: `{"train": ...}` and, where there is one, the test part under its own name.
 
     A folder has parts if it holds train/ beside test/, val/, valid/ or validation/ (whatever else it holds), or train/
@@ -34,7 +33,7 @@ def find_parts(data: str) -> dict[str, str]:
     except OSError as error:
         raise SslkitError(f"--data: cannot read {data}: {error.strerror}") from error
     if not exists:
-        raise SslkitError(f"--data: {data} does not exist", f"expected {ACCEPTED}")
+        raise SslkitError(f"--data: {data} does not exist", f"expected {kind.accepts}")
     if path.is_dir():
         if "train" in inside and (inside & set(_TEST_NAMES) or inside == {"train"}):
             return _parts(inside, lambda part: str(path / part))
@@ -45,9 +44,9 @@ def find_parts(data: str) -> dict[str, str]:
     return {"train": data}
 
 
-def read_index(location: str, label: str | None = None, reindex: bool = False) -> Index:
+def read_index(location: str, label: str | None = None, reindex: bool = False, kind: Kind = IMAGES) -> Index:
     """Index one part of the data, as `find_parts` named it; raises SslkitError for anything that can't be read."""
-    if location.startswith(PREFIX):
+    if location.startswith(PREFIX) and kind is IMAGES:
         return index_shards(location, label, reindex)
     data, _, part = location.partition("::")
     path = Path(data)
@@ -55,16 +54,16 @@ def read_index(location: str, label: str | None = None, reindex: bool = False) -
         raise SslkitError(f"--label: {data} has no columns", "labels of a folder are its subfolders; columns need a .csv")
     try:
         if path.is_dir():
-            return index_folder(data, path, reindex)
+            return index_folder(data, path, reindex, kind)
         if path.suffix == ".txt":
             return _index_list(path)
         if path.suffix == ".csv":
             return _index_csv(path, label)
-        if path.suffix in (".npy", ".npz"):
+        if path.suffix in (".npy", ".npz") and kind is IMAGES:
             return _index_array(path, part)
     except PermissionError as error:
         raise SslkitError(f"--data: no permission to read {error.filename or data}") from error
-    raise SslkitError(f"--data: {data} is neither folder nor list", f"expected {ACCEPTED}")
+    raise SslkitError(f"--data: {data} is neither folder nor list", f"expected {kind.accepts}")
 
 
 def absolute_data(data: str) -> str:
@@ -93,7 +92,7 @@ def _index_csv(path: Path, label: str | None) -> Index:
         raise SslkitError(f"--label: {path} has no column {label}", did_you_mean(label, columns))
     lines = list(reader)
     if not lines:
-        raise SslkitError(f"--data: {path} lists no file", "expected a header and one row per image")
+        raise SslkitError(f"--data: {path} lists no file", "expected a header and one row per sample")
     blank = next((number for number, line in enumerate(lines, start=2) if not line["path"]), None)
     if blank is not None:
         raise SslkitError(f"--data: {path} has no path in line {blank}")

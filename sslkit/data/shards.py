@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sslkit.console import meter, say
-from sslkit.data.index import EXTENSIONS, Index, join_names, split_names, with_labels
+from sslkit.data.index import IMAGES, Index, join_names, split_names, with_labels
 from sslkit.data.store import UNREADABLE, cache_folder, write_atomically
 from sslkit.errors import SslkitError
 
@@ -42,7 +42,7 @@ def index_shards(data: str, label: str | None, reindex: bool = False) -> Index:
         found = _scan(files, label)
         if not found[0]:
             raise SslkitError(
-                f"--data: no image in {data}", f"looked for {' '.join(sorted(EXTENSIONS))} in {len(files)} shards"
+                f"--data: no image in {data}", f"looked for {' '.join(sorted(IMAGES.extensions))} in {len(files)} shards"
             )
         _write(cached, *found)
     names, places, labels = found
@@ -115,7 +115,7 @@ def _scan_one(file: Path, label: str | None) -> tuple[list[_Member], dict[str, s
             for member in shard:
                 if not member.isfile():
                     continue
-                if os.path.splitext(member.name)[1].lower() in EXTENSIONS:
+                if os.path.splitext(member.name)[1].lower() in IMAGES.extensions:
                     images.append((member.name, member.offset_data, member.size))
                 elif label is not None and member.name == f"{_key(member.name)}.{label}":
                     content = shard.extractfile(member)

@@ -1,5 +1,6 @@
 """What the engine asks of data, whatever its modality."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,6 +15,18 @@ from sslkit.task import Batch, DataInfo
 Rows = NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Say what a source draws from, where reading is random: with a sample's row, and nothing a process remembers."""
+
+    seed: int
+    epoch: int
+
+    def generator(self, row: int) -> np.random.Generator:
+        """Return the generator of one sample in this epoch."""
+        return np.random.default_rng((self.seed, self.epoch, row))
+
+
 class Source:
     """Hold the samples of one part of the data; the entry point in `sslkit.sources` is named like its modality.
 
@@ -22,6 +35,8 @@ class Source:
 
     accepts: ClassVar[str] = "data"  # what `--data` may be, and what its samples are called: for messages
     called: ClassVar[str] = "samples"
+    encoded_as: ClassVar[str | None] = None  # the modality of the encoders it needs, if not its own
+    evaluated_as: ClassVar[str | None] = None  # the modality whose source reads the samples for an evaluation, if not its own
     location: str  # what the user wrote, for messages
     info: DataInfo
     settled: dict[str, tuple[Any, str]]  # what `auto` settings became for this data, by flag, with the reason
@@ -40,10 +55,11 @@ class Source:
         """Return a hash of the content that is the same wherever the data lies."""
         raise TypeError(f"{type(self).__name__} does not define fingerprint()")
 
-    def read(self, rows: Rows) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
+    def read(self, rows: Rows, draw: Draw | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         """Return arrays by name, a row per sample, and, by place in `rows`, why some samples can't be read.
 
-        Runs in worker processes. Whatever stands in the place of a broken sample is not used.
+        Runs in worker processes. Whatever stands in the place of a broken sample is not used. What is random here (a
+        window of a recording) is drawn from `draw`; without it, as for features and evaluation, nothing may be.
         """
         raise TypeError(f"{type(self).__name__} does not define read()")
 
@@ -52,7 +68,10 @@ class Source:
         return batch
 
     def view(self, batch: Batch) -> Tensor:
-        """Return what the encoder is shown of a prepared batch where nothing may be random: features, evaluation."""
+        """Return what the encoder is shown of a prepared batch where nothing may be random: features, evaluation.
+
+        Samples `[B, ...]`, or several views of each, `[B, V, ...]`, whose features are averaged.
+        """
         raise TypeError(f"{type(self).__name__} does not define view()")
 
     def name(self, row: int) -> str:

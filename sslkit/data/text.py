@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.console import meter
-from sslkit.data.source import Rows, Source
+from sslkit.data.source import Draw, Rows, Source
 from sslkit.data.store import UNREADABLE, cache_folder, make_room, write_atomically
 from sslkit.errors import SslkitError
 from sslkit.specs import DataSpec
@@ -84,7 +84,7 @@ class Text(Source):
         digest.update(np.ascontiguousarray(self.tokens).data)
         return digest.hexdigest()[:16]
 
-    def read(self, rows: Rows) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
+    def read(self, rows: Rows, draw: Draw | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         """Return `tokens`, int32 `[n, size]`."""
         places = rows[:, None] * self.info.size + np.arange(self.info.size)
         return {"tokens": np.asarray(self.tokens[places])}, {}

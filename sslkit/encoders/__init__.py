@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from sslkit import registry
+from sslkit.encoders.audio_micro import LogMel as LogMel
 from sslkit.encoders.base import Encoder as Encoder
 from sslkit.encoders.base import ImageEncoder as ImageEncoder
 from sslkit.encoders.base import PatchEncoder as PatchEncoder
 from sslkit.encoders.base import Wrapped
+from sslkit.encoders.base import over_views as over_views
 from sslkit.encoders.blocks import Attention as Attention
 from sslkit.encoders.blocks import Block as Block
 from sslkit.encoders.blocks import feed_forward as feed_forward
@@ -40,6 +42,7 @@ __all__ = [
     "Concat",
     "Encoder",
     "ImageEncoder",
+    "LogMel",
     "PatchEncoder",
     "Recipe",
     "WordVectors",
@@ -50,6 +53,7 @@ __all__ = [
     "feed_forward",
     "name_of",
     "narrowed",
+    "over_views",
     "plain_recipes",
     "recipe_for",
     "spelled",

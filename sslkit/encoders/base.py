@@ -1,6 +1,7 @@
 """What every encoder offers, whatever its architecture."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -16,13 +17,14 @@ class Encoder(nn.Module):
 
     `offers` names what else it has: `tokens(x, keep=None, mask=None, fill=None) -> [B, prefix + N, width]`,
     `feature_map(x) -> [B, width, h, w]`, `layers(x) -> list[Tensor]`. `sample_dims` tells one sample from several views;
-    `class_token` tells whether the first token stands for the whole sample.
+    `class_token` tells whether the first token stands for the whole sample; `sample_rate` is what an encoder of sound hears.
     """
 
     modality: ClassVar[str] = "image"
     offers: tuple[str, ...] = ("pooled",)
     sample_dims: int = 3
     class_token: bool = False
+    sample_rate: int = 16000  # in Hz, of sound
     recipe: dict[str, Any]
 
     def __init__(self, width: int, in_channels: int) -> None:
@@ -72,6 +74,14 @@ class Encoder(nn.Module):
     def pool(self, tokens: Tensor) -> Tensor:
         """Return `[B, width]` of tokens `[B, prefix + N, width]`: the mean without the prefix, unless overridden."""
         return tokens[:, self.prefix :].mean(dim=1)
+
+
+def over_views(apply: Callable[[Tensor], Tensor], sample_dims: int, sample: Tensor) -> Tensor:
+    """Apply a network to samples, or to several views of each, `[B, V, ...]`; return the mean over views, `[B, width]`."""
+    if sample.dim() == sample_dims + 1:
+        return apply(sample)
+    features: Tensor = apply(sample.flatten(0, 1)).unflatten(0, sample.shape[:2])
+    return features.mean(dim=1)
 
 
 class ImageEncoder(Encoder):

@@ -1,5 +1,6 @@
 """A ResNet that trains on a laptop CPU."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -54,16 +55,16 @@ class ResNetMicro(FeatureMapEncoder):
 class BasicBlock(nn.Module):
     """Add two 3×3 convolutions to their input, which a 1×1 convolution fits where the shape changes."""
 
-    def __init__(self, inner: int, outer: int, stride: int) -> None:
+    def __init__(self, inner: int, outer: int, stride: int, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inner, outer, 3, stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outer)
+        self.norm1 = norm(outer)
         self.conv2 = nn.Conv2d(outer, outer, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outer)
+        self.norm2 = norm(outer)
         self.drop_path: nn.Module = nn.Identity()  # fine-tuning may put something here
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inner != outer:
-            self.shortcut = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
+            self.shortcut = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), norm(outer))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[B, outer, h / stride, w / stride]`."""

@@ -61,6 +61,12 @@ class Checkpoint:
         """Return the channels of the images that the encoder takes."""
         return encoders.channels_of(self.recipe)
 
+    @property
+    def samples(self) -> str:
+        """Return the modality of the samples that it is evaluated on."""
+        said: str = self.metadata.get("samples", self.metadata.get("modality", "image"))
+        return said
+
     def check_images(self, flag: str = "--ckpt") -> None:
         """Raise SslkitError if the encoder does not read images."""
         modality = self.metadata.get("modality", "image")
@@ -105,6 +111,7 @@ def read_model(path: str | Path, flag: str = "--ckpt") -> Checkpoint:
     if newer:
         raise SslkitError(f"{flag}: {path} has format {metadata['format']}, this sslkit reads up to {FORMAT}", "upgrade")
     missing = [key for key, kind in _SAID.items() if type(metadata.get(key)) is not kind]
+    missing += [key for key in ("modality", "samples") if type(metadata.get(key, "")) is not str]
     if not missing and not 0 < metadata["size"] <= _LARGEST:
         missing = ["size"]
     if missing:

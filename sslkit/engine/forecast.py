@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from sslkit.data.loader import Loader, epoch_batches
+from sslkit.data.source import Draw
 from sslkit.engine.checkpoint import save_model, save_resume
 from sslkit.engine.folder import MODEL, RESUME
 from sslkit.engine.health import Health
@@ -99,7 +100,7 @@ def _step(stepper: Stepper, seconds: float) -> tuple[float, dict[str, Any]]:
     """Return the seconds of a warm step on samples that are in memory, and a batch of them."""
     plan = stepper.plan
     batches = epoch_batches(plan.data.samples, plan.spec.batch_size, plan.spec.seed, 0, stepper.weights)[:2]
-    raws = list(Loader(plan.source, 0, substitute=True)(batches))
+    raws = list(Loader(plan.source, 0, substitute=True)(batches, Draw(plan.spec.seed, 0)))
     return stepper.rehearse(cycle(raws), seconds, lambda: False), raws[0]
 
 
@@ -117,9 +118,9 @@ def _peak(training: Training) -> int | None:
 def _reading(plan: Plan) -> tuple[float, float]:
     """Return the seconds to read a sample for the first time, by the run's workers, and once more, by this process."""
     batches = epoch_batches(plan.data.samples, min(plan.spec.batch_size, 64), plan.spec.seed, 0)
-    loader = Loader(plan.source, plan.workers, substitute=True)
+    loader, draw = Loader(plan.source, plan.workers, substitute=True), Draw(plan.spec.seed, 0)
     count, began = 0, time.perf_counter()
-    for raw in loader(batches):
+    for raw in loader(batches, draw):
         if count == 0 and plan.workers:
             began = time.perf_counter()  # the workers have started
         count += len(raw["index"])
@@ -129,7 +130,7 @@ def _reading(plan: Plan) -> tuple[float, float]:
     first = (time.perf_counter() - began) / counted if counted else 0.0
     loader.close()
     began = time.perf_counter()
-    count = sum(len(raw["index"]) for raw in Loader(plan.source, 0, substitute=True)(batches[:2]))
+    count = sum(len(raw["index"]) for raw in Loader(plan.source, 0, substitute=True)(batches[:2], draw))
     return first, (time.perf_counter() - began) / count
 
 

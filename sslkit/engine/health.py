@@ -139,12 +139,13 @@ class Health:
 def two_views(stepper: Stepper) -> tuple[Tensor, Tensor]:
     """Return two random crops of the same images, the same ones for a seed, whatever the task makes of images.
 
-    Samples of other modalities are seen twice as they are.
+    Of other modalities they are two of the views that the source has of each sample, or the sample twice.
     """
     plan, batch = stepper.plan, stepper.drawn(SAMPLES)
     if plan.data.modality != "image":
         view = plan.source.view(batch)
-        return view, view
+        several = view.dim() == stepper.task.encoder.sample_dims + 2
+        return (view[:, 0], view[:, 1]) if several else (view, view)
     seed_stage(stepper.spec.seed, "health", 0)
     first, second = (flip(random_resized_crop(batch["image"], plan.data.size, scale=(0.2, 1.0))) for _ in range(2))
     return first, second

@@ -9,6 +9,7 @@ from signal import SIGTERM
 from sslkit.console import duration, meter, say
 from sslkit.data.ahead import ahead
 from sslkit.data.loader import Loader, epoch_batches
+from sslkit.data.source import Draw
 from sslkit.engine.folder import BROKEN, RunFolder
 from sslkit.engine.health import Health
 from sslkit.engine.memory import peak_memory
@@ -106,7 +107,7 @@ def train(
             own = [rows[world.own(len(rows))] for rows in batches[inside : inside + clock.steps - clock.step]]
             stepper.enter(WAITING)
             last = time.perf_counter()
-            for raw in ahead(loader(own), plan.machine.device):
+            for raw in ahead(loader(own, Draw(plan.spec.seed, epoch)), plan.machine.device):
                 arrived = time.perf_counter()
                 stepper.enter(REST)
                 broken += raw["broken"]

@@ -49,7 +49,7 @@ def preview(spec: PreviewSpec) -> PreviewResult:
     stepper = _stepper(training, spec)
     pictures = pictures_of(stepper, spec.images, trained=spec.ckpt is not None)
     if pictures is None:
-        raise SslkitError(f"{training.name} has no preview", "tasks on images have one")
+        raise SslkitError(f"{training.name} has no preview", "it has no pictures of its samples")
     if not len(pictures):
         raise SslkitError(f"--images: of {spec.images} none is shown by {training.name}", "give more")
     draw_previews(pictures[: spec.rows], stepper.task.preview_columns, out)
@@ -60,16 +60,15 @@ def preview(spec: PreviewSpec) -> PreviewResult:
 def pictures_of(stepper: Stepper, images: int, trained: bool) -> Tensor | None:
     """Return a task's pictures `[N, columns, C, H, W]` of so many images at seeded places in the data."""
     task, raw = stepper.task, stepper.drawn(images)
-    if "image" not in raw:
-        return None
     training = task.training
     task.eval()
     try:
         seed_stage(stepper.spec.seed, "preview", 0)
         batch = task.transform(raw)
         output = _said(stepper, batch) if trained else None
-        original = center_view(raw["image"], stepper.plan.data.size)
-        pictures: Tensor | None = task.preview({**batch, "original": original}, output)
+        if "image" in raw:
+            batch = {**batch, "original": center_view(raw["image"], stepper.plan.data.size)}
+        pictures: Tensor | None = task.preview(batch, output)
         return pictures
     finally:
         task.train(training)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sslkit.data.loader import Loader, ordered_batches
-from sslkit.data.source import Source
+from sslkit.data.source import Draw, Source
 from sslkit.encoders import Encoder
 from sslkit.engine.gradients import BATCH_NORM, Pieces, compute_gradients, norm_buffers, widen
 from sslkit.engine.memory import keep_freed_memory
@@ -233,7 +233,7 @@ class Stepper:
         rows = (order if self.weights is None else order[self.weights[order] > 0])[:count].numpy()
         loader = Loader(self.plan.source, workers=0, substitute=True)
         batches = [rows[part] for part in ordered_batches(len(rows), 256)]
-        found = [to_device(raw, self.plan.source, self.machine.device) for raw in loader(batches)]
+        found = [to_device(raw, self.plan.source, self.machine.device) for raw in loader(batches, Draw(self.spec.seed, 0))]
         return {name: torch.cat([batch[name] for batch in found]) for name in found[0]}
 
     def balance(self, labels: Tensor) -> None:

@@ -16,7 +16,8 @@ from sslkit import encoders
 from sslkit.console import duration, say
 from sslkit.data.image import quietly
 from sslkit.data.loader import Loader, WorkerFailed, epoch_batches
-from sslkit.encoders import Encoder
+from sslkit.data.source import Draw
+from sslkit.encoders import Encoder, over_views
 from sslkit.engine.checkpoint import describe, load_initial, read_resume, save_model, save_resume
 from sslkit.engine.distributed import World
 from sslkit.engine.folder import MODEL, PREVIEWS, RESUME, SPEC, RunFolder, read_spec
@@ -209,9 +210,9 @@ def _draw_previews(stepper: Stepper, folder: RunFolder) -> None:
 def _check_readable(plan: Plan) -> None:
     """Raise SslkitError if, by a few samples, too many can't be read; what is less clear shows in the first epoch."""
     samples, most = plan.data.samples, plan.spec.max_broken
-    rows = np.random.default_rng(plan.spec.seed).permutation(samples)[:_TRIED]
+    rows, draw = np.random.default_rng(plan.spec.seed).permutation(samples)[:_TRIED], Draw(plan.spec.seed, 0)
     with quietly(), ThreadPoolExecutor() as pool:  # decoders work side by side
-        found = list(pool.map(lambda row: plan.source.read(np.array([row]))[1], rows))
+        found = list(pool.map(lambda row: plan.source.read(np.array([row]), draw)[1], rows))
     broken = [(plan.source.name(int(row)), reasons[0]) for row, reasons in zip(rows, found, strict=True) if reasons]
     doubt = 0.0 if len(rows) == samples else 3 * math.sqrt(most * (1 - most) / len(rows))
     if len(broken) > (most + doubt) * len(rows):
@@ -269,7 +270,7 @@ def build_task(training: Training, initialise: bool) -> PretextTask:
     if spec.init is not None and initialise:
         load_initial(encoder, spec.init)
     for name, reads in training.reads.items():
-        encoders.check_reads(encoder, spec.encoder, reads, name, plan.data.modality)
+        encoders.check_reads(encoder, spec.encoder, reads, name, plan.source.encoded_as or plan.data.modality)
     if spec.activation_checkpointing and not encoder.checkpoint_activations():
         raise SslkitError(
             f"--activation-checkpointing: {spec.encoder} cannot",
@@ -286,7 +287,7 @@ def _try(encoder: Encoder, plan: Plan) -> None:
     arrays, _ = source.read(np.array([0, 1]))
     view = source.view(source.prepare({name: torch.from_numpy(array) for name, array in arrays.items()}))
     try:
-        encoder.eval()(view)
+        over_views(encoder.eval(), encoder.sample_dims, view)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise SslkitError(f"--size: {plan.spec.encoder} cannot take samples of size {plan.data.size}: {reason}") from error
@@ -304,7 +305,7 @@ def _measure(stepper: Stepper, loader: Loader, stop: Stop) -> TrainSpec:
     own = [rows[stepper.world.own(spec.batch_size)] for rows in (batches * count)[:count]]
     patience = 6 * minutes if minutes else 5  # seconds: a tenth of the run at most
     say("  measuring how long a step takes")
-    seconds = stepper.rehearse(loader(own), patience, lambda: bool(stop.signal))
+    seconds = stepper.rehearse(loader(own, Draw(spec.seed, 0)), patience, lambda: bool(stop.signal))
     if minutes:
         if minutes * 60 > seconds * plan.steps_per_epoch:  # there will be a second epoch
             seconds += stepper.rehearse_epochs(seconds) / plan.steps_per_epoch
@@ -327,6 +328,7 @@ def _metadata(training: Training, spec: TrainSpec, stepper: Stepper, fingerprint
         said["options"] = {name: value for name, value in spec.options.items() if name not in paths}
     return {
         **describe(stepper.task.encoder),
+        "samples": stepper.plan.source.evaluated_as or stepper.plan.data.modality,
         "task": training.name,
         "role": "student" if stepper.task.exports()["encoder"] is stepper.task.encoder else "teacher",
         "spec": said,

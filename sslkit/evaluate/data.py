@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from sslkit.console import say
-from sslkit.data.index import Index
-from sslkit.data.parts import find_parts, read_index
+from sslkit.data.images import Images
+from sslkit.data.index import IMAGES, Index, Kind
+from sslkit.data.indexed import Indexed
+from sslkit.data.parts import find_parts
 from sslkit.data.source import Rows
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.folder import holds_run, read_spec
 from sslkit.errors import SslkitError, naming
+from sslkit.registry import load_source
 from sslkit.specs import DataSpec
 
 _TEST_SHARE = 0.2  # where there is no test part
@@ -55,8 +58,9 @@ def find_labelled(spec: DataSpec, tests: list[str], checkpoint: Checkpoint | Non
     part, a fifth of each class is split off by the seed. `several` labels per image are for fine-tuning only.
     """
     data, label, own = named_data(spec, checkpoint)
-    located = find_parts(data)
-    train = check_labelled(read_index(located.pop("train"), label, spec.reindex), "--data", several)
+    source_class = Images if checkpoint is None else source_of(checkpoint)
+    located = find_parts(data, source_class.kind)
+    train = check_labelled(source_class.read_index(located.pop("train"), label, spec.reindex), "--data", several)
     pretrained_on = checkpoint.metadata["data"] if checkpoint else None
     if checkpoint is not None:
         check_channels(train, checkpoint)
@@ -64,13 +68,13 @@ def find_labelled(spec: DataSpec, tests: list[str], checkpoint: Checkpoint | Non
     seen = fingerprint == pretrained_on
     if own and not seen:
         raise SslkitError(f"--data: {data} is no longer what the run saw", "name it with --data to evaluate on it all the same")
-    found = [(test, *_test_location(test)) for test in tests]
+    found = [(test, *_test_location(test, source_class.kind)) for test in tests]
     if not found and located:
         found = [(data, *next(iter(located.items())))]
     parts = []
     for holder, name, location in found:
         with naming("--test" if tests else "--data", "--data"):
-            part = _in_classes(check_labelled(read_index(location, label, spec.reindex), "--test", several), train)
+            part = _in_classes(check_labelled(source_class.read_index(location, label, spec.reindex), "--test", several), train)
         name = holder if location == holder else f"{name} of {holder}"
         say(f"test part: {name}")
         parts.append(TestPart(name, part, part.fingerprint() == pretrained_on))
@@ -82,9 +86,19 @@ def find_labelled(spec: DataSpec, tests: list[str], checkpoint: Checkpoint | Non
     return Parts(train, parts, data, label, fingerprint)
 
 
+def source_of(checkpoint: Checkpoint, flag: str = "--ckpt") -> type[Indexed]:
+    """Return what reads the samples that a checkpoint is evaluated on; raises SslkitError for text, which has no labels."""
+    modality = checkpoint.samples
+    source_class = load_source(modality)
+    if not issubclass(source_class, Indexed):
+        task = checkpoint.metadata["task"]
+        raise SslkitError(f"{flag}: {checkpoint.path} was trained on {modality} data by {task}", "this needs images or sounds")
+    return source_class
+
+
 def check_channels(index: Index, checkpoint: Checkpoint) -> None:
     """Raise SslkitError if images do not have the channels that the encoder takes."""
-    if index.channels != checkpoint.channels:
+    if source_of(checkpoint).kind is IMAGES and index.channels != checkpoint.channels:
         raise SslkitError(f"--data: images have {index.channels} channels, the encoder takes {checkpoint.channels}")
 
 
@@ -123,10 +137,10 @@ def held_out_rows(labels: np.ndarray | None, seed: int, classes: tuple[str, ...]
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
-def _test_location(test: str) -> tuple[str, str]:
+def _test_location(test: str, kind: Kind) -> tuple[str, str]:
     """Return the name and the place of the test part in what `--test` names: not its training part, if it has several."""
     with naming("--test", "--data"):
-        located = find_parts(test)
+        located = find_parts(test, kind)
     if len(located) > 1:
         del located["train"]
     return next(iter(located.items()))

@@ -7,14 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sslkit.console import say
-from sslkit.data.images import Images
 from sslkit.data.index import Index
-from sslkit.data.parts import find_parts, read_index
+from sslkit.data.parts import find_parts
 from sslkit.data.store import write_atomically
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.precision import choose_device
 from sslkit.errors import SslkitError
-from sslkit.evaluate.data import check_channels, named_data
+from sslkit.evaluate.data import check_channels, named_data, source_of
 from sslkit.evaluate.features import cached
 from sslkit.evaluate.models import Model
 from sslkit.specs import DataSpec, EmbedSpec, MapSpec
@@ -76,13 +75,13 @@ def embedded(spec: EmbedSpec, most: int | None = None) -> Embedded:
     if spec.layer == "all":
         raise SslkitError("--layer: all of them do not fit into one array", "give a number, last or last4")
     checkpoint = read_model(spec.ckpt)
-    checkpoint.check_images()
+    source_class = source_of(checkpoint)
     encoder = checkpoint.build_encoder(spec.encoder).to(choose_device(spec.device)[0])
-    index = read_images(spec, checkpoint)
+    index = read_samples(spec, checkpoint)
     if most is not None and most < len(index):
         index = index.subset(np.sort(np.random.default_rng(spec.seed).permutation(len(index))[:most]))
     model = Model(str(spec.ckpt), encoder, checkpoint.size if spec.size == "auto" else spec.size)
-    found = cached(model, Images.of(index, spec, model.size), spec.layer, spec.pool, spec)
+    found = cached(model, source_class.shown(index, spec, encoder, model.size), spec.layer, spec.pool, spec)
     (features,) = found.layers.values()
     return Embedded(
         features.numpy(),
@@ -92,13 +91,14 @@ def embedded(spec: EmbedSpec, most: int | None = None) -> Embedded:
     )
 
 
-def read_images(spec: DataSpec, checkpoint: Checkpoint) -> Index:
-    """Return the index of the images of `--data`, by default those of the run; the training part, if it has parts."""
+def read_samples(spec: DataSpec, checkpoint: Checkpoint) -> Index:
+    """Return the index of the samples of `--data`, by default those of the run; the training part, if it has parts."""
     data, label, _ = named_data(spec, checkpoint)
-    parts = find_parts(data)
+    source_class = source_of(checkpoint)
+    parts = find_parts(data, source_class.kind)
     if len(parts) > 1:
         say(f"{data} has {' and '.join(parts)}: reading train")
-    index = read_index(parts["train"], label, spec.reindex)
+    index = source_class.read_index(parts["train"], label, spec.reindex)
     check_channels(index, checkpoint)
     return index
 
@@ -115,7 +115,7 @@ def map_features(spec: MapSpec) -> MapResult:
     out = writable(spec.out, ".png")
     found = embedded(spec, spec.samples)
     if len(found.features) < 10:
-        raise SslkitError(f"--data: a map of {len(found.features)} images says nothing", "expected ten or more")
+        raise SslkitError(f"--data: a map of {len(found.features)} samples says nothing", "expected ten or more")
     from sslkit.report.maps import draw_map
 
     draw_map(found.features, found.labels, spec.method, spec.seed, out)

@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.console import say
-from sslkit.data.image import short_sides
-from sslkit.data.images import Images, choose_canvas
 from sslkit.data.index import Index
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.folder import RESULTS, append_json, holds_run
 from sslkit.engine.precision import choose_device
 from sslkit.errors import SslkitError
-from sslkit.evaluate.data import Parts, find_labelled
+from sslkit.evaluate.data import Parts, find_labelled, source_of
 from sslkit.evaluate.features import cached
 from sslkit.evaluate.metrics import classification, interval, mcnemar, right
 from sslkit.evaluate.models import CHECKPOINT, RANDOM, Model, compared
@@ -118,12 +116,11 @@ class Evaluation:
             layer, pool = "last", "auto"
         elif not own and not model.encoder.class_token and pool in ("class", "both"):
             pool = "auto"
-        side = int(np.median(short_sides(self.parts.train)))
-        canvas, _ = choose_canvas(model.size, side)
+        source_class = source_of(self.checkpoint)
 
         def part(index: Index) -> Part:
-            images = Images.of(index, self.spec, model.size, canvas)
-            found = cached(model, images, layer, pool, self.spec)
+            samples = source_class.shown(index, self.spec, model.encoder, model.size, like=self.parts.train)
+            found = cached(model, samples, layer, pool, self.spec)
             assert index.labels is not None
             return Part(found.layers, torch.from_numpy(index.labels[found.rows]), found.rows, found.hashes)
 
@@ -168,7 +165,7 @@ def open_evaluation(spec: EvaluationSpec, pixels: int = 32) -> Evaluation:
     Raw pixels, for comparison, are those of images shrunk to `pixels`.
     """
     checkpoint = read_model(spec.ckpt)
-    checkpoint.check_images()
+    source_of(checkpoint)
     device, _ = choose_device(spec.device)
     models = compared(checkpoint, spec.size, spec.baselines, spec.against, spec.seed, device, spec.encoder, pixels)
     return Evaluation(spec, checkpoint, models, find_labelled(spec, spec.test, checkpoint))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.console import meter, say
-from sslkit.data.images import Images
+from sslkit.data.indexed import Indexed
 from sslkit.data.loader import Loader, ordered_batches
 from sslkit.data.source import Source
 from sslkit.data.store import UNREADABLE, cache_folder, make_room, write_atomically
@@ -54,7 +54,7 @@ def extract(
     is `hashed` only where somebody looks for duplicates: training asks for features, too. Several processes take a share
     each. The encoder's mode is put back afterwards. Raises SslkitError if nothing can be read.
     """
-    read = read or (lambda view: {"last": encoder(view)})
+    read = _over_views(read or (lambda view: {"last": encoder(view)}), encoder.sample_dims)
     own = world.own(source.info.samples)
     layers: dict[str, list[Tensor]] = {}
     rows: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
@@ -84,6 +84,18 @@ def extract(
     return Features(gathered, found.numpy(), world.gather_uneven(torch.cat(hashes)).numpy())
 
 
+def _over_views(read: Read, sample_dims: int) -> Read:
+    """Return what reads samples, or several views of each, `[B, V, ...]`, whose features are averaged."""
+
+    def averaged(view: Tensor) -> dict[str, Tensor]:
+        if view.dim() == sample_dims + 1:
+            return read(view)
+        found = read(view.flatten(0, 1))
+        return {name: features.unflatten(0, view.shape[:2]).mean(dim=1) for name, features in found.items()}
+
+    return averaged
+
+
 def contents(source: Source, batch_size: int, workers: int | str, world: World) -> NDArray[np.int64]:
     """Return a hash of each readable sample's decoded content, int64 `[N]`."""
     hashes = [_content(arrays) for _, arrays in _batches(source, batch_size, workers, False, world)]
@@ -103,31 +115,31 @@ def _batches(
         loader.close()
 
 
-def cached(model: Model, images: Images, layer: str, pool: str, spec: DataSpec) -> Features:
-    """Return a model's features of images by a layer (`last`, `last4`, `all` or a number), from the cache if they are in it.
+def cached(model: Model, samples: Indexed, layer: str, pool: str, spec: DataSpec) -> Features:
+    """Return a model's features of samples by a layer (`last`, `last4`, `all` or a number), from the cache if they are in it.
 
-    They are kept by weights, images, size and pooling: a second evaluation reads no image. Raises SslkitError if the
+    They are kept by weights, samples, size and pooling: a second evaluation reads no file. Raises SslkitError if the
     encoder lacks the layer or its features are not finite.
     """
     read = reader(model.encoder, model.name, layer, pool)
-    what = f"{model.weights} {images.index.key()} {images.canvases.canvas} {images.info.size} {layer} {pool}"
+    what = f"{model.weights} {samples.key()} {layer} {pool}"
     folder = cache_folder() / "features" / blake2b(what.encode(), digest_size=12).hexdigest()
     found = _stored(folder) if spec.cache != "off" else None
     if found is None:
-        found = extract(model.encoder, images, spec.batch_size, spec.workers, read=read, hashed=True)
+        found = extract(model.encoder, samples, spec.batch_size, spec.workers, read=read, hashed=True)
         if not all(torch.isfinite(features).all() for features in found.layers.values()):
             raise SslkitError(f"--ckpt: features of {model.name} are not finite", "the run had diverged")
         # What could not be read now may be read another time.
-        if spec.cache != "off" and len(found.rows) == len(images.index):
+        if spec.cache != "off" and len(found.rows) == len(samples.index):
             _store(folder, found, int(spec.cache_limit * 1e9))
-    say_left_out(images, found)
+    say_left_out(samples, found)
     return found
 
 
-def say_left_out(images: Images, found: Features) -> None:
-    """Print how many images could not be read, if any."""
-    if len(found.rows) < len(images.index):
-        say(f"{len(images.index) - len(found.rows)} unreadable images of {images.location} left out")
+def say_left_out(samples: Indexed, found: Features) -> None:
+    """Print how many samples could not be read, if any."""
+    if len(found.rows) < len(samples.index):
+        say(f"{len(samples.index) - len(found.rows)} unreadable {samples.called} of {samples.location} left out")
 
 
 def reader(encoder: Encoder, name: str, layer: str, pool: str) -> Read:

@@ -4,19 +4,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sslkit import encoders
-from sslkit.encoders import Encoder, ImageEncoder
+from sslkit.encoders import Encoder, ImageEncoder, LogMel
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.folder import MODEL
 from sslkit.engine.seeds import seed_stage
 from sslkit.errors import SslkitError, naming
 
 CHECKPOINT, RANDOM = "checkpoint", "random weights"
+_BANDS = 64
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,24 @@ class RawPixels(ImageEncoder):
         return self.normalise(image).flatten(1)
 
 
+class MeanSpectrum(Encoder):
+    """Return the mean log-mel spectrum and its deviation over time: what features of sound have to beat."""
+
+    modality: ClassVar = "audio"
+    sample_dims = 1
+
+    def __init__(self, sample_rate: int, mels: int) -> None:
+        super().__init__(2 * mels, in_channels=1)
+        self.sample_rate, self.spectrogram = sample_rate, LogMel(sample_rate, mels)
+        self.recipe = {"name": "mean spectrum", "sample_rate": sample_rate, "mels": mels}
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Return `[B, 2 * mels]`, the level taken off: it is the recording's, not the sound's."""
+        bands = self.spectrogram(sample)
+        mean = bands.mean(dim=2)
+        return torch.cat([mean - mean.mean(dim=1, keepdim=True), bands.std(dim=2)], dim=1)
+
+
 def compared(
     checkpoint: Checkpoint,
     size: int | str,
@@ -65,22 +85,33 @@ def compared(
     if baselines:
         seed_stage(seed, "random", 0)
         models.append(Model(RANDOM, encoders.build_encoder(checkpoint.recipe, allowed=allowed).eval(), own))
-        raw = RawPixels(checkpoint.channels, own, pixels)
-        models.append(Model(f"raw pixels, {raw.side} px", raw, own))
-    models += [_other(name, own, size, checkpoint.channels, allowed) for name in against]
+        models.append(_raw(models[0].encoder, checkpoint.channels, own, pixels))
+    models += [_other(name, own, size, checkpoint, allowed) for name in against]
     for model in models:
         model.encoder.to(device)
     return models
 
 
-def _other(name: str, own: int, size: int | str, channels: int, allowed: str | None) -> Model:
+def _raw(encoder: Encoder, channels: int, size: int, pixels: int) -> Model:
+    """Return the plainest features of what an encoder is shown."""
+    if encoder.modality == "audio":
+        return Model(f"mean spectrum, {_BANDS} bands", MeanSpectrum(encoder.sample_rate, _BANDS), size)
+    raw = RawPixels(channels, size, pixels)
+    return Model(f"raw pixels, {raw.side} px", raw, size)
+
+
+def _other(name: str, own: int, size: int | str, checkpoint: Checkpoint, allowed: str | None) -> Model:
+    channels, samples = checkpoint.channels, checkpoint.samples
     path = Path(name, MODEL) if Path(name).is_dir() else Path(name)
     if path.suffix == ".safetensors":
         other = read_model(path, "--against")
-        other.check_images("--against")
+        if other.samples != samples:
+            raise SslkitError(f"--against: {path} was trained on {other.samples} data, the checkpoint on {samples}")
         if other.channels != channels:
             raise SslkitError(f"--against: {path} takes images of {other.channels} channels, the checkpoint {channels}")
         return Model(name, other.build_encoder(allowed), other.size if isinstance(size, str) else size)
+    if samples == "audio":
+        raise SslkitError(f"--against: should be a checkpoint (got {name})", "timm and torchvision publish no audio encoders")
     published, _, pixels = name.partition("@")
     if pixels and not pixels.isdigit():
         raise SslkitError(f"--against: should be a checkpoint, NAME or NAME@SIZE (got {name})")

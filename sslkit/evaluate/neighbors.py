@@ -8,14 +8,15 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from sslkit.data.image import Broken, read_canvas
+from sslkit.data.decode import Broken
+from sslkit.data.image import read_canvas
 from sslkit.data.images import Images
 from sslkit.data.index import Index, index_files
 from sslkit.encoders import Encoder, WordVectors
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.precision import choose_device
 from sslkit.errors import SslkitError, did_you_mean
-from sslkit.evaluate.embed import read_images, spelled, writable
+from sslkit.evaluate.embed import read_samples, spelled, writable
 from sslkit.evaluate.features import cached, extract
 from sslkit.evaluate.knn import largest
 from sslkit.evaluate.models import Model
@@ -75,7 +76,7 @@ def _near_words(spec: NeighborsSpec, encoder: WordVectors) -> dict[str, list[tup
 
 def _near_images(spec: NeighborsSpec, checkpoint: Checkpoint, encoder: Encoder) -> NeighborsResult:
     out = writable(spec.out, ".png")
-    index = read_images(spec, checkpoint)
+    index = read_samples(spec, checkpoint)
     size = checkpoint.size if spec.size == "auto" else spec.size
     encoder.to(choose_device(spec.device)[0])
     images = Images.of(index, spec, size)

@@ -12,7 +12,7 @@ from sslkit.data.store import write_atomically
 from sslkit.engine.checkpoint import Checkpoint, load_strictly, read_model
 from sslkit.engine.precision import choose_device
 from sslkit.errors import SslkitError
-from sslkit.evaluate.embed import read_images, writable
+from sslkit.evaluate.embed import read_samples, writable
 from sslkit.evaluate.features import cached
 from sslkit.evaluate.models import Model
 from sslkit.specs import PredictSpec
@@ -43,7 +43,7 @@ def predict(spec: PredictSpec) -> PredictResult:
     classes, head = classifier(checkpoint)
     device = choose_device(spec.device)[0]
     encoder = checkpoint.build_encoder(spec.encoder).to(device)
-    index = read_images(spec, checkpoint)
+    index = read_samples(spec, checkpoint)
     model = Model(str(spec.ckpt), encoder, checkpoint.size if spec.size == "auto" else spec.size)
     images = Images.of(index, spec, model.size)
     found = cached(model, images, "last", "auto", spec)

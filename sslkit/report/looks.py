@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from sslkit.data.image import Broken, read_canvas
+from sslkit.data.decode import Broken
+from sslkit.data.image import read_canvas
 from sslkit.data.images import Images
 from sslkit.data.index import Index
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.precision import choose_device
 from sslkit.errors import SslkitError
-from sslkit.evaluate.embed import read_images, spelled
+from sslkit.evaluate.embed import read_samples, spelled
 from sslkit.evaluate.evaluation import Told, open_evaluation
 from sslkit.evaluate.features import cached
 from sslkit.evaluate.knn import votes
@@ -69,7 +70,7 @@ def look_at(checkpoint: Checkpoint, spec: ReportSpec) -> Looks:
 
 
 def _place(looks: Looks, checkpoint: Checkpoint, spec: ReportSpec) -> None:
-    index = read_images(spec, checkpoint)
+    index = read_samples(spec, checkpoint)
     if len(index) < 10:
         raise SslkitError("it would be of fewer than ten images")
     encoder = checkpoint.build_encoder(spec.encoder).to(choose_device(spec.device)[0])
@@ -89,7 +90,7 @@ def _near(looks: Looks, checkpoint: Checkpoint, spec: ReportSpec) -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "neighbors.png")
         given = {name: getattr(spec, name) for name in NeighborsSpec.model_fields if name in ReportSpec.model_fields}
-        k = min(8, len(read_images(spec, checkpoint)) - 1)
+        k = min(8, len(read_samples(spec, checkpoint)) - 1)
         neighbors(NeighborsSpec(**{**given, "ckpt": str(checkpoint.path), "out": str(out), "k": k}))
         looks.neighbors = out.read_bytes()
 

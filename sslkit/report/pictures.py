@@ -10,6 +10,7 @@ from torch import Tensor
 from sslkit.data.store import write_atomically
 
 _RIGHT, _WRONG = (0.18, 0.62, 0.34), (0.85, 0.25, 0.2)
+_HEAT = ((0.0, 0.0, 0.0), (0.3, 0.07, 0.43), (0.73, 0.21, 0.33), (0.98, 0.55, 0.04), (0.99, 1.0, 0.9))
 _TILE, _GAP, _TEXT = 96, 6, 15
 
 
@@ -19,6 +20,16 @@ def colored(image: Tensor) -> Tensor:
     if channels == 1:
         return image.expand(*image.shape[:-3], 3, *image.shape[-2:])
     return image[..., :3, :, :] if channels >= 3 else F.pad(image, (0, 0, 0, 0, 0, 3 - channels))
+
+
+def heat(values: Tensor) -> Tensor:
+    """Return maps `[..., H, W]` as pictures `[..., 3, H, W]`, from black (the smallest of each) to white (its largest)."""
+    low, high = values.amin(dim=(-2, -1), keepdim=True), values.amax(dim=(-2, -1), keepdim=True)
+    place = (values - low) / (high - low).clamp(min=1e-6) * (len(_HEAT) - 1)
+    below = place.floor().clamp(max=len(_HEAT) - 2)
+    colors = torch.tensor(_HEAT, device=values.device, dtype=values.dtype)
+    picture = torch.lerp(colors[below.long()], colors[below.long() + 1], (place - below)[..., None])
+    return picture.movedim(-1, -3)
 
 
 def framed(image: Tensor, right: Tensor, width: int = 1) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sslkit.data.loader import Loader
-from sslkit.data.source import Source
+from sslkit.data.source import Draw, Source
 from sslkit.encoders import build_encoder, recipe_for
 from sslkit.engine.checkpoint import describe, save_model
 from sslkit.engine.distributed import ALONE, World
@@ -40,7 +40,9 @@ _NARROW = {
     "vit_micro": {"width": "32", "depth": "2"},
     "convvit_micro": {"width": "32", "depth": "1", "heads": "1"},
     "igpt": {"width": "32", "depth": "2", "heads": "1"},
+    "audio_micro": {"width": "8", "mels": "32"},
 }
+_USUAL = {"audio": "audio_micro"}
 
 
 class Broken(Exception):
@@ -90,13 +92,12 @@ class Bench:
         given |= {"data": self.source_class.example(folder, batches * SAMPLES), "micro_batch": micro_batch}
         if exact:
             given |= {"optimizer": "sgd", "lr": 0.05, "clip": clip}
-        if self.task_class.modality == "image":
-            usual = "vit_micro" if exact or "tokens" in self.task_class.reads else "resnet_micro"
-            given["encoder"] = self.task_class.defaults.get("encoder", usual)
-            given["encoder_option"] = _NARROW.get(given["encoder"], {})
+        given["encoder"] = self.task_class.defaults.get("encoder") or self._usual_encoder(exact)
+        given["encoder_option"] = _NARROW.get(given["encoder"], {})
         spec = with_task_defaults(PretrainSpec(task="check", **given), self.task_class)
         source = self.source_class.open(spec)
-        spec = spec.model_copy(update={"size": source.info.size})
+        found = {name: value for name, (value, _) in source.settled.items() if name == "encoder_option"}
+        spec = spec.model_copy(update={"size": source.info.size, **found})
         plan = Plan(spec, source, choose_machine("cpu", precision, world=world), 0, {})
         options = self.options(exact)
         seed_stage(0, "build", 0)
@@ -107,10 +108,17 @@ class Bench:
             stepper.before_epoch(0)
         return stepper
 
+    def _usual_encoder(self, exact: bool) -> str:
+        """Return the encoder that a task without a default is checked with: `exact`, one without BatchNorm."""
+        modality = self.source_class.encoded_as or self.task_class.modality
+        if modality == "image":
+            return "vit_micro" if exact or "tokens" in self.task_class.reads else "resnet_micro"
+        return _USUAL.get(modality, "auto")
+
     @staticmethod
     def raw(stepper: Stepper) -> dict[str, Any]:
         """Return the first batch as the loader delivers it."""
-        return next(Loader(stepper.plan.source, 0, substitute=False)([np.arange(SAMPLES)]))
+        return next(Loader(stepper.plan.source, 0, substitute=False)([np.arange(SAMPLES)], Draw(0, 0)))
 
     def transformed(self, stepper: Stepper, own: slice = slice(None), rank: int = 0) -> Batch:
         """Return what the task makes of some rows of the first batch, in the precision of its weights."""

@@ -11,7 +11,8 @@ from PIL import Image
 
 from sslkit.data import store
 from sslkit.data.canvas import Canvases, choose_folder
-from sslkit.data.image import Broken, read_canvas, short_sides
+from sslkit.data.decode import Broken
+from sslkit.data.image import read_canvas, short_sides
 from sslkit.data.images import Images
 from sslkit.data.index import Index
 from sslkit.data.loader import Loader, epoch_batches, ordered_batches

@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sslkit import SslkitError
-from sslkit.data.image import Broken, read_canvas
+from sslkit.data.decode import Broken
+from sslkit.data.image import read_canvas
 from sslkit.data.parts import read_index
 from sslkit.data.shards import expand
 

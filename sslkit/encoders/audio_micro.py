@@ -1,0 +1,129 @@
+"""Log-mel spectrograms, and a small convolutional network on them."""
+
+import math
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sslkit.encoders.base import Encoder
+from sslkit.encoders.resnet_micro import BasicBlock
+from sslkit.errors import SslkitError
+
+_WINDOW, _HOP = 0.025, 0.010  # seconds
+_LOWEST, _HIGHEST = 60.0, 7800.0  # Hz
+_GROUPS = 8
+
+
+def audio_micro(
+    in_channels: int = 1, size: int = 960, sample_rate: int = 16000, width: int = 16, mels: int = 64
+) -> "AudioMicro":
+    """Log-mel spectrogram (64 bands) and four residual blocks, widths 16-32-64-128 (`width=16`): trains on a laptop CPU."""
+    if in_channels != 1:
+        raise SslkitError(f"--encoder: audio_micro hears one channel (got {in_channels})")
+    if width < _GROUPS or width % _GROUPS:
+        raise SslkitError(f"--encoder-option: width of audio_micro should be a multiple of {_GROUPS} (got {width})")
+    if not 1000 <= sample_rate <= 192_000:
+        raise SslkitError(f"--encoder-option: sample_rate should be 1000 to 192000 Hz (got {sample_rate})")
+    if not 8 <= mels <= 256:
+        raise SslkitError(f"--encoder-option: mels should be 8 to 256 (got {mels})")
+    return AudioMicro(sample_rate, width, mels)
+
+
+class LogMel(nn.Module):
+    """Turn sound `[B, T]` into log-mel spectrograms `[B, mels, frames]`: windows of 25 ms, every 10 ms, as COLA has them.
+
+    Magnitudes are squared, bands are Slaney's (triangles on a scale linear up to 1 kHz, of equal area), 60 to 7,800 Hz or
+    nine tenths of half the sample rate, as far as that goes; the ends are padded with silence (Saeed et al., 2021, section 3).
+    """
+
+    cosines: Tensor
+    sines: Tensor
+    bands: Tensor
+
+    def __init__(self, sample_rate: int, mels: int) -> None:
+        super().__init__()
+        self.length, self.hop = round(_WINDOW * sample_rate), round(_HOP * sample_rate)
+        time = torch.arange(self.length, dtype=torch.float64)
+        window = 0.5 - 0.5 * torch.cos(2 * math.pi * time / self.length)
+        angle = 2 * math.pi * time[:, None] * torch.arange(self.length // 2 + 1) / self.length
+        bands = mel_bands(sample_rate, self.length, mels, _LOWEST, min(_HIGHEST, 0.45 * sample_rate))
+        # Not saved: they follow from the recipe.
+        self.register_buffer("cosines", (window[:, None] * torch.cos(angle)).float(), persistent=False)
+        self.register_buffer("sines", (window[:, None] * torch.sin(angle)).float(), persistent=False)
+        self.register_buffer("bands", bands.float(), persistent=False)
+
+    def forward(self, sound: Tensor) -> Tensor:
+        """Return the natural logarithm of each band's energy plus 1e-5, `[B, mels, 1 + T // hop]`."""
+        with torch.autocast(sound.device.type, enabled=False):  # half precision would drown what is quiet
+            padded = F.pad(sound.to(self.bands.dtype), (self.length // 2, self.length // 2))
+            frames = padded.unfold(1, self.length, self.hop)  # [B, frames, length]
+            energy = (frames @ self.cosines).square() + (frames @ self.sines).square()
+            return (energy @ self.bands + 1e-5).log().transpose(1, 2)
+
+
+class AudioMicro(Encoder):
+    """Stack four basic blocks with GroupNorm on a log-mel spectrogram; sound is `[B, T]`, floats in [-1, 1], any length."""
+
+    modality: ClassVar = "audio"
+    offers = ("pooled", "layers")
+    sample_dims = 1
+
+    def __init__(self, sample_rate: int, width: int, mels: int) -> None:
+        super().__init__(8 * width, in_channels=1)
+        self.sample_rate = sample_rate
+        self.spectrogram = LogMel(sample_rate, mels)
+        self.stem = nn.Conv2d(1, width, 3, padding=1, bias=False)
+        self.stem_norm = _norm(width)
+        widths = [width, width, 2 * width, 4 * width, 8 * width]
+        self.blocks = nn.ModuleList(BasicBlock(inner, outer, stride=2, norm=_norm) for inner, outer in pairwise(widths))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of stem and blocks."""
+        stem = [*self.stem.parameters(), *self.stem_norm.parameters()]
+        return [stem, *(list(block.parameters()) for block in self.blocks)]
+
+    def layers(self, sample: Tensor) -> list[Tensor]:
+        """Return the outputs of the four blocks, `[B, w, bands, frames]` each."""
+        spectrogram = (self.spectrogram(sample) + 5) / 5  # speech and most sounds lie between -10 and 5
+        x = spectrogram[:, None].contiguous(memory_format=torch.channels_last)
+        x = F.relu(self.stem_norm(self.stem(x)), inplace=True)
+        maps = []
+        for block in self.blocks:
+            x = block(x)
+            maps.append(x)
+        return maps
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Return features `[B, width]`: the largest values over bands and time, as in the paper."""
+        return self.layers(sample)[-1].amax(dim=(2, 3))
+
+
+def mel_bands(sample_rate: int, length: int, mels: int, lowest: float, highest: float) -> Tensor:
+    """Return the weights `[length // 2 + 1, mels]`, float64, of a spectrum's frequencies in each band.
+
+    Triangles whose corners are evenly spaced on the mel scale of Slaney's Auditory Toolbox (1998), divided by their width.
+    """
+    corners = _hertz(torch.linspace(_mel(lowest), _mel(highest), mels + 2, dtype=torch.float64))
+    frequencies = torch.arange(length // 2 + 1, dtype=torch.float64)[:, None] * sample_rate / length
+    rising = (frequencies - corners[:-2]) / (corners[1:-1] - corners[:-2])
+    falling = (corners[2:] - frequencies) / (corners[2:] - corners[1:-1])
+    return torch.minimum(rising, falling).clamp(min=0) * 2 / (corners[2:] - corners[:-2])
+
+
+# Linear below 1 kHz, 200/3 Hz for each mel; logarithmic above, 27 mels for each factor of 6.4.
+def _mel(hertz: float) -> float:
+    return 3 * hertz / 200 if hertz < 1000 else 15 + 27 * math.log(hertz / 1000) / math.log(6.4)
+
+
+def _hertz(mel: Tensor) -> Tensor:
+    return torch.where(mel < 15, 200 * mel / 3, 1000 * torch.exp((mel - 15) * math.log(6.4) / 27))
+
+
+def _norm(width: int) -> nn.Module:
+    return nn.GroupNorm(_GROUPS, width)
