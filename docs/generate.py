@@ -18,6 +18,7 @@ _MODELS = {
     "knn": specs.KnnSpec,
     "probe": specs.ProbeSpec,
     "retrieval": specs.RetrievalSpec,
+    "zeroshot": specs.ZeroshotSpec,
     "evaluate": specs.EvaluateSpec,
     "finetune": specs.FinetuneSpec,
     "predict": specs.PredictSpec,

@@ -117,6 +117,8 @@ def show(result: Any, extras: dict[str, Any], printed: Callable[[dict[str, Any]]
             if name.startswith("top1")
             else f"{value:.4g}"
             if isinstance(value, float)
+            else ", ".join(f"{key} {one:.4g}" for key, one in value.items()) or "none"
+            if isinstance(value, dict)
             else str(value)
         )
         stdout.print(f"{name.replace('_', ' '):<26} {text}", markup=False)

@@ -29,7 +29,8 @@ def show_rows(result: dict[str, Any]) -> None:
     first = rows[0]
     chosen = "; ".join(_chosen(one) for one in first.get("chosen", []) if _chosen(one))
     seen = ", which pretraining has seen" if first["test_seen_in_pretraining"] else ""
-    stdout.print(f"{first['n_train']:,} training and {first['n_test']:,} test images{seen}", markup=False)
+    training = f"{first['n_train']:,} training and " if first["n_train"] else ""
+    stdout.print(f"{training}{first['n_test']:,} test samples{seen}", markup=False)
     for row in rows:
         if row["model"] == first["model"] and row["layer"] == first["layer"] and row["duplicates"]:
             stdout.print(f"{row['duplicates']:,} images of {row['test']} are in the training part, too", markup=False)
@@ -46,13 +47,16 @@ _TITLES = {
     "mean_average_precision": "mAP",
     "precision_at_1": "precision at 1",
     "precision_at_10": "at 10",
+    "recall_at_1": "recall at 1 (95% interval)",
+    "recall_at_5": "at 5",
+    "recall_at_10": "at 10",
 }
 
 
 def _shown(row: dict[str, Any], name: str) -> str:
     if row.get(name) is None:
         return ""
-    return share(row, name) + (f" ({interval(row, name)})" if f"{name}_interval" in row else "")
+    return share(row, name) + (f" ({interval(row, name)})" if row.get(f"{name}_interval") is not None else "")
 
 
 def _chosen(one: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,16 +26,22 @@ def read_canvas(index: Index, row: int, canvas: int) -> Canvas:
     """
     if index.array is not None:
         return _fit_array(index.array[row], canvas)
-    with quietly(), decoding(index, row), index.open(row) as stream, Image.open(stream) as image:
+    with quietly(), decoding(index, row), index.open(row) as stream:
+        return decode(stream, canvas)
+
+
+def decode(stream: BinaryIO, canvas: int) -> Canvas:
+    """Return the image in some bytes as `read_canvas` does; raises what Pillow does, and Broken if it is too large."""
+    with Image.open(stream) as image:
         image.draft("RGB", (canvas, canvas))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
-        check_pixels(image)
-        return _fit(_rgb(ImageOps.exif_transpose(image)), canvas)
+        check_pixels(image.width, image.height)
+        return fit(_rgb(ImageOps.exif_transpose(image)), canvas)
 
 
-def check_pixels(image: Image.Image) -> None:
-    """Raise Broken for an image that is too large to decode; only its header has been read."""
-    if image.width * image.height > _MOST_PIXELS:
-        raise Broken(f"{image.width} x {image.height} pixels would take gigabytes to decode (shrink it)")
+def check_pixels(width: int, height: int) -> None:
+    """Raise Broken for what is too large to decode; only a header has been read."""
+    if width * height > _MOST_PIXELS:
+        raise Broken(f"{width} x {height} pixels would take gigabytes to decode (shrink it)")
 
 
 @contextmanager
@@ -85,7 +92,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _fit(image: Image.Image, canvas: int) -> Canvas:
+def fit(image: Image.Image, canvas: int) -> Canvas:
+    """Return an image as a canvas: the short side shrunk or enlarged to it, the middle cut out."""
     if image.size != (canvas, canvas):
         image = ImageOps.fit(image, (canvas, canvas), Image.Resampling.BILINEAR, centering=(0.5, 0.5))
     return np.asarray(image)
@@ -94,4 +102,4 @@ def _fit(image: Image.Image, canvas: int) -> Canvas:
 def _fit_array(array: NDArray[np.uint8], canvas: int) -> Canvas:
     if array.shape[:2] == (canvas, canvas):
         return np.asarray(array)
-    return np.stack([_fit(Image.fromarray(np.ascontiguousarray(array[..., c])), canvas) for c in range(array.shape[2])], -1)
+    return np.stack([fit(Image.fromarray(np.ascontiguousarray(array[..., c])), canvas) for c in range(array.shape[2])], -1)

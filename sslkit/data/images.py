@@ -87,12 +87,7 @@ class Images(Indexed):
 
     def choose_encoder(self, reads: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
         """Return one that trains on a CPU, or the usual one on a GPU; with tokens where the task reads them."""
-        tokens = "tokens" in reads
-        tail = ", has tokens" if tokens else ""
-        if self.info.size <= 64 or on_cpu:
-            why = "images up to 64 px" if self.info.size <= 64 else "trains on a CPU"
-            return "vit_micro" if tokens else "resnet_micro", why + tail
-        return "vit_small_patch16_224" if tokens else "resnet50", f"the usual one on a GPU{tail}"
+        return choose_encoder(self.info.size, reads, on_cpu)
 
     def workers(self, asked: int | str) -> tuple[int, str]:
         """Return how many processes decode."""
@@ -113,3 +108,13 @@ def choose_canvas(size: int, side: int) -> tuple[int, str]:
     if side <= 64:
         return max(side, 8), "small images are kept whole"
     return max(min(side, round(size * 8 / 7)), 8), "8/7 of the size leaves room for crops"
+
+
+def choose_encoder(size: int, reads: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
+    """Return the encoder for images of a size, and why: with tokens where the task reads them."""
+    tokens = "tokens" in reads
+    tail = ", has tokens" if tokens else ""
+    if size <= 64 or on_cpu:
+        why = "images up to 64 px" if size <= 64 else "trains on a CPU"
+        return "vit_micro" if tokens else "resnet_micro", why + tail
+    return "vit_small_patch16_224" if tokens else "resnet50", f"the usual one on a GPU{tail}"

@@ -40,6 +40,13 @@ class Changed(Exception):
     """Say that a file is no longer what was indexed."""
 
 
+def open_file(file: Path | str) -> BinaryIO:
+    """Open a file to read its bytes; raises Changed for what is none: opening a pipe would wait for somebody to write."""
+    if not stat.S_ISREG(os.stat(file).st_mode):
+        raise Changed("is no file")
+    return open(file, "rb")
+
+
 @dataclass(frozen=True)
 class Index:
     """List the samples of one part of the data: files below `root`, or rows of `array`."""
@@ -67,9 +74,7 @@ class Index:
         shard, offset = (-1, 0) if self.places is None else (int(value) for value in self.places[row])
         size, time = (int(value) for value in self.stamps[row])
         file = self.root / self.paths[row] if shard < 0 else self.shards[shard]
-        if not stat.S_ISREG(os.stat(file).st_mode):
-            raise Changed("is no file")  # opening a pipe would wait for somebody to write
-        with open(file, "rb") as stream:
+        with open_file(file) as stream:
             status = os.fstat(stream.fileno())
             if (status.st_size != size) if shard < 0 else (status.st_mtime_ns != time):
                 raise Changed("changed since it was indexed (--reindex reads it anew)")

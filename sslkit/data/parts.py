@@ -83,25 +83,41 @@ def _index_list(path: Path) -> Index:
     return index_files(str(path), path.parent, lines)
 
 
-def _index_csv(path: Path, label: str | None) -> Index:
+def read_column(path: Path, column: str, flag: str) -> list[str]:
+    """Return a column of a .csv that has a `path` column; raises SslkitError, naming the flag, if it is missing or has gaps."""
+    try:
+        values = [line[column] or "" for line in _lines(path, column, flag)]
+    except PermissionError as error:
+        raise SslkitError(f"--data: no permission to read {path}") from error
+    empty = next((number for number, value in enumerate(values, start=2) if not value.strip()), None)
+    if empty is not None:
+        raise SslkitError(f"{flag}: {column} is empty in line {empty} of {path}")
+    return values
+
+
+def _lines(path: Path, column: str | None, flag: str) -> list[dict[str, str | None]]:
+    """Return the lines of a .csv by column; raises SslkitError without any, without `path`, or without the wanted column."""
     reader = csv.DictReader(io.StringIO(_text(path), newline=""))
     columns = list(reader.fieldnames or [])
     if "path" not in columns:
         raise SslkitError(f"--data: {path} has no column `path`", f"columns: {', '.join(columns) or 'none'}")
-    if label is not None and label not in columns:
-        raise SslkitError(f"--label: {path} has no column {label}", did_you_mean(label, columns))
+    if column is not None and column not in columns:
+        raise SslkitError(f"{flag}: {path} has no column {column}", did_you_mean(column, columns))
     lines = list(reader)
     if not lines:
         raise SslkitError(f"--data: {path} lists no file", "expected a header and one row per sample")
     blank = next((number for number, line in enumerate(lines, start=2) if not line["path"]), None)
     if blank is not None:
         raise SslkitError(f"--data: {path} has no path in line {blank}")
-    index = index_files(str(path), path.parent, [line["path"] for line in lines])
+    return lines
+
+
+def _index_csv(path: Path, label: str | None) -> Index:
+    lines = _lines(path, label, "--label")
+    index = index_files(str(path), path.parent, [line["path"] or "" for line in lines])
     if label is None:
         return index
-    names = [line[label] or "" for line in lines]
-    if "" in names:
-        raise SslkitError(f"--label: {label} is empty in line {names.index('') + 2} of {path}")
+    names = read_column(path, label, "--label")
     if any(";" in name for name in names):
         return with_several_labels(index, [[one.strip() for one in name.split(";") if one.strip()] for name in names])
     return with_labels(index, names)

@@ -27,6 +27,7 @@ from sslkit.encoders.base import over_views as over_views
 from sslkit.encoders.blocks import Attention as Attention
 from sslkit.encoders.blocks import Block as Block
 from sslkit.encoders.blocks import feed_forward as feed_forward
+from sslkit.encoders.captions import CaptionEncoder as CaptionEncoder
 from sslkit.encoders.composed import CHANNELS, Select
 from sslkit.encoders.composed import Concat as Concat
 from sslkit.encoders.word_vectors import WordVectors as WordVectors
@@ -39,6 +40,7 @@ __all__ = [
     "CHANNELS",
     "Attention",
     "Block",
+    "CaptionEncoder",
     "Concat",
     "Encoder",
     "ImageEncoder",

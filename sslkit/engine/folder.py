@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
+from sslkit.console import say
 from sslkit.data.store import write_atomically
 from sslkit.errors import RunFailed, SslkitError
 
@@ -196,3 +197,12 @@ def append_json(file: Path, line: dict[str, Any]) -> None:
     finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in line.items()}
     with open(file, "a", encoding="utf-8") as stream:
         stream.write(json.dumps(finite, allow_nan=False) + "\n")
+
+
+def append_result(folder: Path, result: dict[str, Any]) -> None:
+    """Add a result to a run's results.jsonl; nothing where there is no run."""
+    if holds_run(folder):
+        try:
+            append_json(folder / RESULTS, result)
+        except OSError as error:  # the number is there all the same
+            say(f"the result is not kept: cannot write {folder / RESULTS}: {error.strerror}")

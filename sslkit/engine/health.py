@@ -71,7 +71,7 @@ class Health:
         With `fresh`, BatchNorm measures these samples instead of using what it has kept: before the first step that is
         mean 0 and variance 1 in every layer, with which random features seem to have a third of their rank.
         `rankme`: effective rank of both views. `feature_deviation`: 1 if unit features are spread evenly, 0 if all are
-        alike. `alignment` and `uniformity` of unit features. `teacher_entropy`: of which of its outputs is the largest,
+        alike. `feature_alignment` and `uniformity` of unit features. `teacher_entropy`: of which of its outputs is the largest,
         over samples, in nats. `online_knn` if it was asked for.
         """
         training = self.task.training
@@ -83,7 +83,7 @@ class Health:
             said = {
                 "rankme": rankme(both),
                 "feature_deviation": deviation(both),
-                "alignment": alignment(first, second),
+                "feature_alignment": alignment(first, second),
                 "uniformity": uniformity(first),
             }
             for module in self.task.modules():
@@ -142,7 +142,7 @@ def two_views(stepper: Stepper) -> tuple[Tensor, Tensor]:
     Of other modalities they are two of the views that the source has of each sample, or the sample twice.
     """
     plan, batch = stepper.plan, stepper.drawn(SAMPLES)
-    if plan.data.modality != "image":
+    if "image" not in batch:
         view = plan.source.view(batch)
         several = view.dim() == stepper.task.encoder.sample_dims + 2
         return (view[:, 0], view[:, 1]) if several else (view, view)

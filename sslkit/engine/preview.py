@@ -33,6 +33,7 @@ class PreviewResult:
     path: str
     task: str
     trained: bool
+    metrics: dict[str, float]  # of a trained task: how well it does what it asks, on the samples drawn
 
 
 def preview(spec: PreviewSpec) -> PreviewResult:
@@ -47,29 +48,29 @@ def preview(spec: PreviewSpec) -> PreviewResult:
     out = writable(spec.out, ".png")
     training = _training(spec)
     stepper = _stepper(training, spec)
-    pictures = pictures_of(stepper, spec.images, trained=spec.ckpt is not None)
+    pictures, metrics = looked_at(stepper, spec.images, trained=spec.ckpt is not None)
     if pictures is None:
         raise SslkitError(f"{training.name} has no preview", "it has no pictures of its samples")
     if not len(pictures):
         raise SslkitError(f"--images: of {spec.images} none is shown by {training.name}", "give more")
     draw_previews(pictures[: spec.rows], stepper.task.preview_columns, out)
-    return PreviewResult(str(out), training.name, spec.ckpt is not None)
+    return PreviewResult(str(out), training.name, spec.ckpt is not None, metrics)
 
 
 @torch.no_grad()
-def pictures_of(stepper: Stepper, images: int, trained: bool) -> Tensor | None:
-    """Return a task's pictures `[N, columns, C, H, W]` of so many images at seeded places in the data."""
-    task, raw = stepper.task, stepper.drawn(images)
+def looked_at(stepper: Stepper, samples: int, trained: bool) -> tuple[Tensor | None, dict[str, float]]:
+    """Return a task's pictures `[N, columns, C, H, W]` of so many samples at seeded places in the data, and its metrics."""
+    task, raw = stepper.task, stepper.drawn(samples)
     training = task.training
     task.eval()
     try:
         seed_stage(stepper.spec.seed, "preview", 0)
         batch = task.transform(raw)
         output = _said(stepper, batch) if trained else None
+        told = {} if output is None else task.metrics(output, batch)
         if "image" in raw:
             batch = {**batch, "original": center_view(raw["image"], stepper.plan.data.size)}
-        pictures: Tensor | None = task.preview(batch, output)
-        return pictures
+        return task.preview(batch, output), {name: round(float(value.float().mean()), 4) for name, value in told.items()}
     finally:
         task.train(training)
 

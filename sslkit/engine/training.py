@@ -191,11 +191,11 @@ def run_training(training: Training) -> Outcome:
 
 def _draw_previews(stepper: Stepper, folder: RunFolder) -> None:
     """Write a picture of what the task makes of a few images and says of them; before the first step, so that it is tried."""
-    from sslkit.engine.preview import pictures_of  # which prepares runs, as this module does
+    from sslkit.engine.preview import looked_at  # which prepares runs, as this module does
     from sslkit.report.pictures import draw_previews
 
     step = stepper.clock.step
-    pictures = pictures_of(stepper, _PREVIEWED, trained=True)
+    pictures, _ = looked_at(stepper, _PREVIEWED, trained=True)
     if pictures is None or not len(pictures):
         return
     file = folder.file(PREVIEWS) / f"step-{step}.png"
@@ -320,7 +320,8 @@ def _write_spec(folder: RunFolder, spec: TrainSpec) -> None:
 
 
 def _metadata(training: Training, spec: TrainSpec, stepper: Stepper, fingerprint: str) -> dict[str, Any]:
-    clock = stepper.clock
+    clock, exported = stepper.clock, stepper.task.exports()
+    others = {name: module for name, module in exported.items() if name != "encoder"}
     hidden = {"out", "resume", "data", "test", "init", "ckpt", "task"}  # paths of somebody's machine
     said = spec.model_dump(mode="json", exclude=hidden)
     if isinstance(spec, PretrainSpec):
@@ -328,9 +329,10 @@ def _metadata(training: Training, spec: TrainSpec, stepper: Stepper, fingerprint
         said["options"] = {name: value for name, value in spec.options.items() if name not in paths}
     return {
         **describe(stepper.task.encoder),
+        "parts": {name: module.recipe for name, module in others.items() if isinstance(module, Encoder)},
         "samples": stepper.plan.source.evaluated_as or stepper.plan.data.modality,
         "task": training.name,
-        "role": "student" if stepper.task.exports()["encoder"] is stepper.task.encoder else "teacher",
+        "role": "student" if exported["encoder"] is stepper.task.encoder else "teacher",
         "spec": said,
         "size": spec.size,
         "data": fingerprint,

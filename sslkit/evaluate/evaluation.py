@@ -12,10 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslkit.console import say
 from sslkit.data.index import Index
 from sslkit.engine.checkpoint import Checkpoint, read_model
-from sslkit.engine.folder import RESULTS, append_json, holds_run
+from sslkit.engine.folder import append_result
 from sslkit.engine.precision import choose_device
 from sslkit.errors import SslkitError
 from sslkit.evaluate.data import Parts, find_labelled, source_of
@@ -145,12 +144,7 @@ class Evaluation:
 
     def record(self, result: dict[str, Any]) -> None:
         """Add a result to the run's results.jsonl; nothing where there is no run."""
-        folder = self.checkpoint.path.parent
-        if holds_run(folder):
-            try:
-                append_json(folder / RESULTS, result)
-            except OSError as error:  # the number is there all the same
-                say(f"the result is not kept: cannot write {folder / RESULTS}: {error.strerror}")
+        append_result(self.checkpoint.path.parent, result)
 
 
 def headed(rows: list[Row]) -> dict[str, Any]:

@@ -126,8 +126,9 @@ def _write(asked: dict[str, Any], out: Path, results: list[dict[str, Any]]) -> N
 
 def choose(wanted: list[str]) -> list[str]:
     """Return the ids of the protocols that are meant: by id, by the first part, or all; raises SslkitError for unknown ones."""
-    chosen = [name for name in PROTOCOLS if any(one in ("all", name, name.partition("/")[0]) for one in wanted)]
-    known = [*PROTOCOLS, *_CALLS, "all"]
+    possible = [name for name, protocol in PROTOCOLS.items() if protocol.command in _CALLS]
+    chosen = [name for name in possible if any(one in ("all", name, name.partition("/")[0]) for one in wanted)]
+    known = [*possible, *_CALLS, "all"]
     for one in wanted:
         if one not in known:
             raise SslkitError(f"--protocol: unknown {one}", did_you_mean(one, known))

@@ -123,6 +123,12 @@ _ALL = (
     ),
     Protocol("retrieval/map-v1", "mean average precision of ranking the training part by cosine to each test image", {}),
     Protocol(
+        "zeroshot/names-v1",
+        "the class whose name is nearest by cosine, in the joint space of images and captions (Radford et al., 2021)",
+        {"templates": ["{}"]},
+    ),
+    Protocol("zeroshot/recall-v1", "recall at 1, 5 and 10 of captions by images and of images by captions, by cosine", {}),
+    Protocol(
         "finetune/full-v1",
         "encoder and head learn for 20 epochs: crops and flips, AdamW, the last step's weights",
         _finetune("finetune/full-v1"),

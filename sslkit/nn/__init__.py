@@ -28,6 +28,7 @@ from sslkit.nn.losses import info_nce as info_nce
 from sslkit.nn.losses import jensen_shannon as jensen_shannon
 from sslkit.nn.losses import margin_loss as margin_loss
 from sslkit.nn.losses import matched_nce as matched_nce
+from sslkit.nn.losses import matched_pairs as matched_pairs
 from sslkit.nn.losses import msn as msn
 from sslkit.nn.losses import negative_cosine as negative_cosine
 from sslkit.nn.losses import noise_contrastive as noise_contrastive
@@ -74,6 +75,7 @@ __all__ = [
     "map_size",
     "margin_loss",
     "matched_nce",
+    "matched_pairs",
     "mlp",
     "momentum_reason",
     "msn",

@@ -68,6 +68,17 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float, 
     return -F.log_softmax(logits, dim=1)[:, 0]
 
 
+def matched_pairs(scores: Tensor, same: Tensor | None = None) -> Tensor:
+    """Return the mean of the cross-entropies over rows and over columns of scores `[B, B]`, whose diagonal is right.
+
+    (Radford et al., 2021, figure 3.) What is right as well, bool `same` `[B, B]`, does not count.
+    """
+    if same is not None:
+        scores = scores.masked_fill(same, float("-inf"))
+    own = torch.arange(len(scores), device=scores.device)
+    return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
+
+
 def swapped_prediction(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
     """Return the mean cross-entropy of the codes of some views against what all other views say.
 

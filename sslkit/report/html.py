@@ -229,7 +229,7 @@ def _by_layer(results: list[dict[str, Any]]) -> dict[str, list[tuple[str, float,
 def _curves(lines: list[dict[str, Any]]) -> str:
     """Return curves of loss, rate, health and speed by step."""
     known = {"step", "epoch", "lr", "images_per_second", "transform_share", "gradient_norm", "seconds", "memory", "alarms"}
-    looked = ("rankme", "feature_deviation", "alignment", "uniformity", "teacher_entropy", "online_knn")
+    looked = ("rankme", "feature_deviation", "feature_alignment", "uniformity", "teacher_entropy", "online_knn")
     health = [name for name in looked if sum(name in line for line in lines) > 1]
     others = [name for name in lines[-1] if name not in known and name not in looked]
     groups = {

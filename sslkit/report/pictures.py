@@ -78,7 +78,7 @@ def draw_previews(pictures: Tensor, names: tuple[str, ...], out: Path) -> None:
     """Write pictures `[N, columns, C, H, W]` as one PNG, a row for each sample, with the columns' names above."""
     pictures = colored(pictures).clamp(0, 1).cpu()
     rows, columns, _, height, width = pictures.shape
-    scale = max(1, round(_TILE / max(height, width)))  # whole, so that small images keep their pixels
+    scale = max(1, round(_TILE / height))  # whole, so that small images keep their pixels
     tall, wide = height * scale, width * scale
     title = _TEXT + _GAP if names else 0
     sheet = Image.new("RGB", (columns * (wide + _GAP) + _GAP, rows * (tall + _GAP) + _GAP + title), "white")

@@ -57,7 +57,7 @@ def test_a_run_logs_its_health_and_looking_changes_nothing(digits: Path, tmp_pat
     watched = pretrain(small(digits, tmp_path / "watched", online_knn=True))
     looked = [line for line in lines(tmp_path / "watched") if "rankme" in line]
     assert [line["step"] for line in looked] == [1, 3, 5]
-    assert {"feature_deviation", "alignment", "uniformity", "online_knn", "gradient_norm"} <= looked[0].keys()
+    assert {"feature_deviation", "feature_alignment", "uniformity", "online_knn", "gradient_norm"} <= looked[0].keys()
     assert "teacher_entropy" not in looked[0]
     # The same as `votes` of the final features, by hand.
     assert looked[-1]["online_knn"] == by_hand(watched.checkpoint, digits)

@@ -237,6 +237,8 @@ def test_what_the_protocols_stand_for() -> None:
         "probe/sweep-v1": {"lr": rates, "layer": "all", **heads, **held_out},
         "probe/svm-v1": {"c": [0.0001, *grid[:4]], "iterations": 300, **held_out},
         "retrieval/map-v1": {},
+        "zeroshot/names-v1": {"templates": ["{}"]},
+        "zeroshot/recall-v1": {},
     }
 
 

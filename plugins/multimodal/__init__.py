@@ -1,0 +1,1 @@
+"""Pretext tasks on several modalities at once."""

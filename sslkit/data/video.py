@@ -1,0 +1,295 @@
+"""Clips as a source: folders of frames or video files, of which frames are decoded where they are wanted."""
+
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from sslkit.data.decode import Broken, decoding
+from sslkit.data.image import Canvas, check_pixels, decode, fit, quietly
+from sslkit.data.images import choose_canvas, choose_encoder, choose_size
+from sslkit.data.index import IMAGES, Index, Kind, open_file, with_folders_as_labels
+from sslkit.data.indexed import Indexed
+from sslkit.data.source import Draw, Rows
+from sslkit.encoders import Encoder
+from sslkit.errors import SslkitError
+from sslkit.specs import DataSpec
+from sslkit.task import Batch, DataInfo
+from sslkit.transforms import center_view
+
+_FILES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
+CLIPS = Kind(
+    "clips",
+    _FILES | IMAGES.extensions,
+    "a folder of clips, each a folder of frames or a video file, a .txt list, or a .csv with a `path` column",
+)
+_FRAMES, _FEWEST = 16, 5  # frames of a window: at most, and what a tuple of frames takes
+_STRIDE = 6  # 16 frames then span the 96 from which the paper's tuples come (Misra et al., 2016, section 3.2)
+_CANDIDATES = 3  # windows that are looked at for motion
+_SHOWN = 8  # frames of a clip in an evaluation
+_ASKED = 100  # clips that are looked into to choose settings
+
+
+class Video(Indexed):
+    """Hold clips; a batch has `clip`, float32 `[B, T, C, canvas, canvas]` in [0, 1]: frames in their order.
+
+    In training they are a window of `T` frames, at most every sixth, that is drawn with a chance in proportion to its
+    motion; in evaluations eight, evenly spaced from beginning to end, whose features are averaged. `info.details` has
+    `frames`, which is T. A single image, named in a list, is a clip of one frame, for evaluations.
+    """
+
+    kind: ClassVar = CLIPS
+    accepts: ClassVar = CLIPS.accepts
+    called: ClassVar = CLIPS.called
+    encoded_as: ClassVar = "image"
+
+    def __init__(self, index: Index, size: int, canvas: int, frames: int, settled: dict[str, tuple[Any, str]]) -> None:
+        self.index, self.settled, self.location = index, settled, index.source
+        self.canvas, self.frames = canvas, frames
+        self.info = DataInfo(len(index), size, 3, "video", {"frames": frames})
+
+    @classmethod
+    def read_index(cls, location: str, label: str | None, reindex: bool) -> Index:
+        """Index one part of the data: frames that lie in one folder are one clip."""
+        index = super().read_index(location, label, reindex)
+        return _by_folder(index) if Path(location).is_dir() else index
+
+    @classmethod
+    def of(cls, index: Index, spec: DataSpec) -> Self:
+        """Return clips for training."""
+        sides, lengths = _looked_into(index)
+        side, usual = int(np.median(sides)), int(np.median(lengths))
+        settled: dict[str, tuple[Any, str]] = {}
+        size = choose_size(side) if spec.size == "auto" else spec.size
+        if spec.size == "auto":
+            settled["size"] = size, f"frames have {side} px on the short side"
+        canvas: Any = getattr(spec, "canvas", "auto")
+        if canvas == "auto":
+            settled["canvas"] = choose_canvas(size, side)
+            canvas = settled["canvas"][0]
+        if spec.cache == "on":
+            raise SslkitError("--cache on: clips are not cached", "leave it out: frames are read where they are wanted")
+        settled["cache"] = "off", "frames are read where they are wanted"
+        if usual < _FEWEST:
+            raise SslkitError(f"--data: clips in {index.source} have {usual} frames", f"expected {_FEWEST} or more")
+        return cls(index, size, canvas, min(_FRAMES, usual), settled)
+
+    @classmethod
+    def shown(cls, index: Index, spec: DataSpec, encoder: Encoder, size: int, like: Index | None = None) -> Self:
+        """Return clips at a size, on the canvas that suits it and the frames of `like`."""
+        sides, _ = _looked_into(index if like is None else like)
+        return cls(index, size, choose_canvas(size, int(np.median(sides)))[0], _SHOWN, {})
+
+    @classmethod
+    def example(cls, folder: Path, samples: int) -> str:
+        """Write clips of twelve frames in which a bright square moves over a dark ground."""
+        random, place = np.random.default_rng(0), folder / "clips"
+        for number in range(samples):
+            clip = place / f"{number:04}"
+            clip.mkdir(parents=True, exist_ok=True)
+            (left, top), (right, down) = random.integers(0, 24, 2), random.integers(-2, 3, 2)
+            ground = random.integers(0, 120, (32, 32, 3), dtype=np.uint8)
+            for frame in range(12):
+                picture = ground.copy()
+                x, y = (left + right * frame) % 24, (top + (down or 1) * frame) % 24
+                picture[y : y + 8, x : x + 8] = 255
+                Image.fromarray(picture).save(clip / f"{frame}.png")
+        return str(place)
+
+    def key(self) -> str:
+        """Return the data's own key, the canvas, the size and the frames."""
+        return f"{self.index.key()} {self.canvas} {self.info.size} {self.frames}"
+
+    def read(self, rows: Rows, draw: Draw | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
+        """Return `clip`, uint8 `[B, T, canvas, canvas, 3]`; a broken one is black."""
+        clips = np.zeros((len(rows), self.frames, self.canvas, self.canvas, 3), dtype=np.uint8)
+        broken: dict[int, str] = {}
+        for place, row in enumerate(rows):
+            try:
+                with decoding(self.index, int(row)):
+                    clips[place] = self._window(int(row), None if draw is None else draw.generator(int(row)))
+            except Broken as reason:
+                broken[place] = str(reason)
+        return {"clip": clips}, broken
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return `clip` as float32 `[B, T, C, canvas, canvas]` in [0, 1]."""
+        clip = batch["clip"].permute(0, 1, 4, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
+        return {**batch, "clip": clip.div_(255)}
+
+    def view(self, batch: Batch) -> Tensor:
+        """Return the middle of each frame at the training size, `[B, T, C, size, size]`."""
+        clip = batch["clip"]
+        frames: Tensor = center_view(clip.flatten(0, 1), self.info.size).unflatten(0, clip.shape[:2])
+        return frames
+
+    def choose_encoder(self, reads: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
+        """Return an encoder of images."""
+        return choose_encoder(self.info.size, reads, on_cpu)
+
+    def workers(self, asked: int | str) -> tuple[int, str]:
+        """Return how many processes decode."""
+        if asked != "auto":
+            return int(asked), "as given"
+        return min(os.cpu_count() or 1, 8), "one per core: frames are decoded in every epoch"
+
+    def _window(self, row: int, random: np.random.Generator | None) -> NDArray[np.uint8]:
+        """Return frames `[T, canvas, canvas, 3]`; raises Broken for a clip with too few."""
+        with quietly(), _opened(self.index, row) as clip:
+            if random is None:
+                return clip.frames(np.linspace(0, clip.length - 1, self.frames).round().astype(int), self.canvas)
+            if clip.length < self.frames:
+                raise Broken(f"{clip.length} frames, expected {self.frames} or more")
+            stride = min(_STRIDE, clip.length // self.frames)
+            last = clip.length - 1 - stride * (self.frames - 1)
+            starts = np.unique(random.integers(last + 1, size=_CANDIDATES))
+            found = [clip.frames(start + stride * np.arange(self.frames), self.canvas) for start in starts]
+            moves = np.array([motion(window) for window in found]) + 1e-3  # where nothing moves, any will do
+            return found[random.choice(len(found), p=moves / moves.sum())]
+
+
+def motion(window: NDArray[np.uint8]) -> float:
+    """Return how much a window `[T, H, W, C]` moves: the mean difference of frames that follow each other, in gray values.
+
+    In the place of the magnitude of optical flow, which takes longer than the step that is to come.
+    """
+    return float(np.abs(np.diff(window.astype(np.int16), axis=0)).mean())
+
+
+class Stills:
+    """Read frames that are images, in their order."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self.files, self.length = files, len(files)
+        if not files:
+            raise Broken("no image in it")
+
+    @property
+    def side(self) -> int:
+        """Return the short side in pixels."""
+        with open_file(self.files[0]) as stream, Image.open(stream) as image:
+            return min(image.size)
+
+    def frames(self, places: NDArray[np.int64], canvas: int) -> NDArray[np.uint8]:
+        """Return some frames on their canvas, `[T, canvas, canvas, 3]`; each is decoded once."""
+        known: dict[int, Canvas] = {}
+        for place in map(int, places):
+            if place not in known:
+                with open_file(self.files[place]) as stream:
+                    known[place] = decode(stream, canvas)
+        return np.stack([known[int(place)] for place in places])
+
+
+class File:
+    """Read frames of a video file; what lies before the first one wanted is skipped as far as keyframes allow."""
+
+    def __init__(self, container: Any) -> None:
+        if not container.streams.video:
+            raise Broken("no video in it")
+        self.container, self.video = container, container.streams.video[0]
+        self.video.thread_count = 1  # other clips are decoded beside this one
+        check_pixels(self.video.width, self.video.height)
+        self.begin = self.video.start_time or 0
+        self.rate = float(self.video.average_rate or self.video.guessed_rate or 0) * float(self.video.time_base or 0)
+        seconds = float((container.duration or 0) / 1e6)
+        self.length = int(self.video.frames or seconds * self.rate / float(self.video.time_base or 1))
+        if self.length < 1 or not self.rate:
+            raise Broken("a video of unknown length")
+
+    @property
+    def side(self) -> int:
+        """Return the short side in pixels."""
+        return int(min(self.video.width, self.video.height))
+
+    def frames(self, places: NDArray[np.int64], canvas: int) -> NDArray[np.uint8]:
+        """Return some frames, in rising order, `[T, canvas, canvas, 3]`; the last in place of what is not there."""
+        self.container.seek(self.begin + int(places[0] / self.rate), stream=self.video)
+        found: list[Canvas] = []
+        last: Canvas | None = None
+        for frame in self.container.decode(self.video):
+            place = round((frame.pts - self.begin) * self.rate)
+            if place < places[len(found)]:
+                continue
+            last = fit(frame.to_image(), canvas)
+            while len(found) < len(places) and places[len(found)] <= place:
+                found.append(last)
+            if len(found) == len(places):
+                return np.stack(found)
+        if last is None:
+            raise Broken("the frames that were wanted cannot be decoded")
+        return np.stack(found + [last] * (len(places) - len(found)))
+
+
+@contextmanager
+def _opened(index: Index, row: int) -> Iterator[Stills | File]:
+    """Open a clip: a folder of frames, 2 before 10, a video file, or a single image."""
+    path = index.root / index.paths[row]
+    if path.is_dir():
+        names = [name for name in os.listdir(path) if os.path.splitext(name)[1].lower() in IMAGES.extensions]
+        yield Stills([path / name for name in sorted(names, key=_in_numbers)])
+    elif path.suffix.lower() in IMAGES.extensions:
+        yield Stills([path])
+    else:
+        with index.open(row) as stream, _av().open(stream) as container:
+            yield File(container)
+
+
+def _by_folder(index: Index) -> Index:
+    """Return an index of frames and video files as one of clips."""
+    clips: dict[str, NDArray[np.int64]] = {}
+    for path, stamp in zip(index.paths, index.stamps, strict=True):
+        folder, _, name = path.rpartition("/")
+        is_file = os.path.splitext(name)[1].lower() in _FILES
+        if not is_file and not folder:
+            raise SslkitError(f"--data: {index.source} holds frames and no clips", "expected a folder of frames for each clip")
+        clip = path if is_file else folder
+        before = clips.get(clip)
+        # A folder's are all bytes in it, and the newest time.
+        clips[clip] = stamp if before is None else np.array([before[0] + stamp[0], max(before[1], stamp[1])])
+    found = replace(index, paths=list(clips), stamps=np.array(list(clips.values())), labels=None, classes=())
+    return with_folders_as_labels(found)
+
+
+def _looked_into(index: Index) -> tuple[list[int], list[int]]:
+    """Return short sides and lengths of up to 100 clips spread over the data; raises SslkitError if none can be read."""
+    rows = np.unique(np.linspace(0, len(index) - 1, min(_ASKED, len(index))).astype(np.int64))
+    with quietly(), ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda row: _look(index, int(row)), rows))
+    known = [look for look in found if isinstance(look, tuple)]
+    if not known:
+        tried = f"--data: none of {len(rows)} clips tried in {index.source} can be read"
+        raise SslkitError(tried, f"{index.name(int(rows[0]))}: {found[0]}")
+    return [side for side, _ in known], [length for _, length in known]
+
+
+def _look(index: Index, row: int) -> tuple[int, int] | str:
+    try:
+        with decoding(index, row), _opened(index, row) as clip:
+            return clip.side, clip.length
+    except Broken as reason:
+        return str(reason)
+
+
+def _in_numbers(name: str) -> list[tuple[int, str]]:
+    """Return a key by which 2 comes before 10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _av() -> ModuleType:
+    try:
+        import av
+    except ImportError as error:
+        raise SslkitError("reading video files needs av", "pip install 'sslkit[video]', or give folders of frames") from error
+    module: ModuleType = av
+    return module
