@@ -19,6 +19,7 @@ _MODELS = {
     "probe": specs.ProbeSpec,
     "retrieval": specs.RetrievalSpec,
     "zeroshot": specs.ZeroshotSpec,
+    "words": specs.WordsSpec,
     "evaluate": specs.EvaluateSpec,
     "finetune": specs.FinetuneSpec,
     "predict": specs.PredictSpec,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sslkit.evaluate.predict import predict as predict
     from sslkit.evaluate.probe import probe as probe
     from sslkit.evaluate.retrieval import retrieval as retrieval
+    from sslkit.evaluate.words import words as words
     from sslkit.evaluate.zeroshot import zeroshot as zeroshot
     from sslkit.exports import export as export
     from sslkit.report.html import write_report as write_report
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from sslkit.specs import ReportSpec as ReportSpec
     from sslkit.specs import RetrievalSpec as RetrievalSpec
     from sslkit.specs import TaskOptions as TaskOptions
+    from sslkit.specs import WordsSpec as WordsSpec
     from sslkit.specs import ZeroshotSpec as ZeroshotSpec
     from sslkit.task import Batch as Batch
     from sslkit.task import Clock as Clock
@@ -77,6 +79,7 @@ _WHERE = {
     "MapSpec": "sslkit.specs",
     "EvaluateSpec": "sslkit.specs",
     "RetrievalSpec": "sslkit.specs",
+    "WordsSpec": "sslkit.specs",
     "ZeroshotSpec": "sslkit.specs",
     "ExportSpec": "sslkit.specs",
     "ReportSpec": "sslkit.specs",
@@ -93,6 +96,7 @@ _WHERE = {
     "map_features": "sslkit.evaluate.embed",
     "evaluate_all": "sslkit.evaluate.everything",
     "retrieval": "sslkit.evaluate.retrieval",
+    "words": "sslkit.evaluate.words",
     "zeroshot": "sslkit.evaluate.zeroshot",
     "neighbors": "sslkit.evaluate.neighbors",
     "finetune": "sslkit.evaluate.finetune",

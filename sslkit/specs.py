@@ -249,6 +249,14 @@ class ZeroshotSpec(DataSpec):
     baselines: bool = Field(default=True, description="Also the same networks with random weights.")
 
 
+class WordsSpec(Spec):
+    """Hold what `sslkit words` is told."""
+
+    ckpt: str = Field(description="model.safetensors of a run of `skipgram`.")
+    similarity: Texts = Field(default=[], description="File of pairs: two words and a number a line. May be repeated.")
+    analogies: Texts = Field(default=[], description="File of questions: four words a line, `: section`. May be repeated.")
+
+
 class EmbedSpec(FeatureSpec):
     """Hold what `sslkit embed` is told."""
 
@@ -305,8 +313,8 @@ class ExportSpec(Spec):
     """Hold what `sslkit export` is told."""
 
     ckpt: str = Field(description="model.safetensors of a run.")
-    to: Literal["pt2", "onnx", "timm", "torchvision"] = Field(
-        default="pt2", description="torch.export's file, ONNX, or a state dict of timm's or torchvision's."
+    to: Literal["pt2", "onnx", "timm", "torchvision", "word2vec"] = Field(
+        default="pt2", description="torch.export's file, ONNX, a state dict of timm's or torchvision's, or word2vec's text."
     )
     out: str | None = Field(default=None, description="File to write, with a card beside it; default: beside the run folder.")
     encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")

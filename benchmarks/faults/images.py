@@ -47,8 +47,9 @@ def mutated_images(folder: Path, data: Path, long: bool) -> list[Promise]:
         (images / "locked.png").chmod(0)
         surely["locked.png"] = "no permission"
 
-    runs = Promise(f"{len(surely):,} bad images of {len(_KINDS) + 5} kinds among good ones", "the run goes to its end")
-    listed = Promise("each bad image", "broken.csv has it, with a reason")
+    kinds = f"{count:,} mutated images of {len(_KINDS) + 5} kinds, {len(surely):,} of them bad for any decoder, among good ones"
+    runs = Promise(kinds, "the run goes to its end")
+    listed = Promise("each that is bad for any decoder", "broken.csv has it, with a reason")
     memory = Promise("the same run, a decompression bomb among them", "at most 2 GB of memory")
     how = ["--data", images, *TINY, "--epochs", 3, "--workers", 2, "--max-broken", 1, "--out", folder / "run"]
     code, errors = ran("pretrain", "rotation", *how)

@@ -24,7 +24,7 @@ class COLA(PretextTask):
     options: Options
     modality: ClassVar = "audio"
     couples_samples: ClassVar = True
-    defaults: ClassVar = {"lr": 1e-3, "weight_decay": 1e-4, "batch_size": 256}
+    defaults: ClassVar = {"lr": 3e-3, "weight_decay": 1e-4, "batch_size": 256}
     preview_columns: ClassVar = ("a window", "another of it", "said to be nearest")
 
     def build_head(self) -> nn.Module:

@@ -1,6 +1,7 @@
 """Tell the words around a word from others."""
 
 import heapq
+import math
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from sslkit import Batch, Encoder, EncoderBuilder, PretextTask, SslkitError, TaskOptions
 from sslkit.encoders import WordVectors, spelled
+
+_SHARED = 64  # words drawn for a stretch
 
 
 class SkipGram(PretextTask):
@@ -25,7 +28,7 @@ class SkipGram(PretextTask):
         loss: Literal["negative", "hierarchical"] = Field(
             default="negative", description="Against words drawn at random, or along the paths of a Huffman tree."
         )
-        negatives: int = Field(default=5, ge=1, le=1000, description="Words drawn at random for each pair.")
+        negatives: int = Field(default=5, ge=1, le=1000, description="As how many words drawn at random count for each pair.")
         power: float = Field(default=0.75, ge=0, le=1, description="They are drawn by their count to this power.")
         window: int = Field(default=5, ge=1, le=100, description="Largest distance of a pair; each word draws 1 to this.")
         subsample: float = Field(
@@ -48,9 +51,9 @@ class SkipGram(PretextTask):
     defaults: ClassVar = {
         "encoder": "word_vectors",
         "optimizer": "adamw",
-        "lr": 2e-2,
+        "lr": 5e-2,
         "weight_decay": 0.0,
-        "batch_size": 8,
+        "batch_size": 32,
         "epochs": 20,
     }
 
@@ -82,6 +85,9 @@ class SkipGram(PretextTask):
         # Equation 5 of Mikolov et al., 2013b.
         kept = (options.subsample / share).sqrt().clamp(max=1) if options.subsample else torch.ones(words)
         self.register_buffer("kept", kept.float(), persistent=False)
+        # Room for what stays of a stretch: more stay once in 30,000 times, and the last of them are left out then.
+        length, stay = self.data.size, float((share * kept).sum() * counts.sum() / self.data.details["counts"].sum())
+        self.room = min(length, math.ceil(length * stay + 4 * math.sqrt(length * stay * (1 - stay))) + 1)
         if options.loss == "negative":
             drawn = (counts**options.power).cumsum(0)
             self.register_buffer("drawn", (drawn / drawn[-1]).float(), persistent=False)
@@ -91,58 +97,59 @@ class SkipGram(PretextTask):
             self.register_buffer("turns", turns, persistent=False)
 
     def transform(self, batch: Batch) -> Batch:
-        """Return words `center` `[B, T]`, their neighbours `context` `[B, T, 2W]` and `paired`, which of these count.
+        """Return the `words` that stay, `[B, N]`, and which of them are pairs, bool `paired` `[B, N, N]`: center, neighbour.
 
-        With the negative loss also `negatives` `[B, T, 2W, K]`.
+        With the negative loss also `negatives` `[B, M]`, drawn for the whole stretch: as many pairs share each of them, their
+        scores are one product of matrices (Ji et al., 2016). Those of a pair are weighted to count as `--negatives` do.
         """
         tokens, window = batch["tokens"], self.options.window
-        length = tokens.shape[1]
         known = tokens < self.encoder.in_channels
         stays = known & (torch.rand(tokens.shape, device=tokens.device) < self.kept[tokens.where(known, 0)])
-        order = (~stays).to(torch.uint8).argsort(dim=1, stable=True)  # what stays moves together
-        center, stays = tokens.gather(1, order).where(stays.gather(1, order), 0), stays.gather(1, order)
-        reach = torch.randint(1, window + 1, (*tokens.shape, 1), device=tokens.device)
-        distance = torch.arange(2 * window, device=tokens.device) - window
-        distance = distance + (distance >= 0)  # -window to window, without 0
-        place = torch.arange(length, device=tokens.device)[:, None] + distance  # [T, 2W]
-        inside = (place >= 0) & (place < length)
-        place = place.clamp(0, length - 1)
-        paired = stays[:, :, None] & stays[:, place] & inside & (distance.abs() <= reach)
-        found = {"center": center, "context": center[:, place], "paired": paired}
+        order = (~stays).to(torch.uint8).argsort(dim=1, stable=True)[:, : self.room]  # what stays moves together
+        words, stays = tokens.gather(1, order).where(stays.gather(1, order), 0), stays.gather(1, order)
+        reach = torch.randint(1, window + 1, words.shape, device=tokens.device)
+        place = torch.arange(words.shape[1], device=tokens.device)
+        distance = (place[:, None] - place).abs()
+        paired = (distance > 0) & (distance <= reach[:, :, None]) & stays[:, :, None] & stays[:, None]
+        found = {"words": words, "paired": paired}
         if self.options.loss == "negative":
-            chance = torch.rand(*paired.shape, self.options.negatives, device=tokens.device)
+            chance = torch.rand(len(words), _SHARED, device=tokens.device)
             found["negatives"] = torch.searchsorted(self.drawn, chance).clamp(max=len(self.drawn) - 1)
         return found
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Return how well words go with their neighbours, `[B, T, 2W]`, and with others `[B, T, 2W, K]`; or with each node."""
-        center = self.encoder.tokens(batch["center"])
+        """Return scores of words with each other, `[B, N, N]`, and with those drawn, `[B, N, M]`; or with nodes."""
+        center = self.encoder.tokens(batch["words"])
         if self.options.loss == "hierarchical":
-            return {"nodes": torch.einsum("btd,btwnd->btwn", center, self.head(self.nodes[batch["context"]]))}
+            return {"nodes": torch.einsum("btd,bsnd->btsn", center, self.head(self.nodes[batch["words"]]))}
         return {
-            "context": torch.einsum("btd,btwd->btw", center, self.head(batch["context"])),
-            "negatives": torch.einsum("btd,btwkd->btwk", center, self.head(batch["negatives"])),
+            "neighbours": center @ self.head(batch["words"]).transpose(1, 2),
+            "negatives": center @ self.head(batch["negatives"]).transpose(1, 2),
         }
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the sum over pairs (equation 4 of 2013b; 3 of 2013b for the tree), which `counts` divides."""
+        paired = batch["paired"]
         if self.options.loss == "hierarchical":
-            turns = self.turns[batch["context"]]  # 0 beyond the end of a path
+            turns = self.turns[batch["words"]][:, None]  # 0 beyond the end of a path
             each = -(F.logsigmoid(turns * output["nodes"]) * (turns != 0)).sum(dim=3)
-        else:
-            each = -F.logsigmoid(output["context"]) - F.logsigmoid(-output["negatives"]).sum(dim=3)
-        return {"pairs": (each * batch["paired"]).sum()}
+            return {"pairs": (each * paired).sum()}
+        others = F.softplus(output["negatives"]).mean(dim=2) * paired.sum(dim=2)
+        return {"pairs": (F.softplus(-output["neighbours"]) * paired).sum() + self.options.negatives * others.sum()}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the number of pairs."""
         return {"pairs": batch["paired"].sum()}
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the share of negatives that were told from the neighbour they stand beside."""
+        """Return how much better words go with their neighbours than with those drawn, as a difference of mean scores."""
         if self.options.loss == "hierarchical":
             return {}
-        right = (output["context"][..., None] > output["negatives"]).float().mean(dim=3) * batch["paired"]
-        return {"accuracy": right.sum(dim=(1, 2)) / batch["paired"].sum(dim=(1, 2)).clamp(min=1)}
+        paired = batch["paired"]
+        count = paired.sum(dim=(1, 2)).clamp(min=1)
+        near = (output["neighbours"] * paired).sum(dim=(1, 2)) / count
+        far = (output["negatives"].mean(dim=2) * paired.sum(dim=2)).sum(dim=1) / count
+        return {"margin": near - far}
 
 
 def huffman(counts: list[int]) -> tuple[Tensor, Tensor]:

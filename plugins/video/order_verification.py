@@ -40,7 +40,7 @@ class OrderVerification(PretextTask):
     head: nn.ModuleDict
     modality: ClassVar = "video"
     reads: ClassVar = ("feature_map",)
-    defaults: ClassVar = {"lr": 1e-3, "weight_decay": 1e-4, "batch_size": 64}
+    defaults: ClassVar = {"lr": 3e-3, "weight_decay": 1e-4, "batch_size": 32}
     preview_columns: ClassVar = ("in order", "not in order")
     tuples: Tensor
 

@@ -20,6 +20,7 @@ from sslkit.evaluate.embed import read_samples, spelled, writable
 from sslkit.evaluate.features import cached, extract
 from sslkit.evaluate.knn import largest
 from sslkit.evaluate.models import Model
+from sslkit.evaluate.words import vocabulary
 from sslkit.specs import NeighborsSpec
 
 _QUERIES = 8
@@ -50,12 +51,7 @@ def neighbors(spec: NeighborsSpec) -> NeighborsResult:
 def _near_words(spec: NeighborsSpec, encoder: WordVectors) -> dict[str, list[tuple[str, float]]]:
     if not spec.queries:
         raise SslkitError("which words?", "sslkit neighbors WORD... --ckpt FILE")
-    try:
-        words = encoder.words
-    except UnicodeDecodeError:
-        words = []
-    if len(words) != encoder.in_channels:
-        raise SslkitError(f"--ckpt: the words in {spec.ckpt} are not those of its vectors", "the file was altered")
+    words = vocabulary(encoder, spec.ckpt)
     places = {word: place for place, word in enumerate(words)}
     unknown = [word for word in spec.queries if word.lower() not in places]
     if unknown:

@@ -67,15 +67,15 @@ def export(spec: ExportSpec) -> ExportResult:
     above the tolerance; SslkitError for what can't be written.
     """
     checkpoint = read_model(spec.ckpt)
+    if spec.to == "word2vec":
+        return _export_words(spec, checkpoint)
     checkpoint.check_images()
     encoder = checkpoint.build_encoder(allowed=spec.encoder)
     classes, head = classifier(checkpoint) if checkpoint.part("head") else ([], None)
     network = Network(encoder, head).eval()
     size = checkpoint.size if spec.size == "auto" else spec.size
     suffix, write = _FORMATS[spec.to]
-    path = Path(spec.out) if spec.out else _beside(checkpoint.path, suffix)
-    if path.is_dir() or path.resolve() == checkpoint.path.resolve():
-        raise SslkitError(f"--out: {path} is {'a folder' if path.is_dir() else 'the checkpoint itself'}", "name a new file")
+    path = _path(spec, checkpoint, suffix)
     images, source = _real_images(checkpoint, size)
     if not spec.dynamic_batch:
         images = images[:1]
@@ -101,6 +101,26 @@ def export(spec: ExportSpec) -> ExportResult:
         if temporary.exists():
             temporary.unlink()
     return result
+
+
+def _export_words(spec: ExportSpec, checkpoint: Checkpoint) -> ExportResult:
+    """Write word vectors, and read them again."""
+    from sslkit.exports.words import write_words
+
+    path = _path(spec, checkpoint, ".word2vec.txt")
+    try:
+        difference = write_words(checkpoint, path, f"{path}.md")
+    except OSError as error:
+        raise SslkitError(f"--out: cannot write {path}: {error.strerror or error}") from error
+    return ExportResult(str(path), f"{path}.md", spec.to, difference, difference, 0.0, "words of the checkpoint")
+
+
+def _path(spec: ExportSpec, checkpoint: Checkpoint, suffix: str) -> Path:
+    """Return the file to write; raises SslkitError for one that can't be."""
+    path = Path(spec.out) if spec.out else _beside(checkpoint.path, suffix)
+    if path.is_dir() or path.resolve() == checkpoint.path.resolve():
+        raise SslkitError(f"--out: {path} is {'a folder' if path.is_dir() else 'the checkpoint itself'}", "name a new file")
+    return path
 
 
 @torch.no_grad()
