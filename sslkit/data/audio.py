@@ -71,6 +71,9 @@ class Audio(Indexed):
             size = max(min(_SIZE, half), round(1000 * _SHORTEST))
             why = "the usual window in milliseconds" if size == _SIZE else "milliseconds: half of the median recording"
             settled["size"] = size, why
+        if spec.cache == "on":
+            raise SslkitError("--cache on: recordings are not cached", "leave it out: windows are read where they lie")
+        settled["cache"] = "off", "windows are read where they lie"
         return cls(index, int(size), rate, settled)
 
     @classmethod

@@ -19,6 +19,8 @@ from sslkit.registry import absolute, load_source, load_task, task_name
 from sslkit.specs import PretrainSpec, path_options
 from sslkit.task import PretextTask
 
+_CHANNELS = {"image": 3, "audio": 1}  # with which an encoder is built to see whether it suits a task; of text, data tells
+
 
 @dataclass(frozen=True)
 class PretrainResult:
@@ -122,13 +124,16 @@ def _absolute(spec: PretrainSpec) -> dict[str, Any]:
 
 def _check_encoder(spec: PretrainSpec, task_class: type[PretextTask], name: str) -> None:
     """Fail before any data is touched if the encoder can't be built or lacks what the task reads."""
-    if spec.encoder == "auto" or task_class.modality != "image":
+    modality = load_source(task_class.modality).encoded_as or task_class.modality
+    if spec.encoder == "auto" or modality not in _CHANNELS:
         return
     size = 224 if spec.size == "auto" else spec.size
     # A factory of the user's may need memory or the true size: it is tried when both are there.
     if ":" in spec.encoder and not spec.encoder.startswith("torchvision:"):
         return
     with torch.device("meta"):
-        encoder = encoders.build_encoder(encoders.recipe_for(spec.encoder, size, 3, spec.encoder_option), allowed=spec.encoder)
+        encoder = encoders.build_encoder(
+            encoders.recipe_for(spec.encoder, size, _CHANNELS[modality], spec.encoder_option), allowed=spec.encoder
+        )
     for reader, reads in readers(task_class, name).items():
-        check_reads(encoder, spec.encoder, reads, reader, task_class.modality)
+        check_reads(encoder, spec.encoder, reads, reader, modality)

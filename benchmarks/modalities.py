@@ -1,0 +1,152 @@
+"""Beyond images: does each task learn what it should, in five minutes? Prints Markdown tables.
+
+    tar -xzf fsdd.tar.gz -C DIR; tar -xzf emoji.tar.gz -C DIR; gunzip -c shakespeare.txt.gz > DIR/shakespeare.txt
+    python benchmarks/modalities.py sound,video,pairs,words --data DIR --runs RUNS
+
+Each trains with its task's own defaults. Words are compared with gensim in the same run, in turns.
+"""
+
+import argparse
+import csv
+import random
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from learn import sslkit
+
+Runs = Path
+
+
+def sound(data: Path, runs: Runs, minutes: float) -> None:
+    """Digits and speakers of the Free Spoken Digit Dataset; recordings 0 to 4 of each are held out."""
+    recordings = data / "fsdd" / "recordings"
+    parts: dict[str, list[tuple[str, str, str]]] = {"train": [], "test": []}
+    for file in sorted(recordings.glob("*.wav")):
+        digit, speaker, number = file.stem.split("_")
+        parts["test" if int(number) < 5 else "train"].append((str(file), digit, speaker))
+    train, test = (table(runs / f"fsdd-{name}.csv", ("path", "digit", "speaker"), rows) for name, rows in parts.items())
+    run = sslkit("pretrain", "cola", "--data", train, "--minutes", minutes, "--out", runs / "cola")
+    print(f"\ncola: {len(parts['train']):,} recordings, {run['steps']:,} steps, {run['images_per_second']:.0f} recordings/s\n")
+    print("| what | by | cola | random weights | mean spectrum |\n|---|---|---|---|---|")
+    for label in ("digit", "speaker"):
+        for command in ("knn", "probe"):
+            found = sslkit(command, "--ckpt", run["checkpoint"], "--data", train, "--test", test, "--label", label)
+            print(f"| {label} | {command} | {' | '.join(told(row) for row in found['rows'])} |", flush=True)
+
+
+def video(data: Path, runs: Runs, minutes: float) -> None:
+    """Digits that move over backgrounds; clips, digits and backgrounds of test were never seen."""
+    clips = runs / "moving"
+    if not clips.exists():
+        subprocess.run([sys.executable, Path(__file__).with_name("moving_digits.py"), clips], check=True)
+    run = sslkit("pretrain", "order_verification", "--data", clips, "--minutes", minutes, "--out", runs / "order")
+    asked = ["preview", "order_verification", "--ckpt", run["checkpoint"], "--images", 2000]
+    print(f"\norder_verification: {run['steps']:,} steps, {run['images_per_second']:.0f} clips/s\n")
+    print("| clips | triples told right (chance: 50%) |\n|---|---|")
+    for part in ("train", "test"):
+        found = sslkit(*asked, "--data", clips / part, "--out", runs / f"order-{part}.png")
+        print(f"| {part} | {found['metrics']['accuracy']:.1%} |", flush=True)
+    print("\n| what | by | order_verification | random weights | raw pixels |\n|---|---|---|---|---|")
+    for command in ("knn", "probe"):
+        found = sslkit(command, "--ckpt", run["checkpoint"], "--data", clips)
+        print(f"| digit of a clip | {command} | {' | '.join(told(row) for row in found['rows'])} |", flush=True)
+
+
+def pairs(data: Path, runs: Runs, minutes: float) -> None:
+    """Emoji and their names: the other vendor's drawings held out, and a fifth of the names held out."""
+    folder = data / "emoji"
+    with open(folder / "captions.csv", newline="", encoding="utf-8") as stream:
+        rows = [{**row, "path": str(folder / row["path"])} for row in csv.DictReader(stream)]
+    vendor = rows[0]["vendor"]
+    names = sorted({row["caption"] for row in rows})
+    held_out = set(random.Random(0).sample(names, len(names) // 5))
+    splits = {
+        "the other vendor": lambda row: row["vendor"] != vendor,
+        "a fifth of the captions": lambda row: row["caption"] in held_out,
+    }
+    print("\n| held out | tower | way | recall at 1 | at 5 | at 10 | chance |\n|---|---|---|---|---|---|---|")
+    for number, (split, is_test) in enumerate(splits.items()):
+        parts = [[row for row in rows if is_test(row) is wanted] for wanted in (False, True)]
+        train, test = (
+            table(runs / f"emoji-{number}-{name}.csv", tuple(rows[0]), [tuple(row.values()) for row in part])
+            for name, part in zip(("train", "test"), parts, strict=True)
+        )
+        for tower in ("transformer", "cbow"):
+            asked = ["--text-tower", tower, "--minutes", minutes, "--out", runs / f"clip-{number}-{tower}"]
+            run = sslkit("pretrain", "clip", "--data", train, *asked)
+            found = sslkit("zeroshot", "--ckpt", run["checkpoint"], "--data", test)["rows"]
+            for row, by_chance in zip(found[::2], found[1::2], strict=True):
+                recalls = [f"{row[f'recall_at_{k}']:.1%}" for k in (1, 5, 10)]
+                chances = ", ".join(f"{by_chance[f'recall_at_{k}']:.1%}" for k in (1, 5, 10))
+                print(f"| {split} | {tower} | {row['model']} | {' | '.join(recalls)} | {chances} |", flush=True)
+            if tower == "transformer":
+                classes = sslkit("zeroshot", "--ckpt", run["checkpoint"], "--data", test, "--label", "category")
+                print(f"<!-- categories by name: {told(classes['rows'][0])} of 8 -->", flush=True)
+
+
+def words(data: Path, runs: Runs, minutes: float) -> None:
+    """Words per second against gensim's, with the same settings, in turns."""
+    import gensim
+
+    from sslkit.data.text import Text
+    from sslkit.specs import DataSpec
+
+    file = data / "shakespeare.txt"
+    text = Text.open(DataSpec(data=str(file)))
+    spelled, numbers = text.info.details["words"], text.tokens
+    sentences = [[spelled[place] for place in numbers[start : start + 128]] for start in range(0, len(numbers), 128)]
+    epochs, ours, theirs = 20, [], []
+    for turn in range(3):
+        out = runs / f"skipgram-{turn}"
+        run = sslkit("pretrain", "skipgram", "--data", file, "--epochs", epochs, "--out", out)
+        ours.append(run["images_per_second"] * text.info.size)
+        model = gensim.models.Word2Vec(
+            vector_size=100, window=5, negative=5, sample=1e-3, sg=1, min_count=5, workers=2, seed=turn
+        )
+        model.build_vocab(sentences)
+        began = time.perf_counter()
+        model.train(sentences, total_examples=len(sentences), epochs=epochs)
+        theirs.append(epochs * len(numbers) / (time.perf_counter() - began))
+    ratio = statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
+    print(f"\n| words/s | median of 3 turns |\n|---|---|\n| sslkit | {statistics.median(ours):,.0f} |")
+    print(f"| gensim {gensim.__version__}, two workers | {statistics.median(theirs):,.0f} |\n| ratio | {ratio:.2f} |")
+    near = sslkit("neighbors", "--ckpt", run["checkpoint"], "king", "blood", "night", "--k", 5)["neighbors"]
+    for word, found in near.items():
+        other = ", ".join(name for name, _ in model.wv.most_similar(word, topn=5))
+        print(f"\n{word}: {', '.join(name for name, _ in found)} (gensim: {other})", flush=True)
+
+
+def table(path: Path, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Path:
+    """Write a .csv and return its path."""
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([columns, *rows])
+    return path
+
+
+def told(row: dict[str, Any]) -> str:
+    """Return a row's accuracy with its interval."""
+    low, high = row["top1_interval"]
+    return f"{row['top1']:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+PARTS = {"sound": sound, "video": video, "pairs": pairs, "words": words}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("parts", help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=5)
+    arguments = parser.parse_args()
+    arguments.runs.mkdir(parents=True, exist_ok=True)
+    for part in arguments.parts.split(","):
+        PARTS[part](arguments.data, arguments.runs, arguments.minutes)
+
+
+if __name__ == "__main__":
+    main()
