@@ -51,12 +51,12 @@ class DataSpec(Spec):
     label: str | None = Field(default=None, description="Column of the CSV, or extension in shards, that holds the labels.")
     size: Pixels | Auto = Field(
         default="auto",
-        description="Image size in pixels, or words in a sample of text; auto: fits the data, or the checkpoint's.",
+        description="Pixels of an image or frame, words of text, milliseconds of sound; auto: fits data or checkpoint.",
     )
     batch_size: int = Field(default=256, ge=2, description="Images per step.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of everything that is drawn.")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
-    workers: Processes | Auto = Field(default="auto", description="Processes that decode images.")
+    workers: Processes | Auto = Field(default="auto", description="Processes that read and decode.")
     cache: Literal["auto", "on", "off"] = Field(default="auto", description="Keep decoded canvases in $SSLKIT_CACHE.")
     cache_limit: float = Field(default=20, gt=0, description="Gigabytes the canvas cache may take.")
     reindex: bool = Field(default=False, description="Read the data folder anew instead of trusting folder times.")
@@ -189,7 +189,7 @@ class EvaluationSpec(FeatureSpec):
     against: Texts = Field(
         default=[], description="Another checkpoint, or a pretrained NAME or NAME@SIZE of timm or torchvision; may be repeated."
     )
-    baselines: bool = Field(default=True, description="Also the encoder with random weights, and raw pixels.")
+    baselines: bool = Field(default=True, description="Also the encoder with random weights, and raw pixels (of sound, mean spectra).")
 
 
 class KnnSpec(EvaluationSpec):

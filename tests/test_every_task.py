@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sslkit import registry
+from sslkit.registry import load_source, load_task
 
 TASKS = sorted(entry.name for entry in registry.entries(registry.TASKS))
 # The run that a task needs, and the flag that it takes it with.
@@ -37,9 +38,11 @@ def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_the_same_seed_gives_the_same_weights(task: str, sslkit: Run, colors: Path, text: Path, tmp_path: Path) -> None:
-    data = text if task == "skipgram" else colors
+    modality = load_task(task).modality
+    beyond = {"text": text} if modality in ("image", "text") else {modality: load_source(modality).example(tmp_path, 48)}
+    data = beyond.get(modality, colors)
     how = ["--data", data, "--batch-size", 16, "--steps", 7, "--workers", 0]
-    how += [] if task == "skipgram" else ["--size", 32]
+    how += ["--size", 32] if modality == "image" else []
 
     def run(name: str, *given: object) -> dict[str, torch.Tensor]:
         ran = sslkit("pretrain", *given, "--out", tmp_path / name)
@@ -56,6 +59,18 @@ def test_the_same_seed_gives_the_same_weights(task: str, sslkit: Run, colors: Pa
         other = run(name, *given)
         assert one.keys() == other.keys()
         assert [key for key in one if not torch.equal(one[key], other[key])] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["cola", "order_verification", "clip"])
+def test_workers_change_nothing_that_they_draw(task: str, sslkit: Run, tmp_path: Path) -> None:
+    data = load_source(load_task(task).modality).example(tmp_path, 48)
+    found = []
+    for workers in (0, 4):
+        how = ["--data", data, "--batch-size", 16, "--epochs", 2, "--workers", workers, "--out", tmp_path / str(workers)]
+        assert sslkit("pretrain", task, *how).code == 0
+        found.append(load_file(tmp_path / str(workers) / "model.safetensors"))
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ class SkipGram(PretextTask):
         "optimizer": "adamw",
         "lr": 5e-2,
         "weight_decay": 0.0,
-        "batch_size": 32,
+        "batch_size": 16,
         "epochs": 20,
     }
 

@@ -22,8 +22,8 @@ class BytePairs:
 
     def __init__(self, merges: list[tuple[str, str]]) -> None:
         tokenizers = _tokenizers()
-        pieces = [*_SPECIAL, *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())]
-        known = set(pieces)
+        letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+        pieces, known = [*_SPECIAL, *letters], set(letters)
         for first, second in merges:
             if first not in known or second not in known or first + second in known:
                 raise ValueError(f"{first!r} and {second!r} cannot be joined")

@@ -83,7 +83,7 @@ def plan_run(spec: PretrainSpec) -> PlanResult:
         images_per_second=round(batch * per_epoch / epoch_warm, 1),
         steps=steps,
         seconds=round(seconds(steps), 1),
-        first_epoch_seconds=round(prepared + epoch_cold, 1),
+        first_epoch_seconds=round(prepared + epoch_cold, 3),
         memory=high,
         memory_limit=limit,
         largest_batch=None if largest is None else min(max(largest // 32 * 32, 2), plan.data.samples),

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from sslkit.data import loader as loader_module
 from sslkit.data.loader import Loader, WorkerFailed, ordered_batches
-from sslkit.data.source import Source
+from sslkit.data.source import Draw, Source
 from sslkit.data.store import write_atomically
 from sslkit.task import DataInfo
 
@@ -130,7 +130,7 @@ class Slow(Source):
     info = DataInfo(samples=8, size=1, channels=1)
     stuck = -1
 
-    def read(self, rows: NDArray[np.int64]) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
+    def read(self, rows: NDArray[np.int64], draw: Draw | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         if self.stuck in rows:
             time.sleep(60)
         return {"number": rows.astype(np.float32)}, {}

@@ -28,11 +28,12 @@ def test_every_task_shows_what_it_sees_and_says(task: str, sslkit: Run, digits: 
     images = tmp_path / "colors.npy" if task == "colorization" else digits  # which are gray
     data = ["--data", images, "--size", 16 if task == "clusterfit" else 32, "--workers", 0]  # the teacher saw 16
     before = sslkit("preview", task, *data, *given, "--out", tmp_path / "before.png", "--rows", 3, "--json").json
-    assert before == {"path": str(tmp_path / "before.png"), "task": task, "trained": False}
+    assert before == {"path": str(tmp_path / "before.png"), "task": task, "trained": False, "metrics": {}}
     out = tmp_path / "run"
     assert sslkit("pretrain", task, *data, *given, "--batch-size", 16, "--steps", 2, "--out", out).code == 0
     after = sslkit("preview", "--ckpt", out / "model.safetensors", "--out", tmp_path / "after.png", "--rows", 3, "--json").json
     assert after["trained"] and after["task"] == task
+    assert all(np.isfinite(value) for value in after["metrics"].values())
     for name in ("before.png", "after.png"):
         with Image.open(tmp_path / name) as picture:
             assert picture.height > 3 * 60 and len(picture.getcolors(10**6) or []) > 20

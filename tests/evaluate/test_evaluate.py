@@ -188,7 +188,7 @@ def test_a_second_evaluation_reads_no_image(trained: Path, digits: Path, monkeyp
 
     first = knn(KnnSpec(ckpt=str(trained), k=4))
 
-    def never(self: Images, rows: Any) -> Any:
+    def never(self: Images, rows: Any, draw: Any = None) -> Any:
         raise AssertionError("an image was read")
 
     monkeypatch.setattr(Images, "read", never)

@@ -17,9 +17,9 @@ COUNTS = [50, 20, 10, 8, 6, 5, 2, 1]
 WORDS = [f"w{i}" for i in range(8)]
 
 
-def skipgram(**options: Any) -> Any:
+def skipgram(size: int = 16, **options: Any) -> Any:
     task_class = load_task("skipgram")
-    data = DataInfo(4, 16, len(WORDS), "text", {"words": WORDS, "counts": torch.tensor(COUNTS)})
+    data = DataInfo(4, size, len(WORDS), "text", {"words": WORDS, "counts": torch.tensor(COUNTS)})
     given = task_class.Options(**options)
     encoder = task_class.build_encoder(given, EncoderBuilder(recipe_for("word_vectors", 16, 8, {"width": "6"}), data))
     return task_class(given, encoder, data)
@@ -37,30 +37,36 @@ def test_pairs_are_those_of_a_loop() -> None:
     batch = task.transform({"tokens": tokens})
     stays = [token for token in tokens[0].tolist() if token < 6]
     wanted = sorted((a, b) for i, a in enumerate(stays) for j, b in enumerate(stays) if abs(i - j) == 1)
-    found = [
-        (int(center), int(context))
-        for center, contexts, paired in zip(batch["center"][0], batch["context"][0], batch["paired"][0], strict=True)
-        for context, counts in zip(contexts, paired, strict=True)
-        if counts
-    ]
+    words = batch["words"][0].tolist()
+    found = [(words[center], words[neighbour]) for center, neighbour in batch["paired"][0].nonzero().tolist()]
     assert sorted(found) == wanted
     assert int(task.counts(batch)["pairs"]) == len(wanted)
 
 
 def test_windows_are_of_any_width_up_to_the_largest() -> None:
-    task = skipgram(window=4, subsample=0.0)
-    paired = task.transform({"tokens": torch.zeros(200, 32, dtype=torch.int64)})["paired"][:, 8:24]
-    shares = paired.float().mean(dim=(0, 1))  # at distance d, 1 - (d - 1)/4 of the windows reach
-    assert torch.allclose(shares, torch.tensor([0.25, 0.5, 0.75, 1, 1, 0.75, 0.5, 0.25]), atol=0.03)
+    task = skipgram(window=4, subsample=0.0, size=32)
+    paired = task.transform({"tokens": torch.zeros(200, 32, dtype=torch.int64)})["paired"].float()
+    assert paired.shape[1:] == (32, 32)
+    # At distance d, 1 - (d - 1)/4 of the windows reach.
+    for distance, share in ((0, 0), (1, 1), (2, 0.75), (3, 0.5), (4, 0.25), (5, 0)):
+        for side in (distance, -distance):
+            assert float(paired.diagonal(side, 1, 2).mean()) == pytest.approx(share, abs=0.03)
 
 
 def test_frequent_words_are_thinned_out_and_negatives_drawn_by_count() -> None:
-    task = skipgram(min_count=1, subsample=0.05, window=2, negatives=3)
+    task = skipgram(min_count=1, subsample=0.05, window=2, negatives=3, size=64)
     share = 50 / sum(COUNTS)
     assert float(task.kept[0]) == pytest.approx(math.sqrt(0.05 / share)) and float(task.kept[7]) == 1
     torch.manual_seed(0)
-    drawn = task.transform({"tokens": torch.zeros(64, 64, dtype=torch.int64)})["negatives"]
-    weights = torch.tensor(COUNTS).double() ** 0.75
+    counts = torch.tensor(COUNTS).double()
+    tokens = torch.multinomial(counts, 400 * 64, replacement=True).view(400, 64)
+    batch = task.transform({"tokens": tokens})
+    # There is room for what stays, and hardly for more.
+    stay = float((counts / counts.sum() * task.kept).sum())
+    assert 64 * stay < batch["words"].shape[1] < 64
+    paired = (batch["paired"].any(dim=2).sum() / (400 * 64)).item()
+    assert paired == pytest.approx(stay, abs=0.02)
+    drawn, weights = batch["negatives"], counts**0.75
     assert torch.allclose(
         torch.bincount(drawn.flatten(), minlength=8) / drawn.numel(), (weights / weights.sum()).float(), atol=0.01
     )
@@ -68,18 +74,20 @@ def test_frequent_words_are_thinned_out_and_negatives_drawn_by_count() -> None:
 
 @pytest.mark.parametrize("kind", ["negative", "hierarchical"])
 def test_loss_against_a_loop(kind: str) -> None:
+    """Each of the words drawn for a stretch counts `negatives / drawn` times for each pair."""
     task = skipgram(loss=kind, window=2, subsample=0.0, negatives=2).double()
     batch = task.transform({"tokens": torch.tensor([[0, 1, 2, 3, 4, 5, 6, 0], [5, 4, 3, 2, 1, 0, 0, 1]])})
     total, pairs = 0.0, 0
     sigmoid = lambda x: 1 / (1 + math.exp(-float(x)))  # noqa: E731
     vectors, others = task.encoder.table.weight.detach(), task.head.weight.detach()
-    for sample, place, slot in batch["paired"].nonzero().tolist():
-        center = vectors[batch["center"][sample, place]]
-        context = int(batch["context"][sample, place, slot])
+    for sample, place, near in batch["paired"].nonzero().tolist():
+        center = vectors[batch["words"][sample, place]]
+        context = int(batch["words"][sample, near])
         pairs += 1
         if kind == "negative":
+            drawn = batch["negatives"][sample]
             total -= math.log(sigmoid(center @ others[context]))
-            total -= sum(math.log(sigmoid(-center @ others[n])) for n in batch["negatives"][sample, place, slot])
+            total -= 2 / len(drawn) * sum(math.log(sigmoid(-center @ others[n])) for n in drawn)
         else:
             path = [(n, t) for n, t in zip(task.nodes[context].tolist(), task.turns[context].tolist(), strict=True) if t]
             total -= sum(math.log(sigmoid(turn * (center @ others[node]))) for node, turn in path)
