@@ -48,9 +48,7 @@ def test_commands_of_the_page_on_evaluation(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["sound", "video", "captions", "words"])
-def test_pages_beyond_images(
-    page: str, sslkit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pages_beyond_images(page: str, sslkit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     modality = {"sound": "audio", "video": "video", "captions": "image_text", "words": "text"}[page]
     made = load_source(modality).example(tmp_path, 96)

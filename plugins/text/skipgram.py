@@ -85,7 +85,7 @@ class SkipGram(PretextTask):
         # Equation 5 of Mikolov et al., 2013b.
         kept = (options.subsample / share).sqrt().clamp(max=1) if options.subsample else torch.ones(words)
         self.register_buffer("kept", kept.float(), persistent=False)
-        # Room for what stays of a stretch: more stay once in 30,000 times, and the last of them are left out then.
+        # Room for what stays of a stretch: four deviations above the mean. What has none, now and then, is left out.
         length, stay = self.data.size, float((share * kept).sum() * counts.sum() / self.data.details["counts"].sum())
         self.room = min(length, math.ceil(length * stay + 4 * math.sqrt(length * stay * (1 - stay))) + 1)
         if options.loss == "negative":

@@ -10,12 +10,14 @@ from sslkit.console import say
 from sslkit.data.index import Index
 from sslkit.data.parts import find_parts
 from sslkit.data.store import write_atomically
+from sslkit.encoders import WordVectors
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.precision import choose_device
 from sslkit.errors import SslkitError
 from sslkit.evaluate.data import check_channels, named_data, source_of
 from sslkit.evaluate.features import cached
-from sslkit.evaluate.models import Model
+from sslkit.evaluate.models import Model, weights_hash
+from sslkit.evaluate.words import vocabulary
 from sslkit.specs import DataSpec, EmbedSpec, MapSpec
 
 
@@ -53,10 +55,10 @@ class MapResult:
 
 
 def embed(spec: EmbedSpec) -> EmbedResult:
-    """Write the features of all images of `--data`; everything `sslkit embed` does.
+    """Write the features of all samples of `--data`, or all word vectors; everything `sslkit embed` does.
 
     The file holds `features` `[N, width]` float32, `paths` and, for data with labels, `labels` (texts; several joined
-    by `;`). With train/ and test/ inside, name the one you want.
+    by `;`). Of a checkpoint of words `paths` are the words. With train/ and test/ inside, name the one you want.
     """
     out = writable(spec.out, ".npz")
     found = embedded(spec)
@@ -71,12 +73,15 @@ def embed(spec: EmbedSpec) -> EmbedResult:
 
 
 def embedded(spec: EmbedSpec, most: int | None = None) -> Embedded:
-    """Return features of the images of `--data`, of at most `most` drawn by the seed."""
+    """Return features of the samples of `--data`, of at most `most` drawn by the seed; of words, the most frequent ones'."""
     if spec.layer == "all":
         raise SslkitError("--layer: all of them do not fit into one array", "give a number, last or last4")
     checkpoint = read_model(spec.ckpt)
-    source_class = source_of(checkpoint)
     encoder = checkpoint.build_encoder(spec.encoder).to(choose_device(spec.device)[0])
+    if isinstance(encoder, WordVectors):
+        vectors, words = encoder.table.weight.detach().cpu().numpy()[:most], vocabulary(encoder, spec.ckpt)[:most]
+        return Embedded(vectors, words, None, weights_hash(encoder))
+    source_class = source_of(checkpoint)
     index = read_samples(spec, checkpoint)
     if most is not None and most < len(index):
         index = index.subset(np.sort(np.random.default_rng(spec.seed).permutation(len(index))[:most]))

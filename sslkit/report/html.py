@@ -237,7 +237,7 @@ def _curves(lines: list[dict[str, Any]]) -> str:
         "What else the task says": [name for name in others if "loss" not in name],
         "Health of the features, relative to the first look": health,
         "Learning rate": ["lr"],
-        "Images per second": ["images_per_second"],
+        "Samples per second": ["images_per_second"],
     }
     drawn = []
     for title, names in groups.items():

@@ -80,6 +80,13 @@ def test_bad_files_are_one_line(
     assert ran.code == 2 and len(errors) == 1 and message in errors[0]
 
 
+def test_vectors_are_written_to_a_file(checkpoint: Path, sslkit: Run, tmp_path: Path) -> None:
+    result = sslkit("embed", "--ckpt", checkpoint, "--out", tmp_path / "words.npz", "--json").json
+    assert (result["images"], result["width"], result["labels"]) == (6, 3, False)
+    with np.load(tmp_path / "words.npz", allow_pickle=False) as found:
+        assert found["paths"].tolist() == list(WORDS) and np.allclose(found["features"], list(WORDS.values()))
+
+
 def test_other_checkpoints_have_no_words(trained: Path, sslkit: Run, tmp_path: Path) -> None:
     (tmp_path / "file.txt").write_text("a b 1\n")
     assert "holds no word vectors" in sslkit("words", "--ckpt", trained, "--similarity", tmp_path / "file.txt").err
