@@ -189,9 +189,7 @@ class EvaluationSpec(FeatureSpec):
     against: Texts = Field(
         default=[], description="Another checkpoint, or a pretrained NAME or NAME@SIZE of timm or torchvision; may be repeated."
     )
-    baselines: bool = Field(
-        default=True, description="Also the encoder with random weights, and raw pixels (of sound, mean spectra)."
-    )
+    baselines: bool = Field(default=True, description="Also random weights, and raw pixels or mean spectra.")
 
 
 class KnnSpec(EvaluationSpec):

@@ -79,7 +79,9 @@ class CLIP(PretextTask):
 
         The scale of the cosines is clamped at 100 (section 2.5).
         """
-        scale = self.log_scale.clamp(max=math.log(100)).exp()
+        # With the gradient of the value itself: above the clamp it can still be led back.
+        above = (self.log_scale - math.log(100)).clamp(min=0).detach()
+        scale = (self.log_scale - above).exp()
         return matched_pairs(scale * output["image"] @ output["text"].T, alike(batch["caption"]))
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:

@@ -94,14 +94,15 @@ class OrderVerification(PretextTask):
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Return how many triples of each kind there are."""
         told = batch["told"]
-        return {"in_order": torch.tensor(len(told), device=told.device), "shuffled": told.sum()}
+        return {"in_order": torch.full((), len(told), device=told.device), "shuffled": told.sum()}
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the share of triples that were told right, those in order and the others counting the same: 0.5 is chance."""
         said = output[..., 0] > output[..., 1]
-        told = batch["told"].sum(dim=1).clamp(min=1)
-        refused = (~said[:, 1:] & batch["told"]).sum(dim=1) / told
-        return {"accuracy": (said[:, 0].float() + refused) / 2}
+        told = batch["told"].sum(dim=1)
+        refused = (~said[:, 1:] & batch["told"]).sum(dim=1) / told.clamp(min=1)
+        # Of a clip in which nothing can be told from what is in order, the other half is neither right nor wrong.
+        return {"accuracy": (said[:, 0].float() + refused.where(told > 0, 0.5)) / 2}
 
     def preview(self, batch: Batch, output: Any) -> Tensor | None:
         """Return a triple in order and one that is not, of a trained task in green where it was told right."""

@@ -1,6 +1,8 @@
 """Recordings as a source: windows of sound, read where they are wanted, resampled and mixed to one channel."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from math import gcd
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +31,7 @@ _DRAWN, _SHOWN = 2, 8  # windows of a recording in training, and in an evaluatio
 _SHORTEST = 0.025  # seconds: a window of the spectrogram
 _SILENT = 2.0**-15  # the smallest step of 16 bits
 _TRIES = 10  # windows, before a recording that is silent in places is given up
+_RATES, _MOST_CHANNELS = (1000, 192_000), 64
 _ASKED = 200  # recordings whose headers are read to choose settings
 
 Wave = NDArray[np.float32]  # [samples], in [-1, 1]
@@ -71,6 +74,8 @@ class Audio(Indexed):
             size = max(min(_SIZE, half), round(1000 * _SHORTEST))
             why = "the usual window in milliseconds" if size == _SIZE else "milliseconds: half of the median recording"
             settled["size"] = size, why
+        if int(size) < 1000 * _SHORTEST:
+            raise SslkitError(f"--size: {size} milliseconds of sound", f"expected {1000 * _SHORTEST:g} or more")
         if spec.cache == "on":
             raise SslkitError("--cache on: recordings are not cached", "leave it out: windows are read where they lie")
         settled["cache"] = "off", "windows are read where they lie"
@@ -125,7 +130,7 @@ class Audio(Indexed):
 
     def _windows(self, row: int, random: np.random.Generator | None) -> NDArray[np.float32]:
         """Return windows of a recording `[windows, samples]`, drawn or evenly spaced; raises Broken with a reason."""
-        with decoding(self.index, row), self.index.open(row) as stream, _soundfile().SoundFile(stream) as file:
+        with _opened(self.index, row) as file:
             wanted = -(-self.samples * file.samplerate // self.rate)  # samples at the file's own rate
             if file.frames < _SHORTEST * file.samplerate:
                 raise Broken(f"{file.frames / file.samplerate:.3f} s of sound, expected {_SHORTEST:g} s or more")
@@ -159,6 +164,17 @@ class Audio(Indexed):
         return np.pad(wave[: self.samples], (0, max(0, self.samples - len(wave))))
 
 
+@contextmanager
+def _opened(index: Index, row: int) -> Iterator[Any]:
+    """Open a recording; raises Broken for one that says of itself what would take gigabytes, or minutes, to read."""
+    with decoding(index, row), index.open(row) as stream, _soundfile().SoundFile(stream) as file:
+        if file.channels > _MOST_CHANNELS:
+            raise Broken(f"{file.channels} channels, expected {_MOST_CHANNELS} or fewer")
+        if not _RATES[0] <= file.samplerate <= _RATES[1]:
+            raise Broken(f"{file.samplerate} Hz, expected {_RATES[0]} to {_RATES[1]}")
+        yield file
+
+
 def _headers(index: Index) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return seconds and rates of up to 200 recordings spread over the data; raises SslkitError if none can be read."""
     _soundfile()
@@ -177,15 +193,15 @@ def _headers(index: Index) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 def _header(index: Index, row: int) -> tuple[float, int] | str:
     try:
-        with decoding(index, row), index.open(row) as stream, _soundfile().SoundFile(stream) as file:
+        with _opened(index, row) as file:
             return file.frames / file.samplerate, file.samplerate
     except Broken as reason:
         return str(reason)
 
 
 def _as_rate(given: str) -> int:
-    if not given.isdigit() or not 1000 <= int(given) <= 192_000:
-        raise SslkitError(f"--encoder-option: sample_rate should be 1000 to 192000 Hz (got {given})")
+    if not given.isdigit() or not _RATES[0] <= int(given) <= _RATES[1]:
+        raise SslkitError(f"--encoder-option: sample_rate should be {_RATES[0]} to {_RATES[1]} Hz (got {given})")
     return int(given)
 
 

@@ -12,7 +12,6 @@ from PIL import Image
 from sslkit.console import say
 from sslkit.data.byte_pairs import BytePairs
 from sslkit.data.images import Images
-from sslkit.data.index import Index
 from sslkit.data.parts import find_parts, read_column
 from sslkit.data.source import Draw, Rows
 from sslkit.errors import SslkitError
@@ -75,12 +74,11 @@ class ImageText(Images):
 
     def fingerprint(self) -> str:
         """Return a hash of the images' names and sizes and of the captions."""
-        return self.fingerprint_of(self.index, self.captions)
+        return hashlib.sha256("\0".join([self.index.fingerprint(), *self.captions]).encode()).hexdigest()[:16]
 
-    @staticmethod
-    def fingerprint_of(index: Index, captions: list[str]) -> str:
-        """Return what `fingerprint` says of images with captions."""
-        return hashlib.sha256("\0".join([index.fingerprint(), *captions]).encode()).hexdigest()[:16]
+    def evaluated_fingerprint(self) -> str:
+        """Return the hash of the images alone, which evaluations read."""
+        return self.index.fingerprint()
 
     def read(self, rows: Rows, draw: Draw | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         """Return `image` as for images, and `tokens`, int32 `[B, length]`."""

@@ -36,7 +36,9 @@ CLIPS = Kind(
 )
 _FRAMES, _FEWEST = 16, 5  # frames of a window: at most, and what a tuple of frames takes
 _STRIDE = 6  # 16 frames then span the 96 from which the paper's tuples come (Misra et al., 2016, section 3.2)
+_SHORTER = 0.05  # share of clips that may be shorter than a window
 _CANDIDATES = 3  # windows that are looked at for motion
+_FAR = 64  # frames between two that are wanted, from which on a video file is searched for the next
 _SHOWN = 8  # frames of a clip in an evaluation
 _ASKED = 100  # clips that are looked into to choose settings
 
@@ -63,7 +65,7 @@ class Video(Indexed):
     def read_index(cls, location: str, label: str | None, reindex: bool) -> Index:
         """Index one part of the data: frames that lie in one folder are one clip."""
         index = super().read_index(location, label, reindex)
-        return _by_folder(index) if Path(location).is_dir() else index
+        return _by_folder(index) if Path(location).is_dir() else _with_folders_measured(index)
 
     @classmethod
     def of(cls, index: Index, spec: DataSpec) -> Self:
@@ -83,7 +85,9 @@ class Video(Indexed):
         settled["cache"] = "off", "frames are read where they are wanted"
         if usual < _FEWEST:
             raise SslkitError(f"--data: clips in {index.source} have {usual} frames", f"expected {_FEWEST} or more")
-        return cls(index, size, canvas, min(_FRAMES, usual), settled)
+        # Few clips should be shorter than a window, whatever the others have.
+        frames = min(_FRAMES, max(_FEWEST, int(np.quantile(lengths, _SHORTER))))
+        return cls(index, size, canvas, frames, settled)
 
     @classmethod
     def shown(cls, index: Index, spec: DataSpec, encoder: Encoder, size: int, like: Index | None = None) -> Self:
@@ -214,21 +218,26 @@ class File:
 
     def frames(self, places: NDArray[np.int64], canvas: int) -> NDArray[np.uint8]:
         """Return some frames, in rising order, `[T, canvas, canvas, 3]`; the last in place of what is not there."""
-        self.container.seek(self.begin + int(places[0] / self.rate), stream=self.video)
         found: list[Canvas] = []
         last: Canvas | None = None
-        for frame in self.container.decode(self.video):
-            place = round((frame.pts - self.begin) * self.rate)
-            if place < places[len(found)]:
-                continue
-            last = fit(frame.to_image(), canvas)
-            while len(found) < len(places) and places[len(found)] <= place:
-                found.append(last)
-            if len(found) == len(places):
-                return np.stack(found)
-        if last is None:
-            raise Broken("the frames that were wanted cannot be decoded")
-        return np.stack(found + [last] * (len(places) - len(found)))
+        near = np.split(places, np.flatnonzero(np.diff(places) > _FAR) + 1)  # what is far is sought, not decoded on the way
+        for group in near:
+            self.container.seek(self.begin + int(group[0] / self.rate), stream=self.video)
+            wanted = list(map(int, group))
+            for frame in self.container.decode(self.video):
+                place = round((frame.pts - self.begin) * self.rate)
+                if place < wanted[0]:
+                    continue
+                last = fit(frame.to_image(), canvas)
+                while wanted and wanted[0] <= place:
+                    found.append(last)
+                    wanted.pop(0)
+                if not wanted:
+                    break
+            if last is None:
+                raise Broken("the frames that were wanted cannot be decoded")
+            found += [last] * len(wanted)
+        return np.stack(found)
 
 
 @contextmanager
@@ -236,8 +245,7 @@ def _opened(index: Index, row: int) -> Iterator[Stills | File]:
     """Open a clip: a folder of frames, 2 before 10, a video file, or a single image."""
     path = index.root / index.paths[row]
     if path.is_dir():
-        names = [name for name in os.listdir(path) if os.path.splitext(name)[1].lower() in IMAGES.extensions]
-        yield Stills([path / name for name in sorted(names, key=_in_numbers)])
+        yield Stills([path / name for name in _frames(path)])
     elif path.suffix.lower() in IMAGES.extensions:
         yield Stills([path])
     else:
@@ -246,19 +254,35 @@ def _opened(index: Index, row: int) -> Iterator[Stills | File]:
 
 
 def _by_folder(index: Index) -> Index:
-    """Return an index of frames and video files as one of clips."""
+    """Return an index of frames and video files as one of clips: files, and folders of frames without clips inside."""
     clips: dict[str, NDArray[np.int64]] = {}
     for path, stamp in zip(index.paths, index.stamps, strict=True):
-        folder, _, name = path.rpartition("/")
-        is_file = os.path.splitext(name)[1].lower() in _FILES
-        if not is_file and not folder:
-            raise SslkitError(f"--data: {index.source} holds frames and no clips", "expected a folder of frames for each clip")
-        clip = path if is_file else folder
+        clip = path if os.path.splitext(path)[1].lower() in _FILES else path.rpartition("/")[0]
         before = clips.get(clip)
         # A folder's are all bytes in it, and the newest time.
         clips[clip] = stamp if before is None else np.array([before[0] + stamp[0], max(before[1], stamp[1])])
+    above = {"/".join(parts[:end]) for clip in clips for parts in [clip.split("/")] for end in range(len(parts))}
+    if not clips.keys() - {""}:
+        raise SslkitError(f"--data: {index.source} holds frames and no clips", "expected a folder of frames for each clip")
+    clips = {clip: stamp for clip, stamp in clips.items() if clip not in above}  # images beside clips are covers
     found = replace(index, paths=list(clips), stamps=np.array(list(clips.values())), labels=None, classes=())
     return with_folders_as_labels(found)
+
+
+def _with_folders_measured(index: Index) -> Index:
+    """Return an index of listed clips with the bytes and the newest time of the frames in each folder."""
+    stamps = index.stamps.copy()
+    for row, path in enumerate(index.paths):
+        if (folder := index.root / path).is_dir():
+            found = [status for name in _frames(folder) if (status := os.stat(folder / name))]
+            stamps[row] = sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=-1)
+    return replace(index, stamps=stamps)
+
+
+def _frames(folder: Path) -> list[str]:
+    """Return the names of the frames in a folder, in their order."""
+    names = (name for name in os.listdir(folder) if os.path.splitext(name)[1].lower() in IMAGES.extensions)
+    return sorted((name for name in names if not name.startswith(".")), key=_in_numbers)
 
 
 def _looked_into(index: Index) -> tuple[list[int], list[int]]:

@@ -80,8 +80,7 @@ def over_views(apply: Callable[[Tensor], Tensor], sample_dims: int, sample: Tens
     """Apply a network to samples, or to several views of each, `[B, V, ...]`; return the mean over views, `[B, width]`."""
     if sample.dim() == sample_dims + 1:
         return apply(sample)
-    features: Tensor = apply(sample.flatten(0, 1)).unflatten(0, sample.shape[:2])
-    return features.mean(dim=1)
+    return torch.stack([apply(view) for view in sample.unbind(1)]).mean(dim=0)
 
 
 class ImageEncoder(Encoder):

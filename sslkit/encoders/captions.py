@@ -42,7 +42,8 @@ class CaptionEncoder(Encoder):
 
     def spell(self, spelling: bytes) -> None:
         """Keep the tokenizer beside the weights."""
-        self.spelling.copy_(torch.frombuffer(bytearray(spelling), dtype=torch.uint8))
+        if spelling:  # of captions in which nothing occurs twice, it has no pieces
+            self.spelling.copy_(torch.frombuffer(bytearray(spelling), dtype=torch.uint8))
 
 
 class CaptionBag(CaptionEncoder):

@@ -67,13 +67,17 @@ class Checkpoint:
         said: str = self.metadata.get("samples", self.metadata.get("modality", "image"))
         return said
 
-    def check_images(self, flag: str = "--ckpt") -> None:
-        """Raise SslkitError if the encoder does not read images."""
+    def check_images(self, data: str | None = "") -> None:
+        """Raise SslkitError if the encoder does not read images, or, where `data` is None, if it was trained on something else.
+
+        Of an encoder of frames, which was trained on clips, images can be named.
+        """
         modality = self.metadata.get("modality", "image")
+        trained = f"{self.path} was trained on {self.samples} data by {self.metadata['task']}"
         if modality != "image":
-            raise SslkitError(
-                f"{flag}: {self.path} was trained on {modality} data by {self.metadata['task']}", "this needs images"
-            )
+            raise SslkitError(f"--ckpt: {trained}", "this needs images")
+        if data is None and self.samples != "image":
+            raise SslkitError(f"--data is missing: {trained}", "name images")
 
     def part(self, name: str) -> dict[str, Tensor]:
         """Return the weights of one exported module."""

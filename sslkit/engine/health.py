@@ -14,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslkit.data.images import Images
 from sslkit.encoders import Encoder
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import Stepper
 from sslkit.nn import Teacher, own_statistics
 from sslkit.specs import PretrainSpec
+from sslkit.task import Batch
 from sslkit.transforms import flip, random_resized_crop
 
 SAMPLES = 256
@@ -141,11 +143,17 @@ def two_views(stepper: Stepper) -> tuple[Tensor, Tensor]:
 
     Of other modalities they are two of the views that the source has of each sample, or the sample twice.
     """
-    plan, batch = stepper.plan, stepper.drawn(SAMPLES)
-    if "image" not in batch:
-        view = plan.source.view(batch)
+    plan, source = stepper.plan, stepper.plan.source
+
+    def few(batch: Batch) -> Batch:
+        view = source.view(batch)
         several = view.dim() == stepper.task.encoder.sample_dims + 2
-        return (view[:, 0], view[:, 1]) if several else (view, view)
+        return {"view": view[:, :2].clone() if several else view[:, None]}  # of a clip, not all frames
+
+    if not isinstance(source, Images):
+        view = stepper.drawn(SAMPLES, few)["view"]
+        return view[:, 0], view[:, -1]
+    batch = stepper.drawn(SAMPLES)
     seed_stage(stepper.spec.seed, "health", 0)
     first, second = (flip(random_resized_crop(batch["image"], plan.data.size, scale=(0.2, 1.0))) for _ in range(2))
     return first, second

@@ -92,6 +92,7 @@ _SHOWN = (
     "size",
     "canvas",
     "encoder",
+    "encoder_option",
     "epochs",
     "device",
     "processes",

@@ -139,5 +139,8 @@ def _stepper(training: Training, spec: PreviewSpec) -> Stepper:
                 f"--data: {source.location} is not what the run in {folder} has seen",
                 f"{training.name} knows its images by their places" if "index" in task.needs else "--data names other images",
             )
-        load_state(stepper, state, folder, "--ckpt")
+        hint = "did its code change?"
+        if "data" in spec.model_fields_set and source.info.modality != "image":
+            hint = f"the {source.called} of --data may differ in more than content from the run's: leave it out"
+        load_state(stepper, state, folder, "--ckpt", hint)
     return stepper

@@ -226,14 +226,19 @@ class Stepper:
         images: Tensor = self.drawn(count)["image"]
         return images
 
-    def drawn(self, count: int) -> Batch:
-        """Return at most `count` samples at seeded places, of those that training draws, as `transform` sees them."""
+    def drawn(self, count: int, pick: Callable[[Batch], Batch] = lambda batch: batch) -> Batch:
+        """Return at most `count` samples at seeded places, of those that training draws, as `transform` sees them.
+
+        `pick` says what to keep of a few of them at a time.
+        """
         generator = torch.Generator().manual_seed(self.spec.seed)
         order = torch.randperm(self.plan.data.samples, generator=generator)
         rows = (order if self.weights is None else order[self.weights[order] > 0])[:count].numpy()
         loader = Loader(self.plan.source, workers=0, substitute=True)
-        batches = [rows[part] for part in ordered_batches(len(rows), 256)]
-        found = [to_device(raw, self.plan.source, self.machine.device) for raw in loader(batches, Draw(self.spec.seed, 0))]
+        batches = [rows[part] for part in ordered_batches(len(rows), 32)]
+        found = [
+            pick(to_device(raw, self.plan.source, self.machine.device)) for raw in loader(batches, Draw(self.spec.seed, 0))
+        ]
         return {name: torch.cat([batch[name] for batch in found]) for name in found[0]}
 
     def balance(self, labels: Tensor) -> None:

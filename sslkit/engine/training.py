@@ -87,9 +87,9 @@ def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
     differing = []
     for name in spec.model_fields_set - _FREELY_CHANGED:
         given, stored = getattr(spec, name), getattr(recorded, name)
-        if name == "options":
+        if name in ("options", "encoder_option"):  # which the run may have more of
             differing += [
-                f"{flag(key)} {value} (the run has {stored.get(key)})"
+                f"{flag(key) if name == 'options' else f'--encoder-option {key} ='} {value} (the run has {stored.get(key)})"
                 for key, value in given.items()
                 if value != stored.get(key)
             ]
@@ -164,7 +164,7 @@ def run_training(training: Training) -> Outcome:
                 stepper.check_state()
                 with folder.writing():
                     save_resume(folder.file(RESUME), {**stepper.state(), "data": fingerprint, **watched})
-                    save_model(folder.file(MODEL), task.exports(), _metadata(training, spec, stepper, fingerprint))
+                    save_model(folder.file(MODEL), task.exports(), _metadata(training, spec, stepper))
 
             def draw() -> None:
                 if world.first and isinstance(spec, PretrainSpec):
@@ -228,16 +228,16 @@ def _agree(world: World, told: tuple[Any, ...]) -> None:
         )
 
 
-def load_state(stepper: Stepper, state: dict[str, Any], out: Path, flag: str = "--resume") -> None:
+def load_state(
+    stepper: Stepper, state: dict[str, Any], out: Path, flag: str = "--resume", hint: str = "did its code change?"
+) -> None:
     """Put the state saved in a run folder into a stepper; raises SslkitError if it is another task's."""
     try:
         stepper.load_state(state)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:  # what torch raises for state of another shape
         lines = str(error).splitlines()
         reason = lines[min(1, len(lines) - 1)].strip()  # torch's first line is a title
-        raise SslkitError(
-            f"{flag}: the state in {out / RESUME} does not fit the task: {reason}", "did its code change?"
-        ) from error
+        raise SslkitError(f"{flag}: the state in {out / RESUME} does not fit the task: {reason}", hint) from error
 
 
 def _clock(spec: TrainSpec, steps_per_epoch: int, state: dict[str, Any] | None, out: Path) -> Clock:
@@ -319,7 +319,7 @@ def _write_spec(folder: RunFolder, spec: TrainSpec) -> None:
     folder.write_spec(spec.model_dump(mode="json", exclude={"out", "resume"}))
 
 
-def _metadata(training: Training, spec: TrainSpec, stepper: Stepper, fingerprint: str) -> dict[str, Any]:
+def _metadata(training: Training, spec: TrainSpec, stepper: Stepper) -> dict[str, Any]:
     clock, exported = stepper.clock, stepper.task.exports()
     others = {name: module for name, module in exported.items() if name != "encoder"}
     hidden = {"out", "resume", "data", "test", "init", "ckpt", "task"}  # paths of somebody's machine
@@ -335,7 +335,7 @@ def _metadata(training: Training, spec: TrainSpec, stepper: Stepper, fingerprint
         "role": "student" if exported["encoder"] is stepper.task.encoder else "teacher",
         "spec": said,
         "size": spec.size,
-        "data": fingerprint,
+        "data": stepper.plan.source.evaluated_fingerprint(),
         "step": clock.step,
         "steps": clock.steps,
         "extended_from": clock.began,

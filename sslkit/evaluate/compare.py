@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sslkit.console import say
+from sslkit.data.indexed import Indexed
 from sslkit.engine.folder import MODEL
 from sslkit.engine.pretrain import prepare
 from sslkit.engine.signals import listen
@@ -19,7 +20,7 @@ from sslkit.errors import Interrupted, RunFailed, SslkitError, naming
 from sslkit.evaluate.data import find_labelled
 from sslkit.evaluate.knn import knn
 from sslkit.evaluate.probe import probe
-from sslkit.registry import absolute, task_name
+from sslkit.registry import absolute, load_source, load_task, task_name
 from sslkit.report.html import write_report
 from sslkit.specs import CompareSpec, KnnSpec, PretrainSpec, ProbeSpec, ReportSpec
 
@@ -52,7 +53,7 @@ def compare(spec: CompareSpec) -> CompareResult:
     looking = {name: value for name, value in given.items() if name in ReportSpec.model_fields and name != "batch_size"}
     # A checkpoint has its size: given again, it would be a setting by hand, and the results had no protocol.
     asked = {**{name: value for name, value in looking.items() if name not in ("size", "encoder")}, "test": spec.test}
-    unlabelled = _unlabelled(KnnSpec(ckpt="", **asked))
+    unlabelled = _unlabelled(KnnSpec(ckpt="", **asked), tasks[0])
     for task, folder in zip(tasks, folders.values(), strict=True):
         _train({**given, "task": task, "minutes": spec.minutes}, folder)
     found: dict[str, dict[str, float]] = {}
@@ -80,10 +81,14 @@ def _check(spec: PretrainSpec) -> None:
         ) from error
 
 
-def _unlabelled(spec: KnnSpec) -> SslkitError | None:
-    """Return why the data cannot be evaluated on, None if it can."""
+def _unlabelled(spec: KnnSpec, task: str) -> SslkitError | None:
+    """Return why the data of a task cannot be evaluated on, None if it can."""
+    source_class = load_source(load_task(task).modality)
+    source_class = load_source(source_class.evaluated_as) if source_class.evaluated_as else source_class
+    if not issubclass(source_class, Indexed):
+        return SslkitError(f"{source_class.called} have no labels")
     try:
-        find_labelled(spec, spec.test, None)
+        find_labelled(spec, spec.test, None, source_class=source_class)
     except SslkitError as error:
         return error
     return None

@@ -51,14 +51,21 @@ class Parts:
         return {"train": _hash(self.train), "test": [_hash(test.index) for test in self.tests]}
 
 
-def find_labelled(spec: DataSpec, tests: list[str], checkpoint: Checkpoint | None, several: bool = False) -> Parts:
+def find_labelled(
+    spec: DataSpec,
+    tests: list[str],
+    checkpoint: Checkpoint | None,
+    several: bool = False,
+    source_class: type[Indexed] | None = None,
+) -> Parts:
     """Return labelled training and test parts, and print where each test part comes from.
 
     Without `--data` they are those of the run beside the checkpoint, whose fingerprint has to match. Without a test
     part, a fifth of each class is split off by the seed. `several` labels per image are for fine-tuning only.
+    `source_class` reads them; by default what the checkpoint is evaluated on.
     """
     data, label, own = named_data(spec, checkpoint)
-    source_class = Images if checkpoint is None else source_of(checkpoint)
+    source_class = source_class or (Images if checkpoint is None else source_of(checkpoint))
     located = find_parts(data, source_class.kind)
     train = check_labelled(source_class.read_index(located.pop("train"), label, spec.reindex), "--data", several)
     pretrained_on = checkpoint.metadata["data"] if checkpoint else None
@@ -90,6 +97,8 @@ def source_of(checkpoint: Checkpoint, flag: str = "--ckpt") -> type[Indexed]:
     """Return what reads the samples that a checkpoint is evaluated on; raises SslkitError for text, which has no labels."""
     modality = checkpoint.samples
     source_class = load_source(modality)
+    if checkpoint.metadata.get("modality", "image") != (source_class.encoded_as or modality):
+        raise SslkitError(f"{flag}: {checkpoint.path} is an encoder of something else than {modality}", "the file was altered")
     if not issubclass(source_class, Indexed):
         task = checkpoint.metadata["task"]
         raise SslkitError(f"{flag}: {checkpoint.path} was trained on {modality} data by {task}", "this needs images or sounds")
@@ -154,8 +163,11 @@ def _hash(index: Index) -> str:
     return digest.hexdigest()
 
 
-def check_labelled(index: Index, flag: str, several: bool) -> Index:
-    """Return the index; raises SslkitError, naming the flag, if its labels are not those an evaluation can use."""
+def check_labelled(index: Index, flag: str, several: bool, split: bool = True) -> Index:
+    """Return the index; raises SslkitError, naming the flag, if its labels are not those an evaluation can use.
+
+    What is `split`, or fitted and tested on, needs two of each class.
+    """
     if index.labels is None:
         raise SslkitError(
             f"{flag}: {index.source} has no labels", "use class subfolders, a .csv with --label COLUMN, or an .npz with labels"
@@ -164,7 +176,7 @@ def check_labelled(index: Index, flag: str, several: bool) -> Index:
         raise SslkitError(f"{flag}: {index.source} has one class only ({index.classes[0]})", "expected two or more")
     if index.labels.ndim == 2 and not several:
         raise SslkitError(f"{flag}: {index.source} has several labels in one cell", "only finetune takes them")
-    if flag == "--data" and index.labels.ndim == 1:
+    if flag == "--data" and split and index.labels.ndim == 1:
         counts = np.bincount(index.labels, minlength=len(index.classes))
         if counts.min() < 2:
             raise SslkitError(

@@ -90,8 +90,8 @@ def _over_views(read: Read, sample_dims: int) -> Read:
     def averaged(view: Tensor) -> dict[str, Tensor]:
         if view.dim() == sample_dims + 1:
             return read(view)
-        found = read(view.flatten(0, 1))
-        return {name: features.unflatten(0, view.shape[:2]).mean(dim=1) for name, features in found.items()}
+        found = [read(one) for one in view.unbind(1)]  # one after the other: all would be many at once
+        return {name: torch.stack([one[name] for one in found]).mean(dim=0) for name in found[0]}
 
     return averaged
 

@@ -100,10 +100,10 @@ def _finetune(spec: FinetuneSpec, world: World) -> FinetuneResult:
         raise SslkitError("--minutes and --head-first: how long a step takes changes when the encoder learns", "give --epochs")
     checkpoint = None if spec.ckpt is None else read_model(spec.ckpt)
     if checkpoint is not None:
-        checkpoint.check_images()
+        checkpoint.check_images(spec.data)
         checkpoint.build_encoder(allowed)  # before any data is touched
         spec = spec.model_copy(update=_like(checkpoint, spec))
-    parts = find_labelled(spec, spec.test, checkpoint, several=True)
+    parts = find_labelled(spec, spec.test, checkpoint, several=True, source_class=Images)
     usual = _as_asked(spec, checkpoint, parts, world)
     protocol, settings = finetune_protocol(usual), finetune_settings(usual)
     spec = spec.model_copy(update={"data": parts.data, "label": parts.label})

@@ -66,7 +66,7 @@ class MeanSpectrum(Encoder):
         """Return `[B, 2 * mels]`, the level taken off: it is the recording's, not the sound's."""
         bands = self.spectrogram(sample)
         mean = bands.mean(dim=2)
-        return torch.cat([mean - mean.mean(dim=1, keepdim=True), bands.std(dim=2)], dim=1)
+        return torch.cat([mean - mean.mean(dim=1, keepdim=True), bands.std(dim=2, correction=0)], dim=1)
 
 
 def compared(

@@ -44,7 +44,7 @@ def neighbors(spec: NeighborsSpec) -> NeighborsResult:
     encoder = checkpoint.build_encoder(spec.encoder)
     if isinstance(encoder, WordVectors):
         return NeighborsResult(str(spec.ckpt), _near_words(spec, encoder))
-    checkpoint.check_images()
+    checkpoint.check_images(spec.data)
     return _near_images(spec, checkpoint, encoder)
 
 

@@ -39,7 +39,7 @@ def predict(spec: PredictSpec) -> PredictResult:
     """
     out = writable(spec.out, ".csv")
     checkpoint = read_model(spec.ckpt)
-    checkpoint.check_images()
+    checkpoint.check_images(spec.data)
     classes, head = classifier(checkpoint)
     device = choose_device(spec.device)[0]
     encoder = checkpoint.build_encoder(spec.encoder).to(device)

@@ -1,5 +1,6 @@
 """`sslkit words`: do word vectors say what people say? Files of similarities and of analogies, in their usual formats."""
 
+import math
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,7 +58,8 @@ class WordsResult:
 def words(spec: WordsSpec) -> WordsResult:
     """Evaluate word vectors on files of similarities and analogies; everything `sslkit words` does.
 
-    Similarities are lines of two words and a number, with tabs, commas or blanks between them (WordSim-353, SimLex-999, MEN).
+    Similarities are lines of two words and a number, with tabs, commas or blanks between them (WordSim-353, MEN); other
+    columns are passed over (SimLex-999 has the part of speech before the number).
     Analogies are lines of four words, sections begin with a colon (Mikolov et al., 2013a). Questions with words that
     have no vector are left out and counted. Raises SslkitError for other checkpoints, and for files without such lines.
     """
@@ -87,7 +89,7 @@ def vocabulary(encoder: WordVectors, path: str) -> list[str]:
         found = encoder.words
     except UnicodeDecodeError:
         found = []
-    if len(found) != encoder.in_channels:
+    if len(found) != encoder.in_channels or any(len(word.split()) != 1 for word in found):
         raise SslkitError(f"--ckpt: the words in {path} are not those of its vectors", "the file was altered")
     return found
 
@@ -96,14 +98,12 @@ def _similarity(file: str, known: dict[str, int], vectors: torch.Tensor) -> Simi
     found, said, left_out = [], [], 0
     for number, line in _lines(file, "--similarity"):
         parts = [part for part in re.split(r"[\t,;]|\s+", line) if part]
-        try:
-            first, second, score = parts[0].lower(), parts[1].lower(), float(parts[2])
-        except (IndexError, ValueError) as error:
+        score = next((value for part in parts[2:] if (value := _number(part)) is not None), None)
+        if score is None:
             if number == 1:  # a header
                 continue
-            raise SslkitError(
-                f"--similarity: line {number} of {file} is {line!r}", "expected two words and a number"
-            ) from error
+            raise SslkitError(f"--similarity: line {number} of {file} is {line!r}", "expected two words and a number")
+        first, second = parts[0].lower(), parts[1].lower()
         if first in known and second in known:
             found.append(float(vectors[known[first]] @ vectors[known[second]]))
             said.append(score)
@@ -111,8 +111,19 @@ def _similarity(file: str, known: dict[str, int], vectors: torch.Tensor) -> Simi
             left_out += 1
     if len(found) < 3 or len(set(said)) < 2:
         raise SslkitError(f"--similarity: {len(found)} pairs in {file} have vectors", "expected three or more, not all alike")
+    if len(set(found)) < 2:
+        raise SslkitError(f"--similarity: all pairs in {file} have the same cosine", "the vectors were never trained")
     told = spearmanr(found, said)
     return SimilarityRow(file, float(told.statistic), float(told.pvalue), len(found), left_out)
+
+
+def _number(text: str) -> float | None:
+    """Return the number that a text is; None for one that is not finite, or none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _analogies(file: str, known: dict[str, int], vectors: torch.Tensor) -> list[AnalogyRow]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sslkit.console import say
 from sslkit.data.byte_pairs import BytePairs
-from sslkit.data.image_text import ImageText, read_captions
+from sslkit.data.image_text import read_captions
 from sslkit.data.images import Images
 from sslkit.data.index import Index
 from sslkit.data.parts import find_parts
@@ -32,6 +32,7 @@ from sslkit.evaluate.models import CHECKPOINT, RANDOM, Model
 from sslkit.evaluate.protocols import PROTOCOLS
 from sslkit.specs import ZeroshotSpec
 
+_LONGEST = 4096  # tokens of a text
 _AT_ONCE = 1024  # texts, or images that are compared with all texts
 
 
@@ -106,21 +107,23 @@ def zeroshot(spec: ZeroshotSpec) -> ZeroshotResult:
     checkpoint = read_model(spec.ckpt)
     device = choose_device(spec.device)[0]
     towers = _towers(checkpoint, spec, device)
-    data, label, _ = named_data(spec, checkpoint)
+    data, label, own = named_data(spec, checkpoint)
     name, location = list(find_parts(data).items())[-1]
+    own = own and name == "train"
     index = Images.read_index(location, label, spec.reindex)
     check_channels(index, checkpoint)
     test = data if name == "train" else f"{name} of {data}"
     say(f"test part: {test}")
-    # Where its images were seen, and whether their captions were, the fingerprint of the pairs tells.
+    seen = index.fingerprint() == checkpoint.metadata["data"]
+    if own and not seen:
+        raise SslkitError(f"--data: {data} is no longer what the run saw", "name it with --data to evaluate on it all the same")
     rows: list[Row] | list[RecallRow]
     protocol = "zeroshot/recall-v1" if index.labels is None else "zeroshot/names-v1"
     if index.labels is not None:
-        rows = _classified(spec, checkpoint, towers, check_labelled(index, "--data", several=False), test, device)
+        check_labelled(index, "--data", several=False, split=False)
+        rows = _classified(spec, checkpoint, towers, index, test, seen, device)
     else:
-        captions = read_captions(location)
-        seen = ImageText.fingerprint_of(index, captions) == checkpoint.metadata["data"]
-        rows = _retrieved(spec, towers, index, captions, test, seen)
+        rows = _retrieved(spec, towers, index, read_captions(location), test, seen)
     settings = {"templates": spec.templates, "labels": spec.labels, "size": towers.image.size, "label": label}
     usual = PROTOCOLS[protocol].settings.items() <= settings.items() and spec.labels is None and spec.size == "auto"
     result = ZeroshotResult(
@@ -137,7 +140,7 @@ def zeroshot(spec: ZeroshotSpec) -> ZeroshotResult:
 
 
 def _classified(
-    spec: ZeroshotSpec, checkpoint: Checkpoint, towers: Towers, index: Index, test: str, device: torch.device
+    spec: ZeroshotSpec, checkpoint: Checkpoint, towers: Towers, index: Index, test: str, seen: bool, device: torch.device
 ) -> list[Row]:
     """Return a row for the checkpoint and one for random weights."""
     names = _names(spec.labels, index.classes)
@@ -160,7 +163,7 @@ def _classified(
                 n_train=0,
                 n_test=len(labels),
                 duplicates=0,
-                test_seen_in_pretraining=False,
+                test_seen_in_pretraining=seen,
                 chosen=[],
                 weights=model.image.weights,
             )
@@ -225,7 +228,7 @@ def _hits(queries: Tensor, bank: Tensor, belong: Callable[[Tensor], Tensor]) -> 
 
 
 def _names(file: str | None, classes: tuple[str, ...]) -> list[str]:
-    """Return what to call each class: as the data does, or as a file says, a name a line, or CLASS,NAME."""
+    """Return what to call each class: as the data does, or as a file says, CLASS,NAME or a name a line in their order."""
     if file is None:
         return [name.replace("_", " ") for name in classes]
     try:
@@ -234,17 +237,20 @@ def _names(file: str | None, classes: tuple[str, ...]) -> list[str]:
         raise SslkitError(f"--labels: cannot read {file}: {error.strerror}", "expected a name a line") from error
     except UnicodeDecodeError as error:
         raise SslkitError(f"--labels: {file} is not UTF-8 text") from error
-    said = dict(line.split(",", 1) for line in lines) if all("," in line for line in lines) else {}
-    if lines and set(said) == set(classes):
+    if lines and all("," in line for line in lines):
+        said = dict(line.split(",", 1) for line in lines)
+        missing = next((name for name in classes if name not in said), None)
+        if missing is not None:
+            raise SslkitError(f"--labels: {file} has no line for class {missing}", did_you_mean(missing, list(said)))
         return [said[name].strip() for name in classes]
-    plain = {line: line for line in lines}
-    if set(classes) <= plain.keys():
-        return [plain[name] for name in classes]
-    missing = next(name for name in classes if name not in plain)
-    raise SslkitError(
-        f"--labels: {file} has no line for class {missing}",
-        f"expected {len(classes)} lines, a class's name or CLASS,NAME each; {did_you_mean(missing, list(plain))}",
-    )
+    if set(lines) == set(classes):
+        return list(classes)
+    if len(lines) != len(classes):
+        wrong = f"--labels: {file} has {len(lines)} lines for {len(classes)} classes"
+        raise SslkitError(wrong, "expected a name for each, or CLASS,NAME")
+    pairs = ", ".join(f"{name} is {line}" for name, line in zip(classes, lines, strict=True))
+    say(f"names, in the order of the classes: {pairs}")
+    return lines
 
 
 def _towers(checkpoint: Checkpoint, spec: ZeroshotSpec, device: torch.device, trained: bool = True) -> Towers:
@@ -259,6 +265,9 @@ def _towers(checkpoint: Checkpoint, spec: ZeroshotSpec, device: torch.device, tr
     if not trained:
         seed_stage(spec.seed, "random", 0)
         encoder = build_encoder(checkpoint.recipe, allowed=spec.encoder).eval()
+    length = recipe.get("size")
+    if type(length) is not int or not 3 <= length <= _LONGEST:
+        raise SslkitError(f"--ckpt: the text tower in {path} reads {length!r} tokens", "the file was altered")
     text = build_encoder(recipe)
     out, width = projection["weight"].shape
     if not isinstance(text, CaptionEncoder) or text.width != out or width != encoder.width:
@@ -269,6 +278,8 @@ def _towers(checkpoint: Checkpoint, spec: ZeroshotSpec, device: torch.device, tr
         load_strictly(text, state, f"--ckpt: the text tower in {path}")
         load_strictly(projector, projection, f"--ckpt: the projector in {path}")
     try:
+        if spelling.dtype != torch.uint8:
+            raise ValueError("it is no text")
         tokenizer = BytePairs.read(spelling.numpy().tobytes())
     except ValueError as error:  # UnicodeDecodeError is one
         raise SslkitError(f"--ckpt: the tokenizer in {path} cannot be read: {error}", "the file was altered") from error
@@ -276,4 +287,4 @@ def _towers(checkpoint: Checkpoint, spec: ZeroshotSpec, device: torch.device, tr
         raise SslkitError(f"--ckpt: the tokenizer in {path} is not that of its text tower", "the file was altered")
     size = checkpoint.size if spec.size == "auto" else spec.size
     model = Model(CHECKPOINT if trained else RANDOM, encoder.to(device), size)
-    return Towers(model, projector.eval(), text.eval().to(device), tokenizer, int(recipe["size"]))
+    return Towers(model, projector.eval(), text.eval().to(device), tokenizer, length)

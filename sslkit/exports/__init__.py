@@ -163,7 +163,7 @@ def _read_back(spec: ExportSpec, file: Path, settings: formats.Settings, shown: 
 def _real_images(checkpoint: Checkpoint, size: int) -> tuple[Tensor, str]:
     """Return images `[7, C, size, size]` of the run's own data, or else digits, and where they are from."""
     folder = checkpoint.path.parent
-    data = read_spec(folder).get("data") if holds_run(folder) else None
+    data = read_spec(folder).get("data") if holds_run(folder) and checkpoint.samples == "image" else None
     if isinstance(data, str):
         try:
             index = read_index(find_parts(data)["train"], None, False)

@@ -59,7 +59,7 @@ class Looks:
 def look_at(checkpoint: Checkpoint, spec: ReportSpec) -> Looks:
     """Return map, neighbours and confusion of a checkpoint; what cannot be made is left out and said why."""
     looks = Looks()
-    if checkpoint.metadata.get("modality", "image") != "image":
+    if checkpoint.samples != "image":
         return looks
     for made, make in (("map", _place), ("neighbours", _near), ("confusion matrix", _confuse)):
         try:

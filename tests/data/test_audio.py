@@ -96,6 +96,8 @@ def test_what_is_short_is_followed_by_silence(tmp_path: Path) -> None:
         ("infinite", "not finite"),
         ("text", "Error"),
         ("cut", "Error|silent|s of sound"),
+        ("fast", "500 Hz, expected 1000 to"),
+        ("many", "100 channels, expected 64"),
         ("gone", "no such file"),
     ],
 )
@@ -107,6 +109,10 @@ def test_what_is_broken_has_a_reason(kind: str, reason: str, two: Path) -> None:
         soundfile.write(bad, np.zeros(8000), 8000)
     elif kind == "infinite":
         soundfile.write(bad, np.full(8000, np.nan, dtype=np.float32), 8000, subtype="FLOAT")
+    elif kind == "fast":
+        tone(bad, 1, rate=500, hertz=50)
+    elif kind == "many":
+        tone(bad, 1, channels=100)
     elif kind == "text":
         bad.write_bytes(b"hello")
     elif kind == "cut":
@@ -140,6 +146,7 @@ def test_a_recording_that_is_silent_in_places_is_heard_elsewhere(tmp_path: Path)
         (["--data", "{two}", "--encoder-option", "sample_rate=fast"], "sample_rate should be"),
         (["--data", "{two}", "--encoder", "resnet_micro"], "reads image"),
         (["--data", "{two}", "--cache", "on"], "recordings are not cached"),
+        (["--data", "{two}", "--size", "8"], "8 milliseconds of sound"),
     ],
 )
 def test_bad_input_is_one_line(given: list[str], message: str, sslkit: Run, two: Path, digits: Path, tmp_path: Path) -> None:
@@ -176,6 +183,8 @@ def test_from_recordings_to_numbers(sslkit: Run, tmp_path: Path) -> None:
         assert [row["model"] for row in rows] == ["checkpoint", "random weights", "mean spectrum, 64 bands"]
         assert rows[0]["n_test"] == 8
     assert rows[2]["mean_average_precision"] > 0.95  # two tones are far apart
+    again = sslkit("pretrain", "cola", "--data", data, "--out", run, *options, "--resume")
+    assert again.code == 0, again.err  # the same command: the sample rate that was found is no other value
     found = sslkit("embed", "--ckpt", checkpoint, "--out", tmp_path / "features.npz", "--json").json
     assert found["images"] == 16 and found["labels"]
     preview = sslkit("preview", "cola", "--ckpt", checkpoint, "--out", tmp_path / "p.png", "--json").json

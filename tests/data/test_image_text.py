@@ -49,6 +49,16 @@ def test_a_tokenizer_that_was_altered_is_refused(spelling: bytes) -> None:
         BytePairs.read(spelling)
 
 
+def test_captions_in_which_nothing_occurs_twice_are_spelled(sslkit: Run, tmp_path: Path) -> None:
+    table = Path(ImageText.example(tmp_path, 4))
+    words = ("cat", "dog", "fox", "hen")
+    table.write_text("path,caption\n" + "".join(f"{number:04}.png,{word}\n" for number, word in enumerate(words)))
+    options = ["--encoder-option", "width=8", "--batch-size", 4, "--steps", 2, "--workers", 0]
+    ran = sslkit("pretrain", "clip", "--data", table, "--out", tmp_path / "run", *options)
+    assert ran.code == 0, ran.err
+    assert sslkit("zeroshot", "--ckpt", tmp_path / "run" / "model.safetensors").code == 0
+
+
 def test_pairs_have_images_and_tokens(tmp_path: Path) -> None:
     pairs = ImageText.open(DataSpec(data=ImageText.example(tmp_path, 12), cache="off"))
     assert (pairs.info.samples, pairs.info.modality, pairs.info.size) == (12, "image_text", 32)

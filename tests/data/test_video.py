@@ -100,6 +100,43 @@ def test_clips_have_the_labels_of_their_folders(tmp_path: Path) -> None:
     assert frames_of(Video.shown(index, DataSpec(), ENCODER, 16), 2, None) == [24] * 8  # one image, for all frames
 
 
+def test_what_lies_beside_clips_is_none(tmp_path: Path) -> None:
+    folder_of(tmp_path / "walk" / "a", RAMP)
+    file_of(tmp_path / "run" / "b.mp4", RAMP)
+    for place in (tmp_path / "cover.jpg", tmp_path / "walk" / "thumb.png", tmp_path / "run" / "poster.png"):
+        Image.new("RGB", (16, 16)).save(place)
+    (tmp_path / "walk" / "a" / "._3.png").write_bytes(b"of the file system")
+    index = Video.read_index(str(tmp_path), None, False)
+    assert list(index.paths) == ["run/b.mp4", "walk/a"] and index.classes == ("run", "walk")
+    assert frames_of(Video.shown(index, DataSpec(), ENCODER, 16), 1, None)[0] == 0
+
+
+def test_windows_suit_clips_of_different_lengths(tmp_path: Path) -> None:
+    for number in range(16):
+        folder_of(tmp_path / f"{number:02}", RAMP[: 8 + number % 8])
+    video = Video.open(DataSpec(data=str(tmp_path)))
+    assert video.frames == 8 and not video.read(np.arange(16), Draw(0, 0))[1]
+
+
+def test_what_is_far_in_a_file_is_sought(tmp_path: Path) -> None:
+    values = [(3 * number) % 250 for number in range(700)]
+    file_of(tmp_path / "a.mp4", values)
+    file_of(tmp_path / "b.mp4", values)
+    index = Video.read_index(str(tmp_path), None, False)
+    found = frames_of(Video.shown(index, DataSpec(), ENCODER, 16), 0, None)
+    wanted = [values[round(place)] for place in np.linspace(0, 699, 8)]
+    assert np.abs(np.array(found) - wanted).max() <= 6
+
+
+def test_listed_folders_are_known_by_their_frames(tmp_path: Path) -> None:
+    folder_of(tmp_path / "a", RAMP)
+    (tmp_path / "list.txt").write_text("a\n")
+    before = Video.read_index(str(tmp_path / "list.txt"), None, False)
+    assert int(before.stamps[0, 0]) == sum(file.stat().st_size for file in (tmp_path / "a").iterdir())
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a" / "3.png")
+    assert Video.read_index(str(tmp_path / "list.txt"), None, False).key() != before.key()
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [("short", "3 frames, expected 16 or more"), ("junk", "Error"), ("empty", "no image in it"), ("pipe", "is no file")],
@@ -179,3 +216,6 @@ def test_from_clips_to_numbers(sslkit: Run, tmp_path: Path) -> None:
     assert set(preview["metrics"]) == {"accuracy"} and (tmp_path / "p.png").exists()
     assert sslkit("report", run, "--out", tmp_path / "report.html").code == 0
     assert sslkit("export", "--ckpt", checkpoint, "--out", tmp_path / "model.pt2").code == 0  # an encoder of images
+    for command in ("finetune", "neighbors", "predict"):
+        ran = sslkit(command, "--ckpt", checkpoint)
+        assert ran.code == 2 and "was trained on video data" in ran.err, command

@@ -41,6 +41,9 @@ def test_similarities_are_correlated(checkpoint: Path, sslkit: Run, tmp_path: Pa
     file.write_text("word1\tword2\tscore\nKing\tman\t9\nking\twoman\t2\napple\tking\t4\nking\tpear\t1\n# no pair\n")
     (row,) = sslkit("words", "--ckpt", checkpoint, "--similarity", file, "--json").json["similarity"]
     assert (row["spearman"], row["pairs"], row["left_out"]) == (pytest.approx(1.0), 3, 1)
+    file.write_text("word1\tword2\tPOS\tSimLex999\nking\tman\tN\t9\nking\twoman\tN\t2\napple\tking\tN\t4\n")
+    (row,) = sslkit("words", "--ckpt", checkpoint, "--similarity", file, "--json").json["similarity"]
+    assert row["spearman"] == pytest.approx(1.0)
     file.write_text("king,man,1\nking,woman,9\napple,king,5\n")
     (row,) = sslkit("words", "--ckpt", checkpoint, "--similarity", file, "--json").json["similarity"]
     assert row["spearman"] == pytest.approx(-1.0)
@@ -63,6 +66,7 @@ def test_analogies_are_answered(checkpoint: Path, sslkit: Run, tmp_path: Path) -
     [
         ("--similarity", "king man 1\nking woman\n", "line 2 of"),
         ("--similarity", "king man 1\n", "1 pairs in"),
+        ("--similarity", "king man 1\nking woman nan\n", "line 2 of"),
         ("--similarity", "", "is empty"),
         ("--analogies", "king man woman\n", "line 1 of"),
         ("--analogies", "pear plum cherry fig\n", "no question in"),

@@ -54,7 +54,7 @@ def test_loss_against_a_loop(tower: str) -> None:
         total += float(torch.logsumexp(scores[i, others], 0) - scores[i, i]) / 10
         total += float(torch.logsumexp(scores[others, i], 0) - scores[i, i]) / 10
     assert task.loss(output, batch).item() == pytest.approx(total, rel=1e-4)
-    assert float(task.metrics(output, batch)["temperature"][0]) == pytest.approx(0.07)
+    assert task.metrics(output, batch)["temperature"][0].item() == pytest.approx(0.07)
 
 
 def test_the_scale_is_clamped_at_a_hundred() -> None:
@@ -62,7 +62,10 @@ def test_the_scale_is_clamped_at_a_hundred() -> None:
     with torch.no_grad():
         task.log_scale.fill_(math.log(1000))
     batch = pairs(task)
-    assert float(task.metrics(task.predict(batch), batch)["temperature"][0]) == pytest.approx(0.01)
+    output = task.predict(batch)
+    assert task.metrics(output, batch)["temperature"][0].item() == pytest.approx(0.01)
+    task.loss(output, batch).backward()
+    assert float(task.log_scale.grad.abs()) > 0  # it can still be led back
 
 
 def test_transformers_read_in_order_and_bags_do_not() -> None:
@@ -109,9 +112,13 @@ def test_classes_are_told_by_their_names(checkpoint: Path, table: Path, sslkit: 
     assert result["rows"][0]["top1"] > 0.6 and result["protocol"] is None
     assert sslkit(*asked, "--json", "--no-baselines").json["protocol"] == "zeroshot/names-v1"
     names = tmp_path / "names.txt"
-    names.write_text("red,red\ngreen,green\nblue,blue\nyellow,yellow\n")
-    again = sslkit(*asked, *templates, "--labels", names, "--json").json
-    assert again["rows"][0]["top1"] == result["rows"][0]["top1"]
+    for content in ("red,red\ngreen,green\nblue,blue\nyellow,yellow\npink,pink\n", "red\nyellow\nblue\ngreen\n"):
+        names.write_text(content)
+        again = sslkit(*asked, *templates, "--labels", names, "--json").json
+        assert again["rows"][0]["top1"] == result["rows"][0]["top1"]
+    names.write_text("azure\nleafy\ncrimson\ngolden\n")
+    ran = sslkit(*asked, "--labels", names)
+    assert ran.code == 0 and "blue is azure, green is leafy, red is crimson, yellow is golden" in ran.err
     assert "zeroshot" in (checkpoint.parent / "results.jsonl").read_text()
 
 
@@ -128,7 +135,8 @@ def test_captions_and_images_find_each_other(checkpoint: Path, table: Path, sslk
 
 
 def test_its_images_are_images(checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
-    assert sslkit("knn", "--ckpt", checkpoint, "--data", table, "--label", "color", "--json").json["top1"] > 0.6
+    result = sslkit("knn", "--ckpt", checkpoint, "--label", "color", "--json").json  # the run's own data
+    assert result["top1"] > 0.6 and result["test_seen_in_pretraining"]
     assert sslkit("embed", "--ckpt", checkpoint, "--data", table, "--out", tmp_path / "f.npz").code == 0
     assert sslkit("preview", "clip", "--ckpt", checkpoint, "--out", tmp_path / "p.png").code == 0
     assert sslkit("report", checkpoint.parent, "--out", tmp_path / "report.html").code == 0
@@ -139,19 +147,19 @@ def test_its_images_are_images(checkpoint: Path, table: Path, sslkit: Run, tmp_p
     [
         (["--templates", "a picture"], "should hold {} once"),
         (["--label", "color", "--labels", "{missing}"], "cannot read"),
-        (["--label", "color", "--labels", "{names}"], "has no line for class"),
-        (["--data", "{digits}", "--labels", "{names}"], "has no line for class"),
+        (["--label", "color", "--labels", "{names}"], "has 2 lines for 4 classes"),
+        (["--label", "color", "--labels", "{pairs}"], "has no line for class blue"),
         (["--label", "kind"], "has no column kind"),
     ],
 )
 def test_bad_questions_are_one_line(
-    given: list[str], message: str, checkpoint: Path, table: Path, digits: Path, sslkit: Run, tmp_path: Path
+    given: list[str], message: str, checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "names.txt").write_text("cat\ndog\n")
-    places = {"missing": tmp_path / "no.txt", "names": tmp_path / "names.txt", "digits": digits, "": "{}"}
+    (tmp_path / "pairs.txt").write_text("red,red\ngreen,green\n")
+    places = {"missing": tmp_path / "no.txt", "names": tmp_path / "names.txt", "pairs": tmp_path / "pairs.txt"}
     words = [one.format(**places) if one.startswith("{") and one != "{}" else one for one in given]
-    data = [] if "--data" in words else ["--data", table]
-    ran = sslkit("zeroshot", "--ckpt", checkpoint, *data, *words)
+    ran = sslkit("zeroshot", "--ckpt", checkpoint, "--data", table, *words)
     errors = [line for line in ran.err.splitlines() if line.startswith("error: ")]
     assert ran.code == 2 and len(errors) == 1 and message in errors[0], ran.err
 
@@ -161,17 +169,24 @@ def test_other_checkpoints_know_no_captions(trained: Path, table: Path, sslkit: 
     assert ran.code == 2 and "was trained by rotation and knows no captions" in ran.err
 
 
-@pytest.mark.parametrize("what", ["spelling", "recipe", "projector"])
+@pytest.mark.parametrize("what", ["spelling", "kind", "recipe", "length", "large", "projector", "samples"])
 def test_altered_towers_are_refused(what: str, checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
     with safe_open(checkpoint, framework="pt") as file:
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = json.loads(file.metadata()["sslkit"])
     if what == "spelling":
         tensors["text.spelling"][:4] = torch.tensor([255, 0, 32, 10], dtype=torch.uint8)
+    elif what == "kind":
+        tensors["text.spelling"] = tensors["text.spelling"].to(torch.bfloat16)
+    elif what == "samples":
+        metadata["samples"] = "audio"
+    elif what in ("length", "large"):
+        metadata["parts"]["text"]["size"] = "abc" if what == "length" else 10**11
     elif what == "recipe":
         metadata["parts"]["text"]["name"] = "resnet_micro"
     else:
         tensors["projector.weight"] = torch.zeros(3, 3)
     save_file(tensors, tmp_path / "altered.safetensors", {"sslkit": json.dumps(metadata)})
-    ran = sslkit("zeroshot", "--ckpt", tmp_path / "altered.safetensors", "--data", table)
+    asked = ["knn", "--label", "color"] if what == "samples" else ["zeroshot"]
+    ran = sslkit(*asked, "--ckpt", tmp_path / "altered.safetensors", "--data", table)
     assert ran.code == 2 and len(ran.err.splitlines()) <= 3 and "error: " in ran.err and "Traceback" not in ran.err
