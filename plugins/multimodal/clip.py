@@ -36,7 +36,7 @@ class CLIP(PretextTask):
     modality: ClassVar = "image_text"
     couples_samples: ClassVar = True
     defaults: ClassVar = {"lr": 1e-3, "weight_decay": 0.1, "batch_size": 256}
-    preview_columns: ClassVar = ("image", "nearest to its caption")
+    preview_columns: ClassVar = ("image", "by caption")
 
     def build_head(self) -> nn.Module:
         """Build the linear projector of images; that of captions is inside their tower."""
