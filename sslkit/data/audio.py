@@ -1,23 +1,22 @@
 """Recordings as a source: windows of sound, read where they are wanted, resampled and mixed to one channel."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from math import gcd
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslkit.data.decode import Broken, decoding
+from sslkit.data.decode import Broken, decoding, looked_into
 from sslkit.data.index import Index, Kind
 from sslkit.data.indexed import Indexed
 from sslkit.data.source import Draw, Rows
 from sslkit.encoders import Encoder
 from sslkit.errors import SslkitError
+from sslkit.extras import load_extra
 from sslkit.specs import DataSpec
 from sslkit.task import Batch, DataInfo
 
@@ -32,7 +31,6 @@ _SHORTEST = 0.025  # seconds: a window of the spectrogram
 _SILENT = 2.0**-15  # the smallest step of 16 bits
 _TRIES = 10  # windows, before a recording that is silent in places is given up
 _RATES, _MOST_CHANNELS = (1000, 192_000), 64
-_ASKED = 200  # recordings whose headers are read to choose settings
 
 Wave = NDArray[np.float32]  # [samples], in [-1, 1]
 
@@ -59,7 +57,8 @@ class Audio(Indexed):
     def of(cls, index: Index, spec: DataSpec) -> Self:
         """Return recordings for training; `--encoder-option sample_rate=HZ` says at which rate they are heard."""
         settled: dict[str, tuple[Any, str]] = {}
-        seconds, rates = _headers(index)
+        _soundfile()  # missed now, and not once for every file
+        seconds, rates = zip(*looked_into(index, lambda row: _header(index, row), "recording"), strict=True)
         options = dict(getattr(spec, "encoder_option", {}))
         if "sample_rate" not in options:
             options["sample_rate"] = str(min(int(np.median(rates)), _RATE))
@@ -175,28 +174,10 @@ def _opened(index: Index, row: int) -> Iterator[Any]:
         yield file
 
 
-def _headers(index: Index) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return seconds and rates of up to 200 recordings spread over the data; raises SslkitError if none can be read."""
-    _soundfile()
-    rows = np.unique(np.linspace(0, len(index) - 1, min(_ASKED, len(index))).astype(np.int64))
-    with ThreadPoolExecutor() as pool:
-        found = list(pool.map(lambda row: _header(index, int(row)), rows))
-    known = [header for header in found if isinstance(header, tuple)]
-    if not known:
-        raise SslkitError(
-            f"--data: none of {len(rows)} files tried in {index.source} is a readable recording",
-            f"{index.name(int(rows[0]))}: {found[0]}",
-        )
-    seconds, rates = zip(*known, strict=True)
-    return np.array(seconds), np.array(rates)
-
-
-def _header(index: Index, row: int) -> tuple[float, int] | str:
-    try:
-        with _opened(index, row) as file:
-            return file.frames / file.samplerate, file.samplerate
-    except Broken as reason:
-        return str(reason)
+def _header(index: Index, row: int) -> tuple[float, int]:
+    """Return seconds and rate of a recording."""
+    with _opened(index, row) as file:
+        return file.frames / file.samplerate, file.samplerate
 
 
 def _as_rate(given: str) -> int:
@@ -205,10 +186,5 @@ def _as_rate(given: str) -> int:
     return int(given)
 
 
-def _soundfile() -> ModuleType:
-    try:
-        import soundfile
-    except ImportError as error:
-        raise SslkitError("reading sound needs soundfile", "pip install 'sslkit[audio]'") from error
-    module: ModuleType = soundfile
-    return module
+def _soundfile() -> Any:
+    return load_extra("soundfile", "audio", "reading sound")

@@ -1,13 +1,12 @@
 """Byte-pair tokens: words as pieces that occur often, learnt from the captions themselves and kept with the weights."""
 
 import json
-from types import ModuleType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sslkit.errors import SslkitError
+from sslkit.extras import load_extra
 
 PADDING, BEGIN, END = 0, 1, 2
 _SPECIAL = ("<padding>", "<begin>", "<end>")
@@ -82,14 +81,7 @@ def _plain() -> Any:
     return tokenizer
 
 
-def _tokenizers() -> ModuleType:
-    try:
-        import tokenizers
-        import tokenizers.models
-        import tokenizers.normalizers
-        import tokenizers.pre_tokenizers
-        import tokenizers.trainers
-    except ImportError as error:
-        raise SslkitError("captions need tokenizers", "pip install 'sslkit[text]'") from error
-    module: ModuleType = tokenizers
-    return module
+def _tokenizers() -> Any:
+    for part in ("models", "normalizers", "pre_tokenizers", "trainers"):
+        load_extra(f"tokenizers.{part}", "text", "captions")
+    return load_extra("tokenizers", "text", "captions")

@@ -1,10 +1,18 @@
 """What one file's decoder says: whatever it raises becomes a reason, because one file must not end a run."""
 
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np
 
 from sslkit.data.index import Changed, Index
+from sslkit.errors import SslkitError
+
+T = TypeVar("T")
 
 
 class Broken(Exception):
@@ -16,7 +24,7 @@ def decoding(index: Index, row: int) -> Iterator[None]:
     """Turn anything that is raised while a sample is opened and decoded into Broken with a reason."""
     try:
         yield
-    except Broken:
+    except (Broken, SslkitError):  # the latter of what is not installed
         raise
     except Changed as error:
         raise Broken(str(error)) from error
@@ -27,3 +35,36 @@ def decoding(index: Index, row: int) -> Iterator[None]:
         said = f"{type(error).__name__}: {error}".replace(str(index.root / name), name)
         # Pillow names the object it reads. (A function, because a name may hold what looks like a group.)
         raise Broken(re.sub(r"<_io\.\w+.*>", lambda match: repr(name), said)) from error
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Let Pillow say nothing of what is odd about a file: it is used, or broken with a reason. Around threads, not in them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def looked_into(index: Index, look: Callable[[int], T], called: str, count: int = 200) -> list[T]:
+    """Return what `look` says of up to `count` samples spread over the data, to choose settings by; broken ones are left out.
+
+    Raises SslkitError, with the first one's reason, if all are broken.
+    """
+
+    def tried(row: int) -> tuple[list[T], str]:
+        try:
+            with decoding(index, row):
+                return [look(row)], ""
+        except Broken as reason:
+            return [], str(reason)
+
+    rows = np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).astype(np.int64))
+    with quietly(), ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda row: tried(int(row)), rows))
+    known = [one for said, _ in found for one in said]
+    if not known:
+        raise SslkitError(
+            f"--data: none of {len(rows)} files tried in {index.source} is a readable {called}",
+            f"{index.name(int(rows[0]))}: {found[0][1]}",
+        )
+    return known

@@ -1,18 +1,13 @@
 """Decode one image to a square uint8 canvas, or say why not."""
 
-import warnings
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from sslkit.data.decode import Broken, decoding
+from sslkit.data.decode import Broken, decoding, looked_into, quietly
 from sslkit.data.index import Index
-from sslkit.errors import SslkitError
 
 Canvas = NDArray[np.uint8]  # [canvas, canvas, C]
 _MOST_PIXELS = 90_000_000  # to be decoded at once; a worker that holds more may end them all
@@ -44,40 +39,19 @@ def check_pixels(width: int, height: int) -> None:
         raise Broken(f"{width} x {height} pixels would take gigabytes to decode (shrink it)")
 
 
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Let Pillow say nothing of what is odd about a file: it is used, or broken with a reason. Around threads, not in them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def short_sides(index: Index, count: int = 200) -> NDArray[np.int64]:
-    """Return the short sides in pixels of up to `count` images spread over the data, reading headers only.
+def short_sides(index: Index) -> NDArray[np.int64]:
+    """Return the short sides in pixels of some images spread over the data, reading headers only.
 
     Raises SslkitError if not one of them can be read.
     """
     if index.array is not None:
         return np.full(1, min(index.array.shape[1:3]))
-    rows = np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).astype(np.int64))
-    with quietly(), ThreadPoolExecutor() as pool:
-        found = list(pool.map(lambda row: _short_side(index, int(row)), rows))
-    sides = [side for side in found if isinstance(side, int)]
-    if not sides:
-        reason = next(iter(found))
-        raise SslkitError(
-            f"--data: none of {len(rows)} files tried in {index.source} is a readable image",
-            f"{index.name(int(rows[0]))}: {reason}",
-        )
-    return np.array(sides)
+    return np.array(looked_into(index, lambda row: _short_side(index, row), "image"))
 
 
-def _short_side(index: Index, row: int) -> int | str:
-    try:
-        with index.open(row) as stream, Image.open(stream) as image:
-            return min(image.size)
-    except Exception as error:  # as in read_canvas
-        return f"{type(error).__name__}"
+def _short_side(index: Index, row: int) -> int:
+    with index.open(row) as stream, Image.open(stream) as image:
+        return min(image.size)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

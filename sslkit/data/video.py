@@ -3,11 +3,9 @@
 import os
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -16,14 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sslkit.data.decode import Broken, decoding
-from sslkit.data.image import Canvas, check_pixels, decode, fit, quietly
+from sslkit.data.decode import Broken, decoding, looked_into, quietly
+from sslkit.data.image import Canvas, check_pixels, decode, fit
 from sslkit.data.images import choose_canvas, choose_encoder, choose_size
 from sslkit.data.index import IMAGES, Index, Kind, open_file, with_folders_as_labels
 from sslkit.data.indexed import Indexed
 from sslkit.data.source import Draw, Rows
 from sslkit.encoders import Encoder
 from sslkit.errors import SslkitError
+from sslkit.extras import load_extra
 from sslkit.specs import DataSpec
 from sslkit.task import Batch, DataInfo
 from sslkit.transforms import center_view
@@ -286,23 +285,14 @@ def _frames(folder: Path) -> list[str]:
 
 
 def _looked_into(index: Index) -> tuple[list[int], list[int]]:
-    """Return short sides and lengths of up to 100 clips spread over the data; raises SslkitError if none can be read."""
-    rows = np.unique(np.linspace(0, len(index) - 1, min(_ASKED, len(index))).astype(np.int64))
-    with quietly(), ThreadPoolExecutor() as pool:
-        found = list(pool.map(lambda row: _look(index, int(row)), rows))
-    known = [look for look in found if isinstance(look, tuple)]
-    if not known:
-        tried = f"--data: none of {len(rows)} clips tried in {index.source} can be read"
-        raise SslkitError(tried, f"{index.name(int(rows[0]))}: {found[0]}")
-    return [side for side, _ in known], [length for _, length in known]
+    """Return short sides and lengths of some clips spread over the data."""
 
-
-def _look(index: Index, row: int) -> tuple[int, int] | str:
-    try:
-        with decoding(index, row), _opened(index, row) as clip:
+    def look(row: int) -> tuple[int, int]:
+        with _opened(index, row) as clip:
             return clip.side, clip.length
-    except Broken as reason:
-        return str(reason)
+
+    sides, lengths = zip(*looked_into(index, look, "clip", _ASKED), strict=True)
+    return list(sides), list(lengths)
 
 
 def _in_numbers(name: str) -> list[tuple[int, str]]:
@@ -310,10 +300,5 @@ def _in_numbers(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _av() -> ModuleType:
-    try:
-        import av
-    except ImportError as error:
-        raise SslkitError("reading video files needs av", "pip install 'sslkit[video]', or give folders of frames") from error
-    module: ModuleType = av
-    return module
+def _av() -> Any:
+    return load_extra("av", "video", "reading video files")

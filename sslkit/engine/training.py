@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from sslkit import encoders
 from sslkit.console import duration, say
-from sslkit.data.image import quietly
+from sslkit.data.decode import quietly
 from sslkit.data.loader import Loader, WorkerFailed, epoch_batches
 from sslkit.data.source import Draw
 from sslkit.encoders import Encoder, over_views

@@ -173,7 +173,7 @@ def test_a_file_that_is_no_video_is_broken(tmp_path: Path) -> None:
         ("{empty}", "no clip in"),
         ("{flat}", "holds frames and no clips"),
         ("{short}", "have 3 frames"),
-        ("{junk}", "can be read"),
+        ("{junk}", "is a readable clip"),
     ],
 )
 def test_bad_input_is_one_line(data: str, message: str, sslkit: Run, tmp_path: Path) -> None:
