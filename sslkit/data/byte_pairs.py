@@ -83,5 +83,5 @@ def _plain() -> Any:
 
 def _tokenizers() -> Any:
     for part in ("models", "normalizers", "pre_tokenizers", "trainers"):
-        load_extra(f"tokenizers.{part}", "text", "captions")
-    return load_extra("tokenizers", "text", "captions")
+        load_extra(f"tokenizers.{part}", "text", "reading captions")
+    return load_extra("tokenizers", "text", "reading captions")

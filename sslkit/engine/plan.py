@@ -53,7 +53,8 @@ def make_plan(spec: TrainSpec, source: Source, reads: tuple[str, ...], world: Wo
         "sync_batchnorm": "on" if machine.sync_batchnorm else "off",
     }
     for name, (value, why) in source.settled.items():
-        reasons[name] = f"{value}: {why}"
+        said = ", ".join(f"{key}={one}" for key, one in value.items()) if isinstance(value, dict) else value
+        reasons[name] = f"{said}: {why}"
         if name != "cache":
             settled[name] = value
     if spec.encoder == "auto":
