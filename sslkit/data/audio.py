@@ -15,6 +15,7 @@ from sslkit.data.index import Index, Kind
 from sslkit.data.indexed import Indexed
 from sslkit.data.source import Draw, Rows
 from sslkit.encoders import Encoder
+from sslkit.encoders.audio_micro import RATES, check_rate
 from sslkit.errors import SslkitError
 from sslkit.extras import load_extra
 from sslkit.specs import DataSpec
@@ -30,7 +31,7 @@ _DRAWN, _SHOWN = 2, 8  # windows of a recording in training, and in an evaluatio
 _SHORTEST = 0.025  # seconds: a window of the spectrogram
 _SILENT = 2.0**-15  # the smallest step of 16 bits
 _TRIES = 10  # windows, before a recording that is silent in places is given up
-_RATES, _MOST_CHANNELS = (1000, 192_000), 64
+_MOST_CHANNELS = 64
 
 Wave = NDArray[np.float32]  # [samples], in [-1, 1]
 
@@ -57,16 +58,13 @@ class Audio(Indexed):
     def of(cls, index: Index, spec: DataSpec) -> Self:
         """Return recordings for training; `--encoder-option sample_rate=HZ` says at which rate they are heard."""
         settled: dict[str, tuple[Any, str]] = {}
-        _soundfile()  # missed now, and not once for every file
         seconds, rates = zip(*looked_into(index, lambda row: _header(index, row), "recording"), strict=True)
         options = dict(getattr(spec, "encoder_option", {}))
         if "sample_rate" not in options:
-            options["sample_rate"] = str(min(int(np.median(rates)), _RATE))
-            settled["encoder_option"] = (
-                options,
-                f"recordings have {int(np.median(rates))} Hz, of which {_RATE} are used at most",
-            )
-        rate = _as_rate(options["sample_rate"])
+            usual = int(np.median(rates))
+            options["sample_rate"] = str(min(usual, _RATE))
+            settled["encoder_option"] = options, f"recordings have {usual} Hz, of which {_RATE} are used at most"
+        rate = check_rate(options["sample_rate"])
         size = spec.size
         if size == "auto":
             half = int(500 * np.median(seconds))
@@ -81,7 +79,7 @@ class Audio(Indexed):
         return cls(index, int(size), rate, settled)
 
     @classmethod
-    def shown(cls, index: Index, spec: DataSpec, encoder: Encoder, size: int, like: Index | None = None) -> Self:
+    def shown(cls, index: Index, spec: DataSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
         """Return recordings at the rate that an encoder hears."""
         return cls(index, size, encoder.sample_rate, {})
 
@@ -169,8 +167,8 @@ def _opened(index: Index, row: int) -> Iterator[Any]:
     with decoding(index, row), index.open(row) as stream, _soundfile().SoundFile(stream) as file:
         if file.channels > _MOST_CHANNELS:
             raise Broken(f"{file.channels} channels, expected {_MOST_CHANNELS} or fewer")
-        if not _RATES[0] <= file.samplerate <= _RATES[1]:
-            raise Broken(f"{file.samplerate} Hz, expected {_RATES[0]} to {_RATES[1]}")
+        if not RATES[0] <= file.samplerate <= RATES[1]:
+            raise Broken(f"{file.samplerate} Hz, expected {RATES[0]} to {RATES[1]}")
         yield file
 
 
@@ -178,12 +176,6 @@ def _header(index: Index, row: int) -> tuple[float, int]:
     """Return seconds and rate of a recording."""
     with _opened(index, row) as file:
         return file.frames / file.samplerate, file.samplerate
-
-
-def _as_rate(given: str) -> int:
-    if not given.isdigit() or not _RATES[0] <= int(given) <= _RATES[1]:
-        raise SslkitError(f"--encoder-option: sample_rate should be {_RATES[0]} to {_RATES[1]} Hz (got {given})")
-    return int(given)
 
 
 def _soundfile() -> Any:

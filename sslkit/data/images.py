@@ -52,11 +52,9 @@ class Images(Indexed):
         return cls(index, size, Canvases(index, canvas, folder), settled)
 
     @classmethod
-    def shown(cls, index: Index, spec: DataSpec, encoder: Encoder, size: int, like: Index | None = None) -> Self:
-        """Return images at a size, on the canvas that suits it and the images of `like`."""
-        if like is None:
-            return cls.of(index, spec, size)
-        return cls.of(index, spec, size, choose_canvas(size, int(np.median(short_sides(like))))[0])
+    def shown(cls, index: Index, spec: DataSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
+        """Return images at a size, on the canvas that suits both, or on that of `like`."""
+        return cls.of(index, spec, size, None if like is None else like.canvases.canvas)
 
     @classmethod
     def example(cls, folder: Path, samples: int) -> str:

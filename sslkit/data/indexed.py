@@ -38,7 +38,7 @@ class Indexed(Source):
         raise TypeError(f"{cls.__name__} does not define of()")
 
     @classmethod
-    def shown(cls, index: Index, spec: DataSpec, encoder: Encoder, size: int, like: Index | None = None) -> Self:
+    def shown(cls, index: Index, spec: DataSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
         """Return the samples of an index as an encoder trained at `size` is shown them, prepared as those of `like` are."""
         raise TypeError(f"{cls.__name__} does not define shown()")
 

@@ -89,10 +89,10 @@ class Video(Indexed):
         return cls(index, size, canvas, frames, settled)
 
     @classmethod
-    def shown(cls, index: Index, spec: DataSpec, encoder: Encoder, size: int, like: Index | None = None) -> Self:
-        """Return clips at a size, on the canvas that suits it and the frames of `like`."""
-        sides, _ = _looked_into(index if like is None else like)
-        return cls(index, size, choose_canvas(size, int(np.median(sides)))[0], _SHOWN, {})
+    def shown(cls, index: Index, spec: DataSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
+        """Return clips at a size, on the canvas that suits both, or on that of `like`."""
+        canvas = choose_canvas(size, int(np.median(_looked_into(index)[0])))[0] if like is None else like.canvas
+        return cls(index, size, canvas, _SHOWN, {})
 
     @classmethod
     def example(cls, folder: Path, samples: int) -> str:

@@ -1,7 +1,6 @@
 """Log-mel spectrograms, and a small convolutional network on them."""
 
 import math
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -9,12 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslkit.encoders.base import Encoder
-from sslkit.encoders.resnet_micro import BasicBlock
+from sslkit.encoders.resnet_micro import ResNetMicro
 from sslkit.errors import SslkitError
 
 _WINDOW, _HOP = 0.025, 0.010  # seconds
 _LOWEST, _HIGHEST = 60.0, 7800.0  # Hz
 _GROUPS = 8
+RATES = (1000, 192_000)  # Hz that a recording or an encoder may have
 
 
 def audio_micro(
@@ -25,11 +25,18 @@ def audio_micro(
         raise SslkitError(f"--encoder: audio_micro hears one channel (got {in_channels})")
     if width < _GROUPS or width % _GROUPS:
         raise SslkitError(f"--encoder-option: width of audio_micro should be a multiple of {_GROUPS} (got {width})")
-    if not 1000 <= sample_rate <= 192_000:
-        raise SslkitError(f"--encoder-option: sample_rate should be 1000 to 192000 Hz (got {sample_rate})")
+    check_rate(sample_rate)
     if not 8 <= mels <= 256:
         raise SslkitError(f"--encoder-option: mels should be 8 to 256 (got {mels})")
     return AudioMicro(sample_rate, width, mels)
+
+
+def check_rate(given: int | str) -> int:
+    """Return a sample rate in Hz; raises SslkitError, naming the flag, for one that can't be used."""
+    text = str(given)
+    if not text.isdigit() or not RATES[0] <= int(text) <= RATES[1]:
+        raise SslkitError(f"--encoder-option: sample_rate should be {RATES[0]} to {RATES[1]} Hz (got {given})")
+    return int(text)
 
 
 class LogMel(nn.Module):
@@ -75,29 +82,16 @@ class AudioMicro(Encoder):
         super().__init__(8 * width, in_channels=1)
         self.sample_rate = sample_rate
         self.spectrogram = LogMel(sample_rate, mels)
-        self.stem = nn.Conv2d(1, width, 3, padding=1, bias=False)
-        self.stem_norm = _norm(width)
-        widths = [width, width, 2 * width, 4 * width, 8 * width]
-        self.blocks = nn.ModuleList(BasicBlock(inner, outer, stride=2, norm=_norm) for inner, outer in pairwise(widths))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        # Speech and most sounds lie between -10 and 5.
+        self.network = ResNetMicro(1, width, stride=2, norm=_norm, normalisation=((-5.0,), (5.0,)))
 
     def stages(self) -> list[list[nn.Parameter]]:
         """Return the parameters of stem and blocks."""
-        stem = [*self.stem.parameters(), *self.stem_norm.parameters()]
-        return [stem, *(list(block.parameters()) for block in self.blocks)]
+        return self.network.stages()
 
     def layers(self, sample: Tensor) -> list[Tensor]:
         """Return the outputs of the four blocks, `[B, w, bands, frames]` each."""
-        spectrogram = (self.spectrogram(sample) + 5) / 5  # speech and most sounds lie between -10 and 5
-        x = spectrogram[:, None].contiguous(memory_format=torch.channels_last)
-        x = F.relu(self.stem_norm(self.stem(x)), inplace=True)
-        maps = []
-        for block in self.blocks:
-            x = block(x)
-            maps.append(x)
-        return maps
+        return self.network.layers(self.spectrogram(sample)[:, None])
 
     def forward(self, sample: Tensor) -> Tensor:
         """Return features `[B, width]`: the largest values over bands and time, as in the paper."""

@@ -76,11 +76,12 @@ class Encoder(nn.Module):
         return tokens[:, self.prefix :].mean(dim=1)
 
 
-def over_views(apply: Callable[[Tensor], Tensor], sample_dims: int, sample: Tensor) -> Tensor:
-    """Apply a network to samples, or to several views of each, `[B, V, ...]`; return the mean over views, `[B, width]`."""
+def over_views(read: Callable[[Tensor], dict[str, Tensor]], sample_dims: int, sample: Tensor) -> dict[str, Tensor]:
+    """Return what `read` says of samples, `[B, width]` by name; of several views of each, `[B, V, ...]`, the mean."""
     if sample.dim() == sample_dims + 1:
-        return apply(sample)
-    return torch.stack([apply(view) for view in sample.unbind(1)]).mean(dim=0)
+        return read(sample)
+    found = [read(view) for view in sample.unbind(1)]  # one after the other: all would be many at once
+    return {name: torch.stack([one[name] for one in found]).mean(dim=0) for name in found[0]}
 
 
 class ImageEncoder(Encoder):

@@ -21,15 +21,25 @@ def resnet_micro(in_channels: int = 3, size: int = 32, width: int = 16) -> Featu
 
 
 class ResNetMicro(FeatureMapEncoder):
-    """Stack four basic blocks (He et al., 2016, figure 5 left) with strides 1-2-2-2 on a 3×3 stem; any image size."""
+    """Stack four basic blocks (He et al., 2016, figure 5 left) with strides 1-2-2-2 on a 3×3 stem; any image size.
 
-    def __init__(self, in_channels: int = 3, width: int = 16) -> None:
-        super().__init__(8 * width, in_channels)
+    Spectrograms are images to it: of other values, with another `norm`, and at less detail (`stride` of the first block).
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        width: int = 16,
+        stride: int = 1,
+        norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+        normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    ) -> None:
+        super().__init__(8 * width, in_channels, normalisation)
         self.stem = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
-        self.stem_norm = nn.BatchNorm2d(width)
+        self.stem_norm = norm(width)
         widths = [width, width, 2 * width, 4 * width, 8 * width]
         self.blocks = nn.ModuleList(
-            BasicBlock(inner, outer, stride=1 if i == 0 else 2) for i, (inner, outer) in enumerate(pairwise(widths))
+            BasicBlock(inner, outer, stride if i == 0 else 2, norm) for i, (inner, outer) in enumerate(pairwise(widths))
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

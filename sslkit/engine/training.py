@@ -287,7 +287,8 @@ def _try(encoder: Encoder, plan: Plan) -> None:
     arrays, _ = source.read(np.array([0, 1]))
     view = source.view(source.prepare({name: torch.from_numpy(array) for name, array in arrays.items()}))
     try:
-        over_views(encoder.eval(), encoder.sample_dims, view)
+        encoder.eval()
+        over_views(lambda one: {"": encoder(one)}, encoder.sample_dims, view)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise SslkitError(f"--size: {plan.spec.encoder} cannot take samples of size {plan.data.size}: {reason}") from error

@@ -73,8 +73,7 @@ def find_labelled(
         check_channels(train, checkpoint)
     fingerprint = train.fingerprint()
     seen = fingerprint == pretrained_on
-    if own and not seen:
-        raise SslkitError(f"--data: {data} is no longer what the run saw", "name it with --data to evaluate on it all the same")
+    check_own(data, own, seen)
     found = [(test, *_test_location(test, source_class.kind)) for test in tests]
     if not found and located:
         found = [(data, *next(iter(located.items())))]
@@ -91,6 +90,12 @@ def find_labelled(
         parts = [TestPart(f"a fifth of {data}", train.subset(held_out), seen)]
         train = train.subset(kept)
     return Parts(train, parts, data, label, fingerprint)
+
+
+def check_own(data: str, own: bool, seen: bool) -> None:
+    """Raise SslkitError if data that nobody named, but the run, is not what the run has seen."""
+    if own and not seen:
+        raise SslkitError(f"--data: {data} is no longer what the run saw", "name it with --data to evaluate on it all the same")
 
 
 def source_of(checkpoint: Checkpoint, flag: str = "--ckpt") -> type[Indexed]:

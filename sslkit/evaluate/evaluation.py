@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.data.index import Index
+from sslkit.data.indexed import Indexed
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.folder import append_result
 from sslkit.engine.precision import choose_device
@@ -117,13 +118,16 @@ class Evaluation:
             pool = "auto"
         source_class = source_of(self.checkpoint)
 
-        def part(index: Index) -> Part:
-            samples = source_class.shown(index, self.spec, model.encoder, model.size, like=self.parts.train)
-            found = cached(model, samples, layer, pool, self.spec)
-            assert index.labels is not None
-            return Part(found.layers, torch.from_numpy(index.labels[found.rows]), found.rows, found.hashes)
+        def shown(index: Index, like: Indexed | None = None) -> Indexed:
+            return source_class.shown(index, self.spec, model.encoder, model.size, like)
 
-        return part(self.parts.train), [part(test.index) for test in self.parts.tests]
+        def part(samples: Indexed) -> Part:
+            found, labels = cached(model, samples, layer, pool, self.spec), samples.index.labels
+            assert labels is not None
+            return Part(found.layers, torch.from_numpy(labels[found.rows]), found.rows, found.hashes)
+
+        train = shown(self.parts.train)
+        return part(train), [part(shown(test.index, like=train)) for test in self.parts.tests]
 
     def result(self, command: str, protocol: str | None, settings: dict[str, Any], rows: list[Row]) -> Result:
         """Return the result with its first row's numbers on top, added to the run's results.jsonl if there is a run."""

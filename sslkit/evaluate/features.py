@@ -16,7 +16,7 @@ from sslkit.data.indexed import Indexed
 from sslkit.data.loader import Loader, ordered_batches
 from sslkit.data.source import Source
 from sslkit.data.store import UNREADABLE, cache_folder, make_room, write_atomically
-from sslkit.encoders import Encoder
+from sslkit.encoders import Encoder, over_views
 from sslkit.engine.distributed import ALONE, World
 from sslkit.errors import SslkitError
 from sslkit.evaluate.models import Model
@@ -54,7 +54,11 @@ def extract(
     is `hashed` only where somebody looks for duplicates: training asks for features, too. Several processes take a share
     each. The encoder's mode is put back afterwards. Raises SslkitError if nothing can be read.
     """
-    read = _over_views(read or (lambda view: {"last": encoder(view)}), encoder.sample_dims)
+    of_one_view = read or (lambda view: {"last": encoder(view)})
+
+    def read_all(view: Tensor) -> dict[str, Tensor]:
+        return over_views(of_one_view, encoder.sample_dims, view)
+
     own = world.own(source.info.samples)
     layers: dict[str, list[Tensor]] = {}
     rows: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
@@ -66,7 +70,7 @@ def extract(
             for raw, arrays in _batches(source, batch_size, workers, substitute, world):
                 if len(raw["index"]):
                     on_device = {name: value.to(encoder.device) for name, value in arrays.items()}
-                    for name, features in read(source.view(source.prepare(on_device))).items():
+                    for name, features in read_all(source.view(source.prepare(on_device))).items():
                         layers.setdefault(name, []).append(features.float().cpu())
                     rows.append(raw["index"])
                     if hashed:
@@ -76,24 +80,12 @@ def extract(
         if not len(found):
             raise SslkitError(f"--data: not one of the {source.called} in {source.location} can be read")
         if not layers:  # of this process's share nothing could be read: the others need an empty piece of the right width
-            layers = {name: [features[:0]] for name, features in _widths(encoder, source, read).items()}
+            layers = {name: [features[:0]] for name, features in _widths(encoder, source, read_all).items()}
     finally:
         encoder.train(training)
     assert all(map(torch.equal, encoder.buffers(), buffers)), "taking features changed the encoder"
     gathered = {name: world.gather_uneven(torch.cat(pieces)) for name, pieces in layers.items()}
     return Features(gathered, found.numpy(), world.gather_uneven(torch.cat(hashes)).numpy())
-
-
-def _over_views(read: Read, sample_dims: int) -> Read:
-    """Return what reads samples, or several views of each, `[B, V, ...]`, whose features are averaged."""
-
-    def averaged(view: Tensor) -> dict[str, Tensor]:
-        if view.dim() == sample_dims + 1:
-            return read(view)
-        found = [read(one) for one in view.unbind(1)]  # one after the other: all would be many at once
-        return {name: torch.stack([one[name] for one in found]).mean(dim=0) for name in found[0]}
-
-    return averaged
 
 
 def contents(source: Source, batch_size: int, workers: int | str, world: World) -> NDArray[np.int64]:

@@ -24,7 +24,7 @@ from sslkit.engine.folder import append_result
 from sslkit.engine.precision import choose_device
 from sslkit.engine.seeds import seed_stage
 from sslkit.errors import SslkitError, did_you_mean
-from sslkit.evaluate.data import check_channels, check_labelled, named_data
+from sslkit.evaluate.data import check_channels, check_labelled, check_own, named_data
 from sslkit.evaluate.evaluation import Row, Told, compare, score
 from sslkit.evaluate.features import cached
 from sslkit.evaluate.metrics import interval, right
@@ -109,14 +109,12 @@ def zeroshot(spec: ZeroshotSpec) -> ZeroshotResult:
     towers = _towers(checkpoint, spec, device)
     data, label, own = named_data(spec, checkpoint)
     name, location = list(find_parts(data).items())[-1]
-    own = own and name == "train"
     index = Images.read_index(location, label, spec.reindex)
     check_channels(index, checkpoint)
     test = data if name == "train" else f"{name} of {data}"
     say(f"test part: {test}")
     seen = index.fingerprint() == checkpoint.metadata["data"]
-    if own and not seen:
-        raise SslkitError(f"--data: {data} is no longer what the run saw", "name it with --data to evaluate on it all the same")
+    check_own(data, own and name == "train", seen)
     rows: list[Row] | list[RecallRow]
     protocol = "zeroshot/recall-v1" if index.labels is None else "zeroshot/names-v1"
     if index.labels is not None:

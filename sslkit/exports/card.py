@@ -46,13 +46,18 @@ def write_card(
         "made by": f"sslkit {version('sslkit')}",
         "licence": "not stated: fill in",
     }
-    lines = [f"# {path.name}", "", "| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in facts.items())]
+    lines = titled(path, facts)
     if classes:
         lines += ["", f"Classes, in order: {', '.join(classes)}."]
     lines += ["", "## Results", "", *_results(checkpoint.path.parent / RESULTS, weights)]
     lines += ["", "## Loading", "", "```python", *_loading(path.name, spec.to, settings, output), "```", ""]
     with write_atomically(Path(card)) as stream:
         stream.write("\n".join(lines).encode(errors="replace"))  # names of classes may be no text
+
+
+def titled(path: Path, facts: dict[str, Any]) -> list[str]:
+    """Return the lines with which a card begins: the file's name, and a table of facts."""
+    return [f"# {path.name}", "", "| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in facts.items())]
 
 
 def _results(file: Path, weights: str) -> list[str]:

@@ -11,6 +11,7 @@ from sslkit.engine.checkpoint import Checkpoint
 from sslkit.errors import SslkitError
 from sslkit.evaluate.models import weights_hash
 from sslkit.evaluate.words import vocabulary
+from sslkit.exports.card import titled
 
 
 def write_words(checkpoint: Checkpoint, path: Path, card: str) -> float:
@@ -40,8 +41,7 @@ def write_words(checkpoint: Checkpoint, path: Path, card: str) -> float:
         "made by": f"sslkit {version('sslkit')}",
         "licence": "not stated: fill in",
     }
-    lines = [f"# {path.name}", "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())]
-    lines += ["", "## Loading", "", "```python", "from gensim.models import KeyedVectors"]
+    lines = [*titled(path, facts), "", "## Loading", "", "```python", "from gensim.models import KeyedVectors"]
     lines += [f'vectors = KeyedVectors.load_word2vec_format("{path.name}")', "```", ""]
     with write_atomically(Path(card)) as stream:
         stream.write("\n".join(lines).encode())

@@ -125,9 +125,9 @@ def _loads(bench: Bench) -> None:
     view = source.view(to_device(bench.raw(stepper), source, torch.device("cpu")))
     with torch.no_grad():
         # Another memory layout may round otherwise.
-        modules = (loaded, stepper.task.exports()["encoder"].eval())
-        one, other = (over_views(module, encoder.sample_dims, view) for module in modules)
-        if not torch.allclose(one, other, rtol=1e-4, atol=1e-5):
+        exported = stepper.task.exports()["encoder"].eval()
+        found = over_views(lambda one: {"loaded": loaded(one), "exported": exported(one)}, encoder.sample_dims, view)
+        if not torch.allclose(found["loaded"], found["exported"], rtol=1e-4, atol=1e-5):
             raise Broken("the loaded encoder computes something else")
     json.dumps(loaded.recipe)
 

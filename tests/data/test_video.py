@@ -92,7 +92,8 @@ def test_clips_have_the_labels_of_their_folders(tmp_path: Path) -> None:
     file_of(tmp_path / "run" / "c.mp4", RAMP)
     index = Video.read_index(str(tmp_path), None, False)
     assert list(index.paths) == ["run/b", "run/c.mp4", "walk/a"]
-    assert [index.classes[label] for label in index.labels] == ["run", "run", "walk"]  # type: ignore[union-attr]
+    assert index.labels is not None
+    assert [index.classes[label] for label in index.labels] == ["run", "run", "walk"]
     table = tmp_path / "table.csv"
     table.write_text("path,what\nrun/b,x\nwalk/a,y\nwalk/a/3.png,y\n")
     index = Video.read_index(str(table), "what", False)
