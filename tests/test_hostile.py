@@ -2,6 +2,7 @@
 
 import json
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,17 @@ def test_resume_files_of_mutated_bytes(place: int, junk: bytes, trained: Path, t
     file = tmp_path / "resume.pt"
     file.write_bytes(whole[:place] + junk + whole[place + len(junk) :])
     read_or_refused(lambda: read_resume(file, torch.device("cpu")))
+
+
+# Found by the test above: a storage that a number names, and a number that was cut off.
+@pytest.mark.parametrize("pickled", [b"\x80\x02K\x00Q.", b"\x80\x02J\x00"])
+def test_resume_files_whose_pickle_is_odd(pickled: bytes, trained: Path, tmp_path: Path) -> None:
+    file = tmp_path / "resume.pt"
+    with zipfile.ZipFile(trained.parent / "resume.pt") as whole, zipfile.ZipFile(file, "w") as odd:
+        for name in whole.namelist():
+            odd.writestr(name, pickled if name.endswith("/data.pkl") else whole.read(name))
+    with pytest.raises(SslkitError, match="cannot be read"):
+        read_resume(file, torch.device("cpu"))
 
 
 @fuzzed

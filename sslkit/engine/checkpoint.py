@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import struct
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from sslkit.task import CONTRACT
 
 FORMAT = 1  # of both files; a reader refuses what is newer
 _DAMAGED = (
+    ArithmeticError,
+    AssertionError,
+    struct.error,
     OSError,
     RuntimeError,
     EOFError,
