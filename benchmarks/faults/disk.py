@@ -91,9 +91,11 @@ def two_runs(folder: Path, data: Path, long: bool) -> list[Promise]:
         while step_of(out) <= step and time.monotonic() < deadline:
             time.sleep(0.05)
         stale.check(step_of(out) > step, f"step {step_of(out)} after {step}")
-        shutil.rmtree(out)
+        out.rename(folder / "removed")  # in one instant: while a process writes, rm -r may find the folder not empty
+        shutil.rmtree(folder / "removed")
         code = process.wait(30)
-        gone.check(code == 1 and len(process.errors) == 1 and not out.exists(), f"code {code}, {process.errors}")
+        anew = [str(file) for file in out.rglob("*")]
+        gone.check(code == 1 and len(process.errors) == 1 and not out.exists(), f"code {code}, {process.errors}, {anew}")
         if code is None:
             process.kill()
     shared = Promise("two runs that index and decode the same images into one cache at once", "both end as one alone does")

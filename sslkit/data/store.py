@@ -27,12 +27,14 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def write_atomically(file: Path) -> Iterator[BinaryIO]:
+def write_atomically(file: Path, new_folder: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file beside `file` that takes its place, flushed to disk, when the block ends without error.
 
-    What processes left behind that were killed in here is removed.
+    A folder that is not there is made, or without `new_folder` a FileNotFoundError. What processes left behind that were
+    killed in here is removed.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
+    if new_folder:
+        file.parent.mkdir(parents=True, exist_ok=True)
     mine = f"{file.name}.{platform.node()}."
     for other in file.parent.glob(f"{glob.escape(mine)}*.tmp"):
         process = other.name.removeprefix(mine).removesuffix(".tmp")

@@ -128,7 +128,7 @@ def read_model(path: str | Path, flag: str = "--ckpt") -> Checkpoint:
 
 
 def save_model(path: Path, modules: dict[str, nn.Module], metadata: dict[str, Any]) -> None:
-    """Write modules and metadata as `model.safetensors`, atomically."""
+    """Write modules and metadata as `model.safetensors`, atomically; raises OSError if it can't be."""
     tensors = {
         f"{name}.{key}": value.detach().cpu().contiguous()
         for name, module in modules.items()
@@ -136,7 +136,7 @@ def save_model(path: Path, modules: dict[str, nn.Module], metadata: dict[str, An
     }
     # Cloned: safetensors refuses tensors that share memory.
     data = save({key: value.clone() for key, value in tensors.items()}, {"sslkit": json.dumps(metadata)})
-    with write_atomically(path) as stream:
+    with write_atomically(path, new_folder=False) as stream:
         stream.write(data)
 
 
@@ -198,7 +198,7 @@ def load_initial(encoder: Encoder, path: str) -> None:
 
 def save_resume(path: Path, state: dict[str, Any]) -> None:
     """Write `resume.pt` atomically: the previous one stays until the new one is on disk; raises OSError if it can't be."""
-    with write_atomically(path) as stream:
+    with write_atomically(path, new_folder=False) as stream:
         remembering = _Remembering(stream)
         try:
             torch.save({"format": FORMAT, **state}, cast(BinaryIO, remembering))

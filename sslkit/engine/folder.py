@@ -133,7 +133,7 @@ class RunFolder:
         """Record what was run."""
         if not self.writes:
             return
-        with self.writing(), write_atomically(self.file(SPEC)) as stream:
+        with self.writing(), write_atomically(self.file(SPEC), new_folder=False) as stream:
             stream.write((json.dumps(spec, indent=2) + "\n").encode())
 
     def log(self, line: dict[str, Any]) -> None:
@@ -155,7 +155,7 @@ class RunFolder:
         """Drop the logged lines from `step` on, which a resumed run will write again; TensorBoard does so by itself."""
         if self.writes and self.file(METRICS).exists():
             kept = [line for line in read_json_lines(self.file(METRICS)) if line["step"] < step]
-            with self.writing(), write_atomically(self.file(METRICS)) as stream:
+            with self.writing(), write_atomically(self.file(METRICS), new_folder=False) as stream:
                 stream.writelines(f"{json.dumps(line)}\n".encode() for line in kept)
         if self.writes and self._shows:
             from torch.utils.tensorboard import SummaryWriter

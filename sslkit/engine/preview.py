@@ -8,6 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from sslkit.data.store import write_atomically
 from sslkit.engine.checkpoint import read_model, read_resume
 from sslkit.engine.folder import RESUME, read_spec
 from sslkit.engine.gradients import as_dict, joined
@@ -53,7 +54,8 @@ def preview(spec: PreviewSpec) -> PreviewResult:
         raise SslkitError(f"{training.name} has no preview", "it has no pictures of its samples")
     if not len(pictures):
         raise SslkitError(f"--images: of {spec.images} none is shown by {training.name}", "give more")
-    draw_previews(pictures[: spec.rows], stepper.task.preview_columns, out)
+    with write_atomically(out) as stream:
+        draw_previews(pictures[: spec.rows], stepper.task.preview_columns, stream)
     return PreviewResult(str(out), training.name, spec.ckpt is not None, metrics)
 
 

@@ -17,6 +17,7 @@ from sslkit.console import duration, say
 from sslkit.data.decode import quietly
 from sslkit.data.loader import Loader, WorkerFailed, epoch_batches
 from sslkit.data.source import Draw
+from sslkit.data.store import write_atomically
 from sslkit.encoders import Encoder, over_views
 from sslkit.engine.checkpoint import describe, load_initial, read_resume, save_model, save_resume
 from sslkit.engine.distributed import World
@@ -202,7 +203,8 @@ def _draw_previews(stepper: Stepper, folder: RunFolder) -> None:
     with folder.writing():
         file.parent.mkdir(exist_ok=True)
         known = {earlier.read_bytes() for earlier in file.parent.iterdir() if earlier != file}
-        draw_previews(pictures[:_PREVIEW_ROWS], stepper.task.preview_columns, file)
+        with write_atomically(file, new_folder=False) as stream:
+            draw_previews(pictures[:_PREVIEW_ROWS], stepper.task.preview_columns, stream)
         if file.read_bytes() in known:
             file.unlink()  # a task that says nothing of what it sees
 

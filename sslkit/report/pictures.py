@@ -1,13 +1,11 @@
 """Pictures that tasks make of what they see and say: float `[N, C, H, W]` in [0, 1], until `draw_previews` writes them."""
 
-from pathlib import Path
+from typing import BinaryIO
 
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-
-from sslkit.data.store import write_atomically
 
 _RIGHT, _WRONG = (0.18, 0.62, 0.34), (0.85, 0.25, 0.2)
 _HEAT = ((0.0, 0.0, 0.0), (0.3, 0.07, 0.43), (0.73, 0.21, 0.33), (0.98, 0.55, 0.04), (0.99, 1.0, 0.9))
@@ -74,7 +72,7 @@ def contact_sheets(image: Tensor, labels: Tensor, rows: int = 8, columns: int = 
     return sheet
 
 
-def draw_previews(pictures: Tensor, names: tuple[str, ...], out: Path) -> None:
+def draw_previews(pictures: Tensor, names: tuple[str, ...], stream: BinaryIO) -> None:
     """Write pictures `[N, columns, C, H, W]` as one PNG, a row for each sample, with the columns' names above."""
     pictures = colored(pictures).clamp(0, 1).cpu()
     rows, columns, _, height, width = pictures.shape
@@ -91,5 +89,4 @@ def draw_previews(pictures: Tensor, names: tuple[str, ...], out: Path) -> None:
         for row in range(rows):
             tile = Image.fromarray(values[row, column]).resize((wide, tall), Image.Resampling.NEAREST)
             sheet.paste(tile, (left, title + _GAP + row * (tall + _GAP)))
-    with write_atomically(out) as stream:
-        sheet.save(stream, format="PNG")
+    sheet.save(stream, format="PNG")

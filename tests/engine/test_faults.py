@@ -47,12 +47,16 @@ class Faulty(PretextTask):
     def after_step(self, seen):
         if self.clock.step == 3:
             {after_step}
+    def exports(self):
+        if self.clock.step == 4:
+            {exports}
+        return super().exports()
 """
 
 
 def faulty(folder: Path, **faults: str) -> Path:
-    """Write a task that does something bad in its fourth step."""
-    lines = {"transform": "pass", "loss": "pass", "after_step": "pass"} | faults
+    """Write a task that does something bad in its fourth step, or when that is saved."""
+    lines = {"transform": "pass", "loss": "pass", "after_step": "pass", "exports": "pass"} | faults
     file = folder / "faulty.py"
     file.write_text(TASK.format(**lines))
     return file
@@ -82,18 +86,20 @@ def test_what_is_not_finite_is_named(
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"),
+    ("moment", "fault", "message"),
     [
-        ("shutil.rmtree({run!r})", "the folder is gone"),
+        ("after_step", "shutil.rmtree({run!r})", "the folder is gone"),
+        # Between resume.pt and model.safetensors.
+        ("exports", "shutil.rmtree({run!r}, ignore_errors=True)", "No such file or directory"),
         # As a disk that is full: nothing grows beyond a kilobyte.
-        ("resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))", "File too large"),
+        ("after_step", "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))", "File too large"),
     ],
 )
 def test_a_disk_that_fails_during_the_run(
-    fault: str, message: str, sslkit: Run, digits: Path, quick: list[str], tmp_path: Path
+    moment: str, fault: str, message: str, sslkit: Run, digits: Path, quick: list[str], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    task = faulty(tmp_path, after_step=fault.format(run=str(run)))
+    task = faulty(tmp_path, **{moment: fault.format(run=str(run))})
     command = [sys.executable, "-m", "sslkit", "pretrain", str(task), "--data", str(digits), *map(str, quick)]
     command += ["--steps", "6", "--checkpoint-every", "2", "--health-every", "0", "--out"]
     ran = subprocess.run([*command, str(run)], capture_output=True, text=True, check=False)

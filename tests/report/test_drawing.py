@@ -48,7 +48,8 @@ def test_contact_sheets_show_the_largest_clusters() -> None:
 
 def test_the_file_has_every_picture(tmp_path: Path) -> None:
     pictures = torch.rand(3, 2, 1, 16, 16)
-    draw_previews(pictures, ("one", "two"), tmp_path / "p.png")
+    with open(tmp_path / "p.png", "wb") as stream:
+        draw_previews(pictures, ("one", "two"), stream)
     with Image.open(tmp_path / "p.png") as sheet:
         assert sheet.size == (2 * 102 + 6, 3 * 102 + 6 + 21)  # sixteen pixels six times as large, gaps, a title
         assert sheet.getpixel((10, 30)) == (round(float(pictures[0, 0, 0, 0, 0]) * 255),) * 3
