@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -42,6 +43,7 @@ class Loader:
                 persistent_workers=workers > 0,
                 timeout=_INTERVAL if workers else 0,
                 pin_memory=pin_memory,
+                multiprocessing_context=_context() if workers else None,
                 worker_init_fn=partial(_leave_signals_to_the_loop, _leaving),
             )
 
@@ -129,6 +131,28 @@ def _leave_signals_to_the_loop(leaving: Any, worker: int) -> None:
     """Ignore what a terminal or a job scheduler sends to workers too: the loop finishes its step and ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if leaving.value else None)
+
+
+class _Flag:
+    """Serve torch as a `multiprocessing.Event` without a lock: a worker that is killed while it holds one keeps all waiting."""
+
+    def __init__(self) -> None:
+        self._value: Any = multiprocessing.Value("b", 0, lock=False)
+
+    def is_set(self) -> bool:
+        """Tell whether it is set."""
+        return bool(self._value.value)
+
+    def set(self) -> None:
+        """Set it."""
+        self._value.value = 1
+
+
+def _context() -> Any:
+    """Return the context in which workers start, with that flag."""
+    context: Any = copy(multiprocessing.get_context())  # not the one that everybody has
+    context.Event = _Flag
+    return context
 
 
 class _Rows(Dataset[Any]):

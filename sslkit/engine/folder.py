@@ -1,7 +1,6 @@
 """The run folder: what lies in it, who may write to it, and how it is named."""
 
 import csv
-import errno
 import json
 import math
 import shutil
@@ -117,17 +116,18 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Say in one line what the disk would not do."""
+        """Say in one line what the disk would not do.
+
+        Nothing in here may make the folder anew if it is gone: half a run would be in it.
+        """
         try:
-            if not self.path.is_dir():  # or it would be made anew, with half a run in it
-                raise FileNotFoundError(errno.ENOENT, "the folder is gone")
             yield
         except OSError as error:
+            reason = f"cannot write to {self.path}: {error.strerror if self.path.is_dir() else 'the folder is gone'}"
             if self.started:
-                raise RunFailed(
-                    f"cannot write to {self.path}: {error.strerror}", "--resume goes on from the last checkpoint"
-                ) from error
-            raise SslkitError(f"--out: cannot write to {self.path}: {error.strerror}") from error
+                hint = "--resume goes on from the last checkpoint" if self.file(RESUME).exists() else ""
+                raise RunFailed(reason, hint) from error
+            raise SslkitError(f"--out: {reason}") from error
 
     def write_spec(self, spec: dict[str, Any]) -> None:
         """Record what was run."""

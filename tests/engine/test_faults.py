@@ -1,5 +1,6 @@
 """What goes wrong around a run: one clear line, nothing lost, nothing left behind."""
 
+import inspect
 import multiprocessing
 import os
 import platform
@@ -90,7 +91,7 @@ def test_what_is_not_finite_is_named(
     [
         ("after_step", "shutil.rmtree({run!r})", "the folder is gone"),
         # Between resume.pt and model.safetensors.
-        ("exports", "shutil.rmtree({run!r}, ignore_errors=True)", "No such file or directory"),
+        ("exports", "shutil.rmtree({run!r}, ignore_errors=True)", "the folder is gone"),
         # As a disk that is full: nothing grows beyond a kilobyte.
         ("after_step", "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))", "File too large"),
     ],
@@ -157,6 +158,34 @@ def test_a_worker_that_dies_is_noticed_at_the_next_batch(monkeypatch: pytest.Mon
     assert signal.getsignal(signal.SIGCHLD) == before  # torch's would raise here, in the middle of a step
     with pytest.raises(WorkerFailed, match=r"--workers 1: a worker died: .*fewer workers"):
         list(arriving)
+
+
+class Asking(Slow):
+    """Ask torch's flag in the worker, whether all is over, again and again."""
+
+    def read(self, rows: NDArray[np.int64], draw: Draw | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
+        frame = inspect.currentframe()
+        while frame is not None and "done_event" not in frame.f_locals:
+            frame = frame.f_back
+        while self.stuck in rows and frame is not None and not frame.f_locals["done_event"].is_set():
+            pass
+        return {"number": rows.astype(np.float32)}, {}
+
+
+def test_a_worker_that_dies_takes_no_lock_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader_module, "_INTERVAL", 1)
+    source = Asking.__new__(Asking)
+    source.stuck = 1
+    for _ in range(8):
+        loader = Loader(source, workers=1, substitute=False)
+        arriving = loader(ordered_batches(8, 1))
+        next(arriving)
+        (worker,) = multiprocessing.active_children()
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(WorkerFailed):
+            next(arriving)
+        loader.close()
 
 
 def test_a_worker_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
