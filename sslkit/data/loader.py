@@ -122,19 +122,8 @@ def _deaths_are_no_signals() -> Iterator[None]:
         signal.signal(signal.SIGCHLD, before)
 
 
-# Whether this process is about to end: shared with the workers, who may then be ended by a signal.
-_leaving: Any = multiprocessing.Value("b", 0, lock=False)
-atexit.register(setattr, _leaving, "value", 1)  # before multiprocessing, registered earlier, sends signals and waits
-
-
-def _leave_signals_to_the_loop(leaving: Any, worker: int) -> None:
-    """Ignore what a terminal or a job scheduler sends to workers too: the loop finishes its step and ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if leaving.value else None)
-
-
 class _Flag:
-    """Serve torch as a `multiprocessing.Event` without a lock: a worker that is killed while it holds one keeps all waiting."""
+    """Be a `multiprocessing.Event` without a lock: a worker that is killed while it holds one keeps all waiting."""
 
     def __init__(self) -> None:
         self._value: Any = multiprocessing.Value("b", 0, lock=False)
@@ -148,8 +137,19 @@ class _Flag:
         self._value.value = 1
 
 
+# Whether this process is about to end: shared with the workers, who may then be ended by a signal.
+_leaving = _Flag()
+atexit.register(_leaving.set)  # before multiprocessing, registered earlier, sends signals and waits
+
+
+def _leave_signals_to_the_loop(leaving: _Flag, worker: int) -> None:
+    """Ignore what a terminal or a job scheduler sends to workers too: the loop finishes its step and ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if leaving.is_set() else None)
+
+
 def _context() -> Any:
-    """Return the context in which workers start, with that flag."""
+    """Return the context in which workers start, with that flag for torch to ask."""
     context: Any = copy(multiprocessing.get_context())  # not the one that everybody has
     context.Event = _Flag
     return context

@@ -43,8 +43,6 @@ def write_card(
         "output": f"{output}, computed as sslkit does up to {difference:.1g}",
         "data": f"fingerprint {metadata['data']}",
         "weights": f"hash {weights}",
-        "made by": f"sslkit {version('sslkit')}",
-        "licence": "not stated: fill in",
     }
     lines = titled(path, facts)
     if classes:
@@ -56,7 +54,8 @@ def write_card(
 
 
 def titled(path: Path, facts: dict[str, Any]) -> list[str]:
-    """Return the lines with which a card begins: the file's name, and a table of facts."""
+    """Return the lines with which a card begins: the file's name, and a table of facts, those of every card last."""
+    facts = {**facts, "made by": f"sslkit {version('sslkit')}", "licence": "not stated: fill in"}
     return [f"# {path.name}", "", "| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in facts.items())]
 
 

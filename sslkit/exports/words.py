@@ -1,6 +1,5 @@
 """Word vectors in word2vec's text format, which gensim, fastText's tools and many others read."""
 
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -38,8 +37,6 @@ def write_words(checkpoint: Checkpoint, path: Path, card: str) -> float:
         "width": encoder.width,
         "data": f"fingerprint {metadata['data']}",
         "weights": f"hash {weights_hash(encoder)}",
-        "made by": f"sslkit {version('sslkit')}",
-        "licence": "not stated: fill in",
     }
     lines = [*titled(path, facts), "", "## Loading", "", "```python", "from gensim.models import KeyedVectors"]
     lines += [f'vectors = KeyedVectors.load_word2vec_format("{path.name}")', "```", ""]

@@ -167,7 +167,8 @@ class Asking(Slow):
         frame = inspect.currentframe()
         while frame is not None and "done_event" not in frame.f_locals:
             frame = frame.f_back
-        while self.stuck in rows and frame is not None and not frame.f_locals["done_event"].is_set():
+        assert frame is not None
+        while self.stuck in rows and not frame.f_locals["done_event"].is_set():
             pass
         return {"number": rows.astype(np.float32)}, {}
 
