@@ -18,12 +18,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sslkit.data.image import read_canvas
-from sslkit.data.images import Images, choose_canvas
+from sslkit.contract.options import DataSpec
 from sslkit.data.index import Index
 from sslkit.data.loader import Loader, epoch_batches
-from sslkit.data.parts import read_index
-from sslkit.specs import DataSpec
+from sslkit.image.decode import read_canvas
+from sslkit.image.source import ImageSource, choose_canvas
 
 _BATCH = 64
 
@@ -39,7 +38,7 @@ def main() -> None:
     images = arguments.folder / f"jpeg-{arguments.images}-{arguments.pixels}"
     make(images, arguments.images, arguments.pixels)
     os.environ["SSLKIT_CACHE"] = str(arguments.folder / "cache")
-    index = read_index(str(images))
+    index = ImageSource.read_index(str(images))
     cores = len(os.sched_getaffinity(0))
     canvas, _ = choose_canvas(arguments.size, arguments.pixels)
     alone, loading = [], []
@@ -103,7 +102,7 @@ def _decode(rows: np.ndarray) -> None:
 def load(data: Path, index: Index, size: int, cores: int) -> float:
     """Return the images per second of a loader that fills a new cache, from its first batch on."""
     shutil.rmtree(Path(os.environ["SSLKIT_CACHE"]) / "canvases", ignore_errors=True)
-    source = Images.of(index, DataSpec(data=str(data), workers=cores), size)
+    source = ImageSource.of(index, DataSpec(data=str(data), workers=cores), size)
     loader = Loader(source, cores, substitute=True)
     batches = epoch_batches(len(index), _BATCH, 0, 0)
     began, count = 0.0, 0

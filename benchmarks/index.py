@@ -23,9 +23,10 @@ _LINKS = 50_000  # of one file: some file systems allow 65,000
 
 _COLD = """
 import sys, time, pathlib
+from sslkit.image.options import IMAGES
 from sslkit.data.index import index_folder
 began = time.perf_counter()
-index = index_folder("data", pathlib.Path(sys.argv[1]), reindex=sys.argv[2] == "cold")
+index = index_folder("data", pathlib.Path(sys.argv[1]), sys.argv[2] == "cold", IMAGES)
 print(time.perf_counter() - began, len(index))
 """
 _WARM = """
@@ -35,7 +36,7 @@ import torch
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 before, began = resident(), time.perf_counter()
-index = index_folder("data", pathlib.Path(sys.argv[1]))
+index = index_folder("data", pathlib.Path(sys.argv[1]), False, IMAGES)
 index.fingerprint()
 seconds = time.perf_counter() - began
 peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

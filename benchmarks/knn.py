@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from sslkit.evaluate.knn import chunk_of, votes
+from sslkit.evaluation.knn import chunk_of, votes
 
 
 def main(turns: int, k: int) -> None:

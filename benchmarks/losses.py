@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslkit import DataInfo, EncoderBuilder, PretextTask
-from sslkit.encoders import recipe_for
+from sslkit import DataInfo, PretextTask
+from sslkit.encoders.build import recipe_for
+from sslkit.encoders.builder import RecipeBuilder
 from sslkit.nn import barlow_twins, info_nce, negative_cosine, nt_xent, sinkhorn, swapped_prediction, vicreg
-from sslkit.registry import load_task
+from sslkit.tasks.load import load_task
 
 IMAGES, VIEWS, WIDTH, PROTOTYPES, QUEUE = 64, 4, 32, 48, 100
 Loss = Callable[[Tensor], Tensor]
@@ -97,7 +98,7 @@ def msn() -> PretextTask:
     """Return the msn task, whose targets are of its own."""
     task, data = load_task("msn"), DataInfo(64, 32)
     recipe = recipe_for("vit_micro", 32, 3, {"width": "32", "depth": "2"})
-    return task(task.Options(width=WIDTH, prototypes=PROTOTYPES), EncoderBuilder(recipe, data)(), data)
+    return task(task.Options(width=WIDTH, prototypes=PROTOTYPES), RecipeBuilder(recipe, data)(), data)
 
 
 def unit(vectors: Tensor) -> Tensor:

@@ -92,11 +92,11 @@ def words(data: Path, runs: Runs, minutes: float) -> None:
     """Words per second against gensim's, with the same settings, in turns."""
     import gensim
 
-    from sslkit.data.text import Text
-    from sslkit.specs import DataSpec
+    from sslkit.contract.options import DataSpec
+    from sslkit.text.source import TextSource
 
     file = data / "shakespeare.txt"
-    text = Text.open(DataSpec(data=str(file)))
+    text = TextSource.open(DataSpec(data=str(file)))
     spelled, numbers = text.info.details["words"], text.tokens
     sentences = [[spelled[place] for place in numbers[start : start + 128]] for start in range(0, len(numbers), 128)]
     epochs, ours, theirs = 20, [], []

@@ -28,9 +28,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from sslkit.encoders import Encoder, build_encoder
+from sslkit.contract.encoder import Encoder
+from sslkit.encoders.build import build_encoder
 from sslkit.engine.checkpoint import read_model, save_model
-from sslkit.registry import load_task
+from sslkit.tasks.load import load_task
 
 METHODS = ("simclr", "byol", "barlow_twins", "vicreg")
 BATCH, SIZE = 256, 32

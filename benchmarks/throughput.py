@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 
-from sslkit import PretrainSpec
+from sslkit.contract.task import Clock
 from sslkit.data.loader import Loader, epoch_batches
-from sslkit.engine.gradients import named, total
+from sslkit.encoders.builder import RecipeBuilder
+from sslkit.engine.micro_batches import named_terms, total_loss
 from sslkit.engine.pretrain import prepare
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import Stepper, to_device
-from sslkit.task import Clock, EncoderBuilder
+from sslkit.specs.train import PretrainSpec
 
 
 def main() -> None:
@@ -76,7 +77,7 @@ def fixed_tensor_steps(spec: PretrainSpec) -> Iterator[Any]:
         batch = task.transform(to_device(raw, stepper.plan.source, stepper.machine.device))
     while True:
         optimizer.zero_grad(set_to_none=True)
-        loss = total(named(task.loss(task.predict(batch), batch)))
+        loss = total_loss(named_terms(task.loss(task.predict(batch), batch)))
         loss.backward()
         yield optimizer.step()
 
@@ -84,7 +85,7 @@ def fixed_tensor_steps(spec: PretrainSpec) -> Iterator[Any]:
 def new_stepper(spec: PretrainSpec) -> Stepper:
     training = prepare(spec)
     seed_stage(spec.seed, "build", 0)
-    encoder = training.build_encoder(EncoderBuilder(training.plan.recipe, training.plan.data))
+    encoder = training.build_encoder(RecipeBuilder(training.plan.recipe, training.plan.data))
     return Stepper(training.build_task(encoder, training.plan.data), training.plan, Clock(steps=10**6))
 
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from sslkit.engine.memory import keep_freed_memory
-from sslkit.transforms import strong_view
+from sslkit.image.views import strong_view
 
 
 class Views(Dataset[torch.Tensor]):

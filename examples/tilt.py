@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, TaskOptions
-from sslkit.transforms import random_resized_crop
+from sslkit.image.transforms import random_resized_crop
 
 
 class Tilt(PretextTask):

@@ -7,113 +7,138 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sslkit.data.source import Source as Source
-    from sslkit.digits import demo as demo
-    from sslkit.encoders import Encoder as Encoder
-    from sslkit.encoders import build_encoder as build_encoder
-    from sslkit.encoders import concat as concat
+    from sslkit.contract.encoder import Encoder as Encoder
+    from sslkit.contract.errors import RunFailedError as RunFailedError
+    from sslkit.contract.errors import RunInterruptedError as RunInterruptedError
+    from sslkit.contract.errors import SslkitError as SslkitError
+    from sslkit.contract.options import TaskOptions as TaskOptions
+    from sslkit.contract.source import ReadSeed as ReadSeed
+    from sslkit.contract.source import Source as Source
+    from sslkit.contract.task import Batch as Batch
+    from sslkit.contract.task import Clock as Clock
+    from sslkit.contract.task import DataInfo as DataInfo
+    from sslkit.contract.task import EncoderBuilder as EncoderBuilder
+    from sslkit.contract.task import PretextTask as PretextTask
+    from sslkit.contract.task import Run as Run
+    from sslkit.data.indexed_source import IndexedSource as IndexedSource
+    from sslkit.encoders.build import build_encoder as build_encoder
+    from sslkit.encoders.build import concat as concat
     from sslkit.engine.checkpoint import load as load
     from sslkit.engine.checkpoint import read_model as read_model
-    from sslkit.engine.forecast import plan_run as plan_run
+    from sslkit.engine.plan import plan as plan
     from sslkit.engine.pretrain import pretrain as pretrain
     from sslkit.engine.preview import preview as preview
-    from sslkit.errors import RunFailed as RunFailed
-    from sslkit.errors import SslkitError as SslkitError
-    from sslkit.evaluate.compare import compare as compare
-    from sslkit.evaluate.embed import embed as embed
-    from sslkit.evaluate.embed import map_features as map_features
-    from sslkit.evaluate.everything import evaluate_all as evaluate_all
-    from sslkit.evaluate.finetune import finetune as finetune
-    from sslkit.evaluate.knn import knn as knn
-    from sslkit.evaluate.neighbors import neighbors as neighbors
-    from sslkit.evaluate.predict import predict as predict
-    from sslkit.evaluate.probe import probe as probe
-    from sslkit.evaluate.retrieval import retrieval as retrieval
-    from sslkit.evaluate.words import words as words
-    from sslkit.evaluate.zeroshot import zeroshot as zeroshot
-    from sslkit.exports import export as export
-    from sslkit.report.html import write_report as write_report
-    from sslkit.specs import CompareSpec as CompareSpec
-    from sslkit.specs import DemoSpec as DemoSpec
-    from sslkit.specs import EmbedSpec as EmbedSpec
-    from sslkit.specs import EvaluateSpec as EvaluateSpec
-    from sslkit.specs import ExportSpec as ExportSpec
-    from sslkit.specs import FinetuneSpec as FinetuneSpec
-    from sslkit.specs import KnnSpec as KnnSpec
-    from sslkit.specs import MapSpec as MapSpec
-    from sslkit.specs import NeighborsSpec as NeighborsSpec
-    from sslkit.specs import NewTaskSpec as NewTaskSpec
-    from sslkit.specs import PredictSpec as PredictSpec
-    from sslkit.specs import PretrainSpec as PretrainSpec
-    from sslkit.specs import PreviewSpec as PreviewSpec
-    from sslkit.specs import ProbeSpec as ProbeSpec
-    from sslkit.specs import ReportSpec as ReportSpec
-    from sslkit.specs import RetrievalSpec as RetrievalSpec
-    from sslkit.specs import TaskOptions as TaskOptions
-    from sslkit.specs import WordsSpec as WordsSpec
-    from sslkit.specs import ZeroshotSpec as ZeroshotSpec
-    from sslkit.task import Batch as Batch
-    from sslkit.task import Clock as Clock
-    from sslkit.task import DataInfo as DataInfo
-    from sslkit.task import EncoderBuilder as EncoderBuilder
-    from sslkit.task import PretextTask as PretextTask
-    from sslkit.task import Run as Run
-    from sslkit.template import new_task as new_task
+    from sslkit.evaluation.compare import compare as compare
+    from sslkit.evaluation.embed import embed as embed
+    from sslkit.evaluation.evaluate import evaluate as evaluate
+    from sslkit.evaluation.finetune import finetune as finetune
+    from sslkit.evaluation.knn import knn as knn
+    from sslkit.evaluation.map import map_features as map_features
+    from sslkit.evaluation.neighbors import neighbors as neighbors
+    from sslkit.evaluation.predict import predict as predict
+    from sslkit.evaluation.probe import probe as probe
+    from sslkit.evaluation.retrieval import retrieval as retrieval
+    from sslkit.exporting.export import export as export
+    from sslkit.image.demo import demo as demo
+    from sslkit.image_text.options import ZeroshotSpec as ZeroshotSpec
+    from sslkit.image_text.zeroshot import zeroshot as zeroshot
+    from sslkit.reporting.report import report as report
+    from sslkit.specs.evaluation import EvaluateSpec as EvaluateSpec
+    from sslkit.specs.evaluation import KnnSpec as KnnSpec
+    from sslkit.specs.evaluation import ProbeSpec as ProbeSpec
+    from sslkit.specs.evaluation import RetrievalSpec as RetrievalSpec
+    from sslkit.specs.extend import NewTaskSpec as NewTaskSpec
+    from sslkit.specs.look import MapSpec as MapSpec
+    from sslkit.specs.look import PreviewSpec as PreviewSpec
+    from sslkit.specs.look import ReportSpec as ReportSpec
+    from sslkit.specs.train import CompareSpec as CompareSpec
+    from sslkit.specs.train import DemoSpec as DemoSpec
+    from sslkit.specs.train import FinetuneSpec as FinetuneSpec
+    from sslkit.specs.train import PretrainSpec as PretrainSpec
+    from sslkit.specs.use import EmbedSpec as EmbedSpec
+    from sslkit.specs.use import ExportSpec as ExportSpec
+    from sslkit.specs.use import NeighborsSpec as NeighborsSpec
+    from sslkit.specs.use import PredictSpec as PredictSpec
+    from sslkit.tasks.scaffold import new_task as new_task
+    from sslkit.text.options import WordsSpec as WordsSpec
+    from sslkit.text.word_vectors import words as words
 
-_WHERE = {
-    "PretextTask": "sslkit.task",
-    "Batch": "sslkit.task",
-    "Clock": "sslkit.task",
-    "DataInfo": "sslkit.task",
-    "EncoderBuilder": "sslkit.task",
-    "Run": "sslkit.task",
-    "TaskOptions": "sslkit.specs",
-    "PretrainSpec": "sslkit.specs",
-    "PreviewSpec": "sslkit.specs",
-    "KnnSpec": "sslkit.specs",
-    "ProbeSpec": "sslkit.specs",
-    "NeighborsSpec": "sslkit.specs",
-    "FinetuneSpec": "sslkit.specs",
-    "EmbedSpec": "sslkit.specs",
-    "PredictSpec": "sslkit.specs",
-    "MapSpec": "sslkit.specs",
-    "EvaluateSpec": "sslkit.specs",
-    "RetrievalSpec": "sslkit.specs",
-    "WordsSpec": "sslkit.specs",
-    "ZeroshotSpec": "sslkit.specs",
-    "ExportSpec": "sslkit.specs",
-    "ReportSpec": "sslkit.specs",
-    "CompareSpec": "sslkit.specs",
-    "NewTaskSpec": "sslkit.specs",
-    "DemoSpec": "sslkit.specs",
-    "pretrain": "sslkit.engine.pretrain",
-    "preview": "sslkit.engine.preview",
-    "plan_run": "sslkit.engine.forecast",
-    "knn": "sslkit.evaluate.knn",
-    "probe": "sslkit.evaluate.probe",
-    "predict": "sslkit.evaluate.predict",
-    "embed": "sslkit.evaluate.embed",
-    "map_features": "sslkit.evaluate.embed",
-    "evaluate_all": "sslkit.evaluate.everything",
-    "retrieval": "sslkit.evaluate.retrieval",
-    "words": "sslkit.evaluate.words",
-    "zeroshot": "sslkit.evaluate.zeroshot",
-    "neighbors": "sslkit.evaluate.neighbors",
-    "finetune": "sslkit.evaluate.finetune",
-    "export": "sslkit.exports",
-    "new_task": "sslkit.template",
-    "write_report": "sslkit.report.html",
-    "compare": "sslkit.evaluate.compare",
-    "demo": "sslkit.digits",
-    "load": "sslkit.engine.checkpoint",
-    "read_model": "sslkit.engine.checkpoint",
-    "Encoder": "sslkit.encoders",
-    "build_encoder": "sslkit.encoders",
-    "concat": "sslkit.encoders",
-    "Source": "sslkit.data.source",
-    "SslkitError": "sslkit.errors",
-    "RunFailed": "sslkit.errors",
+_MODULES = {
+    "sslkit.contract.encoder": ("Encoder",),
+    "sslkit.contract.errors": (
+        "RunFailedError",
+        "RunInterruptedError",
+        "SslkitError",
+    ),
+    "sslkit.contract.options": ("TaskOptions",),
+    "sslkit.contract.source": (
+        "ReadSeed",
+        "Source",
+    ),
+    "sslkit.contract.task": (
+        "Batch",
+        "Clock",
+        "DataInfo",
+        "EncoderBuilder",
+        "PretextTask",
+        "Run",
+    ),
+    "sslkit.data.indexed_source": ("IndexedSource",),
+    "sslkit.encoders.build": (
+        "build_encoder",
+        "concat",
+    ),
+    "sslkit.engine.checkpoint": (
+        "load",
+        "read_model",
+    ),
+    "sslkit.engine.plan": ("plan",),
+    "sslkit.engine.pretrain": ("pretrain",),
+    "sslkit.engine.preview": ("preview",),
+    "sslkit.evaluation.compare": ("compare",),
+    "sslkit.evaluation.embed": ("embed",),
+    "sslkit.evaluation.evaluate": ("evaluate",),
+    "sslkit.evaluation.finetune": ("finetune",),
+    "sslkit.evaluation.knn": ("knn",),
+    "sslkit.evaluation.map": ("map_features",),
+    "sslkit.evaluation.neighbors": ("neighbors",),
+    "sslkit.evaluation.predict": ("predict",),
+    "sslkit.evaluation.probe": ("probe",),
+    "sslkit.evaluation.retrieval": ("retrieval",),
+    "sslkit.exporting.export": ("export",),
+    "sslkit.image.demo": ("demo",),
+    "sslkit.image_text.options": ("ZeroshotSpec",),
+    "sslkit.image_text.zeroshot": ("zeroshot",),
+    "sslkit.reporting.report": ("report",),
+    "sslkit.specs.evaluation": (
+        "EvaluateSpec",
+        "KnnSpec",
+        "ProbeSpec",
+        "RetrievalSpec",
+    ),
+    "sslkit.specs.extend": ("NewTaskSpec",),
+    "sslkit.specs.look": (
+        "MapSpec",
+        "PreviewSpec",
+        "ReportSpec",
+    ),
+    "sslkit.specs.train": (
+        "CompareSpec",
+        "DemoSpec",
+        "FinetuneSpec",
+        "PretrainSpec",
+    ),
+    "sslkit.specs.use": (
+        "EmbedSpec",
+        "ExportSpec",
+        "NeighborsSpec",
+        "PredictSpec",
+    ),
+    "sslkit.tasks.scaffold": ("new_task",),
+    "sslkit.text.options": ("WordsSpec",),
+    "sslkit.text.word_vectors": ("words",),
 }
+_WHERE = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_WHERE)
 
 

@@ -1,6 +1,6 @@
 """`python -m sslkit` is `sslkit`."""
 
-from sslkit.cli import main
+from sslkit.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -13,9 +13,15 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
 stdout = Console(highlight=False, soft_wrap=True)
+
+
 # torchrun starts several processes of one job: the first speaks for all, the others only of their own failures.
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
+
+
 RANK = int(os.environ.get("RANK", "0")) if PROCESSES > 1 else 0
 
 
@@ -31,7 +37,7 @@ def print_json(value: Any) -> None:
         print(json.dumps(value))
 
 
-class Meter:
+class ProgressReporter:
     """Show how far a long piece of work is: a bar on a terminal, a plain line every ten seconds elsewhere."""
 
     def __init__(self, title: str, total: int | None, progress: "Progress | None") -> None:
@@ -53,10 +59,10 @@ class Meter:
 
 
 @contextmanager
-def meter(title: str, total: int | None, done: int = 0) -> Iterator[Meter]:
+def show_progress(title: str, total: int | None, done: int = 0) -> Iterator[ProgressReporter]:
     """Show progress of work with `total` units (None: unknown), of which `done` were done before."""
     if not stderr.is_terminal or RANK > 0:
-        plain = Meter(title, total, None)
+        plain = ProgressReporter(title, total, None)
         plain.done = done
         yield plain
         return
@@ -64,7 +70,7 @@ def meter(title: str, total: int | None, done: int = 0) -> Iterator[Meter]:
 
     columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     with Progress(*columns, TextColumn("{task.fields[text]}"), console=stderr, transient=True) as progress:
-        bar = Meter(title, total, progress)
+        bar = ProgressReporter(title, total, progress)
         bar.done = done
         yield bar
 

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from sslkit.errors import SslkitError
+from sslkit.contract.errors import SslkitError
 
 
 def load_extra(name: str, extra: str, what: str) -> Any:

@@ -1,21 +1,16 @@
-"""Find pretext tasks and encoders: entry points of installed packages, and task files given by path.
-
-Names are listed without importing anything: what a table needs is read from the source with `ast`.
-"""
+"""Find what is installed: entry points by group and name, listed without importing them."""
 
 import ast
 import importlib.util
-import sys
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sslkit.errors import SslkitError, did_you_mean
+from sslkit.contract.errors import SslkitError, did_you_mean
 
 if TYPE_CHECKING:
-    from sslkit.data.source import Source
-    from sslkit.task import PretextTask
+    from sslkit.contract.source import Source
 
 TASKS, ENCODERS, SOURCES = "sslkit.tasks", "sslkit.encoders", "sslkit.sources"
 
@@ -71,95 +66,14 @@ def load(entry: Entry) -> Any:
         ) from error
 
 
-def load_task(name: str) -> type["PretextTask"]:
-    """Return the task class for an installed name or the path of a .py file; `a+b` is one that trains both together."""
-    from sslkit.task import PretextTask
-
-    if len(_parts(name)) > 1:
-        return _joint(name)
-    if name.endswith(".py"):
-        return _task_from_file(Path(name))
-    task = load(find(TASKS, name))
-    if not (isinstance(task, type) and issubclass(task, PretextTask)):
-        raise SslkitError(f"{name} points to {task!r}", "an entry of sslkit.tasks has to be a PretextTask class")
-    return _with_own_options(task)
-
-
 def load_source(modality: str) -> type["Source"]:
     """Return the class that reads data of a modality."""
-    from sslkit.data.source import Source
+    from sslkit.contract.source import Source
 
     source = load(find(SOURCES, modality))
     if not (isinstance(source, type) and issubclass(source, Source)):
         raise SslkitError(f"{modality} points to {source!r}", "an entry of sslkit.sources has to be a Source class")
     return source
-
-
-def task_name(task: str) -> str:
-    """Return what a run of this task is called: the installed name, or the stem of the file, with a `+` between several."""
-    return "+".join(Path(part).stem if part.endswith(".py") else part for part in _parts(task))
-
-
-def absolute(task: str) -> str:
-    """Return a task with the paths of files in it resolved: a run is looked at from other folders later."""
-    return "+".join(str(Path(part).resolve()) if part.endswith(".py") else part for part in _parts(task))
-
-
-def _parts(task: str) -> list[str]:
-    """Return what stands between the `+`; a file whose path has one is not cut."""
-    pieces, found = task.split("+"), []
-    while pieces:
-        whole = next((end for end in range(len(pieces), 1, -1) if Path("+".join(pieces[:end])).is_file()), 1)
-        found.append("+".join(pieces[:whole]))
-        pieces = pieces[whole:]
-    return found
-
-
-def _joint(name: str) -> type["PretextTask"]:
-    from sslkit.joint import joint_task
-
-    parts = _parts(name)
-    called = [task_name(part) for part in parts]
-    if "" in called or len(set(called)) < len(called):
-        raise SslkitError(f"{name}: should be different tasks with + between them", "such as simclr+rotation")
-    return joint_task({own: load_task(part) for own, part in zip(called, parts, strict=True)})
-
-
-def _task_from_file(path: Path) -> type["PretextTask"]:
-    from sslkit.task import PretextTask
-
-    if not path.is_file():
-        raise SslkitError(f"task file {path} does not exist")
-    spec = importlib.util.spec_from_file_location(f"sslkit_task_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # pydantic looks up annotations there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # as in `load`
-        raise SslkitError(f"task file {path} cannot be imported: {type(error).__name__}: {error}") from error
-    tasks = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, PretextTask) and value.__module__ == module.__name__
-    ]
-    if len(tasks) != 1:
-        names = ", ".join(task.__name__ for task in tasks) or "none"
-        raise SslkitError(f"task file {path} should define one PretextTask class (found: {names})")
-    return _with_own_options(tasks[0])
-
-
-def _with_own_options(task: type["PretextTask"]) -> type["PretextTask"]:
-    from sslkit.specs import RUN_FLAGS  # not at the top: listing needs no pydantic
-    from sslkit.task import CONTRACT
-
-    if task.contract != CONTRACT:
-        newer = "upgrade sslkit" if task.contract > CONTRACT else f"ask for a version of {task.__name__} for this one"
-        raise SslkitError(f"{task.__name__} was written for contract {task.contract}, this sslkit has {CONTRACT}", newer)
-    shadowing = sorted(set(task.Options.model_fields) & RUN_FLAGS)
-    if shadowing:
-        raise SslkitError(f"{task.__name__} has options that are run flags: {', '.join(shadowing)}", "rename them in the task")
-    return task
 
 
 def _describe(point: EntryPoint) -> Entry:

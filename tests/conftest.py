@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sslkit.cli import main
+from sslkit.cli.app import main
 
 # Tiny tensors gain nothing from threads, and two test processes share the cores.
 torch.set_num_threads(1)
@@ -88,7 +88,8 @@ def quick() -> list[str]:
 @pytest.fixture(scope="session")
 def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     """Return the checkpoint of a short rotation run on the digits."""
-    from sslkit import PretrainSpec, pretrain
+    from sslkit.engine.pretrain import pretrain
+    from sslkit.specs.train import PretrainSpec
 
     out = tmp_path_factory.mktemp("runs") / "rotation"
     spec = PretrainSpec(

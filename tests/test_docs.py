@@ -103,7 +103,8 @@ def test_example_spec(sslkit: Callable[..., Any], tmp_path: Path, monkeypatch: p
 
 
 def test_example_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from sslkit import DemoSpec, demo
+    from sslkit.image.demo import demo
+    from sslkit.specs.train import DemoSpec
 
     monkeypatch.chdir(tmp_path)
     images = demo(DemoSpec(images_only=True)).images

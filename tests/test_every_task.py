@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sslkit import registry
-from sslkit.registry import load_source, load_task
+from sslkit.registry import load_source
+from sslkit.tasks.load import load_task
 
 TASKS = sorted(entry.name for entry in registry.entries(registry.TASKS))
 # The run that a task needs, and the flag that it takes it with.

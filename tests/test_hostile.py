@@ -14,12 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sslkit import SslkitError
-from sslkit.cli.flags import read_spec_file
+from sslkit.cli.options import read_spec_file
+from sslkit.data.cache import cache_folder
 from sslkit.data.index import index_folder
-from sslkit.data.parts import find_parts, read_index
-from sslkit.data.store import cache_folder
-from sslkit.engine.checkpoint import load, read_resume
-from sslkit.specs import PretrainSpec
+from sslkit.data.locations import find_parts
+from sslkit.engine.checkpoint import load
+from sslkit.engine.resume_file import read_resume
+from sslkit.image.options import IMAGES
+from sslkit.image.source import ImageSource
+from sslkit.specs.train import PretrainSpec
 
 # The folder of a test lasts for all its examples; nothing is timed on shared machines.
 fuzzed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -110,17 +113,17 @@ def test_data_of_any_bytes(suffix: str, content: bytes, tmp_path: Path) -> None:
     named = f"wds:{file}" if suffix == ".tar" else str(file)
     for start in (b"", {".csv": b"path,label\n", ".npy": b"\x93NUMPY\x01\x00", ".npz": b"PK\x03\x04"}.get(suffix, b"")):
         file.write_bytes(start + content)
-        read_or_refused(lambda: [read_index(part) for part in find_parts(named).values()])
+        read_or_refused(lambda: [ImageSource.read_index(part) for part in find_parts(named, IMAGES).values()])
 
 
 @fuzzed
 @given(place=st.integers(0, 2**20), junk=st.binary(min_size=1, max_size=30))
 def test_an_index_in_the_cache_that_is_damaged_is_made_anew(place: int, junk: bytes, digits: Path) -> None:
-    sound = index_folder("data", digits / "train")
+    sound = index_folder("data", digits / "train", False, IMAGES)
     for file in (cache_folder() / "index").glob("*.npz"):
         whole = file.read_bytes()
         start = place % len(whole)
         file.write_bytes(whole[:start] + junk + whole[start + len(junk) :])
-    found = index_folder("data", digits / "train")
+    found = index_folder("data", digits / "train", False, IMAGES)
     assert found.paths == sound.paths and np.array_equal(found.stamps, sound.stamps)
-    index_folder("data", digits / "train", reindex=True)
+    index_folder("data", digits / "train", True, IMAGES)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sslkit import registry
-from sslkit.errors import SslkitError
+from sslkit.contract.errors import SslkitError
+from sslkit.tasks.load import load_task, task_name
 
 
 @pytest.fixture
@@ -42,14 +43,14 @@ def test_third_party_task_is_described_without_importing_it(install: Callable[..
     entry = registry.find(registry.TASKS, "asking")
     assert (entry.package, entry.version, entry.summary, entry.modality) == ("asker", "1.2", "Ask something new.", "audio")
     assert "asker" not in sys.modules
-    assert registry.load_task("asking").__name__ == "Task"
+    assert load_task("asking").__name__ == "Task"
 
 
 def test_two_packages_with_one_name_are_refused(install: Callable[..., None]) -> None:
     install("one", "same", GOOD)
     install("two", "same", GOOD)
     with pytest.raises(SslkitError, match="task same is offered by one and two"):
-        registry.load_task("same")
+        load_task("same")
 
 
 def test_a_broken_plugin_breaks_only_itself(install: Callable[..., None], sslkit: Callable[..., Any]) -> None:
@@ -65,18 +66,18 @@ def test_a_broken_plugin_breaks_only_itself(install: Callable[..., None], sslkit
 def test_an_entry_that_is_no_task(install: Callable[..., None]) -> None:
     install("liar", "lying", "Task = 3\n")
     with pytest.raises(SslkitError, match="has to be a PretextTask class"):
-        registry.load_task("lying")
+        load_task("lying")
     assert registry.find(registry.TASKS, "lying").summary == ""
 
 
 def test_task_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(GOOD)
-    assert registry.load_task(str(file)).modality == "audio"
-    assert registry.task_name(str(file)) == "mine"
+    assert load_task(str(file)).modality == "audio"
+    assert task_name(str(file)) == "mine"
     file.write_text("x = 1\n")
     with pytest.raises(SslkitError, match="should define one PretextTask class"):
-        registry.load_task(str(file))
+        load_task(str(file))
     file.write_text("import\n")
     with pytest.raises(SslkitError, match="cannot be imported: SyntaxError"):
-        registry.load_task(str(file))
+        load_task(str(file))

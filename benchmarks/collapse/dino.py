@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, TaskOptions
+from sslkit.image.transforms import color_jitter, flip, grayscale, random_resized_crop
 from sslkit.nn import Teacher, mlp
-from sslkit.transforms import color_jitter, flip, grayscale, random_resized_crop
 
 
 class SmallDINO(PretextTask):

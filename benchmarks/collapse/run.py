@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from sslkit import KnnSpec, PretrainSpec, SslkitError, knn, pretrain
+from sslkit import SslkitError
+from sslkit.engine.pretrain import pretrain
+from sslkit.evaluation.knn import knn
+from sslkit.specs.evaluation import KnnSpec
+from sslkit.specs.train import PretrainSpec
 
 HERE = Path(__file__).parent
 STEPS, BATCH = 200, 128

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from sslkit.cli import main
-from sslkit.digits import write_digits
-from sslkit.engine.checkpoint import read_model, read_resume
+from sslkit.cli.app import main
+from sslkit.engine.checkpoint import read_model
+from sslkit.engine.resume_file import read_resume
+from sslkit.image.demo import write_digits
 
 TINY = ["--encoder", "resnet_micro", "--encoder-option", "width=8", "--size", "16", "--batch-size", "16", "--health-every", "0"]
 

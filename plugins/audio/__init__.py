@@ -1,1 +1,1 @@
-"""Pretext tasks on sound."""
+"""Pretext tasks on audio."""

@@ -1,1 +1,1 @@
-"""Tasks on text."""
+"""Pretext tasks on text."""

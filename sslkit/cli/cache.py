@@ -19,19 +19,19 @@ def _cache(
     as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")] = False,
 ) -> None:
     """Show what the cache of indexes and decoded images holds, or clear it."""
-    from sslkit.data import store
+    from sslkit.data import cache
 
     if clear:
-        freed = store.clear()
-        print(json.dumps({"freed": freed}) if as_json else f"freed {freed / 1e6:,.0f} MB in {store.cache_folder()}")
+        freed = cache.clear()
+        print(json.dumps({"freed": freed}) if as_json else f"freed {freed / 1e6:,.0f} MB in {cache.cache_folder()}")
         return
-    stored = store.stored()
+    stored = cache.stored()
     total = sum(entry.bytes for entry in stored)
     if as_json:
         entries = [{"path": str(entry.folder), "bytes": entry.bytes, "used": entry.used} for entry in stored]
-        print(json.dumps({"folder": str(store.cache_folder()), "bytes": total, "canvases": entries}))
+        print(json.dumps({"folder": str(cache.cache_folder()), "bytes": total, "canvases": entries}))
         return
-    stdout.print(f"{store.cache_folder()}: {len(stored)} data sets, {total / 1e6:,.0f} MB", markup=False)
+    stdout.print(f"{cache.cache_folder()}: {len(stored)} data sets, {total / 1e6:,.0f} MB", markup=False)
     for entry in stored:
         used = datetime.fromtimestamp(entry.used).isoformat(" ", "minutes")
         stdout.print(

@@ -4,9 +4,10 @@ from typing import Any
 
 import typer
 
-from sslkit.cli.common import JSON, read_spec, show
-from sslkit.cli.flags import command
-from sslkit.specs import DemoSpec
+from sslkit.cli.arguments import JSON, read_spec
+from sslkit.cli.options import command
+from sslkit.cli.output import show
+from sslkit.specs.train import DemoSpec
 
 
 def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
@@ -16,7 +17,7 @@ def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> Non
 
 def _run(given: dict[str, Any], extras: dict[str, Any]) -> None:
     spec = read_spec(DemoSpec, given, extras)
-    from sslkit.digits import demo, show_table
+    from sslkit.image.demo import demo, show_table
 
     result = demo(spec)
     if extras["json"]:

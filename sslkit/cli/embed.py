@@ -2,8 +2,8 @@
 
 import typer
 
-from sslkit.cli.common import add_call
-from sslkit.specs import EmbedSpec
+from sslkit.cli.arguments import add_call
+from sslkit.specs.use import EmbedSpec
 
 
 def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:

@@ -23,7 +23,7 @@ def _encoders(
     found = registry.entries(registry.ENCODERS)
     timm = []
     if pattern is not None:
-        from sslkit.encoders.timm_zoo import timm_names
+        from sslkit.image.encoders.timm import timm_names
 
         timm = [name for name in timm_names() if pattern in name]
     if as_json:

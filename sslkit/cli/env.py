@@ -36,7 +36,7 @@ def _environment() -> dict[str, str | list[str]]:
     import torch
 
     from sslkit import registry
-    from sslkit.data.store import cache_folder
+    from sslkit.data.cache import cache_folder
 
     packages = ("sslkit", "torch", "torchvision", "timm", "numpy", "scikit-learn", "pydantic", "typer")
     devices = [f"cpu: {os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"]

@@ -4,10 +4,10 @@ from typing import Any
 
 import typer
 
-from sslkit.cli.common import add_call
-from sslkit.cli.table import show_rows
+from sslkit.cli.arguments import add_call
+from sslkit.cli.output import show_rows
 from sslkit.console import stdout
-from sslkit.specs import EvaluateSpec
+from sslkit.specs.evaluation import EvaluateSpec
 
 
 def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:

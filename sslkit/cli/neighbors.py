@@ -4,9 +4,9 @@ from typing import Any
 
 import typer
 
-from sslkit.cli.common import add_call
+from sslkit.cli.arguments import add_call
 from sslkit.console import stdout
-from sslkit.specs import NeighborsSpec
+from sslkit.specs.use import NeighborsSpec
 
 
 def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:

@@ -4,11 +4,12 @@ from typing import Any
 
 import typer
 
-from sslkit.cli.common import JSON, SPEC, show
+from sslkit.cli.arguments import JSON, SPEC
+from sslkit.cli.output import show
 from sslkit.cli.task_command import add_task_command, listing, task_spec
 from sslkit.console import duration, stdout
-from sslkit.errors import SslkitError
-from sslkit.specs import PretrainSpec
+from sslkit.contract.errors import SslkitError
+from sslkit.specs.train import PretrainSpec
 
 
 def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:

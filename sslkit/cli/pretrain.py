@@ -4,12 +4,13 @@ from typing import Any
 
 import typer
 
-from sslkit.cli.common import JSON, SPEC, show
-from sslkit.cli.flags import flag
+from sslkit.cli.arguments import JSON, SPEC
+from sslkit.cli.output import show
 from sslkit.cli.task_command import add_task_command, listing, task_spec
 from sslkit.console import RANK, print_json, stdout
-from sslkit.errors import SslkitError
-from sslkit.specs import PretrainSpec
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.options import flag
+from sslkit.specs.train import PretrainSpec
 
 _EXTRA = {"spec": SPEC, "dry_run": (bool, "Print every setting and where it comes from, and stop."), "json": JSON}
 
@@ -24,10 +25,10 @@ def _run(given: dict[str, Any], extras: dict[str, Any], task_class: Any) -> None
         raise SslkitError(f"which task? {listing().strip() or 'none is installed'}", "sslkit pretrain TASK --data DIR")
     spec, flags, from_file = task_spec(PretrainSpec, given, extras, task_class)
     from sslkit.engine import pretrain
-    from sslkit.engine.distributed import joined
+    from sslkit.engine.parallel import process_group
 
     if extras["dry_run"]:
-        with joined(spec.device) as world:
+        with process_group(spec.device) as world:
             training = pretrain.prepare(spec, world)
         _show_settings(training, spec, flags, from_file, task_class, extras)
     else:

@@ -4,9 +4,10 @@ from typing import Any
 
 import typer
 
-from sslkit.cli.common import JSON, show
+from sslkit.cli.arguments import JSON
+from sslkit.cli.output import show
 from sslkit.cli.task_command import add_task_command, task_spec
-from sslkit.specs import PreviewSpec
+from sslkit.specs.look import PreviewSpec
 
 
 def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:

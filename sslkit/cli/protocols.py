@@ -17,7 +17,7 @@ def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> Non
 def _protocols(
     as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")] = False,
 ) -> None:
-    from sslkit.evaluate.protocols import PROTOCOLS
+    from sslkit.evaluation.protocols import PROTOCOLS
 
     if as_json:
         print(json.dumps({"protocols": [asdict(protocol) for protocol in PROTOCOLS.values()]}))

@@ -9,10 +9,13 @@ from pydantic import ValidationError
 
 from sslkit import registry
 from sslkit.cli import completion
-from sslkit.cli.common import file_values, one_length, validated, with_pairs
-from sslkit.cli.flags import command, complaints, flag, read_spec_file
-from sslkit.errors import SslkitError
-from sslkit.specs import PretrainSpec, PreviewSpec
+from sslkit.cli.arguments import file_values, one_length, validated, with_pairs
+from sslkit.cli.options import command, complaints, read_spec_file
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.options import flag
+from sslkit.specs.look import PreviewSpec
+from sslkit.specs.train import PretrainSpec
+from sslkit.tasks.load import load_task, task_name
 
 S = TypeVar("S", PretrainSpec, PreviewSpec)
 
@@ -31,16 +34,16 @@ def add_task_command(
 
     `run` receives the given fields, the extra options, and the task's class or None.
     """
-    task_name = named_task(arguments[1:], model, extra) if arguments[:1] == [name] else None
-    if task_name is None and "spec" in extra and (file := _value_of("--spec", arguments)):
+    chosen = named_task(arguments[1:], model, extra) if arguments[:1] == [name] else None
+    if chosen is None and "spec" in extra and (file := _value_of("--spec", arguments)):
         named = read_spec_file(file).get("task")
-        task_name = None if named is None else str(named)
-    task_class = registry.load_task(task_name) if task_name is not None else None
+        chosen = None if named is None else str(named)
+    task_class = load_task(chosen) if chosen is not None else None
     title = "Run" if model is PretrainSpec else "Settings"
     panels: dict[str, Any] = {title: model}
     defaults = {}
-    if task_name is not None and task_class is not None:
-        panels = {f"Options of {registry.task_name(task_name)}": task_class.Options, title: model}
+    if chosen is not None and task_class is not None:
+        panels = {f"Options of {task_name(chosen)}": task_class.Options, title: model}
         defaults = {key: value for key, value in task_class.defaults.items() if key in model.model_fields}
     if task_class is None or not task_class.__doc__:
         text = summary + listing()
@@ -83,7 +86,7 @@ def task_spec(
     from_file = file_values(extras)
     flags = with_pairs(given, model)
     given_task, file_task = str(flags.get("task") or ""), str(from_file.get("task") or "")
-    if given_task and file_task and registry.task_name(given_task) != registry.task_name(file_task):
+    if given_task and file_task and task_name(given_task) != task_name(file_task):
         raise SslkitError(f"--spec: {extras['spec']} is for {file_task}, not {given_task}", "leave one of them out")
     fields = {} if task_class is None else task_class.Options.model_fields
     own = {name: flags.pop(name) for name in list(flags) if name in fields}
@@ -105,9 +108,9 @@ def _holds_options(values: dict[str, Any]) -> bool:
         return True
     if not values.get("resume") and values.get("extend_to") is None:
         return False
-    from sslkit.engine.folder import choose_out, holds_run
+    from sslkit.engine.run_folder import choose_out, holds_run
 
-    return holds_run(choose_out(values.get("out"), registry.task_name(str(values.get("task"))), resume=True))
+    return holds_run(choose_out(values.get("out"), task_name(str(values.get("task"))), resume=True))
 
 
 def listing() -> str:

@@ -1,1 +1,1 @@
-"""From `--data` to batches: sources by modality, the index and canvases of images, and the loader."""
+"""From `--data` to batches, for any modality: index, locations, shards, loader, cache."""

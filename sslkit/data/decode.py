@@ -9,43 +9,43 @@ from typing import TypeVar
 
 import numpy as np
 
-from sslkit.data.index import Changed, Index
-from sslkit.errors import SslkitError
+from sslkit.contract.errors import SslkitError
+from sslkit.data.index import FileChangedError, Index
 
 T = TypeVar("T")
 
 
-class Broken(Exception):
+class UnreadableSampleError(Exception):
     """Say why a sample can't be used."""
 
 
 @contextmanager
 def decoding(index: Index, row: int) -> Iterator[None]:
-    """Turn anything that is raised while a sample is opened and decoded into Broken with a reason."""
+    """Turn anything that is raised while a sample is opened and decoded into UnreadableSampleError with a reason."""
     try:
         yield
-    except (Broken, SslkitError):  # the latter of what is not installed
+    except (UnreadableSampleError, SslkitError):  # the latter of what is not installed
         raise
-    except Changed as error:
-        raise Broken(str(error)) from error
+    except FileChangedError as error:
+        raise UnreadableSampleError(str(error)) from error
     except FileNotFoundError as error:
-        raise Broken("no such file") from error
+        raise UnreadableSampleError("no such file") from error
     except Exception as error:  # decoders raise anything on hostile bytes
         name = index.name(row)
         said = f"{type(error).__name__}: {error}".replace(str(index.root / name), name)
         # Pillow names the object it reads. (A function, because a name may hold what looks like a group.)
-        raise Broken(re.sub(r"<_io\.\w+.*>", lambda match: repr(name), said)) from error
+        raise UnreadableSampleError(re.sub(r"<_io\.\w+.*>", lambda match: repr(name), said)) from error
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def silence_decoders() -> Iterator[None]:
     """Let Pillow say nothing of what is odd about a file: it is used, or broken with a reason. Around threads, not in them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def looked_into(index: Index, look: Callable[[int], T], called: str, count: int = 200) -> list[T]:
+def inspect_samples(index: Index, look: Callable[[int], T], called: str, count: int = 200) -> list[T]:
     """Return what `look` says of up to `count` samples spread over the data, to choose settings by; broken ones are left out.
 
     Raises SslkitError, with the first one's reason, if all are broken.
@@ -55,11 +55,11 @@ def looked_into(index: Index, look: Callable[[int], T], called: str, count: int 
         try:
             with decoding(index, row):
                 return [look(row)], ""
-        except Broken as reason:
+        except UnreadableSampleError as reason:
             return [], str(reason)
 
     rows = np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).astype(np.int64))
-    with quietly(), ThreadPoolExecutor() as pool:
+    with silence_decoders(), ThreadPoolExecutor() as pool:
         found = list(pool.map(lambda row: tried(int(row)), rows))
     known = [one for said, _ in found for one in said]
     if not known:

@@ -14,36 +14,21 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from sslkit.console import meter
-from sslkit.data.store import UNREADABLE, cache_folder, write_atomically
-from sslkit.errors import SslkitError
+from sslkit.console import show_progress
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.modality import FileKind
+from sslkit.data.cache import UNREADABLE, cache_folder
+from sslkit.files import write_atomically
 
 
-@dataclass(frozen=True)
-class Kind:
-    """Say which files are samples, what they are called, and what `--data` may be: for messages."""
-
-    called: str
-    extensions: frozenset[str]
-    accepts: str
-
-
-_EXTENSIONS = ".jpg .jpeg .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .jp2 .ico .avif"
-IMAGES = Kind(
-    "images",
-    frozenset(_EXTENSIONS.split()),
-    "a folder of images, a .txt list, a .csv with a `path` column, .npy/.npz arrays, or wds:SHARDS.tar",
-)
-
-
-class Changed(Exception):
+class FileChangedError(Exception):
     """Say that a file is no longer what was indexed."""
 
 
 def open_file(file: Path | str) -> BinaryIO:
-    """Open a file to read its bytes; raises Changed for what is none: opening a pipe would wait for somebody to write."""
+    """Open a file to read its bytes; raises FileChangedError for what is none: opening a pipe would wait for somebody to write."""
     if not stat.S_ISREG(os.stat(file).st_mode):
-        raise Changed("is no file")
+        raise FileChangedError("is no file")
     return open(file, "rb")
 
 
@@ -70,14 +55,14 @@ class Index:
 
     @contextmanager
     def open(self, row: int) -> Iterator[BinaryIO]:
-        """Open a sample's bytes; raises OSError as `open` does, and Changed if they are no longer what was indexed."""
+        """Open a sample's bytes; raises OSError as `open` does, and FileChangedError if they are no longer what was indexed."""
         shard, offset = (-1, 0) if self.places is None else (int(value) for value in self.places[row])
         size, time = (int(value) for value in self.stamps[row])
         file = self.root / self.paths[row] if shard < 0 else self.shards[shard]
         with open_file(file) as stream:
             status = os.fstat(stream.fileno())
             if (status.st_size != size) if shard < 0 else (status.st_mtime_ns != time):
-                raise Changed("changed since it was indexed (--reindex reads it anew)")
+                raise FileChangedError("changed since it was indexed (--reindex reads it anew)")
             stream.seek(offset)
             yield stream if shard < 0 else BytesIO(stream.read(size))
 
@@ -134,13 +119,13 @@ def with_several_labels(index: Index, names: Sequence[Sequence[str]]) -> Index:
     return replace(index, labels=labels, classes=classes)
 
 
-def index_folder(source: str, root: Path, reindex: bool = False, kind: Kind = IMAGES) -> Index:
+def index_folder(source: str, root: Path, reindex: bool, kind: FileKind) -> Index:
     """Index the files of a kind below a folder; class subfolders give labels.
 
     The index is cached: it is used again if no folder's modification time changed, unless `reindex`.
     """
     place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    cached = cache_folder() / "index" / f"{place}-{kind.called}.npz"
+    cached = cache_folder() / "index" / f"{place}-{kind.noun}.npz"
     found = None if reindex else _read_cached(cached, root)
     if found is None:
         folders, paths, stamps = _scan(root, kind)
@@ -149,7 +134,7 @@ def index_folder(source: str, root: Path, reindex: bool = False, kind: Kind = IM
     paths, stamps = found
     if not paths:
         looked = f"looked for {' '.join(sorted(kind.extensions))}, in subfolders too"
-        raise SslkitError(f"--data: no {kind.called.removesuffix('s')} in {source}", looked)
+        raise SslkitError(f"--data: no {kind.noun.removesuffix('s')} in {source}", looked)
     return with_folders_as_labels(Index(source, root, paths, stamps))
 
 
@@ -162,7 +147,7 @@ def with_folders_as_labels(index: Index) -> Index:
 
 def index_files(source: str, root: Path, paths: Sequence[str]) -> Index:
     """Index files that were listed one by one; a missing one stays in the index and is quarantined when read."""
-    with ThreadPoolExecutor() as pool, meter("looking at files", len(paths)) as progress:
+    with ThreadPoolExecutor() as pool, show_progress("looking at files", len(paths)) as progress:
         stamps = np.empty((len(paths), 2), dtype=np.int64)
         for row, stamp in enumerate(pool.map(lambda path: _stamp(root / path), paths, chunksize=256)):
             stamps[row] = stamp
@@ -188,7 +173,7 @@ def _entry_stamp(entry: "os.DirEntry[str]") -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _scan(root: Path, kind: Kind) -> tuple[list[tuple[str, int]], list[str], NDArray[np.int64]]:
+def _scan(root: Path, kind: FileKind) -> tuple[list[tuple[str, int]], list[str], NDArray[np.int64]]:
     """List folders with their times and files with their sizes and times, all sorted, several folders at a time."""
     folders: list[tuple[str, int]] = []
     paths: list[str] = []
@@ -196,7 +181,7 @@ def _scan(root: Path, kind: Kind) -> tuple[list[tuple[str, int]], list[str], NDA
     seen: set[tuple[int, int]] = set()  # folders already visited: links may form loops
     level = [""]
     suffixes = tuple(kind.extensions)
-    with ThreadPoolExecutor() as pool, meter(f"indexing {kind.called}", None) as progress:
+    with ThreadPoolExecutor() as pool, show_progress(f"indexing {kind.noun}", None) as progress:
         while level:
             below: list[str] = []
             for folder, status, inside, files, stamps in pool.map(lambda folder: _scan_one(root, folder, suffixes), level):

@@ -1,14 +1,7 @@
 """Batches of samples, in an order that depends on nothing but seed and epoch."""
 
 import atexit
-import multiprocessing
-import os
-import signal
-import threading
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from copy import copy
 from functools import partial
 from typing import Any
 
@@ -18,14 +11,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sslkit.data.source import Draw, Rows, Source
-from sslkit.errors import RunFailed, SslkitError
+from sslkit.contract.errors import RunFailedError, SslkitError
+from sslkit.contract.source import ReadSeed, Rows, Source
+from sslkit.data.worker_process import (
+    allow_many_workers,
+    ignore_stop_signals,
+    keep_worker_deaths_silent,
+    leaving,
+    worker_context,
+)
 
-_Asked = tuple[Rows, Draw | None]
+_Asked = tuple[Rows, ReadSeed | None]
+
+
 _INTERVAL, _PATIENCE = 60, 5  # seconds between looks at workers that deliver nothing; so many, and they are given up
 
 
-class WorkerFailed(RunFailed):
+class WorkerFailedError(RunFailedError):
     """Say that a process that reads has died, or delivers nothing."""
 
 
@@ -34,7 +36,7 @@ class Loader:
 
     def __init__(self, source: Source, workers: int, substitute: bool, pin_memory: bool = False) -> None:
         self._workers, self._batches = workers, list[_Asked]()
-        with _as_many_as_asked():
+        with allow_many_workers():
             self._loader: DataLoader[Any] = DataLoader(
                 _Rows(source, substitute),
                 batch_size=None,
@@ -43,17 +45,17 @@ class Loader:
                 persistent_workers=workers > 0,
                 timeout=_INTERVAL if workers else 0,
                 pin_memory=pin_memory,
-                multiprocessing_context=_context() if workers else None,
-                worker_init_fn=partial(_leave_signals_to_the_loop, _leaving),
+                multiprocessing_context=worker_context() if workers else None,
+                worker_init_fn=partial(ignore_stop_signals, leaving),
             )
 
-    def __call__(self, batches: list[Rows], draw: Draw | None = None) -> Iterator[dict[str, Any]]:
+    def __call__(self, batches: list[Rows], draw: ReadSeed | None = None) -> Iterator[dict[str, Any]]:
         """Deliver the given batches of rows, in order; what is random in reading them comes from `draw`.
 
-        Raises SslkitError if nothing in the data can be read, and WorkerFailed if a worker died or hangs.
+        Raises SslkitError if nothing in the data can be read, and WorkerFailedError if a worker died or hangs.
         """
         self._batches[:] = [(rows, draw) for rows in batches]
-        with _as_many_as_asked(), _deaths_are_no_signals():
+        with allow_many_workers(), keep_worker_deaths_silent():
             arriving = iter(self._loader)
         while (raw := self._next(arriving, _PATIENCE)) is not None:
             if "failure" in raw:
@@ -76,7 +78,7 @@ class Loader:
             waited = f"no batch came in {_INTERVAL * _PATIENCE} seconds"
             told = waited if slow else f"a worker died: {said or type(error).__name__}"
             hint = "fewer workers need less memory, and less of /dev/shm; --workers 0 reads in this process"
-            raise WorkerFailed(f"--workers {self._workers}: {told}", hint) from error
+            raise WorkerFailedError(f"--workers {self._workers}: {told}", hint) from error
 
     def close(self) -> None:
         """End the worker processes."""
@@ -98,61 +100,7 @@ def ordered_batches(samples: int, batch_size: int) -> list[Rows]:
     return [np.arange(start, min(start + batch_size, samples)) for start in range(0, samples, batch_size)]
 
 
-@contextmanager
-def _as_many_as_asked() -> Iterator[None]:
-    """Let torch not warn of more workers than cores, as it does where they are named and where they start.
-
-    They are what was asked for: disks that answer slowly keep them waiting.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-        yield
-
-
-@contextmanager
-def _deaths_are_no_signals() -> Iterator[None]:
-    """Undo torch's handler that raises, wherever the step may be, when a worker dies: it is noticed at the next batch."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
-        yield
-        return
-    before = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, before)
-
-
-class _Flag:
-    """Be a `multiprocessing.Event` without a lock: a worker that is killed while it holds one keeps all waiting."""
-
-    def __init__(self) -> None:
-        self._value: Any = multiprocessing.Value("b", 0, lock=False)
-
-    def is_set(self) -> bool:
-        """Tell whether it is set."""
-        return bool(self._value.value)
-
-    def set(self) -> None:
-        """Set it."""
-        self._value.value = 1
-
-
-# Whether this process is about to end: shared with the workers, who may then be ended by a signal.
-_leaving = _Flag()
-atexit.register(_leaving.set)  # before multiprocessing, registered earlier, sends signals and waits
-
-
-def _leave_signals_to_the_loop(leaving: _Flag, worker: int) -> None:
-    """Ignore what a terminal or a job scheduler sends to workers too: the loop finishes its step and ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if leaving.is_set() else None)
-
-
-def _context() -> Any:
-    """Return the context in which workers start, with that flag for torch to ask."""
-    context: Any = copy(multiprocessing.get_context())  # not the one that everybody has
-    context.Event = _Flag
-    return context
+atexit.register(leaving.set)  # before multiprocessing, registered earlier, sends signals and waits
 
 
 class _Rows(Dataset[Any]):
@@ -175,7 +123,7 @@ class _Rows(Dataset[Any]):
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return {**tensors, "index": torch.from_numpy(rows), "broken": reported}
 
-    def _replace(self, arrays: dict[str, NDArray[Any]], rows: Rows, places: list[int], draw: Draw | None) -> Rows | None:
+    def _replace(self, arrays: dict[str, NDArray[Any]], rows: Rows, places: list[int], draw: ReadSeed | None) -> Rows | None:
         """Put the next readable sample of the data in the place of a broken one, the same one every time; return the rows."""
         rows, samples = rows.copy(), self.source.info.samples
         for place in places:

@@ -17,17 +17,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sslkit.console import meter, say
-from sslkit.data.index import IMAGES, Index, join_names, split_names, with_labels
-from sslkit.data.store import UNREADABLE, cache_folder, write_atomically
-from sslkit.errors import SslkitError
+from sslkit.console import say, show_progress
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.modality import FileKind
+from sslkit.data.cache import UNREADABLE, cache_folder
+from sslkit.data.index import Index, join_names, split_names, with_labels
+from sslkit.files import write_atomically
 
 PREFIX = "wds:"
+
+
 _TEXT = 4096  # bytes of a label at most
+
+
 _Member = tuple[str, int, int]  # name, offset and size of its bytes
 
 
-def index_shards(data: str, label: str | None, reindex: bool = False) -> Index:
+def index_shards(data: str, label: str | None, reindex: bool, kind: FileKind) -> Index:
     """Index the images in shards; `label` is the extension of the members that hold labels, such as `cls`.
 
     Raises SslkitError for shards that are missing or compressed, that hold no image, or whose images have no label.
@@ -39,10 +45,10 @@ def index_shards(data: str, label: str | None, reindex: bool = False) -> Index:
     cached = cache_folder() / "index" / f"{hashlib.sha256(asked.encode(errors='surrogateescape')).hexdigest()[:16]}.npz"
     found = None if reindex else _read(cached)
     if found is None:
-        found = _scan(files, label)
+        found = _scan(files, label, kind)
         if not found[0]:
             raise SslkitError(
-                f"--data: no image in {data}", f"looked for {' '.join(sorted(IMAGES.extensions))} in {len(files)} shards"
+                f"--data: no image in {data}", f"looked for {' '.join(sorted(kind.extensions))} in {len(files)} shards"
             )
         _write(cached, *found)
     names, places, labels = found
@@ -88,13 +94,13 @@ def _ranges(pattern: str) -> Iterator[str]:
         yield from _ranges(f"{pattern[: match.start()]}{number:0{len(first)}d}{pattern[match.end() :]}")
 
 
-def _scan(files: list[Path], label: str | None) -> tuple[list[str], NDArray[np.int64], list[str]]:
+def _scan(files: list[Path], label: str | None, kind: FileKind) -> tuple[list[str], NDArray[np.int64], list[str]]:
     """Return names, `[N, 3]` of shard, offset and size, and labels, of the images in all shards."""
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
     labels: list[str] = []
-    with ThreadPoolExecutor() as pool, meter("reading the headers of shards", len(files)) as progress:
-        for number, (images, told) in enumerate(pool.map(lambda file: _scan_one(file, label), files)):
+    with ThreadPoolExecutor() as pool, show_progress("reading the headers of shards", len(files)) as progress:
+        for number, (images, told) in enumerate(pool.map(lambda file: _scan_one(file, label, kind), files)):
             for name, offset, size in images:
                 key = _key(name)
                 if label is not None:
@@ -107,7 +113,7 @@ def _scan(files: list[Path], label: str | None) -> tuple[list[str], NDArray[np.i
     return names, np.array(places, dtype=np.int64).reshape(-1, 3), labels
 
 
-def _scan_one(file: Path, label: str | None) -> tuple[list[_Member], dict[str, str]]:
+def _scan_one(file: Path, label: str | None, kind: FileKind) -> tuple[list[_Member], dict[str, str]]:
     images: list[_Member] = []
     told: dict[str, str] = {}
     try:
@@ -115,7 +121,7 @@ def _scan_one(file: Path, label: str | None) -> tuple[list[_Member], dict[str, s
             for member in shard:
                 if not member.isfile():
                     continue
-                if os.path.splitext(member.name)[1].lower() in IMAGES.extensions:
+                if os.path.splitext(member.name)[1].lower() in kind.extensions:
                     images.append((member.name, member.offset_data, member.size))
                 elif label is not None and member.name == f"{_key(member.name)}.{label}":
                     content = shard.extractfile(member)

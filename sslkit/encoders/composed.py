@@ -1,71 +1,12 @@
-"""Encoders made of encoders: one that sees some channels of the image, and several side by side."""
+"""Encoders side by side."""
 
 from itertools import chain, zip_longest
 
 import torch
 from torch import Tensor, nn
 
-from sslkit.encoders.base import Encoder
-from sslkit.errors import SslkitError
-from sslkit.transforms.color import grayscale, rgb_to_lab
-from sslkit.transforms.edges import sobel
-
-CHANNELS = {"l": 1, "ab": 2, "gray": 1, "sobel": 2}  # what may be selected, and how many channels that has
-
-
-class Select(Encoder):
-    """Show an encoder only lightness (`l`), colour (`ab`), gray or edges (`sobel`) of RGB images; the conversion is inside."""
-
-    def __init__(self, select: str, encoder: Encoder) -> None:
-        super().__init__(encoder.width, in_channels=3)
-        self.select, self.encoder = select, encoder
-        # Tokens stay inside: who reads them also asks for the grid, which is the inner encoder's.
-        self.offers = tuple(what for what in encoder.offers if what != "tokens")
-        self.class_token = encoder.class_token
-
-    @property
-    def prefix(self) -> int:
-        """Return the inner encoder's prefix."""
-        return self.encoder.prefix
-
-    def checkpoint_activations(self) -> bool:
-        """Let the inner encoder do it."""
-        return self.encoder.checkpoint_activations()
-
-    def stages(self) -> list[list[nn.Parameter]]:
-        """Return the inner encoder's stages."""
-        return self.encoder.stages()
-
-    def pool(self, tokens: Tensor) -> Tensor:
-        """Return `[B, width]` of tokens, as the inner encoder pools."""
-        return self.encoder.pool(tokens)
-
-    def fitting(self, side: int) -> int:
-        """Return what fits the inner encoder."""
-        return self.encoder.fitting(side)
-
-    def channels(self, image: Tensor) -> Tensor:
-        """Return what the encoder inside sees of `[B, 3, H, W]`, in about [0, 1]: `[B, 1, H, W]`, or 2 channels for `ab`."""
-        with torch.autocast(image.device.type, enabled=False):  # half precision would leave lightness in the colours
-            if self.select == "gray":
-                return grayscale(image, probability=1.0)[:, :1]
-            if self.select == "sobel":
-                return sobel(image) + 0.5
-            lab = rgb_to_lab(image)
-            return lab[:, :1] / 100 if self.select == "l" else lab[:, 1:] / 220 + 0.5
-
-    def layers(self, image: Tensor) -> list[Tensor]:
-        """Return the inner encoder's layers."""
-        return self.encoder.layers(self.channels(image))
-
-    def feature_map(self, image: Tensor) -> Tensor:
-        """Return the inner encoder's last feature map, `[B, width, h, w]`."""
-        return self.encoder.feature_map(self.channels(image))
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return features `[B, width]`."""
-        features: Tensor = self.encoder(self.channels(image))
-        return features
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import SslkitError
 
 
 class Concat(Encoder):

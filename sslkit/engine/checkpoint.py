@@ -1,43 +1,30 @@
 """Checkpoints: `model.safetensors`, which describes itself, and `resume.pt`. Nothing is ever unpickled."""
 
-import io
 import json
-import pickle
-import struct
-import warnings
-import zipfile
 from dataclasses import dataclass
 from importlib.metadata import distribution, version
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sslkit import encoders, registry
-from sslkit.data.store import write_atomically
-from sslkit.encoders import Encoder, ImageEncoder, Recipe
-from sslkit.errors import SslkitError
-from sslkit.task import CONTRACT
+from sslkit import registry
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.task import CONTRACT
+from sslkit.encoders.build import Recipe, build_encoder, input_channels, plain_recipes
+from sslkit.files import write_atomically
+from sslkit.image.encoders.base import ImageEncoder
 
 FORMAT = 1  # of both files; a reader refuses what is newer
-_DAMAGED = (
-    ArithmeticError,
-    AssertionError,
-    struct.error,
-    OSError,
-    RuntimeError,
-    EOFError,
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    pickle.UnpicklingError,
-    UserWarning,
-)
+
+
 _SAID = {"task": str, "recipe": dict, "size": int, "step": int, "data": str}
+
+
 _LONGEST, _LARGEST = 2**23, 2**16  # bytes of metadata; pixels of a side, or words
 
 
@@ -63,7 +50,7 @@ class Checkpoint:
     @property
     def channels(self) -> int:
         """Return the channels of the images that the encoder takes."""
-        return encoders.channels_of(self.recipe)
+        return input_channels(self.recipe)
 
     @property
     def samples(self) -> str:
@@ -90,7 +77,7 @@ class Checkpoint:
 
     def build_encoder(self, allowed: str | None = None) -> Encoder:
         """Build the encoder and load the weights, strictly, in eval mode."""
-        encoder = encoders.build_encoder(self.recipe, allowed=allowed)
+        encoder = build_encoder(self.recipe, allowed=allowed)
         load_strictly(encoder, self.part("encoder"), str(self.path))
         return encoder.eval()
 
@@ -152,7 +139,7 @@ def describe(encoder: Encoder) -> dict[str, Any]:
         "contract": CONTRACT,
         "modality": encoder.modality,
         "recipe": encoder.recipe,
-        "encoder_from": ", ".join(sorted({_origin(recipe["name"]) for recipe in encoders.plain_recipes(encoder.recipe)})),
+        "encoder_from": ", ".join(sorted({_origin(recipe["name"]) for recipe in plain_recipes(encoder.recipe)})),
         "normalisation": normalisation,
         "versions": {"sslkit": version("sslkit"), "torch": torch.__version__},
     }
@@ -196,44 +183,6 @@ def load_initial(encoder: Encoder, path: str) -> None:
     load_strictly(model, state, f"--init: {path}")
 
 
-def save_resume(path: Path, state: dict[str, Any]) -> None:
-    """Write `resume.pt` atomically: the previous one stays until the new one is on disk; raises OSError if it can't be."""
-    with write_atomically(path, new_folder=False) as stream:
-        remembering = _Remembering(stream)
-        try:
-            torch.save({"format": FORMAT, **state}, cast(BinaryIO, remembering))
-        except RuntimeError:
-            if remembering.error is not None:
-                raise remembering.error from None
-            raise
-
-
-def read_resume(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read `resume.pt`; raises SslkitError if it is damaged or of a newer format."""
-    try:
-        if not zipfile.is_zipfile(path):
-            raise pickle.UnpicklingError("it is damaged, or was never a checkpoint")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # it finds something odd: our own files have nothing odd
-            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except _DAMAGED as error:
-        raise SslkitError(f"--resume: {path} cannot be read: {str(error).partition(chr(10))[0]}") from error
-    kinds = {
-        "format": int,
-        "task": dict,
-        "optimizer": dict,
-        "scaler": dict,
-        "step": int,
-        "steps": int,
-        "began": int,
-        "data": str,
-    }
-    fits = isinstance(state, dict) and all(isinstance(state.get(name), kind) for name, kind in kinds.items())
-    if not fits or state["format"] > FORMAT or "weights" not in state:
-        raise SslkitError(f"--resume: {path} is not a checkpoint of this version of sslkit")
-    return state
-
-
 def _read_safetensors(path: Path, flag: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise SslkitError(f"{flag}: {path} is not a file", "expected a .safetensors file, as in runs/NAME/model.safetensors")
@@ -242,22 +191,6 @@ def _read_safetensors(path: Path, flag: str) -> tuple[dict[str, Tensor], dict[st
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise SslkitError(f"{flag}: {path} is not a readable safetensors file: {error}") from error
-
-
-class _Remembering(io.RawIOBase):
-    """Keep the error of the disk, in whose place torch raises one about positions in a file."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self.stream = stream
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        """Write, and remember why that was not possible."""
-        try:
-            return self.stream.write(data)
-        except OSError as error:
-            self.error = error
-            raise
 
 
 def _origin(name: str) -> str:

@@ -6,27 +6,31 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from signal import SIGTERM
 
-from sslkit.console import duration, meter, say
-from sslkit.data.ahead import ahead
+from sslkit.console import duration, say, show_progress
+from sslkit.contract.errors import RunFailedError, RunInterruptedError
+from sslkit.contract.source import ReadSeed
 from sslkit.data.loader import Loader, epoch_batches
-from sslkit.data.source import Draw
-from sslkit.engine.folder import BROKEN, RunFolder
-from sslkit.engine.health import Health
+from sslkit.data.prefetch import prefetch
+from sslkit.engine.collapse import Health
 from sslkit.engine.memory import peak_memory
-from sslkit.engine.plan import Plan
 from sslkit.engine.profile import REST, WAITING, Profile, unmeasured
-from sslkit.engine.signals import Stop
+from sslkit.engine.run_folder import BROKEN, RunFolder
+from sslkit.engine.settings import Settings
+from sslkit.engine.signals import StopSignal
 from sslkit.engine.stepper import Stepper
-from sslkit.errors import Interrupted, RunFailed
-from sslkit.specs import PretrainSpec
+from sslkit.specs.train import PretrainSpec
 
 _LINES = 1000  # metrics.jsonl holds about as many
+
+
 _COLD = 3  # steps of a process that do not count for its rate
+
+
 _CHECKPOINT_SECONDS = 600
 
 
 @dataclass
-class Pace:
+class Throughput:
     """Measure the training steps of this process: how fast, and how much of it is waiting for data."""
 
     images: int = 0
@@ -73,20 +77,20 @@ def train(
     folder: RunFolder,
     save: Callable[[], None],
     prepared: bool,
-    stop: Stop,
+    stop: StopSignal,
     health: Health | None = None,
     draw: Callable[[], None] = lambda: None,
     began: float | None = None,
-) -> Pace:
+) -> Throughput:
     """Take the steps that are left and return the pace.
 
-    `prepared` tells that `before_epoch` was called for the first of them already. Raises Interrupted after a
-    checkpoint when a signal came, and RunFailed after one when features collapse and the run is to stop then, or when too
+    `prepared` tells that `before_epoch` was called for the first of them already. Raises RunInterruptedError after a
+    checkpoint when a signal came, and RunFailedError after one when features collapse and the run is to stop then, or when too
     many samples are broken. `draw` keeps pictures of what the task says, early, in the middle and at the end. `began` is
     when, by `time.monotonic`, the run would have begun without a break.
     """
     folder.started = True
-    clock, plan, world, pace = stepper.clock, stepper.plan, stepper.world, Pace()
+    clock, plan, world, pace = stepper.clock, stepper.plan, stepper.world, Throughput()
     began = time.monotonic() if began is None else began
     profile = None
     if isinstance(plan.spec, PretrainSpec) and plan.spec.profile and world.first:
@@ -96,7 +100,7 @@ def train(
     met: set[int] = set()  # of broken samples
     every = max(1, (clock.steps - clock.began) // _LINES)
     saved = time.monotonic()
-    with meter("training", clock.steps, done=clock.step) as progress:
+    with show_progress("training", clock.steps, done=clock.step) as progress:
         while clock.step < clock.steps:
             epoch, inside = divmod(clock.step, plan.steps_per_epoch)
             if inside == 0 and not prepared:
@@ -107,7 +111,7 @@ def train(
             own = [rows[world.own(len(rows))] for rows in batches[inside : inside + clock.steps - clock.step]]
             stepper.enter(WAITING)
             last = time.perf_counter()
-            for raw in ahead(loader(own, Draw(plan.spec.seed, epoch)), plan.machine.device):
+            for raw in prefetch(loader(own, ReadSeed(plan.spec.seed, epoch)), plan.machine.device):
                 arrived = time.perf_counter()
                 stepper.enter(REST)
                 broken += raw["broken"]
@@ -129,7 +133,7 @@ def train(
                 if look and health is not None and world.any(health.stops and bool(alarms)):
                     save()
                     _quarantine(folder, stepper, broken)
-                    raise RunFailed(f"stopped after step {clock.step}: {'; '.join(alarms)}", "--on-collapse warn goes on")
+                    raise RunFailedError(f"stopped after step {clock.step}: {'; '.join(alarms)}", "--on-collapse warn goes on")
                 progress.advance(1, _text(said, pace, clock.steps - clock.step, plan.source.called))
                 if _due(plan.spec.checkpoint_every, clock.step, plan.steps_per_epoch, saved) and clock.step < clock.steps:
                     save()
@@ -137,7 +141,7 @@ def train(
                 if world.any(bool(stop.signal)):
                     save()
                     _quarantine(folder, stepper, broken)
-                    raise Interrupted(f"stopped after step {clock.step} of {clock.steps}", stop.signal or SIGTERM)
+                    raise RunInterruptedError(f"stopped after step {clock.step} of {clock.steps}", stop.signal or SIGTERM)
                 if profile is not None and profile.after_step():
                     _finish(profile, stepper)
                     profile = None
@@ -148,7 +152,7 @@ def train(
             broken.clear()
             if len(met) > plan.spec.max_broken * plan.data.samples:
                 save()
-                raise RunFailed(too_many(len(met), plan), "mend them, or raise --max-broken and --resume")
+                raise RunFailedError(too_many_unreadable(len(met), plan), "mend them, or raise --max-broken and --resume")
     save()
     if profile is not None:
         _finish(profile, stepper)
@@ -168,7 +172,7 @@ def _due(every: int | None, step: int, steps_per_epoch: int, saved: float) -> bo
     return step % steps_per_epoch == 0 or time.monotonic() - saved > _CHECKPOINT_SECONDS
 
 
-def _text(said: dict[str, float], pace: Pace, left: int, called: str) -> str:
+def _text(said: dict[str, float], pace: Throughput, left: int, called: str) -> str:
     if not pace.seconds:
         return f"loss {said['loss']:.3f}"
     time_left = duration(left * pace.seconds / (pace.steps - _COLD))
@@ -176,7 +180,7 @@ def _text(said: dict[str, float], pace: Pace, left: int, called: str) -> str:
     return f"loss {said['loss']:.3f}  {pace.rate:,.0f} {called}/s  {waiting}  {time_left} left"
 
 
-def too_many(broken: int, plan: Plan, of: int | None = None) -> str:
+def too_many_unreadable(broken: int, plan: Settings, of: int | None = None) -> str:
     """Return what is said of too many broken samples."""
     called, share = plan.source.called, plan.spec.max_broken
     return f"{broken:,} of {of or plan.data.samples:,} {called} cannot be read, more than --max-broken {share:g}"

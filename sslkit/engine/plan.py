@@ -1,113 +1,187 @@
-"""Turn a spec into settled values that fit machine and data, each with its reason."""
+"""`sslkit plan TASK`: what a run will take, measured on this machine in less than a minute."""
 
-from dataclasses import dataclass, replace
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from sslkit import encoders
-from sslkit.console import say
-from sslkit.data.source import Source
-from sslkit.engine.distributed import ALONE, World
-from sslkit.engine.precision import Machine, choose_machine
-from sslkit.errors import SslkitError
-from sslkit.specs import TrainSpec
-from sslkit.task import DataInfo
+import torch
+
+from sslkit.contract.source import ReadSeed
+from sslkit.contract.task import Clock
+from sslkit.data.loader import Loader, epoch_batches
+from sslkit.engine.checkpoint import save_model
+from sslkit.engine.collapse import Health
+from sslkit.engine.memory import peak_memory
+from sslkit.engine.pretrain import prepare
+from sslkit.engine.resume_file import save_resume
+from sslkit.engine.run_folder import MODEL, RESUME
+from sslkit.engine.session import Session, build_task
+from sslkit.engine.settings import Settings, show_settings
+from sslkit.engine.stepper import Stepper
+from sslkit.specs.train import PretrainSpec
+
+_STEPS_SECONDS, _READ_SECONDS = 15, 8  # how long steps, and reading what is not cached, are measured
+
+
+_USABLE = 0.9  # of the memory: what is free now need not be free later
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Hold everything a training run was told or has found out."""
+class PlanResult:
+    """Hold what `sslkit plan --json` prints; memory and disk in bytes, None where the system does not tell of memory."""
 
-    spec: TrainSpec  # nothing `auto` is left in what changes the result
-    source: Source
-    machine: Machine
-    workers: int
-    reasons: dict[str, str]  # what `auto` became and why, by flag
-
-    @property
-    def data(self) -> DataInfo:
-        """Return what a task is told about the data."""
-        return replace(self.source.info, batch_size=self.spec.batch_size)
-
-    @property
-    def recipe(self) -> encoders.Recipe:
-        """Return the recipe of the encoder."""
-        spec = self.spec
-        return encoders.recipe_for(spec.encoder, self.data.size, self.data.channels, spec.encoder_option, spec.pretrained)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Return the full batches in one pass."""
-        return self.data.samples // self.spec.batch_size
+    images_per_second: float
+    steps: int
+    seconds: float
+    first_epoch_seconds: float
+    memory: int | None
+    memory_limit: int
+    largest_batch: int | None
+    cache_bytes: int
+    run_bytes: int
 
 
-def make_plan(spec: TrainSpec, source: Source, reads: tuple[str, ...], world: World = ALONE) -> Plan:
-    """Settle every `auto` of a spec; raises SslkitError for what this machine or data can't do."""
-    machine = choose_machine(spec.device, spec.precision, spec.compile, spec.sync_batchnorm, world)
-    reasons = dict(machine.reasons)
-    # A run goes on elsewhere as it began; where it runs is not part of it.
-    settled: dict[str, Any] = {
-        "size": source.info.size,
-        "precision": machine.precision,
-        "compile": "on" if machine.compile else "off",
-        "sync_batchnorm": "on" if machine.sync_batchnorm else "off",
-    }
-    for name, (value, why) in source.settled.items():
-        said = ", ".join(f"{key}={one}" for key, one in value.items()) if isinstance(value, dict) else value
-        reasons[name] = f"{said}: {why}"
-        if name != "cache":
-            settled[name] = value
-    if spec.encoder == "auto":
-        name, why = source.choose_encoder(reads, machine.device.type == "cpu")
-        settled["encoder"], reasons["encoder"] = name, f"{name}: {why}"
-    if spec.epochs == "auto" and spec.steps is None and spec.minutes is None:
-        settled["epochs"] = 100
-        reasons["epochs"] = "100: usual for pretraining; --minutes sets a time instead"
-    if spec.steps is not None or spec.minutes is not None:
-        settled["epochs"] = "auto"  # one length is recorded
-    if spec.size not in ("auto", source.info.size):
-        raise SslkitError(
-            f"--size: {spec.size}, and the {source.called} in {source.location} have {source.info.size}", "leave it out"
-        )
-    spec = spec.model_copy(update=settled)
-    if source.info.samples < 2:
-        raise SslkitError(
-            f"--data: one of the {source.called} is all that {source.location} has", "two make a batch, many a run"
-        )
-    if source.info.samples < spec.batch_size:
-        raise SslkitError(
-            f"--batch-size: {spec.batch_size} is more than the {source.info.samples} {source.called} in {source.location}",
-            f"the largest that works is {source.info.samples}",
-        )
-    if spec.batch_size % world.size:
-        raise SslkitError(
-            f"--batch-size: {spec.batch_size} does not divide among {world.size} processes",
-            f"give a multiple of {world.size}",
-        )
-    workers, why = source.workers(spec.workers)
-    reasons["workers"] = f"{workers}: {why}"
-    return Plan(spec, source, machine, workers, reasons)
+def plan(spec: PretrainSpec) -> PlanResult:
+    """Measure steps, reading, checkpoints and looks at the features, and say what they add up to; nothing is left behind.
+
+    Raises SslkitError for all that `sslkit pretrain` would refuse.
+    """
+    training = prepare(spec)
+    plan = training.plan
+    show_settings(plan, training.name, training.out)
+    small = max(2, plan.spec.batch_size // 4)
+    low = _peak(prepare(spec.model_copy(update={"batch_size": small})))
+    first, again = _reading(plan)
+    stepper = _stepper(training)
+    began = time.perf_counter()
+    stepper.before_epoch(0)
+    prepared = time.perf_counter() - began
+    step, raw = _step(stepper, _STEPS_SECONDS)
+    high = peak_memory(plan.machine.device)
+    batch, per_epoch = plan.spec.batch_size, plan.steps_per_epoch
+    epoch_warm = per_epoch * (step + (again * batch if plan.workers == 0 else 0.0))
+    epoch_cold = per_epoch * (step + first * batch if plan.machine.device.type == "cpu" else max(step, first * batch))
+    if again > first / 2:  # nothing is cached: the second time is as the first
+        epoch_warm = epoch_cold
+    preparing = stepper.rehearse_epochs(0.01 * epoch_warm)
+    kept, saving = _checkpoint(stepper, training, raw)
+    looking = _look(stepper)
+
+    def seconds(steps: float) -> float:
+        epochs = steps / per_epoch
+        run = min(epochs, 1) * epoch_cold + max(epochs - 1, 0) * epoch_warm + max(epochs - 1, 0) * preparing
+        return prepared + run + max(epochs, 1) * saving + steps / _looks_every(plan, steps) * looking
+
+    steps = _steps(plan, seconds)
+    limit, largest = _memory_limit(plan.machine.device), None
+    if low is not None and high is not None and high > low:
+        largest = int(batch + (_USABLE * limit - high) * (batch - small) / (high - low))
+    return PlanResult(
+        images_per_second=round(batch * per_epoch / epoch_warm, 1),
+        steps=steps,
+        seconds=round(seconds(steps), 1),
+        first_epoch_seconds=round(prepared + epoch_cold, 3),
+        memory=high,
+        memory_limit=limit,
+        largest_batch=None if largest is None else min(max(largest // 32 * 32, 2), plan.data.samples),
+        cache_bytes=plan.source.cache_bytes(),
+        run_bytes=kept,
+    )
 
 
-_SHOWN = (
-    "size",
-    "canvas",
-    "encoder",
-    "encoder_option",
-    "epochs",
-    "device",
-    "processes",
-    "precision",
-    "compile",
-    "sync_batchnorm",
-    "workers",
-    "cache",
-)
+def _stepper(training: Session) -> Stepper:
+    return Stepper(build_task(training, initialise=False), training.plan, Clock(steps=10**6))
 
 
-def show_plan(plan: Plan, title: str, out: Path) -> None:
-    """Print what is about to run, with the reason for each choice that was made for the user."""
-    say(f"{title} on {plan.data.samples:,} {plan.source.called} from {plan.source.location} -> {out}", style="bold")
-    for flag in _SHOWN:
-        if flag in plan.reasons:
-            say(f"  {flag.replace('_', '-'):<14} {plan.reasons[flag]}")
+def _step(stepper: Stepper, seconds: float) -> tuple[float, dict[str, Any]]:
+    """Return the seconds of a warm step on samples that are in memory, and a batch of them."""
+    plan = stepper.plan
+    batches = epoch_batches(plan.data.samples, plan.spec.batch_size, plan.spec.seed, 0, stepper.weights)[:2]
+    raws = list(Loader(plan.source, 0, substitute=True)(batches, ReadSeed(plan.spec.seed, 0)))
+    return stepper.rehearse(cycle(raws), seconds, lambda: False), raws[0]
+
+
+def _peak(training: Session) -> int | None:
+    """Return the most memory that a few steps take."""
+    stepper = _stepper(training)
+    stepper.before_epoch(0)
+    _step(stepper, 0)
+    peak = peak_memory(training.plan.machine.device)
+    if training.plan.machine.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(training.plan.machine.device)
+    return peak
+
+
+def _reading(plan: Settings) -> tuple[float, float]:
+    """Return the seconds to read a sample for the first time, by the run's workers, and once more, by this process."""
+    batches = epoch_batches(plan.data.samples, min(plan.spec.batch_size, 64), plan.spec.seed, 0)
+    loader, draw = Loader(plan.source, plan.workers, substitute=True), ReadSeed(plan.spec.seed, 0)
+    count, began = 0, time.perf_counter()
+    for raw in loader(batches, draw):
+        if count == 0 and plan.workers:
+            began = time.perf_counter()  # the workers have started
+        count += len(raw["index"])
+        if time.perf_counter() - began > _READ_SECONDS:
+            break
+    counted = count - (len(raw["index"]) if plan.workers else 0)
+    first = (time.perf_counter() - began) / counted if counted else 0.0
+    loader.close()
+    began = time.perf_counter()
+    count = sum(len(raw["index"]) for raw in Loader(plan.source, 0, substitute=True)(batches[:2], draw))
+    return first, (time.perf_counter() - began) / count
+
+
+def _checkpoint(stepper: Stepper, training: Session, raw: dict[str, Any]) -> tuple[int, float]:
+    """Return the bytes of both checkpoints, and the seconds that writing them takes."""
+    stepper.step(raw)  # an optimiser has no moments before the first
+    with tempfile.TemporaryDirectory(prefix="sslkit-plan-") as folder:
+        began = time.perf_counter()
+        save_resume(Path(folder, RESUME), stepper.state())
+        save_model(Path(folder, MODEL), stepper.task.exports(), {})
+        seconds = time.perf_counter() - began
+        return sum(file.stat().st_size for file in Path(folder).iterdir()), seconds
+
+
+def _look(stepper: Stepper) -> float:
+    """Return the seconds of a look at the features."""
+    spec = stepper.spec
+    if not isinstance(spec, PretrainSpec) or spec.health_every == 0:
+        return 0.0
+    health = Health(stepper, spec)
+    began = time.perf_counter()
+    health.measure()
+    return time.perf_counter() - began
+
+
+def _looks_every(plan: Settings, steps: float) -> float:
+    assert isinstance(plan.spec, PretrainSpec)
+    return max(20, steps / 100) if plan.spec.health_every == "auto" else plan.spec.health_every or 1
+
+
+def _steps(plan: Settings, seconds: Callable[[float], float]) -> int:
+    """Return the steps of the run: as told, or as many as fit the minutes."""
+    spec = plan.spec
+    if spec.steps is not None:
+        return spec.steps
+    if spec.minutes is not None:
+        # What a step adds to a long run: the start and the first epoch are paid once.
+        return max(1, round(60 * spec.minutes / (seconds(20_000) - seconds(10_000)) * 10_000))
+    assert isinstance(spec.epochs, int)
+    return spec.epochs * plan.steps_per_epoch
+
+
+def _memory_limit(device: torch.device) -> int:
+    """Return the bytes of the device, or of main memory that are free or ours."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    if platform.system() == "Linux":
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        own = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return 1024 * int(fields["MemAvailable"].split()[0]) + own
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from sslkit.engine.distributed import ALONE, World
-from sslkit.errors import SslkitError
+from sslkit.contract.errors import SslkitError
+from sslkit.engine.parallel import ALONE, World
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,21 @@ from typing import Any
 
 import torch
 
-from sslkit import encoders
-from sslkit.data.parts import absolute_data
-from sslkit.encoders import check_reads
-from sslkit.engine.distributed import ALONE, World, joined
-from sslkit.engine.folder import choose_out, holds_run, read_spec
-from sslkit.engine.plan import make_plan
-from sslkit.engine.training import Outcome, Training, merge_recorded, run_training
-from sslkit.errors import SslkitError
-from sslkit.joint import readers
-from sslkit.registry import absolute, load_source, load_task, task_name
-from sslkit.specs import PretrainSpec, path_options
-from sslkit.task import PretextTask
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.options import path_options
+from sslkit.contract.task import PretextTask
+from sslkit.data.locations import absolute_data
+from sslkit.encoders.build import build_encoder, check_requirements, recipe_for
+from sslkit.engine.parallel import ALONE, World, process_group
+from sslkit.engine.resume import merge_recorded
+from sslkit.engine.run_folder import choose_out, holds_run, read_spec
+from sslkit.engine.session import Outcome, Session, run_training
+from sslkit.engine.settings import resolve_settings
+from sslkit.evaluation.online_knn import OnlineKnn
+from sslkit.registry import load_source
+from sslkit.specs.train import PretrainSpec
+from sslkit.tasks.joint import readers
+from sslkit.tasks.load import absolute, load_task, task_name
 
 _CHANNELS = {"image": 3, "audio": 1}  # with which an encoder is built to see whether it suits a task; of text, data tells
 
@@ -47,11 +50,11 @@ def pretrain(spec: PretrainSpec) -> PretrainResult:
     Raises SslkitError for what can be told before the first step, RunFailed if the run fails, Interrupted if a signal
     ended it after a checkpoint.
     """
-    with joined(spec.device) as world:
+    with process_group(spec.device) as world:
         return PretrainResult.of(run_training(prepare(spec, world)))
 
 
-def prepare(spec: PretrainSpec, world: World = ALONE) -> Training:
+def prepare(spec: PretrainSpec, world: World = ALONE) -> Session:
     """Settle everything about a run without starting it: task, options, data, `auto` values."""
     task_class = load_task(spec.task)
     name = task_name(spec.task)
@@ -75,15 +78,13 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> Training:
     if spec.online_knn:
         if spec.health_every == 0:
             raise SslkitError("--online-knn and --health-every 0: it is logged with the features' health", "leave one out")
-        from sslkit.evaluate.online import OnlineKnn
-
         if task_class.modality != "image":
             raise SslkitError(f"--online-knn: {name} reads {task_class.modality}", "it is for images")
         classify = OnlineKnn(spec)
-    return Training(
+    return Session(
         name=name,
         command=f"pretrain {spec.task}",
-        plan=make_plan(spec, source_class.open(spec), task_class.reads, world),
+        plan=resolve_settings(spec, source_class.open(spec), task_class.reads, world),
         out=out,
         build_encoder=lambda build: task_class.build_encoder(options, build),
         build_task=lambda encoder, data: task_class(options, encoder, data),
@@ -132,8 +133,6 @@ def _check_encoder(spec: PretrainSpec, task_class: type[PretextTask], name: str)
     if ":" in spec.encoder and not spec.encoder.startswith("torchvision:"):
         return
     with torch.device("meta"):
-        encoder = encoders.build_encoder(
-            encoders.recipe_for(spec.encoder, size, _CHANNELS[modality], spec.encoder_option), allowed=spec.encoder
-        )
+        encoder = build_encoder(recipe_for(spec.encoder, size, _CHANNELS[modality], spec.encoder_option), allowed=spec.encoder)
     for reader, reads in readers(task_class, name).items():
-        check_reads(encoder, spec.encoder, reads, reader, modality)
+        check_requirements(encoder, spec.encoder, reads, reader, modality)

@@ -6,24 +6,27 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
 
-from sslkit.data.store import write_atomically
-from sslkit.engine.checkpoint import read_model, read_resume
-from sslkit.engine.folder import RESUME, read_spec
-from sslkit.engine.gradients import as_dict, joined
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.options import flag
+from sslkit.contract.task import Clock
+from sslkit.engine.checkpoint import read_model
 from sslkit.engine.pretrain import checked_options, prepare
-from sslkit.engine.seeds import seed_stage
+from sslkit.engine.render import render_previews
+from sslkit.engine.resume import load_state
+from sslkit.engine.resume_file import read_resume
+from sslkit.engine.run_folder import RESUME, read_spec
+from sslkit.engine.session import Session, build_task
 from sslkit.engine.stepper import Stepper
-from sslkit.engine.training import Training, build_task, load_state
-from sslkit.errors import SslkitError
-from sslkit.registry import load_task
-from sslkit.specs import PretrainSpec, PreviewSpec, flag
-from sslkit.task import Batch, Clock, rows
-from sslkit.transforms import center_view
+from sslkit.files import output_path, write_atomically
+from sslkit.pictures import draw_previews
+from sslkit.specs.look import PreviewSpec
+from sslkit.specs.train import PretrainSpec
+from sslkit.tasks.load import load_task
 
-_AT_ONCE = 64  # images that the networks get at once
 _KEPT = ("data", "label", "seed", "device", "workers", "cache", "cache_limit", "reindex")  # of a preview's flags, for any run
+
+
 _SHAPING = ("size", "canvas", "encoder", "encoder_option")  # what a checkpoint was trained with, and nobody can change
 
 
@@ -43,13 +46,11 @@ def preview(spec: PreviewSpec) -> PreviewResult:
     What a trained task says needs its head: it is in `resume.pt` beside the checkpoint. Raises SslkitError, before
     any data is read, for a path that can't be written and a checkpoint without its run.
     """
-    from sslkit.evaluate.embed import writable
-    from sslkit.report.pictures import draw_previews
 
-    out = writable(spec.out, ".png")
+    out = output_path(spec.out, ".png")
     training = _training(spec)
     stepper = _stepper(training, spec)
-    pictures, metrics = looked_at(stepper, spec.images, trained=spec.ckpt is not None)
+    pictures, metrics = render_previews(stepper, spec.images, trained=spec.ckpt is not None)
     if pictures is None:
         raise SslkitError(f"{training.name} has no preview", "it has no pictures of its samples")
     if not len(pictures):
@@ -59,33 +60,7 @@ def preview(spec: PreviewSpec) -> PreviewResult:
     return PreviewResult(str(out), training.name, spec.ckpt is not None, metrics)
 
 
-@torch.no_grad()
-def looked_at(stepper: Stepper, samples: int, trained: bool) -> tuple[Tensor | None, dict[str, float]]:
-    """Return a task's pictures `[N, columns, C, H, W]` of so many samples at seeded places in the data, and its metrics."""
-    task, raw = stepper.task, stepper.drawn(samples)
-    training = task.training
-    task.eval()
-    try:
-        seed_stage(stepper.spec.seed, "preview", 0)
-        batch = task.transform(raw)
-        output = _said(stepper, batch) if trained else None
-        told = {} if output is None else task.metrics(output, batch)
-        if "image" in raw:
-            batch = {**batch, "original": center_view(raw["image"], stepper.plan.data.size)}
-        return task.preview(batch, output), {name: round(float(value.float().mean()), 4) for name, value in told.items()}
-    finally:
-        task.train(training)
-
-
-def _said(stepper: Stepper, batch: Batch) -> Any:
-    """Return what `predict` says of a batch, a few rows at a time."""
-    samples = next(len(value) for value in batch.values() if isinstance(value, Tensor))
-    starts = range(0, samples, _AT_ONCE)
-    found = joined([as_dict(stepper.task.predict(rows(batch, start, start + _AT_ONCE))) for start in starts])
-    return found.get("", found)
-
-
-def _training(spec: PreviewSpec) -> Training:
+def _training(spec: PreviewSpec) -> Session:
     given = {name: getattr(spec, name) for name in (*_KEPT, *_SHAPING) if name in spec.model_fields_set}
     if spec.ckpt is None:
         if spec.task is None:
@@ -125,7 +100,7 @@ def _recorded(spec: PreviewSpec, given: dict[str, Any]) -> PretrainSpec:
     )
 
 
-def _stepper(training: Training, spec: PreviewSpec) -> Stepper:
+def _stepper(training: Session, spec: PreviewSpec) -> Stepper:
     """Return a stepper around the task: as its checkpoint left it, or as it begins."""
     run = training.plan.spec
     task = build_task(training, initialise=False)

@@ -7,12 +7,17 @@ from collections.abc import Callable
 import torch
 
 from sslkit.console import say
-from sslkit.engine.plan import Plan
+from sslkit.engine.settings import Settings
 
 Enter = Callable[[str], None]  # told which stage begins; the one before ends
 
+
 WAITING, COPY, TRANSFORM, FORWARD, LOSS = "waiting for data", "copy to the device", "transform", "forward", "loss"
+
+
 BACKWARD, OPTIMISER, HOOKS, REST = "backward", "optimiser", "hooks and metrics", "logging and health"
+
+
 _STAGES = (WAITING, COPY, TRANSFORM, FORWARD, LOSS, BACKWARD, OPTIMISER, HOOKS, REST)
 
 
@@ -27,7 +32,7 @@ class Profile:
     slower for it.
     """
 
-    def __init__(self, plan: Plan, steps: int, warm_up: int) -> None:
+    def __init__(self, plan: Settings, steps: int, warm_up: int) -> None:
         self.plan, self.steps, self.warm_up = plan, steps, warm_up
         self.seconds: dict[str, float] = defaultdict(float)
         self.taken = 0
@@ -64,7 +69,7 @@ class Profile:
             say(f"  {line}")
 
 
-def advice(shares: dict[str, float], plan: Plan) -> list[str]:
+def advice(shares: dict[str, float], plan: Settings) -> list[str]:
     """Return a line for each stage that takes more of a step than it should, naming the option to change."""
     spec, machine, lines = plan.spec, plan.machine, []
     if shares[WAITING] > 0.05:

@@ -8,16 +8,16 @@ from types import FrameType
 from typing import Any
 
 
-class Stop:
+class StopSignal:
     """Remember the signal that asked the run to stop; 0 as long as none did."""
 
     signal = 0
 
 
 @contextmanager
-def listen() -> Iterator[Stop]:
+def catch_stop_signals() -> Iterator[StopSignal]:
     """Let Ctrl-C and SIGTERM set a flag for the loop to look at; a second one leaves at once."""
-    stop = Stop()
+    stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may set handlers; whoever runs us elsewhere stops us in their own way
         return

@@ -8,24 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import RunFailedError
+from sslkit.contract.source import ReadSeed, Source
+from sslkit.contract.task import Batch, Clock, PretextTask
 from sslkit.data.loader import Loader, ordered_batches
-from sslkit.data.source import Draw, Source
-from sslkit.encoders import Encoder
-from sslkit.engine.gradients import BATCH_NORM, Pieces, compute_gradients, norm_buffers, widen
+from sslkit.engine.features import extract
 from sslkit.engine.memory import keep_freed_memory
-from sslkit.engine.optim import build_optimizer, clip_gradients, follow_schedules
-from sslkit.engine.plan import Plan
+from sslkit.engine.micro_batches import BATCH_NORM, MicroBatches, compute_gradients, norm_buffers, widen
+from sslkit.engine.optimizer import build_optimizer, clip_gradients, follow_schedules
 from sslkit.engine.precision import is_out_of_memory
 from sslkit.engine.profile import COPY, HOOKS, OPTIMISER, TRANSFORM, Enter, unmeasured
 from sslkit.engine.seeds import seed_stage
-from sslkit.errors import RunFailed
-from sslkit.task import Batch, Clock, PretextTask
+from sslkit.engine.settings import Settings
 
 
 class Stepper:
     """Take steps with one task: it, its optimiser, the loss scaler and the sampler's weights are the run's state."""
 
-    def __init__(self, task: PretextTask, plan: Plan, clock: Clock) -> None:
+    def __init__(self, task: PretextTask, plan: Settings, clock: Clock) -> None:
         self.plan, self.spec, self.machine, self.clock = plan, plan.spec, plan.machine, clock
         if self.machine.device.type == "cpu":
             keep_freed_memory()
@@ -55,7 +56,7 @@ class Stepper:
     def step(self, raw: dict[str, Any]) -> dict[str, float]:
         """Take one step on a loaded batch and return what to log: loss, its terms, metrics, gradient norm, rate.
 
-        Raises RunFailed, before any weight moves, if the loss or the gradient is not finite.
+        Raises RunFailedError, before any weight moves, if the loss or the gradient is not finite.
         """
         began = time.perf_counter()
         try:
@@ -66,7 +67,7 @@ class Stepper:
             if not is_out_of_memory(error):
                 raise
             hint = f"try --micro-batch {max(1, self.micro_batch // 2)}"
-            raise RunFailed(
+            raise RunFailedError(
                 f"out of memory in step {self.clock.step + 1} with {self.micro_batch} samples at once", hint
             ) from error
         if self.machine.device.type == "cpu":  # elsewhere the work goes on behind the call's back
@@ -93,7 +94,7 @@ class Stepper:
         """Take one step on a transformed batch; see `step`."""
         spec, clock, world = self.spec, self.clock, self.world
         self.optimizer.zero_grad(set_to_none=True)
-        pieces = Pieces(self.task, self.predict, self.machine, batch, self.micro_batch, spec.seed, clock.step, self.enter)
+        pieces = MicroBatches(self.task, self.predict, self.machine, batch, self.micro_batch, spec.seed, clock.step, self.enter)
         report = compute_gradients(pieces, self.scaler.scale)
         self.enter(OPTIMISER)
         # Which parameters have a gradient does not depend on content, so all processes list the same ones.
@@ -139,16 +140,16 @@ class Stepper:
             **{f"gradient of {name}": value.grad for name, value in self.task.named_parameters()},
             "gradient_norm": torch.tensor(said["gradient_norm"]),
         }
-        raise RunFailed(
+        raise RunFailedError(
             f"step {self.clock.step + 1} diverged: {_first_bad(computed)} is not finite",
             f"the checkpoint before is kept; try a lower --lr than {self.spec.lr:g}, a longer --warmup or --clip 1",
         )
 
     def check_state(self) -> None:
-        """Raise RunFailed for a state that no checkpoint should hold: one that is not finite."""
+        """Raise RunFailedError for a state that no checkpoint should hold: one that is not finite."""
         bad = _first_bad(self.task.state_dict())
         if bad is not None:
-            raise RunFailed(f"step {self.clock.step} left {bad} not finite", "the checkpoint before is kept")
+            raise RunFailedError(f"step {self.clock.step} left {bad} not finite", "the checkpoint before is kept")
 
     def rehearse(self, batches: Iterable[dict[str, Any]], seconds: float, stopped: Callable[[], bool]) -> float:
         """Return the median seconds of warm steps, for at most `seconds` or until stopped, and leave no trace in the state."""
@@ -215,8 +216,6 @@ class Stepper:
 
     def features(self, encoder: Encoder | None = None) -> Tensor:
         """Return features of all samples in data order, `[N, width]`, by the task's encoder or another, taken in eval mode."""
-        from sslkit.evaluate.features import extract
-
         encoder = self.task.encoder if encoder is None else encoder.to(self.machine.device)
         found = extract(encoder, self.plan.source, self.micro_batch, substitute=True, world=self.world)
         return found.layers["last"]
@@ -237,7 +236,7 @@ class Stepper:
         loader = Loader(self.plan.source, workers=0, substitute=True)
         batches = [rows[part] for part in ordered_batches(len(rows), 32)]
         found = [
-            pick(to_device(raw, self.plan.source, self.machine.device)) for raw in loader(batches, Draw(self.spec.seed, 0))
+            pick(to_device(raw, self.plan.source, self.machine.device)) for raw in loader(batches, ReadSeed(self.spec.seed, 0))
         ]
         return {name: torch.cat([batch[name] for batch in found]) for name in found[0]}
 

@@ -15,7 +15,7 @@ def critic_layers(channels: int, width: int) -> list[nn.Module]:
     return [*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten()]
 
 
-def frozen(critic: nn.Module) -> Callable[..., Tensor]:
+def with_frozen_weights(critic: nn.Module) -> Callable[..., Tensor]:
     """Return the critic as a function whose gradient reaches its input and not its weights.
 
     `frozen(critic)(fake)` trains who painted `fake`, `critic(fake.detach())` trains the critic: no second optimiser, and

@@ -8,11 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslkit.errors import SslkitError
+from sslkit.contract.errors import SslkitError
 
 _AT_ONCE = 2**24  # distances in memory
+
+
 _ROWS = 2**16  # features in double precision
+
+
 _SAMPLED = 256  # points of each cluster that the first iterations look at
+
+
 _SETTLED = 1e-3  # relative gain of an iteration below which no other follows
 
 
@@ -75,7 +81,7 @@ def nearest_center(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
     return labels, distances.clamp(min=0)
 
 
-def whitened(features: Tensor, components: int) -> Tensor:
+def whiten(features: Tensor, components: int) -> Tensor:
     """Return features `[N, D]`, on the CPU, as unit vectors of at most `components` uncorrelated values of equal variance.
 
     (Caron et al., 2018, section 3.3: PCA, whitening, then l2-normalisation.)

@@ -19,7 +19,7 @@ def in_eval_mode(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def own_statistics(network: nn.Module) -> Iterator[None]:
+def batch_statistics(network: nn.Module) -> Iterator[None]:
     """Let BatchNorm measure each batch and keep nothing of it: before the first step it keeps mean 0 and variance 1."""
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     before = [(norm.training, norm.track_running_stats) for norm in norms]

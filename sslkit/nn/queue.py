@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslkit.errors import SslkitError
-from sslkit.task import DataInfo
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.task import DataInfo
 
 
 def check_queue(size: int, data: DataInfo) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sslkit.task import Clock
+from sslkit.contract.task import Clock
 
 
 class Teacher(nn.Module):

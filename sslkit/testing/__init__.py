@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import torch
 
-from sslkit.registry import load_task
-from sslkit.task import PretextTask
-from sslkit.testing.bench import DEATHS, Bench, Broken, example_checkpoint, example_tokenizer
+from sslkit.contract.task import PretextTask
+from sslkit.tasks.load import load_task
+from sslkit.testing.bench import TASK_ERRORS, Bench, ContractViolationError
 from sslkit.testing.full import FULL, check_ranks
 from sslkit.testing.quick import QUICK
 from sslkit.testing.ranks import Ranks
 
-__all__ = ["Ranks", "Verdict", "check_task", "example_checkpoint", "example_tokenizer"]
+__all__ = ["Ranks", "Verdict", "check_task"]
 
 
 TOGETHER = "two processes learn exactly like one"
@@ -53,9 +53,9 @@ def _judge(promise: str, check: Callable[[Bench], None], bench: Bench) -> Verdic
     try:
         with _quietly():
             check(bench)
-    except Broken as broken:
+    except ContractViolationError as broken:
         return Verdict(promise, False, str(broken))
-    except DEATHS as error:
+    except TASK_ERRORS as error:
         return Verdict(promise, False, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
     return Verdict(promise, True)
 

@@ -12,29 +12,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.source import ReadSeed, Source
+from sslkit.contract.task import Batch, Clock, PretextTask, rows
 from sslkit.data.loader import Loader
-from sslkit.data.source import Draw, Source
-from sslkit.encoders import build_encoder, recipe_for
-from sslkit.engine.checkpoint import describe, save_model
-from sslkit.engine.distributed import ALONE, World
-from sslkit.engine.gradients import BATCH_NORM
-from sslkit.engine.plan import Plan
+from sslkit.encoders.builder import RecipeBuilder
+from sslkit.engine.micro_batches import BATCH_NORM
+from sslkit.engine.parallel import ALONE, World
 from sslkit.engine.precision import choose_machine
 from sslkit.engine.pretrain import with_task_defaults
 from sslkit.engine.seeds import seed_stage
+from sslkit.engine.settings import Settings
 from sslkit.engine.stepper import Stepper, to_device
-from sslkit.errors import SslkitError
-from sslkit.nn import tokenizer_for
 from sslkit.registry import load_source
-from sslkit.specs import PretrainSpec
-from sslkit.task import Batch, Clock, DataInfo, EncoderBuilder, PretextTask, rows
+from sslkit.specs.train import PretrainSpec
 
 SAMPLES = 8
+
+
 # What a wrong task usually dies of; the promise it was asked about is broken by that.
-DEATHS: tuple[type[Exception], ...] = (
+TASK_ERRORS: tuple[type[Exception], ...] = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
     *(OSError, PicklingError, RuntimeError, SslkitError, TypeError, ValueError),
 )
+
+
 _NARROW = {
     "resnet_micro": {"width": "16"},
     "vit_micro": {"width": "32", "depth": "2"},
@@ -42,10 +44,12 @@ _NARROW = {
     "igpt": {"width": "32", "depth": "2", "heads": "1"},
     "audio_micro": {"width": "8", "mels": "32"},
 }
+
+
 _USUAL = {"audio": "audio_micro"}
 
 
-class Broken(Exception):
+class ContractViolationError(Exception):
     """Say how a promise is broken."""
 
 
@@ -98,10 +102,10 @@ class Bench:
         source = self.source_class.open(spec)
         found = {name: value for name, (value, _) in source.settled.items() if name == "encoder_option"}
         spec = spec.model_copy(update={"size": source.info.size, **found})
-        plan = Plan(spec, source, choose_machine("cpu", precision, world=world), 0, {})
+        plan = Settings(spec, source, choose_machine("cpu", precision, world=world), 0, {})
         options = self.options(exact)
         seed_stage(0, "build", 0)
-        encoder = self.task_class.build_encoder(options, EncoderBuilder(plan.recipe, plan.data))
+        encoder = self.task_class.build_encoder(options, RecipeBuilder(plan.recipe, plan.data))
         task = self.task_class(options, encoder, plan.data)
         stepper = Stepper(task.double() if exact else task, plan, Clock(steps=1000))
         if prepared:
@@ -118,7 +122,7 @@ class Bench:
     @staticmethod
     def raw(stepper: Stepper) -> dict[str, Any]:
         """Return the first batch as the loader delivers it."""
-        return next(Loader(stepper.plan.source, 0, substitute=False)([np.arange(SAMPLES)], Draw(0, 0)))
+        return next(Loader(stepper.plan.source, 0, substitute=False)([np.arange(SAMPLES)], ReadSeed(0, 0)))
 
     def transformed(self, stepper: Stepper, own: slice = slice(None), rank: int = 0) -> Batch:
         """Return what the task makes of some rows of the first batch, in the precision of its weights."""
@@ -134,7 +138,9 @@ class Bench:
         stepper, trace = self.stepper(exact=True, micro_batch=micro_batch, world=world), Trace()
         norms = [name for name, module in stepper.task.named_modules() if isinstance(module, BATCH_NORM)]
         if norms:
-            raise Broken(f"{norms[0]} is a BatchNorm, which counts per piece: give the head an option `norm` that takes layer")
+            raise ContractViolationError(
+                f"{norms[0]} is a BatchNorm, which counts per piece: give the head an option `norm` that takes layer"
+            )
         own = world.own(SAMPLES)
         for _ in range(2):
             stepper.learn(rows(self.transformed(stepper), own.start, own.stop))
@@ -170,32 +176,7 @@ class Bench:
         return options(**self.task_class.example_options(Path(self._folder.name)), **given)
 
 
-def example_checkpoint(folder: Path) -> Path:
-    """Write a checkpoint of a small encoder with random weights into a folder, for tasks that begin with one."""
-    path = folder / "model.safetensors"
-    if not path.exists():
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # the same for every process
-            encoder = build_encoder(recipe_for("resnet_micro", 32, options=_NARROW["resnet_micro"]))
-        save_model(path, {"encoder": encoder}, {**describe(encoder), "task": "check", "size": 32, "step": 0, "data": ""})
-    return path
-
-
-def example_tokenizer(folder: Path) -> Path:
-    """Write a tokenizer of random weights into a folder, for tasks that tell its codes: a grid of 8 × 8 for 32 px."""
-    path = folder / "tokenizer.safetensors"
-    if not path.exists():
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            encoder = build_encoder(recipe_for("vit_micro", 32, options=_NARROW["vit_micro"]))
-            tokenizer = tokenizer_for(encoder, DataInfo(1, 32), 8, 16, 32)
-            tokenizer.codebook.begin(torch.randn(32, 16), 32)
-        said = {**describe(encoder), "task": "check", "size": 32, "step": 0, "data": ""}
-        save_model(path, {"encoder": encoder, "tokenizer": tokenizer}, said)
-    return path
-
-
-def compare(one: Trace, other: Trace, what: str, tolerance: float = 1e-8) -> None:
+def compare_traces(one: Trace, other: Trace, what: str, tolerance: float = 1e-8) -> None:
     """Raise Broken if gradients or state differ by more than `tolerance`, relative to the largest value of each tensor."""
     for step, (expected, found) in enumerate(zip(one.gradients, other.gradients, strict=True), start=1):
         _compare(expected, found, tolerance, f"{what} the gradient of", f" in step {step}")
@@ -204,14 +185,14 @@ def compare(one: Trace, other: Trace, what: str, tolerance: float = 1e-8) -> Non
 
 def _compare(expected: dict[str, Tensor], found: dict[str, Tensor], tolerance: float, what: str, when: str) -> None:
     if expected.keys() != found.keys():
-        raise Broken(f"{what} {sorted(expected.keys() ^ found.keys())[0]} is there or not{when}")
+        raise ContractViolationError(f"{what} {sorted(expected.keys() ^ found.keys())[0]} is there or not{when}")
     largest = max((float(value.abs().max()) for value in expected.values() if value.numel()), default=0.0)
     for name, value in expected.items():
         difference = float((value.double() - found[name].double()).abs().max()) if value.numel() else 0.0
         # What is zero but for rounding is measured against the others.
         scale = max(float(value.double().abs().max()) if value.numel() else 0.0, 1e-6 * largest)
         if not math.isfinite(difference) or difference > tolerance * scale:
-            raise Broken(f"{what} {name} differs by {difference / scale if scale else difference:.1g}{when}")
+            raise ContractViolationError(f"{what} {name} differs by {difference / scale if scale else difference:.1g}{when}")
 
 
 def _in(value: Any, dtype: torch.dtype) -> Any:

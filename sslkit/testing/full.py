@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sslkit.contract.errors import RunInterruptedError
+from sslkit.contract.task import Batch, PretextTask
 from sslkit.data.loader import Loader
-from sslkit.engine.folder import RunFolder
-from sslkit.engine.gradients import as_dict, named, total
 from sslkit.engine.loop import train
+from sslkit.engine.micro_batches import as_dict, named_terms, total_loss
+from sslkit.engine.run_folder import RunFolder
 from sslkit.engine.seeds import seed_stage
-from sslkit.engine.signals import Stop
+from sslkit.engine.signals import StopSignal
 from sslkit.engine.stepper import Stepper
-from sslkit.errors import Interrupted
-from sslkit.task import Batch, PretextTask
-from sslkit.testing.bench import SAMPLES, Bench, Broken, compare
+from sslkit.testing.bench import SAMPLES, Bench, ContractViolationError, compare_traces
 from sslkit.testing.ranks import Ranks
 
 _CURVE = 1e-3  # how far, relatively, the losses of twenty steps may be apart
@@ -28,7 +28,7 @@ _CURVE = 1e-3  # how far, relatively, the losses of twenty steps may be apart
 def _micro_batches(bench: Bench) -> None:
     whole = bench.exact_steps()
     for size in (2, 3):
-        compare(whole, bench.exact_steps(micro_batch=size), f"with --micro-batch {size}")
+        compare_traces(whole, bench.exact_steps(micro_batch=size), f"with --micro-batch {size}")
 
 
 def _coupling(bench: Bench) -> None:
@@ -44,15 +44,15 @@ def _coupling(bench: Bench) -> None:
     coupled = any(not torch.allclose(value, second[name], rtol=1e-9, atol=1e-12) for name, value in first.items())
     declared = stepper.task.couples_samples
     if coupled and not declared:
-        raise Broken("the loss of one sample depends on the others, and couples_samples is False")
+        raise ContractViolationError("the loss of one sample depends on the others, and couples_samples is False")
     if declared and not coupled:
-        raise Broken("couples_samples is True, and the loss of one sample does not depend on the others")
+        raise ContractViolationError("couples_samples is True, and the loss of one sample does not depend on the others")
 
 
 def _gradient_of_half(task: PretextTask, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
     leaves = {name: value.clone().requires_grad_(value.is_floating_point()) for name, value in output.items()}
     seed_stage(0, "loss", 0)
-    total(named(task.loss(leaves.get("", leaves), batch))).backward()
+    total_loss(named_terms(task.loss(leaves.get("", leaves), batch))).backward()
     return {name: leaf.grad[: SAMPLES // 2] for name, leaf in leaves.items() if leaf.grad is not None}
 
 
@@ -80,9 +80,9 @@ def _rows_apart(bench: Bench) -> None:
     for name, value in whole.items():
         called = name or "the output"
         if not _alike(value[order], mixed[name]):
-            raise Broken(f"{called} of predict depends on the order of rows")
+            raise ContractViolationError(f"{called} of predict depends on the order of rows")
         if not _alike(value[: SAMPLES // 2], half[name]):
-            raise Broken(f"{called} of predict depends on other rows")
+            raise ContractViolationError(f"{called} of predict depends on other rows")
 
 
 def _take(batch: Batch, which: Tensor) -> Batch:
@@ -107,27 +107,29 @@ def _compiles(bench: Bench) -> None:
         torch._dynamo.reset()
     for name, value in outputs[0].items():
         if not torch.allclose(value, outputs[1][name], rtol=1e-3, atol=1e-4):
-            raise Broken(f"compiled predict computes another {name or 'output'}")
+            raise ContractViolationError(f"compiled predict computes another {name or 'output'}")
 
 
 def _resumes(bench: Bench) -> None:
     straight, stopped = bench.stepper(batches=3), bench.stepper(batches=3)
     resumed = bench.stepper(batches=3, prepared=False)
     saved = io.BytesIO()
-    _train(straight, Stop())
-    stop = Stop()
+    _train(straight, StopSignal())
+    stop = StopSignal()
     stop.signal = 15
-    with contextlib.suppress(Interrupted):  # ends after the first of three steps
+    with contextlib.suppress(RunInterruptedError):  # ends after the first of three steps
         _train(stopped, stop, lambda: torch.save(stopped.state(), saved))
     saved.seek(0)
     resumed.load_state(torch.load(saved, weights_only=True))
-    _train(resumed, Stop())
+    _train(resumed, StopSignal())
     for name, value in straight.task.state_dict().items():
         if not torch.equal(value, resumed.task.state_dict()[name]):
-            raise Broken(f"after a stop inside an epoch and a resume {name} differs: some state is not in a buffer")
+            raise ContractViolationError(
+                f"after a stop inside an epoch and a resume {name} differs: some state is not in a buffer"
+            )
 
 
-def _train(stepper: Stepper, stop: Stop, save: Callable[[], None] = lambda: None, steps: int = 5) -> None:
+def _train(stepper: Stepper, stop: StopSignal, save: Callable[[], None] = lambda: None, steps: int = 5) -> None:
     """Take so many steps, or what is left of them."""
     stepper.clock.steps = steps
     loader = Loader(stepper.plan.source, 0, substitute=False)
@@ -137,14 +139,14 @@ def _train(stepper: Stepper, stop: Stop, save: Callable[[], None] = lambda: None
 
 def _no_collapse(bench: Bench) -> None:
     stepper = bench.stepper(batches=4)
-    _train(stepper, Stop(), steps=60)
+    _train(stepper, StopSignal(), steps=60)
     features = stepper.features().double()
     spread = float(features.std(dim=0).norm() / features.norm(dim=1).mean())
     energy = torch.linalg.svdvals(features - features.mean(dim=0)) + 1e-12
     share = energy / energy.sum()
     rank = float(torch.exp(-(share * share.log()).sum()))
     if not (spread > 1e-3 and rank > 1.5):
-        raise Broken(
+        raise ContractViolationError(
             f"after 60 steps features of {len(features)} samples differ by {spread:.1g} and span {rank:.1f} dimensions"
         )
 
@@ -162,8 +164,8 @@ FULL: dict[str, Callable[[Bench], None]] = {
 def check_ranks(bench: Bench, ranks: Ranks, task: str | type[PretextTask]) -> None:
     """Compare two processes, each with half of a transformed batch, with this one, which has all of it."""
     exact, curves = ranks.run("exact_steps", task), ranks.run("loss_curve", task, shares=2)
-    compare(exact[0], exact[1], "between two processes", tolerance=0)
-    compare(bench.exact_steps(), exact[0], "with two processes")
+    compare_traces(exact[0], exact[1], "between two processes", tolerance=0)
+    compare_traces(bench.exact_steps(), exact[0], "with two processes")
     for step, (alone, together) in enumerate(zip(bench.loss_curve(shares=2), curves[0], strict=True), start=1):
         if abs(alone - together) > _CURVE * abs(alone):
-            raise Broken(f"with two processes the loss of step {step} is {together:.6g} instead of {alone:.6g}")
+            raise ContractViolationError(f"with two processes the loss of step {step} is {together:.6g} instead of {alone:.6g}")

@@ -10,13 +10,14 @@ import torch
 from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
-from sslkit.encoders import over_views
+from sslkit.contract.encoder import over_views
+from sslkit.contract.options import alternatives, limits
 from sslkit.engine.checkpoint import describe, load, save_model
-from sslkit.engine.gradients import as_dict, named, norm_buffers, total, widen
+from sslkit.engine.micro_batches import as_dict, named_terms, norm_buffers, total_loss, widen
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import to_device
-from sslkit.specs import RUN_FLAGS, alternatives, limits
-from sslkit.testing.bench import SAMPLES, Bench, Broken
+from sslkit.tasks.load import RUN_FLAGS
+from sslkit.testing.bench import SAMPLES, Bench, ContractViolationError
 
 
 def _options(bench: Bench) -> None:
@@ -24,12 +25,12 @@ def _options(bench: Bench) -> None:
     run_flags = RUN_FLAGS | {"spec", "dry_run", "json", "traceback"}
     for name, field in bench.task_class.Options.model_fields.items():
         if name in run_flags:
-            raise Broken(f"option {name} shadows the run flag of that name")
+            raise ContractViolationError(f"option {name} shadows the run flag of that name")
         if not field.description:
-            raise Broken(f"option {name} has no description")
+            raise ContractViolationError(f"option {name} has no description")
         number = {int, float} & set(alternatives(field.annotation))
         if number and not any(isinstance(limit, Ge | Gt | Le | Lt) for limit in limits(field)):
-            raise Broken(f"option {name} is a number without a bound")
+            raise ContractViolationError(f"option {name} is a number without a bound")
 
 
 def _samples_first(bench: Bench) -> None:
@@ -38,10 +39,10 @@ def _samples_first(bench: Bench) -> None:
     for where, values in (("transform", batch), ("predict", as_dict(stepper.task.predict(batch)))):
         for name, value in values.items():
             if isinstance(value, list):
-                raise Broken(f"{where} returns a list as {name}")
+                raise ContractViolationError(f"{where} returns a list as {name}")
             if isinstance(value, Tensor) and (value.dim() == 0 or len(value) != SAMPLES):
                 shape = tuple(value.shape)
-                raise Broken(f"{where} returns {name or 'a tensor'} of shape {shape} for {SAMPLES} samples")
+                raise ContractViolationError(f"{where} returns {name or 'a tensor'} of shape {shape} for {SAMPLES} samples")
 
 
 def _pure(bench: Bench) -> None:
@@ -55,10 +56,10 @@ def _pure(bench: Bench) -> None:
         outputs.append(as_dict(stepper.task.predict(batch)))
     for name, value in stepper.task.state_dict(keep_vars=True).items():
         if id(value) not in norms and not torch.equal(value, before[name]):
-            raise Broken(f"predict changes {name}")
+            raise ContractViolationError(f"predict changes {name}")
     for name, value in outputs[0].items():
         if not torch.equal(value, outputs[1][name]):
-            raise Broken(f"two calls of predict with one seed differ in {name or 'their output'}")
+            raise ContractViolationError(f"two calls of predict with one seed differ in {name or 'their output'}")
 
 
 def _finite(bench: Bench) -> None:
@@ -66,22 +67,22 @@ def _finite(bench: Bench) -> None:
         stepper = bench.stepper(precision)
         said = stepper.step(bench.raw(stepper))
         if not all(np.isfinite(list(said.values()))):
-            raise Broken(f"{said} in {precision}")
+            raise ContractViolationError(f"{said} in {precision}")
 
 
 def _gradient(bench: Bench) -> None:
     stepper = bench.stepper()
     task, batch = stepper.task, bench.transformed(stepper)
-    total(named(task.loss(widen(task.predict(batch)), batch))).backward()
+    total_loss(named_terms(task.loss(widen(task.predict(batch)), batch))).backward()
     reached = [
         parameter for parameter in task.encoder.parameters() if parameter.grad is not None and bool(parameter.grad.any())
     ]
     if not reached:
-        raise Broken("no parameter of the encoder gets a gradient")
+        raise ContractViolationError("no parameter of the encoder gets a gradient")
     inside = {id(parameter) for parameter in task.encoder.parameters()}
     for name, parameter in task.named_parameters():
         if parameter.requires_grad and parameter.grad is None and id(parameter) not in inside:
-            raise Broken(f"{name} is trained and gets no gradient: freeze it (a Teacher is frozen), or drop it")
+            raise ContractViolationError(f"{name} is trained and gets no gradient: freeze it (a Teacher is frozen), or drop it")
 
 
 def _state(bench: Bench) -> None:
@@ -96,7 +97,9 @@ def _state(bench: Bench) -> None:
     other.step(bench.raw(other))
     for name, value in one.task.state_dict().items():
         if not torch.equal(value, other.task.state_dict()[name]):
-            raise Broken(f"after saving, loading and one more step {name} differs: some state is not in a buffer")
+            raise ContractViolationError(
+                f"after saving, loading and one more step {name} differs: some state is not in a buffer"
+            )
 
 
 def _learns(bench: Bench) -> None:
@@ -111,7 +114,7 @@ def _learns(bench: Bench) -> None:
             if name in kept:
                 value.copy_(kept[name])
     if not min(losses[-4:]) < losses[0]:
-        raise Broken(f"loss went from {losses[0]:.4g} to {losses[-1]:.4g} in {len(losses)} steps on one batch")
+        raise ContractViolationError(f"loss went from {losses[0]:.4g} to {losses[-1]:.4g} in {len(losses)} steps on one batch")
 
 
 def _loads(bench: Bench) -> None:
@@ -128,7 +131,7 @@ def _loads(bench: Bench) -> None:
         exported = stepper.task.exports()["encoder"].eval()
         found = over_views(lambda one: {"loaded": loaded(one), "exported": exported(one)}, encoder.sample_dims, view)
         if not torch.allclose(found["loaded"], found["exported"], rtol=1e-4, atol=1e-5):
-            raise Broken("the loaded encoder computes something else")
+            raise ContractViolationError("the loaded encoder computes something else")
     json.dumps(loaded.recipe)
 
 

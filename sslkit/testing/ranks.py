@@ -10,13 +10,17 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from sslkit.engine.distributed import World
-from sslkit.registry import load_task
-from sslkit.task import PretextTask
-from sslkit.testing.bench import DEATHS, Bench, Broken
+from sslkit.contract.task import PretextTask
+from sslkit.engine.parallel import World
+from sslkit.tasks.load import load_task
+from sslkit.testing.bench import TASK_ERRORS, Bench, ContractViolationError
 
 _SIZE = 2
-_TOLD: tuple[type[Exception], ...] = (Broken, *DEATHS)
+
+
+_TOLD: tuple[type[Exception], ...] = (ContractViolationError, *TASK_ERRORS)
+
+
 _PATIENCE = 60  # seconds that one process waits for the other
 
 
@@ -48,7 +52,7 @@ class Ranks:
     def run(self, what: str, task: str | type[PretextTask], **arguments: Any) -> list[Any]:
         """Return what a method of `Bench`, called in each process with its `world`, returned there.
 
-        Raises Broken with what went wrong in a process.
+        Raises ContractViolationError with what went wrong in a process.
         """
         answers = []
         try:
@@ -57,10 +61,10 @@ class Ranks:
             for end in self._ends:
                 answers.append(end.recv())
         except (EOFError, OSError) as error:
-            raise Broken(f"process {len(answers)} ended") from error
+            raise ContractViolationError(f"process {len(answers)} ended") from error
         for rank, answer in enumerate(answers):
             if isinstance(answer, str):
-                raise Broken(f"process {rank}: {answer}")
+                raise ContractViolationError(f"process {rank}: {answer}")
         return answers
 
 

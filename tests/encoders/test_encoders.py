@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from sslkit import DataInfo, EncoderBuilder
-from sslkit.encoders import build_encoder, check_reads, concat, recipe_for, spelled
-from sslkit.errors import SslkitError
-from sslkit.registry import load_task
+from sslkit import DataInfo
+from sslkit.contract.errors import SslkitError
+from sslkit.encoders.build import build_encoder, check_requirements, concat, recipe_for
+from sslkit.encoders.builder import RecipeBuilder
+from sslkit.tasks.load import load_task
+from sslkit.text.encoders import encode_words
 
 
 def built(name: str, size: int = 32, options: dict[str, str] | None = None, channels: int = 3) -> Any:
@@ -155,8 +157,8 @@ def test_unknown_entries_of_a_recipe() -> None:
 
 def test_missing_abilities_are_named() -> None:
     with pytest.raises(SslkitError, match="mae reads tokens and resnet_micro offers pooled, feature_map, layers"):
-        check_reads(built("resnet_micro"), "resnet_micro", ("tokens",), "mae")
-    check_reads(built("vit_micro"), "vit_micro", ("tokens",), "mae")
+        check_requirements(built("resnet_micro"), "resnet_micro", ("tokens",), "mae")
+    check_requirements(built("vit_micro"), "vit_micro", ("tokens",), "mae")
 
 
 def test_resnet_micro_needs_no_timm() -> None:
@@ -168,7 +170,7 @@ def test_resnet_micro_needs_no_timm() -> None:
 
 
 def half(select: str, name: str = "resnet_micro", size: int = 32) -> Any:
-    return EncoderBuilder(recipe_for(name, size), DataInfo(1, size))(select=select, width=0.5)
+    return RecipeBuilder(recipe_for(name, size), DataInfo(1, size))(select=select, width=0.5)
 
 
 def test_an_encoder_may_see_a_part_of_the_image() -> None:
@@ -238,12 +240,12 @@ def test_other_trees_are_refused(recipe: Any) -> None:
 
 def test_an_encoder_of_another_modality_is_refused() -> None:
     with pytest.raises(SslkitError, match="rotation is for image data and word_vectors reads text"):
-        check_reads(built("word_vectors", channels=5), "word_vectors", ("pooled",), "rotation")
+        check_requirements(built("word_vectors", channels=5), "word_vectors", ("pooled",), "rotation")
 
 
 def test_word_vectors() -> None:
     words = ["the", "été"]
-    encoder = built("word_vectors", 4, {"width": "8", "letters": str(len(spelled(words)))}, channels=2)
+    encoder = built("word_vectors", 4, {"width": "8", "letters": str(len(encode_words(words)))}, channels=2)
     assert encoder.words == []
     encoder.spell(words)
     assert encoder.words == words
@@ -276,7 +278,7 @@ def test_odd_recipes_are_one_line(changes: dict[str, Any]) -> None:
 def test_an_odd_width_is_one_line() -> None:
     for name in ("resnet_micro", "resnet50"):
         with pytest.raises(SslkitError):
-            EncoderBuilder(recipe_for(name, 32, options={"width": "abc"}), DataInfo(1, 32))(select="l", width=0.5)
+            RecipeBuilder(recipe_for(name, 32, options={"width": "abc"}), DataInfo(1, 32))(select="l", width=0.5)
 
 
 @pytest.mark.parametrize("name", ["resnet_micro", "vit_micro", "resnet18", "vit_tiny_patch16_224", "torchvision:resnet18"])
@@ -303,7 +305,7 @@ def test_layers_of_timms_networks_end_in_the_feature_map() -> None:
 
 
 def test_layers_and_pooling_of_tokens() -> None:
-    from sslkit.evaluate.features import reader
+    from sslkit.evaluation.features import reader
 
     encoder, image = built("vit_tiny_patch16_224", size=64), torch.rand(2, 3, 64, 64)
     tokens = encoder.tokens(image)
@@ -334,7 +336,7 @@ def test_layers_and_pooling_of_tokens() -> None:
 
 def test_views_of_other_sizes_are_whole_patches() -> None:
     data = DataInfo(8, 32)
-    vit, plain = (EncoderBuilder(recipe_for(name, 32, 3), data) for name in ("vit_micro", "resnet_micro"))
+    vit, plain = (RecipeBuilder(recipe_for(name, 32, 3), data) for name in ("vit_micro", "resnet_micro"))
     assert [vit().fitting(side) for side in (16, 17, 20)] == [16, 20, 20] and plain().fitting(17) == 17
     assert vit(select="l").fitting(18) == 20 and concat(vit(select="l"), vit(select="ab")).fitting(9) == 12
     for name in ("jigsaw", "relative_position", "counting", "swav"):
@@ -345,7 +347,7 @@ def test_views_of_other_sizes_are_whole_patches() -> None:
 
 def test_views_for_an_encoder_of_one_size_have_that_size() -> None:
     recipe = recipe_for("swin_tiny_patch4_window7_224", 64, options={"img_size": "64", "window_size": "4", "embed_dim": "24"})
-    swin = EncoderBuilder(recipe, DataInfo(8, 64))()
+    swin = RecipeBuilder(recipe, DataInfo(8, 64))()
     assert swin.fitting(16) == 64 and built("torchvision:vit_b_16", size=224).fitting(96) == 224
     for name in ("jigsaw", "swav"):
         task_class = load_task(name)

@@ -12,14 +12,16 @@ import torch.multiprocessing as multiprocessing
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 
-from sslkit import DataInfo, PretrainSpec, load, pretrain, registry
-from sslkit.encoders import build_encoder, recipe_for
-from sslkit.engine.distributed import World
-from sslkit.engine.gradients import Pieces, compute_gradients
+from sslkit import DataInfo, load, registry
+from sslkit.contract.task import PretextTask, rows
+from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.engine.micro_batches import MicroBatches, compute_gradients
+from sslkit.engine.parallel import World
 from sslkit.engine.precision import Machine, choose_machine
+from sslkit.engine.pretrain import pretrain
 from sslkit.engine.seeds import seed_stage
-from sslkit.registry import load_task
-from sslkit.task import PretextTask, rows
+from sslkit.specs.train import PretrainSpec
+from sslkit.tasks.load import load_task
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -35,7 +37,7 @@ def gradient(task: PretextTask, batch: Any, machine: Machine, micro_batch: int) 
     """Return all gradients in one vector, through the loss scaler where there is one."""
     task = copy.deepcopy(task)
     scaler = machine.scaler()
-    pieces = Pieces(task, machine.compiled(task.predict), machine, batch, micro_batch, 0, 0)
+    pieces = MicroBatches(task, machine.compiled(task.predict), machine, batch, micro_batch, 0, 0)
     compute_gradients(pieces, scaler.scale)
     machine.world.average(parameter.grad for parameter in task.parameters() if parameter.grad is not None)
     found = torch.cat([parameter.grad.flatten() for parameter in task.parameters() if parameter.grad is not None])
@@ -102,7 +104,7 @@ def test_batchnorm_over_processes_sees_the_whole_batch(tmp_path: Path, compile: 
 
 
 def test_batches_come_one_ahead_and_in_order() -> None:
-    from sslkit.data.ahead import ahead
+    from sslkit.data.prefetch import prefetch
 
     def batches() -> Any:
         for number in range(5):
@@ -111,7 +113,7 @@ def test_batches_come_one_ahead_and_in_order() -> None:
 
     seen = []
     with pytest.raises(RuntimeError, match="the loader ended"):
-        for raw in ahead(batches(), torch.device("cuda")):
+        for raw in prefetch(batches(), torch.device("cuda")):
             assert raw["image"].is_cuda
             torch.cuda._sleep(10_000_000)  # the step, behind the call's back
             seen.append((raw["image"].float().mean().item(), raw["broken"]))
@@ -119,7 +121,7 @@ def test_batches_come_one_ahead_and_in_order() -> None:
 
 
 def test_optimisers_are_fused() -> None:
-    from sslkit.engine.optim import build_optimizer
+    from sslkit.engine.optimizer import build_optimizer
 
     task = task_of("rotation")
     for name in ("sgd", "adamw"):

@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslkit import Batch, Clock, DataInfo, PretextTask, PretrainSpec
-from sslkit.encoders import build_encoder, recipe_for
-from sslkit.engine.gradients import Pieces, compute_gradients
-from sslkit.engine.optim import build_optimizer, clip_gradients, follow_schedules, warmup_cosine
+from sslkit import Batch, Clock, DataInfo, PretextTask
+from sslkit.contract.errors import SslkitError
+from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.engine.micro_batches import MicroBatches, compute_gradients
+from sslkit.engine.optimizer import build_optimizer, clip_gradients, follow_schedules, warmup_cosine
 from sslkit.engine.precision import Machine, choose_machine
 from sslkit.engine.seeds import seed_stage
-from sslkit.errors import SslkitError
-from sslkit.registry import load_task
+from sslkit.specs.train import PretrainSpec
+from sslkit.tasks.load import load_task
 
 
 class Ragged(PretextTask):
@@ -72,7 +73,7 @@ def gradients(task: PretextTask, micro_batch: int, machine: Machine | None = Non
     images = torch.rand(8, 3, 20, 20, generator=torch.Generator().manual_seed(0)).to(next(task.parameters()))
     with torch.no_grad():
         batch = task.transform({"image": images, "index": torch.arange(8)})
-    pieces = Pieces(task, task.predict, machine or choose_machine("cpu"), batch, micro_batch, 0, 0)
+    pieces = MicroBatches(task, task.predict, machine or choose_machine("cpu"), batch, micro_batch, 0, 0)
     report = compute_gradients(pieces, lambda loss: loss)
     return {name: parameter.grad for name, parameter in task.named_parameters() if parameter.grad is not None}, report
 
@@ -168,10 +169,10 @@ def test_norm_statistics_move_once_however_many_pieces() -> None:
     seed_stage(0, "build", 0)
     encoder = build_encoder(recipe_for("vit_micro", 16, options={"width": "16", "depth": "1", "heads": "2"}))
     task = Normed(Normed.Options(), encoder, DataInfo(8, 16)).train()
-    pieces = Pieces(task, task.predict, choose_machine("cpu"), {"image": torch.rand(8, 3, 16, 16)}, 4, 0, 0)
+    pieces = MicroBatches(task, task.predict, choose_machine("cpu"), {"image": torch.rand(8, 3, 16, 16)}, 4, 0, 0)
     task_counts = [buffer for name, buffer in task.named_buffers() if name.endswith("num_batches_tracked")]
     batch = task.transform({"image": torch.rand(8, 3, 16, 16)})
-    compute_gradients(Pieces(**{**pieces.__dict__, "batch": batch}), lambda loss: loss)
+    compute_gradients(MicroBatches(**{**pieces.__dict__, "batch": batch}), lambda loss: loss)
     assert [int(count) for count in task_counts] == [2]  # once per piece
 
 
@@ -309,7 +310,7 @@ def test_half_precision_on_cuda(precision: str) -> None:
     losses = []
     for step in range(20):
         optimizer.zero_grad()
-        pieces = Pieces(task, machine.compiled(task.predict), machine, {"image": image}, 4, 0, step)
+        pieces = MicroBatches(task, machine.compiled(task.predict), machine, {"image": image}, 4, 0, step)
         report = compute_gradients(pieces, scaler.scale)
         scaler.step(optimizer)
         scaler.update()
@@ -321,7 +322,7 @@ def test_widened_outputs_under_bf16() -> None:
     task = task_of("simclr").float()
     machine = choose_machine("cpu", "bf16")
     batch = {"image": torch.rand(4, 2, 3, 16, 16)}
-    output = Pieces(task, task.predict, machine, batch, 4, 0, 0).output(0)
+    output = MicroBatches(task, task.predict, machine, batch, 4, 0, 0).output(0)
     assert output.dtype == torch.float32
     exact = task.predict(batch)
     assert not torch.equal(output, exact)

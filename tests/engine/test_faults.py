@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 
+from sslkit.contract.source import ReadSeed, Source
+from sslkit.contract.task import DataInfo
 from sslkit.data import loader as loader_module
-from sslkit.data.loader import Loader, WorkerFailed, ordered_batches
-from sslkit.data.source import Draw, Source
-from sslkit.data.store import write_atomically
-from sslkit.task import DataInfo
+from sslkit.data.loader import Loader, WorkerFailedError, ordered_batches
+from sslkit.files import write_atomically
 
 Run = Callable[..., Any]
 
@@ -137,7 +137,7 @@ class Slow(Source):
     info = DataInfo(samples=8, size=1, channels=1)
     stuck = -1
 
-    def read(self, rows: NDArray[np.int64], draw: Draw | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
+    def read(self, rows: NDArray[np.int64], draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         if self.stuck in rows:
             time.sleep(60)
         return {"number": rows.astype(np.float32)}, {}
@@ -156,14 +156,14 @@ def test_a_worker_that_dies_is_noticed_at_the_next_batch(monkeypatch: pytest.Mon
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()
     assert signal.getsignal(signal.SIGCHLD) == before  # torch's would raise here, in the middle of a step
-    with pytest.raises(WorkerFailed, match=r"--workers 1: a worker died: .*fewer workers"):
+    with pytest.raises(WorkerFailedError, match=r"--workers 1: a worker died: .*fewer workers"):
         list(arriving)
 
 
 class Asking(Slow):
     """Ask torch's flag in the worker, whether all is over, again and again."""
 
-    def read(self, rows: NDArray[np.int64], draw: Draw | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
+    def read(self, rows: NDArray[np.int64], draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         frame = inspect.currentframe()
         while frame is not None and "done_event" not in frame.f_locals:
             frame = frame.f_back
@@ -184,7 +184,7 @@ def test_a_worker_that_dies_takes_no_lock_with_it(monkeypatch: pytest.MonkeyPatc
         (worker,) = multiprocessing.active_children()
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGKILL)
-        with pytest.raises(WorkerFailed):
+        with pytest.raises(WorkerFailedError):
             next(arriving)
         loader.close()
 
@@ -196,7 +196,7 @@ def test_a_worker_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
     source.stuck = 2
     arriving = Loader(source, workers=1, substitute=False)(ordered_batches(8, 1))
     assert len([next(arriving), next(arriving)]) == 2
-    with pytest.raises(WorkerFailed, match=r"no batch came in 2 seconds"):
+    with pytest.raises(WorkerFailedError, match=r"no batch came in 2 seconds"):
         next(arriving)
 
 

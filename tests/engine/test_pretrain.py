@@ -20,9 +20,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import sslkit as public
-from sslkit import PretrainSpec, RunFailed, SslkitError, pretrain
-from sslkit.data.images import Images
-from sslkit.engine.pretrain import prepare
+from sslkit import SslkitError
+from sslkit.contract.errors import RunFailedError
+from sslkit.engine.pretrain import prepare, pretrain
+from sslkit.image.source import ImageSource
+from sslkit.specs.train import PretrainSpec
 
 Run = Callable[..., Any]
 
@@ -75,7 +77,7 @@ def test_the_plan_gives_reasons(sslkit: Run, digits: Path, tmp_path: Path) -> No
 
 def test_test_images_never_reach_pretraining(digits: Path, tmp_path: Path) -> None:
     plan = prepare(spec(digits, tmp_path / "run")).plan
-    assert isinstance(plan.source, Images)
+    assert isinstance(plan.source, ImageSource)
     assert plan.data.samples == len(plan.source.index) == 48
     assert plan.source.index.root.name == "train" and plan.source.index.labels is None
 
@@ -208,23 +210,23 @@ def test_minutes_fix_the_steps(digits: Path, tmp_path: Path) -> None:
 
 def test_a_rehearsal_leaves_no_trace(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run long enough to be timed first gives the weights of one that is not."""
-    from sslkit.engine import training
+    from sslkit.engine import session
 
     pretrain(spec(digits, tmp_path / "long", epochs="auto", steps=24))
-    monkeypatch.setattr(training, "_measure", lambda stepper, loader, stop: stepper.spec)
+    monkeypatch.setattr(session, "_measure", lambda stepper, loader, stop: stepper.spec)
     pretrain(spec(digits, tmp_path / "cut", epochs="auto", steps=24))
     assert same(tmp_path / "long", tmp_path / "cut")
 
 
 def test_a_rehearsed_epoch_leaves_no_trace_and_is_counted(digits: Path, tmp_path: Path) -> None:
+    from sslkit.contract.task import Clock
     from sslkit.data.loader import Loader
-    from sslkit.engine.signals import Stop
+    from sslkit.engine.session import _measure, build_task
+    from sslkit.engine.signals import StopSignal
     from sslkit.engine.stepper import Stepper
-    from sslkit.engine.training import _measure, build_task
-    from sslkit.task import Clock
 
-    training = prepare(spec(digits, tmp_path / "run", "deepcluster", epochs="auto", minutes=0.05))
-    stepper = Stepper(build_task(training, initialise=True), training.plan, Clock(steps=10**9))
+    session = prepare(spec(digits, tmp_path / "run", "deepcluster", epochs="auto", minutes=0.05))
+    stepper = Stepper(build_task(session, initialise=True), session.plan, Clock(steps=10**9))
     stepper.before_epoch(0)
     before = {name: value.clone() for name, value in stepper.task.state_dict().items()}
     weights = stepper.weights.clone()
@@ -234,7 +236,7 @@ def test_a_rehearsed_epoch_leaves_no_trace_and_is_counted(digits: Path, tmp_path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Stepper, "rehearse", lambda *_: 0.01)
         patch.setattr(Stepper, "rehearse_epochs", lambda *_: 0.3)
-        settled = _measure(stepper, Loader(training.plan.source, 0, substitute=True), Stop())
+        settled = _measure(stepper, Loader(session.plan.source, 0, substitute=True), StopSignal())
     assert settled.steps == round(3 / (0.01 + 0.3 / 3))  # an epoch has three steps
 
 
@@ -288,14 +290,14 @@ def test_out_of_memory_says_what_to_try(digits: Path, tmp_path: Path) -> None:
         def forward(self, image: Tensor) -> Tensor:
             return torch.empty(2**50).sum() + image
 
-    training = prepare(spec(digits, tmp_path / "run"))
-    from sslkit.encoders import build_encoder
-    from sslkit.task import Clock
+    session = prepare(spec(digits, tmp_path / "run"))
+    from sslkit.contract.task import Clock
+    from sslkit.encoders.build import build_encoder
 
-    task = training.build_task(build_encoder(training.plan.recipe), training.plan.data)
+    task = session.build_task(build_encoder(session.plan.recipe), session.plan.data)
     task.head = Greedy()
-    stepper = Stepper(task, training.plan, Clock(steps=1))
-    with pytest.raises(RunFailed, match=r"out of memory in step 1 with 16 samples at once \(try --micro-batch 8"):
+    stepper = Stepper(task, session.plan, Clock(steps=1))
+    with pytest.raises(RunFailedError, match=r"out of memory in step 1 with 16 samples at once \(try --micro-batch 8"):
         stepper.step({"image": torch.zeros(16, 16, 16, 3, dtype=torch.uint8), "index": torch.arange(16), "broken": []})
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sslkit import registry
-from sslkit.testing import example_tokenizer
+from sslkit.image.examples import example_tokenizer
 
 Run = Callable[..., Any]
 ON_IMAGES = [

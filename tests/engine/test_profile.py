@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from sslkit import PretrainSpec
 from sslkit.engine.pretrain import prepare
 from sslkit.engine.profile import BACKWARD, COPY, FORWARD, LOSS, OPTIMISER, REST, TRANSFORM, WAITING, Profile, advice
+from sslkit.specs.train import PretrainSpec
 
 TASK = """
 import time

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from sslkit.encoders import build_encoder, recipe_for
-from sslkit.nn import ConvDecoder, frozen, map_size
+from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.image.decoders import ConvDecoder, map_size
+from sslkit.nn import with_frozen_weights
 
 
 def test_gradients_are_those_of_two_passes() -> None:
@@ -16,7 +17,7 @@ def test_gradients_are_those_of_two_passes() -> None:
     noise, real = torch.randn(6, 3), torch.randn(6, 4)
 
     fake = painter(noise)
-    deceived, told = frozen(critic)(fake), critic(fake.detach())
+    deceived, told = with_frozen_weights(critic)(fake), critic(fake.detach())
     (deceived.mean() + told.square().mean() - critic(real).mean()).backward()
 
     other_painter, other_critic = one
@@ -31,7 +32,7 @@ def test_gradients_are_those_of_two_passes() -> None:
 
 def test_frozen_says_what_the_critic_says() -> None:
     critic, image = nn.Linear(3, 1), torch.randn(2, 3, requires_grad=True)
-    assert torch.equal(frozen(critic)(image), critic(image))
+    assert torch.equal(with_frozen_weights(critic)(image), critic(image))
 
 
 @pytest.mark.parametrize(("grid", "side"), [((4, 4), 32), ((7, 7), 224), ((6, 6), 100), ((8, 8), 8)])

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sslkit.nn import kmeans, sinkhorn, swapped_prediction, whitened
+from sslkit.nn import kmeans, sinkhorn, swapped_prediction, whiten
 from sslkit.nn.clustering import nearest_center
 
 
@@ -75,19 +75,19 @@ def test_fewer_different_points_than_clusters() -> None:
 
 def test_whitened_features_are_uncorrelated() -> None:
     features = clustered(2000, 12) @ torch.randn(12, 12)
-    rows = whitened(features, 5)
+    rows = whiten(features, 5)
     assert rows.shape == (2000, 5) and torch.allclose(rows.norm(dim=1), torch.ones(2000), atol=1e-5)
     lengthened = rows - rows.mean(dim=0)
     covariance = lengthened.T @ lengthened / len(rows)
     off = covariance - covariance.diag().diag()
     assert off.abs().max() < 0.15 * covariance.diag().min()
-    assert whitened(features, 100).shape == (2000, 12)
+    assert whiten(features, 100).shape == (2000, 12)
 
 
 def test_constant_features_do_not_become_noise() -> None:
-    assert torch.isfinite(whitened(torch.ones(50, 8), 4)).all()
+    assert torch.isfinite(whiten(torch.ones(50, 8), 4)).all()
     flat = torch.cat([clustered(300, 4), torch.ones(300, 4)], dim=1)  # four of eight dimensions say nothing
-    assert whitened(flat, 8).shape == (300, 4)
+    assert whiten(flat, 8).shape == (300, 4)
 
 
 def test_codes_use_every_column_alike() -> None:

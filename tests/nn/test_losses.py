@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslkit.nn import (
-    Bank,
+    MemoryBank,
     barlow_twins,
     info_nce,
     jensen_shannon,
@@ -153,7 +153,7 @@ def test_jensen_shannon() -> None:
 
 def test_bank_keeps_a_moving_mean_of_length_one() -> None:
     torch.manual_seed(0)
-    bank, vectors = Bank(6, 4), F.normalize(torch.randn(2, 4), dim=1)
+    bank, vectors = MemoryBank(6, 4), F.normalize(torch.randn(2, 4), dim=1)
     before = bank.rows.clone()
     bank.remember(torch.tensor([5, 2]), vectors, momentum=0.25)
     wanted = 0.25 * before[2] + 0.75 * vectors[1]
@@ -162,7 +162,7 @@ def test_bank_keeps_a_moving_mean_of_length_one() -> None:
 
 
 def test_bank_noise_is_of_the_step_and_never_the_sample_itself() -> None:
-    bank = Bank(50, 4)
+    bank = MemoryBank(50, 4)
     noise = bank.noise(20, step=3)
     assert torch.equal(noise, bank.noise(20, step=3)) and not torch.equal(noise, bank.noise(20, step=4))
     assert bank.noise(50, step=1).tolist() == bank.noise(999, step=2).tolist() == list(range(50))
@@ -175,6 +175,6 @@ def test_bank_noise_is_of_the_step_and_never_the_sample_itself() -> None:
 
 def test_bank_knows_what_noise_amounts_to() -> None:
     torch.manual_seed(0)
-    bank = Bank(20000, 8)
+    bank = MemoryBank(20000, 8)
     drawn = torch.logsumexp(bank.rows.double() @ F.normalize(torch.randn(8, dtype=torch.double), dim=0) / 0.2, 0)
     assert bank.expected(20000, 0.2) == pytest.approx(float(drawn), abs=0.05)

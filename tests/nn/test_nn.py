@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from sslkit import Clock
-from sslkit.nn import PatchDecoder, Queue, Teacher, ab_bins, info_nce, kmeans, mlp, nearest_bin, nt_xent, teacher_momentum
-from sslkit.nn.decoders import sine_positions
-from sslkit.transforms import rgb_to_lab
+from sslkit.image.color_bins import ab_bins, nearest_bin
+from sslkit.image.decoders import PatchDecoder, sine_positions
+from sslkit.image.transforms import rgb_to_lab
+from sslkit.nn import Queue, Teacher, info_nce, kmeans, mlp, nt_xent, teacher_momentum
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5])

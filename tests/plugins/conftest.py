@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from sslkit import DataInfo, EncoderBuilder
-from sslkit.encoders import recipe_for
-from sslkit.registry import load_task
+from sslkit import DataInfo
+from sslkit.encoders.build import recipe_for
+from sslkit.encoders.builder import RecipeBuilder
+from sslkit.tasks.load import load_task
 
 
 @pytest.fixture
@@ -16,6 +17,6 @@ def build() -> Callable[..., Any]:
         task_class = load_task(name)
         data, given = DataInfo(samples, size, channels), task_class.Options(**options)
         recipe = recipe_for("resnet_micro", size, channels, {"width": "8"})
-        return task_class(given, task_class.build_encoder(given, EncoderBuilder(recipe, data)), data)
+        return task_class(given, task_class.build_encoder(given, RecipeBuilder(recipe, data)), data)
 
     return built

@@ -1,0 +1,69 @@
+"""Match a window of a recording with another window of it."""
+
+import math
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslkit import Batch, PretextTask, TaskOptions
+from sslkit.audio.spectrogram import LogMel
+from sslkit.pictures import heat_map
+
+
+class COLA(PretextTask):
+    """Match a window of a recording with another window of it, among those of other recordings (Saeed et al., 2021)."""
+
+    class Options(TaskOptions):
+        """Hold the options of cola."""
+
+        width: int = Field(default=128, ge=1, description="Width of the vectors that are compared (512 in the paper).")
+
+    options: Options
+    modality: ClassVar = "audio"
+    couples_samples: ClassVar = True
+    defaults: ClassVar = {"lr": 3e-3, "weight_decay": 1e-4, "batch_size": 256}
+    preview_columns: ClassVar = ("a window", "another of it", "said to be nearest")
+
+    def build_head(self) -> nn.Module:
+        """Build the projector: a linear layer, LayerNorm and tanh (section 3)."""
+        width = self.options.width
+        return nn.Sequential(nn.Linear(self.encoder.width, width), nn.LayerNorm(width), nn.Tanh())
+
+    def setup(self) -> None:
+        """Build the bilinear similarity."""
+        self.similarity = nn.Linear(self.options.width, self.options.width, bias=False)
+
+    def transform(self, batch: Batch) -> Batch:
+        """Return two windows of each recording, `[B, 2, T]`."""
+        return {"sound": batch["sound"]}
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Return vectors of both windows, `[B, D]`, the first one's times the matrix of the bilinear similarity."""
+        first, second = self.each_view(lambda sound: self.head(self.encoder(sound)), batch["sound"]).unbind(1)
+        return {"first": self.similarity(first), "second": second}
+
+    def loss(self, output: dict[str, Tensor], batch: Batch) -> Tensor:
+        """Return the cross-entropy of the right second window among those of all recordings (equation 1)."""
+        scores = output["first"] @ output["second"].T
+        return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
+
+    def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return whether the right window has the highest score, and the bound log N - loss on what windows tell, in nats."""
+        scores = output["first"] @ output["second"].T
+        own = torch.arange(len(scores), device=scores.device)
+        bound = math.log(len(scores)) - F.cross_entropy(scores, own, reduction="none")
+        return {"accuracy": (scores.argmax(dim=1) == own).float(), "information_bound": bound}
+
+    def preview(self, batch: Batch, output: Any) -> Tensor | None:
+        """Return spectrograms: both windows, and which second window the task takes for the first one's."""
+        sound = batch["sound"]
+        spectrogram = LogMel(self.data.details["sample_rate"], mels=64).to(sound.device)
+        bands = F.interpolate(spectrogram(sound.flatten(0, 1)).flip(1)[:, None], size=(64, 96))  # low tones below
+        pictures: Tensor = heat_map(bands[:, 0]).unflatten(0, sound.shape[:2])
+        if output is None:
+            return pictures
+        nearest = (output["first"] @ output["second"].T).argmax(dim=1)
+        return torch.cat([pictures, pictures[nearest, 1:]], dim=1)

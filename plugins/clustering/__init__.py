@@ -1,1 +1,0 @@
-"""Clustering tasks: labels are found in the features themselves."""

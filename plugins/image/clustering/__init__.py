@@ -1,0 +1,1 @@
+"""Clustering tasks: labels come from clusters of the features themselves."""

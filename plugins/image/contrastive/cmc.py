@@ -1,0 +1,80 @@
+"""Match the lightness of an image with its colour."""
+
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslkit import Batch, Encoder, EncoderBuilder, PretextTask, SslkitError, concat
+from sslkit.encoders.composed import Concat
+from sslkit.image.views import ViewOptions, Views
+from sslkit.nn import Norm, matched_nce, mlp
+
+
+class CMC(PretextTask):
+    """Match the lightness of an image with its colour (Tian et al., 2020).
+
+    Lightness and colour go through an encoder each, half as wide; side by side they are the encoder that is kept. What
+    they are told from are the other images of the batch.
+    """
+
+    class Options(ViewOptions):
+        """Hold cmc's options."""
+
+        gray: float = Field(default=0.0, ge=0, le=1, description="Share of views without colour, which cannot be matched.")
+        temperature: float = Field(default=0.07, gt=0, description="Temperature of the loss.")
+        hidden: int = Field(default=128, ge=1, description="Hidden width of the projectors (none in the paper).")
+        width: int = Field(default=128, ge=1, description="Width of the vectors that are compared.")
+        norm: Norm = Field(default="batch", description="Norm inside the projectors.")
+
+    options: Options
+    encoder: Concat
+    head: nn.ModuleList
+    couples_samples: ClassVar = True
+    defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+
+    @classmethod
+    def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:
+        """Build an encoder of lightness and one of colour, each half as wide, side by side."""
+        if build.data.channels != 3:
+            raise SslkitError(f"--data: images of {build.data.channels} channels have no colour", "cmc needs RGB")
+        return concat(build(select="l", width=0.5), build(select="ab", width=0.5))
+
+    def build_head(self) -> nn.Module:
+        """Build a projector for each."""
+        options = self.options
+        return nn.ModuleList(
+            mlp([encoder.width, options.hidden, options.width], options.norm) for encoder in self.encoder.encoders
+        )
+
+    def setup(self) -> None:
+        """Settle how views are drawn."""
+        self.views = Views(self.options, self.data)
+
+    def transform(self, batch: Batch) -> Batch:
+        """Return a view of each image, `[B, C, S, S]`; the encoders pick lightness and colour out of it."""
+        return {"image": self.views(batch["image"])}
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Return unit vectors of lightness and colour, `[B, 2, D]`."""
+        said = [head(encoder(batch["image"])) for head, encoder in zip(self.head, self.encoder.encoders, strict=True)]
+        return F.normalize(torch.stack(said, dim=1), dim=2)
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """Return InfoNCE from lightness to colour and back (equations 2 to 4)."""
+        return self._info_nce(output).mean()
+
+    def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return how alike both are, cosine, and the bound log N - loss on what they tell of each other, in nats."""
+        lightness, color = output.unbind(1)
+        bound = math.log(len(output)) - self._info_nce(output) / 2
+        return {"alignment": (lightness * color).sum(dim=1), "information_bound": bound}
+
+    def _info_nce(self, output: Tensor) -> Tensor:
+        """Return the sum of both directions, `[B]`."""
+        lightness, color = output.unbind(1)
+        temperature = self.options.temperature
+        return matched_nce(lightness, color, temperature) + matched_nce(color, lightness, temperature)

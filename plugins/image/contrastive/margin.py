@@ -1,0 +1,51 @@
+"""Pull two views of one image together and push other images beyond a margin."""
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslkit import Batch, PretextTask
+from sslkit.image.views import ViewOptions, Views
+from sslkit.nn import Norm, margin_loss, mlp
+
+
+class Margin(PretextTask):
+    """Pull two views of one image together and push other images beyond a margin (Hadsell et al., 2006)."""
+
+    class Options(ViewOptions):
+        """Hold margin's options."""
+
+        margin: float = Field(default=1.0, gt=0, le=2, description="Distance beyond which other images are left alone.")
+        hidden: int = Field(default=128, ge=1, description="Hidden width of the projector.")
+        width: int = Field(default=128, ge=1, description="Width of the unit vectors that are compared.")
+        norm: Norm = Field(default="batch", description="Norm inside the projector.")
+
+    options: Options
+    couples_samples: ClassVar = True
+    defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    preview_columns: ClassVar = ("first view", "second view")
+
+    def build_head(self) -> nn.Module:
+        """Build the projector."""
+        return mlp([self.encoder.width, self.options.hidden, self.options.width], self.options.norm)
+
+    def setup(self) -> None:
+        """Settle how views are drawn."""
+        self.views = Views(self.options, self.data)
+
+    def transform(self, batch: Batch) -> Batch:
+        """Return two views of each image, `[B, 2, C, S, S]`."""
+        return {"image": self.views.two(batch["image"])}
+
+    def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return both terms over unit vectors of projections `[B, 2, D]`."""
+        first, second = F.normalize(output, dim=2).unbind(1)
+        return margin_loss(first, second, self.options.margin)
+
+    def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return how alike the two views are, cosine, and how often the nearest second view is the image's own."""
+        first, second = F.normalize(output, dim=2).unbind(1)
+        similarity = first @ second.T
+        return {"alignment": similarity.diagonal(), "accuracy": (similarity.diagonal() >= similarity.amax(dim=1)).float()}

@@ -1,0 +1,125 @@
+"""Match a view to its key among past keys kept in a queue."""
+
+import math
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from sslkit import Batch, PretextTask, SslkitError
+from sslkit.image.transforms import color_jitter, flip, grayscale, random_resized_crop
+from sslkit.image.views import ViewOptions, Views
+from sslkit.nn import Momentum, Norm, Queue, Teacher, check_queue, info_nce, mlp, momentum_reason, teacher_momentum
+
+Temperature = Annotated[float, Field(gt=0)]
+
+
+_PAPER_MOMENTUM = 0.999
+
+
+class MoCo(PretextTask):
+    """Match a view to its key among past keys kept in a queue (He et al., 2020; v2: Chen et al., 2020).
+
+    Keys come from a teacher in eval mode: BatchNorm cannot leak which of them belong to one batch.
+    """
+
+    class Options(ViewOptions):
+        """Hold MoCo's options."""
+
+        recipe: Literal["v1", "v2"] = Field(
+            default="v2", description="v1: linear head, weak augmentation; v2: MLP head, strong augmentation."
+        )
+        temperature: Temperature | Literal["auto"] = Field(
+            default="auto", description="Temperature of the loss; auto: 0.07 for v1, 0.2 for v2."
+        )
+        queue: int = Field(default=4096, ge=1, description="Keys in the queue (65,536 in the paper).")
+        momentum: Momentum = Field(
+            default="auto", description="Momentum of the teacher; auto: 1 - 10/steps, from 0.9 to the paper's 0.999."
+        )
+        hidden: int = Field(default=128, ge=1, description="Hidden width of v2's head (the encoder's width in the paper).")
+        width: int = Field(default=128, ge=1, description="Width of queries and keys.")
+        norm: Norm = Field(default="batch", description="Norm inside v2's head (none in the paper, whose runs are longer).")
+
+        @field_validator("recipe", mode="before")
+        @classmethod
+        def _third(cls, recipe: Any) -> Any:
+            if recipe == "v3":
+                raise ValueError("v3 is a task of its own: sslkit pretrain mocov3")
+            return recipe
+
+    options: Options
+    defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    preview_columns: ClassVar = ("query", "key")
+
+    def build_head(self) -> nn.Module:
+        """Build the head: linear, or an MLP with one hidden layer."""
+        options = self.options
+        hidden = [options.hidden] if options.recipe == "v2" else []
+        return mlp([self.encoder.width, *hidden, options.width], options.norm)
+
+    def setup(self) -> None:
+        """Build teacher and queue."""
+        self.teacher = Teacher(self.encoder, self.head)
+        check_queue(self.options.queue, self.data)
+        self.queue = Queue(self.options.queue, self.options.width)
+        self.views = Views(self.options, self.data)
+        if self.options.recipe == "v1" and (self.options.color_strength, self.options.blur) != ("auto", "auto"):
+            raise SslkitError("--color-strength, --blur: v1 has its own jitter and no blur", "leave them out, or --recipe v2")
+
+    def transform(self, batch: Batch) -> Batch:
+        """Return query and key view of each image, `[B, 2, C, S, S]`."""
+        return {"image": torch.stack([self._view(batch["image"]) for _ in range(2)], dim=1)}
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Return unit vectors `query` and `key`, `[B, D]`."""
+        first, second = batch["image"].unbind(1)
+        return {
+            "query": F.normalize(self.head(self.encoder(first)), dim=1),
+            "key": F.normalize(self.teacher(second), dim=1),
+        }
+
+    def loss(self, output: dict[str, Tensor], batch: Batch) -> Tensor:
+        """Return the mean InfoNCE of queries against their keys and the queue."""
+        return self._info_nce(output).mean()
+
+    def remember(self, output: dict[str, Tensor], batch: Batch) -> Batch:
+        """Keep the keys for the queue."""
+        return {"key": output["key"]}
+
+    def after_step(self, seen: Batch) -> None:
+        """Let the teacher follow and push the keys."""
+        self.teacher.follow(self.encoder, self.head, momentum=self.momentum)
+        self.queue.push(seen["key"])
+
+    def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return how alike query and key are, cosine, and the bound log N - loss on what they tell of each other, in nats."""
+        bound = math.log(1 + self.options.queue) - self._info_nce(output)
+        return {"alignment": (output["query"] * output["key"]).sum(dim=1), "information_bound": bound}
+
+    def reasons(self) -> dict[str, str]:
+        """Say what `auto` became."""
+        options = self.options
+        said = {"temperature": f"{self.temperature:g}: the one of {options.recipe}"} if options.temperature == "auto" else {}
+        return said | momentum_reason(options.momentum, self.clock, _PAPER_MOMENTUM)
+
+    @property
+    def temperature(self) -> float:
+        """Return the temperature in use."""
+        asked = self.options.temperature
+        return asked if asked != "auto" else {"v1": 0.07, "v2": 0.2}[self.options.recipe]
+
+    @property
+    def momentum(self) -> float:
+        """Return the teacher's momentum in use."""
+        return teacher_momentum(self.options.momentum, self.clock, _PAPER_MOMENTUM)
+
+    def _info_nce(self, output: dict[str, Tensor]) -> Tensor:
+        return info_nce(output["query"], output["key"], self.queue.rows, self.temperature)
+
+    def _view(self, image: Tensor) -> Tensor:
+        if self.options.recipe == "v2":
+            return self.views(image)
+        image = flip(random_resized_crop(image, self.data.size, scale=(self.options.crop_scale, 1.0)))
+        return grayscale(color_jitter(image, 0.4, 0.4, 0.4, 0.4, probability=1.0), self.options.gray)

@@ -1,0 +1,101 @@
+"""Predict which key of the batch, made by a teacher, belongs to a view."""
+
+import math
+from typing import Annotated, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslkit import Batch, PretextTask
+from sslkit.image.views import UnlikeViewOptions, Views
+from sslkit.nn import Momentum, Norm, Teacher, matched_nce, mlp, momentum_reason, teacher_momentum
+
+Temperature = Annotated[float, Field(gt=0)]
+
+
+_PAPER_MOMENTUM = 0.99
+
+
+class MoCoV3(PretextTask):
+    """Predict which key of the batch, made by a teacher, belongs to a view (Chen et al., 2021).
+
+    No queue: large batches are. The patch embedding of a vision transformer stays random, which keeps training stable.
+    """
+
+    class Options(UnlikeViewOptions):
+        """Hold the options of mocov3."""
+
+        temperature: Temperature | Literal["auto"] = Field(
+            default="auto", description="Temperature of the loss; auto: 0.2 for encoders with tokens, 1 for others."
+        )
+        momentum: Momentum = Field(
+            default="auto", description="First momentum of the teacher, rising to 1; auto: 1 - 10/steps, from 0.9 to 0.99."
+        )
+        hidden: int = Field(default=512, ge=1, description="Hidden width of projector and predictor (4,096 in the paper).")
+        width: int = Field(default=128, ge=1, description="Width of queries and keys (256 in the paper).")
+        norm: Norm = Field(default="batch", description="Norm inside projector and predictor, and on the projector's output.")
+
+    options: Options
+    couples_samples: ClassVar = True
+    defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    preview_columns: ClassVar = ("first view", "second view")
+
+    def build_head(self) -> nn.Module:
+        """Build the projector."""
+        options = self.options
+        return mlp([self.encoder.width, options.hidden, options.width], options.norm, last_norm=True)
+
+    def setup(self) -> None:
+        """Freeze a patch embedding, build predictor and teacher."""
+        options = self.options
+        for name, parameter in self.encoder.named_parameters():
+            if "patch_embed" in name:
+                parameter.requires_grad_(False)
+        self.predictor = mlp([options.width, options.hidden, options.width], options.norm)
+        self.teacher = Teacher(self.encoder, self.head)
+        self.views = Views(options, self.data)
+
+    def transform(self, batch: Batch) -> Batch:
+        """Return two views of each image, unlike in blur and solarisation, `[B, 2, C, S, S]`."""
+        return {"image": self.views.two(batch["image"])}
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Return unit vectors of both views, `query` and `key`, `[B, 2, D]`."""
+        query = self.each_view(lambda image: self.predictor(self.head(self.encoder(image))), batch["image"])
+        return {
+            "query": F.normalize(query, dim=2),
+            "key": F.normalize(self.each_view(self.teacher, batch["image"]), dim=2),
+        }
+
+    def loss(self, output: dict[str, Tensor], batch: Batch) -> Tensor:
+        """Return InfoNCE of each view's queries against the other's keys, times 2T (algorithm 1)."""
+        return 2 * self.temperature * self._info_nce(output).sum(dim=1).mean()
+
+    def after_step(self, seen: Batch) -> None:
+        """Let the teacher follow."""
+        momentum = teacher_momentum(self.options.momentum, self.clock, _PAPER_MOMENTUM, rises=True)
+        self.teacher.follow(self.encoder, self.head, momentum=momentum)
+
+    def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return how alike query and key are, cosine, and the bound log N - loss on what they tell of each other, in nats."""
+        alignment = (output["query"] * output["key"].flip(1)).sum(dim=2).mean(dim=1)
+        return {"alignment": alignment, "information_bound": math.log(len(alignment)) - self._info_nce(output).mean(dim=1)}
+
+    def reasons(self) -> dict[str, str]:
+        """Say what `auto` became."""
+        options = self.options
+        said = {} if options.temperature != "auto" else {"temperature": f"{self.temperature:g}: the paper's for such encoders"}
+        return said | momentum_reason(options.momentum, self.clock, _PAPER_MOMENTUM, rises=True)
+
+    @property
+    def temperature(self) -> float:
+        """Return the temperature in use."""
+        asked = self.options.temperature
+        return asked if asked != "auto" else 0.2 if "tokens" in self.encoder.offers else 1.0
+
+    def _info_nce(self, output: dict[str, Tensor]) -> Tensor:
+        """Return InfoNCE of both views, `[B, 2]`."""
+        pairs = zip(output["query"].unbind(1), output["key"].flip(1).unbind(1), strict=True)
+        return torch.stack([matched_nce(query, key, self.temperature) for query, key in pairs], dim=1)

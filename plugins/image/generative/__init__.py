@@ -1,0 +1,1 @@
+"""Generative tasks: reconstruct images from a code, or predict pixels from earlier ones."""

@@ -1,0 +1,130 @@
+"""Say of a small part what a teacher says of the whole."""
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslkit import Batch, PretextTask
+from sslkit.image.views import CropOptions, Crops
+from sslkit.nn import Momentum, Norm, Prototypes, Teacher, mlp, momentum_reason, swapped_prediction, teacher_momentum
+
+_PAPER_MOMENTUM = 0.996
+
+
+class DINO(PretextTask):
+    """Say of a small part what a teacher says of the whole (Caron et al., 2021).
+
+    What the teacher says is centred and sharpened: the one keeps a single output from taking all images, the other keeps
+    outputs from being all alike. The teacher is what is kept.
+    """
+
+    class Options(CropOptions):
+        """Hold DINO's options."""
+
+        crops: str = Field(
+            default="2+2", pattern=r"^2\+\d\d?$", description="Large and small crops of each image (2+8 in the paper)."
+        )
+        crop_scale: float = Field(default=0.4, gt=0, le=1, description="Smallest share of the image in a large crop.")
+        small_scale: float = Field(default=0.4, gt=0, le=1, description="Largest share in a small crop; the smallest is 0.05.")
+        outputs: int = Field(default=1024, ge=2, description="Outputs of the head (65,536 in the paper).")
+        hidden: int = Field(default=512, ge=1, description="Hidden width of the head (2,048 in the paper).")
+        bottleneck: int = Field(default=128, ge=1, description="Width before the last layer (256 in the paper).")
+        norm: Norm = Field(default="batch", description="Norm inside the head (none in the paper, whose runs are longer).")
+        temperature: float = Field(default=0.1, gt=0, description="Temperature of the student.")
+        teacher_temperature: float = Field(
+            default=0.04, gt=0, description="Temperature of the teacher, once it has risen (0.07 in the paper's longer runs)."
+        )
+        first_teacher_temperature: float = Field(default=0.04, gt=0, description="Temperature of the teacher at the start.")
+        rise: int = Field(default=30, ge=0, description="Epochs in which the teacher's temperature rises.")
+        centring: float = Field(
+            default=0.5,
+            ge=0,
+            lt=1,
+            description="Momentum of the centre, which is taken off what the teacher says (0.9 in the paper's longer runs).",
+        )
+        frozen_epochs: int = Field(default=1, ge=0, description="Epochs in which the last layer stays as it is.")
+        momentum: Momentum = Field(
+            default="auto", description="First momentum of the teacher, rising to 1; auto: 1 - 10/steps, from 0.9 to 0.996."
+        )
+
+    options: Options
+    head: nn.Sequential
+    centre: Tensor
+    defaults: ClassVar = {
+        "optimizer": "adamw",
+        "lr": 3e-4,
+        "weight_decay": 0.04,
+        "weight_decay_end": 0.4,
+        "clip": 3.0,
+        "batch_size": 128,
+    }
+
+    def build_head(self) -> nn.Module:
+        """Build the head: an MLP with a bottleneck, and a last layer of unit vectors."""
+        options = self.options
+        widths = [self.encoder.width, options.hidden, options.hidden, options.bottleneck]
+        return nn.Sequential(mlp(widths, options.norm), Prototypes(options.bottleneck, options.outputs))
+
+    def setup(self) -> None:
+        """Build the teacher and its centre."""
+        self.teacher = Teacher(self.encoder, self.head, sees_batches=True)
+        self.register_buffer("centre", torch.zeros(self.options.outputs))
+        self.crops = Crops(self.options, self.data, self.encoder)
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Keep the last layer as it is for a while: features come to it first."""
+        return [{"params": self.head[1].parameters(), "frozen_epochs": self.options.frozen_epochs}]
+
+    def transform(self, batch: Batch) -> Batch:
+        """Return two large crops, `image` `[B, 2, C, S, S]`, and small ones, `small` `[B, V, C, s, s]`."""
+        return self.crops.draw(batch["image"])
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what the student says of all crops, `[B, 2 + V, K]`, and the teacher of the large ones, `[B, 2, K]`."""
+        features = self.crops.features(lambda views: self.each_view(self.encoder, views), batch)
+        student = self.head(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+        return {"student": student, "teacher": self.each_view(self.teacher, batch["image"])}
+
+    def loss(self, output: dict[str, Tensor], batch: Batch) -> Tensor:
+        """Return the cross-entropy of what the teacher says of a large crop and the student of every other (equation 3)."""
+        return swapped_prediction(output["student"], self._target(output), self.options.temperature)
+
+    def remember(self, output: dict[str, Tensor], batch: Batch) -> Batch:
+        """Return the sum of what the teacher says, and of how many crops."""
+        teacher = output["teacher"].flatten(0, 1)
+        return {"said": teacher.sum(dim=0, keepdim=True), "crops": torch.full((1,), len(teacher), device=teacher.device)}
+
+    def after_step(self, seen: Batch) -> None:
+        """Let the teacher follow, and the centre what it says (equation 4)."""
+        momentum = teacher_momentum(self.options.momentum, self.clock, _PAPER_MOMENTUM, rises=True)
+        self.teacher.follow(self.encoder, self.head, momentum=momentum)
+        self.centre.lerp_(seen["said"].sum(dim=0) / seen["crops"].sum(), 1 - self.options.centring)
+
+    def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return how often student and teacher name the same output for large crops, and the latter's entropy in nats."""
+        target = self._target(output)
+        same = (output["student"][:, :2].argmax(dim=2) == target.flip(1).argmax(dim=2)).float().mean(dim=1)
+        return {"accuracy": same, "teacher_entropy": torch.special.entr(target).sum(dim=2).mean(dim=1)}
+
+    def reasons(self) -> dict[str, str]:
+        """Say what `auto` became."""
+        return self.crops.reasons() | momentum_reason(self.options.momentum, self.clock, _PAPER_MOMENTUM, rises=True)
+
+    def exports(self) -> dict[str, nn.Module]:
+        """Keep the teacher's encoder, which is the better one (section 5.2 of the paper)."""
+        return {"encoder": self.teacher.parts[0]}
+
+    def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor:
+        """Return the crops of each image, the large ones first."""
+        return self.crops.pictures(batch)
+
+    def _target(self, output: dict[str, Tensor]) -> Tensor:
+        options = self.options
+        risen = min(1.0, self.clock.epoch / options.rise) if options.rise else 1.0
+        temperature = options.first_teacher_temperature + risen * (
+            options.teacher_temperature - options.first_teacher_temperature
+        )
+        return F.softmax((output["teacher"] - self.centre) / temperature, dim=-1)

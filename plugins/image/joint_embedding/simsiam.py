@@ -1,0 +1,66 @@
+"""Predict one view from another, without gradient through the one."""
+
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslkit import Batch, PretextTask
+from sslkit.image.views import ViewOptions, Views
+from sslkit.nn import Norm, mlp, negative_cosine
+
+
+class SimSiam(PretextTask):
+    """Predict one view from another, without gradient through the one (Chen & He, 2021).
+
+    No teacher, no other images: a predictor narrow in the middle and the stopped gradient keep vectors from becoming all
+    alike.
+    """
+
+    class Options(ViewOptions):
+        """Hold SimSiam's options."""
+
+        hidden: int = Field(default=512, ge=1, description="Hidden width of the projector (2,048 in the paper).")
+        width: int = Field(default=512, ge=1, description="Width of the vectors that are predicted (2,048 in the paper).")
+        bottleneck: int = Field(default=128, ge=1, description="Hidden width of the predictor (512 in the paper).")
+        norm: Norm = Field(default="batch", description="Norm inside projector, on its output, and inside the predictor.")
+
+    options: Options
+    defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    preview_columns: ClassVar = ("first view", "second view")
+
+    def build_head(self) -> nn.Module:
+        """Build the projector: three layers, and a norm on the output."""
+        options = self.options
+        widths = [self.encoder.width, options.hidden, options.hidden, options.width]
+        return mlp(widths, options.norm, last_norm=True)
+
+    def setup(self) -> None:
+        """Build the predictor."""
+        options = self.options
+        self.predictor = mlp([options.width, options.bottleneck, options.width], options.norm)
+        self.views = Views(options, self.data)
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Keep the predictor's rate: it has to keep up with the vectors it predicts (appendix D of the paper)."""
+        return [{"params": self.predictor.parameters(), "fixed_lr": True}]
+
+    def transform(self, batch: Batch) -> Batch:
+        """Return two views of each image, `[B, 2, C, S, S]`."""
+        return {"image": self.views.two(batch["image"])}
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Return projections as targets, detached, and predictions, `[B, 2, D]`."""
+        projection = self.each_view(lambda image: self.head(self.encoder(image)), batch["image"])
+        prediction = self.predictor(projection.flatten(0, 1)).unflatten(0, projection.shape[:2])
+        return {"prediction": prediction, "target": projection.detach()}
+
+    def loss(self, output: dict[str, Tensor], batch: Batch) -> Tensor:
+        """Return the mean negative cosine of each view's prediction and the other's projection (equation 2)."""
+        return negative_cosine(output["prediction"], output["target"].flip(1))
+
+    def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return how alike the two projections are, cosine."""
+        first, second = output["target"].unbind(1)
+        return {"alignment": F.cosine_similarity(first, second, dim=1)}

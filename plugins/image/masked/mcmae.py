@@ -1,0 +1,87 @@
+"""Fill in hidden patches, from an encoder whose masked convolutions come before a transformer."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslkit import Batch, PretextTask
+from sslkit.image.decoders import PatchDecoder, PatchDecoderOptions
+from sslkit.image.encoders.base import PatchEncoder
+from sslkit.image.transforms import (
+    as_pixels,
+    flip,
+    hidden_count,
+    normalised_patches,
+    patches,
+    random_mask,
+    random_resized_crop,
+    split_patches,
+    take_patches,
+    with_hidden,
+    with_patches,
+)
+from sslkit.pictures import side_by_side
+
+
+class MCMAE(PretextTask):
+    """Fill in hidden patches, from an encoder whose masked convolutions come before a transformer (Gao et al., 2022).
+
+    What is hidden of the last grid is hidden at every resolution before, so that nothing of it leaks through a convolution.
+    """
+
+    class Options(PatchDecoderOptions):
+        """Hold the options of mcmae."""
+
+        mask_ratio: float = Field(default=0.75, gt=0, lt=1, description="Share of patches that are hidden.")
+        crop_scale: float = Field(default=0.2, gt=0, le=1, description="Smallest share of the image that a resized crop keeps.")
+
+    options: Options
+    encoder: PatchEncoder
+    reads: ClassVar = ("masked_convolutions",)
+    defaults: ClassVar = {"encoder": "convvit_micro", "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    preview_columns: ClassVar = ("as seen", "filled in", "image")
+
+    def build_head(self) -> nn.Module:
+        """Build the decoder."""
+        options, data = self.options, self.data
+        self.grid = self.encoder.grid(torch.empty(1, data.channels, data.size, data.size))
+        depth, width = options.decoder_size(self.encoder.width)
+        return PatchDecoder(self.encoder.width, width, depth, self.grid, self.encoder.patch**2 * data.channels)
+
+    def setup(self) -> None:
+        """Settle how much is hidden."""
+        self.hidden = hidden_count(self.options.mask_ratio, self.grid)
+
+    def transform(self, batch: Batch) -> Batch:
+        """Return a crop, the places of visible and hidden patches, and the pixels of the latter, normalised per patch."""
+        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        mask = random_mask(len(image), self.grid[0] * self.grid[1], self.hidden, image.device)
+        visible, hidden = split_patches(mask, self.hidden)
+        target = normalised_patches(take_patches(patches(image, self.encoder.patch), hidden))
+        return {"image": image, "visible": visible, "hidden": hidden, "target": target}
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Return what the decoder says of the hidden patches, `[B, H, values]`."""
+        tokens = self.encoder.tokens(batch["image"], keep=batch["visible"])
+        return take_patches(self.head(tokens, self.encoder.prefix, keep=batch["visible"]), batch["hidden"])
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """Return the mean squared error on hidden patches."""
+        return F.mse_loss(output, batch["target"])
+
+    def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the error as a share of what each patch's own mean would make, which is nearly 1 by the normalisation."""
+        error, plain = (value.square().mean(dim=(1, 2)) for value in (output - batch["target"], batch["target"]))
+        return {"error_share": error / plain.clamp(min=1e-4)}
+
+    def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
+        """Return what is visible of each image, the hidden part as it is filled in, and the image."""
+        image, hidden = batch["image"], batch["hidden"]
+        columns = [with_hidden(image, hidden, self.grid)]
+        if output is not None:
+            told = as_pixels(output, take_patches(patches(image, self.encoder.patch), hidden))
+            columns.append(with_patches(image, hidden, told, self.encoder.patch).clamp(0, 1))
+        return side_by_side(*columns, image)

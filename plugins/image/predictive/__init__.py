@@ -1,0 +1,1 @@
+"""Predictive tasks: the label is derived from the image itself."""

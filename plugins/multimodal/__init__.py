@@ -1,1 +1,0 @@
-"""Pretext tasks on several modalities at once."""

@@ -1,1 +1,0 @@
-"""Predictive tasks: the label is made from the image itself."""

@@ -1,0 +1,1 @@
+"""Audio: recordings, spectrograms, encoders."""

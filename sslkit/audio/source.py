@@ -1,0 +1,189 @@
+"""Recordings as a source: windows of sound, read where they are wanted, resampled and mixed to one channel."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import gcd
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sslkit.audio.options import RECORDINGS
+from sslkit.audio.spectrogram import RATES, check_rate
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.options import DataSpec
+from sslkit.contract.source import ReadSeed, Rows
+from sslkit.contract.task import Batch, DataInfo
+from sslkit.data.decode import UnreadableSampleError, decoding, inspect_samples
+from sslkit.data.index import Index
+from sslkit.data.indexed_source import IndexedSource
+from sslkit.extras import load_extra
+
+_SIZE, _RATE = 960, 16000  # milliseconds and Hz, as in COLA (Saeed et al., 2021)
+
+
+_DRAWN, _SHOWN = 2, 8  # windows of a recording in training, and in an evaluation
+
+
+_SHORTEST = 0.025  # seconds: a window of the spectrogram
+
+
+_SILENT = 2.0**-15  # the smallest step of 16 bits
+
+
+_TRIES = 10  # windows, before a recording that is silent in places is given up
+
+
+_MOST_CHANNELS = 64
+
+
+Wave = NDArray[np.float32]  # [samples], in [-1, 1]
+
+
+class AudioSource(IndexedSource):
+    """Hold recordings; a batch has `sound`, float32 `[B, 2, samples]` in [-1, 1]: two windows of each recording.
+
+    In training they are drawn at random and independently; in evaluations there are eight, evenly spaced from beginning
+    to end. What is shorter than a window is followed by silence. `info.size` is the window in milliseconds,
+    `info.details` has `sample_rate` in Hz.
+    """
+
+    kind: ClassVar = RECORDINGS
+    accepts: ClassVar = RECORDINGS.accepts
+    called: ClassVar = RECORDINGS.noun
+
+    def __init__(self, index: Index, size: int, sample_rate: int, settled: dict[str, tuple[Any, str]]) -> None:
+        _soundfile()  # missed now, and not once for every file
+        self.index, self.settled, self.location = index, settled, index.source
+        self.rate, self.samples = sample_rate, max(1, round(size * sample_rate / 1000))
+        self.info = DataInfo(len(index), size, 1, "audio", {"sample_rate": sample_rate})
+
+    @classmethod
+    def of(cls, index: Index, spec: DataSpec) -> Self:
+        """Return recordings for training; `--encoder-option sample_rate=HZ` says at which rate they are heard."""
+        settled: dict[str, tuple[Any, str]] = {}
+        seconds, rates = zip(*inspect_samples(index, lambda row: _header(index, row), "recording"), strict=True)
+        options = dict(getattr(spec, "encoder_option", {}))
+        if "sample_rate" not in options:
+            usual = int(np.median(rates))
+            options["sample_rate"] = str(min(usual, _RATE))
+            settled["encoder_option"] = options, f"recordings have {usual} Hz, of which {_RATE} are used at most"
+        rate = check_rate(options["sample_rate"])
+        size = spec.size
+        if size == "auto":
+            half = int(500 * np.median(seconds))
+            size = max(min(_SIZE, half), round(1000 * _SHORTEST))
+            why = "the usual window in milliseconds" if size == _SIZE else "milliseconds: half of the median recording"
+            settled["size"] = size, why
+        if int(size) < 1000 * _SHORTEST:
+            raise SslkitError(f"--size: {size} milliseconds of sound", f"expected {1000 * _SHORTEST:g} or more")
+        if spec.cache == "on":
+            raise SslkitError("--cache on: recordings are not cached", "leave it out: windows are read where they lie")
+        settled["cache"] = "off", "windows are read where they lie"
+        return cls(index, int(size), rate, settled)
+
+    @classmethod
+    def shown(cls, index: Index, spec: DataSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
+        """Return recordings at the rate that an encoder hears."""
+        return cls(index, size, encoder.sample_rate, {})
+
+    @classmethod
+    def example(cls, folder: Path, samples: int) -> str:
+        """Write tones that glide, each with a timbre of its own, as 16-bit .wav files of a second at 8 kHz."""
+        random, place = np.random.default_rng(0), folder / "recordings"
+        place.mkdir(exist_ok=True)
+        time = np.arange(8000) / 8000
+        for number in range(samples):
+            start, end, *timbre = random.uniform([200, 200, 0, 0, 0], [1200, 1200, 1, 1, 1])
+            phase = 2 * np.pi * np.cumsum(start + (end - start) * time) / 8000
+            tone = sum(strength * np.sin((harmonic + 1) * phase) for harmonic, strength in enumerate(timbre))
+            noise = random.normal(scale=0.02, size=len(time))
+            _soundfile().write(place / f"{number:04}.wav", 0.3 * (tone + noise), 8000)
+        return str(place)
+
+    def key(self) -> str:
+        """Return the data's own key, the rate and the window."""
+        return f"{self.index.key()} {self.rate} {self.samples} {_SHOWN}"
+
+    def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
+        """Return `sound`, float32 `[B, windows, samples]`; a broken recording is silent."""
+        sound = np.zeros((len(rows), _SHOWN if draw is None else _DRAWN, self.samples), dtype=np.float32)
+        broken: dict[int, str] = {}
+        for place, row in enumerate(rows):
+            try:
+                sound[place] = self._windows(int(row), None if draw is None else draw.generator(int(row)))
+            except UnreadableSampleError as reason:
+                broken[place] = str(reason)
+        return {"sound": sound}, broken
+
+    def view(self, batch: Batch) -> Tensor:
+        """Return all windows, `[B, windows, samples]`."""
+        sound: Tensor = batch["sound"]
+        return sound
+
+    def choose_encoder(self, reads: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
+        """Return the small network on spectrograms."""
+        return "audio_micro", "the encoder of sound"
+
+    def workers(self, asked: int | str) -> tuple[int, str]:
+        """Return how many processes read; as many as given."""
+        return (1, "reads ahead while the step runs") if asked == "auto" else (int(asked), "as given")
+
+    def _windows(self, row: int, random: np.random.Generator | None) -> NDArray[np.float32]:
+        """Return windows of a recording `[windows, samples]`, drawn or evenly spaced; raises UnreadableSampleError with a reason."""
+        with _opened(self.index, row) as file:
+            wanted = -(-self.samples * file.samplerate // self.rate)  # samples at the file's own rate
+            if file.frames < _SHORTEST * file.samplerate:
+                raise UnreadableSampleError(f"{file.frames / file.samplerate:.3f} s of sound, expected {_SHORTEST:g} s or more")
+            last = max(0, file.frames - wanted)
+            if random is None:
+                found = [self._window(file, start, wanted) for start in np.linspace(0, last, _SHOWN).round().astype(int)]
+                if max(np.abs(window).max() for window in found) < _SILENT:
+                    raise UnreadableSampleError("silent")
+                return np.stack(found)
+            return np.stack([self._heard(file, last, wanted, random) for _ in range(_DRAWN)])
+
+    def _heard(self, file: Any, last: int, wanted: int, random: np.random.Generator) -> Wave:
+        """Draw a window in which something is heard."""
+        for _ in range(_TRIES):
+            window = self._window(file, int(random.integers(last + 1)), wanted)
+            if np.abs(window).max() >= _SILENT:
+                return window
+        raise UnreadableSampleError("silent" if last == 0 else f"silent in {_TRIES} places of it")
+
+    def _window(self, file: Any, start: int, wanted: int) -> Wave:
+        """Read a window that begins at `start`, of so many samples at the file's rate, and bring it to ours."""
+        file.seek(start)
+        wave: Wave = file.read(wanted, dtype="float32", always_2d=True).mean(axis=1)
+        if not np.isfinite(wave).all():
+            raise UnreadableSampleError("values that are not finite")
+        if file.samplerate != self.rate:
+            from scipy.signal import resample_poly
+
+            common = gcd(file.samplerate, self.rate)
+            wave = resample_poly(wave, self.rate // common, file.samplerate // common)
+        return np.pad(wave[: self.samples], (0, max(0, self.samples - len(wave))))
+
+
+@contextmanager
+def _opened(index: Index, row: int) -> Iterator[Any]:
+    """Open a recording; raises UnreadableSampleError for one that says of itself what would take gigabytes, or minutes, to read."""
+    with decoding(index, row), index.open(row) as stream, _soundfile().SoundFile(stream) as file:
+        if file.channels > _MOST_CHANNELS:
+            raise UnreadableSampleError(f"{file.channels} channels, expected {_MOST_CHANNELS} or fewer")
+        if not RATES[0] <= file.samplerate <= RATES[1]:
+            raise UnreadableSampleError(f"{file.samplerate} Hz, expected {RATES[0]} to {RATES[1]}")
+        yield file
+
+
+def _header(index: Index, row: int) -> tuple[float, int]:
+    """Return seconds and rate of a recording."""
+    with _opened(index, row) as file:
+        return file.frames / file.samplerate, file.samplerate
+
+
+def _soundfile() -> Any:
+    return load_extra("soundfile", "audio", "reading sound")

@@ -1,0 +1,200 @@
+"""The contract: a pretext task is one class in one file; the engine does the rest.
+
+| part               | runs                                              | sees                                           |
+|--------------------|---------------------------------------------------|------------------------------------------------|
+| `transform(batch)` | on the device, once a step, no gradient, float32  | the whole batch                                |
+| `predict(batch)`   | per micro-batch, autocast, compiled, in grad mode | rows of what transform gave                    |
+| `loss(out, batch)` | eager, half precision widened to float32          | the same rows; all rows if `couples_samples`   |
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.options import TaskOptions
+
+CONTRACT = 1  # what a task is written for; it changes when a task that kept the promises has to be changed
+
+
+Batch = Mapping[str, Any]  # tensors with samples on dim 0; entries that are not tensors pass untouched
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """Tell a task what the data looks like; nothing about labels."""
+
+    samples: int
+    size: int  # pixels of a side; the length of a sample of another modality
+    channels: int = 3  # a text: words, each of which is one channel
+    modality: str = "image"
+    details: Mapping[str, Any] = field(default_factory=dict)  # what only this modality has: a vocabulary, a sample rate
+    batch_size: int = 1  # samples of a step, of all processes together
+
+
+@dataclass
+class Clock:
+    """Tell a task how far the run is; the engine sets it before every stage."""
+
+    step: int = 0  # steps done since the very start
+    steps: int = 1  # where the run ends
+    began: int = 0  # where its schedules began: 0, or the end of the run that was extended
+    epoch: int = 0
+
+    @property
+    def progress(self) -> float:
+        """Return the share of the schedule that is done, 0 at its first step and 1 at the last."""
+        return min(1.0, (self.step - self.began) / max(1, self.steps - self.began - 1))
+
+
+class EncoderBuilder(Protocol):
+    """Build the encoder that the user chose, or a variant of it, for this data."""
+
+    @property
+    def data(self) -> DataInfo:
+        """Return what the data looks like."""
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Return the recipe of the encoder that the user chose."""
+
+    def __call__(self, select: str | None = None, width: float = 1.0, **changes: Any) -> Encoder:
+        """Return the encoder, seeing only `l`, `ab`, `gray` or `sobel` of the image, `width` times as wide, its recipe changed.
+
+        Raises SslkitError if it can't be built so.
+        """
+
+
+class Run(Protocol):
+    """Offer what a task may ask of the engine in `before_epoch`."""
+
+    def features(self, encoder: Encoder | None = None) -> Tensor:
+        """Return features of all samples in data order, `[N, width]`, by the task's encoder or another, taken in eval mode."""
+
+    def images(self, count: int) -> Tensor:
+        """Return `count` images at seeded places in the data, `[count, C, canvas, canvas]` in [0, 1]."""
+
+    def balance(self, labels: Tensor) -> None:
+        """Draw each label equally often from now on; `labels` is int64 `[N]`, and samples below 0 are left out."""
+
+    def forget(self, module: nn.Module) -> None:
+        """Drop the optimiser's state of a module whose weights were reset."""
+
+
+class PretextTask(nn.Module):
+    """Turn unlabelled samples into inputs and targets, and say how wrong a prediction is."""
+
+    class Options(TaskOptions):
+        """Hold the task's options; each field is a flag of `sslkit pretrain TASK`."""
+
+    encoder: Encoder
+    head: nn.Module
+
+    contract: ClassVar[int] = CONTRACT
+    modality: ClassVar[str] = "image"
+    reads: ClassVar[tuple[str, ...]] = ("pooled",)
+    couples_samples: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
+    defaults: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def example_options(cls, folder: Path) -> dict[str, Any]:
+        """Return what `sslkit check` gives for options without a default; files that they name are written into `folder`."""
+        return {}
+
+    @classmethod
+    def build_encoder(cls, options: Any, build: EncoderBuilder) -> Encoder:
+        """Build the encoder the user chose; override to select channels, to concatenate two, or to look at `build.data`."""
+        return build()
+
+    def __init__(self, options: Any, encoder: Encoder, data: DataInfo) -> None:
+        super().__init__()
+        self.options, self.encoder, self.data = options, encoder, data
+        self.clock = Clock()
+        self.head = self.build_head()
+        self.setup()
+
+    def build_head(self) -> nn.Module:
+        """Build the part that is dropped after pretraining; its input is `self.encoder.width` wide."""
+        return nn.Identity()
+
+    def setup(self) -> None:
+        """Build what else the task keeps: teacher, queue, decoder, second tower, critic."""
+
+    def before_epoch(self, run: Run) -> None:
+        """Prepare an epoch: relabel, measure the data (epoch 0), into buffers; not called on a resume inside one."""
+
+    def transform(self, batch: Batch) -> Batch:
+        """Turn `image` `[B, C, canvas, canvas]` (float32 in [0, 1]) and `index` `[B]` into inputs and targets.
+
+        Returns all that is wanted later, samples on dim 0 and views on dim 1; draws with torch only.
+        """
+        raise TypeError(f"{type(self).__name__} does not define transform()")
+
+    def predict(self, batch: Batch) -> Any:
+        """Return what encoder and head say, a row per sample: `[B, ...]`, or `[B, V, ...]` for an image with views."""
+        return self.each_view(lambda image: self.head(self.encoder(image)), batch["image"])
+
+    def loss(self, output: Any, batch: Batch) -> Tensor | dict[str, Tensor]:
+        """Return a scalar, or named terms that add up; means over samples unless named in `counts`."""
+        raise TypeError(f"{type(self).__name__} does not define loss()")
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Return, for loss terms that are sums, what the sum over the whole step is divided by."""
+        return {}
+
+    def remember(self, output: Any, batch: Batch) -> Batch:
+        """Return detached rows that `after_step` wants of every sample; a sum is one row."""
+        return {}
+
+    def after_step(self, seen: Batch) -> None:
+        """Update state that is no parameter (queue, teacher, centre) with the rows of all micro-batches, in order."""
+
+    def metrics(self, output: Any, batch: Batch) -> dict[str, Tensor]:
+        """Return per-sample values `[B]` to be logged (accuracy of the pretext question), never trained on."""
+        return {}
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Return exceptions: dicts of `params` with `lr`, `fixed_lr`, `weight_decay`, `frozen_epochs` or `frozen_steps`."""
+        return []
+
+    def parts(self) -> list[tuple[str, "PretextTask", float]]:
+        """Return (prefix, task, weight) of the tasks inside; a joint task lists its children."""
+        return [("", self, 1.0)]
+
+    def reasons(self) -> dict[str, str]:
+        """Return what options left on `auto` became, by name, and why: `{"momentum": "0.97: 1 - 10/steps"}`."""
+        return {}
+
+    def exports(self) -> dict[str, nn.Module]:
+        """Return what `model.safetensors` keeps."""
+        return {"encoder": self.encoder}
+
+    preview_columns: ClassVar[tuple[str, ...]] = ()
+
+    def preview(self, batch: Batch, output: Any) -> Tensor | None:
+        """Return pictures that explain the task, `[N, columns, C, H, W]` in [0, 1]; names in `preview_columns`.
+
+        `batch` is what `transform` returned, and in `original` the middle of each image. `output` is what a trained task
+        says of it, or None before training: columns about it are left out then. By default, what the encoder sees.
+        """
+        if "image" not in batch:
+            return None
+        image: Tensor = batch["image"]
+        return image if image.dim() == 5 else image[:, None]
+
+    def each_view(self, apply: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+        """Apply a network to `[B, ...]`, or to `[B, V, ...]` with views folded into samples and unfolded again."""
+        if image.dim() == self.encoder.sample_dims + 1:
+            return apply(image)
+        folded: Tensor = apply(image.flatten(0, 1)).unflatten(0, image.shape[:2])
+        return folded
+
+
+def rows(batch: Batch, start: int, stop: int) -> Batch:
+    """Return rows `start` to `stop` of every tensor in a batch; other entries pass untouched."""
+    return {name: value[start:stop] if isinstance(value, torch.Tensor) else value for name, value in batch.items()}

@@ -1,0 +1,56 @@
+"""Sources whose samples an index lists: files with names and, where there are any, labels. They can be evaluated."""
+
+import dataclasses
+from typing import ClassVar, Self
+
+from sslkit.console import say
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.modality import FileKind
+from sslkit.contract.options import DataSpec
+from sslkit.contract.source import Source
+from sslkit.data.index import Index
+from sslkit.data.locations import find_parts, read_index
+
+
+class IndexedSource(Source):
+    """Hold samples that an index lists, one for each file or row of an array."""
+
+    kind: ClassVar[FileKind]
+    index: Index
+
+    @classmethod
+    def open(cls, spec: DataSpec) -> Self:
+        """Open the training part of `--data`, without its labels."""
+        assert spec.data is not None
+        parts = find_parts(spec.data, cls.kind)
+        if len(parts) > 1:
+            say(f"{spec.data} has {' and '.join(parts)}: pretraining reads train only")
+        index = cls.read_index(parts["train"], spec.label, spec.reindex)
+        return cls.of(dataclasses.replace(index, labels=None, classes=()), spec)
+
+    @classmethod
+    def read_index(cls, location: str, label: str | None = None, reindex: bool = False) -> Index:
+        """Index one part of the data, as `find_parts` named it."""
+        return read_index(location, label, reindex, cls.kind)
+
+    @classmethod
+    def of(cls, index: Index, spec: DataSpec) -> Self:
+        """Return the samples of an index as training has them."""
+        raise TypeError(f"{cls.__name__} does not define of()")
+
+    @classmethod
+    def shown(cls, index: Index, spec: DataSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
+        """Return the samples of an index as an encoder trained at `size` is shown them, prepared as those of `like` are."""
+        raise TypeError(f"{cls.__name__} does not define shown()")
+
+    def key(self) -> str:
+        """Return what names everything that decides the content of these samples on this machine."""
+        raise TypeError(f"{type(self).__name__} does not define key()")
+
+    def fingerprint(self) -> str:
+        """Return a hash of names and sizes, or of an array's values."""
+        return self.index.fingerprint()
+
+    def name(self, row: int) -> str:
+        """Return the path, relative to the data."""
+        return self.index.name(row)

@@ -1,0 +1,184 @@
+"""What `--data` accepts, and which parts it has."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib.npyio import NpzFile
+from numpy.typing import NDArray
+
+from sslkit.contract.errors import SslkitError, did_you_mean
+from sslkit.contract.modality import FileKind
+from sslkit.data.cache import UNREADABLE
+from sslkit.data.index import Index, index_files, index_folder, with_labels, with_several_labels
+from sslkit.data.shards import PREFIX, absolute, index_shards
+
+_TEST_NAMES = ("test", "val", "valid", "validation")  # the first that is there is the test part
+
+
+def find_parts(data: str, kind: FileKind) -> dict[str, str]:
+    """Return the parts of the data: `{"train": ...}` and, where there is one, the test part under its own name.
+
+    A folder has parts if it holds train/ beside test/, val/, valid/ or validation/ (whatever else it holds), or train/
+    alone; an .npz has them if its arrays are called train_images, test_images and so on. Anything else is one part
+    called train.
+    """
+    if data.startswith(PREFIX):
+        return {"train": data}
+    path = Path(data)
+    try:
+        exists = path.exists()
+        inside = {entry.name for entry in path.iterdir() if entry.is_dir()} if path.is_dir() else set()
+    except OSError as error:
+        raise SslkitError(f"--data: cannot read {data}: {error.strerror}") from error
+    if not exists:
+        raise SslkitError(f"--data: {data} does not exist", f"expected {kind.accepts}")
+    if path.is_dir():
+        if "train" in inside and (inside & set(_TEST_NAMES) or inside == {"train"}):
+            return _parts(inside, lambda part: str(path / part))
+    elif path.suffix == ".npz":
+        names = {name.removesuffix("_images") for name in _array_names(path) if name.endswith("_images")}
+        if "train" in names:
+            return _parts(names, lambda part: f"{data}::{part}")
+    return {"train": data}
+
+
+def read_index(location: str, label: str | None, reindex: bool, kind: FileKind) -> Index:
+    """Index one part of the data, as `find_parts` named it; raises SslkitError for anything that can't be read."""
+    if location.startswith(PREFIX) and kind.shards:
+        return index_shards(location, label, reindex, kind)
+    data, _, part = location.partition("::")
+    path = Path(data)
+    if label is not None and path.suffix != ".csv":
+        raise SslkitError(f"--label: {data} has no columns", "labels of a folder are its subfolders; columns need a .csv")
+    try:
+        if path.is_dir():
+            return index_folder(data, path, reindex, kind)
+        if path.suffix == ".txt":
+            return _index_list(path)
+        if path.suffix == ".csv":
+            return _index_csv(path, label)
+        if path.suffix in (".npy", ".npz") and kind.arrays:
+            return _index_array(path, part)
+    except PermissionError as error:
+        raise SslkitError(f"--data: no permission to read {error.filename or data}") from error
+    raise SslkitError(f"--data: {data} is neither folder nor list", f"expected {kind.accepts}")
+
+
+def absolute_data(data: str) -> str:
+    """Return what names the same data from any folder."""
+    return absolute(data) if data.startswith(PREFIX) else str(Path(data).resolve())
+
+
+def _parts(names: set[str], locate: Any) -> dict[str, str]:
+    test = next((name for name in _TEST_NAMES if name in names), None)
+    return {"train": locate("train"), **({test: locate(test)} if test else {})}
+
+
+def _index_list(path: Path) -> Index:
+    lines = [line for line in _text(path).splitlines() if line.strip()]
+    if not lines:
+        raise SslkitError(f"--data: {path} lists no file", "expected one path a line")
+    return index_files(str(path), path.parent, lines)
+
+
+def read_column(path: Path, column: str, flag: str) -> list[str]:
+    """Return a column of a .csv that has a `path` column; raises SslkitError, naming the flag, if it is missing or has gaps."""
+    try:
+        values = [line[column] or "" for line in _lines(path, column, flag)]
+    except PermissionError as error:
+        raise SslkitError(f"--data: no permission to read {path}") from error
+    empty = next((number for number, value in enumerate(values, start=2) if not value.strip()), None)
+    if empty is not None:
+        raise SslkitError(f"{flag}: {column} is empty in line {empty} of {path}")
+    return values
+
+
+def _lines(path: Path, column: str | None, flag: str) -> list[dict[str, str | None]]:
+    """Return the lines of a .csv by column; raises SslkitError without any, without `path`, or without the wanted column."""
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+    columns = list(reader.fieldnames or [])
+    if "path" not in columns:
+        raise SslkitError(f"--data: {path} has no column `path`", f"columns: {', '.join(columns) or 'none'}")
+    if column is not None and column not in columns:
+        raise SslkitError(f"{flag}: {path} has no column {column}", did_you_mean(column, columns))
+    lines = list(reader)
+    if not lines:
+        raise SslkitError(f"--data: {path} lists no file", "expected a header and one row per sample")
+    blank = next((number for number, line in enumerate(lines, start=2) if not line["path"]), None)
+    if blank is not None:
+        raise SslkitError(f"--data: {path} has no path in line {blank}")
+    return lines
+
+
+def _index_csv(path: Path, label: str | None) -> Index:
+    lines = _lines(path, label, "--label")
+    index = index_files(str(path), path.parent, [line["path"] or "" for line in lines])
+    if label is None:
+        return index
+    names = read_column(path, label, "--label")
+    if any(";" in name for name in names):
+        return with_several_labels(index, [[one.strip() for one in name.split(";") if one.strip()] for name in names])
+    return with_labels(index, names)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SslkitError(f"--data: {path} is not UTF-8 text") from error
+
+
+def _npz(file: BinaryIO) -> NpzFile:
+    loaded = np.load(file, allow_pickle=False)
+    if not isinstance(loaded, NpzFile):
+        raise ValueError("it holds a single array: name it .npy")
+    return loaded
+
+
+def _array_names(path: Path) -> list[str]:
+    try:
+        with open(path, "rb") as file, _npz(file) as arrays:
+            return list(arrays.files)
+    except UNREADABLE as error:
+        raise SslkitError(f"--data: {path} is not an .npz file of plain arrays: {error}") from error
+
+
+def _index_array(path: Path, part: str) -> Index:
+    images, labels = _load_arrays(path, part)
+    index = Index(str(path), path, [], np.zeros((len(images), 2), dtype=np.int64), array=images)
+    if labels is None:
+        return index
+    labels = labels.squeeze()
+    if labels.shape != (len(images),):
+        raise SslkitError(f"--data: {path} has {len(images)} images and labels of shape {labels.shape}")
+    return with_labels(index, [str(label) for label in labels])
+
+
+def _load_arrays(path: Path, part: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    prefix = f"{part}_" if part else ""
+    try:
+        if path.suffix == ".npy":
+            return _as_images(path, np.load(path, mmap_mode="r", allow_pickle=False)), None
+        with open(path, "rb") as file, _npz(file) as arrays:
+            names = arrays.files
+            image_name = f"{prefix}images" if f"{prefix}images" in names else names[0] if len(names) == 1 else None
+            if image_name is None:
+                raise SslkitError(f"--data: {path} has no array `images`", f"arrays: {', '.join(names) or 'none'}")
+            labels = arrays[f"{prefix}labels"] if f"{prefix}labels" in names else None
+            return _as_images(path, arrays[image_name]), labels
+    except UNREADABLE as error:
+        raise SslkitError(f"--data: {path} is not a file of plain arrays: {error}") from error
+
+
+def _as_images(path: Path, array: NDArray[Any]) -> NDArray[Any]:
+    """Return `[N, H, W, C]` of an array `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]`."""
+    if array.dtype != np.uint8 or array.ndim not in (3, 4) or not len(array):
+        raise SslkitError(
+            f"--data: {path} holds {array.dtype} of shape {array.shape}", "expected uint8 [N, H, W] or [N, H, W, C]"
+        )
+    if array.ndim == 3:
+        return array[..., None]
+    return array.transpose(0, 2, 3, 1) if array.shape[1] < min(array.shape[2:]) else array

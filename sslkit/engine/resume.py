@@ -1,0 +1,83 @@
+"""Continue a run: which settings may change, and where its clock stands."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.options import flag
+from sslkit.contract.task import Clock
+from sslkit.engine.run_folder import RESUME, SPEC, read_spec
+from sslkit.engine.stepper import Stepper
+from sslkit.specs.train import TrainSpec
+
+_FREELY_CHANGED = frozenset(
+    {"device", "workers", "cache", "cache_limit", "reindex", "checkpoint_every", "resume", "extend_to", "out"}
+    | {"health_every", "on_collapse", "online_knn", "profile", "log", "activation_checkpointing", "max_broken"}
+)  # on a resume: they say where and how a run goes on, not what it computes
+
+
+def recorded_spec(spec: TrainSpec, folder: Path) -> TrainSpec:
+    """Return the recorded spec of a run that is resumed, with what may change between sessions from `spec`."""
+    try:
+        recorded = type(spec).model_validate(read_spec(folder))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SslkitError(f"--resume: {folder} has a {SPEC} of another kind: {first['loc']}: {first['msg']}") from error
+    return recorded.model_copy(update={name: getattr(spec, name) for name in spec.model_fields_set & _FREELY_CHANGED})
+
+
+def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
+    """Return `recorded_spec`; raises SslkitError for given values that differ from it."""
+    recorded = recorded_spec(spec, folder)
+    differing = []
+    for name in spec.model_fields_set - _FREELY_CHANGED:
+        given, stored = getattr(spec, name), getattr(recorded, name)
+        if name in ("options", "encoder_option"):  # which the run may have more of
+            differing += [
+                f"{flag(key) if name == 'options' else f'--encoder-option {key} ='} {value} (the run has {stored.get(key)})"
+                for key, value in given.items()
+                if value != stored.get(key)
+            ]
+        elif given not in (stored, "auto"):
+            differing.append(f"{flag(name)} {given} (the run has {stored})")
+    if differing:
+        longer = any(line.startswith(("--epochs", "--steps", "--minutes")) for line in differing)
+        raise SslkitError(
+            f"--resume: {folder} was started with other values: {', '.join(sorted(differing))}",
+            "--extend-to EPOCHS goes on from a finished run" if longer else "leave them out",
+        )
+    return recorded
+
+
+def load_state(
+    stepper: Stepper, state: dict[str, Any], out: Path, flag: str = "--resume", hint: str = "did its code change?"
+) -> None:
+    """Put the state saved in a run folder into a stepper; raises SslkitError if it is another task's."""
+    try:
+        stepper.load_state(state)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:  # what torch raises for state of another shape
+        lines = str(error).splitlines()
+        reason = lines[min(1, len(lines) - 1)].strip()  # torch's first line is a title
+        raise SslkitError(f"{flag}: the state in {out / RESUME} does not fit the task: {reason}", hint) from error
+
+
+def resume_clock(spec: TrainSpec, steps_per_epoch: int, state: dict[str, Any] | None, out: Path) -> Clock:
+    """Return the clock of a run, checking that an extension starts at an end."""
+    if spec.extend_to is not None:
+        if state is None:
+            raise SslkitError(f"--extend-to: {out} holds no finished run")
+        end = spec.extend_to * steps_per_epoch
+        if state["step"] < state["steps"] and state["steps"] != end:
+            raise SslkitError(f"--extend-to: the run in {out} is not finished", "finish it with --resume first")
+        if state["step"] == state["steps"] and end < state["steps"]:
+            raise SslkitError(
+                f"--extend-to: {spec.extend_to} epochs are {end} steps and the run has done {state['step']}", "give more"
+            )
+    if spec.steps is not None:
+        return Clock(steps=spec.steps)
+    if spec.minutes is not None:
+        return Clock(steps=10**9)  # until `_measure` knows better
+    assert isinstance(spec.epochs, int)
+    return Clock(steps=spec.epochs * steps_per_epoch)

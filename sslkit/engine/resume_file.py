@@ -1,0 +1,84 @@
+"""`resume.pt`: everything a bit-equal resume needs, written atomically, never unpickled."""
+
+import io
+import pickle
+import struct
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+
+from sslkit.contract.errors import SslkitError
+from sslkit.engine.checkpoint import FORMAT
+from sslkit.files import write_atomically
+
+_DAMAGED = (
+    ArithmeticError,
+    AssertionError,
+    struct.error,
+    OSError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    pickle.UnpicklingError,
+    UserWarning,
+)
+
+
+def save_resume(path: Path, state: dict[str, Any]) -> None:
+    """Write `resume.pt` atomically: the previous one stays until the new one is on disk; raises OSError if it can't be."""
+    with write_atomically(path, new_folder=False) as stream:
+        remembering = _Remembering(stream)
+        try:
+            torch.save({"format": FORMAT, **state}, cast(BinaryIO, remembering))
+        except RuntimeError:
+            if remembering.error is not None:
+                raise remembering.error from None
+            raise
+
+
+def read_resume(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read `resume.pt`; raises SslkitError if it is damaged or of a newer format."""
+    try:
+        if not zipfile.is_zipfile(path):
+            raise pickle.UnpicklingError("it is damaged, or was never a checkpoint")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # it finds something odd: our own files have nothing odd
+            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except _DAMAGED as error:
+        raise SslkitError(f"--resume: {path} cannot be read: {str(error).partition(chr(10))[0]}") from error
+    kinds = {
+        "format": int,
+        "task": dict,
+        "optimizer": dict,
+        "scaler": dict,
+        "step": int,
+        "steps": int,
+        "began": int,
+        "data": str,
+    }
+    fits = isinstance(state, dict) and all(isinstance(state.get(name), kind) for name, kind in kinds.items())
+    if not fits or state["format"] > FORMAT or "weights" not in state:
+        raise SslkitError(f"--resume: {path} is not a checkpoint of this version of sslkit")
+    return state
+
+
+class _Remembering(io.RawIOBase):
+    """Keep the error of the disk, in whose place torch raises one about positions in a file."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write, and remember why that was not possible."""
+        try:
+            return self.stream.write(data)
+        except OSError as error:
+            self.error = error
+            raise

@@ -1,0 +1,113 @@
+"""Turn a spec into settled values that fit machine and data, each with its reason."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sslkit.console import say
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.source import Source
+from sslkit.contract.task import DataInfo
+from sslkit.encoders.build import Recipe, recipe_for
+from sslkit.engine.parallel import ALONE, World
+from sslkit.engine.precision import Machine, choose_machine
+from sslkit.specs.train import TrainSpec
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hold everything a training run was told or has found out."""
+
+    spec: TrainSpec  # nothing `auto` is left in what changes the result
+    source: Source
+    machine: Machine
+    workers: int
+    reasons: dict[str, str]  # what `auto` became and why, by flag
+
+    @property
+    def data(self) -> DataInfo:
+        """Return what a task is told about the data."""
+        return replace(self.source.info, batch_size=self.spec.batch_size)
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return the recipe of the encoder."""
+        spec = self.spec
+        return recipe_for(spec.encoder, self.data.size, self.data.channels, spec.encoder_option, spec.pretrained)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return the full batches in one pass."""
+        return self.data.samples // self.spec.batch_size
+
+
+def resolve_settings(spec: TrainSpec, source: Source, reads: tuple[str, ...], world: World = ALONE) -> Settings:
+    """Settle every `auto` of a spec; raises SslkitError for what this machine or data can't do."""
+    machine = choose_machine(spec.device, spec.precision, spec.compile, spec.sync_batchnorm, world)
+    reasons = dict(machine.reasons)
+    # A run goes on elsewhere as it began; where it runs is not part of it.
+    settled: dict[str, Any] = {
+        "size": source.info.size,
+        "precision": machine.precision,
+        "compile": "on" if machine.compile else "off",
+        "sync_batchnorm": "on" if machine.sync_batchnorm else "off",
+    }
+    for name, (value, why) in source.settled.items():
+        said = ", ".join(f"{key}={one}" for key, one in value.items()) if isinstance(value, dict) else value
+        reasons[name] = f"{said}: {why}"
+        if name != "cache":
+            settled[name] = value
+    if spec.encoder == "auto":
+        name, why = source.choose_encoder(reads, machine.device.type == "cpu")
+        settled["encoder"], reasons["encoder"] = name, f"{name}: {why}"
+    if spec.epochs == "auto" and spec.steps is None and spec.minutes is None:
+        settled["epochs"] = 100
+        reasons["epochs"] = "100: usual for pretraining; --minutes sets a time instead"
+    if spec.steps is not None or spec.minutes is not None:
+        settled["epochs"] = "auto"  # one length is recorded
+    if spec.size not in ("auto", source.info.size):
+        raise SslkitError(
+            f"--size: {spec.size}, and the {source.called} in {source.location} have {source.info.size}", "leave it out"
+        )
+    spec = spec.model_copy(update=settled)
+    if source.info.samples < 2:
+        raise SslkitError(
+            f"--data: one of the {source.called} is all that {source.location} has", "two make a batch, many a run"
+        )
+    if source.info.samples < spec.batch_size:
+        raise SslkitError(
+            f"--batch-size: {spec.batch_size} is more than the {source.info.samples} {source.called} in {source.location}",
+            f"the largest that works is {source.info.samples}",
+        )
+    if spec.batch_size % world.size:
+        raise SslkitError(
+            f"--batch-size: {spec.batch_size} does not divide among {world.size} processes",
+            f"give a multiple of {world.size}",
+        )
+    workers, why = source.workers(spec.workers)
+    reasons["workers"] = f"{workers}: {why}"
+    return Settings(spec, source, machine, workers, reasons)
+
+
+_SHOWN = (
+    "size",
+    "canvas",
+    "encoder",
+    "encoder_option",
+    "epochs",
+    "device",
+    "processes",
+    "precision",
+    "compile",
+    "sync_batchnorm",
+    "workers",
+    "cache",
+)
+
+
+def show_settings(plan: Settings, title: str, out: Path) -> None:
+    """Print what is about to run, with the reason for each choice that was made for the user."""
+    say(f"{title} on {plan.data.samples:,} {plan.source.called} from {plan.source.location} -> {out}", style="bold")
+    for flag in _SHOWN:
+        if flag in plan.reasons:
+            say(f"  {flag.replace('_', '-'):<14} {plan.reasons[flag]}")

@@ -1,1 +1,0 @@
-"""How good are the features: k-NN, a linear probe, fine-tuning."""

@@ -1,0 +1,1 @@
+"""How good are the features: k-NN, linear probe, fine-tuning, retrieval."""

@@ -1,0 +1,123 @@
+"""`sslkit compare`: several tasks for the same time on the same data, and a report."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sslkit.console import say
+from sslkit.contract.errors import RunFailedError, RunInterruptedError, SslkitError, naming
+from sslkit.data.indexed_source import IndexedSource
+from sslkit.engine.pretrain import prepare
+from sslkit.engine.run_folder import MODEL
+from sslkit.engine.signals import catch_stop_signals
+from sslkit.evaluation.knn import knn
+from sslkit.evaluation.probe import probe
+from sslkit.evaluation.splits import find_labelled
+from sslkit.registry import load_source
+from sslkit.reporting.report import report
+from sslkit.specs.evaluation import KnnSpec, ProbeSpec
+from sslkit.specs.look import ReportSpec
+from sslkit.specs.train import CompareSpec, PretrainSpec
+from sslkit.tasks.load import absolute, load_task, task_name
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """Hold what `sslkit compare --json` prints; accuracies are shares of 1, None without labels."""
+
+    report: str
+    runs: dict[str, str]
+    knn: dict[str, float] | None
+    probe: dict[str, float] | None
+
+
+def compare(spec: CompareSpec) -> CompareResult:
+    """Train tasks for the same time, one after the other, evaluate them and write a report; all `sslkit compare` does.
+
+    Each trains in a process of its own, so that the memory it took is its own. Stopped, it goes on where it was when it is
+    started again. Raises SslkitError, before anything is trained, for all that any of the tasks would refuse.
+    """
+    tasks = [absolute(task.strip()) for task in spec.tasks.split(",") if task.strip()]
+    names = [task_name(task) for task in tasks]
+    if len(tasks) < 2 or len(set(names)) < len(names):
+        raise SslkitError(f"--tasks: should be two different tasks or more (got {spec.tasks})", "such as rotation,simclr")
+    folders = {name: Path(spec.out, name.replace("+", "-and-")) for name in names}
+    given = {name: getattr(spec, name) for name in CompareSpec.model_fields if name in PretrainSpec.model_fields}
+    given = {name: value for name, value in given.items() if name in spec.model_fields_set and name != "out"}
+    for task, folder in zip(tasks, folders.values(), strict=True):
+        _check(PretrainSpec(**{**given, "task": task, "minutes": spec.minutes, "out": str(folder), "resume": True}))
+    looking = {name: value for name, value in given.items() if name in ReportSpec.model_fields and name != "batch_size"}
+    # A checkpoint has its size: given again, it would be a setting by hand, and the results had no protocol.
+    asked = {**{name: value for name, value in looking.items() if name not in ("size", "encoder")}, "test": spec.test}
+    unlabelled = _unlabelled(KnnSpec(ckpt="", **asked), tasks[0])
+    for task, folder in zip(tasks, folders.values(), strict=True):
+        _train({**given, "task": task, "minutes": spec.minutes}, folder)
+    found: dict[str, dict[str, float]] = {}
+    for name, folder in folders.items() if unlabelled is None else ():
+        checkpoint = str(folder / MODEL)
+        found.setdefault("knn", {})[name] = knn(KnnSpec(ckpt=checkpoint, **asked)).top1
+        found.setdefault("probe", {})[name] = probe(ProbeSpec(ckpt=checkpoint, **asked)).top1
+    if unlabelled is not None:
+        say(f"nothing is evaluated, and the report has curves and pictures only: {unlabelled}")
+    runs = {name: str(folder) for name, folder in folders.items()}
+    page = report(ReportSpec(**looking, runs=list(runs.values()), test=spec.test, out=str(Path(spec.out, "report.html"))))
+    return CompareResult(page.path, runs, found.get("knn"), found.get("probe"))
+
+
+def _check(spec: PretrainSpec) -> None:
+    """Raise SslkitError for what `pretrain` would refuse."""
+    try:
+        with naming("--out", "--resume"):  # which is how an earlier comparison goes on
+            prepare(spec)
+    except ValidationError as error:
+        wanted = ", ".join(str(problem["loc"][0]) for problem in error.errors())
+        raise SslkitError(
+            f"--tasks: {task_name(spec.task)} needs options of its own: {wanted}",
+            "train it by sslkit pretrain, and compare the runs by sslkit report",
+        ) from error
+
+
+def _unlabelled(spec: KnnSpec, task: str) -> SslkitError | None:
+    """Return why the data of a task cannot be evaluated on, None if it can."""
+    source_class = load_source(load_task(task).modality)
+    source_class = load_source(source_class.evaluated_as) if source_class.evaluated_as else source_class
+    if not issubclass(source_class, IndexedSource):
+        return SslkitError(f"{source_class.called} have no labels")
+    try:
+        find_labelled(spec, spec.test, None, source_class=source_class)
+    except SslkitError as error:
+        return error
+    return None
+
+
+def _train(settings: dict[str, Any], folder: Path) -> None:
+    """Run `sslkit pretrain` in a process of its own; signals are handed on, and it writes a checkpoint before it ends."""
+    with tempfile.TemporaryDirectory() as temporary, catch_stop_signals() as stop:
+        file = Path(temporary, "spec.json")
+        file.write_text(json.dumps(settings))
+        words = ["pretrain", "--spec", str(file), "--out", str(folder), "--resume", "--json"]
+        # In a session of its own: a terminal's Ctrl-C would reach it beside ours, and two mean at once.
+        command = [sys.executable, "-m", "sslkit", *words]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        told = False
+        try:
+            while process.poll() is None:
+                time.sleep(0.1)
+                if stop.signal and not told:
+                    process.send_signal(stop.signal)
+                    told = True
+        finally:
+            process.kill()  # nothing, where it has ended
+    if stop.signal:
+        stopped = RunInterruptedError(f"stopped while {task_name(settings['task'])} was training", stop.signal)
+        stopped.hint = "the same command goes on"
+        raise stopped
+    if process.returncode:
+        raise RunFailedError(f"{task_name(settings['task'])} failed, for the reason above", "the same command goes on")

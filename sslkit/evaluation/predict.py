@@ -1,0 +1,88 @@
+"""`sslkit predict`: what a fine-tuned checkpoint says of images."""
+
+import csv
+import io
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sslkit.contract.errors import SslkitError
+from sslkit.engine.checkpoint import Checkpoint, load_strictly, read_model
+from sslkit.engine.precision import choose_device
+from sslkit.evaluation.embed import read_samples
+from sslkit.evaluation.features import cached
+from sslkit.evaluation.models import Model
+from sslkit.files import output_path, write_atomically
+from sslkit.image.source import ImageSource
+from sslkit.specs.use import PredictSpec
+
+_LIKELY = 0.5  # from here on a class is named, where an image may have several
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """Hold what `sslkit predict --json` prints."""
+
+    path: str
+    images: int
+    classes: int
+    weights: str
+    checkpoint: str
+
+
+def predict(spec: PredictSpec) -> PredictResult:
+    """Write path, class and probability of all images of `--data`; everything `sslkit predict` does.
+
+    Where an image may have several labels, all likely classes are named, joined by `;`, and the probability is the largest.
+    Raises SslkitError for a checkpoint without a classifier.
+    """
+    out = output_path(spec.out, ".csv")
+    checkpoint = read_model(spec.ckpt)
+    checkpoint.check_images(spec.data)
+    classes, head = classifier(checkpoint)
+    device = choose_device(spec.device)[0]
+    encoder = checkpoint.build_encoder(spec.encoder).to(device)
+    index = read_samples(spec, checkpoint)
+    model = Model(str(spec.ckpt), encoder, checkpoint.size if spec.size == "auto" else spec.size)
+    images = ImageSource.of(index, spec, model.size)
+    found = cached(model, images, "last", "auto", spec)
+    with torch.no_grad():
+        scores = head(found.layers["last"])
+    several, sigmoid = checkpoint.metadata.get("several_labels", False), checkpoint.metadata.get("loss") == "sigmoid"
+    written = io.StringIO()
+    table = csv.writer(written, lineterminator="\n")
+    table.writerow(["path", "class", "probability"])
+    for row, (name, probability) in zip(found.rows, named(scores, classes, several, sigmoid), strict=True):
+        table.writerow([index.name(int(row)), name, f"{probability:.4f}"])
+    with write_atomically(out) as stream:
+        stream.write(written.getvalue().encode(errors="surrogateescape"))  # names that are not UTF-8 stay as they are
+    return PredictResult(str(out), len(found.rows), len(classes), model.weights, str(spec.ckpt))
+
+
+def classifier(checkpoint: Checkpoint) -> tuple[list[str], nn.Linear]:
+    """Return class names and the linear classifier of a fine-tuned checkpoint; raises SslkitError if it has none."""
+    classes, state = checkpoint.metadata.get("classes"), checkpoint.part("head")
+    if not classes or not state:
+        raise SslkitError(
+            f"--ckpt: {checkpoint.path} has no classifier: it is a run of {checkpoint.metadata['task']}",
+            f"train one: sslkit finetune --ckpt {checkpoint.path} --data LABELLED",
+        )
+    head = nn.Linear(state["weight"].shape[1], len(classes))
+    load_strictly(head, state, str(checkpoint.path))
+    return list(classes), head.eval()
+
+
+def named(scores: Tensor, classes: list[str], several: bool, sigmoid: bool) -> list[tuple[str, float]]:
+    """Return class and probability of each of scores `[N, classes]`.
+
+    Where there may be several, those from 0.5 on are named if each has a sigmoid of its own, and if they share a softmax
+    those with half of the largest probability or more.
+    """
+    probability = scores.sigmoid() if sigmoid else scores.softmax(dim=1)
+    best, place = probability.max(dim=1)
+    if not several:
+        return [(classes[one], share) for one, share in zip(place.tolist(), best.tolist(), strict=True)]
+    likely = (probability >= (_LIKELY if sigmoid else _LIKELY * best[:, None])).tolist()
+    names = [";".join(name for name, said in zip(classes, row, strict=True) if said) for row in likely]
+    return list(zip(names, best.tolist(), strict=True))

@@ -1,0 +1,154 @@
+"""Training on labels under the same contract as pretraining: what `sslkit finetune` runs."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.task import Batch, DataInfo, PretextTask
+from sslkit.encoders.build import encoder_name
+from sslkit.encoders.composed import Concat
+from sslkit.engine.micro_batches import BATCH_NORM
+from sslkit.image.augmentation import build_augmentation
+from sslkit.image.transforms import flip, random_resized_crop
+from sslkit.nn import Teacher
+from sslkit.specs.train import FinetuneSpec
+
+
+class Supervised(PretextTask):
+    """Tell an image's label, or its labels: no pretext, but the same contract."""
+
+    options: FinetuneSpec
+    labels: Tensor
+
+    def __init__(self, spec: FinetuneSpec, encoder: Encoder, data: DataInfo, labels: Tensor, classes: int) -> None:
+        self.classes = classes
+        super().__init__(spec, encoder, data)
+        several = labels.dim() == 2
+        self.kind = ("sigmoid" if several else "softmax") if spec.loss == "auto" else spec.loss
+        if self.kind == "softmax" and several:
+            raise SslkitError("--loss: softmax wants one label for each image, and some have several", "sigmoid or multi-hot")
+        self.register_buffer("labels", labels, persistent=False)
+        self.augment = build_augmentation(spec, classes)
+
+    def build_head(self) -> nn.Module:
+        """Build the linear classifier."""
+        return nn.Linear(self.encoder.width, self.classes)
+
+    def setup(self) -> None:
+        """Choose what learns, and build what the options ask for: dropped paths, averaged weights."""
+        options, stages = self.options, self.encoder.stages()
+        if len(stages) == 1 and (options.freeze_blocks or options.last_blocks is not None or options.layer_decay < 1):
+            raise SslkitError(
+                f"--freeze-blocks, --last-blocks and --layer-decay: {encoder_name(self.encoder.recipe)} is one block to sslkit",
+                "leave them out, or take an encoder of timm's",
+            )
+        frozen = max(options.freeze_blocks, 0 if options.last_blocks is None else len(stages) - options.last_blocks)
+        if max(options.freeze_blocks, options.last_blocks or 0) > len(stages):
+            flag = "--freeze-blocks" if options.freeze_blocks > len(stages) else "--last-blocks"
+            raise SslkitError(
+                f"{flag}: {encoder_name(self.encoder.recipe)} has {len(stages)} blocks, its stem counted",
+                f"give 0 to {len(stages)}",
+            )
+        self.stages = [[parameter for parameter in stage if parameter.requires_grad] for stage in stages][frozen:]
+        self.learning = {id(parameter) for stage in self.stages for parameter in stage}
+        for parameter in self.encoder.parameters():
+            parameter.requires_grad_(id(parameter) in self.learning)
+        if options.drop_path:
+            drop_paths(self.encoder, options.drop_path)
+        self.average = Teacher(self.encoder, self.head) if options.ema else None
+        self.waiting = False  # whether the head still learns alone
+
+    def train(self, mode: bool = True) -> "Supervised":
+        """Keep the norms of what does not learn in eval mode: their statistics are part of it."""
+        super().train(mode)
+        for norm in self.encoder.modules():
+            if isinstance(norm, BATCH_NORM) and self._stays(norm):
+                norm.eval()
+        if self.waiting:
+            self.encoder.eval()
+        return self
+
+    def transform(self, batch: Batch) -> Batch:
+        """Return a random crop, flipped at random and augmented, and what to tell, `[B, classes]`."""
+        self._wait(self.clock.epoch < self.options.head_first)
+        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        labels = self.labels[batch["index"]]
+        target = F.one_hot(labels, self.classes).float() if labels.dim() == 1 else labels.float()
+        if self.kind != "sigmoid":
+            target = target / target.sum(dim=1, keepdim=True).clamp(min=1)  # 1/k for k labels (Mahajan et al., 2018)
+        image, target = self.augment(image, target)
+        return {"image": image, "target": target}
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """Return the cross-entropy of logits `[B, classes]`: of a softmax, or of each class by itself."""
+        smoothing, target = self.options.label_smoothing, batch["target"]
+        if self.kind == "sigmoid":
+            return F.binary_cross_entropy_with_logits(output, target * (1 - smoothing) + smoothing / 2)
+        smoothed: Tensor = target * (1 - smoothing) + smoothing / self.classes
+        return -(smoothed * output.log_softmax(dim=1)).sum(dim=1).mean()
+
+    def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return whether the likeliest class is (one of) the label(s); of mixed images, the larger share's."""
+        told = batch["target"].gather(1, output.argmax(dim=1, keepdim=True))[:, 0]
+        return {"accuracy": (told >= batch["target"].amax(dim=1)).float()}
+
+    def after_step(self, seen: Batch) -> None:
+        """Move the averaged weights; early on faster, so that they do not remember the start."""
+        if self.average is not None:
+            step = self.clock.step - self.clock.began
+            self.average.follow(self.encoder, self.head, momentum=min(self.options.ema, (1 + step) / (10 + step)))
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Return the encoder's stages with their learning rates, where they differ from the head's."""
+        options, depth = self.options, len(self.stages)
+        if options.encoder_lr == options.layer_decay == 1:
+            return []
+        rate = options.lr * options.encoder_lr
+        groups = [
+            {"params": stage, "lr": rate * options.layer_decay ** (depth - place)} for place, stage in enumerate(self.stages)
+        ]
+        return [group for group in groups if group["params"]]
+
+    def exports(self) -> dict[str, nn.Module]:
+        """Return encoder and classifier, averaged if they were."""
+        if self.average is not None:
+            encoder, head = self.average.parts
+            return {"encoder": encoder, "head": head}
+        return {"encoder": self.encoder, "head": self.head}
+
+    def _stays(self, norm: nn.Module) -> bool:
+        own = [id(parameter) for parameter in norm.parameters()]
+        return self.options.batchnorm == "eval" or (bool(own) and not self.learning.intersection(own))
+
+    def _wait(self, waiting: bool) -> None:
+        """Freeze the encoder, its norms too, while the head learns alone; let go of it when that is over."""
+        if waiting != self.waiting:
+            self.waiting = waiting
+            for stage in self.stages:
+                for parameter in stage:
+                    parameter.requires_grad_(not waiting)
+                    parameter.grad = None
+            self.train(self.training)
+
+
+def drop_paths(encoder: Encoder, largest: float) -> None:
+    """Let residual branches be skipped at random, at a rate that rises linearly to `largest` (Huang et al., 2016).
+
+    Raises SslkitError if there are none: blocks show them, as timm's do, as `drop_path`, `drop_path1` and `drop_path2`.
+    """
+    from timm.layers.drop import DropPath
+
+    for part in encoder.encoders if isinstance(encoder, Concat) else [encoder]:
+        blocks = [
+            (module, names)
+            for module in part.modules()
+            if (names := [name for name in ("drop_path", "drop_path1", "drop_path2") if hasattr(module, name)])
+        ]
+        if not blocks:
+            raise SslkitError(f"--drop-path: {encoder_name(encoder.recipe)} has no branches that could be skipped", "give 0")
+        for place, (block, names) in enumerate(blocks):
+            for name in names:
+                setattr(block, name, DropPath(largest * place / max(1, len(blocks) - 1)))

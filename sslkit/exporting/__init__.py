@@ -1,0 +1,1 @@
+"""`sslkit export`: files for other programs, each verified by reading it back without sslkit."""

@@ -1,0 +1,59 @@
+"""Write files: atomically, or not at all."""
+
+import glob
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from sslkit.contract.errors import SslkitError
+
+
+@contextmanager
+def write_atomically(file: Path, new_folder: bool = True) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `file` that takes its place, flushed to disk, when the block ends without error.
+
+    A folder that is not there is made, or without `new_folder` a FileNotFoundError. What processes left behind that were
+    killed in here is removed.
+    """
+    if new_folder:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    mine = f"{file.name}.{platform.node()}."
+    for other in file.parent.glob(f"{glob.escape(mine)}*.tmp"):
+        process = other.name.removeprefix(mine).removesuffix(".tmp")
+        if process.isdecimal() and not _runs(int(process)):
+            other.unlink(missing_ok=True)
+    temporary = file.with_name(f"{mine}{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def output_path(out: str, suffix: str) -> Path:
+    """Return the path to write; raises SslkitError before any work for one that can't be."""
+    path = Path(out)
+    if path.suffix != suffix:
+        raise SslkitError(f"--out: {out} should end in {suffix}")
+    if path.is_dir() or not path.parent.exists():
+        raise SslkitError(f"--out: cannot write {out}", "it is a folder" if path.is_dir() else f"{path.parent} does not exist")
+    return path
+
+
+def _runs(process: int) -> bool:
+    """Tell whether a process of this machine is running."""
+    if os.name != "posix":
+        return True  # asking by a signal would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

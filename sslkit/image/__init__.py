@@ -1,0 +1,1 @@
+"""Images: source, canvases, transforms, views, encoders."""

@@ -1,0 +1,117 @@
+"""`sslkit demo`: everything once, on the handwritten digits that ship with scikit-learn."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from rich.table import Table
+
+from sslkit.console import say, stdout
+from sslkit.contract.errors import SslkitError
+from sslkit.specs.evaluation import KnnSpec, ProbeSpec
+from sslkit.specs.train import DemoSpec, PretrainSpec
+from sslkit.specs.use import ExportSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SIDE = 16  # twice that of the digits: small enough for thirty epochs in a minute or so
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """Hold what `sslkit demo --json` prints; accuracies are shares of 1, None with `--images-only`."""
+
+    images: str
+    run: str | None = None
+    checkpoint: str | None = None
+    knn: float | None = None
+    probe: float | None = None
+    random_knn: float | None = None
+    random_probe: float | None = None
+    export: str | None = None
+
+
+def demo(spec: DemoSpec) -> DemoResult:
+    """Write digits as images, pretrain rotation on them, evaluate beside random weights, export."""
+    images = Path(spec.out, "images")
+    write_digits(images, spec.seed)
+    if spec.images_only:
+        return DemoResult(str(images))
+    # Only now: the rest needs torch.
+    from sslkit.engine.pretrain import pretrain
+    from sslkit.evaluation.knn import knn
+    from sslkit.evaluation.probe import probe
+    from sslkit.exporting.export import export
+
+    run = pretrain(
+        PretrainSpec(
+            task="rotation",
+            data=str(images),
+            out=str(Path(spec.out, "run")),
+            size=_SIDE,
+            epochs=30,
+            batch_size=64,
+            seed=spec.seed,
+        )
+    )
+    neighbours, linear = knn(KnnSpec(ckpt=run.checkpoint)), probe(ProbeSpec(ckpt=run.checkpoint))
+    return DemoResult(
+        images=str(images),
+        run=run.run,
+        checkpoint=run.checkpoint,
+        knn=neighbours.top1,
+        probe=linear.top1,
+        random_knn=neighbours.rows[1].top1,
+        random_probe=linear.rows[1].top1,
+        export=export(ExportSpec(ckpt=run.checkpoint, to="pt2")).path,
+    )
+
+
+def write_digits(folder: Path, seed: int) -> None:
+    """Write scikit-learn's digits as `folder/train/DIGIT/*.png` and, a fifth of them, `folder/test/DIGIT/*.png`."""
+    from sklearn.datasets import load_digits
+
+    if folder.exists() and any(folder.iterdir()):
+        raise SslkitError(f"--out: {folder} is there already", "choose another folder")
+    digits = load_digits()
+    order = np.random.default_rng(seed).permutation(len(digits.images))
+    try:
+        for place, row in enumerate(order):
+            part = "test" if place < len(order) // 5 else "train"
+            file = folder / part / str(digits.target[row]) / f"{row:04}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray((digits.images[row] * 255 / 16).astype(np.uint8))
+            image.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC).save(file)
+    except OSError as error:
+        raise SslkitError(f"--out: cannot write to {folder}: {error.strerror}") from error
+    say(f"{len(order)} images of digits in {folder}")
+
+
+def some_digits(count: int, channels: int, size: int) -> "Tensor":
+    """Return a few digits as images `[count, channels, size, size]` in [0, 1]."""
+    import torch
+    from sklearn.datasets import load_digits
+
+    images = torch.from_numpy(load_digits().images[:count] / 16).float()[:, None]
+    return torch.nn.functional.interpolate(images, size=(size, size), mode="bilinear").repeat(1, channels, 1, 1)
+
+
+def show_table(result: DemoResult) -> None:
+    """Print the accuracies beside those of random weights, and where the files are."""
+    if result.run is None:
+        return
+    table = Table(title="Digits, test accuracy", title_justify="left", box=None, pad_edge=False)
+    for column in ("features of", "k-NN", "linear probe"):
+        table.add_column(column, justify="left" if column == "features of" else "right")
+    for name, knn, probe in (
+        ("random weights", result.random_knn, result.random_probe),
+        ("rotation, just trained", result.knn, result.probe),
+    ):
+        assert knn is not None and probe is not None
+        table.add_row(name, f"{knn:.1%}", f"{probe:.1%}")
+    stdout.print(table)
+    for name in ("images", "run", "checkpoint", "export"):
+        stdout.print(f"{name:<11} {getattr(result, name)}", markup=False)

@@ -1,0 +1,83 @@
+"""What every image encoder shares: normalization of its input, patches, feature maps."""
+
+import torch
+from torch import Tensor, nn
+
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import SslkitError
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class ImageEncoder(Encoder):
+    """Be an encoder of images `[B, C, H, W]`, floats in [0, 1], that normalises its own input."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, width: int, in_channels: int = 3, normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    ) -> None:
+        super().__init__(width, in_channels)
+        if normalisation is None:
+            normalisation = _IMAGENET if in_channels == 3 else ((0.5,) * in_channels, (0.25,) * in_channels)
+        mean, std = normalisation
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """Return the image minus mean, over standard deviation."""
+        return (image - self.mean) / self.std
+
+
+class PatchEncoder(ImageEncoder):
+    """Be an encoder whose tokens are the patches of an image, row by row, after `prefix` others."""
+
+    offers: tuple[str, ...] = ("pooled", "tokens", "feature_map", "layers")
+
+    @property
+    def patch(self) -> int:
+        """Return the side of a patch in pixels."""
+        raise TypeError(f"{type(self).__name__} does not define patch")
+
+    def fitting(self, side: int) -> int:
+        """Return `side`, rounded up to whole patches."""
+        return -(-side // self.patch) * self.patch
+
+    def grid(self, image: Tensor) -> tuple[int, int]:
+        """Return rows and columns of patches; an image that patches do not divide is an SslkitError."""
+        height, width = image.shape[-2:]
+        if height % self.patch or width % self.patch:
+            raise SslkitError(f"--size: {height} is not a multiple of the encoder's patch of {self.patch} pixels")
+        return height // self.patch, width // self.patch
+
+
+class FeatureMapEncoder(ImageEncoder):
+    """Be an encoder whose features are the mean over a last feature map."""
+
+    offers = ("pooled", "feature_map", "layers")
+
+    def feature_map(self, image: Tensor) -> Tensor:
+        """Return the last feature map, `[B, width, h, w]`."""
+        return self.layers(image)[-1]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features `[B, width]`."""
+        return self.feature_map(image).mean(dim=(2, 3))
+
+
+class Wrapped(ImageEncoder):
+    """Be an encoder around any module that returns `[B, width]`."""
+
+    def __init__(self, model: nn.Module, width: int, in_channels: int) -> None:
+        super().__init__(width, in_channels)
+        self.model = model
+
+    def fitting(self, side: int) -> int:
+        """Return the only size of a model that says it has one, such as torchvision's ViT; `side` for the others."""
+        return int(getattr(self.model, "image_size", side))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features `[B, width]`."""
+        features: Tensor = self.model(self.normalise(image))
+        return features

@@ -1,0 +1,88 @@
+"""A causal transformer over the pixels of a small image, each one of a few hundred colours (Chen et al., 2020)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import SslkitError
+from sslkit.nn.transformer import Block
+
+_IMAGES = 128  # whose distances to the palette are in memory at once
+
+
+def igpt(
+    in_channels: int = 3, size: int = 32, side: int = 16, colors: int = 512, width: int = 128, depth: int = 8, heads: int = 4
+) -> "PixelTransformer":
+    """Causal transformer over 16×16 pixels of a palette (width 128, depth 8, 4 heads); its features are those of the middle."""
+    if width % heads:
+        raise SslkitError(f"--encoder-option: width {width} of igpt is no multiple of its {heads} heads")
+    return PixelTransformer(in_channels, side, colors, width, depth, heads)
+
+
+class PixelTransformer(Encoder):
+    """Read an image, shrunk to `side` × `side` and in the colours of a palette, pixel by pixel in raster order.
+
+    Features are the mean over all places of a layer in the middle, where the paper finds the best ones (section 4.1): the last
+    layers turn back to pixels. The palette is measured by the task and kept with the weights.
+    """
+
+    offers = ("pooled", "layers", "palette")
+    palette: Tensor
+
+    def __init__(self, in_channels: int, side: int, colors: int, width: int, depth: int, heads: int) -> None:
+        super().__init__(width, in_channels)
+        self.side, self.middle = side, max(1, depth // 2)
+        self.register_buffer("palette", torch.rand(colors, in_channels))
+        self.color = nn.Embedding(colors, width)
+        self.start = nn.Parameter(0.02 * torch.randn(width))
+        self.position = nn.Parameter(0.02 * torch.randn(side * side, width))
+        self.blocks = nn.ModuleList(Block(width, heads, causal=True) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        nn.init.normal_(self.color.weight, std=0.02)
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of embedding and blocks."""
+        first = [self.start, self.position, *self.color.parameters()]
+        blocks = [list(block.parameters()) for block in self.blocks]
+        return [first, *blocks[:-1], [*blocks[-1], *self.norm.parameters()]]
+
+    @torch.no_grad()
+    def codes(self, image: Tensor) -> Tensor:
+        """Return the nearest colour of each pixel of images `[B, C, H, W]`, row by row, int64 `[B, side * side]`."""
+        with torch.autocast(image.device.type, enabled=False):
+            small = F.interpolate(image.to(self.palette.dtype), size=(self.side, self.side), mode="area")
+            size, found = self.palette.square().sum(dim=1), []
+            for pixel in small.flatten(2).transpose(1, 2).split(_IMAGES):  # distances of all would be large
+                found.append((size - 2 * pixel @ self.palette.T).argmin(dim=2))
+            return torch.cat(found)
+
+    def pictures(self, codes: Tensor) -> Tensor:
+        """Return the images `[B, C, side, side]` of codes `[B, side * side]`."""
+        pictures: Tensor = self.palette[codes].transpose(1, 2).unflatten(2, (self.side, self.side))
+        return pictures
+
+    def read(self, codes: Tensor) -> list[Tensor]:
+        """Return what each layer says at each place of codes `[B, N]` before that place's own, `[B, N, width]`."""
+        x = self._embed(codes)
+        outputs: list[Tensor] = []
+        for block in self.blocks:
+            x = block(x)
+            outputs.append(x)
+        return [*outputs[:-1], self.norm(x)]
+
+    def layers(self, image: Tensor) -> list[Tensor]:
+        """Return the tokens after each block, `[B, N, width]`, the last one normed."""
+        return self.read(self.codes(image))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features `[B, width]`: the mean of the middle layer, whose blocks are the only ones computed."""
+        x = self._embed(self.codes(image))
+        for block in self.blocks[: self.middle]:
+            x = block(x)
+        return x.mean(dim=1)
+
+    def _embed(self, codes: Tensor) -> Tensor:
+        """Return what each place begins with, `[B, N, width]`: the colour before it, and where it is."""
+        start = self.start.expand(len(codes), 1, -1)
+        return torch.cat([start, self.color(codes[:, :-1])], dim=1) + self.position[: codes.shape[1]]

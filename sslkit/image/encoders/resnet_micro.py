@@ -1,0 +1,83 @@
+"""A ResNet that trains on a laptop CPU."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sslkit.contract.errors import SslkitError
+from sslkit.image.encoders.base import FeatureMapEncoder
+
+
+def resnet_micro(in_channels: int = 3, size: int = 32, width: int = 16) -> FeatureMapEncoder:
+    """ResNet of four basic blocks, widths 16-32-64-128 (`width=16`), 3×3 stem: trains on a laptop CPU."""
+    if width < 8 or width % 8:
+        # Fewer than a vector register holds gain nothing, and in torch 2.14 the backward of a strided 1×1 convolution
+        # with fewer than 8 input channels corrupts memory on one CPU thread.
+        raise SslkitError(f"--encoder-option: width of resnet_micro should be a multiple of 8 (got {width})")
+    return ResNetMicro(in_channels, width)
+
+
+class ResNetMicro(FeatureMapEncoder):
+    """Stack four basic blocks (He et al., 2016, figure 5 left) with strides 1-2-2-2 on a 3×3 stem; any image size.
+
+    Spectrograms are images to it: of other values, with another `norm`, and at less detail (`stride` of the first block).
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        width: int = 16,
+        stride: int = 1,
+        norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+        normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    ) -> None:
+        super().__init__(8 * width, in_channels, normalisation)
+        self.stem = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.stem_norm = norm(width)
+        widths = [width, width, 2 * width, 4 * width, 8 * width]
+        self.blocks = nn.ModuleList(
+            BasicBlock(inner, outer, stride if i == 0 else 2, norm) for i, (inner, outer) in enumerate(pairwise(widths))
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of stem and blocks."""
+        stem = [*self.stem.parameters(), *self.stem_norm.parameters()]
+        return [stem, *(list(block.parameters()) for block in self.blocks)]
+
+    def layers(self, image: Tensor) -> list[Tensor]:
+        """Return the outputs of the four blocks, `[B, w, h, w]` each."""
+        # channels_last is what convolutions are fastest in, on CPUs as well as on tensor cores.
+        x = self.normalise(image).contiguous(memory_format=torch.channels_last)
+        x = F.relu(self.stem_norm(self.stem(x)), inplace=True)
+        maps = []
+        for block in self.blocks:
+            x = block(x)
+            maps.append(x)
+        return maps
+
+
+class BasicBlock(nn.Module):
+    """Add two 3×3 convolutions to their input, which a 1×1 convolution fits where the shape changes."""
+
+    def __init__(self, inner: int, outer: int, stride: int, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inner, outer, 3, stride, padding=1, bias=False)
+        self.norm1 = norm(outer)
+        self.conv2 = nn.Conv2d(outer, outer, 3, padding=1, bias=False)
+        self.norm2 = norm(outer)
+        self.drop_path: nn.Module = nn.Identity()  # fine-tuning may put something here
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inner != outer:
+            self.shortcut = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), norm(outer))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `[B, outer, h / stride, w / stride]`."""
+        out = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        out = self.norm2(self.conv2(out))
+        return F.relu(self.drop_path(out) + self.shortcut(x), inplace=True)

@@ -1,0 +1,253 @@
+"""timm's models as encoders."""
+
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models.resnet import ResNet
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sslkit.image.encoders.base import ImageEncoder, PatchEncoder
+
+
+def timm_names() -> list[str]:
+    """Return the names of all of timm's architectures."""
+    return list(timm.list_models())
+
+
+def timm_encoder(
+    name: str, in_channels: int, size: int, stem: str = "standard", pretrained: bool = False, **options: Any
+) -> ImageEncoder:
+    """Build a timm model without its classifier; vision transformers take any image size their patches divide."""
+    from timm.models import model_entrypoint
+
+    probe = model_entrypoint(name.partition(".")[0])
+    settings: dict[str, Any] = {"num_classes": 0, "in_chans": in_channels, **options}
+    if probe.__module__ in ("timm.models.vision_transformer", "timm.models.deit"):
+        settings.setdefault("dynamic_img_size", True)
+    model: Any = timm.create_model(name, pretrained=pretrained, **settings)
+    if stem == "small":
+        small_stem(model, in_channels)
+    normalisation = None
+    mean, std = model.pretrained_cfg.get("mean", ()), model.pretrained_cfg.get("std", ())
+    if len(mean) == in_channels:
+        normalisation = (tuple(mean), tuple(std))
+    if isinstance(model, VisionTransformer):
+        return VisionTransformerEncoder(model, in_channels, normalisation)
+    if model.pretrained_cfg.get("pool_size"):
+        return ConvolutionalEncoder(model, in_channels, normalisation)
+    return PlainEncoder(model, in_channels, normalisation)
+
+
+def narrowed_options(name: str, options: dict[str, Any], factor: float) -> dict[str, Any]:
+    """Return the options that make a timm model `factor` times as wide; none if it is neither ResNet nor ViT."""
+    with torch.device("meta"):
+        model: Any = timm.create_model(name, num_classes=0, **options)
+    if isinstance(model, VisionTransformer):
+        blocks: Any = model.blocks
+        return {"embed_dim": model.embed_dim * factor, "num_heads": max(1, round(blocks[0].attn.num_heads * factor))}
+    if isinstance(model, ResNet):
+        return {"channels": [round(channels * factor) for channels in options.get("channels", (64, 128, 256, 512))]}
+    return {}
+
+
+def small_stem(model: nn.Module, in_channels: int) -> None:
+    """Put a 3×3 convolution with stride 1 in place of a 7×7 stride-2 stem, and drop the max-pooling after it.
+
+    That is the usual change for images up to 64 px (SimCLR, appendix B.9); models with another stem stay as they are.
+    """
+    first = getattr(model, "conv1", None)
+    if isinstance(first, nn.Conv2d) and first.kernel_size == (7, 7) and isinstance(model.maxpool, nn.Module):
+        model.conv1 = nn.Conv2d(in_channels, first.out_channels, 3, padding=1, bias=first.bias is not None)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
+
+
+def timm_stages(model: Any) -> list[list[nn.Parameter]]:
+    """Return a timm model's parameters in the order of depth, as timm groups them; all together where it does not."""
+    if not hasattr(model, "group_matcher"):
+        return [list(model.parameters())]
+    from timm.models import group_parameters
+
+    groups = group_parameters(model, model.group_matcher())
+    names = [groups[depth] for depth in sorted(groups)]
+    # What timm does not match comes last: norms and pools after the last block, which go with it.
+    if len(names) > 1 and not _is_block(model, names[-1], names[-2]):
+        last = names.pop()
+        names[-1] = names[-1] + last
+    return [[model.get_parameter(name) for name in stage] for stage in names]
+
+
+def _is_block(model: nn.Module, names: list[str], before: list[str]) -> bool:
+    """Tell whether a group is a block like the one before: numbered, if that is, and with more than norms in it."""
+
+    def numbered(names: list[str]) -> bool:
+        return any(part.isdigit() for name in names for part in name.split("."))
+
+    weights = any(model.get_parameter(name).dim() > 1 for name in names)
+    return weights and (numbered(names) or not numbered(before))
+
+
+class PlainEncoder(ImageEncoder):
+    """Be any timm model, seen only through its pooled features."""
+
+    def __init__(self, model: Any, in_channels: int, normalisation: Any = None) -> None:
+        super().__init__(model.num_features, in_channels, normalisation)
+        self.model = model
+
+    def checkpoint_activations(self) -> bool:
+        """Let timm compute blocks again for their gradient; BatchNorm would count every batch twice, and is left alone."""
+        normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules())
+        if normed or not hasattr(self.model, "set_grad_checkpointing"):
+            return False
+        try:
+            self.model.set_grad_checkpointing(True)
+        except AssertionError:  # what timm's models say that cannot
+            return False
+        return True
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of stem and blocks."""
+        return timm_stages(self.model)
+
+    def fitting(self, side: int) -> int:
+        """Return the only size that some models take, such as Swin; `side` for the others."""
+        if not self.model.pretrained_cfg.get("fixed_input_size"):
+            return side
+        built = getattr(getattr(self.model, "patch_embed", None), "img_size", None)
+        return int((built or self.model.pretrained_cfg["input_size"])[-1])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features `[B, width]`."""
+        features: Tensor = self.model(self.normalise(image))
+        return features
+
+
+class ConvolutionalEncoder(PlainEncoder):
+    """Be a timm model that ends in a feature map."""
+
+    def __init__(self, model: Any, in_channels: int, normalisation: Any = None) -> None:
+        super().__init__(model, in_channels, normalisation)
+        self.offers = ("pooled", "feature_map", *(["layers"] if hasattr(model, "forward_intermediates") else []))
+
+    def layers(self, image: Tensor) -> list[Tensor]:
+        """Return the feature map of each resolution, `[B, w, h, w']`."""
+        x = self.normalise(image).contiguous(memory_format=torch.channels_last)
+        maps: list[Tensor] = self.model.forward_intermediates(x, intermediates_only=True)
+        return maps
+
+    def feature_map(self, image: Tensor) -> Tensor:
+        """Return the last feature map, `[B, width, h, w]`."""
+        x: Tensor = self.model.forward_features(self.normalise(image).contiguous(memory_format=torch.channels_last))
+        return x.permute(0, 3, 1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else x
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features `[B, width]`, pooled as the architecture pools (some have a norm or a layer after it)."""
+        x = self.model.forward_features(self.normalise(image).contiguous(memory_format=torch.channels_last))
+        features: Tensor = self.model.forward_head(x)
+        return features
+
+
+class VisionTransformerEncoder(PatchEncoder):
+    """Be a timm vision transformer, with class token and registers if it has them."""
+
+    def __init__(self, model: VisionTransformer, in_channels: int, normalisation: Any = None) -> None:
+        super().__init__(model.num_features, in_channels, normalisation)
+        self.model: Any = model
+        self._recomputes = False
+        self.class_token = model.cls_token is not None
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of stem and blocks."""
+        return timm_stages(self.model)
+
+    def checkpoint_activations(self) -> bool:
+        """Compute blocks again for their gradient."""
+        self._recomputes = True
+        return True
+
+    @property
+    def prefix(self) -> int:
+        """Return how many tokens, class token and registers, stand before the patches."""
+        return int(self.model.num_prefix_tokens)
+
+    @property
+    def patch(self) -> int:
+        """Return the side of a patch in pixels."""
+        return int(self.model.patch_embed.patch_size[0])
+
+    def tokens(
+        self, image: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, fill: Tensor | None = None
+    ) -> Tensor:
+        """Return `[B, prefix + N, width]`, the class token and registers first.
+
+        `keep` (int64 `[B, K]`) computes only those patches: `[B, prefix + K, width]`. `mask` (bool `[B, N]`) replaces
+        patches by `fill` (`[width]`), the task's own mask token, before positions are added.
+        """
+        x = self._embed(image, mask, fill)
+        if keep is not None:
+            patches = x[:, self.prefix :].gather(1, keep[:, :, None].expand(-1, -1, x.shape[2]))
+            x = torch.cat([x[:, : self.prefix], patches], dim=1)
+        x = self.model.norm_pre(x)
+        for block in self.model.blocks:
+            x = self._through(block, x)
+        normed: Tensor = self.model.norm(x)
+        return normed
+
+    def layers(self, image: Tensor) -> list[Tensor]:
+        """Return the tokens after each block, `[B, prefix + N, width]`, the last one normed."""
+        x = self.model.norm_pre(self._embed(image, None, None))
+        outputs = []
+        for block in self.model.blocks:
+            x = self._through(block, x)
+            outputs.append(x)
+        return [*outputs[:-1], self.model.norm(x)]
+
+    def feature_map(self, image: Tensor) -> Tensor:
+        """Return the patch tokens in their places, `[B, width, h, w]`."""
+        patches: Tensor = self.tokens(image)[:, self.prefix :]
+        grid: Tensor = patches.transpose(1, 2).unflatten(2, self.grid(image))
+        return grid
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Return `[B, width]` of tokens, as the model pools."""
+        features: Tensor = self.model.forward_head(tokens, pre_logits=True)
+        return features
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features `[B, width]`: `pool(tokens(image))`."""
+        return self.pool(self.tokens(image))
+
+    def _through(self, block: nn.Module, x: Tensor) -> Tensor:
+        if self._recomputes and torch.is_grad_enabled():
+            passed: Tensor = checkpoint(block, x, use_reentrant=False)
+        else:
+            passed = block(x)
+        return passed
+
+    def _embed(self, image: Tensor, mask: Tensor | None, fill: Tensor | None) -> Tensor:
+        height, width = self.grid(image)
+        x = self.model.patch_embed(self.normalise(image))  # [B, h, w, width]: dynamic_img_size keeps the grid
+        if mask is not None:
+            assert fill is not None, "a mask needs something to fill in"
+            x = torch.where(mask.view(-1, height, width, 1), fill.to(x.dtype), x)
+        embedded: Tensor = self.model._pos_embed(x) if x.dtype != torch.float64 else self._exactly_placed(x)
+        return embedded
+
+    def _exactly_placed(self, x: Tensor) -> Tensor:
+        """Add positions to `[B, h, w, width]` as timm does, in double precision: timm resamples them in float32."""
+        model, grid = self.model, x.shape[1:3]
+        prefix = 0 if model.no_embed_class else self.prefix
+        positions, old = model.pos_embed, tuple(model.patch_embed.grid_size)
+        if old != tuple(grid):
+            placed = positions[:, prefix:].transpose(1, 2).unflatten(2, old)
+            placed = F.interpolate(placed, size=grid, mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+            positions = torch.cat([positions[:, :prefix], placed], dim=1)
+        first = [token.expand(len(x), -1, -1) for token in (model.cls_token, model.reg_token) if token is not None]
+        x = x.flatten(1, 2)
+        x = torch.cat([*first, x + positions], dim=1) if model.no_embed_class else torch.cat([*first, x], dim=1) + positions
+        dropped: Tensor = model.pos_drop(x)
+        return dropped

@@ -1,0 +1,42 @@
+"""torchvision's models as encoders: `torchvision:resnet18`."""
+
+from typing import Any
+
+import torchvision
+from torch import nn
+
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import SslkitError, did_you_mean
+from sslkit.image.encoders.base import Wrapped
+from sslkit.image.encoders.timm import small_stem
+
+CLASSIFIERS = ("fc", "head", "heads", "classifier")  # what torchvision's models call theirs
+
+
+def torchvision_encoder(
+    name: str, in_channels: int, size: int, stem: str = "standard", pretrained: bool = False, **options: Any
+) -> Encoder:
+    """Build a torchvision classifier and take its last layer off."""
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        raise SslkitError(f"--encoder: torchvision has no model {name}", did_you_mean(name, names))
+    if in_channels != 3:
+        raise SslkitError(f"--encoder: torchvision:{name} takes 3 channels (the data has {in_channels})", "use timm's")
+    model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
+    if stem == "small":
+        small_stem(model, in_channels)
+    # The classifier's last linear layer tells the width of the features.
+    for attribute in CLASSIFIERS:
+        if hasattr(model, attribute):
+            last = [layer for layer in getattr(model, attribute).modules() if isinstance(layer, nn.Linear)]
+            if last:
+                return _without_classifier(model, attribute, last[0].in_features)
+    raise SslkitError(f"--encoder: torchvision:{name} has no classifier to take off", "use a classification model")
+
+
+def _without_classifier(model: nn.Module, attribute: str, width: int) -> Encoder:
+    # convnext's classifier begins with a norm and a flatten that belong to the features.
+    kept = [part for part in getattr(model, attribute).children() if not isinstance(part, nn.Linear | nn.Dropout)]
+    keeps = [part for part in kept if isinstance(part, nn.Flatten) or "Norm" in type(part).__name__]
+    setattr(model, attribute, nn.Sequential(*keeps))
+    return Wrapped(model, width, in_channels=3)

@@ -1,0 +1,1 @@
+"""Images with captions: source, text encoders, zero-shot evaluation."""

@@ -1,0 +1,1 @@
+"""Losses, each once, in float32 whatever the networks run in."""

@@ -1,0 +1,62 @@
+"""Features in the plane, by PCA or t-SNE."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sslkit.contract.errors import SslkitError
+from sslkit.files import write_atomically
+
+_CLASSES = 20  # as many colours as can be told apart
+
+
+def project(features: NDArray[np.float32], method: str, seed: int) -> tuple[NDArray[np.float64], str]:
+    """Return unit features `[N, D]` in the plane, `[N, 2]`, and how that was done.
+
+    PCA's first two components, or t-SNE (van der Maaten & Hinton, 2008) of the first fifty. Raises SslkitError if all
+    features are alike, of which neither makes anything.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True).clip(1e-12)
+    if np.ptp(unit, axis=0).max() < 1e-6:
+        raise SslkitError("the features of all images are alike", "there is no map to draw; was the run healthy?")
+    components = 2 if method == "pca" else min(50, *unit.shape)
+    pca = PCA(n_components=components, random_state=seed)
+    reduced = pca.fit_transform(unit.astype(np.float64))
+    if method == "pca":
+        return reduced, f"PCA, {pca.explained_variance_ratio_.sum():.0%} of the variance"
+    perplexity = min(30.0, (len(unit) - 1) / 3)
+    placed = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)
+    return placed, f"t-SNE, perplexity {perplexity:g}"
+
+
+def draw_map(features: NDArray[np.float32], labels: list[str] | None, method: str, seed: int, out: Path) -> None:
+    """Write a picture of features in the plane; labels, if there are any, are colours (the most frequent twenty)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    places, title = project(features, method, seed)
+    figure, axes = pyplot.subplots(figsize=(9, 7), layout="constrained")
+    groups = np.array(labels if labels is not None else [""] * len(places))
+    names, counts = np.unique(groups, return_counts=True)
+    shown = sorted(names[np.argsort(-counts, kind="stable")][:_CLASSES])
+    colors = pyplot.get_cmap("tab10" if len(shown) <= 10 else "tab20")
+    rest = ~np.isin(groups, shown)
+    if rest.any():
+        axes.scatter(places[rest, 0], places[rest, 1], s=8, color="lightgray", label="others")
+    for number, name in enumerate(shown):
+        one = places[groups == name]
+        axes.scatter(one[:, 0], one[:, 1], s=8, color=colors(number), alpha=0.8, label=name or None)
+    if labels is not None:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, markerscale=2)
+    axes.set(title=f"{len(places):,} images, {title}", xticks=[], yticks=[])
+    for side in axes.spines.values():
+        side.set_visible(False)
+    with write_atomically(out) as stream:
+        figure.savefig(stream, format="png", dpi=120)
+    pyplot.close(figure)

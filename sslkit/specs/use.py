@@ -1,0 +1,46 @@
+"""Specs of commands that write files from a checkpoint."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from sslkit.contract.options import Auto, DataSpec, Pixels, Spec
+from sslkit.specs.evaluation import FeatureSpec
+
+
+class EmbedSpec(FeatureSpec):
+    """Hold what `sslkit embed` is told."""
+
+    out: str = Field(default="features.npz", description="File to write: features, paths, labels (if there are any).")
+
+
+class PredictSpec(DataSpec):
+    """Hold what `sslkit predict` is told."""
+
+    ckpt: str = Field(description="model.safetensors of a run of `finetune`.")
+    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
+    out: str = Field(default="predictions.csv", description="File to write: path, class and probability.")
+
+
+class NeighborsSpec(DataSpec):
+    """Hold what `sslkit neighbors` is told."""
+
+    ckpt: str = Field(description="model.safetensors of a run.")
+    queries: list[str] = Field(default=[], description="Words, or image files; default: eight images of the data.")
+    k: int = Field(default=10, ge=1, description="How many neighbours.")
+    out: str = Field(default="neighbors.png", description="Picture of the neighbours to write (.png); words have none.")
+    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
+
+
+class ExportSpec(Spec):
+    """Hold what `sslkit export` is told."""
+
+    ckpt: str = Field(description="model.safetensors of a run.")
+    to: Literal["pt2", "onnx", "timm", "torchvision", "word2vec"] = Field(
+        default="pt2", description="torch.export's file, ONNX, a state dict of timm's or torchvision's, or word2vec's text."
+    )
+    out: str | None = Field(default=None, description="File to write, with a card beside it; default: beside the run folder.")
+    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
+    size: Pixels | Auto = Field(default="auto", description="Image size; default: that of pretraining.")
+    dynamic_batch: bool = Field(default=True, description="Let pt2 and ONNX take any number of images at once.")
+    dynamic_size: bool = Field(default=False, description="Let pt2 and ONNX take images of any size, if the encoder does.")

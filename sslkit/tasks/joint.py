@@ -1,0 +1,250 @@
+"""Several tasks on one encoder: `sslkit pretrain simclr+rotation --weights 1,0.5 --simclr.temperature 0.2`.
+
+Each task keeps its own transform, head, options and state; loss terms, metrics and entries of a batch carry its name.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from inspect import getattr_static
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, create_model, field_validator
+from torch import Tensor, nn
+
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.options import TaskOptions, flag
+from sslkit.contract.task import Batch, DataInfo, PretextTask, Run
+from sslkit.pictures import to_rgb
+
+WITHIN = "__"  # between a task and its option in Python, where a flag has a dot
+
+
+class Joint(PretextTask):
+    """Train one encoder on several tasks, whose weighted losses add up; subclasses made by `joint_task` name them."""
+
+    children_of: ClassVar[dict[str, type[PretextTask]]] = {}
+
+    def __init__(self, options: Any, encoder: Encoder, data: DataInfo) -> None:
+        super().__init__(options, encoder, data)
+        given, tasks = options.model_dump(), {}
+        self.weights_of = dict(zip(self.children_of, map(float, options.weights.split(",")), strict=True))
+        for name, child in self.children_of.items():
+            own = {option: given[name + WITHIN + option] for option in child.Options.model_fields}
+            with _flags_of(name, child):
+                tasks[name] = child(child.Options.model_validate(own), encoder, data)
+        self.tasks = nn.ModuleDict(tasks)
+
+    def _tasks(self) -> Iterator[tuple[str, PretextTask]]:
+        for name, task in self.tasks.items():
+            assert isinstance(task, PretextTask)
+            yield name, task
+
+    def before_epoch(self, run: Run) -> None:
+        """Let each task prepare an epoch."""
+        for name, task in self._tasks():
+            with _flags_of(name, type(task)):
+                task.before_epoch(run)
+
+    def transform(self, batch: Batch) -> Batch:
+        """Return what all transforms return, each under its task's name."""
+        return {f"{name}.{key}": value for name, task in self._tasks() for key, value in task.transform(batch).items()}
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what all tasks say, each under its task's name."""
+        found: dict[str, Tensor] = {}
+        for name, task in self._tasks():
+            said = task.predict(_part(batch, name))
+            found |= {f"{name}.{key}": value for key, value in (said if isinstance(said, dict) else {"": said}).items()}
+        return found
+
+    def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return the terms of all tasks, weighted."""
+        found: dict[str, Tensor] = {}
+        for name, task in self._tasks():
+            terms = task.loss(_said(output, name), _part(batch, name))
+            weight = self.weights_of[name]
+            named = terms if isinstance(terms, dict) else {"loss": terms}
+            found |= {f"{name}.{term}": weight * value for term, value in named.items()}
+        return found
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what the sums among the terms are divided by."""
+        return {f"{n}.{term}": count for n, task in self._tasks() for term, count in task.counts(_part(batch, n)).items()}
+
+    def remember(self, output: dict[str, Tensor], batch: Batch) -> Batch:
+        """Return what all tasks want to see after the step."""
+        return {
+            f"{name}.{key}": value
+            for name, task in self._tasks()
+            for key, value in task.remember(_said(output, name), _part(batch, name)).items()
+        }
+
+    def after_step(self, seen: Batch) -> None:
+        """Let each task update its state."""
+        for name, task in self._tasks():
+            task.after_step(_part(seen, name))
+
+    def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return the metrics of all tasks."""
+        return {
+            f"{name}.{key}": value
+            for name, task in self._tasks()
+            for key, value in task.metrics(_said(output, name), _part(batch, name)).items()
+        }
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Return the exceptions of all tasks."""
+        return [group for _, task in self._tasks() for group in task.param_groups()]
+
+    def parts(self) -> list[tuple[str, PretextTask, float]]:
+        """Return this task and those inside."""
+        return [("", self, 1.0), *((name, task, self.weights_of[name]) for name, task in self._tasks())]
+
+    def reasons(self) -> dict[str, str]:
+        """Return what `auto` became in each task."""
+        return {f"{name}.{option}": why for name, task in self._tasks() for option, why in task.reasons().items()}
+
+    def exports(self) -> dict[str, nn.Module]:
+        """Keep the shared encoder, and what else tasks keep; of teachers none, as there may be several."""
+        return {key: value for _, task in self._tasks() for key, value in task.exports().items()} | {"encoder": self.encoder}
+
+    def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor | None:
+        """Return the pictures of all tasks side by side."""
+        shown: list[Tensor] = []
+        for name, task in self._tasks():
+            part = {**_part(batch, name), "original": batch["original"]}
+            pictures = task.preview(part, None if output is None else _said(output, name))
+            if pictures is not None:
+                shown.append(to_rgb(pictures))
+        if not shown:
+            return None
+        rows, side = max(map(len, shown)), max(pictures.shape[-1] for pictures in shown)
+        padded = []
+        for pictures in shown:  # smaller ones on white, and white below those of fewer rows
+            right, below = side - pictures.shape[-1], side - pictures.shape[-2]
+            padded.append(F.pad(pictures, (0, right, 0, below, 0, 0, 0, 0, 0, rows - len(pictures)), value=1.0))
+        return torch.cat(padded, dim=1)
+
+
+class _Part(Mapping[str, Any]):
+    """Be a batch of one task's entries, read where they lie: a batch of several processes gathers only what is read."""
+
+    def __init__(self, batch: Mapping[str, Any], name: str) -> None:
+        self._batch, self._prefix = batch, f"{name}."
+
+    def __getitem__(self, key: str) -> Any:
+        return self._batch[self._prefix + key]
+
+    def __iter__(self) -> Iterator[str]:
+        return (key.removeprefix(self._prefix) for key in self._batch if key.startswith(self._prefix))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _part(batch: Mapping[str, Any], name: str) -> Batch:
+    """Return a task's entries of a batch."""
+    if isinstance(batch, dict):
+        return {key.removeprefix(f"{name}."): value for key, value in batch.items() if key.startswith(f"{name}.")}
+    return _Part(batch, name)
+
+
+def _said(output: Mapping[str, Tensor], name: str) -> Any:
+    """Return what a task said: a tensor alone, or several by name."""
+    found = _part(output, name)
+    return found[""] if list(found) == [""] else found
+
+
+@contextmanager
+def _flags_of(name: str, child: type[PretextTask]) -> Iterator[None]:
+    """Let a task's errors name the flags that its options have among several: `--queue` is `--moco.queue`."""
+    own = {flag(option) for option in child.Options.model_fields}
+
+    def full(found: re.Match[str]) -> str:
+        return f"--{name}.{found[0][2:]}" if found[0] in own else found[0]
+
+    try:
+        yield
+    except SslkitError as error:
+        error.args = (re.sub(r"--[a-z][a-z0-9-]*", full, str(error.args[0])),)
+        error.hint = re.sub(r"--[a-z][a-z0-9-]*", full, error.hint)
+        raise
+
+
+def joint_task(children: dict[str, type[PretextTask]]) -> type[Joint]:
+    """Return a task that trains one encoder on several; raises SslkitError if they cannot share one."""
+    title = "+".join(children)
+    modalities = {name: child.modality for name, child in children.items()}
+    if len(set(modalities.values())) > 1:
+        said = ", ".join(f"{name} reads {modality}" for name, modality in modalities.items())
+        raise SslkitError(f"{title}: {said}", "tasks that share an encoder read the same")
+    plain = getattr_static(PretextTask, "build_encoder")
+    own = [name for name, child in children.items() if getattr_static(child, "build_encoder") is not plain]
+    if own:
+        raise SslkitError(f"{title}: {own[0]} builds an encoder of its own kind", "it can't share one with other tasks")
+    unnamed = [name for name in children if not name.isidentifier()]
+    if unnamed:
+        raise SslkitError(f"{title}: {unnamed[0]} cannot stand in a flag, as in --TASK.option", "rename the file: my_task.py")
+    fields: dict[str, Any] = {
+        "weights": (
+            str,
+            Field(
+                default=",".join("1" * len(children)),
+                description=f"Weights of the losses of {' and '.join(children)}, with commas between.",
+            ),
+        )
+    }
+    for name, child in children.items():
+        fields |= {f"{name}{WITHIN}{key}": (field.annotation, field) for key, field in child.Options.model_fields.items()}
+
+    def counted(weights: str) -> str:
+        words = [word for word in weights.split(",") if re.fullmatch(r"\d*\.?\d+", word)]
+        if len(words) != len(children) or len(words) != weights.count(",") + 1 or not any(map(float, words)):
+            raise ValueError(
+                f"should be {len(children)} numbers, not below 0 and not all 0, one for each of {', '.join(children)}"
+            )
+        return weights
+
+    options = create_model(
+        "Options",
+        __base__=TaskOptions,
+        __validators__={"counted": field_validator("weights")(counted)},
+        **fields,
+    )
+    first = next(iter(children.values()))
+    encoders = [child.defaults["encoder"] for child in children.values() if "encoder" in child.defaults]
+    defaults = {**({"encoder": encoders[0]} if encoders else {}), **first.defaults}
+    return type(
+        title,
+        (Joint,),
+        {
+            "__doc__": f"Train one encoder on {' and '.join(children)}; settings are those of {next(iter(children))}.",
+            "Options": options,
+            "children_of": children,
+            "modality": first.modality,
+            "reads": tuple(dict.fromkeys(what for child in children.values() for what in child.reads)),
+            "couples_samples": any(child.couples_samples for child in children.values()),
+            "needs": tuple(dict.fromkeys(what for child in children.values() for what in child.needs)),
+            "defaults": defaults,
+            "example_options": classmethod(_example_options),
+        },
+    )
+
+
+def readers(task: type[PretextTask], name: str) -> dict[str, tuple[str, ...]]:
+    """Return what a task called `name`, or each of those inside, reads of the encoder."""
+    children = task.children_of if issubclass(task, Joint) else {name: task}
+    return {name: child.reads for name, child in children.items()}
+
+
+def _example_options(cls: type[Joint], folder: Path) -> dict[str, Any]:
+    return {
+        f"{name}{WITHIN}{option}": value
+        for name, child in cls.children_of.items()
+        for option, value in child.example_options(folder).items()
+    }

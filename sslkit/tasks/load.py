@@ -1,0 +1,99 @@
+"""Load a pretext task by name, by file, or several of them joined by `+`."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sslkit.contract.errors import SslkitError
+from sslkit.registry import TASKS, find, load
+from sslkit.specs.look import PreviewSpec
+from sslkit.specs.train import PretrainSpec
+
+if TYPE_CHECKING:
+    from sslkit.contract.task import PretextTask
+
+
+def load_task(name: str) -> type["PretextTask"]:
+    """Return the task class for an installed name or the path of a .py file; `a+b` is one that trains both together."""
+    from sslkit.contract.task import PretextTask
+
+    if len(split_names(name)) > 1:
+        return _load_joint(name)
+    if name.endswith(".py"):
+        return _task_from_file(Path(name))
+    task = load(find(TASKS, name))
+    if not (isinstance(task, type) and issubclass(task, PretextTask)):
+        raise SslkitError(f"{name} points to {task!r}", "an entry of sslkit.tasks has to be a PretextTask class")
+    return _with_own_options(task)
+
+
+def task_name(task: str) -> str:
+    """Return what a run of this task is called: the installed name, or the stem of the file, with a `+` between several."""
+    return "+".join(Path(part).stem if part.endswith(".py") else part for part in split_names(task))
+
+
+def absolute(task: str) -> str:
+    """Return a task with the paths of files in it resolved: a run is looked at from other folders later."""
+    return "+".join(str(Path(part).resolve()) if part.endswith(".py") else part for part in split_names(task))
+
+
+def split_names(task: str) -> list[str]:
+    """Return what stands between the `+`; a file whose path has one is not cut."""
+    pieces, found = task.split("+"), []
+    while pieces:
+        whole = next((end for end in range(len(pieces), 1, -1) if Path("+".join(pieces[:end])).is_file()), 1)
+        found.append("+".join(pieces[:whole]))
+        pieces = pieces[whole:]
+    return found
+
+
+def _load_joint(name: str) -> type["PretextTask"]:
+    from sslkit.tasks.joint import joint_task
+
+    parts = split_names(name)
+    called = [task_name(part) for part in parts]
+    if "" in called or len(set(called)) < len(called):
+        raise SslkitError(f"{name}: should be different tasks with + between them", "such as simclr+rotation")
+    return joint_task({own: load_task(part) for own, part in zip(called, parts, strict=True)})
+
+
+def _task_from_file(path: Path) -> type["PretextTask"]:
+    from sslkit.contract.task import PretextTask
+
+    if not path.is_file():
+        raise SslkitError(f"task file {path} does not exist")
+    spec = importlib.util.spec_from_file_location(f"sslkit_task_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # pydantic looks up annotations there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # as in `load`
+        raise SslkitError(f"task file {path} cannot be imported: {type(error).__name__}: {error}") from error
+    tasks = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, PretextTask) and value.__module__ == module.__name__
+    ]
+    if len(tasks) != 1:
+        names = ", ".join(task.__name__ for task in tasks) or "none"
+        raise SslkitError(f"task file {path} should define one PretextTask class (found: {names})")
+    return _with_own_options(tasks[0])
+
+
+def _with_own_options(task: type["PretextTask"]) -> type["PretextTask"]:
+    from sslkit.contract.task import CONTRACT
+    from sslkit.tasks.load import RUN_FLAGS  # not at the top: listing needs no pydantic
+
+    if task.contract != CONTRACT:
+        newer = "upgrade sslkit" if task.contract > CONTRACT else f"ask for a version of {task.__name__} for this one"
+        raise SslkitError(f"{task.__name__} was written for contract {task.contract}, this sslkit has {CONTRACT}", newer)
+    shadowing = sorted(set(task.Options.model_fields) & RUN_FLAGS)
+    if shadowing:
+        raise SslkitError(f"{task.__name__} has options that are run flags: {', '.join(shadowing)}", "rename them in the task")
+    return task
+
+
+# No option of a task may be called like one of these.
+RUN_FLAGS = frozenset((*PretrainSpec.model_fields, *PreviewSpec.model_fields))

@@ -1,0 +1,155 @@
+"""`sslkit new-task`: a package with a task of one's own, ready to change and to publish."""
+
+import keyword
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from sslkit.contract.errors import SslkitError
+from sslkit.specs.extend import NewTaskSpec
+
+_FILES = {
+    "pyproject.toml": """\
+[build-system]
+requires = ["setuptools>=77"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "sslkit-{dashed}"
+version = "0.1.0"
+description = "The pretext task {name} for sslkit."
+readme = "README.md"
+requires-python = ">=3.11"
+dependencies = ["sslkit"]
+
+[project.optional-dependencies]
+dev = ["pytest"]
+
+[project.entry-points."sslkit.tasks"]
+{name} = "sslkit_{name}:{title}"
+
+[tool.setuptools]
+py-modules = ["sslkit_{name}"]
+""",
+    "sslkit_{name}.py": '''\
+"""A pretext task for sslkit."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslkit import Batch, PretextTask, TaskOptions
+from sslkit.transforms import flip, random_resized_crop
+
+
+class {title}(PretextTask):
+    """Tell which way up an image is: change this into your own question."""
+
+    class Options(TaskOptions):
+        """Hold the options of {name}; each is a flag: `--crop-scale 0.5`."""
+
+        crop_scale: float = Field(default=0.6, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
+
+    contract: ClassVar = {contract}  # the version of sslkit's contract that this was written for
+    options: Options
+    defaults: ClassVar = {{"batch_size": 128}}
+
+    def build_head(self) -> nn.Module:
+        """Build what stands on the encoder and is dropped after pretraining."""
+        return nn.Linear(self.encoder.width, 2)
+
+    def transform(self, batch: Batch) -> Batch:
+        """Return images `[B, C, S, S]`, half of them upside down, and which, `[B]`: on the device, without gradient."""
+        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        turned = torch.rand(len(image), device=image.device) < 0.5
+        return {{"image": torch.where(turned[:, None, None, None], image.flip(2), image), "turned": turned.long()}}
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy of logits `[B, 2]`."""
+        return F.cross_entropy(output, batch["turned"])
+
+    def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return whether each was told right: half by chance."""
+        return {{"accuracy": (output.argmax(dim=1) == batch["turned"]).float()}}
+''',
+    "test_{name}.py": '''\
+"""{title} keeps the promises of sslkit's contract."""
+
+import pytest
+from sslkit.testing import check_task
+from sslkit_{name} import {title}
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_contract(full: bool) -> None:
+    """Keep every promise; the full check takes half a minute."""
+    broken = [verdict for verdict in check_task({title}, full=full) if not verdict.passed]
+    assert not broken, broken
+''',
+    "README.md": """\
+# {name}
+
+A pretext task for [sslkit](https://pypi.org/project/sslkit/): what it asks, and where it is from.
+
+```
+pip install sslkit-{dashed}        # while it is not published: pip install -e .
+sslkit pretrain {name} --data DIR
+sslkit knn --ckpt runs/{name}/model.safetensors
+```
+
+`pip install -e '.[dev]' && pytest` proves that micro-batches, processes and resuming change nothing; `sslkit preview {name}
+--data DIR` shows what the task makes of images.
+""",
+}
+
+
+# The package sslkit_plugins is ours; the others are names that the task's class would hide from its own module.
+_TAKEN = frozenset({"plugins", "batch", "tensor", "field", "pretext_task", "task_options"})
+
+
+@dataclass(frozen=True)
+class NewTaskResult:
+    """Hold what `sslkit new-task --json` prints."""
+
+    name: str
+    folder: str
+    files: list[str]
+
+
+def new_task(spec: NewTaskSpec) -> NewTaskResult:
+    """Write a package with a task that works, its test, and its entry point; everything `sslkit new-task` does.
+
+    Raises SslkitError for a name that Python or an installed task has, and for a folder that is there.
+    """
+    from sslkit import registry
+    from sslkit.contract.task import CONTRACT
+
+    name = spec.name
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
+        raise SslkitError(f"NAME: should be small letters, digits and _ (got {name})", "such as tilt or odd_one_out")
+    if name in _TAKEN:
+        raise SslkitError(f"NAME: {name} means something else in the package", "choose another name")
+    if name in registry.names(registry.TASKS):
+        raise SslkitError(f"NAME: there is a task {name}", "two of one name are refused")
+    folder = Path(spec.out or f"sslkit-{name.replace('_', '-')}")
+    if folder.exists():
+        raise SslkitError(f"--out: {folder} is there already", "choose another folder")
+    words = {
+        "name": name,
+        "dashed": name.replace("_", "-"),
+        "title": "".join(part.capitalize() for part in name.split("_")),
+        "contract": CONTRACT,
+    }
+    written = {file.format(**words): text.format(**words) for file, text in _FILES.items()}
+    try:
+        folder.mkdir(parents=True)
+        for file, text in written.items():
+            (folder / file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise SslkitError(f"--out: cannot write to {folder}: {error.strerror}") from error
+    return NewTaskResult(name, str(folder), sorted(written))

@@ -1,0 +1,1 @@
+"""Text: words, tokenizers, word vectors."""

@@ -1,0 +1,1 @@
+"""Video: clips from folders of frames or video files."""

@@ -1,0 +1,125 @@
+"""Read frames of a clip from a folder of images or a video file."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sslkit.data.decode import UnreadableSampleError
+from sslkit.data.index import Index, open_file
+from sslkit.extras import load_extra
+from sslkit.image.decode import Canvas, check_pixels, decode, fit
+from sslkit.image.options import IMAGES
+
+_FAR = 64  # frames between two that are wanted, from which on a video file is searched for the next
+
+
+def motion(window: NDArray[np.uint8]) -> float:
+    """Return how much a window `[T, H, W, C]` moves: the mean difference of frames that follow each other, in gray values.
+
+    In the place of the magnitude of optical flow, which takes longer than the step that is to come.
+    """
+    return float(np.abs(np.diff(window.astype(np.int16), axis=0)).mean())
+
+
+class FrameFolder:
+    """Read frames that are images, in their order."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self.files, self.length = files, len(files)
+        if not files:
+            raise UnreadableSampleError("no image in it")
+
+    @property
+    def side(self) -> int:
+        """Return the short side in pixels."""
+        with open_file(self.files[0]) as stream, Image.open(stream) as image:
+            return min(image.size)
+
+    def frames(self, places: NDArray[np.int64], canvas: int) -> NDArray[np.uint8]:
+        """Return some frames on their canvas, `[T, canvas, canvas, 3]`; each is decoded once."""
+        known: dict[int, Canvas] = {}
+        for place in map(int, places):
+            if place not in known:
+                with open_file(self.files[place]) as stream:
+                    known[place] = decode(stream, canvas)
+        return np.stack([known[int(place)] for place in places])
+
+
+class VideoFile:
+    """Read frames of a video file; what lies before the first one wanted is skipped as far as keyframes allow."""
+
+    def __init__(self, container: Any) -> None:
+        if not container.streams.video:
+            raise UnreadableSampleError("no video in it")
+        self.container, self.video = container, container.streams.video[0]
+        self.video.thread_count = 1  # other clips are decoded beside this one
+        check_pixels(self.video.width, self.video.height)
+        self.begin = self.video.start_time or 0
+        self.rate = float(self.video.average_rate or self.video.guessed_rate or 0) * float(self.video.time_base or 0)
+        seconds = float((container.duration or 0) / 1e6)
+        self.length = int(self.video.frames or seconds * self.rate / float(self.video.time_base or 1))
+        if self.length < 1 or not self.rate:
+            raise UnreadableSampleError("a video of unknown length")
+
+    @property
+    def side(self) -> int:
+        """Return the short side in pixels."""
+        return int(min(self.video.width, self.video.height))
+
+    def frames(self, places: NDArray[np.int64], canvas: int) -> NDArray[np.uint8]:
+        """Return some frames, in rising order, `[T, canvas, canvas, 3]`; the last in place of what is not there."""
+        found: list[Canvas] = []
+        last: Canvas | None = None
+        near = np.split(places, np.flatnonzero(np.diff(places) > _FAR) + 1)  # what is far is sought, not decoded on the way
+        for group in near:
+            self.container.seek(self.begin + int(group[0] / self.rate), stream=self.video)
+            wanted = list(map(int, group))
+            for frame in self.container.decode(self.video):
+                place = round((frame.pts - self.begin) * self.rate)
+                if place < wanted[0]:
+                    continue
+                last = fit(frame.to_image(), canvas)
+                while wanted and wanted[0] <= place:
+                    found.append(last)
+                    wanted.pop(0)
+                if not wanted:
+                    break
+            if last is None:
+                raise UnreadableSampleError("the frames that were wanted cannot be decoded")
+            found += [last] * len(wanted)
+        return np.stack(found)
+
+
+@contextmanager
+def open_clip(index: Index, row: int) -> Iterator[FrameFolder | VideoFile]:
+    """Open a clip: a folder of frames, 2 before 10, a video file, or a single image."""
+    path = index.root / index.paths[row]
+    if path.is_dir():
+        yield FrameFolder([path / name for name in frame_names(path)])
+    elif path.suffix.lower() in IMAGES.extensions:
+        yield FrameFolder([path])
+    else:
+        with index.open(row) as stream, _av().open(stream) as container:
+            yield VideoFile(container)
+
+
+def frame_names(folder: Path) -> list[str]:
+    """Return the names of the frames in a folder, in their order."""
+    names = (name for name in os.listdir(folder) if os.path.splitext(name)[1].lower() in IMAGES.extensions)
+    return sorted((name for name in names if not name.startswith(".")), key=_in_numbers)
+
+
+def _in_numbers(name: str) -> list[tuple[int, str]]:
+    """Return a key by which 2 comes before 10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _av() -> Any:
+    return load_extra("av", "video", "reading video files")

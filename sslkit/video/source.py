@@ -1,0 +1,199 @@
+"""Clips as a source: folders of frames or video files, of which frames are decoded where they are wanted."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.options import DataSpec
+from sslkit.contract.source import ReadSeed, Rows
+from sslkit.contract.task import Batch, DataInfo
+from sslkit.data.decode import UnreadableSampleError, decoding, inspect_samples, silence_decoders
+from sslkit.data.index import Index, with_folders_as_labels
+from sslkit.data.indexed_source import IndexedSource
+from sslkit.image.source import choose_canvas, choose_encoder, choose_size
+from sslkit.image.transforms import center_view
+from sslkit.video.options import _FILES, CLIPS
+from sslkit.video.reading import frame_names, motion, open_clip
+
+_FRAMES, _FEWEST = 16, 5  # frames of a window: at most, and what a tuple of frames takes
+
+
+_STRIDE = 6  # 16 frames then span the 96 from which the paper's tuples come (Misra et al., 2016, section 3.2)
+
+
+_SHORTER = 0.05  # share of clips that may be shorter than a window
+
+
+_CANDIDATES = 3  # windows that are looked at for motion
+
+
+_SHOWN = 8  # frames of a clip in an evaluation
+
+
+_ASKED = 100  # clips that are looked into to choose settings
+
+
+class VideoSource(IndexedSource):
+    """Hold clips; a batch has `clip`, float32 `[B, T, C, canvas, canvas]` in [0, 1]: frames in their order.
+
+    In training they are a window of `T` frames, at most every sixth, that is drawn with a chance in proportion to its
+    motion; in evaluations eight, evenly spaced from beginning to end, whose features are averaged. `info.details` has
+    `frames`, which is T. A single image, named in a list, is a clip of one frame, for evaluations.
+    """
+
+    kind: ClassVar = CLIPS
+    accepts: ClassVar = CLIPS.accepts
+    called: ClassVar = CLIPS.noun
+    encoded_as: ClassVar = "image"
+
+    def __init__(self, index: Index, size: int, canvas: int, frames: int, settled: dict[str, tuple[Any, str]]) -> None:
+        self.index, self.settled, self.location = index, settled, index.source
+        self.canvas, self.frames = canvas, frames
+        self.info = DataInfo(len(index), size, 3, "video", {"frames": frames})
+
+    @classmethod
+    def read_index(cls, location: str, label: str | None = None, reindex: bool = False) -> Index:
+        """Index one part of the data: frames that lie in one folder are one clip."""
+        index = super().read_index(location, label, reindex)
+        return _by_folder(index) if Path(location).is_dir() else _with_folders_measured(index)
+
+    @classmethod
+    def of(cls, index: Index, spec: DataSpec) -> Self:
+        """Return clips for training."""
+        sides, lengths = inspect_clips(index)
+        side, usual = int(np.median(sides)), int(np.median(lengths))
+        settled: dict[str, tuple[Any, str]] = {}
+        size = choose_size(side) if spec.size == "auto" else spec.size
+        if spec.size == "auto":
+            settled["size"] = size, f"frames have {side} px on the short side"
+        canvas: Any = getattr(spec, "canvas", "auto")
+        if canvas == "auto":
+            settled["canvas"] = choose_canvas(size, side)
+            canvas = settled["canvas"][0]
+        if spec.cache == "on":
+            raise SslkitError("--cache on: clips are not cached", "leave it out: frames are read where they are wanted")
+        settled["cache"] = "off", "frames are read where they are wanted"
+        if usual < _FEWEST:
+            raise SslkitError(f"--data: clips in {index.source} have {usual} frames", f"expected {_FEWEST} or more")
+        # Few clips should be shorter than a window, whatever the others have.
+        frames = min(_FRAMES, max(_FEWEST, int(np.quantile(lengths, _SHORTER))))
+        return cls(index, size, canvas, frames, settled)
+
+    @classmethod
+    def shown(cls, index: Index, spec: DataSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
+        """Return clips at a size, on the canvas that suits both, or on that of `like`."""
+        canvas = choose_canvas(size, int(np.median(inspect_clips(index)[0])))[0] if like is None else like.canvas
+        return cls(index, size, canvas, _SHOWN, {})
+
+    @classmethod
+    def example(cls, folder: Path, samples: int) -> str:
+        """Write clips of twelve frames in which a bright square moves over a dark ground."""
+        random, place = np.random.default_rng(0), folder / "clips"
+        for number in range(samples):
+            clip = place / f"{number:04}"
+            clip.mkdir(parents=True, exist_ok=True)
+            (left, top), (right, down) = random.integers(0, 24, 2), random.integers(-2, 3, 2)
+            ground = random.integers(0, 120, (32, 32, 3), dtype=np.uint8)
+            for frame in range(12):
+                picture = ground.copy()
+                x, y = (left + right * frame) % 24, (top + (down or 1) * frame) % 24
+                picture[y : y + 8, x : x + 8] = 255
+                Image.fromarray(picture).save(clip / f"{frame}.png")
+        return str(place)
+
+    def key(self) -> str:
+        """Return the data's own key, the canvas, the size and the frames."""
+        return f"{self.index.key()} {self.canvas} {self.info.size} {self.frames}"
+
+    def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
+        """Return `clip`, uint8 `[B, T, canvas, canvas, 3]`; a broken one is black."""
+        clips = np.zeros((len(rows), self.frames, self.canvas, self.canvas, 3), dtype=np.uint8)
+        broken: dict[int, str] = {}
+        for place, row in enumerate(rows):
+            try:
+                with decoding(self.index, int(row)):
+                    clips[place] = self._window(int(row), None if draw is None else draw.generator(int(row)))
+            except UnreadableSampleError as reason:
+                broken[place] = str(reason)
+        return {"clip": clips}, broken
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return `clip` as float32 `[B, T, C, canvas, canvas]` in [0, 1]."""
+        clip = batch["clip"].permute(0, 1, 4, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
+        return {**batch, "clip": clip.div_(255)}
+
+    def view(self, batch: Batch) -> Tensor:
+        """Return the middle of each frame at the training size, `[B, T, C, size, size]`."""
+        clip = batch["clip"]
+        frames: Tensor = center_view(clip.flatten(0, 1), self.info.size).unflatten(0, clip.shape[:2])
+        return frames
+
+    def choose_encoder(self, reads: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
+        """Return an encoder of images."""
+        return choose_encoder(self.info.size, reads, on_cpu)
+
+    def workers(self, asked: int | str) -> tuple[int, str]:
+        """Return how many processes decode."""
+        if asked != "auto":
+            return int(asked), "as given"
+        return min(os.cpu_count() or 1, 8), "one per core: frames are decoded in every epoch"
+
+    def _window(self, row: int, random: np.random.Generator | None) -> NDArray[np.uint8]:
+        """Return frames `[T, canvas, canvas, 3]`; raises UnreadableSampleError for a clip with too few."""
+        with silence_decoders(), open_clip(self.index, row) as clip:
+            if random is None:
+                return clip.frames(np.linspace(0, clip.length - 1, self.frames).round().astype(int), self.canvas)
+            if clip.length < self.frames:
+                raise UnreadableSampleError(f"{clip.length} frames, expected {self.frames} or more")
+            stride = min(_STRIDE, clip.length // self.frames)
+            last = clip.length - 1 - stride * (self.frames - 1)
+            starts = np.unique(random.integers(last + 1, size=_CANDIDATES))
+            found = [clip.frames(start + stride * np.arange(self.frames), self.canvas) for start in starts]
+            moves = np.array([motion(window) for window in found]) + 1e-3  # where nothing moves, any will do
+            return found[random.choice(len(found), p=moves / moves.sum())]
+
+
+def _by_folder(index: Index) -> Index:
+    """Return an index of frames and video files as one of clips: files, and folders of frames without clips inside."""
+    clips: dict[str, NDArray[np.int64]] = {}
+    for path, stamp in zip(index.paths, index.stamps, strict=True):
+        clip = path if os.path.splitext(path)[1].lower() in _FILES else path.rpartition("/")[0]
+        before = clips.get(clip)
+        # A folder's are all bytes in it, and the newest time.
+        clips[clip] = stamp if before is None else np.array([before[0] + stamp[0], max(before[1], stamp[1])])
+    above = {"/".join(parts[:end]) for clip in clips for parts in [clip.split("/")] for end in range(len(parts))}
+    if not clips.keys() - {""}:
+        raise SslkitError(f"--data: {index.source} holds frames and no clips", "expected a folder of frames for each clip")
+    clips = {clip: stamp for clip, stamp in clips.items() if clip not in above}  # images beside clips are covers
+    found = replace(index, paths=list(clips), stamps=np.array(list(clips.values())), labels=None, classes=())
+    return with_folders_as_labels(found)
+
+
+def _with_folders_measured(index: Index) -> Index:
+    """Return an index of listed clips with the bytes and the newest time of the frames in each folder."""
+    stamps = index.stamps.copy()
+    for row, path in enumerate(index.paths):
+        if (folder := index.root / path).is_dir():
+            found = [status for name in frame_names(folder) if (status := os.stat(folder / name))]
+            stamps[row] = sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=-1)
+    return replace(index, stamps=stamps)
+
+
+def inspect_clips(index: Index) -> tuple[list[int], list[int]]:
+    """Return short sides and lengths of some clips spread over the data."""
+
+    def look(row: int) -> tuple[int, int]:
+        with open_clip(index, row) as clip:
+            return clip.side, clip.length
+
+    sides, lengths = zip(*inspect_samples(index, look, "clip", _ASKED), strict=True)
+    return list(sides), list(lengths)

@@ -1,0 +1,196 @@
+"""What --data accepts, and the index."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sslkit.contract.errors import SslkitError
+from sslkit.data.locations import find_parts
+from sslkit.image.options import IMAGES
+from sslkit.image.source import ImageSource
+
+
+def write(path: Path, value: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (value, 0, 0)).save(path)
+    return path
+
+
+def test_flat_folder_has_no_labels(tmp_path: Path) -> None:
+    for name in ("b.png", "a.jpg", ".hidden.png", "notes.txt"):
+        path = tmp_path / name
+        write(path) if path.suffix != ".txt" else path.write_text("no image")
+    index = ImageSource.read_index(str(tmp_path))
+    assert list(index.paths) == ["a.jpg", "b.png"]
+    assert index.labels is None
+
+
+def test_class_folders_give_labels(tmp_path: Path) -> None:
+    for name in ("dog/1.png", "cat/deep/2.png", "cat/1.png"):
+        write(tmp_path / name)
+    index = ImageSource.read_index(str(tmp_path))
+    assert list(index.paths) == ["cat/1.png", "cat/deep/2.png", "dog/1.png"]
+    assert index.classes == ("cat", "dog")
+    assert index.labels is not None and index.labels.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("folders", "parts"),
+    [
+        (["train", "test"], ["train", "test"]),
+        (["train", "val"], ["train", "val"]),
+        (["train", "val", "test"], ["train", "test"]),
+        (["train"], ["train"]),
+        (["train", "plane"], ["train"]),  # a class called train
+        (["train", "test", "unlabeled"], ["train", "test"]),
+        (["test", "val"], ["train"]),
+    ],
+)
+def test_parts_of_a_folder(tmp_path: Path, folders: list[str], parts: list[str]) -> None:
+    for folder in folders:
+        write(tmp_path / folder / "x" / "1.png")
+    found = find_parts(str(tmp_path), IMAGES)
+    assert list(found) == parts
+    split = "train" in folders and "plane" not in folders
+    assert found["train"] == str(tmp_path / "train" if split else tmp_path)
+
+
+def test_links_in_a_loop(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "1.png")
+    os.symlink(tmp_path, tmp_path / "a" / "loop", target_is_directory=True)
+    assert list(ImageSource.read_index(str(tmp_path)).paths) == ["a/1.png"]
+
+
+def test_warm_start_notices_new_files_and_reindex_changed_ones(tmp_path: Path) -> None:
+    first = write(tmp_path / "a" / "1.png")
+    assert len(ImageSource.read_index(str(tmp_path))) == 1
+    write(tmp_path / "b" / "2.png")
+    index = ImageSource.read_index(str(tmp_path))
+    assert len(index) == 2
+    folder_time = os.stat(first.parent)
+    first.write_bytes(first.read_bytes() + b"more")
+    os.utime(first.parent, ns=(folder_time.st_atime_ns, folder_time.st_mtime_ns))
+    assert ImageSource.read_index(str(tmp_path)).fingerprint() == index.fingerprint()
+    assert ImageSource.read_index(str(tmp_path), reindex=True).fingerprint() != index.fingerprint()
+
+
+def test_a_damaged_index_is_made_again(tmp_path: Path) -> None:
+    from sslkit.data.cache import cache_folder
+
+    write(tmp_path / "images" / "1.png")
+    known = set((cache_folder() / "index").glob("*.npz"))
+    ImageSource.read_index(str(tmp_path / "images"))
+    (new,) = set((cache_folder() / "index").glob("*.npz")) - known
+    new.write_bytes(b"PK nothing")
+    assert list(ImageSource.read_index(str(tmp_path / "images")).paths) == ["1.png"]
+
+
+def test_an_unwritable_cache_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "images" / "1.png")
+    monkeypatch.setenv("SSLKIT_CACHE", str(tmp_path / "images" / "1.png"))
+    with pytest.raises(SslkitError, match="set SSLKIT_CACHE"):
+        ImageSource.read_index(str(tmp_path / "images"))
+
+
+def test_fingerprint_does_not_depend_on_the_place(tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        write(tmp_path / place / "a" / "1.png")
+    one, other = (ImageSource.read_index(str(tmp_path / place)) for place in ("here", "there"))
+    assert one.fingerprint() == other.fingerprint()
+    assert one.key() != other.key()
+
+
+def test_list_and_csv_are_relative_to_themselves(tmp_path: Path) -> None:
+    write(tmp_path / "images" / "1.png")
+    write(tmp_path / "images" / "2.png")
+    (tmp_path / "list.txt").write_text("images/2.png\n\nimages/1.png\n")
+    assert list(ImageSource.read_index(str(tmp_path / "list.txt")).paths) == ["images/2.png", "images/1.png"]
+    (tmp_path / "list.csv").write_text("kind,path\nb,images/1.png\na,images/2.png\n")
+    assert ImageSource.read_index(str(tmp_path / "list.csv")).labels is None
+    index = ImageSource.read_index(str(tmp_path / "list.csv"), label="kind")
+    assert index.classes == ("a", "b")
+    assert index.labels is not None and index.labels.tolist() == [1, 0]
+
+
+def test_arrays(tmp_path: Path) -> None:
+    rgb = np.random.default_rng(0).integers(0, 255, (5, 8, 8, 3), dtype=np.uint8)
+    np.save(tmp_path / "rgb.npy", rgb)
+    np.save(tmp_path / "first.npy", rgb.transpose(0, 3, 1, 2))
+    np.save(tmp_path / "gray.npy", rgb[..., 0])
+    assert ImageSource.read_index(str(tmp_path / "rgb.npy")).channels == 3
+    assert np.array_equal(ImageSource.read_index(str(tmp_path / "first.npy")).array, rgb)  # type: ignore[arg-type]
+    assert ImageSource.read_index(str(tmp_path / "gray.npy")).channels == 1
+    np.savez(tmp_path / "parts.npz", train_images=rgb, train_labels=np.array([[0], [1], [0], [1], [1]]), test_images=rgb[:2])
+    parts = find_parts(str(tmp_path / "parts.npz"), IMAGES)
+    assert list(parts) == ["train", "test"]
+    index = ImageSource.read_index(parts["train"])
+    assert index.labels is not None and index.labels.tolist() == [0, 1, 0, 1, 1]
+    assert ImageSource.read_index(parts["test"]).labels is None
+
+
+def test_a_subset_keeps_names_and_labels_together(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/2.png", "b/3.png"):
+        write(tmp_path / name)
+    part = ImageSource.read_index(str(tmp_path)).subset(np.array([2, 0]))
+    assert list(part.paths) == ["b/3.png", "a/1.png"]
+    assert part.labels is not None and part.labels.tolist() == [1, 0]
+
+
+def files(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "gone.txt").write_text("nowhere.png\n")
+    (tmp_path / "no_path.csv").write_text("file,label\nx.png,1\n")
+    write(tmp_path / "x.png")
+    (tmp_path / "several.csv").write_text("path,label\nx.png,a;b\n")
+    (tmp_path / "short.csv").write_text("label,path\n1\n")
+    (tmp_path / "blank.csv").write_text("path,label\nx.png,\n")
+    np.save(tmp_path / "float.npy", np.zeros((2, 8, 8, 3)))
+    np.save(tmp_path / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "names.npz", a=np.zeros(1), b=np.zeros(1))
+    (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 nothing")
+    (tmp_path / "nothing.npz").write_bytes(b"")
+    with open(tmp_path / "single.npz", "wb") as file:
+        np.save(file, np.zeros(3))
+    (tmp_path / "what.xyz").write_text("")
+
+
+def test_several_labels_in_a_cell(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "table.csv").write_text("path,tags\na.png,red; round\nb.png,red\nc.png,square;red\n")
+    index = ImageSource.read_index(str(tmp_path / "table.csv"), "tags")
+    assert index.classes == ("red", "round", "square") and index.labels is not None
+    assert index.labels.tolist() == [[1, 1, 0], [1, 0, 0], [1, 0, 1]]
+    third = index.subset(np.array([2])).labels
+    assert third is not None and third.tolist() == [[1, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "message"),
+    [
+        ("empty", None, "no image in"),
+        ("empty.txt", None, "lists no file"),
+        ("gone.txt", None, "none of the 1 files listed"),
+        ("no_path.csv", None, "has no column `path`"),
+        ("several.csv", "labl", "did you mean label"),
+        ("blank.csv", "label", "is empty in line 2"),
+        ("short.csv", None, "has no path in line 2"),
+        ("empty", "label", "has no columns"),
+        ("float.npy", None, "expected uint8"),
+        ("pickle.npy", None, "not a file of plain arrays"),
+        ("names.npz", None, "has no array `images`"),
+        ("cut.npz", None, "not an .npz file|not a file of plain arrays"),
+        ("nothing.npz", None, "not an .npz file"),
+        ("single.npz", None, "not an .npz file"),
+        ("what.xyz", None, "neither folder nor list"),
+        ("nowhere", None, "does not exist"),
+    ],
+)
+def test_refusals(tmp_path: Path, name: str, label: str | None, message: str) -> None:
+    files(tmp_path)
+    with pytest.raises(SslkitError, match=message):
+        ImageSource.read_index(find_parts(str(tmp_path / name), IMAGES)["train"], label)

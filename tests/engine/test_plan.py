@@ -1,0 +1,52 @@
+"""`sslkit plan` measures and says; it leaves nothing behind and refuses what pretraining would."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sslkit.engine import plan as module
+from sslkit.engine.plan import plan
+from sslkit.specs.train import PretrainSpec
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_STEPS_SECONDS", 0.5)
+    monkeypatch.setattr(module, "_READ_SECONDS", 0.5)
+
+
+SMALL: dict[str, Any] = {"encoder_option": {"width": "8"}, "batch_size": 16, "size": 16, "workers": 0}
+
+
+def test_what_is_said_adds_up(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    short, long = (plan(PretrainSpec(task="simclr", data=str(digits), epochs=epochs, **SMALL)) for epochs in (2, 200))
+    assert (short.steps, long.steps) == (6, 600)  # 48 images
+    assert 10 * short.seconds < long.seconds < 1000 * short.seconds
+    assert 0 < short.first_epoch_seconds <= short.seconds + 1
+    assert short.cache_bytes == 48 * 16 * 16 * 3 and 10_000 < short.run_bytes < 10**7
+    assert short.memory is not None and 10**8 < short.memory < short.memory_limit
+    assert not list(tmp_path.iterdir())
+
+
+def test_minutes_become_steps(digits: Path) -> None:
+    found = plan(PretrainSpec(task="rotation", data=str(digits), minutes=2, **SMALL))
+    assert found.steps > 100 and found.seconds == pytest.approx(120, rel=0.5)
+
+
+def test_the_command(digits: Path, tmp_path: Path, sslkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["--data", digits, "--encoder-option", "width=8", "--batch-size", 16, "--workers", 0, "--steps", 30]
+    ran = sslkit("plan", "rotation", *given)
+    assert ran.code == 0 and "images/s" in ran.out and "for 30 steps" in ran.out and "largest batch" in ran.out
+    assert sslkit("plan", "rotation", *given, "--json").json["steps"] == 30
+    for words, said in [
+        ([], "which task?"),
+        (["rotation"], "--data is missing"),
+        (["rotation", "--data", digits, "--batch-size", 1000], "--batch-size: 1000 is more than the 48 images"),
+        (["mae", "--data", digits, "--encoder", "resnet_micro"], "--encoder: mae reads tokens"),
+    ]:
+        ran = sslkit("plan", *words)
+        assert ran.code == 2 and said in ran.err

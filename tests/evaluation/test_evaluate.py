@@ -1,0 +1,373 @@
+"""Evaluations: honest parts, baselines beside every number, one line for what can't be evaluated."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sslkit import SslkitError
+from sslkit.evaluation.knn import knn
+from sslkit.evaluation.probe import probe
+from sslkit.evaluation.session import open_evaluation
+from sslkit.evaluation.splits import find_labelled, held_out_rows
+from sslkit.specs.evaluation import KnnSpec, ProbeSpec
+
+Run = Callable[..., Any]
+
+
+def test_knn_and_probe_of_a_run(sslkit: Run, trained: Path) -> None:
+    for command, chance in (("knn", 1 / 3), ("probe", 1 / 3)):
+        flags = ["--k", 5] if command == "knn" else []
+        ran = sslkit(command, "--ckpt", trained, "--json", *flags)
+        result = ran.json
+        assert {"protocol", "top1", "n_train", "n_test", "checkpoint"} <= set(result)
+        assert [row["model"] for row in result["rows"]] == ["checkpoint", "random weights", "raw pixels, 16 px"]
+        assert (result["n_train"], result["n_test"], result["test_seen_in_pretraining"]) == (48, 12, False)
+        assert result["protocol"] == {"knn": None, "probe": "probe/logreg-v1"}[command]
+        assert result["top1"] > chance + 0.3
+        assert "test part: test of" in ran.err
+    lines = [json.loads(line) for line in (trained.parent / "results.jsonl").read_text().splitlines()]
+    assert {line["command"] for line in lines} == {"knn", "probe"} and len({line["weights"] for line in lines}) == 1
+
+
+def test_protocol_id_only_for_untouched_settings(trained: Path) -> None:
+    assert knn(KnnSpec(ckpt=str(trained))).protocol == "knn/weighted-v1"
+    assert knn(KnnSpec(ckpt=str(trained), temperature=0.07)).protocol is None
+    assert probe(ProbeSpec(ckpt=str(trained), c=1.0)).protocol is None
+
+
+def test_evaluation_never_writes_into_the_checkpoint(trained: Path) -> None:
+    before = trained.read_bytes()
+    knn(KnnSpec(ckpt=str(trained), k=3))
+    assert trained.read_bytes() == before
+
+
+def test_features_change_nothing(trained: Path) -> None:
+    evaluation = open_evaluation(KnnSpec(ckpt=str(trained), cache="off"))
+    model = evaluation.models[0]
+    encoder = model.encoder.train()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    (one, _), (other, _) = evaluation.features(model, "last"), evaluation.features(model, "last")
+    assert torch.equal(one.layers["last"], other.layers["last"]) and not one.layers["last"].requires_grad
+    assert encoder.training
+    assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
+
+
+def test_data_without_a_test_part_is_split_and_said_to_be_seen(
+    digits: Path, tmp_path: Path, sslkit: Run, quick: list[str]
+) -> None:
+    flat = tmp_path / "flat"
+    shutil.copytree(digits / "train", flat)
+    assert sslkit("pretrain", "rotation", "--data", flat, "--out", tmp_path / "run", "--epochs", 1, *quick).code == 0
+    ran = sslkit("knn", "--ckpt", tmp_path / "run" / "model.safetensors", "--k", 3, "--json")
+    assert ran.json["test_seen_in_pretraining"] is True and (ran.json["n_train"], ran.json["n_test"]) == (39, 9)
+    assert "a fifth of each class" in ran.err and "seen in pretraining" in ran.err
+
+
+def test_split_is_stratified_seeded_and_disjoint() -> None:
+    labels, classes = np.repeat([0, 1, 2], 16), ("a", "b", "c")
+    kept, held_out = held_out_rows(labels, 1, classes, share=0.25)
+    assert np.bincount(labels[held_out]).tolist() == [4, 4, 4]
+    assert sorted([*kept, *held_out]) == list(range(48))
+    assert np.array_equal(held_out_rows(labels, 1, classes, 0.25)[1], held_out)
+    assert not np.array_equal(held_out_rows(labels, 2, classes, 0.25)[1], held_out)
+
+
+def test_test_labels_count_in_the_training_classes(digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits / "test" / "digit 2", tmp_path / "only" / "digit 2")
+    shutil.copytree(digits / "test" / "digit 0", tmp_path / "only" / "digit 0")
+    parts = find_labelled(KnnSpec(ckpt="x", data=str(digits)), [str(tmp_path / "only")], None)
+    labels = parts.tests[0].index.labels
+    assert labels is not None and sorted(set(labels.tolist())) == [0, 2]
+
+
+def test_a_moved_checkpoint_asks_for_data(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    moved = tmp_path / "model.safetensors"
+    moved.write_bytes(trained.read_bytes())
+    assert "--data is missing" in sslkit("knn", "--ckpt", moved).err
+    assert sslkit("knn", "--ckpt", moved, "--data", digits, "--k", 3, "--json").json["n_test"] == 12
+    assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_changed_data_is_noticed(digits: Path, tmp_path: Path, sslkit: Run, quick: list[str]) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(digits, data)
+    assert sslkit("pretrain", "rotation", "--data", data, "--out", tmp_path / "run", "--epochs", 1, *quick).code == 0
+    next((data / "train" / "digit 0").iterdir()).unlink()
+    ran = sslkit("knn", "--ckpt", tmp_path / "run" / "model.safetensors")
+    assert ran.code == 2 and "is no longer what the run saw" in ran.err
+
+
+def test_the_part_of_a_test_folder_that_is_no_training_data(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    shutil.copytree(digits / "test", tmp_path / "other" / "val")
+    shutil.copytree(digits / "train", tmp_path / "other" / "train")
+    ran = sslkit("knn", "--ckpt", trained, "--data", digits, "--test", tmp_path / "other", "--k", 3, "--json")
+    assert ran.json["n_test"] == 12 and "test part: val of" in ran.err
+    ran = sslkit("knn", "--ckpt", trained, "--data", digits, "--test", digits / "train", "--k", 3, "--json")
+    assert ran.json["test_seen_in_pretraining"] is True
+
+
+def test_what_cannot_be_evaluated(trained: Path, digits: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    shutil.copytree(digits / "train" / "digit 0", flat)
+    with pytest.raises(SslkitError, match="has no labels"):
+        probe(ProbeSpec(ckpt=str(trained), data=str(flat)))
+    with pytest.raises(SslkitError, match="has one class only"):
+        shutil.copytree(digits / "train" / "digit 0", tmp_path / "one" / "digit 0")
+        knn(KnnSpec(ckpt=str(trained), data=str(tmp_path / "one")))
+    with pytest.raises(SslkitError, match="100 neighbours of 48 training images"):
+        knn(KnnSpec(ckpt=str(trained), k=100))
+    shutil.copytree(digits / "test" / "digit 0", tmp_path / "unseen" / "letter")
+    shutil.copytree(digits / "test" / "digit 0", tmp_path / "unseen" / "digit 0")
+    with pytest.raises(SslkitError, match="classes that the training part lacks: letter"):
+        knn(KnnSpec(ckpt=str(trained), data=str(digits), test=str(tmp_path / "unseen"), k=3))
+    np.savez(tmp_path / "gray.npz", images=np.zeros((8, 16, 16), np.uint8), labels=np.arange(8) % 2)
+    with pytest.raises(SslkitError, match="images have 1 channels, the encoder takes 3"):
+        knn(KnnSpec(ckpt=str(trained), data=str(tmp_path / "gray.npz"), k=1))
+
+
+def test_bad_labels_are_one_line_each_and_nothing_is_written(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    results = trained.parent / "results.jsonl"
+    before = results.read_text() if results.exists() else ""
+    shutil.copytree(digits / "test", tmp_path / "labelled")
+    shutil.copytree(digits / "test" / "digit 0", tmp_path / "flat")
+    lone = tmp_path / "lone"
+    shutil.copytree(digits / "train", lone)
+    for path in sorted((lone / "digit 1").iterdir())[1:]:
+        path.unlink()
+    cases = [
+        (["--test", tmp_path / "flat"], "flat has no labels"),
+        (["--data", lone, "--test", tmp_path / "labelled"], "class digit 1 of"),
+        (["--layer", 9], "checkpoint has 4 layers (got 9) (give 1 to 4)"),
+        (["--layer", "first"], "--layer: should be"),
+        (["--pool", "class"], "checkpoint has no class token"),
+        (["--against", "resnet_nonsense"], "unknown encoder resnet_nonsense"),
+        (["--against", tmp_path / "nothing.safetensors"], "--against:"),
+        (["--k", 49], "49 neighbours of 48 training images"),
+        (["--shots", 17], "--shots: 17, and class digit 0 has 16 images"),
+    ]
+    for flags, message in cases:
+        ran = sslkit("knn", "--ckpt", trained, *([] if "--k" in flags else ["--k", 3]), *flags)
+        assert ran.code == 2 and message in ran.err and not ran.out, (flags, ran.err)
+        assert len([line for line in ran.err.splitlines() if line.startswith("error")]) == 1
+    assert (results.read_text() if results.exists() else "") == before
+
+
+def test_features_that_are_not_numbers(trained: Path, digits: Path, tmp_path: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(trained)
+    tensors["encoder.stem.weight"][0] = torch.nan
+    with safe_open(trained, "pt") as file:
+        save_file(tensors, tmp_path / "broken.safetensors", file.metadata())
+    with pytest.raises(SslkitError, match="features of checkpoint are not finite"):
+        knn(KnnSpec(ckpt=str(tmp_path / "broken.safetensors"), data=str(digits), k=3))
+
+
+def test_several_test_parts_are_a_row_each(trained: Path, digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits / "test", tmp_path / "other")
+    spec = KnnSpec(ckpt=str(trained), data=str(digits), test=[str(digits / "test"), str(tmp_path / "other")], k=3)
+    rows = knn(spec).rows
+    assert [row.test for row in rows[:2]] == [str(digits / "test"), str(tmp_path / "other")]
+    assert len(rows) == 6 and rows[0].top1 == rows[1].top1
+
+
+def test_duplicates_are_counted(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    shutil.copytree(digits / "test", tmp_path / "test")
+    shutil.copy(next((digits / "train" / "digit 0").iterdir()), tmp_path / "test" / "digit 0" / "again.png")
+    ran = sslkit("knn", "--ckpt", trained, "--data", digits, "--test", tmp_path / "test", "--k", 3)
+    assert "1 images of" in ran.out and "are in the training part, too" in ran.out
+    assert knn(KnnSpec(ckpt=str(trained), k=3)).duplicates == 0
+
+
+def test_a_second_evaluation_reads_no_image(trained: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sslkit.image.source import ImageSource
+
+    first = knn(KnnSpec(ckpt=str(trained), k=4))
+
+    def never(self: ImageSource, rows: Any, draw: Any = None) -> Any:
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr(ImageSource, "read", never)
+    assert knn(KnnSpec(ckpt=str(trained), k=4)) == first
+    assert probe(ProbeSpec(ckpt=str(trained), c=1.0, baselines=False)).n_test == 12  # another protocol, the same features
+    with pytest.raises(AssertionError, match="an image was read"):
+        knn(KnnSpec(ckpt=str(trained), k=4, cache="off"))
+
+
+def test_layers_and_pooling(trained: Path, digits: Path) -> None:
+    rows = knn(KnnSpec(ckpt=str(trained), k=3, layer="all")).rows
+    assert [(row.model, row.layer) for row in rows[:4]] == [("checkpoint", str(layer)) for layer in range(1, 5)]
+    assert rows[-1].layer == "last" and rows[-1].model == "raw pixels, 16 px"
+    last = knn(KnnSpec(ckpt=str(trained), k=3)).rows[0]
+    assert rows[3].top1 == last.top1  # the fourth layer is the last one
+
+
+def test_against_another_checkpoint(trained: Path, sslkit: Run) -> None:
+    result = knn(KnnSpec(ckpt=str(trained), k=3, against=[str(trained), str(trained.parent)], baselines=False))
+    assert [row.model for row in result.rows] == ["checkpoint", str(trained), str(trained.parent)]
+    assert result.rows[1].p_value == 1.0 and result.rows[1].top1 == result.top1
+
+
+def test_protocols_are_listed(sslkit: Run) -> None:
+    from sslkit.evaluation.protocols import PROTOCOLS
+
+    listed = sslkit("protocols", "--json").json["protocols"]
+    assert [one["id"] for one in listed] == list(PROTOCOLS)
+    assert all(name in sslkit("protocols").out for name in PROTOCOLS)
+
+
+def test_what_the_protocols_stand_for() -> None:
+    # Another value here is another protocol: a new id, not a new default.
+    from sslkit.evaluation.protocols import PROTOCOLS
+
+    grid, held_out = [0.001, 0.01, 0.1, 1.0, 10.0], {"held_out": 0.2, "seeds": 1}
+    heads = {"head_epochs": 20, "head_batch": 256, "head_momentum": 0.9}
+    rates = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
+    pinned = {name: protocol.settings for name, protocol in PROTOCOLS.items() if not name.startswith("finetune/")}
+    assert pinned == {
+        "knn/weighted-v1": {"k": 20, "temperature": 0.07, "shots": None, "seeds": 1},
+        "knn/weighted200-v1": {"k": 200, "temperature": 0.1, "shots": None, "seeds": 1},
+        "knn/plain-v1": {"k": 20, "temperature": None, "shots": None, "seeds": 1},
+        "knn/fewshot-v1": {"k": 5, "temperature": 0.07, "shots": 5, "seeds": 10},
+        "probe/logreg-v1": {"c": grid, "iterations": 300, **held_out},
+        "probe/sweep-v1": {"lr": rates, "layer": "all", **heads, **held_out},
+        "probe/svm-v1": {"c": [0.0001, *grid[:4]], "iterations": 300, **held_out},
+        "retrieval/map-v1": {},
+        "zeroshot/names-v1": {"templates": ["{}"]},
+        "zeroshot/recall-v1": {},
+    }
+
+
+def test_evaluate_makes_one_table(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    out = tmp_path / "table"
+    ran = sslkit(
+        "evaluate", "--ckpt", trained, "--out", out, "--protocol", "knn/fewshot-v1", "--protocol", "retrieval", "--json"
+    )
+    assert [one["protocol"] for one in ran.json["results"]] == ["knn/fewshot-v1", "retrieval/map-v1"]
+    text = (out / "table.md").read_text()
+    assert text.count("| knn/fewshot-v1 |") == 3 and text.count("| retrieval/map-v1 |") == 3
+    frozen = sslkit("evaluate", "--ckpt", trained, "--protocol", "knn", "--no-baselines")
+    assert frozen.code == 0 and "knn/weighted200-v1: not possible: --k: 200 neighbours of 48" in frozen.out
+    assert "knn/weighted-v1" in frozen.out and "random weights" not in frozen.out
+    alone = sslkit("evaluate", "--ckpt", trained, "--protocol", "knn/weighted200-v1")
+    assert alone.code == 2 and "200 neighbours of 48" in alone.err
+    again = sslkit("evaluate", "--ckpt", trained, "--out", out)
+    assert again.code == 2 and "is there already" in again.err
+    assert "did you mean knn/plain-v1?" in sslkit("evaluate", "--ckpt", trained, "--protocol", "knn/plain").err
+    assert "--out is missing" in sslkit("evaluate", "--ckpt", trained, "--protocol", "finetune").err
+
+
+def test_images_that_cannot_be_read_are_left_out_of_a_comparison(trained: Path, digits: Path, tmp_path: Path) -> None:
+    from sslkit.data import cache
+
+    test = tmp_path / "test"
+    shutil.copytree(digits / "test", test)
+    spec = {"ckpt": str(trained), "data": str(digits), "test": [str(test)], "k": 3, "baselines": False}
+    assert knn(KnnSpec(**spec)).n_test == 12  # which is in the cache now
+    folders = {entry.folder for entry in cache.stored() if entry.folder.parent.name == "canvases"}
+    (test / "digit 1" / "00.png").write_bytes(b"no image")
+    for folder in folders:
+        shutil.rmtree(folder)
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(trained.read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSLKIT_CACHE", str(tmp_path / "cache"))
+        short = knn(KnnSpec(**spec, against=[str(other)]))
+    assert short.n_test == 11 and short.rows[1].p_value == 1.0
+
+
+def test_the_pvalue_pairs_images_by_their_rows() -> None:
+    from sslkit.evaluation.statistics import mcnemar_of_rows
+
+    one = np.arange(8), torch.tensor([1, 1, 1, 1, 1, 1, 0, 1]).double()
+    other = np.array([0, 2, 3, 4, 5, 6, 7]), torch.tensor([0, 0, 0, 0, 0, 0, 1]).double()  # row 1 is missing
+    assert mcnemar_of_rows(one, other) == pytest.approx(2 / 2**5)
+
+
+def test_what_decides_a_number_is_in_the_result(trained: Path, digits: Path, tmp_path: Path) -> None:
+    table = ["path,label,other"]
+    for path in sorted((digits / "train").rglob("*.png")):
+        table.append(f"{path},{path.parent.name},{'abc'[len(table) % 3]}")
+    (tmp_path / "labels.csv").write_text("\n".join(table) + "\n")
+    spec = {"ckpt": str(trained), "data": str(tmp_path / "labels.csv"), "k": 3, "baselines": False}
+    one, other = (knn(KnnSpec(**spec, label=label)) for label in ("label", "other"))
+    assert one.data["train"] != other.data["train"] and one.data["test"] != other.data["test"]
+    assert (one.settings["label"], one.settings["size"], one.settings["seed"]) == ("label", 16, 0)
+
+
+def test_pooling_through_the_command(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    from sslkit.engine.pretrain import pretrain
+    from sslkit.specs.train import PretrainSpec
+
+    options = {"width": "32", "depth": "2", "heads": "2"}
+    out = str(tmp_path / "vit")
+    spec = PretrainSpec(task="rotation", data=str(digits), out=out, encoder="vit_micro", encoder_option=options, size=16)
+    ckpt = pretrain(spec.model_copy(update={"batch_size": 16, "workers": 0, "steps": 1, "lr": 0.01})).checkpoint
+    rows = sslkit("knn", "--ckpt", ckpt, "--k", 3, "--pool", "both", "--against", trained, "--json").json["rows"]
+    assert [row["model"] for row in rows] == ["checkpoint", "random weights", "raw pixels, 16 px", str(trained)]
+    ran = sslkit("knn", "--ckpt", ckpt, "--k", 3, "--layer", "last4")
+    assert ran.code == 2 and "checkpoint has 2 layers (got last4)" in ran.err
+
+
+def test_settings_of_another_protocol_are_refused(trained: Path, sslkit: Run) -> None:
+    ran = sslkit("probe", "--ckpt", trained, "--lr", 0.5)
+    assert ran.code == 2 and "--lr: probe/logreg-v1 has no such setting" in ran.err
+    ran = sslkit("probe", "--ckpt", trained, "--protocol", "probe/sweep-v1", "--c", 1)
+    assert ran.code == 2 and "--c: probe/sweep-v1 has no such setting" in ran.err
+    assert "draws nothing" in sslkit("knn", "--ckpt", trained, "--k", 3, "--seeds", 2).err
+    swept = sslkit("probe", "--ckpt", trained, "--protocol", "probe/sweep-v1", "--seeds", 2, "--json").json
+    assert swept["protocol"] == "probe/sweep-v1" and swept["settings"]["layer"] == "all"
+    assert swept["rows"][0]["top1_deviation"] is not None and set(swept["rows"][0]["chosen"][0]["held_out"]) == set("1234")
+
+
+def test_channels_and_places_of_test_parts(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    np.savez(tmp_path / "gray.npz", images=np.zeros((6, 16, 16), np.uint8), labels=np.array(["digit 0", "digit 1"] * 3))
+    ran = sslkit("knn", "--ckpt", trained, "--k", 3, "--test", tmp_path / "gray.npz")
+    assert ran.code == 2 and "--test: images of" in ran.err and "have 1 channels" in ran.err
+    assert "--test: nowhere does not exist" in sslkit("knn", "--ckpt", trained, "--k", 3, "--test", "nowhere").err
+
+
+def test_retrieval_against_a_naive_loop() -> None:
+    from sslkit.evaluation.retrieval import rank
+
+    generator = torch.Generator().manual_seed(0)
+    train, test = torch.randn(30, 4, generator=generator), torch.randn(5, 4, generator=generator)
+    labels, wanted = torch.arange(30) % 3, torch.tensor([0, 1, 2, 0, 1])
+    found = rank(train, labels, test, wanted, torch.device("cpu"))
+    for query, label, (precision, first, ten) in zip(test, wanted, found, strict=True):
+        order = sorted(range(30), key=lambda row: -float(torch.cosine_similarity(query, train[row], dim=0)))
+        relevant = [bool(labels[row] == label) for row in order]
+        precisions = [sum(relevant[: place + 1]) / (place + 1) for place in range(30) if relevant[place]]
+        assert precision == pytest.approx(sum(precisions) / len(precisions))
+        assert first == float(relevant[0]) and ten == pytest.approx(sum(relevant[:10]) / 10)
+
+
+def test_an_interrupted_evaluation_ends_and_keeps_its_table(
+    trained: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sslkit: Run
+) -> None:
+    import sslkit.evaluation.evaluate as module
+    from sslkit.contract.errors import RunInterruptedError
+    from sslkit.specs.evaluation import RetrievalSpec
+
+    def stopped(spec: RetrievalSpec) -> None:
+        raise RunInterruptedError("stopped", 2)
+
+    monkeypatch.setitem(module._CALLS, "retrieval", (stopped, RetrievalSpec))
+    protocols = ["--protocol", "knn/plain-v1", "--protocol", "retrieval"]
+    ran = sslkit("evaluate", "--ckpt", trained, *protocols, "--out", tmp_path / "out")
+    assert ran.code == 130 and "| knn/plain-v1 |" in (tmp_path / "out" / "table.md").read_text()
+    monkeypatch.undo()
+    monkeypatch.setitem(module._CALLS, "knn", (stopped, KnnSpec))  # it is not called again
+    flags = ["--ckpt", trained, *protocols, "--out", tmp_path / "out", "--resume"]
+    ran = sslkit("evaluate", *flags)
+    assert ran.code == 0 and "knn/plain-v1" in ran.out and "retrieval/map-v1" in ran.out
+    assert (tmp_path / "out" / "table.md").read_text().count("| checkpoint |") == 2
+    ran = sslkit("evaluate", *flags, "--seed", 5, "--no-baselines")
+    assert ran.code == 2 and "was made with other seed, baselines" in ran.err

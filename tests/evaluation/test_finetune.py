@@ -1,0 +1,362 @@
+"""Fine-tuning: what learns and what does not, several labels, seeds and shares, resume."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sslkit import SslkitError
+from sslkit.contract.errors import RunInterruptedError
+from sslkit.contract.task import DataInfo
+from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.engine.checkpoint import read_model
+from sslkit.engine.stepper import Stepper
+from sslkit.evaluation.finetune import finetune
+from sslkit.evaluation.knn import knn
+from sslkit.evaluation.supervised import Supervised, drop_paths
+from sslkit.image.augmentation import build_augmentation
+from sslkit.specs.evaluation import KnnSpec
+from sslkit.specs.train import FinetuneSpec
+
+Run = Callable[..., Any]
+
+
+def finetune_spec(digits: Path, out: Path, **changes: Any) -> FinetuneSpec:
+    return FinetuneSpec(data=str(digits), out=str(out), **{"epochs": 6, "batch_size": 16, "workers": 0, **changes})
+
+
+def test_finetune_a_checkpoint_and_from_scratch(trained: Path, digits: Path, tmp_path: Path) -> None:
+    result = finetune(finetune_spec(digits, tmp_path / "tuned", ckpt=str(trained), lr=3e-3))
+    assert result.top1 > 0.6 and (result.n_train, result.n_test, result.protocol) == (48, 12, None)
+    checkpoint = read_model(result.checkpoint)
+    assert checkpoint.metadata["classes"] == ["digit 0", "digit 1", "digit 2"]
+    assert checkpoint.part("head")["weight"].shape == (3, 64)
+    assert knn(KnnSpec(ckpt=result.checkpoint, k=3)).n_test == 12  # its data is known, too
+    scratch = finetune(
+        finetune_spec(digits, tmp_path / "scratch", encoder="resnet_micro", size=16, encoder_option={"width": "8"})
+    )
+    assert scratch.n_test == 12
+
+
+def test_finetune_from_the_command_line(sslkit: Run, trained: Path, digits: Path, tmp_path: Path) -> None:
+    ran = sslkit(
+        "finetune", "--ckpt", trained, "--data", digits, "--out", tmp_path / "f", "--epochs", 1, "--batch-size", 16, "--json"
+    )
+    assert {"protocol", "top1", "n_train", "n_test", "checkpoint"} <= set(ran.json)
+    ran = sslkit("finetune", "--ckpt", trained, "--data", digits, "--encoder", "vit_micro", "--out", tmp_path / "g")
+    assert ran.code == 2 and "the checkpoint holds resnet_micro" in ran.err
+    assert "--ckpt and --init" in sslkit("finetune", "--ckpt", trained, "--init", trained, "--out", tmp_path / "g").err
+    assert "there is no --ckpt" in sslkit("finetune", "--scratch", "--data", digits, "--out", tmp_path / "g").err
+    assert not (tmp_path / "g").exists()
+
+
+def supervised(labels: torch.Tensor | None = None, encoder: str = "resnet_micro", **settings: Any) -> Supervised:
+    spec = FinetuneSpec(**{"lr": 0.1, **settings})
+    torch.manual_seed(0)
+    built = build_encoder(recipe_for(encoder, 16, 3, {"width": "8"} if encoder == "resnet_micro" else {}))
+    labels = torch.tensor([0, 1, 2, 0]) if labels is None else labels
+    return Supervised(spec, built, DataInfo(samples=4, size=16), labels, 3)
+
+
+def batch() -> dict[str, torch.Tensor]:
+    return {"image": torch.rand(4, 3, 16, 16), "index": torch.arange(4)}
+
+
+def test_frozen_blocks_do_not_learn_and_keep_their_statistics() -> None:
+    task = supervised(last_blocks=1).train()
+    learning = {name for name, parameter in task.named_parameters() if parameter.requires_grad}
+    assert learning and all(name.startswith(("encoder.blocks.3", "head")) for name in learning)
+    before = {name: value.clone() for name, value in task.encoder.named_buffers()}
+    task.predict(task.transform(batch()))
+    changed = {name for name, value in task.encoder.named_buffers() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith("blocks.3") for name in changed)
+    assert all(not p.requires_grad for p in supervised(freeze_blocks=5).encoder.parameters())
+    with pytest.raises(SslkitError, match="has 5 blocks, its stem counted"):
+        supervised(freeze_blocks=6)
+
+
+def test_batchnorm_in_eval_mode_learns_but_keeps_its_statistics() -> None:
+    task = supervised(batchnorm="eval").train()
+    before = {name: value.clone() for name, value in task.named_buffers()}
+    task.predict(task.transform(batch()))
+    assert all(torch.equal(value, before[name]) for name, value in task.named_buffers())
+    assert all(parameter.requires_grad for parameter in task.parameters())
+
+
+def test_the_head_learns_first() -> None:
+    task = supervised(head_first=2).train()
+    for epoch, learns in ((0, False), (1, False), (2, True)):
+        task.clock.epoch = epoch
+        task.transform(batch())
+        assert all(parameter.requires_grad == learns for parameter in task.encoder.parameters())
+        assert task.encoder.training == learns and task.head.weight.requires_grad
+
+
+def test_learning_rates_fall_with_depth() -> None:
+    groups = supervised(encoder_lr=0.5, layer_decay=0.1).param_groups()
+    assert [group["lr"] for group in groups] == pytest.approx([0.05 * 0.1**place for place in (5, 4, 3, 2, 1)])
+    assert supervised().param_groups() == []
+    vit = supervised(encoder="vit_micro", layer_decay=0.5)
+    assert len(vit.param_groups()) == 5  # patches and four blocks
+    own = {id(parameter) for group in vit.param_groups() for parameter in group["params"]}
+    assert own == {id(parameter) for parameter in vit.encoder.parameters()}
+
+
+def test_losses_against_naive_loops() -> None:
+    several = torch.tensor([[1, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0]])
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    task = supervised(several, loss="multi-hot")
+    expected = [-sum(logits[i].log_softmax(0)[c] / several[i].sum() for c in range(3) if several[i, c]) for i in range(3)]
+    assert task.loss(logits, task.transform(batch())) == pytest.approx(float(sum(expected)) / 4)
+    task = supervised(several)
+    assert task.kind == "sigmoid"
+    naive = [
+        -float(F.logsigmoid(logits[i, c]) if several[i, c] else F.logsigmoid(-logits[i, c])) for i in range(4) for c in range(3)
+    ]
+    assert task.loss(logits, task.transform(batch())).item() == pytest.approx(sum(naive) / 12)
+    one = supervised(label_smoothing=0.3)
+    assert one.loss(logits, one.transform(batch())).item() == pytest.approx(
+        F.cross_entropy(logits, one.labels, label_smoothing=0.3).item()
+    )
+    with pytest.raises(SslkitError, match="--loss: softmax wants one label"):
+        supervised(several, loss="softmax")
+
+
+def test_augmentation_changes_each_image_by_itself_and_mixes_targets() -> None:
+    image, target = torch.rand(8, 3, 16, 16), F.one_hot(torch.arange(8) % 3, 3).float()
+    torch.manual_seed(0)
+    changed, same = build_augmentation(FinetuneSpec(randaugment=9, erasing=1.0), 3)(image, target)
+    assert torch.equal(same, target) and changed.shape == image.shape
+    holes = [(changed[i] == 0).all(dim=0).nonzero()[0].tolist() for i in range(8) if (changed[i] == 0).all(dim=0).any()]
+    assert len({tuple(hole) for hole in holes}) > 1
+    torch.manual_seed(0)
+    mixed, shares = build_augmentation(FinetuneSpec(mixup=0.5), 3)(image, target)
+    assert not torch.equal(mixed, image) and torch.allclose(shares.sum(dim=1), torch.ones(8))
+    assert ((shares > 0) & (shares < 1)).any()
+    torch.manual_seed(0)
+    again, _ = build_augmentation(FinetuneSpec(mixup=0.5), 3)(image, target)
+    assert torch.equal(again, mixed)
+
+
+def test_dropped_paths() -> None:
+    task = supervised(drop_path=0.5).train()
+    rates = [getattr(block.drop_path, "drop_prob", 0.0) for block in task.encoder.blocks]
+    assert rates == pytest.approx([0, 1 / 6, 1 / 3, 0.5])
+    image = torch.rand(2, 3, 16, 16)
+    assert torch.equal(task.eval().encoder(image), task.encoder(image))
+    with pytest.raises(SslkitError, match="no branches that could be skipped"):
+        drop_paths(build_encoder(recipe_for("vgg11", 32)), 0.1)
+
+
+def test_averaged_weights_are_what_is_kept() -> None:
+    task = supervised(ema=0.5).train()
+    assert task.exports()["encoder"] is not task.encoder
+    with torch.no_grad():
+        for parameter in task.encoder.parameters():
+            parameter.add_(1)
+    before = next(task.exports()["encoder"].parameters()).clone()
+    task.clock.step = 100
+    task.after_step({})
+    after = next(task.exports()["encoder"].parameters())
+    assert torch.allclose(after, before + 0.5)
+
+
+def test_protocols_of_fine_tuning(trained: Path, digits: Path, tmp_path: Path) -> None:
+    from sslkit.evaluation.protocols import PROTOCOLS, settled
+    from sslkit.evaluation.protocols import finetune_protocol as protocol_of
+
+    assert protocol_of(settled(FinetuneSpec())) == "finetune/full-v1"
+    assert protocol_of(settled(FinetuneSpec(protocol="finetune/partial-v1", data="x", seed=3))) == "finetune/partial-v1"
+    assert settled(FinetuneSpec(protocol="finetune/partial-v1")).last_blocks == 1
+    for by_hand in (
+        {"lr": 0.1},
+        {"loss": "sigmoid"},
+        {"micro_batch": 4},
+        {"canvas": 64},
+        {"recipe": "strong"},
+        {"steps": 3},
+        {"size": 64},
+        {"shares": 0.5},
+    ):
+        assert protocol_of(settled(FinetuneSpec(**by_hand))) is None
+    assert protocol_of(settled(FinetuneSpec(seeds=2))) == "finetune/full-v1"  # more of the same
+    assert protocol_of(settled(FinetuneSpec(seeds=2, protocol="finetune/fewlabel-v1"))) is None  # three are part of it
+    # Another value here is another protocol: a new id, not a new default.
+    assert PROTOCOLS["finetune/full-v1"].settings == {
+        "size": "auto",
+        "batch_size": 64,
+        "canvas": "auto",
+        "epochs": 20,
+        "steps": None,
+        "minutes": None,
+        "micro_batch": None,
+        "optimizer": "adamw",
+        "lr": 0.001,
+        "weight_decay": 0.05,
+        "weight_decay_end": None,
+        "warmup": 0.05,
+        "clip": None,
+        "precision": "auto",
+        "extend_to": None,
+        "recipe": "plain",
+        "loss": "auto",
+        "encoder_lr": 1.0,
+        "layer_decay": 1.0,
+        "head_first": 0,
+        "freeze_blocks": 0,
+        "last_blocks": None,
+        "batchnorm": "train",
+        "crop_scale": 0.6,
+        "label_smoothing": 0.0,
+        "drop_path": 0.0,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "randaugment": 0,
+        "erasing": 0.0,
+        "ema": 0.0,
+        "shares": [1.0],
+        "seeds": 1,
+    }
+    few = settled(FinetuneSpec(protocol="finetune/fewlabel-v1"))
+    assert (few.shares, few.seeds) == ([0.01, 0.1], 3)
+    assert settled(FinetuneSpec(recipe="strong", mixup=0.0)).mixup == 0.0
+
+
+def test_shares_seeds_and_scratch(trained: Path, digits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "few"
+    spec = finetune_spec(digits, out, ckpt=str(trained), epochs=1, batch_size=4, shares=[0.25, 0.5], seeds=2, scratch=True)
+    result = finetune(spec)
+    names = ["fine-tuned, 25% of the labels", "fine-tuned, 50% of the labels", "from scratch, 25% of the labels"]
+    assert [row.model for row in result.rows[:3]] == names and len(result.rows) == 4
+    assert [row.n_train for row in result.rows] == [12, 24, 12, 24]
+    assert result.rows[0].top1_deviation is not None and result.rows[2].p_value is not None
+    assert sorted(path.name for path in out.iterdir() if path.is_dir())[0] == "25%-seed0" and len(list(out.glob("*/"))) == 8
+    again = finetune(spec.model_copy(update={"resume": True}))
+    assert [row.top1 for row in again.rows] == [row.top1 for row in result.rows]
+    with pytest.raises(SslkitError, match="holds a run"):
+        finetune(spec)
+
+
+def test_several_labels_in_one_cell(trained: Path, tmp_path: Path, digits: Path, sslkit: Run) -> None:
+    rows = ["path,label"]
+    for path in sorted((digits / "train").rglob("*.png")):
+        digit = path.parent.name.split()[-1]
+        rows.append(f"{path},{'round;' if digit == '0' else ''}{'even' if int(digit) % 2 == 0 else 'odd'}")
+    table = tmp_path / "several.csv"
+    table.write_text("\n".join(rows) + "\n")
+    settings = [
+        "--ckpt",
+        trained,
+        "--data",
+        table,
+        "--label",
+        "label",
+        "--epochs",
+        8,
+        "--batch-size",
+        12,
+        "--lr",
+        0.003,
+        "--json",
+    ]
+    result = sslkit("finetune", *settings, "--out", tmp_path / "run", "--json").json
+    (row,) = result["rows"]
+    assert row["mean_average_precision"] > 0.8 and row["macro_f1"] is None and set(row["per_class"]) == {"even", "odd", "round"}
+    assert "only finetune takes them" in sslkit("knn", "--ckpt", trained, "--data", table, "--label", "label").err
+    ran = sslkit("finetune", *settings, "--loss", "softmax", "--out", tmp_path / "soft")
+    assert ran.code == 2 and "--loss: softmax" in ran.err
+
+
+def test_strong_recipe_stopped_while_the_head_learns_first_resumes_bit_equal(
+    trained: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sslkit: Run
+) -> None:
+    from safetensors.torch import load_file
+
+    settings = {"ckpt": str(trained), "recipe": "strong", "epochs": 3, "head_first": 1, "lr": 0.002}
+    whole = finetune(finetune_spec(digits, tmp_path / "whole", **settings))
+    assert whole.protocol is None and np.isfinite(whole.loss or np.nan)
+    with stopped_after(2, monkeypatch) as message:
+        finetune(finetune_spec(digits, tmp_path / "parts", **settings))
+    assert f"--resume --out {tmp_path / 'parts'}" in message[0]
+    # As printed: nothing but the folder.
+    parts = sslkit("finetune", "--resume", "--out", tmp_path / "parts", "--json").json
+    assert parts["protocol"] is None and parts["settings"] == whole.settings and parts["steps"] == whole.steps
+    one, other = load_file(whole.checkpoint), load_file(parts["checkpoint"])
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert parts["top1"] == whole.top1
+    ran = sslkit("finetune", "--resume", "--out", tmp_path / "parts", "--lr", 0.5)
+    assert ran.code == 2 and "--lr 0.5 (the run has 0.002)" in ran.err
+
+
+def test_several_trainings_go_on_where_they_were_stopped(
+    trained: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sslkit: Run
+) -> None:
+    settings = {"ckpt": str(trained), "epochs": 1, "seeds": 2, "shares": [0.5], "batch_size": 8, "seed": 3}
+    whole = finetune(finetune_spec(digits, tmp_path / "whole", **settings))
+    with stopped_after(5, monkeypatch):  # in the second training
+        finetune(finetune_spec(digits, tmp_path / "parts", **settings))
+    parts = sslkit("finetune", "--resume", "--out", tmp_path / "parts", "--json").json
+    assert [row["top1"] for row in parts["rows"]] == [row.top1 for row in whole.rows]
+    assert [one["seed"] for one in parts["rows"][0]["chosen"]] == [3, 4]
+
+
+def test_a_resumed_run_keeps_its_id(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    flags = ["--ckpt", trained, "--data", digits, "--out", tmp_path / "run", "--batch-size", 24]
+    assert sslkit("finetune", *flags, "--epochs", 1, "--json").json["protocol"] is None
+    assert sslkit("finetune", "--resume", "--out", tmp_path / "run", "--json").json["protocol"] is None
+    from sslkit.engine.parallel import ALONE
+    from sslkit.evaluation.finetune import _as_asked
+    from sslkit.evaluation.protocols import finetune_protocol
+    from sslkit.evaluation.splits import find_labelled
+
+    recorded = FinetuneSpec(size=16, canvas=16, precision="fp32", data=str(digits))
+    checkpoint = read_model(trained)
+    asked = _as_asked(recorded, checkpoint, find_labelled(recorded, [], None), ALONE)
+    assert finetune_protocol(asked) == "finetune/full-v1"
+    assert finetune_protocol(asked.model_copy(update={"canvas": 20})) is None
+
+
+@contextmanager
+def stopped_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Send the signal of Ctrl-C after so many steps, of all trainings together."""
+    step, taken, message = Stepper.step, [0], list[str]()
+
+    def counted(self: Stepper, raw: Any) -> dict[str, float]:
+        said = step(self, raw)
+        taken[0] += 1
+        if taken[0] == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return said
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "step", counted)
+        with pytest.raises(RunInterruptedError) as stopped:
+            yield message
+        message.append(str(stopped.value))
+
+
+def test_frozen_norms_stay_frozen_when_they_are_synchronised() -> None:
+    from timm.layers.norm_act import convert_sync_batchnorm
+
+    task = supervised(last_blocks=1)
+    convert_sync_batchnorm(task)
+    norms = {name: norm for name, norm in task.train().encoder.named_modules() if "norm" in name}
+    assert {name for name, norm in norms.items() if norm.training} == {name for name in norms if name.startswith("blocks.3")}
+    task = supervised(batchnorm="eval")
+    convert_sync_batchnorm(task)
+    assert not any(norm.training for name, norm in task.train().encoder.named_modules() if "norm" in name)
+
+
+def test_an_encoder_of_one_block_has_no_last_one(digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    flags = ["--encoder", "torchvision:resnet18", "--size", 32, "--data", digits, "--epochs", 1, "--batch-size", 16]
+    ran = sslkit("finetune", *flags, "--protocol", "finetune/partial-v1", "--out", tmp_path / "x")
+    assert ran.code == 2 and "torchvision:resnet18 is one block to sslkit" in ran.err and not (tmp_path / "x").exists()
+    ran = sslkit("finetune", "--minutes", 1, "--head-first", 1, "--data", digits, "--out", tmp_path / "x")
+    assert ran.code == 2 and "--minutes and --head-first" in ran.err

@@ -1,0 +1,202 @@
+"""Exports compute what the encoder computes, in a process without sslkit, and only then exist."""
+
+import contextlib
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sslkit as public
+from sslkit import SslkitError
+from sslkit.engine.pretrain import pretrain
+from sslkit.exporting.export import export
+from sslkit.specs.train import PretrainSpec
+from sslkit.specs.use import ExportSpec
+
+
+@pytest.fixture(scope="module")
+def tuned(digits: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("tuned") / "run"
+    settings: dict[str, Any] = {"steps": 3, "batch_size": 16, "workers": 0, "size": 16}
+    return Path(public.finetune(public.FinetuneSpec(ckpt=str(trained), data=str(digits), out=str(out), **settings)).checkpoint)
+
+
+def test_pt2_runs_without_sslkit_at_any_batch_size(trained: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    file = tmp_path / "deep" / "encoder.pt2"
+    result = sslkit("export", "--ckpt", trained, "--out", file, "--json").json
+    assert (result["path"], result["format"]) == (str(file), "pt2")
+    assert 0 <= result["mean_abs_diff"] <= result["max_abs_diff"] < 1e-4 < result["tolerance"]
+    program = torch.export.load(file).module()
+    image = torch.rand(5, 3, 16, 16)
+    assert torch.allclose(program(image), public.load(trained)(image), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_sizes_that_may_differ(trained: Path, tmp_path: Path) -> None:
+    given = {"ckpt": str(trained), "out": str(tmp_path / "e.pt2")}
+    any_size = torch.export.load(export(ExportSpec(**given, dynamic_size=True)).path).module()
+    image = torch.rand(3, 3, 24, 40)
+    assert torch.allclose(any_size(image), public.load(trained)(image), atol=1e-5)
+    fixed = torch.export.load(export(ExportSpec(**given, dynamic_batch=False)).path).module()
+    assert fixed(torch.rand(1, 3, 16, 16)).shape == (1, 64)
+    with pytest.raises((AssertionError, RuntimeError)):
+        fixed(torch.rand(2, 3, 16, 16))
+
+
+@pytest.mark.parametrize("kind", ["pt2", "onnx"])
+def test_no_path_of_this_machine_is_in_the_file(kind: Any, trained: Path, tmp_path: Path) -> None:
+    import zipfile
+
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    file = Path(export(ExportSpec(ckpt=str(trained), to=kind, out=str(tmp_path / f"e.{kind}"))).path)
+    if kind == "pt2":
+        with zipfile.ZipFile(file) as parts:
+            content = b"".join(parts.read(name) for name in parts.namelist())
+    else:
+        content = file.read_bytes()
+    for path in (Path(public.__file__).parent, Path(torch.__file__).parent.parent, trained.parent):
+        assert str(path).encode() not in content
+
+
+def test_a_size_that_the_encoder_does_not_take(digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    settings: dict[str, Any] = {"data": str(digits), "steps": 1, "batch_size": 4, "workers": 0, "size": 16}
+    run = pretrain(PretrainSpec(task="rotation", encoder="vit_micro", out=str(tmp_path / "run"), **settings))
+    ran = sslkit("export", "--ckpt", run.checkpoint, "--size", 17)
+    assert ran.code == 2 and "--size" in ran.err and len(ran.err.splitlines()) == 1
+
+
+def test_an_encoder_of_one_size_says_so(digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    settings: dict[str, Any] = {"data": str(digits), "steps": 1, "batch_size": 4, "workers": 0, "size": 16}
+    run = pretrain(PretrainSpec(task="rotation", encoder="convvit_micro", out=str(tmp_path / "run"), **settings))
+    ran = sslkit("export", "--ckpt", run.checkpoint, "--dynamic-size")
+    assert ran.code == 1 and "leave out --dynamic-size" in ran.err
+    assert not list(tmp_path.glob("*.pt2"))
+
+
+@pytest.mark.parametrize("dynamic_size", [False, True])
+def test_onnx(dynamic_size: bool, trained: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    result = export(ExportSpec(ckpt=str(trained), to="onnx", out=str(tmp_path / "e.onnx"), dynamic_size=dynamic_size))
+    assert result.max_abs_diff < 1e-4 and Path(result.path).stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("kind", "name"), [("timm", "resnet10t"), ("torchvision", "torchvision:shufflenet_v2_x0_5")])
+def test_state_dicts(kind: Any, name: str, digits: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"data": str(digits), "steps": 1, "batch_size": 4, "workers": 0}
+    big = pretrain(PretrainSpec(task="rotation", encoder=name, size=96, out=str(tmp_path / "big"), **settings))
+    result = export(ExportSpec(ckpt=big.checkpoint, to=kind))
+    assert result.max_abs_diff < 1e-3 and result.images == str(digits)
+    image = torch.rand(3, 3, 96, 96)
+    said = _run_card(Path(result.card), image)
+    assert torch.allclose(said, public.load(big.checkpoint)(image), atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_small_stem_fits_no_other_model(digits: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"data": str(digits), "steps": 1, "batch_size": 4, "workers": 0}
+    for kind, name in (("timm", "resnet18"), ("torchvision", "torchvision:resnet18")):
+        small = pretrain(PretrainSpec(task="rotation", encoder=name, size=32, out=str(tmp_path / kind), **settings))
+        with pytest.raises(SslkitError, match="was trained with the small stem"):
+            export(ExportSpec(ckpt=small.checkpoint, to=kind))
+        assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("kind", ["timm", "torchvision"])
+def test_other_encoders_are_refused(kind: Any, trained: Path) -> None:
+    with pytest.raises(SslkitError, match=f"resnet_micro is not a {kind} model"):
+        export(ExportSpec(ckpt=str(trained), to=kind))
+
+
+def test_a_fine_tuned_checkpoint_takes_its_classifier_along(
+    tuned: Path, digits: Path, tmp_path: Path, sslkit: Callable[..., Any]
+) -> None:
+    result = sslkit("export", "--ckpt", tuned, "--out", tmp_path / "c.pt2", "--json").json
+    image = torch.rand(2, 3, 16, 16)
+    logits = torch.export.load(result["path"]).module()(image)
+    assert logits.shape == (2, 3)
+    card = Path(result["card"]).read_text()
+    assert (
+        "Classes, in order: digit 0, digit 1, digit 2." in card
+        and "| licence | not stated: fill in |" in card
+        and str(tmp_path) not in card
+    )
+    assert torch.allclose(_run_card(Path(result["card"]), image), logits, atol=1e-5)
+
+
+def test_predictions(tuned: Path, trained: Path, digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    out = tmp_path / "predictions.csv"
+    told = sslkit("predict", "--ckpt", tuned, "--data", digits / "test", "--out", out, "--json", "--workers", 0).json
+    assert told["images"] == 12 and told["classes"] == 3
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert len(rows) == 12 and set(rows[0]) == {"path", "class", "probability"}
+    assert all(
+        row["class"] in ("digit 0", "digit 1", "digit 2") and 1 / 3 - 1e-3 <= float(row["probability"]) <= 1 for row in rows
+    )
+    assert (digits / "test" / rows[0]["path"]).is_file()
+    ran = sslkit("predict", "--ckpt", trained, "--data", digits, "--out", tmp_path / "no.csv")
+    assert ran.code == 2 and "has no classifier: it is a run of rotation (train one: sslkit finetune" in ran.err
+    assert not (tmp_path / "no.csv").exists()
+
+
+def test_several_classes_are_named_where_an_image_may_have_them() -> None:
+    from sslkit.evaluation.predict import named
+
+    scores = torch.tensor([[2.0, 1.0, -3.0], [-1.0, -2.0, -3.0]])
+    several, one = named(scores, ["a", "b", "c"], True, True), named(scores, ["a", "b", "c"], False, False)
+    shared = named(torch.tensor([[2.0, 1.8, -3.0]]), ["a", "b", "c"], True, False)
+    assert shared[0][0] == "a;b"
+    assert [name for name, _ in several] == ["a;b", ""] and [name for name, _ in one] == ["a", "a"]
+    assert several[0][1] == pytest.approx(float(torch.sigmoid(torch.tensor(2.0))))
+    assert one[0][1] == pytest.approx(float(scores[0].softmax(dim=0)[0]))
+
+
+def test_a_wrong_file_is_removed(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    file = tmp_path / "e.pt2"
+    file.write_bytes(b"an earlier export")
+    module = sys.modules["sslkit.exports"]
+    write = module._FORMATS["pt2"][1]
+
+    def wrong(network: Any, *others: Any) -> Any:
+        network.encoder.stem.weight.data.add_(0.1)  # what is written is not what was asked for
+        return write(network, *others)
+
+    monkeypatch.setitem(module._FORMATS, "pt2", (".pt2", wrong))
+    with pytest.raises(SslkitError, match="computes features that differ") as told:
+        export(ExportSpec(ckpt=str(trained), out=str(file)))
+    assert told.value.exit_code == 1
+    assert file.read_bytes() == b"an earlier export" and list(tmp_path.iterdir()) == [file]
+
+    def unreadable(network: Any, checkpoint: Any, images: Any, shapes: Any, path: Path) -> Any:
+        path.write_bytes(b"wrong")
+        return {}
+
+    monkeypatch.setitem(module._FORMATS, "pt2", (".pt2", unreadable))
+    with pytest.raises(SslkitError, match="the pt2 file cannot be read back"):
+        export(ExportSpec(ckpt=str(trained), out=str(file)))
+
+
+def test_where_it_may_not_write(trained: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    (tmp_path / "file").write_text("")
+    for out, message in (
+        (tmp_path, "is a folder"),
+        (trained, "the checkpoint itself"),
+        (tmp_path / "file" / "e.pt2", "cannot write"),
+    ):
+        ran = sslkit("export", "--ckpt", trained, "--out", out)
+        assert ran.code == 2 and message in ran.err and len(ran.err.splitlines()) == 1
+    assert sslkit("export", "--ckpt", trained, "--json").json["path"] == f"{trained.parent}.pt2"
+
+
+def _run_card(card: Path, image: torch.Tensor) -> torch.Tensor:
+    """Run the lines that a card gives, from its folder."""
+    known: dict[str, Any] = {"image": image}
+    code = card.read_text().partition("```python\n")[2].partition("```")[0]
+    with contextlib.chdir(card.parent), torch.no_grad():
+        exec(code, known)
+    found: torch.Tensor = known.get("logits", known.get("features"))
+    return found

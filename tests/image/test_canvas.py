@@ -1,0 +1,188 @@
+"""Decoding, the canvas cache, quarantine and the loader."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sslkit.contract.errors import SslkitError
+from sslkit.data import cache
+from sslkit.data.decode import UnreadableSampleError
+from sslkit.data.index import Index
+from sslkit.data.loader import Loader, epoch_batches, ordered_batches
+from sslkit.image.canvas import Canvases, choose_folder
+from sslkit.image.decode import read_canvas, short_sides
+from sslkit.image.source import ImageSource
+
+
+def one(tmp_path: Path, image: Image.Image, name: str = "x.png", **save: object) -> np.ndarray:
+    image.save(tmp_path / name, **save)
+    return read_canvas(ImageSource.read_index(str(tmp_path), reindex=True), 0, 8)
+
+
+def test_modes_become_rgb(tmp_path: Path) -> None:
+    gray = Image.new("L", (8, 8), 100)
+    assert (one(tmp_path, gray) == 100).all()
+    assert one(tmp_path, gray.convert("P")).shape == (8, 8, 3)
+    assert (one(tmp_path, Image.new("1", (8, 8), 1)) == 255).all()
+    assert (one(tmp_path, Image.new("RGBA", (8, 8), (10, 20, 30, 0))) == 255).all()  # transparent: white
+    half = one(tmp_path, Image.new("LA", (8, 8), (0, 128)))
+    assert abs(int(half[0, 0, 0]) - 127) <= 1
+    sixteen = Image.fromarray(np.full((8, 8), 200 * 256 + 7, dtype=np.uint16))
+    assert (one(tmp_path, sixteen) == 200).all()
+    palette = Image.new("P", (8, 8), 0)
+    palette.putpalette([9, 9, 9])
+    assert (one(tmp_path, palette, transparency=0) == 255).all()
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    red = one(tmp_path, Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "x.jpg")
+    assert red[0, 0, 0] > 200 and red[0, 0, 1] < 50
+
+
+def test_first_frame_of_an_animation(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), (value, value, value)) for value in (0, 255)]
+    assert (one(tmp_path, frames[0], "x.gif", save_all=True, append_images=frames[1:]) == 0).all()
+
+
+def test_orientation_is_applied(tmp_path: Path) -> None:
+    picture = np.zeros((8, 8, 3), np.uint8)
+    picture[0] = 255  # a white top edge
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by a quarter to the right
+    turned = one(tmp_path, Image.fromarray(picture), exif=exif)
+    assert (turned[:, -1] == 255).all() and (turned[:, 0] == 0).all()
+
+
+def test_short_side_fits_and_the_middle_is_cut_out(tmp_path: Path) -> None:
+    picture = np.zeros((8, 24, 3), np.uint8)
+    picture[:, 8:16] = 255
+    assert (one(tmp_path, Image.fromarray(picture)) == 255).all()
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "text", "float", "gone", "changed"])
+def test_broken_files_say_why(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / ("x.tif" if kind == "float" else "x.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(file)
+    data = file.read_bytes()
+    if kind == "float":
+        Image.fromarray(np.zeros((8, 8), np.float32)).save(file)
+    elif kind in ("truncated", "empty", "text"):
+        file.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "text": b"hello"}[kind])
+    index = ImageSource.read_index(str(tmp_path), reindex=True)
+    if kind == "gone":
+        file.unlink()
+    elif kind == "changed":
+        file.write_bytes(data + b"!")
+    with pytest.raises(
+        UnreadableSampleError,
+        match={"gone": "no such file", "changed": "changed since", "float": "no known range"}.get(kind, "Error"),
+    ):
+        read_canvas(index, 0, 8)
+
+
+def folder(tmp_path: Path, count: int = 10, broken: tuple[int, ...] = ()) -> Index:
+    for i in range(count):
+        path = tmp_path / f"{i:02}.png"
+        Image.new("RGB", (8, 8), (i, i, i)).save(path)
+        if i in broken:
+            path.write_bytes(b"broken")
+    return ImageSource.read_index(str(tmp_path), reindex=True)
+
+
+def test_cache_is_read_instead_of_the_files(tmp_path: Path) -> None:
+    index = folder(tmp_path)
+    place, _ = choose_folder(index, 8, "on", 1)
+    canvases = Canvases(index, 8, place)
+    rows = np.arange(10)
+    first, broken = canvases.read(rows)
+    assert not broken and canvases.complete()
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    again, broken = Canvases(index, 8, place).read(rows)
+    assert not broken and np.array_equal(first, again)
+    assert np.array_equal(pickle.loads(pickle.dumps(canvases)).read(rows)[0], first)
+
+
+@pytest.mark.parametrize("damaged", ["canvases.npy", "state.npy"])
+@pytest.mark.parametrize("how", ["gone", "cut"])
+def test_a_damaged_cache_is_filled_again(tmp_path: Path, damaged: str, how: str) -> None:
+    index = folder(tmp_path)
+    place, _ = choose_folder(index, 8, "on", 1)
+    assert place is not None
+    first, _ = Canvases(index, 8, place).read(np.arange(10))
+    if how == "gone":
+        (place / damaged).unlink()
+    else:
+        (place / damaged).write_bytes(b"\x93NUMPY")
+    assert np.array_equal(Canvases(index, 8, place).read(np.arange(10))[0], first)
+
+
+def test_cache_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSLKIT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "a").mkdir()
+    index = folder(tmp_path / "a")
+    size = 10 * 8 * 8 * 3 / 1e9
+    assert choose_folder(index, 8, "auto", size / 2)[0] is None
+    with pytest.raises(SslkitError, match="exceed --cache-limit"):
+        choose_folder(index, 8, "on", size / 2)
+    small, _ = choose_folder(index, 8, "on", 1)
+    Canvases(index, 8, small).read(np.arange(10))
+    other, _ = choose_folder(index, 9, "on", 1.5 * size)  # no room for both: the older one goes
+    assert small is not None and other is not None
+    assert [entry.folder for entry in cache.stored()] == [other]
+    assert cache.clear() > 0
+    assert cache.stored() == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_samples_are_replaced_the_same_way_every_time(tmp_path: Path, workers: int) -> None:
+    index = folder(tmp_path, broken=(3, 4))
+    loader = Loader(ImageSource(index, 8, Canvases(index, 8, None), {}), workers, substitute=True)
+    (raw,) = loader([np.arange(10)])
+    assert raw["index"].tolist() == [0, 1, 2, 5, 5, 5, 6, 7, 8, 9]
+    assert raw["image"][:, 0, 0, 0].tolist() == raw["index"].tolist()
+    assert [row for row, _ in raw["broken"]] == [3, 4]
+    left_out = Loader(ImageSource(index, 8, Canvases(index, 8, None), {}), workers, substitute=False)
+    assert [raw["index"].tolist() for raw in left_out(ordered_batches(10, 5))] == [[0, 1, 2], [5, 6, 7, 8, 9]]
+
+
+def test_only_broken_files(tmp_path: Path) -> None:
+    index = folder(tmp_path, 3, broken=(0, 1, 2))
+    with pytest.raises(SslkitError, match="none of 3 files tried"):
+        short_sides(index)
+    with pytest.raises(SslkitError, match="not one of 3 images"):
+        next(Loader(ImageSource(index, 8, Canvases(index, 8, None), {}), 0, substitute=True)([np.arange(3)]))
+
+
+def test_epochs_are_permutations_that_differ_and_repeat() -> None:
+    first, again, second = (np.concatenate(epoch_batches(23, 5, seed=1, epoch=epoch)) for epoch in (0, 0, 1))
+    assert len(first) == 20 and len(set(first.tolist())) == 20
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, second)
+
+
+def test_balanced_epochs() -> None:
+    import torch
+
+    weights = torch.tensor([1.0] * 90 + [9.0] * 10)
+    drawn = np.concatenate(epoch_batches(100, 10, seed=0, epoch=0, weights=weights))
+    assert 30 < (drawn >= 90).sum() < 70
+
+
+def test_a_process_that_forgets_its_loader_ends(digits: Path) -> None:
+    code = f"""
+import numpy as np
+from sslkit import PretrainSpec
+from sslkit.data.images import ImageSource
+from sslkit.data.loader import Loader
+images = ImageSource.open(PretrainSpec(task="x", data={str(digits)!r}, cache="off"))
+batches = Loader(images, 2, substitute=True)([np.arange(4)] * 20)
+print(next(batches)["index"].tolist())
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert ran.stdout == "[0, 1, 2, 3]\n"

@@ -1,0 +1,116 @@
+"""Captions: byte-pair tokens, and tables that hold them."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.options import DataSpec
+from sslkit.image_text.source import ImageTextSource
+from sslkit.text.byte_pairs import BEGIN, END, PADDING, BytePairs
+
+Run = Callable[..., Any]
+TEXTS = ["a red square", "a red circle", "the red square, top left", "Blue squares"] * 3
+
+
+def test_tokens_begin_end_and_are_padded() -> None:
+    tokenizer = BytePairs.learn(TEXTS, 400)
+    tokens = tokenizer(["a red square", "a red square, top left", ""], 8)
+    assert tokens.shape == (3, 8) and (tokens[:, 0] == BEGIN).all()
+    assert tokens[0, :5].tolist()[-1] == END and (tokens[0, 5:] == PADDING).all()  # three words that were seen often
+    assert tokens[1].tolist().count(END) == 1
+    assert tokens[2].tolist() == [BEGIN, END] + [PADDING] * 6
+    assert tokenizer.lengths(["a red square", ""]) == [5, 2]
+    assert np.array_equal(tokenizer(["A RED Square"], 8), tokens[:1])  # lower case
+
+
+def test_texts_that_were_never_seen_have_tokens() -> None:
+    tokenizer = BytePairs.learn(TEXTS, 400)
+    tokens = tokenizer(["żółw 🐢 zebra"], 40)
+    assert int((tokens != PADDING).sum()) > 10 and tokens.max() < tokenizer.words
+    assert tokenizer(["x" * 100], 10)[0, -1] == END  # cut off, and ended
+
+
+def test_a_tokenizer_reads_what_it_wrote() -> None:
+    tokenizer = BytePairs.learn(TEXTS, 400)
+    again = BytePairs.read(tokenizer.spelled())
+    assert again.words == tokenizer.words <= 400
+    assert np.array_equal(again(TEXTS, 12), tokenizer(TEXTS, 12))
+    assert BytePairs.learn(TEXTS, 400).spelled() == tokenizer.spelled()
+
+
+@pytest.mark.parametrize("spelling", [b"\xff", b"one", b"a b c", b"a b\na b", b"zz b", b"<end> a"])
+def test_a_tokenizer_that_was_altered_is_refused(spelling: bytes) -> None:
+    with pytest.raises(ValueError):
+        BytePairs.read(spelling)
+
+
+def test_captions_in_which_nothing_occurs_twice_are_spelled(sslkit: Run, tmp_path: Path) -> None:
+    table = Path(ImageTextSource.example(tmp_path, 4))
+    words = ("cat", "dog", "fox", "hen")
+    table.write_text("path,caption\n" + "".join(f"{number:04}.png,{word}\n" for number, word in enumerate(words)))
+    options = ["--encoder-option", "width=8", "--batch-size", 4, "--steps", 2, "--workers", 0]
+    ran = sslkit("pretrain", "clip", "--data", table, "--out", tmp_path / "run", *options)
+    assert ran.code == 0, ran.err
+    assert sslkit("zeroshot", "--ckpt", tmp_path / "run" / "model.safetensors").code == 0
+
+
+def test_pairs_have_images_and_tokens(tmp_path: Path) -> None:
+    pairs = ImageTextSource.open(DataSpec(data=ImageTextSource.example(tmp_path, 12), cache="off"))
+    assert (pairs.info.samples, pairs.info.modality, pairs.info.size) == (12, "image_text", 32)
+    arrays, broken = pairs.read(np.array([3, 1]))
+    assert not broken and arrays["image"].shape == (2, 32, 32, 3)
+    assert arrays["tokens"].shape == (2, pairs.info.details["length"])
+    tokenizer = BytePairs.read(pairs.info.details["spelling"])
+    assert np.array_equal(tokenizer([pairs.captions[3]], pairs.info.details["length"])[0], arrays["tokens"][0])
+    before = pairs.fingerprint()
+    table = tmp_path / "pairs" / "captions.csv"
+    table.write_text(table.read_text().replace("red", "crimson").replace("blue", "azure"))
+    assert ImageTextSource.open(DataSpec(data=str(table), cache="off")).fingerprint() != before
+
+
+def test_captions_without_images_are_left_out(sslkit: Run, tmp_path: Path) -> None:
+    table = Path(ImageTextSource.example(tmp_path, 24))
+    (table.parent / "0003.png").unlink()
+    (table.parent / "0005.png").write_bytes(b"no image")
+    options = ["--encoder-option", "width=8", "--batch-size", 8, "--steps", 4, "--workers", 0]
+    ran = sslkit("pretrain", "clip", "--data", table, "--out", tmp_path / "run", *options)
+    assert ran.code == 0, ran.err
+    told = (tmp_path / "run" / "broken.csv").read_text()
+    assert "0003.png,no such file" in told and "0005.png" in told
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("path,title\na.png,x\n", "has no column caption"),
+        ("path,caption\n0000.png,\n", "caption is empty in line 2"),
+        ("path,caption\n0000.png,a\n0001.png,  \n", "caption is empty in line 3"),
+        ("path,caption\nno.png,a\n", "none of the 1 files listed"),
+        ("path,caption\n", "lists no file"),
+    ],
+)
+def test_bad_tables_are_one_line(table: str, message: str, sslkit: Run, tmp_path: Path) -> None:
+    ImageTextSource.example(tmp_path, 4)
+    file = tmp_path / "pairs" / "bad.csv"
+    file.write_text(table)
+    ran = sslkit("pretrain", "clip", "--data", file, "--out", tmp_path / "run")
+    errors = [line for line in ran.err.splitlines() if line.startswith("error: ")]
+    assert ran.code == 2 and len(errors) == 1 and message in errors[0], ran.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_has_no_captions(sslkit: Run, digits: Path, tmp_path: Path) -> None:
+    ran = sslkit("pretrain", "clip", "--data", digits, "--out", tmp_path / "run")
+    assert ran.code == 2 and "has no captions" in ran.err
+
+
+def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = ImageTextSource.example(tmp_path, 4)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(SslkitError, match=r"sslkit\[text\]"):
+        ImageTextSource.open(DataSpec(data=table))

@@ -1,0 +1,177 @@
+"""deepcluster and clusterfit: who gets which label, when, and who is forgotten. swav: prototypes, codes, queue."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fake_run import FakeRun
+from pydantic import Field
+
+from sslkit import SslkitError, load, read_model
+from sslkit.image.examples import example_checkpoint
+from sslkit.nn import sinkhorn, swapped_prediction
+from sslkit.tasks.load import load_task
+from sslkit.testing import check_task
+
+
+def clustered(samples: int = 64, groups: int = 4, width: int = 64) -> torch.Tensor:
+    centers = 5 * torch.randn(groups, width, generator=torch.Generator().manual_seed(0))
+    return centers[torch.arange(samples) % groups] + 0.1 * torch.randn(samples, width)
+
+
+def test_deepcluster_labels_what_is_alike_and_begins_with_a_new_classifier(build: Callable[..., Any]) -> None:
+    task, run = build("deepcluster", clusters=4, components=3), FakeRun(clustered())
+    before = task.head.weight.clone()
+    task.before_epoch(run)
+    for group in range(4):
+        assert len(task.label[group::4].unique()) == 1
+    assert len(task.label.unique()) == 4
+    assert torch.equal(run.balanced, task.label) and run.forgotten == [task.head] and run.encoder is None
+    assert not torch.equal(task.head.weight, before) and float(task.head.weight.detach().std()) == pytest.approx(0.01, rel=0.2)
+    batch = task.transform({"image": torch.rand(5, 3, 36, 36), "index": torch.tensor([3, 9, 3, 60, 0])})
+    assert torch.equal(batch["label"], task.label[[3, 9, 3, 60, 0]])
+
+
+def test_deepcluster_keeps_labels_between_two_clusterings(build: Callable[..., Any]) -> None:
+    task = build("deepcluster", clusters=4, reassign=3)
+    asked = []
+    for epoch in range(7):
+        run = FakeRun(clustered())
+        task.clock.epoch = epoch
+        task.before_epoch(run)
+        asked.append(run.balanced is not None)
+    assert asked == [True, False, False, True, False, False, True]
+
+
+def test_deepcluster_of_edges(build: Callable[..., Any]) -> None:
+    task = build("deepcluster", sobel=True).eval()
+    assert task.encoder.recipe["select"] == "sobel"
+    image = torch.rand(2, 3, 32, 32) * 0.8
+    assert torch.allclose(task.encoder(image), task.encoder(image + 0.1), atol=1e-4)  # brightness is no edge
+    with pytest.raises(SslkitError, match="--sobel: images of 1 channels"):
+        build("deepcluster", sobel=True, channels=1)
+
+
+def test_clusterfit_clusters_the_teacher_once(build: Callable[..., Any], tmp_path: Path) -> None:
+    teacher = example_checkpoint(tmp_path)
+    task, run = build("clusterfit", clusters=4, teacher=str(teacher)), FakeRun(clustered())
+    task.before_epoch(run)
+    labels = task.label.clone()
+    assert len(labels.unique()) == 4 and len(labels[::4].unique()) == 1
+    assert all(torch.equal(value, load(teacher).state_dict()[name]) for name, value in run.encoder.state_dict().items())
+    assert run.balanced is None
+    task.clock.epoch = 1
+    task.before_epoch(FakeRun(torch.randn(64, 8)))
+    assert torch.equal(task.label, labels)
+
+
+def test_clusterfit_refuses_what_is_no_teacher(build: Callable[..., Any], sslkit: Callable[..., Any], tmp_path: Path) -> None:
+    ran = sslkit("pretrain", "clusterfit", "--data", tmp_path)
+    assert ran.code == 2 and "--teacher is missing" in ran.err
+    with pytest.raises(SslkitError, match=r"--teacher: nowhere\.safetensors is not a file"):
+        build("clusterfit", teacher="nowhere.safetensors").before_epoch(FakeRun())
+    teacher = example_checkpoint(tmp_path)
+    with pytest.raises(SslkitError, match="--teacher: it sees 3 channels, and the images have 1"):
+        build("clusterfit", teacher=teacher, channels=1).before_epoch(FakeRun())
+    with pytest.raises(SslkitError, match="--teacher: it was trained at 32 px, and images are seen at 64"):
+        build("clusterfit", teacher=teacher, size=64).before_epoch(FakeRun())
+
+
+def test_clusterfit_goes_on_without_its_teacher(
+    sslkit: Callable[..., Any], digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    teacher, out = example_checkpoint(tmp_path), tmp_path / "run"
+    run = ["clusterfit", "--data", digits, "--size", 32, "--batch-size", 16, "--workers", 0, "--encoder-option", "width=8"]
+    assert sslkit("pretrain", *run, "--out", out, "--epochs", 1, "--clusters", 4, "--teacher", "model.safetensors").code == 0
+    assert json.loads((out / "spec.json").read_text())["options"]["teacher"] == str(teacher)
+    assert "teacher" not in read_model(out / "model.safetensors").metadata["spec"]["options"]  # a path of this machine
+    teacher.unlink()
+    ran = sslkit("pretrain", "clusterfit", "--extend-to", 2, "--out", out)
+    assert ran.code == 0, ran.err
+    assert sslkit("preview", "--ckpt", out / "model.safetensors", "--out", "p.png").code == 0
+    assert sslkit("preview", "clusterfit", "--clusters", 4, "--ckpt", out / "model.safetensors").code == 0
+    nothing = sslkit("pretrain", "clusterfit", "--resume", "--data", digits, "--out", tmp_path / "none")
+    assert nothing.code == 2 and "--teacher is missing" in nothing.err
+
+
+@pytest.mark.parametrize("name", ["deepcluster", "clusterfit"])
+def test_more_clusters_than_images_are_refused(build: Callable[..., Any], name: str, tmp_path: Path) -> None:
+    given = {"teacher": str(example_checkpoint(tmp_path))} if name == "clusterfit" else {}
+    with pytest.raises(SslkitError, match="--clusters: 65 are more than the 64 images"):
+        build(name, clusters=65, **given)
+    assert build(name, samples=64, **given).clusters == 6 and build(name, samples=5000, **given).clusters == 100
+
+
+@pytest.mark.parametrize(("crops", "size", "views", "small"), [("2+6", 32, 8, 16), ("2+0", 32, 2, 16), ("2+2", 224, 4, 96)])
+def test_swav_crops(build: Callable[..., Any], crops: str, size: int, views: int, small: int) -> None:
+    task = build("swav", crops=crops, size=size, prototypes=10).eval()
+    batch = task.transform({"image": torch.rand(2, 3, size + 4, size + 4)})
+    assert batch["image"].shape == (2, 2, 3, size, size)
+    assert task.crops.small_size == small and ("small" in batch) == (views > 2)
+    if views > 2:
+        assert batch["small"].shape == (2, views - 2, 3, small, small)
+    output = task.predict(batch)
+    assert output.shape == (2, views, 128) and torch.allclose(output.norm(dim=2), torch.ones(2, views), atol=1e-5)
+
+
+def test_swav_loss_against_its_parts(build: Callable[..., Any]) -> None:
+    task = build("swav", prototypes=6)
+    output = F.normalize(torch.randn(5, 4, 128), dim=2)
+    scores = output @ task.prototypes.T
+    codes = torch.stack([sinkhorn(scores[:, view], 0.05, 3) for view in range(2)], dim=1)
+    assert torch.allclose(task.loss(output, {}), swapped_prediction(scores, codes, 0.1))
+
+
+def test_swav_codes_look_at_the_queue_once_it_is_full(build: Callable[..., Any]) -> None:
+    torch.manual_seed(0)
+    task = build("swav", prototypes=6, queue=8, queue_from=2)
+    output = F.normalize(torch.randn(4, 2, 128), dim=2)
+    alone = task._codes(output)
+    for step, epoch, used in ((0, 2, False), (1, 2, False), (2, 1, False), (2, 2, True)):
+        task.clock.step, task.clock.epoch = step, epoch
+        assert torch.equal(task._codes(output), alone) != used
+    vectors = torch.cat([output[:, 1], task.queues[1].rows])
+    wanted = sinkhorn(vectors @ task.prototypes.T, 0.05, 3)[:4]
+    assert torch.allclose(task._codes(output)[:, 1], wanted)
+    with torch.no_grad():
+        task.after_step({"large": output})
+    assert torch.allclose(task.queues[0].rows[:4], output[:, 0]) and torch.allclose(task.queues[1].rows[:4], output[:, 1])
+
+
+class WithQueue(load_task("swav")):  # type: ignore[misc]
+    """Find codes with past images beside the present ones from the start."""
+
+    class Options(load_task("swav").Options):  # type: ignore[misc]
+        queue: int = Field(default=12, ge=0, description="Past images that codes are found with.")
+        queue_from: int = Field(default=0, ge=0, description="First epoch in which they are used.")
+
+
+def test_swav_with_a_queue_keeps_the_promises() -> None:
+    assert not [verdict for verdict in check_task(WithQueue) if not verdict.passed]
+
+
+@pytest.mark.slow
+def test_swav_with_a_queue_keeps_the_promises_in_full() -> None:
+    assert not [verdict for verdict in check_task(WithQueue, full=True) if not verdict.passed]
+
+
+def test_swav_prototypes_stay_of_length_one_and_are_frozen_at_first(
+    sslkit: Callable[..., Any], digits: Path, tmp_path: Path, quick: list[str]
+) -> None:
+    def prototypes(steps: int) -> torch.Tensor:
+        run = ["swav", "--data", digits, "--steps", steps, "--queue", 16, "--queue-from", 1, "--prototypes", 12, *quick]
+        assert sslkit("pretrain", *run, "--out", tmp_path / str(steps)).code == 0
+        state = torch.load(tmp_path / str(steps) / "resume.pt", weights_only=True)["task"]
+        assert "queues.0.rows" in state
+        encoder = load(tmp_path / str(steps) / "model.safetensors")
+        assert encoder.width == 64  # without prototypes and projector
+        return state["prototypes"]
+
+    first, frozen, moved = prototypes(1), prototypes(3), prototypes(6)  # three steps are an epoch
+    assert torch.allclose(first, frozen, atol=1e-6) and not torch.allclose(frozen, moved, atol=1e-4)
+    assert torch.allclose(moved.norm(dim=1), torch.ones(12), atol=1e-5)

@@ -1,0 +1,65 @@
+"""counting: the loss against a loop, wholes and quarters, no counts below zero."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from sslkit import SslkitError
+
+
+def test_loss_against_a_loop(build: Callable[..., Any]) -> None:
+    task = build("counting", margin=4.0)
+    output = torch.rand(5, 5, 7)
+    same = other = 0.0
+    for sample in range(5):
+        quarters = sum(output[sample, 1 + quarter] for quarter in range(4))
+        same += float((output[sample, 0] - quarters).square().sum())
+        other += max(0.0, 4.0 - float((output[(sample - 1) % 5, 0] - quarters).square().sum()))
+    terms = task.loss(output, {})
+    assert float(terms["same"]) == pytest.approx(same / 5, rel=1e-5)
+    assert float(terms["other"]) == pytest.approx(other / 5, rel=1e-5)
+    right = task.metrics(output, {})["accuracy"]
+    assert right.shape == (5,)
+
+
+def test_quarters_make_the_whole(build: Callable[..., Any]) -> None:
+    torch.manual_seed(0)
+    task = build("counting", gray=0.0)
+    smooth = torch.nn.functional.interpolate(torch.rand(6, 3, 4, 4), size=36, mode="bicubic").clamp(0, 1)
+    whole, *quarters = task.transform({"image": smooth})["image"].unbind(1)
+    assert whole.shape == (6, 3, 16, 16) and len(quarters) == 4
+    together = torch.cat([torch.cat(quarters[:2], dim=3), torch.cat(quarters[2:], dim=3)], dim=2)
+    small = torch.nn.functional.interpolate(together, size=16, mode="area")
+    assert float((small - whole).abs().mean()) < 0.02
+
+
+def test_whole_and_quarters_are_made_smaller_by_other_filters(
+    build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    from sslkit.tasks.load import load_task
+
+    module = sys.modules[load_task("counting").__module__]
+    monkeypatch.setattr(module, "random_resized_crop", lambda image, size, scale: image)
+    torch.manual_seed(0)
+    task = build("counting", gray=0.0, crop_scale=1.0)
+    image = torch.rand(1, 3, 48, 48).expand(360, -1, -1, -1)
+    seen = task.transform({"image": image})["image"]
+    kinds = [len(part.unique(dim=0)) for part in (seen[:, 0], seen[:, 1])]
+    assert kinds == [6, 6]  # three filters, and a flip
+    # Neither tells the other: every filter of the whole goes with every filter of the quarters.
+    assert len(seen[:, :2].flatten(1).unique(dim=0)) == 18
+
+
+def test_counts_are_never_below_zero(build: Callable[..., Any]) -> None:
+    task = build("counting")
+    output = task.predict(task.transform({"image": torch.rand(3, 3, 32, 32)})).detach()
+    assert output.shape == (3, 5, 1000) and float(output.min()) >= 0
+
+
+def test_tiny_images_are_refused(build: Callable[..., Any]) -> None:
+    with pytest.raises(SslkitError, match="--size: quarters of 12 px images have 6 px"):
+        build("counting", size=12)

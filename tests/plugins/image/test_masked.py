@@ -1,0 +1,164 @@
+"""Masked tasks: what is hidden stays hidden, what is told is put back where it was, tokenizers fit or are refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from sslkit import DataInfo, SslkitError
+from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.encoders.builder import RecipeBuilder
+from sslkit.image.examples import example_checkpoint, example_tokenizer
+from sslkit.image.transforms import patches, random_mask, split_patches, take_patches, with_hidden, with_patches
+from sslkit.tasks.load import load_task
+
+CPU = torch.device("cpu")
+SMALL = {"vit_micro": {"width": "32", "depth": "2"}, "convvit_micro": {"width": "32", "depth": "1", "heads": "1"}}
+
+
+def task_on(name: str, encoder: str = "vit_micro", size: int = 32, **options: Any) -> Any:
+    task_class, data = load_task(name), DataInfo(64, size)
+    return task_class(
+        task_class.Options(**options), RecipeBuilder(recipe_for(encoder, size, 3, SMALL[encoder]), data)(), data
+    ).eval()
+
+
+def test_patches_come_back_to_their_places() -> None:
+    image = torch.rand(3, 3, 32, 32)
+    mask = random_mask(3, 64, 40, CPU)
+    _, hidden = split_patches(mask, 40)
+    values = take_patches(patches(image, 4), hidden)
+    painted = with_patches(torch.zeros_like(image), hidden, values, 4)
+    grayed = with_hidden(image, hidden, (8, 8))
+    for row in range(32):
+        for column in range(32):
+            for sample in range(3):
+                covered = bool(mask[sample, row // 4 * 8 + column // 4])
+                pixel = image[sample, :, row, column]
+                assert torch.equal(painted[sample, :, row, column], pixel if covered else torch.zeros(3))
+                assert torch.equal(grayed[sample, :, row, column], torch.full((3,), 0.5) if covered else pixel)
+
+
+@pytest.mark.parametrize("name", ["vit_micro", "vit_tiny_patch16_224"])
+def test_a_quarter_of_the_patches_costs_less_than_a_third(name: str) -> None:
+    size = 32 if name == "vit_micro" else 224
+    encoder = build_encoder(recipe_for(name, size))
+    image = torch.zeros(1, 3, size, size)
+    count = (size // encoder.patch) ** 2
+    whole, part = FlopCounterMode(display=False), FlopCounterMode(display=False)
+    with torch.no_grad():
+        with whole:
+            encoder.tokens(image)
+        with part:
+            encoder.tokens(image, keep=torch.arange(count // 4)[None])
+    # torch counts no attention on CPUs; that of a quarter of the tokens is a sixteenth.
+    assert part.get_total_flops() <= 0.30 * whole.get_total_flops()
+
+
+@pytest.mark.parametrize("name", ["mae", "mcmae", "cae"])
+def test_encoders_see_no_hidden_patch(name: str, tmp_path: Path) -> None:
+    options = {"tokenizer": example_tokenizer(tmp_path)} if name == "cae" else {}
+    task = task_on(name, "convvit_micro" if name == "mcmae" else "vit_micro", **options)
+    batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+    other = {**batch, "image": with_hidden(batch["image"], batch["hidden"], (8, 8))}
+    seen, again = (task.encoder.tokens(one["image"], keep=batch["visible"]) for one in (batch, other))
+    assert torch.allclose(seen, again, atol=1e-5)
+    assert not torch.allclose(task.encoder.tokens(batch["image"]), task.encoder.tokens(other["image"]), atol=1e-3)
+
+
+def test_mcmae_places_outside_the_mask_see_no_hidden_patch_either() -> None:
+    encoder = task_on("mcmae", "convvit_micro").encoder
+    image, mask = torch.rand(2, 3, 32, 32), random_mask(2, 64, 32, CPU)
+    fill = torch.zeros(32)
+    told = encoder.tokens(image, mask=mask, fill=fill)
+    again = encoder.tokens(with_hidden(image, split_patches(mask, 32)[1], (8, 8)), mask=mask, fill=fill)
+    assert torch.allclose(told, again, atol=1e-5)
+
+
+def test_simmim_hides_whole_squares() -> None:
+    task = task_on("simmim")
+    batch = task.transform({"image": torch.rand(16, 3, 36, 36)})
+    squares = batch["mask"].view(16, 4, 2, 4, 2)
+    assert task.reasons() == {"mask_patch": "8 px of 32"}
+    assert torch.equal(squares.any(dim=4).any(dim=2), squares.all(dim=4).all(dim=2))
+    assert (batch["mask"].sum(dim=1) == 40).all()  # 60% of 16 squares, rounded, of 4 patches
+    wanted = sum(
+        float((value - patches(batch["image"], 4)[sample, place]).abs().mean())
+        for sample in range(16)
+        for value, place in zip(batch["target"][sample] + 0.5, batch["hidden"][sample], strict=True)
+    )
+    assert float(task.loss(batch["target"] + 0.5, batch)) == pytest.approx(wanted / 16 / 40, rel=1e-4)
+
+
+@pytest.mark.parametrize(("patch", "size"), [(6, 32), (12, 32), (32, 32)])
+def test_simmim_refuses_squares_that_do_not_fill_the_image(patch: int, size: int) -> None:
+    with pytest.raises(SslkitError, match="--mask-patch"):
+        task_on("simmim", size=size, mask_patch=patch)
+
+
+def test_simmim_error_share_is_one_for_the_mean_colour() -> None:
+    task = task_on("simmim")
+    batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+    colours = patches(batch["image"], 4).unflatten(2, (-1, 3)).mean(dim=2)
+    seen = torch.stack([colours[sample][~batch["mask"][sample]].mean(dim=0) for sample in range(4)])
+    plain = seen[:, None].repeat(1, batch["target"].shape[1], 16)
+    assert torch.allclose(task.metrics(plain, batch)["error_share"], torch.ones(4), atol=1e-4)
+    assert task.metrics(batch["target"], batch)["error_share"].max() == 0
+
+
+@pytest.mark.parametrize("name", ["beit", "cae"])
+def test_codes_are_the_tokenizers(name: str, tmp_path: Path) -> None:
+    task = task_on(name, tokenizer=example_tokenizer(tmp_path))
+    task.train()
+    assert not any(module.training for module in task.tokens.modules())
+    batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+    every = task.tokens(batch["image"])
+    vectors, codes = task.tokens.tokenizer(task.tokens.encoder, batch["image"]), task.tokens.tokenizer.codebook.codes
+    assert every.shape == (4, 64) and len(every.unique()) > 3
+    for sample in range(4):
+        for place in range(64):
+            distances = [float((vectors[sample, place] - code).square().sum()) for code in codes]
+            assert distances[int(every[sample, place])] == pytest.approx(min(distances), rel=1e-4)
+        assert torch.equal(batch["code"][sample], every[sample, batch["hidden"][sample]])
+    assert batch["hidden"].shape[1] == (26 if name == "beit" else 32)
+
+
+@pytest.mark.parametrize("name", ["beit", "cae"])
+def test_tokenizers_that_are_missing_or_do_not_fit_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SslkitError, match="and none was given") as told:
+        task_on(name)
+    assert f"sslkit pretrain vqvae --data DATA; then: sslkit pretrain {name} --data DATA --tokenizer" in str(told.value.hint)
+    with pytest.raises(SslkitError, match="is a run of check"):
+        task_on(name, tokenizer=example_checkpoint(tmp_path))
+    with pytest.raises(SslkitError, match="it sees 32 px of 3 channels, and images are seen at 64 px"):
+        task_on(name, size=64, tokenizer=example_tokenizer(tmp_path))
+    task_class, data = load_task(name), DataInfo(64, 32)
+    coarse = RecipeBuilder(recipe_for("vit_micro", 32, 3, {**SMALL["vit_micro"], "patch": "8"}), data)()
+    with pytest.raises(SslkitError, match="its grid is 8×8, and the encoder's patches are 4×4"):
+        task_class(task_class.Options(tokenizer=example_tokenizer(tmp_path)), coarse, data)
+
+
+def test_cae_aligns_with_what_the_encoder_says_of_hidden_patches(tmp_path: Path) -> None:
+    task = task_on("cae", tokenizer=example_tokenizer(tmp_path))
+    batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+    output = task.predict(batch)
+    assert not output["wanted"].requires_grad
+    assert torch.allclose(output["wanted"], task.encoder.tokens(batch["image"], keep=batch["hidden"])[:, 1:], atol=1e-5)
+    terms = task.loss(output, batch)
+    assert torch.allclose(terms["alignment"], 2 * F.mse_loss(output["said"], output["wanted"]))
+
+
+@pytest.mark.parametrize("target", ["pixels", "normalised", "pca"])
+def test_mae_preview_undoes_what_was_done_to_the_target(target: str) -> None:
+    task = task_on("mae", target=target, **({"components": 48} if target == "pca" else {}))
+    if target == "pca":
+        task.axes.copy_(torch.linalg.qr(torch.randn(48, 48))[0])
+        task.mean_patch.copy_(torch.rand(48))
+    batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+    shown = task.preview(batch, batch["target"])
+    assert shown.shape == (4, 3, 3, 32, 32)
+    assert torch.allclose(shown[:, 1], shown[:, 2], atol=1e-4) and torch.equal(shown[:, 2], batch["image"])
+    assert not torch.equal(shown[:, 0], shown[:, 2])

@@ -1,0 +1,194 @@
+"""clip: its loss against a loop, its towers, and zero-shot classification and retrieval with them."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sslkit import DataInfo
+from sslkit.encoders.build import recipe_for
+from sslkit.encoders.builder import RecipeBuilder
+from sslkit.image_text.source import ImageTextSource
+from sslkit.image_text.zeroshot import chance
+from sslkit.tasks.load import load_task
+from sslkit.text.byte_pairs import BytePairs
+
+Run = Callable[..., Any]
+
+
+def clip(**options: Any) -> Any:
+    tokenizer = BytePairs.learn(["a red square", "a blue square"] * 3, 300)
+    details = {"words": tokenizer.words, "length": 8, "spelling": tokenizer.spelled()}
+    task_class, data = load_task("clip"), DataInfo(8, 16, 3, "image_text", details)
+    given = task_class.Options(width=6, text_width=8, **options)
+    encoder = task_class.build_encoder(given, RecipeBuilder(recipe_for("resnet_micro", 16, 3, {"width": "8"}), data))
+    return task_class(given, encoder, data)
+
+
+def pairs(task: Any, count: int = 5) -> Any:
+    tokens = torch.randint(3, 20, (count, 8), generator=torch.Generator().manual_seed(0))
+    tokens[:, 0], tokens[:, 5], tokens[:, 6:] = 1, 2, 0
+    tokens[3] = tokens[0]  # one caption of two images
+    image = torch.rand(count, 3, 20, 20, generator=torch.Generator().manual_seed(1))
+    return task.transform({"image": image, "tokens": tokens})
+
+
+@pytest.mark.parametrize("tower", ["cbow", "transformer"])
+def test_loss_against_a_loop(tower: str) -> None:
+    task = clip(text_tower=tower)
+    batch = pairs(task)
+    output = task.predict(batch)
+    assert torch.allclose(output["image"].norm(dim=1), torch.ones(5)) and torch.allclose(
+        output["text"].norm(dim=1), torch.ones(5)
+    )
+    scores = (output["image"] @ output["text"].T / 0.07).detach()
+    total = 0.0
+    for i in range(5):
+        others = [j for j in range(5) if j == i or not torch.equal(batch["tokens"][i], batch["tokens"][j])]
+        total += float(torch.logsumexp(scores[i, others], 0) - scores[i, i]) / 10
+        total += float(torch.logsumexp(scores[others, i], 0) - scores[i, i]) / 10
+    assert task.loss(output, batch).item() == pytest.approx(total, rel=1e-4)
+    assert task.metrics(output, batch)["temperature"][0].item() == pytest.approx(0.07)
+
+
+def test_the_scale_is_clamped_at_a_hundred() -> None:
+    task = clip()
+    with torch.no_grad():
+        task.log_scale.fill_(math.log(1000))
+    batch = pairs(task)
+    output = task.predict(batch)
+    assert task.metrics(output, batch)["temperature"][0].item() == pytest.approx(0.01)
+    task.loss(output, batch).backward()
+    assert float(task.log_scale.grad.abs()) > 0  # it can still be led back
+
+
+def test_transformers_read_in_order_and_bags_do_not() -> None:
+    tokens = torch.tensor([[1, 5, 6, 7, 2, 0, 0, 0], [1, 7, 6, 5, 2, 0, 0, 0]])
+    padded = torch.cat([tokens, torch.zeros(2, 0, dtype=torch.int64)], dim=1)
+    bag, transformer = clip(text_tower="cbow").text.eval(), clip().text.eval()
+    assert torch.allclose(*bag(tokens)) and not torch.allclose(*transformer(tokens))
+    changed = padded.clone()
+    changed[:, 5:] = 9  # what follows the end says nothing to a causal transformer
+    assert torch.allclose(transformer(changed), transformer(tokens), atol=1e-6)
+
+
+def test_chance_is_counted() -> None:
+    assert chance(10, 1, 1) == pytest.approx(0.1) and chance(10, 2, 1) == pytest.approx(0.2)
+    assert chance(10, 2, 5) == pytest.approx(1 - (8 / 10) * (7 / 9) * (6 / 8) * (5 / 7) * (4 / 6)) and chance(4, 1, 10) == 1
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = Path(ImageTextSource.example(tmp_path_factory.mktemp("pairs"), 128))
+    lines = file.read_text().splitlines()
+    labelled = [f"{lines[0]},color", *(f"{line},{line.split()[1]}" for line in lines[1:])]
+    file.write_text("\n".join(labelled) + "\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def checkpoint(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from sslkit.engine.pretrain import pretrain
+    from sslkit.specs.train import PretrainSpec
+
+    run = tmp_path_factory.mktemp("clip") / "run"
+    options = {"width": 32, "text_width": 32}
+    given = {"batch_size": 32, "steps": 60, "lr": 3e-3, "workers": 0}
+    encoder = {"encoder": "resnet_micro", "encoder_option": {"width": "8"}}
+    pretrain(PretrainSpec(task="clip", data=str(table), out=str(run), options=options, **given, **encoder))
+    return run / "model.safetensors"
+
+
+def test_classes_are_told_by_their_names(checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
+    asked = ["zeroshot", "--ckpt", checkpoint, "--data", table, "--label", "color"]
+    templates = ["--templates", "a {} square, top left", "--templates", "a {} square, bottom right"]
+    result = sslkit(*asked, *templates, "--json").json
+    assert [row["model"] for row in result["rows"]] == ["checkpoint", "random weights"]
+    assert result["rows"][0]["top1"] > 0.6 and result["protocol"] is None
+    assert sslkit(*asked, "--json", "--no-baselines").json["protocol"] == "zeroshot/names-v1"
+    names = tmp_path / "names.txt"
+    for content in ("red,red\ngreen,green\nblue,blue\nyellow,yellow\npink,pink\n", "red\nyellow\nblue\ngreen\n"):
+        names.write_text(content)
+        again = sslkit(*asked, *templates, "--labels", names, "--json").json
+        assert again["rows"][0]["top1"] == result["rows"][0]["top1"]
+    names.write_text("azure\nleafy\ncrimson\ngolden\n")
+    ran = sslkit(*asked, "--labels", names)
+    assert ran.code == 0 and "blue is azure, green is leafy, red is crimson, yellow is golden" in ran.err
+    assert "zeroshot" in (checkpoint.parent / "results.jsonl").read_text()
+
+
+def test_captions_and_images_find_each_other(checkpoint: Path, table: Path, sslkit: Run) -> None:
+    rows = sslkit("zeroshot", "--ckpt", checkpoint, "--data", table, "--json").json["rows"]
+    assert [row["model"] for row in rows] == [
+        "image to caption", "chance, image to caption", "caption to image", "chance, caption to image"
+    ]  # fmt: skip
+    for found, by_chance in zip(rows[::2], rows[1::2], strict=True):
+        assert found["recall_at_1"] <= found["recall_at_5"] <= found["recall_at_10"]
+        assert found["recall_at_1"] > 2 * by_chance["recall_at_1"]
+    assert rows[0]["n_test"] == 128 and rows[2]["n_test"] == 16 and rows[0]["test_seen_in_pretraining"]
+    assert "recall at 1" in sslkit("zeroshot", "--ckpt", checkpoint, "--data", table).out
+
+
+def test_its_images_are_images(checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
+    result = sslkit("knn", "--ckpt", checkpoint, "--label", "color", "--json").json  # the run's own data
+    assert result["top1"] > 0.6 and result["test_seen_in_pretraining"]
+    assert sslkit("embed", "--ckpt", checkpoint, "--data", table, "--out", tmp_path / "f.npz").code == 0
+    assert sslkit("preview", "clip", "--ckpt", checkpoint, "--out", tmp_path / "p.png").code == 0
+    assert sslkit("report", checkpoint.parent, "--out", tmp_path / "report.html").code == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--templates", "a picture"], "should hold {} once"),
+        (["--label", "color", "--labels", "{missing}"], "cannot read"),
+        (["--label", "color", "--labels", "{names}"], "has 2 lines for 4 classes"),
+        (["--label", "color", "--labels", "{pairs}"], "has no line for class blue"),
+        (["--label", "kind"], "has no column kind"),
+    ],
+)
+def test_bad_questions_are_one_line(
+    given: list[str], message: str, checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    (tmp_path / "pairs.txt").write_text("red,red\ngreen,green\n")
+    places = {"missing": tmp_path / "no.txt", "names": tmp_path / "names.txt", "pairs": tmp_path / "pairs.txt"}
+    words = [one.format(**places) if one.startswith("{") and one != "{}" else one for one in given]
+    ran = sslkit("zeroshot", "--ckpt", checkpoint, "--data", table, *words)
+    errors = [line for line in ran.err.splitlines() if line.startswith("error: ")]
+    assert ran.code == 2 and len(errors) == 1 and message in errors[0], ran.err
+
+
+def test_other_checkpoints_know_no_captions(trained: Path, table: Path, sslkit: Run) -> None:
+    ran = sslkit("zeroshot", "--ckpt", trained, "--data", table)
+    assert ran.code == 2 and "was trained by rotation and knows no captions" in ran.err
+
+
+@pytest.mark.parametrize("what", ["spelling", "kind", "recipe", "length", "large", "projector", "samples"])
+def test_altered_towers_are_refused(what: str, checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
+    with safe_open(checkpoint, framework="pt") as file:
+        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = json.loads(file.metadata()["sslkit"])
+    if what == "spelling":
+        tensors["text.spelling"][:4] = torch.tensor([255, 0, 32, 10], dtype=torch.uint8)
+    elif what == "kind":
+        tensors["text.spelling"] = tensors["text.spelling"].to(torch.bfloat16)
+    elif what == "samples":
+        metadata["samples"] = "audio"
+    elif what in ("length", "large"):
+        metadata["parts"]["text"]["size"] = "abc" if what == "length" else 10**11
+    elif what == "recipe":
+        metadata["parts"]["text"]["name"] = "resnet_micro"
+    else:
+        tensors["projector.weight"] = torch.zeros(3, 3)
+    save_file(tensors, tmp_path / "altered.safetensors", {"sslkit": json.dumps(metadata)})
+    asked = ["knn", "--label", "color"] if what == "samples" else ["zeroshot"]
+    ran = sslkit(*asked, "--ckpt", tmp_path / "altered.safetensors", "--data", table)
+    assert ran.code == 2 and len(ran.err.splitlines()) <= 3 and "error: " in ran.err and "Traceback" not in ran.err

@@ -1,0 +1,223 @@
+"""Clips: folders of frames and video files, windows that move, and what is wrong with some."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.options import DataSpec
+from sslkit.contract.source import ReadSeed
+from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.video.reading import motion
+from sslkit.video.source import VideoSource
+
+Run = Callable[..., Any]
+ENCODER = build_encoder(recipe_for("resnet_micro", 16, 3, {"width": "8"}))
+
+
+def folder_of(place: Path, values: list[int], side: int = 16) -> None:
+    """Write frames whose gray value says which they are, named 0.png to N.png."""
+    place.mkdir(parents=True)
+    for number, value in enumerate(values):
+        Image.fromarray(np.full((side, side, 3), value, dtype=np.uint8)).save(place / f"{number}.png")
+
+
+def file_of(path: Path, values: list[int], side: int = 32) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = side, side, "yuv420p", 4_000_000
+        for value in values:
+            picture = np.full((side, side, 3), value, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def frames_of(video: VideoSource, row: int, draw: ReadSeed | None) -> list[int]:
+    clips, broken = video.read(np.array([row]), draw)
+    assert not broken, broken
+    return [int(frame.mean().round()) for frame in clips["clip"][0]]
+
+
+RAMP = [8 * number for number in range(30)]
+
+
+def test_frames_come_in_their_order(tmp_path: Path) -> None:
+    folder_of(tmp_path / "a", RAMP)  # 2.png before 10.png
+    folder_of(tmp_path / "b", RAMP)
+    video = VideoSource.open(DataSpec(data=str(tmp_path)))
+    assert (video.info.samples, video.frames, video.info.modality, video.info.size) == (2, 16, "video", 32)
+    for epoch in range(5):
+        found = frames_of(video, 0, ReadSeed(0, epoch))
+        assert found == [found[0] + 8 * place for place in range(16)]
+        assert found == frames_of(video, 0, ReadSeed(0, epoch))
+    assert len({tuple(frames_of(video, row, ReadSeed(0, epoch))) for row in (0, 1) for epoch in range(5)}) > 1
+    shown = VideoSource.shown(video.index, DataSpec(), ENCODER, 16)
+    assert frames_of(shown, 0, None) == [8 * round(place) for place in np.linspace(0, 29, 8)]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+def test_frames_of_files_are_those_of_folders(tmp_path: Path, suffix: str) -> None:
+    file_of(tmp_path / f"a{suffix}", RAMP)
+    file_of(tmp_path / f"b{suffix}", RAMP)
+    video = VideoSource.open(DataSpec(data=str(tmp_path)))
+    for epoch in range(5):
+        found = np.array(frames_of(video, 0, ReadSeed(0, epoch)))
+        assert np.abs(found - (found[0] + 8 * np.arange(16))).max() <= 4  # what the codec loses
+    shown = VideoSource.shown(video.index, DataSpec(), ENCODER, 16)
+    assert np.abs(np.array(frames_of(shown, 0, None)) - 8 * np.linspace(0, 29, 8).round()).max() <= 4
+
+
+def test_windows_are_drawn_where_something_moves(tmp_path: Path) -> None:
+    values = [100] * 100 + [(40 * number) % 255 for number in range(30)]
+    folder_of(tmp_path / "a", values)
+    folder_of(tmp_path / "b", values)
+    video = VideoSource.open(DataSpec(data=str(tmp_path)))
+    moving = [len(set(frames_of(video, 0, ReadSeed(0, epoch)))) > 1 for epoch in range(60)]
+    # One draw finds movement in some 90 of 115 places, at a stride of 6; the best of three in nearly all.
+    assert sum(moving) > 54
+    assert motion(np.zeros((4, 8, 8, 3), dtype=np.uint8)) == 0
+    assert motion(np.stack([np.full((8, 8, 3), 10 * number, dtype=np.uint8) for number in range(4)])) == 10
+
+
+def test_clips_have_the_labels_of_their_folders(tmp_path: Path) -> None:
+    folder_of(tmp_path / "walk" / "a", RAMP)
+    folder_of(tmp_path / "run" / "b", RAMP)
+    file_of(tmp_path / "run" / "c.mp4", RAMP)
+    index = VideoSource.read_index(str(tmp_path), None, False)
+    assert list(index.paths) == ["run/b", "run/c.mp4", "walk/a"]
+    assert index.labels is not None
+    assert [index.classes[label] for label in index.labels] == ["run", "run", "walk"]
+    table = tmp_path / "table.csv"
+    table.write_text("path,what\nrun/b,x\nwalk/a,y\nwalk/a/3.png,y\n")
+    index = VideoSource.read_index(str(table), "what", False)
+    assert index.classes == ("x", "y")
+    assert frames_of(VideoSource.shown(index, DataSpec(), ENCODER, 16), 2, None) == [24] * 8  # one image, for all frames
+
+
+def test_what_lies_beside_clips_is_none(tmp_path: Path) -> None:
+    folder_of(tmp_path / "walk" / "a", RAMP)
+    file_of(tmp_path / "run" / "b.mp4", RAMP)
+    for place in (tmp_path / "cover.jpg", tmp_path / "walk" / "thumb.png", tmp_path / "run" / "poster.png"):
+        Image.new("RGB", (16, 16)).save(place)
+    (tmp_path / "walk" / "a" / "._3.png").write_bytes(b"of the file system")
+    index = VideoSource.read_index(str(tmp_path), None, False)
+    assert list(index.paths) == ["run/b.mp4", "walk/a"] and index.classes == ("run", "walk")
+    assert frames_of(VideoSource.shown(index, DataSpec(), ENCODER, 16), 1, None)[0] == 0
+
+
+def test_windows_suit_clips_of_different_lengths(tmp_path: Path) -> None:
+    for number in range(16):
+        folder_of(tmp_path / f"{number:02}", RAMP[: 8 + number % 8])
+    video = VideoSource.open(DataSpec(data=str(tmp_path)))
+    assert video.frames == 8 and not video.read(np.arange(16), ReadSeed(0, 0))[1]
+
+
+def test_what_is_far_in_a_file_is_sought(tmp_path: Path) -> None:
+    values = [(3 * number) % 250 for number in range(700)]
+    file_of(tmp_path / "a.mp4", values)
+    file_of(tmp_path / "b.mp4", values)
+    index = VideoSource.read_index(str(tmp_path), None, False)
+    found = frames_of(VideoSource.shown(index, DataSpec(), ENCODER, 16), 0, None)
+    wanted = [values[round(place)] for place in np.linspace(0, 699, 8)]
+    assert np.abs(np.array(found) - wanted).max() <= 6
+
+
+def test_listed_folders_are_known_by_their_frames(tmp_path: Path) -> None:
+    folder_of(tmp_path / "a", RAMP)
+    (tmp_path / "list.txt").write_text("a\n")
+    before = VideoSource.read_index(str(tmp_path / "list.txt"), None, False)
+    assert int(before.stamps[0, 0]) == sum(file.stat().st_size for file in (tmp_path / "a").iterdir())
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a" / "3.png")
+    assert VideoSource.read_index(str(tmp_path / "list.txt"), None, False).key() != before.key()
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("short", "3 frames, expected 16 or more"), ("junk", "Error"), ("empty", "no image in it"), ("pipe", "is no file")],
+)
+def test_what_is_broken_has_a_reason(kind: str, reason: str, tmp_path: Path) -> None:
+    for name in "abc":
+        folder_of(tmp_path / name, RAMP)
+    bad = tmp_path / "a"
+    video = VideoSource.open(DataSpec(data=str(tmp_path)))
+    for number in range(30):
+        if kind == "empty" or (kind == "short" and number > 2):
+            (bad / f"{number}.png").unlink()
+        elif kind in ("junk", "pipe"):
+            (bad / f"{number}.png").unlink()
+            os.mkfifo(bad / f"{number}.png") if kind == "pipe" else (bad / f"{number}.png").write_bytes(b"no image")
+    clips, broken = video.read(np.array([0, 1]), ReadSeed(0, 0))
+    assert list(broken) == [0] and reason in broken[0]
+    assert not clips["clip"][0].any() and clips["clip"][1].any()
+
+
+def test_a_file_that_is_no_video_is_broken(tmp_path: Path) -> None:
+    file_of(tmp_path / "a.mp4", RAMP)
+    file_of(tmp_path / "b.mp4", RAMP)
+    (tmp_path / "c.mp4").write_bytes(b"no video")
+    whole = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "d.mp4").write_bytes(whole[: len(whole) // 2])
+    _, broken = VideoSource.open(DataSpec(data=str(tmp_path))).read(np.arange(4), ReadSeed(0, 0))
+    assert set(broken) == {2, 3}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("{empty}", "no clip in"),
+        ("{flat}", "holds frames and no clips"),
+        ("{short}", "have 3 frames"),
+        ("{junk}", "is a readable clip"),
+    ],
+)
+def test_bad_input_is_one_line(data: str, message: str, sslkit: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    folder_of(tmp_path / "flat", RAMP)
+    for name in "ab":
+        folder_of(tmp_path / "short" / name, RAMP[:3])
+        (tmp_path / "junk").mkdir(exist_ok=True)
+        (tmp_path / "junk" / f"{name}.mp4").write_bytes(b"no video")
+    places = {name: tmp_path / name for name in ("empty", "flat", "short", "junk")}
+    ran = sslkit("pretrain", "order_verification", "--data", data.format(**places), "--out", tmp_path / "run")
+    errors = [line for line in ran.err.splitlines() if line.startswith("error: ")]
+    assert ran.code == 2 and len(errors) == 1 and message in errors[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file_of(tmp_path / "a.mp4", RAMP)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(SslkitError, match=r"sslkit\[video\]"):
+        VideoSource.open(DataSpec(data=str(tmp_path)))
+
+
+def test_from_clips_to_numbers(sslkit: Run, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for number in range(24):
+        part = "train" if number < 16 else "test"
+        values = [int(value) for value in np.clip(60 + 100 * (number % 2) + random.integers(0, 60, 12), 0, 255)]
+        folder_of(tmp_path / "data" / part / ("dark", "light")[number % 2] / f"{number:02}", values)
+    data, run = tmp_path / "data", tmp_path / "run"
+    options = ["--size", 16, "--batch-size", 8, "--steps", 3, "--encoder-option", "width=8", "--workers", 0]
+    ran = sslkit("pretrain", "order_verification", "--data", data, "--out", run, *options)
+    assert ran.code == 0, ran.err
+    checkpoint = run / "model.safetensors"
+    rows = sslkit("knn", "--ckpt", checkpoint, "--k", 3, "--json").json["rows"]
+    assert [row["model"] for row in rows] == ["checkpoint", "random weights", "raw pixels, 16 px"]
+    assert rows[0]["n_test"] == 8 and rows[2]["top1"] == 1
+    assert sslkit("embed", "--ckpt", checkpoint, "--out", tmp_path / "features.npz", "--json").json["images"] == 16
+    preview = sslkit("preview", "order_verification", "--ckpt", checkpoint, "--out", tmp_path / "p.png", "--json").json
+    assert set(preview["metrics"]) == {"accuracy"} and (tmp_path / "p.png").exists()
+    assert sslkit("report", run, "--out", tmp_path / "report.html").code == 0
+    assert sslkit("export", "--ckpt", checkpoint, "--out", tmp_path / "model.pt2").code == 0  # an encoder of images
+    for command in ("finetune", "neighbors", "predict"):
+        ran = sslkit(command, "--ckpt", checkpoint)
+        assert ran.code == 2 and "was trained on video data" in ran.err, command
