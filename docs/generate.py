@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from sslkit import registry
 from sslkit.cli.app import COMMANDS
 from sslkit.cli.options import expected
-from sslkit.contract.options import flag
+from sslkit.contract.errors import flag_name
 from sslkit.evaluation.protocols import PROTOCOLS
 from sslkit.specs import train
 from sslkit.tasks.load import load_task
@@ -71,17 +71,17 @@ def flags() -> str:
     for entry in registry.entries(registry.TASKS):
         if entry.package == "sslkit":
             task = load_task(entry.name)
-            own = ", ".join(f"`{flag(key)} {value}`" for key, value in task.defaults.items())
+            own = ", ".join(f"`{flag_name(key)} {value}`" for key, value in task.defaults.items())
             parts += [f"## Options of {entry.name}\n", f"{entry.summary} Its own defaults: {own}.\n", _table(task.Options), ""]
     return "\n".join(parts).rstrip() + "\n"
 
 
 def _table(model: type[BaseModel], hidden: set[str] | None = None) -> str:
-    lines = ["| flag | accepts | default | |", "|---|---|---|---|"]
+    lines = ["| flag_name | accepts | default | |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
         if name not in (hidden or set()):
             default = "required" if field.is_required() else _shown(field.default)
-            lines.append(f"| `{flag(name)}` | {expected(field)} | {default} | {field.description} |")
+            lines.append(f"| `{flag_name(name)}` | {expected(field)} | {default} | {field.description} |")
     return "\n".join(lines)
 
 

@@ -40,9 +40,11 @@ def output_path(out: str, suffix: str) -> Path:
     """Return the path to write; raises SslkitError before any work for one that can't be."""
     path = Path(out)
     if path.suffix != suffix:
-        raise SslkitError(f"--out: {out} should end in {suffix}")
+        raise SslkitError(f"{out} should end in {suffix}", flag="out")
     if path.is_dir() or not path.parent.exists():
-        raise SslkitError(f"--out: cannot write {out}", "it is a folder" if path.is_dir() else f"{path.parent} does not exist")
+        raise SslkitError(
+            f"cannot write {out}", "it is a folder" if path.is_dir() else f"{path.parent} does not exist", flag="out"
+        )
     return path
 
 

@@ -30,9 +30,11 @@ class Sensors(Source):
         try:
             signals = np.load(spec.data, allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise SslkitError(f"--data: cannot read {spec.data}: {error}", f"expected {cls.accepts}") from error
+            raise SslkitError(f"cannot read {spec.data}: {error}", f"expected {cls.accepts}", flag="data") from error
         if signals.ndim != 3 or not np.issubdtype(signals.dtype, np.floating):
-            raise SslkitError(f"--data: {spec.data} holds {signals.dtype} of shape {signals.shape}", f"expected {cls.accepts}")
+            raise SslkitError(
+                f"{spec.data} holds {signals.dtype} of shape {signals.shape}", f"expected {cls.accepts}", flag="data"
+            )
         return cls(spec.data, signals.astype(np.float32))
 
     @classmethod

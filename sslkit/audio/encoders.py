@@ -17,12 +17,12 @@ def audio_micro(
 ) -> "AudioMicro":
     """Log-mel spectrogram (64 bands) and four residual blocks, widths 16-32-64-128 (`width=16`): trains on a laptop CPU."""
     if in_channels != 1:
-        raise SslkitError(f"--encoder: audio_micro hears one channel (got {in_channels})")
+        raise SslkitError(f"audio_micro hears one channel (got {in_channels})", flag="encoder")
     if width < _GROUPS or width % _GROUPS:
-        raise SslkitError(f"--encoder-option: width of audio_micro should be a multiple of {_GROUPS} (got {width})")
+        raise SslkitError(f"width of audio_micro should be a multiple of {_GROUPS} (got {width})", flag="encoder_option")
     check_rate(sample_rate)
     if not 8 <= mels <= 256:
-        raise SslkitError(f"--encoder-option: mels should be 8 to 256 (got {mels})")
+        raise SslkitError(f"mels should be 8 to 256 (got {mels})", flag="encoder_option")
     return AudioMicro(sample_rate, width, mels)
 
 

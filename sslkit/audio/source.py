@@ -13,11 +13,11 @@ from torch import Tensor
 from sslkit.audio.options import RECORDINGS
 from sslkit.audio.spectrogram import RATES, check_rate
 from sslkit.contract.encoder import Encoder
-from sslkit.contract.errors import SslkitError
+from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.contract.options import DataSpec
 from sslkit.contract.source import ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
-from sslkit.data.decode import UnreadableSampleError, decoding, inspect_samples
+from sslkit.data.decode import decoding, inspect_samples
 from sslkit.data.index import Index
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.extras import load_extra
@@ -79,9 +79,9 @@ class AudioSource(IndexedSource):
             why = "the usual window in milliseconds" if size == _SIZE else "milliseconds: half of the median recording"
             settled["size"] = size, why
         if int(size) < 1000 * _SHORTEST:
-            raise SslkitError(f"--size: {size} milliseconds of sound", f"expected {1000 * _SHORTEST:g} or more")
+            raise SslkitError(f"{size} milliseconds of sound", f"expected {1000 * _SHORTEST:g} or more", flag="size")
         if spec.cache == "on":
-            raise SslkitError("--cache on: recordings are not cached", "leave it out: windows are read where they lie")
+            raise SslkitError("audio is not cached", "leave it out: windows are read directly from the files", flag="cache")
         settled["cache"] = "off", "windows are read where they lie"
         return cls(index, int(size), rate, settled)
 

@@ -21,7 +21,7 @@ def check_rate(given: int | str) -> int:
     """Return a sample rate in Hz; raises SslkitError, naming the flag, for one that can't be used."""
     text = str(given)
     if not text.isdigit() or not RATES[0] <= int(text) <= RATES[1]:
-        raise SslkitError(f"--encoder-option: sample_rate should be {RATES[0]} to {RATES[1]} Hz (got {given})")
+        raise SslkitError(f"sample_rate should be {RATES[0]} to {RATES[1]} Hz (got {given})", flag="encoder_option")
     return int(text)
 
 

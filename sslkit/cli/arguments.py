@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from sslkit.cli.options import command, complaints, key_values, read_spec_file
 from sslkit.cli.output import show
-from sslkit.contract.errors import SslkitError
-from sslkit.contract.options import Spec, flag
+from sslkit.contract.errors import SslkitError, flag_name
+from sslkit.contract.options import Spec
 
 S = TypeVar("S", bound=Spec)
 
@@ -34,7 +34,7 @@ def add_call(
     """Add the command that reads a spec, makes a call of `sslkit`, by default of the same name, and shows what it returns.
 
     `printed` shows it to people in another way than as its fields or the table of its rows. `argument` is a field that is
-    given without a flag.
+    given without a flag_name.
     """
 
     def run(given: dict[str, Any], extras: dict[str, Any]) -> None:
@@ -77,7 +77,7 @@ def one_length(flags: dict[str, Any], from_file: dict[str, Any]) -> list[str]:
     if given:
         for name in ("epochs", "steps", "minutes"):
             from_file.pop(name, None)
-    return [f"{' and '.join(flag(name) for name in given)}: give one of them"] if len(given) > 1 else []
+    return [f"{' and '.join(flag_name(name) for name in given)}: give one of them"] if len(given) > 1 else []
 
 
 def with_pairs(given: dict[str, Any], model: type[Spec]) -> dict[str, Any]:

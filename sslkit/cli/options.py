@@ -1,4 +1,4 @@
-"""Turn pydantic fields into command-line options, and their complaints into one line per flag."""
+"""Turn pydantic fields into command-line options, and their complaints into one line per flag_name."""
 
 import inspect
 import json
@@ -13,8 +13,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from sslkit.cli.completion import COMPLETES
-from sslkit.contract.errors import SslkitError, did_you_mean
-from sslkit.contract.options import alternatives, flag, limits
+from sslkit.contract.errors import SslkitError, did_you_mean, flag_name
+from sslkit.contract.options import alternatives, limits
 
 _PLURAL = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
@@ -32,7 +32,7 @@ def command(
 
     Options arrive as text and only where given, so that pydantic reports all mistakes at once. `extra` are options of
     the command line only; `defaults` replace the models' in the help; `hidden` fields get no option. `argument` is
-    what is given without a flag. `run` receives the given fields and the extra options.
+    what is given without a flag_name. `run` receives the given fields and the extra options.
     """
     parameters = [] if argument is None else [argument]
     for panel, model in panels.items():
@@ -41,7 +41,7 @@ def command(
                 parameters.append(_parameter(name, field, panel, dict(defaults or {})))
     for name, (kind, text) in extra.items():
         default: Any = False if kind is bool else None
-        option = typer.Option(flag(name), help=text, rich_help_panel="Command line", show_default=False)
+        option = typer.Option(flag_name(name), help=text, rich_help_panel="Command line", show_default=False)
         annotation = Annotated[bool, option] if kind is bool else Annotated[kind | None, option]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default))
 
@@ -71,14 +71,14 @@ def _parameter(name: str, field: FieldInfo, panel: str, defaults: dict[str, Any]
         settings["autocompletion"] = COMPLETES[str(field.json_schema_extra["completes"])]
     annotation: Any
     if field.annotation is bool:
-        names = f"{flag(name)}/--no-{flag(name)[2:]}" if default is True else flag(name)
+        names = f"{flag_name(name)}/--no-{flag_name(name)[2:]}" if default is True else flag_name(name)
         annotation = Annotated[bool | None, typer.Option(names, **settings)]
     elif get_origin(field.annotation) is dict:
-        annotation = Annotated[list[str] | None, typer.Option(flag(name), metavar="KEY=VALUE", **settings)]
+        annotation = Annotated[list[str] | None, typer.Option(flag_name(name), metavar="KEY=VALUE", **settings)]
     elif get_origin(field.annotation) is list:
-        annotation = Annotated[list[str] | None, typer.Option(flag(name), metavar=_metavar(field.annotation), **settings)]
+        annotation = Annotated[list[str] | None, typer.Option(flag_name(name), metavar=_metavar(field.annotation), **settings)]
     else:
-        annotation = Annotated[str | None, typer.Option(flag(name), metavar=_metavar(field.annotation), **settings)]
+        annotation = Annotated[str | None, typer.Option(flag_name(name), metavar=_metavar(field.annotation), **settings)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
 
 
@@ -89,16 +89,16 @@ def read_spec_file(path: str) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8")
         values = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
     except OSError as error:
-        raise SslkitError(f"--spec: cannot read {path}: {error.strerror}") from error
+        raise SslkitError(f"cannot read {path}: {error.strerror}", flag="spec") from error
     except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
         kind = "TOML" if file.suffix == ".toml" else "JSON"
-        raise SslkitError(f"--spec: {path} is not {kind}: {error}") from error
+        raise SslkitError(f"{path} is not {kind}: {error}", flag="spec") from error
     if not isinstance(values, dict):
-        raise SslkitError(f"--spec: {path} holds no table of settings")
+        raise SslkitError(f"{path} holds no table of settings", flag="spec")
     values = {key.replace("-", "_"): value for key, value in values.items()}
     options = values.get("options", {})
     if not isinstance(options, dict):
-        raise SslkitError(f"--spec: options in {path} should be a table of the task's options (got {options})")
+        raise SslkitError(f"options in {path} should be a table of the task's options (got {options})", flag="spec")
     if options:
         values["options"] = dict(_named(options))
     return values
@@ -117,29 +117,29 @@ def key_values(items: list[str], name: str) -> dict[str, str]:
     """Return `KEY=VALUE` items as a dict."""
     bad = [item for item in items if "=" not in item]
     if bad:
-        raise SslkitError(f"{flag(name)}: should be KEY=VALUE (got {bad[0]})")
+        raise SslkitError(f"{flag_name(name)}: should be KEY=VALUE (got {bad[0]})")
     return dict(item.split("=", 1) for item in items)
 
 
 def complaints(error: ValidationError, model: type[BaseModel], missing: bool = True) -> list[str]:
-    """Return one line per field: the flag, what was expected and what was given; `missing` ones too, unless they may be."""
+    """Return one line per field: the flag_name, what was expected and what was given; `missing` ones too, unless they may be."""
     lines: dict[str, str] = {}
     for problem in error.errors(include_url=False):
         name = str(problem["loc"][0]) if problem["loc"] else ""
         if problem["type"] == "extra_forbidden":
-            known = [flag(known) for known in model.model_fields]
-            near = did_you_mean(flag(name), known, listing=[])
-            lines[name] = f"{flag(name)}: no such setting{f' ({near})' if near else ''}"
+            known = [flag_name(known) for known in model.model_fields]
+            near = did_you_mean(flag_name(name), known, listing=[])
+            lines[name] = f"{flag_name(name)}: no such setting{f' ({near})' if near else ''}"
         elif problem["type"] == "missing":
             if not missing:
                 continue
             described = model.model_fields[name].description or "it has no default"
-            lines[name] = f"{flag(name)} is missing ({described.rstrip('.')})"
+            lines[name] = f"{flag_name(name)} is missing ({described.rstrip('.')})"
         elif name in model.model_fields:
             given = problem["input"] if len(problem["loc"]) == 1 or not isinstance(problem["input"], dict) else "..."
             told = problem["type"] == "value_error"  # by a validator of the field's own
             said = problem["msg"].removeprefix("Value error, ") if told else f"should be {expected(model.model_fields[name])}"
-            lines.setdefault(name, f"{flag(name)}: {said} (got {given})")
+            lines.setdefault(name, f"{flag_name(name)}: {said} (got {given})")
         else:
             lines.setdefault(name, problem["msg"].removeprefix("Value error, "))
     return list(lines.values())

@@ -8,8 +8,7 @@ from sslkit.cli.arguments import JSON, SPEC
 from sslkit.cli.output import show
 from sslkit.cli.task_command import add_task_command, listing, task_spec
 from sslkit.console import RANK, print_json, stdout
-from sslkit.contract.errors import SslkitError
-from sslkit.contract.options import flag
+from sslkit.contract.errors import SslkitError, flag_name
 from sslkit.specs.train import PretrainSpec
 
 _EXTRA = {"spec": SPEC, "dry_run": (bool, "Print every setting and where it comes from, and stop."), "json": JSON}
@@ -45,7 +44,7 @@ def _show_settings(
     sources = {}
     for name in values:
         if name in flags:
-            sources[name] = "task" if name == "task" else "flag"
+            sources[name] = "task" if name == "task" else "flag_name"
         elif name in from_file or name in from_file.get("options", {}):
             sources[name] = str(extras["spec"])
         elif name in task_class.defaults:
@@ -60,4 +59,4 @@ def _show_settings(
     if extras["json"] or RANK > 0:
         return
     for name, value in values.items():
-        stdout.print(f"{flag(name):<20} {value!s:<24} {sources[name]}", markup=False)
+        stdout.print(f"{flag_name(name):<20} {value!s:<24} {sources[name]}", markup=False)

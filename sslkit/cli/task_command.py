@@ -11,8 +11,7 @@ from sslkit import registry
 from sslkit.cli import completion
 from sslkit.cli.arguments import file_values, one_length, validated, with_pairs
 from sslkit.cli.options import command, complaints, read_spec_file
-from sslkit.contract.errors import SslkitError
-from sslkit.contract.options import flag
+from sslkit.contract.errors import SslkitError, flag_name
 from sslkit.specs.look import PreviewSpec
 from sslkit.specs.train import PretrainSpec
 from sslkit.tasks.load import load_task, task_name
@@ -65,9 +64,9 @@ def add_task_command(
 def named_task(
     arguments: list[str], model: type[PretrainSpec] | type[PreviewSpec], extra: dict[str, tuple[type, str]]
 ) -> str | None:
-    """Return the task among the arguments of a command: the first that is neither a flag nor a flag's value."""
-    switches = {flag(name) for name, field in model.model_fields.items() if field.annotation is bool}
-    switches |= {flag(name) for name, (kind, _) in extra.items() if kind is bool} | {"--help"}
+    """Return the task among the arguments of a command: the first that is neither a flag_name nor a flag_name's value."""
+    switches = {flag_name(name) for name, field in model.model_fields.items() if field.annotation is bool}
+    switches |= {flag_name(name) for name, (kind, _) in extra.items() if kind is bool} | {"--help"}
     skip = False
     for argument in arguments:
         if skip:
@@ -87,7 +86,7 @@ def task_spec(
     flags = with_pairs(given, model)
     given_task, file_task = str(flags.get("task") or ""), str(from_file.get("task") or "")
     if given_task and file_task and task_name(given_task) != task_name(file_task):
-        raise SslkitError(f"--spec: {extras['spec']} is for {file_task}, not {given_task}", "leave one of them out")
+        raise SslkitError(f"{extras['spec']} is for {file_task}, not {given_task}", "leave one of them out", flag="spec")
     fields = {} if task_class is None else task_class.Options.model_fields
     own = {name: flags.pop(name) for name in list(flags) if name in fields}
     options = {**from_file.get("options", {}), **own}

@@ -1,44 +1,63 @@
-"""The errors a user can cause or be told about: one line each, and an exit code."""
+"""The errors a user can cause or meet: one line each, and an exit code.
 
-from collections.abc import Iterator
+SslkitError             bad input, before the first step (exit code 2)
+├── RunFailedError      the run failed after it started (exit code 1)
+└── RunInterruptedError a signal ended the run after a checkpoint (exit code 128 + signal)
+UnreadableSampleError   one sample can't be read; reported, never ends a run by itself
+"""
+
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
+def flag_name(field: str) -> str:
+    """Return the flag of a field: `batch_size` is `--batch-size`, `simclr__width` is `--simclr.width`."""
+    return "--" + field.replace("__", ".").replace("_", "-")
+
+
 class SslkitError(Exception):
-    """Tell the user what was given, what was expected and which flag to change (exit code 2: before the first step)."""
+    """Report what was given, what was expected and which flag to change.
+
+    Printed as `--flag: message (hint)`. `flag` is the field the user set, as Python spells it, or several.
+    """
 
     exit_code = 2
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", *, flag: str | tuple[str, ...] = ()) -> None:
         super().__init__(message)
-        self.hint = hint
+        self.message, self.hint = message, hint
+        self.flags = (flag,) if isinstance(flag, str) else flag
 
     def __str__(self) -> str:
-        message = str(self.args[0])
+        message = f"{' and '.join(map(flag_name, self.flags))}: {self.message}" if self.flags else self.message
         return f"{message} ({self.hint})" if self.hint else message
 
 
 class RunFailedError(SslkitError):
-    """Tell the user why a run that had started could not go on (exit code 1)."""
+    """Report why a run that had started could not go on (exit code 1)."""
 
     exit_code = 1
 
 
 class RunInterruptedError(SslkitError):
-    """Say that a signal ended the run after a checkpoint was written (exit code 128 + signal)."""
+    """Report that a signal ended the run after a checkpoint was written (exit code 128 + signal)."""
 
-    def __init__(self, message: str, signal_number: int) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, signal_number: int, hint: str = "") -> None:
+        super().__init__(message, hint)
         self.exit_code = 128 + signal_number
 
 
+class UnreadableSampleError(Exception):
+    """Report why one sample can't be used."""
+
+
 @contextmanager
-def naming(flag: str, instead_of: str) -> Iterator[None]:
-    """Let errors name the flag that the user gave where one piece serves several: `--test: ...` instead of `--data: ...`."""
+def renamed_flags(names: Mapping[str, str]) -> Iterator[None]:
+    """Let errors name the flag that the user gave where one function serves several: `--test`, not `--data`."""
     try:
         yield
     except SslkitError as error:
-        error.args = (str(error.args[0]).replace(instead_of, flag, 1),)
+        error.flags = tuple(names.get(flag, flag) for flag in error.flags)
         raise
 
 

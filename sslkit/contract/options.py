@@ -33,11 +33,6 @@ Texts = Annotated[list[str], BeforeValidator(_listed)]
 Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], BeforeValidator(_listed), Field(min_length=1)]
 
 
-def flag(name: str) -> str:
-    """Return the flag of a field; one of a task among several, `simclr__width`, is `--simclr.width`."""
-    return "--" + name.replace("__", ".").replace("_", "-")
-
-
 class Spec(BaseModel):
     """Hold validated settings that never change; unknown names are refused."""
 

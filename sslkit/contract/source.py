@@ -85,7 +85,7 @@ class Source:
     def choose_encoder(self, reads: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
         """Return the encoder that `--encoder auto` means for a task that reads this of it, and the reason."""
         raise SslkitError(
-            f"--encoder: auto knows no encoder of {self.info.modality} data", "name one, or let the task's defaults"
+            f"auto knows no encoder of {self.info.modality} data", "name one, or let the task's defaults", flag="encoder"
         )
 
     def workers(self, asked: int | str) -> tuple[int, str]:

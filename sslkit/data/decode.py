@@ -9,14 +9,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from sslkit.contract.errors import SslkitError
+from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.data.index import FileChangedError, Index
 
 T = TypeVar("T")
-
-
-class UnreadableSampleError(Exception):
-    """Say why a sample can't be used."""
 
 
 @contextmanager
@@ -64,7 +60,8 @@ def inspect_samples(index: Index, look: Callable[[int], T], called: str, count: 
     known = [one for said, _ in found for one in said]
     if not known:
         raise SslkitError(
-            f"--data: none of {len(rows)} files tried in {index.source} is a readable {called}",
+            f"none of {len(rows)} files tried in {index.source} is a readable {called}",
             f"{index.name(int(rows[0]))}: {found[0][1]}",
+            flag="data",
         )
     return known

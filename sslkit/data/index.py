@@ -134,7 +134,7 @@ def index_folder(source: str, root: Path, reindex: bool, kind: FileKind) -> Inde
     paths, stamps = found
     if not paths:
         looked = f"looked for {' '.join(sorted(kind.extensions))}, in subfolders too"
-        raise SslkitError(f"--data: no {kind.noun.removesuffix('s')} in {source}", looked)
+        raise SslkitError(f"no {kind.noun.removesuffix('s')} in {source}", looked, flag="data")
     return with_folders_as_labels(Index(source, root, paths, stamps))
 
 
@@ -153,7 +153,7 @@ def index_files(source: str, root: Path, paths: Sequence[str]) -> Index:
             stamps[row] = stamp
             progress.advance()
     if (stamps[:, 1] < 0).all():
-        raise SslkitError(f"--data: none of the {len(paths)} files listed in {source} exists", f"first: {root / paths[0]}")
+        raise SslkitError(f"none of the {len(paths)} files listed in {source} exists", f"first: {root / paths[0]}", flag="data")
     return Index(source, root, paths, stamps)
 
 
@@ -217,7 +217,7 @@ def _scan_one(
                 elif name.lower().endswith(suffixes):
                     files.append((prefix + name, *_entry_stamp(entry)))
     except PermissionError as error:
-        raise SslkitError(f"--data: no permission to read {root / folder}") from error
+        raise SslkitError(f"no permission to read {root / folder}", flag="data") from error
     files.sort()
     # Not kept as tuples: a million of them keep the garbage collector busy.
     stamps = np.array([(size, time) for _, size, time in files], dtype=np.int64).reshape(-1, 2)

@@ -78,7 +78,7 @@ class Loader:
             waited = f"no batch came in {_INTERVAL * _PATIENCE} seconds"
             told = waited if slow else f"a worker died: {said or type(error).__name__}"
             hint = "fewer workers need less memory, and less of /dev/shm; --workers 0 reads in this process"
-            raise WorkerFailedError(f"--workers {self._workers}: {told}", hint) from error
+            raise WorkerFailedError(f"{self._workers}: {told}", hint, flag="workers") from error
 
     def close(self) -> None:
         """End the worker processes."""

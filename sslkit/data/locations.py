@@ -32,9 +32,9 @@ def find_parts(data: str, kind: FileKind) -> dict[str, str]:
         exists = path.exists()
         inside = {entry.name for entry in path.iterdir() if entry.is_dir()} if path.is_dir() else set()
     except OSError as error:
-        raise SslkitError(f"--data: cannot read {data}: {error.strerror}") from error
+        raise SslkitError(f"cannot read {data}: {error.strerror}", flag="data") from error
     if not exists:
-        raise SslkitError(f"--data: {data} does not exist", f"expected {kind.accepts}")
+        raise SslkitError(f"{data} does not exist", f"expected {kind.accepts}", flag="data")
     if path.is_dir():
         if "train" in inside and (inside & set(_TEST_NAMES) or inside == {"train"}):
             return _parts(inside, lambda part: str(path / part))
@@ -52,7 +52,7 @@ def read_index(location: str, label: str | None, reindex: bool, kind: FileKind) 
     data, _, part = location.partition("::")
     path = Path(data)
     if label is not None and path.suffix != ".csv":
-        raise SslkitError(f"--label: {data} has no columns", "labels of a folder are its subfolders; columns need a .csv")
+        raise SslkitError(f"{data} has no columns", "labels of a folder are its subfolders; columns need a .csv", flag="label")
     try:
         if path.is_dir():
             return index_folder(data, path, reindex, kind)
@@ -63,8 +63,8 @@ def read_index(location: str, label: str | None, reindex: bool, kind: FileKind) 
         if path.suffix in (".npy", ".npz") and kind.arrays:
             return _index_array(path, part)
     except PermissionError as error:
-        raise SslkitError(f"--data: no permission to read {error.filename or data}") from error
-    raise SslkitError(f"--data: {data} is neither folder nor list", f"expected {kind.accepts}")
+        raise SslkitError(f"no permission to read {error.filename or data}", flag="data") from error
+    raise SslkitError(f"{data} is neither folder nor list", f"expected {kind.accepts}", flag="data")
 
 
 def absolute_data(data: str) -> str:
@@ -80,7 +80,7 @@ def _parts(names: set[str], locate: Any) -> dict[str, str]:
 def _index_list(path: Path) -> Index:
     lines = [line for line in _text(path).splitlines() if line.strip()]
     if not lines:
-        raise SslkitError(f"--data: {path} lists no file", "expected one path a line")
+        raise SslkitError(f"{path} lists no file", "expected one path a line", flag="data")
     return index_files(str(path), path.parent, lines)
 
 
@@ -89,10 +89,10 @@ def read_column(path: Path, column: str, flag: str) -> list[str]:
     try:
         values = [line[column] or "" for line in _lines(path, column, flag)]
     except PermissionError as error:
-        raise SslkitError(f"--data: no permission to read {path}") from error
+        raise SslkitError(f"no permission to read {path}", flag="data") from error
     empty = next((number for number, value in enumerate(values, start=2) if not value.strip()), None)
     if empty is not None:
-        raise SslkitError(f"{flag}: {column} is empty in line {empty} of {path}")
+        raise SslkitError(f"{column} is empty in line {empty} of {path}", flag=flag)
     return values
 
 
@@ -101,24 +101,24 @@ def _lines(path: Path, column: str | None, flag: str) -> list[dict[str, str | No
     reader = csv.DictReader(io.StringIO(_text(path), newline=""))
     columns = list(reader.fieldnames or [])
     if "path" not in columns:
-        raise SslkitError(f"--data: {path} has no column `path`", f"columns: {', '.join(columns) or 'none'}")
+        raise SslkitError(f"{path} has no column `path`", f"columns: {', '.join(columns) or 'none'}", flag="data")
     if column is not None and column not in columns:
-        raise SslkitError(f"{flag}: {path} has no column {column}", did_you_mean(column, columns))
+        raise SslkitError(f"{path} has no column {column}", did_you_mean(column, columns), flag=flag)
     lines = list(reader)
     if not lines:
-        raise SslkitError(f"--data: {path} lists no file", "expected a header and one row per sample")
+        raise SslkitError(f"{path} lists no file", "expected a header and one row per sample", flag="data")
     blank = next((number for number, line in enumerate(lines, start=2) if not line["path"]), None)
     if blank is not None:
-        raise SslkitError(f"--data: {path} has no path in line {blank}")
+        raise SslkitError(f"{path} has no path in line {blank}", flag="data")
     return lines
 
 
 def _index_csv(path: Path, label: str | None) -> Index:
-    lines = _lines(path, label, "--label")
+    lines = _lines(path, label, "label")
     index = index_files(str(path), path.parent, [line["path"] or "" for line in lines])
     if label is None:
         return index
-    names = read_column(path, label, "--label")
+    names = read_column(path, label, "label")
     if any(";" in name for name in names):
         return with_several_labels(index, [[one.strip() for one in name.split(";") if one.strip()] for name in names])
     return with_labels(index, names)
@@ -128,7 +128,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SslkitError(f"--data: {path} is not UTF-8 text") from error
+        raise SslkitError(f"{path} is not UTF-8 text", flag="data") from error
 
 
 def _npz(file: BinaryIO) -> NpzFile:
@@ -143,7 +143,7 @@ def _array_names(path: Path) -> list[str]:
         with open(path, "rb") as file, _npz(file) as arrays:
             return list(arrays.files)
     except UNREADABLE as error:
-        raise SslkitError(f"--data: {path} is not an .npz file of plain arrays: {error}") from error
+        raise SslkitError(f"{path} is not an .npz file of plain arrays: {error}", flag="data") from error
 
 
 def _index_array(path: Path, part: str) -> Index:
@@ -153,7 +153,7 @@ def _index_array(path: Path, part: str) -> Index:
         return index
     labels = labels.squeeze()
     if labels.shape != (len(images),):
-        raise SslkitError(f"--data: {path} has {len(images)} images and labels of shape {labels.shape}")
+        raise SslkitError(f"{path} has {len(images)} images and labels of shape {labels.shape}", flag="data")
     return with_labels(index, [str(label) for label in labels])
 
 
@@ -166,18 +166,18 @@ def _load_arrays(path: Path, part: str) -> tuple[NDArray[Any], NDArray[Any] | No
             names = arrays.files
             image_name = f"{prefix}images" if f"{prefix}images" in names else names[0] if len(names) == 1 else None
             if image_name is None:
-                raise SslkitError(f"--data: {path} has no array `images`", f"arrays: {', '.join(names) or 'none'}")
+                raise SslkitError(f"{path} has no array `images`", f"arrays: {', '.join(names) or 'none'}", flag="data")
             labels = arrays[f"{prefix}labels"] if f"{prefix}labels" in names else None
             return _as_images(path, arrays[image_name]), labels
     except UNREADABLE as error:
-        raise SslkitError(f"--data: {path} is not a file of plain arrays: {error}") from error
+        raise SslkitError(f"{path} is not a file of plain arrays: {error}", flag="data") from error
 
 
 def _as_images(path: Path, array: NDArray[Any]) -> NDArray[Any]:
     """Return `[N, H, W, C]` of an array `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]`."""
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or not len(array):
         raise SslkitError(
-            f"--data: {path} holds {array.dtype} of shape {array.shape}", "expected uint8 [N, H, W] or [N, H, W, C]"
+            f"{path} holds {array.dtype} of shape {array.shape}", "expected uint8 [N, H, W] or [N, H, W, C]", flag="data"
         )
     if array.ndim == 3:
         return array[..., None]

@@ -48,7 +48,7 @@ def index_shards(data: str, label: str | None, reindex: bool, kind: FileKind) ->
         found = _scan(files, label, kind)
         if not found[0]:
             raise SslkitError(
-                f"--data: no image in {data}", f"looked for {' '.join(sorted(kind.extensions))} in {len(files)} shards"
+                f"no image in {data}", f"looked for {' '.join(sorted(kind.extensions))} in {len(files)} shards", flag="data"
             )
         _write(cached, *found)
     names, places, labels = found
@@ -68,12 +68,14 @@ def expand(data: str) -> list[Path]:
     """Return the files that a pattern with `{000..099}` or `*` names, sorted, as absolute paths."""
     pattern = data.removeprefix(PREFIX)
     if "://" in pattern or pattern.startswith("pipe:"):
-        raise SslkitError(f"--data: shards are read from disks, not from {pattern}", "copy them, or mount the bucket")
+        raise SslkitError(f"shards are read from disks, not from {pattern}", "copy them, or mount the bucket", flag="data")
     found: list[Path] = []
     for one in _ranges(pattern):
         matches = sorted(glob.glob(one)) if glob.has_magic(one) else [one] if os.path.isfile(one) else []
         if not matches:
-            raise SslkitError(f"--data: shard {one} does not exist", "such as wds:shards-{000..099}.tar or wds:shards/*.tar")
+            raise SslkitError(
+                f"shard {one} does not exist", "such as wds:shards-{000..099}.tar or wds:shards/*.tar", flag="data"
+            )
         found += [Path(match).resolve() for match in matches]
     return found
 
@@ -105,7 +107,7 @@ def _scan(files: list[Path], label: str | None, kind: FileKind) -> tuple[list[st
                 key = _key(name)
                 if label is not None:
                     if key not in told:
-                        raise SslkitError(f"--label: {files[number].name} has no {key}.{label} beside {name}")
+                        raise SslkitError(f"{files[number].name} has no {key}.{label} beside {name}", flag="label")
                     labels.append(told[key])
                 names.append(f"{files[number].name}/{name}")
                 places.append((number, offset, size))
@@ -130,11 +132,11 @@ def _scan_one(file: Path, label: str | None, kind: FileKind) -> tuple[list[_Memb
     except tarfile.ReadError as error:
         if not images:
             raise SslkitError(
-                f"--data: {file} is no tar file that can be read: {error}", "it must not be compressed"
+                f"{file} is no tar file that can be read: {error}", "it must not be compressed", flag="data"
             ) from error
         say(f"{file} is cut off: the {len(images):,} images before that are used")
     except OSError as error:
-        raise SslkitError(f"--data: cannot read {file}: {error.strerror}") from error
+        raise SslkitError(f"cannot read {file}: {error.strerror}", flag="data") from error
     return images, told
 
 

@@ -103,7 +103,9 @@ def scale_width(recipe: Recipe, factor: float) -> Recipe:
             found = narrowed_options(name, options, factor)
     if not found:
         raise SslkitError(
-            f"--encoder: {name} cannot be made narrower", "encoders that can: resnet_micro, vit_micro, timm's resnets and vit_*"
+            f"{name} cannot be made narrower",
+            "encoders that can: resnet_micro, vit_micro, timm's resnets and vit_*",
+            flag="encoder",
         )
     whole = {key: int(value) if isinstance(value, float) and value == int(value) else value for key, value in found.items()}
     return {**recipe, "options": {**options, **whole}}
@@ -112,12 +114,15 @@ def scale_width(recipe: Recipe, factor: float) -> Recipe:
 def check_requirements(encoder: Encoder, name: str, reads: tuple[str, ...], task: str, modality: str = "image") -> None:
     """Raise SslkitError if a task reads something that the encoder does not offer."""
     if encoder.modality != modality:
-        raise SslkitError(f"--encoder: {task} is for {modality} data and {name} reads {encoder.modality}", "name another one")
+        raise SslkitError(
+            f"{task} is for {modality} data and {name} reads {encoder.modality}", "name another one", flag="encoder"
+        )
     missing = [what for what in reads if what not in encoder.offers]
     if missing:
         raise SslkitError(
-            f"--encoder: {task} reads {' and '.join(missing)} and {name} offers {', '.join(encoder.offers)}",
+            f"{task} reads {' and '.join(missing)} and {name} offers {', '.join(encoder.offers)}",
             f"try {_OFFERED.get(missing[0], 'resnet_micro')}",
+            flag="encoder",
         )
 
 
@@ -142,7 +147,7 @@ def _told(name: str, options: dict[str, Any]) -> Iterator[None]:
     files = [option for option in options if option.startswith(("checkpoint", "cache", "pretrained"))]
     if files:
         raise SslkitError(
-            f"--encoder-option: {files[0]} is not one an encoder may have", "--init and --pretrained load weights"
+            f"{files[0]} is not one an encoder may have", "--init and --pretrained load weights", flag="encoder_option"
         )
     try:
         yield
@@ -184,25 +189,25 @@ def _build(
 
         return torchvision_encoder(rest, stem=stem, pretrained=pretrained, **settings, **options)
     if rest and scheme.replace("_", "-") in ("hf-hub", "local-dir"):
-        raise SslkitError(f"--encoder: {name} is not supported", "use a plain timm name, and --init for your own weights")
+        raise SslkitError(f"{name} is not supported", "use a plain timm name, and --init for your own weights", flag="encoder")
     if rest:
         if name != allowed:
             raise SslkitError(f"the encoder is {name}, which would be imported and run", f"allow it with --encoder {name}")
         return _from_factory(name, settings, options)
     if name in registry.names(registry.ENCODERS):
         if pretrained:
-            raise SslkitError(f"--pretrained: no weights are published for {name}", "use a timm or torchvision name")
+            raise SslkitError(f"no weights are published for {name}", "use a timm or torchvision name", flag="pretrained")
         factory = registry.load(registry.find(registry.ENCODERS, name))
         known = [option for option in inspect.signature(factory).parameters if option not in settings]
         for option in options:
             if option not in known:
-                raise SslkitError(f"--encoder-option: {name} has no option {option}", did_you_mean(option, known))
+                raise SslkitError(f"{name} has no option {option}", did_you_mean(option, known), flag="encoder_option")
         return _as_encoder(factory(**settings, **options), settings)
     from sslkit.image.encoders.timm import timm_encoder, timm_names
 
     if name.partition(".")[0] not in timm_names():
         own = registry.names(registry.ENCODERS)
-        raise SslkitError(f"--encoder: unknown encoder {name}", did_you_mean(name, own + timm_names(), listing=own))
+        raise SslkitError(f"unknown encoder {name}", did_you_mean(name, own + timm_names(), listing=own), flag="encoder")
     return timm_encoder(name, stem=stem, pretrained=pretrained, **settings, **options)
 
 
@@ -211,7 +216,7 @@ def _from_factory(name: str, settings: dict[str, int], options: dict[str, Any]) 
     try:
         build_it = getattr(importlib.import_module(module), factory)
     except (ImportError, AttributeError) as error:
-        raise SslkitError(f"--encoder: cannot import {name}: {error}") from error
+        raise SslkitError(f"cannot import {name}: {error}", flag="encoder") from error
     return _as_encoder(build_it(**options), settings)
 
 
@@ -226,7 +231,7 @@ def _as_encoder(module: nn.Module, settings: dict[str, int]) -> Encoder:
     module.train(training)
     if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise SslkitError(f"--encoder: the factory's module should return [B, width] (got {shape} for 2 images)")
+        raise SslkitError(f"the factory's module should return [B, width] (got {shape} for 2 images)", flag="encoder")
     return Wrapped(module, width=output.shape[1], in_channels=settings["in_channels"])
 
 

@@ -66,9 +66,9 @@ class Checkpoint:
         modality = self.metadata.get("modality", "image")
         trained = f"{self.path} was trained on {self.samples} data by {self.metadata['task']}"
         if modality != "image":
-            raise SslkitError(f"--ckpt: {trained}", "this needs images")
+            raise SslkitError(f"{trained}", "this needs images", flag="ckpt")
         if data is None and self.samples != "image":
-            raise SslkitError(f"--data is missing: {trained}", "name images")
+            raise SslkitError(f"missing: {trained}", "name images", flag="data")
 
     def part(self, name: str) -> dict[str, Tensor]:
         """Return the weights of one exported module."""
@@ -92,7 +92,7 @@ def load(path: str | Path, encoder: str | None = None) -> Encoder:
     return read_model(path).build_encoder(allowed=encoder)
 
 
-def read_model(path: str | Path, flag: str = "--ckpt") -> Checkpoint:
+def read_model(path: str | Path, flag: str = "ckpt") -> Checkpoint:
     """Read a `model.safetensors`; raises SslkitError if it is missing, damaged, not ours or of a newer format."""
     path = Path(path)
     tensors, raw = _read_safetensors(path, flag)
@@ -102,15 +102,15 @@ def read_model(path: str | Path, flag: str = "--ckpt") -> Checkpoint:
         metadata = json.loads(raw["sslkit"])
         newer = int(metadata["format"]) > FORMAT
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise SslkitError(f"{flag}: {path} was not written by sslkit", "other weights can be a start: --init") from error
+        raise SslkitError(f"{path} was not written by sslkit", "other weights can be a start: --init", flag=flag) from error
     if newer:
-        raise SslkitError(f"{flag}: {path} has format {metadata['format']}, this sslkit reads up to {FORMAT}", "upgrade")
+        raise SslkitError(f"{path} has format {metadata['format']}, this sslkit reads up to {FORMAT}", "upgrade", flag=flag)
     missing = [key for key, kind in _SAID.items() if type(metadata.get(key)) is not kind]
     missing += [key for key in ("modality", "samples") if type(metadata.get(key, "")) is not str]
     if not missing and not 0 < metadata["size"] <= _LARGEST:
         missing = ["size"]
     if missing:
-        raise SslkitError(f"{flag}: {path} does not say its {', '.join(missing)}", "the file was altered")
+        raise SslkitError(f"{path} does not say its {', '.join(missing)}", "the file was altered", flag=flag)
     return Checkpoint(path, tensors, metadata)
 
 
@@ -170,13 +170,15 @@ def load_initial(encoder: Encoder, path: str) -> None:
 
     The classifier of a published state dict is left out; everything else has to match.
     """
-    tensors, raw = _read_safetensors(Path(path), "--init")
+    tensors, raw = _read_safetensors(Path(path), "init")
     if "sslkit" in raw:
         load_strictly(encoder, read_model(path).part("encoder"), f"--init: {path}")
         return
     model = getattr(encoder, "model", None)
     if not isinstance(model, nn.Module):
-        raise SslkitError(f"--init: {path} was not written by sslkit", "published weights need a timm or torchvision encoder")
+        raise SslkitError(
+            f"{path} was not written by sslkit", "published weights need a timm or torchvision encoder", flag="init"
+        )
     classifier = ("fc.", "head.", "heads.", "classifier.")
     kept = model.state_dict().keys()
     state = {name: value for name, value in tensors.items() if name in kept or not name.startswith(classifier)}
@@ -185,12 +187,12 @@ def load_initial(encoder: Encoder, path: str) -> None:
 
 def _read_safetensors(path: Path, flag: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
-        raise SslkitError(f"{flag}: {path} is not a file", "expected a .safetensors file, as in runs/NAME/model.safetensors")
+        raise SslkitError(f"{path} is not a file", "expected a .safetensors file, as in runs/NAME/model.safetensors", flag=flag)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise SslkitError(f"{flag}: {path} is not a readable safetensors file: {error}") from error
+        raise SslkitError(f"{path} is not a readable safetensors file: {error}", flag=flag) from error
 
 
 def _origin(name: str) -> str:

@@ -73,7 +73,7 @@ def extract(
                 progress.advance(len(raw["index"]), f"{source.called}")
         found = world.gather_uneven(torch.cat(rows))
         if not len(found):
-            raise SslkitError(f"--data: not one of the {source.called} in {source.location} can be read")
+            raise SslkitError(f"not one of the {source.called} in {source.location} can be read", flag="data")
         if not layers:  # of this process's share nothing could be read: the others need an empty piece of the right width
             layers = {name: [features[:0]] for name, features in _widths(encoder, source, read_all).items()}
     finally:

@@ -64,7 +64,7 @@ def choose_device(device: str, world: World = ALONE) -> tuple[torch.device, str]
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if world.size > 1:
         if device not in ("auto", "cpu", "cuda"):
-            raise SslkitError(f"--device: {device} cannot be shared by {world.size} processes", "use auto, cpu or cuda")
+            raise SslkitError(f"{device} cannot be shared by {world.size} processes", "use auto, cpu or cuda", flag="device")
         if device != "cpu" and cuda:
             return torch.device("cuda", world.local_rank), "one GPU each"
         if device == "auto":
@@ -76,9 +76,9 @@ def choose_device(device: str, world: World = ALONE) -> tuple[torch.device, str]
     if device.startswith("cuda"):
         count = torch.cuda.device_count()
         if not cuda or int(device.partition(":")[2] or 0) >= count:
-            raise SslkitError(f"--device: {device} is not there (CUDA devices found: {count})", "use auto or cpu")
+            raise SslkitError(f"{device} is not there (CUDA devices found: {count})", "use auto or cpu", flag="device")
     if device == "mps" and not mps:
-        raise SslkitError("--device: mps is not there", "use auto or cpu")
+        raise SslkitError("mps is not there", "use auto or cpu", flag="device")
     return torch.device(device), "as given"
 
 
@@ -90,7 +90,7 @@ def _choose_precision(device: torch.device, precision: str) -> tuple[torch.dtype
             return torch.bfloat16, "the GPU computes bf16"
         return torch.float16, "the GPU has no bf16"
     if precision == "fp16" and device.type != "cuda":
-        raise SslkitError(f"--precision: fp16 needs CUDA (the device is {device})", "use bf16 or fp32")
+        raise SslkitError(f"fp16 needs CUDA (the device is {device})", "use bf16 or fp32", flag="precision")
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision], "as given"
 
 
@@ -105,7 +105,7 @@ def _choose_compile(device: torch.device, compile: str) -> tuple[bool, str]:
 def _choose_sync(device: torch.device, sync: str, world: World) -> tuple[bool, str]:
     if sync == "on" and device.type != "cuda":
         raise SslkitError(
-            f"--sync-batchnorm: on needs CUDA (the device is {device})", "use a norm that counts per sample: --norm layer"
+            f"on needs CUDA (the device is {device})", "use a norm that counts per sample: --norm layer", flag="sync_batchnorm"
         )
     if sync != "auto":
         return sync == "on", "as given"

@@ -72,14 +72,16 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> Session:
     spec = spec.model_copy(update={"options": options.model_dump(mode="json")})
     source_class = load_source(task_class.modality)
     if spec.data is None:
-        raise SslkitError("--data is missing", f"give {source_class.accepts}")
+        raise SslkitError("missing", f"give {source_class.accepts}", flag="data")
     _check_encoder(spec, task_class, name)
     classify = None
     if spec.online_knn:
         if spec.health_every == 0:
-            raise SslkitError("--online-knn and --health-every 0: it is logged with the features' health", "leave one out")
+            raise SslkitError(
+                "k-NN accuracy is logged with feature health", "leave one of them out", flag=("online_knn", "health_every")
+            )
         if task_class.modality != "image":
-            raise SslkitError(f"--online-knn: {name} reads {task_class.modality}", "it is for images")
+            raise SslkitError(f"{name} reads {task_class.modality}", "it is for images", flag="online_knn")
         classify = OnlineKnn(spec)
     return Session(
         name=name,

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from sslkit.contract.errors import SslkitError
-from sslkit.contract.options import flag
+from sslkit.contract.errors import SslkitError, flag_name
 from sslkit.contract.task import Clock
 from sslkit.engine.checkpoint import read_model
 from sslkit.engine.pretrain import checked_options, prepare
@@ -54,7 +53,7 @@ def preview(spec: PreviewSpec) -> PreviewResult:
     if pictures is None:
         raise SslkitError(f"{training.name} has no preview", "it has no pictures of its samples")
     if not len(pictures):
-        raise SslkitError(f"--images: of {spec.images} none is shown by {training.name}", "give more")
+        raise SslkitError(f"of {spec.images} none is shown by {training.name}", "give more", flag="images")
     with write_atomically(out) as stream:
         draw_previews(pictures[: spec.rows], stepper.task.preview_columns, stream)
     return PreviewResult(str(out), training.name, spec.ckpt is not None, metrics)
@@ -84,16 +83,18 @@ def _recorded(spec: PreviewSpec, given: dict[str, Any]) -> PretrainSpec:
     try:
         run = PretrainSpec.model_validate(read_spec(folder))
     except ValidationError as error:
-        raise SslkitError(f"--ckpt: {folder} holds no run of pretrain", "previews are of pretext tasks") from error
+        raise SslkitError(f"{folder} holds no run of pretrain", "previews are of pretext tasks", flag="ckpt") from error
     if not (folder / RESUME).exists():
-        raise SslkitError(f"--ckpt: {RESUME} is not beside {spec.ckpt}", "it holds the head, without which a task says nothing")
+        raise SslkitError(
+            f"{RESUME} is not beside {spec.ckpt}", "it holds the head, without which a task says nothing", flag="ckpt"
+        )
     if spec.task is not None and spec.task not in (task, run.task):
-        raise SslkitError(f"--ckpt: {spec.ckpt} was trained by {task}, not {spec.task}", "leave the task out")
+        raise SslkitError(f"{spec.ckpt} was trained by {task}, not {spec.task}", "leave the task out", flag="ckpt")
     differing = [name for name in _SHAPING if name in given and given[name] not in (getattr(run, name), "auto")]
     options = checked_options(run.model_copy(update={"options": spec.options}), load_task(run.task), folder)
     differing += [name for name, value in options.items() if run.options.get(name) != value]
     if differing:
-        flags = ", ".join(map(flag, differing))
+        flags = ", ".join(map(flag_name, differing))
         raise SslkitError(f"{flags}: the run in {folder} has other values", "leave them out: a checkpoint has its own")
     return run.model_copy(
         update={**{name: given[name] for name in given if name in _KEPT}, "batch_size": 2, "micro_batch": None}
@@ -113,11 +114,12 @@ def _stepper(training: Session, spec: PreviewSpec) -> Stepper:
         source = training.plan.source
         if ("data" not in spec.model_fields_set or "index" in task.needs) and state["data"] != source.fingerprint():
             raise SslkitError(
-                f"--data: {source.location} is not what the run in {folder} has seen",
+                f"{source.location} is not what the run in {folder} has seen",
                 f"{training.name} knows its images by their places" if "index" in task.needs else "--data names other images",
+                flag="data",
             )
         hint = "did its code change?"
         if "data" in spec.model_fields_set and source.info.modality != "image":
             hint = f"the {source.called} of --data may differ in more than content from the run's: leave it out"
-        load_state(stepper, state, folder, "--ckpt", hint)
+        load_state(stepper, state, folder, "ckpt", hint)
     return stepper

@@ -5,8 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sslkit.contract.errors import SslkitError
-from sslkit.contract.options import flag
+from sslkit.contract.errors import SslkitError, flag_name
 from sslkit.contract.task import Clock
 from sslkit.engine.run_folder import RESUME, SPEC, read_spec
 from sslkit.engine.stepper import Stepper
@@ -24,7 +23,9 @@ def recorded_spec(spec: TrainSpec, folder: Path) -> TrainSpec:
         recorded = type(spec).model_validate(read_spec(folder))
     except ValidationError as error:
         first = error.errors()[0]
-        raise SslkitError(f"--resume: {folder} has a {SPEC} of another kind: {first['loc']}: {first['msg']}") from error
+        raise SslkitError(
+            f"{folder} has a {SPEC} of another kind: {first['loc']}: {first['msg']}", flag="resume"
+        ) from error
     return recorded.model_copy(update={name: getattr(spec, name) for name in spec.model_fields_set & _FREELY_CHANGED})
 
 
@@ -36,23 +37,24 @@ def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
         given, stored = getattr(spec, name), getattr(recorded, name)
         if name in ("options", "encoder_option"):  # which the run may have more of
             differing += [
-                f"{flag(key) if name == 'options' else f'--encoder-option {key} ='} {value} (the run has {stored.get(key)})"
+                f"{flag_name(key) if name == 'options' else f'--encoder-option {key} ='} {value} (the run has {stored.get(key)})"
                 for key, value in given.items()
                 if value != stored.get(key)
             ]
         elif given not in (stored, "auto"):
-            differing.append(f"{flag(name)} {given} (the run has {stored})")
+            differing.append(f"{flag_name(name)} {given} (the run has {stored})")
     if differing:
         longer = any(line.startswith(("--epochs", "--steps", "--minutes")) for line in differing)
         raise SslkitError(
-            f"--resume: {folder} was started with other values: {', '.join(sorted(differing))}",
+            f"{folder} was started with other values: {', '.join(sorted(differing))}",
             "--extend-to EPOCHS goes on from a finished run" if longer else "leave them out",
+            flag="resume",
         )
     return recorded
 
 
 def load_state(
-    stepper: Stepper, state: dict[str, Any], out: Path, flag: str = "--resume", hint: str = "did its code change?"
+    stepper: Stepper, state: dict[str, Any], out: Path, flag: str = "resume", hint: str = "did its code change?"
 ) -> None:
     """Put the state saved in a run folder into a stepper; raises SslkitError if it is another task's."""
     try:
@@ -60,20 +62,22 @@ def load_state(
     except (RuntimeError, ValueError, KeyError, TypeError) as error:  # what torch raises for state of another shape
         lines = str(error).splitlines()
         reason = lines[min(1, len(lines) - 1)].strip()  # torch's first line is a title
-        raise SslkitError(f"{flag}: the state in {out / RESUME} does not fit the task: {reason}", hint) from error
+        raise SslkitError(f"the state in {out / RESUME} does not fit the task: {reason}", hint, flag=flag) from error
 
 
 def resume_clock(spec: TrainSpec, steps_per_epoch: int, state: dict[str, Any] | None, out: Path) -> Clock:
     """Return the clock of a run, checking that an extension starts at an end."""
     if spec.extend_to is not None:
         if state is None:
-            raise SslkitError(f"--extend-to: {out} holds no finished run")
+            raise SslkitError(f"{out} holds no finished run", flag="extend_to")
         end = spec.extend_to * steps_per_epoch
         if state["step"] < state["steps"] and state["steps"] != end:
-            raise SslkitError(f"--extend-to: the run in {out} is not finished", "finish it with --resume first")
+            raise SslkitError(f"the run in {out} is not finished", "finish it with --resume first", flag="extend_to")
         if state["step"] == state["steps"] and end < state["steps"]:
             raise SslkitError(
-                f"--extend-to: {spec.extend_to} epochs are {end} steps and the run has done {state['step']}", "give more"
+                f"{spec.extend_to} epochs are {end} steps and the run has done {state['step']}",
+                "give more",
+                flag="extend_to",
             )
     if spec.steps is not None:
         return Clock(steps=spec.steps)

@@ -51,7 +51,7 @@ def read_resume(path: Path, device: torch.device) -> dict[str, Any]:
             warnings.simplefilter("error", UserWarning)  # it finds something odd: our own files have nothing odd
             state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except _DAMAGED as error:
-        raise SslkitError(f"--resume: {path} cannot be read: {str(error).partition(chr(10))[0]}") from error
+        raise SslkitError(f"{path} cannot be read: {str(error).partition(chr(10))[0]}", flag="resume") from error
     kinds = {
         "format": int,
         "task": dict,
@@ -64,7 +64,7 @@ def read_resume(path: Path, device: torch.device) -> dict[str, Any]:
     }
     fits = isinstance(state, dict) and all(isinstance(state.get(name), kind) for name, kind in kinds.items())
     if not fits or state["format"] > FORMAT or "weights" not in state:
-        raise SslkitError(f"--resume: {path} is not a checkpoint of this version of sslkit")
+        raise SslkitError(f"{path} is not a checkpoint of this version of sslkit", flag="resume")
     return state
 
 

@@ -36,9 +36,9 @@ def choose_out(out: str | None, name: str, resume: bool) -> Path:
     if out is not None:
         folder = Path(out)
         if holds_run(folder) and not resume:
-            raise SslkitError(f"--out: {folder} holds a run", "go on with it by --resume, or choose another folder")
+            raise SslkitError(f"{folder} holds a run", "go on with it by --resume, or choose another folder", flag="out")
         if folder.exists() and not folder.is_dir():
-            raise SslkitError(f"--out: {folder} is a file", "give a folder")
+            raise SslkitError(f"{folder} is a file", "give a folder", flag="out")
         return folder
     folder, number = Path("runs", name), 2
     while holds_run(folder) and not resume:
@@ -73,7 +73,7 @@ class RunFolder:
 
     def __init__(self, folder: Path, writes: bool = True, board: bool = False) -> None:
         if board and find_spec("tensorboard") is None:
-            raise SslkitError("--log tensorboard needs tensorboard", "pip install 'sslkit[tensorboard]'")
+            raise SslkitError("tensorboard is not installed", "pip install 'sslkit[tensorboard]'", flag="log")
         self.path, self.writes, self._shows = folder, writes, board
         self._board: Any = None
         self._fresh, self._held = not folder.exists(), holds_run(folder)
@@ -89,10 +89,10 @@ class RunFolder:
             self._lock.acquire(timeout=0)
         except Timeout as error:
             raise SslkitError(
-                f"--out: another process is working in {self.path}", "wait for it or use another folder"
+                f"another process is working in {self.path}", "wait for it or use another folder", flag="out"
             ) from error
         except OSError as error:
-            raise SslkitError(f"--out: cannot write to {self.path}: {error.strerror}") from error
+            raise SslkitError(f"cannot write to {self.path}: {error.strerror}", flag="out") from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -127,7 +127,7 @@ class RunFolder:
             if self.started:
                 hint = "--resume goes on from the last checkpoint" if self.file(RESUME).exists() else ""
                 raise RunFailedError(reason, hint) from error
-            raise SslkitError(f"--out: {reason}") from error
+            raise SslkitError(f"{reason}", flag="out") from error
 
     def write_spec(self, spec: dict[str, Any]) -> None:
         """Record what was run."""

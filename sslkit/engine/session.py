@@ -85,7 +85,7 @@ def run_training(training: Session) -> Outcome:
         state = read_resume(folder.file(RESUME), torch.device("cpu")) if folder.file(RESUME).exists() else None
         if state is not None and state["data"] != fingerprint:
             raise SslkitError(
-                f"--resume: {plan.source.location} is no longer the data of the run in {folder.path}", "check --data"
+                f"{plan.source.location} is no longer the data of the run in {folder.path}", "check --data", flag="resume"
             )
         settings = spec.model_dump_json(exclude={"out", "data", "test", "init", "ckpt"})
         _agree(world, (fingerprint, settings, None if state is None else state["step"]))
@@ -165,7 +165,7 @@ def _check_readable(plan: Settings) -> None:
     doubt = 0.0 if len(rows) == samples else 3 * math.sqrt(most * (1 - most) / len(rows))
     if len(broken) > (most + doubt) * len(rows):
         said = "; ".join(f"{name}: {reason}" for name, reason in broken[:3])
-        raise SslkitError(f"--data: {too_many_unreadable(len(broken), plan, of=len(rows))}", said)
+        raise SslkitError(f"{too_many_unreadable(len(broken), plan, of=len(rows))}", said, flag="data")
 
 
 def _agree(world: World, told: tuple[Any, ...]) -> None:
@@ -189,8 +189,9 @@ def build_task(training: Session, initialise: bool) -> PretextTask:
         check_requirements(encoder, spec.encoder, reads, name, plan.source.encoded_as or plan.data.modality)
     if spec.activation_checkpointing and not encoder.checkpoint_activations():
         raise SslkitError(
-            f"--activation-checkpointing: {spec.encoder} cannot",
+            f"{spec.encoder} cannot",
             "timm build without BatchNorm can; --micro-batch saves memory too",
+            flag="activation_checkpointing",
         )
     _try(encoder, plan)
     return training.build_task(encoder, plan.data)
@@ -207,7 +208,7 @@ def _try(encoder: Encoder, plan: Settings) -> None:
         over_views(lambda one: {"": encoder(one)}, encoder.sample_dims, view)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise SslkitError(f"--size: {plan.spec.encoder} cannot take samples of size {plan.data.size}: {reason}") from error
+        raise SslkitError(f"{plan.spec.encoder} cannot take samples of size {plan.data.size}: {reason}", flag="size") from error
 
 
 def _measure(stepper: Stepper, loader: Loader, stop: StopSignal) -> TrainSpec:

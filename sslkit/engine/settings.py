@@ -67,22 +67,24 @@ def resolve_settings(spec: TrainSpec, source: Source, reads: tuple[str, ...], wo
         settled["epochs"] = "auto"  # one length is recorded
     if spec.size not in ("auto", source.info.size):
         raise SslkitError(
-            f"--size: {spec.size}, and the {source.called} in {source.location} have {source.info.size}", "leave it out"
+            f"{spec.size}, and the {source.called} in {source.location} have {source.info.size}", "leave it out", flag="size"
         )
     spec = spec.model_copy(update=settled)
     if source.info.samples < 2:
         raise SslkitError(
-            f"--data: one of the {source.called} is all that {source.location} has", "two make a batch, many a run"
+            f"one of the {source.called} is all that {source.location} has", "two make a batch, many a run", flag="data"
         )
     if source.info.samples < spec.batch_size:
         raise SslkitError(
-            f"--batch-size: {spec.batch_size} is more than the {source.info.samples} {source.called} in {source.location}",
+            f"{spec.batch_size} is more than the {source.info.samples} {source.called} in {source.location}",
             f"the largest that works is {source.info.samples}",
+            flag="batch_size",
         )
     if spec.batch_size % world.size:
         raise SslkitError(
-            f"--batch-size: {spec.batch_size} does not divide among {world.size} processes",
+            f"{spec.batch_size} does not divide among {world.size} processes",
             f"give a multiple of {world.size}",
+            flag="batch_size",
         )
     workers, why = source.workers(spec.workers)
     reasons["workers"] = f"{workers}: {why}"

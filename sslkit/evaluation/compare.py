@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sslkit.console import say
-from sslkit.contract.errors import RunFailedError, RunInterruptedError, SslkitError, naming
+from sslkit.contract.errors import RunFailedError, RunInterruptedError, SslkitError, renamed_flags
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.engine.pretrain import prepare
 from sslkit.engine.run_folder import MODEL
@@ -47,7 +47,7 @@ def compare(spec: CompareSpec) -> CompareResult:
     tasks = [absolute(task.strip()) for task in spec.tasks.split(",") if task.strip()]
     names = [task_name(task) for task in tasks]
     if len(tasks) < 2 or len(set(names)) < len(names):
-        raise SslkitError(f"--tasks: should be two different tasks or more (got {spec.tasks})", "such as rotation,simclr")
+        raise SslkitError(f"should be two different tasks or more (got {spec.tasks})", "such as rotation,simclr", flag="tasks")
     folders = {name: Path(spec.out, name.replace("+", "-and-")) for name in names}
     given = {name: getattr(spec, name) for name in CompareSpec.model_fields if name in PretrainSpec.model_fields}
     given = {name: value for name, value in given.items() if name in spec.model_fields_set and name != "out"}
@@ -74,13 +74,14 @@ def compare(spec: CompareSpec) -> CompareResult:
 def _check(spec: PretrainSpec) -> None:
     """Raise SslkitError for what `pretrain` would refuse."""
     try:
-        with naming("--out", "--resume"):  # which is how an earlier comparison goes on
+        with renamed_flags({"resume": "out"}):  # which is how an earlier comparison goes on
             prepare(spec)
     except ValidationError as error:
         wanted = ", ".join(str(problem["loc"][0]) for problem in error.errors())
         raise SslkitError(
-            f"--tasks: {task_name(spec.task)} needs options of its own: {wanted}",
+            f"{task_name(spec.task)} needs options of its own: {wanted}",
             "train it by sslkit pretrain, and compare the runs by sslkit report",
+            flag="tasks",
         ) from error
 
 

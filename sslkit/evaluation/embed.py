@@ -64,7 +64,7 @@ def embed(spec: EmbedSpec) -> EmbedResult:
 def embedded(spec: EmbedSpec, most: int | None = None) -> Embedded:
     """Return features of the samples of `--data`, of at most `most` drawn by the seed; of words, the most frequent ones'."""
     if spec.layer == "all":
-        raise SslkitError("--layer: all of them do not fit into one array", "give a number, last or last4")
+        raise SslkitError("all of them do not fit into one array", "give a number, last or last4", flag="layer")
     checkpoint = read_model(spec.ckpt)
     encoder = checkpoint.build_encoder(spec.encoder).to(choose_device(spec.device)[0])
     if isinstance(encoder, WordVectors):

@@ -49,12 +49,12 @@ def evaluate(spec: EvaluateSpec) -> EvaluateResult:
     chosen = choose(spec.protocol)
     fine = [name for name in chosen if name.startswith("finetune/")]
     if fine and spec.out is None:
-        raise SslkitError("--out is missing", f"{', '.join(fine)} trains, and its runs need a folder")
+        raise SslkitError("missing", f"{', '.join(fine)} trains, and its runs need a folder", flag="out")
     if fine and (spec.layer, spec.pool) != ("last", "auto"):
-        raise SslkitError("--layer and --pool are for frozen features", "leave finetune out of --protocol")
+        raise SslkitError("only for frozen features", "leave finetune out of --protocol", flag=("layer", "pool"))
     out = None if spec.out is None else Path(spec.out)
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())) and not spec.resume:
-        raise SslkitError(f"--out: {out} is there already", "go on with it by --resume, or choose another folder")
+        raise SslkitError(f"{out} is there already", "go on with it by --resume, or choose another folder", flag="out")
     asked = {} if out is None else _asked(spec)
     done = {} if out is None else _done(asked, out)
     shared = {name: getattr(spec, name) for name in EvaluationSpec.model_fields if name in spec.model_fields_set}
@@ -106,10 +106,12 @@ def _done(asked: dict[str, Any], out: Path) -> dict[str, dict[str, Any]]:
         kept = json.loads(file.read_text(encoding="utf-8"))
         given, results = kept["asked"], {result["asked"]: result for result in kept["results"] if result["rows"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SslkitError(f"--resume: {file} cannot be read: {error}", "choose another folder") from error
+        raise SslkitError(f"{file} cannot be read: {error}", "choose another folder", flag="resume") from error
     differing = [name.replace("_", "-") for name, value in asked.items() if given.get(name) != value]
     if differing:
-        raise SslkitError(f"--resume: the table in {out} was made with other {', '.join(differing)}", "choose another folder")
+        raise SslkitError(
+            f"the table in {out} was made with other {', '.join(differing)}", "choose another folder", flag="resume"
+        )
     return results
 
 
@@ -135,7 +137,7 @@ def choose(wanted: list[str]) -> list[str]:
     known = [*possible, *_CALLS, "all"]
     for one in wanted:
         if one not in known:
-            raise SslkitError(f"--protocol: unknown {one}", did_you_mean(one, known))
+            raise SslkitError(f"unknown {one}", did_you_mean(one, known), flag="protocol")
     return chosen
 
 

@@ -33,7 +33,7 @@ def cached(model: Model, samples: IndexedSource, layer: str, pool: str, spec: Da
     if found is None:
         found = extract(model.encoder, samples, spec.batch_size, spec.workers, read=read, hashed=True)
         if not all(torch.isfinite(features).all() for features in found.layers.values()):
-            raise SslkitError(f"--ckpt: features of {model.name} are not finite", "the run had diverged")
+            raise SslkitError(f"features of {model.name} are not finite", "the run had diverged", flag="ckpt")
         # What could not be read now may be read another time.
         if spec.cache != "off" and len(found.rows) == len(samples.index):
             _store(folder, found, int(spec.cache_limit * 1e9))
@@ -54,17 +54,17 @@ def reader(encoder: Encoder, name: str, layer: str, pool: str) -> Read:
     (`auto`), over patches, by the class token, or both side by side.
     """
     if pool in ("class", "both") and not encoder.class_token:
-        raise SslkitError(f"--pool: {name} has no class token", "try average")
+        raise SslkitError(f"{name} has no class token", "try average", flag="pool")
     if layer == "last" and pool == "auto":
         return lambda view: {"last": encoder(view)}
     if "layers" not in encoder.offers:
-        flag = "--pool" if layer == "last" else "--layer"
-        raise SslkitError(f"{flag}: {name} offers {', '.join(encoder.offers)}, no layers", "leave it out")
+        flag = "pool" if layer == "last" else "layer"
+        raise SslkitError(f"{name} offers {', '.join(encoder.offers)}, no layers", "leave it out", flag=flag)
 
     def read(view: Tensor) -> dict[str, Tensor]:
         found = [_pooled(encoder, output, pool) for output in encoder.layers(view)]
         if (layer.isdigit() and int(layer) > len(found)) or (layer == "last4" and len(found) < 4):
-            raise SslkitError(f"--layer: {name} has {len(found)} layers (got {layer})", f"give 1 to {len(found)}")
+            raise SslkitError(f"{name} has {len(found)} layers (got {layer})", f"give 1 to {len(found)}", flag="layer")
         if layer == "last":
             return {layer: found[-1]}
         if layer == "all":
@@ -113,4 +113,4 @@ def _store(folder: Path, features: Features, limit: int) -> None:
             with write_atomically(folder / f"{name}.npy") as stream:
                 np.save(stream, array)
     except OSError as error:
-        raise SslkitError(f"--cache: cannot write to {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE") from error
+        raise SslkitError(f"cannot write to {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE", flag="cache") from error

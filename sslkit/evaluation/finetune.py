@@ -99,9 +99,13 @@ def _finetune(spec: FinetuneSpec, world: World) -> FinetuneResult:
         spec = merged
     spec = settled(spec)
     if spec.scratch and spec.ckpt is None:
-        raise SslkitError("--scratch: there is no --ckpt to compare with", "leave it out")
+        raise SslkitError("there is no --ckpt to compare with", "leave it out", flag="scratch")
     if spec.minutes is not None and spec.head_first:
-        raise SslkitError("--minutes and --head-first: how long a step takes changes when the encoder learns", "give --epochs")
+        raise SslkitError(
+            "a step takes longer once the encoder trains, so no time can be promised",
+            "use --epochs",
+            flag=("minutes", "head_first"),
+        )
     checkpoint = None if spec.ckpt is None else read_model(spec.ckpt)
     if checkpoint is not None:
         checkpoint.check_images(spec.data)
@@ -157,7 +161,7 @@ def _write_command(spec: FinetuneSpec, out: Path) -> None:
         with write_atomically(out / SPEC) as stream:
             stream.write((spec.model_dump_json(indent=2, exclude={"out", "resume"}) + "\n").encode())
     except OSError as error:
-        raise SslkitError(f"--out: cannot write to {out}: {error.strerror}") from error
+        raise SslkitError(f"cannot write to {out}: {error.strerror}", flag="out") from error
 
 
 def _absolute(spec: FinetuneSpec) -> FinetuneSpec:
@@ -303,8 +307,8 @@ def _like(checkpoint: Checkpoint, spec: FinetuneSpec) -> dict[str, Any]:
     """Return the checkpoint's encoder and size for the spec; another start given by hand is an SslkitError."""
     others = [name for name in ("init", "pretrained", "encoder_option") if getattr(spec, name)]
     if others:
-        raise SslkitError(f"--ckpt and --{others[0].replace('_', '-')}: the checkpoint is the start", "leave one of them out")
+        raise SslkitError("training starts from the checkpoint", "leave one of them out", flag=("ckpt", others[0]))
     held = encoder_name(checkpoint.recipe)
     if spec.encoder not in ("auto", held):
-        raise SslkitError(f"--encoder: {spec.encoder}, and the checkpoint holds {held}", "leave one of them out")
+        raise SslkitError(f"{spec.encoder}, and the checkpoint holds {held}", "leave one of them out", flag="encoder")
     return {"encoder": held, **({"size": checkpoint.size} if spec.size == "auto" else {})}

@@ -26,7 +26,7 @@ def knn_of(evaluation: Evaluation, spec: KnnSpec) -> Result:
     classes, device = len(evaluation.parts.classes), evaluation.models[0].encoder.device
     k, temperature, shots = settings["k"], settings["temperature"], settings["shots"]
     if shots is None and settings["seeds"] > 1:
-        raise SslkitError(f"--seeds: {spec.protocol} draws nothing", "give --shots, or leave it out")
+        raise SslkitError(f"{spec.protocol} draws nothing", "give --shots, or leave it out", flag="seeds")
 
     def fit(layers: Layers, labels: Tensor, seed: int) -> Fitted:
         (features,) = layers.values()
@@ -34,7 +34,7 @@ def knn_of(evaluation: Evaluation, spec: KnnSpec) -> Result:
             rows = draw_shots(labels, shots, seed, evaluation.parts.classes)
             features, labels = features[rows], labels[rows]
         if k > len(features):
-            raise SslkitError(f"--k: {k} neighbours of {len(features)} training images", f"give 1 to {len(features)}")
+            raise SslkitError(f"{k} neighbours of {len(features)} training images", f"give 1 to {len(features)}", flag="k")
         bank, told = features.to(device), labels.to(device)
 
         def predict(shown: Layers) -> Tensor:
@@ -53,7 +53,7 @@ def draw_shots(labels: Tensor, shots: int, seed: int, classes: tuple[str, ...]) 
     for label, name in enumerate(classes):
         members = (labels == label).nonzero()[:, 0]
         if len(members) < shots:
-            raise SslkitError(f"--shots: {shots}, and class {name} has {len(members)} images", "give fewer")
+            raise SslkitError(f"{shots}, and class {name} has {len(members)} images", "give fewer", flag="shots")
         drawn.append(members[torch.randperm(len(members), generator=generator)[:shots]])
     return torch.cat(drawn)
 

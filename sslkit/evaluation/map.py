@@ -25,6 +25,6 @@ def map_features(spec: MapSpec) -> MapResult:
     out = output_path(spec.out, ".png")
     found = embedded(spec, spec.samples)
     if len(found.features) < 10:
-        raise SslkitError(f"--data: a map of {len(found.features)} samples says nothing", "expected ten or more")
+        raise SslkitError(f"a map of {len(found.features)} samples says nothing", "expected ten or more", flag="data")
     draw_map(found.features, found.labels, spec.method, spec.seed, out)
     return MapResult(str(out), len(found.names), spec.method, found.weights, str(spec.ckpt))

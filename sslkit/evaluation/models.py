@@ -9,7 +9,7 @@ import torch
 
 from sslkit.audio.baselines import BANDS, MeanSpectrum
 from sslkit.contract.encoder import Encoder
-from sslkit.contract.errors import SslkitError, naming
+from sslkit.contract.errors import SslkitError, renamed_flags
 from sslkit.encoders.build import build_encoder, recipe_for
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.run_folder import MODEL
@@ -68,20 +68,22 @@ def _other(name: str, own: int, size: int | str, checkpoint: Checkpoint, allowed
     channels, samples = checkpoint.channels, checkpoint.samples
     path = Path(name, MODEL) if Path(name).is_dir() else Path(name)
     if path.suffix == ".safetensors":
-        other = read_model(path, "--against")
+        other = read_model(path, "against")
         if other.samples != samples:
-            raise SslkitError(f"--against: {path} was trained on {other.samples} data, the checkpoint on {samples}")
+            raise SslkitError(f"{path} was trained on {other.samples} data, the checkpoint on {samples}", flag="against")
         if other.channels != channels:
-            raise SslkitError(f"--against: {path} takes images of {other.channels} channels, the checkpoint {channels}")
+            raise SslkitError(f"{path} takes images of {other.channels} channels, the checkpoint {channels}", flag="against")
         return Model(name, other.build_encoder(allowed), other.size if isinstance(size, str) else size)
     if samples == "audio":
-        raise SslkitError(f"--against: should be a checkpoint (got {name})", "timm and torchvision publish no audio encoders")
+        raise SslkitError(
+            f"should be a checkpoint (got {name})", "timm and torchvision publish no audio encoders", flag="against"
+        )
     published, _, pixels = name.partition("@")
     if pixels and not pixels.isdigit():
-        raise SslkitError(f"--against: should be a checkpoint, NAME or NAME@SIZE (got {name})")
+        raise SslkitError(f"should be a checkpoint, NAME or NAME@SIZE (got {name})", flag="against")
     shown = int(pixels) if pixels else own
     recipe = recipe_for(published, shown, channels, pretrained=True)
-    with naming("--against", "--encoder"):
+    with renamed_flags({"encoder": "against"}):
         encoder = build_encoder(recipe, pretrained=True, allowed=allowed)
     return Model(f"{published}, pretrained, at {shown} px", encoder.eval(), shown)
 

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from sslkit.contract.encoder import Encoder
-from sslkit.contract.errors import SslkitError, did_you_mean
-from sslkit.data.decode import UnreadableSampleError
+from sslkit.contract.errors import SslkitError, UnreadableSampleError, did_you_mean
 from sslkit.data.index import Index, index_files
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.features import extract
@@ -83,7 +82,7 @@ def _near_images(spec: NeighborsSpec, checkpoint: Checkpoint, encoder: Encoder) 
     bank = cached(Model(str(spec.ckpt), encoder, size), images, "last", "auto", spec)
     unit = F.normalize(bank.layers["last"], dim=1)
     if spec.k >= len(unit):
-        raise SslkitError(f"--k: {spec.k} neighbours among {len(unit)} images", f"give 1 to {len(unit) - 1}")
+        raise SslkitError(f"{spec.k} neighbours among {len(unit)} images", f"give 1 to {len(unit) - 1}", flag="k")
     own: list[int | None]
     if spec.queries:
         missing = next((query for query in spec.queries if not Path(query).is_file()), None)

@@ -25,11 +25,11 @@ class OnlineKnn:
         assert spec.data is not None
         self.spec = spec
         index = ImageSource.read_index(find_parts(spec.data, ImageSource.kind)["train"], spec.label, spec.reindex)
-        check_labelled(index, "--online-knn", several=False)
+        check_labelled(index, "online_knn", several=False)
         drawn = np.random.default_rng(spec.seed).permutation(len(index))[:_SAMPLES]
         self.index = index.subset(np.sort(drawn))
         if len(drawn) // 4 < 1:
-            raise SslkitError(f"--online-knn: {len(index)} images are too few", "expected four or more")
+            raise SslkitError(f"{len(index)} images are too few", "expected four or more", flag="online_knn")
 
     @cached_property
     def images(self) -> ImageSource:

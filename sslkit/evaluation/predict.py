@@ -65,8 +65,9 @@ def classifier(checkpoint: Checkpoint) -> tuple[list[str], nn.Linear]:
     classes, state = checkpoint.metadata.get("classes"), checkpoint.part("head")
     if not classes or not state:
         raise SslkitError(
-            f"--ckpt: {checkpoint.path} has no classifier: it is a run of {checkpoint.metadata['task']}",
+            f"{checkpoint.path} has no classifier: it is a run of {checkpoint.metadata['task']}",
             f"train one: sslkit finetune --ckpt {checkpoint.path} --data LABELLED",
+            flag="ckpt",
         )
     head = nn.Linear(state["weight"].shape[1], len(classes))
     load_strictly(head, state, str(checkpoint.path))

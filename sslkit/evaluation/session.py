@@ -176,7 +176,7 @@ def settle(spec: EvaluationSpec, protocol: str) -> tuple[str | None, dict[str, A
     given = {name: value for name in own if (value := getattr(spec, name)) is not None}
     foreign = sorted(given.keys() - settings.keys())
     if foreign:
-        raise SslkitError(f"--{foreign[0]}: {protocol} has no such setting", "see `sslkit protocols`")
+        raise SslkitError(f"{protocol} has no such setting", "see `sslkit protocols`", flag=foreign[0])
     given |= {name: getattr(spec, name) for name in ("layer", "pool", "size") if name in spec.model_fields_set}
     several = settings.get("seeds", 1) > 1  # else more seeds are more of the same
     by_hand = [name for name in given if given[name] != settings[name] or name in own]

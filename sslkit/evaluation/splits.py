@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sslkit.console import say
-from sslkit.contract.errors import SslkitError, naming
+from sslkit.contract.errors import SslkitError, renamed_flags
 from sslkit.contract.modality import FileKind
 from sslkit.contract.options import DataSpec
 from sslkit.contract.source import Rows
@@ -69,7 +69,7 @@ def find_labelled(
     data, label, own = named_data(spec, checkpoint)
     source_class = source_class or (ImageSource if checkpoint is None else source_of(checkpoint))
     located = find_parts(data, source_class.kind)
-    train = check_labelled(source_class.read_index(located.pop("train"), label, spec.reindex), "--data", several)
+    train = check_labelled(source_class.read_index(located.pop("train"), label, spec.reindex), "data", several)
     pretrained_on = checkpoint.metadata["data"] if checkpoint else None
     if checkpoint is not None:
         check_channels(train, checkpoint)
@@ -81,8 +81,8 @@ def find_labelled(
         found = [(data, *next(iter(located.items())))]
     parts = []
     for holder, name, location in found:
-        with naming("--test" if tests else "--data", "--data"):
-            part = _in_classes(check_labelled(source_class.read_index(location, label, spec.reindex), "--test", several), train)
+        with renamed_flags({"data": "test" if tests else "data"}):
+            part = _in_classes(check_labelled(source_class.read_index(location, label, spec.reindex), "test", several), train)
         name = holder if location == holder else f"{name} of {holder}"
         say(f"test part: {name}")
         parts.append(TestPart(name, part, part.fingerprint() == pretrained_on))
@@ -97,25 +97,31 @@ def find_labelled(
 def check_own(data: str, own: bool, seen: bool) -> None:
     """Raise SslkitError if data that nobody named, but the run, is not what the run has seen."""
     if own and not seen:
-        raise SslkitError(f"--data: {data} is no longer what the run saw", "name it with --data to evaluate on it all the same")
+        raise SslkitError(
+            f"{data} is no longer what the run saw", "name it with --data to evaluate on it all the same", flag="data"
+        )
 
 
-def source_of(checkpoint: Checkpoint, flag: str = "--ckpt") -> type[IndexedSource]:
+def source_of(checkpoint: Checkpoint, flag: str = "ckpt") -> type[IndexedSource]:
     """Return what reads the samples that a checkpoint is evaluated on; raises SslkitError for text, which has no labels."""
     modality = checkpoint.samples
     source_class = load_source(modality)
     if checkpoint.metadata.get("modality", "image") != (source_class.encoded_as or modality):
-        raise SslkitError(f"{flag}: {checkpoint.path} is an encoder of something else than {modality}", "the file was altered")
+        raise SslkitError(
+            f"{checkpoint.path} is an encoder of something else than {modality}", "the file was altered", flag=flag
+        )
     if not issubclass(source_class, IndexedSource):
         task = checkpoint.metadata["task"]
-        raise SslkitError(f"{flag}: {checkpoint.path} was trained on {modality} data by {task}", "this needs images or sounds")
+        raise SslkitError(
+            f"{checkpoint.path} was trained on {modality} data by {task}", "this needs images or sounds", flag=flag
+        )
     return source_class
 
 
 def check_channels(index: Index, checkpoint: Checkpoint) -> None:
     """Raise SslkitError if images do not have the channels that the encoder takes."""
     if source_of(checkpoint).kind is IMAGES and index.channels != checkpoint.channels:
-        raise SslkitError(f"--data: images have {index.channels} channels, the encoder takes {checkpoint.channels}")
+        raise SslkitError(f"images have {index.channels} channels, the encoder takes {checkpoint.channels}", flag="data")
 
 
 def named_data(spec: DataSpec, checkpoint: Checkpoint | None) -> tuple[str, str | None, bool]:
@@ -123,14 +129,14 @@ def named_data(spec: DataSpec, checkpoint: Checkpoint | None) -> tuple[str, str 
     if spec.data is not None:
         return spec.data, spec.label, False
     if checkpoint is None:
-        raise SslkitError("--data is missing", "give labelled images: class subfolders, or a .csv with --label")
+        raise SslkitError("missing", "give labelled images: class subfolders, or a .csv with --label", flag="data")
     folder = Path(checkpoint.path).parent
     if not holds_run(folder):
-        raise SslkitError(f"--data is missing and {folder} holds no run that would name it", "give the images")
+        raise SslkitError(f"missing, and {folder} holds no run that would name it", "give the images", flag="data")
     recorded = read_spec(folder)
     data, label = recorded.get("data"), recorded.get("label")
     if not isinstance(data, str):
-        raise SslkitError(f"--data is missing and the run in {folder} names none")
+        raise SslkitError(f"missing, and the run in {folder} names none", flag="data")
     return data, spec.label or (label if isinstance(label, str) else None), True
 
 
@@ -148,14 +154,14 @@ def held_out_rows(labels: np.ndarray | None, seed: int, classes: tuple[str, ...]
     for members in groups:
         if len(members) < 2:
             name = classes[labels[members[0]]]
-            raise SslkitError(f"--data: class {name} has one image", "a split needs two; or give a test part with --test")
+            raise SslkitError(f"class {name} has one image", "a split needs two; or give a test part with --test", flag="data")
         chosen[members[: min(max(1, round(share * len(members))), len(members) - 1)]] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
 def _test_location(test: str, kind: FileKind) -> tuple[str, str]:
     """Return the name and the place of the test part in what `--test` names: not its training part, if it has several."""
-    with naming("--test", "--data"):
+    with renamed_flags({"data": "test"}):
         located = find_parts(test, kind)
     if len(located) > 1:
         del located["train"]
@@ -177,17 +183,21 @@ def check_labelled(index: Index, flag: str, several: bool, split: bool = True) -
     """
     if index.labels is None:
         raise SslkitError(
-            f"{flag}: {index.source} has no labels", "use class subfolders, a .csv with --label COLUMN, or an .npz with labels"
+            f"{index.source} has no labels",
+            "use class subfolders, a .csv with --label COLUMN, or an .npz with labels",
+            flag=flag,
         )
     if len(index.classes) < 2:
-        raise SslkitError(f"{flag}: {index.source} has one class only ({index.classes[0]})", "expected two or more")
+        raise SslkitError(f"{index.source} has one class only ({index.classes[0]})", "expected two or more", flag=flag)
     if index.labels.ndim == 2 and not several:
-        raise SslkitError(f"{flag}: {index.source} has several labels in one cell", "only finetune takes them")
-    if flag == "--data" and split and index.labels.ndim == 1:
+        raise SslkitError(f"{index.source} has several labels in one cell", "only finetune takes them", flag=flag)
+    if flag == "data" and split and index.labels.ndim == 1:
         counts = np.bincount(index.labels, minlength=len(index.classes))
         if counts.min() < 2:
             raise SslkitError(
-                f"{flag}: class {index.classes[int(counts.argmin())]} of {index.source} has one image", "expected two or more"
+                f"class {index.classes[int(counts.argmin())]} of {index.source} has one image",
+                "expected two or more",
+                flag=flag,
             )
     return index
 
@@ -196,14 +206,18 @@ def _in_classes(test: Index, train: Index) -> Index:
     """Return the test index with labels that count in the training part's classes."""
     assert test.labels is not None and train.labels is not None
     if test.channels != train.channels:
-        raise SslkitError(f"--test: images of {test.source} have {test.channels} channels, those of --data {train.channels}")
+        raise SslkitError(
+            f"images of {test.source} have {test.channels} channels, those of --data {train.channels}", flag="test"
+        )
     places = {name: place for place, name in enumerate(train.classes)}
     unseen = [name for name in test.classes if name not in places]
     if unseen:
-        raise SslkitError(f"--test: {test.source} has classes that the training part lacks: {', '.join(unseen[:5])}")
+        raise SslkitError(f"{test.source} has classes that the training part lacks: {', '.join(unseen[:5])}", flag="test")
     mapping = np.array([places[name] for name in test.classes], dtype=np.int64)
     if train.labels.ndim == 1 and test.labels.ndim == 2:
-        raise SslkitError(f"--test: {test.source} has several labels in one cell, the training part has one for each image")
+        raise SslkitError(
+            f"{test.source} has several labels in one cell, the training part has one for each image", flag="test"
+        )
     if train.labels.ndim == 1:
         return dataclasses.replace(test, labels=mapping[test.labels], classes=train.classes)
     several = np.zeros((len(test), len(train.classes)), dtype=np.int64)

@@ -29,7 +29,9 @@ class Supervised(PretextTask):
         several = labels.dim() == 2
         self.kind = ("sigmoid" if several else "softmax") if spec.loss == "auto" else spec.loss
         if self.kind == "softmax" and several:
-            raise SslkitError("--loss: softmax wants one label for each image, and some have several", "sigmoid or multi-hot")
+            raise SslkitError(
+                "softmax wants one label for each image, and some have several", "sigmoid or multi-hot", flag="loss"
+            )
         self.register_buffer("labels", labels, persistent=False)
         self.augment = build_augmentation(spec, classes)
 
@@ -42,15 +44,17 @@ class Supervised(PretextTask):
         options, stages = self.options, self.encoder.stages()
         if len(stages) == 1 and (options.freeze_blocks or options.last_blocks is not None or options.layer_decay < 1):
             raise SslkitError(
-                f"--freeze-blocks, --last-blocks and --layer-decay: {encoder_name(self.encoder.recipe)} is one block to sslkit",
-                "leave them out, or take an encoder of timm's",
+                f"{encoder_name(self.encoder.recipe)} is not divided into blocks",
+                "leave them out, or use a timm encoder",
+                flag=("freeze_blocks", "last_blocks", "layer_decay"),
             )
         frozen = max(options.freeze_blocks, 0 if options.last_blocks is None else len(stages) - options.last_blocks)
         if max(options.freeze_blocks, options.last_blocks or 0) > len(stages):
-            flag = "--freeze-blocks" if options.freeze_blocks > len(stages) else "--last-blocks"
+            flag = "freeze_blocks" if options.freeze_blocks > len(stages) else "last_blocks"
             raise SslkitError(
-                f"{flag}: {encoder_name(self.encoder.recipe)} has {len(stages)} blocks, its stem counted",
+                f"{encoder_name(self.encoder.recipe)} has {len(stages)} blocks, its stem counted",
                 f"give 0 to {len(stages)}",
+                flag=flag,
             )
         self.stages = [[parameter for parameter in stage if parameter.requires_grad] for stage in stages][frozen:]
         self.learning = {id(parameter) for stage in self.stages for parameter in stage}
@@ -148,7 +152,9 @@ def drop_paths(encoder: Encoder, largest: float) -> None:
             if (names := [name for name in ("drop_path", "drop_path1", "drop_path2") if hasattr(module, name)])
         ]
         if not blocks:
-            raise SslkitError(f"--drop-path: {encoder_name(encoder.recipe)} has no branches that could be skipped", "give 0")
+            raise SslkitError(
+                f"{encoder_name(encoder.recipe)} has no branches that could be skipped", "give 0", flag="drop_path"
+            )
         for place, (block, names) in enumerate(blocks):
             for name in names:
                 setattr(block, name, DropPath(largest * place / max(1, len(blocks) - 1)))

@@ -105,7 +105,7 @@ def export(spec: ExportSpec) -> ExportResult:
         write_card(result.card, path, spec, checkpoint, settings, size, classes, largest, weights_hash(encoder))
         os.replace(temporary, path)
     except OSError as error:
-        raise SslkitError(f"--out: cannot write {path}: {error.strerror or error}") from error
+        raise SslkitError(f"cannot write {path}: {error.strerror or error}", flag="out") from error
     finally:
         if temporary.exists():
             temporary.unlink()
@@ -120,7 +120,7 @@ def _export_words(spec: ExportSpec, checkpoint: Checkpoint) -> ExportResult:
     try:
         difference = write_words(checkpoint, path, f"{path}.md")
     except OSError as error:
-        raise SslkitError(f"--out: cannot write {path}: {error.strerror or error}") from error
+        raise SslkitError(f"cannot write {path}: {error.strerror or error}", flag="out") from error
     return ExportResult(str(path), f"{path}.md", spec.to, difference, difference, 0.0, "words of the checkpoint")
 
 
@@ -128,7 +128,9 @@ def _path(spec: ExportSpec, checkpoint: Checkpoint, suffix: str) -> Path:
     """Return the file to write; raises SslkitError for one that can't be."""
     path = Path(spec.out) if spec.out else _beside(checkpoint.path, suffix)
     if path.is_dir() or path.resolve() == checkpoint.path.resolve():
-        raise SslkitError(f"--out: {path} is {'a folder' if path.is_dir() else 'the checkpoint itself'}", "name a new file")
+        raise SslkitError(
+            f"{path} is {'a folder' if path.is_dir() else 'the checkpoint itself'}", "name a new file", flag="out"
+        )
     return path
 
 
@@ -139,7 +141,7 @@ def _computed(network: Network, shown: list[Tensor], size: int) -> Tensor:
         return torch.cat([torch.cat([network(batch[:1]), network(batch)]) for batch in shown])
     except (RuntimeError, AssertionError, ValueError) as error:  # what architectures say of a size that they do not take
         reason = str(error).partition("\n")[0]
-        raise SslkitError(f"--size: the encoder does not take images of {size} px: {reason}", "leave it out") from error
+        raise SslkitError(f"the encoder does not take images of {size} px: {reason}", "leave it out", flag="size") from error
 
 
 def _shapes(spec: ExportSpec, encoder: Encoder, size: int) -> dict[int, Any]:

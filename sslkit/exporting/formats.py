@@ -43,7 +43,7 @@ def onnx(network: Network, checkpoint: Checkpoint, images: Tensor, shapes: dict[
     """Write ONNX with input `image` and output `features` or `logits`."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
-            raise SslkitError(f"--to onnx needs {package}", "pip install 'sslkit[onnx]'")
+            raise SslkitError(f"onnx needs {package}", "pip install 'sslkit[onnx]'", flag="to")
     program = _program(network, images, shapes)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -80,7 +80,7 @@ def timm(network: Network, checkpoint: Checkpoint, images: Tensor, shapes: dict[
     """Write a state dict that `timm.create_model(NAME, num_classes=...)` loads strictly; it wants normalised images."""
     recipe, encoder = checkpoint.recipe, network.encoder
     if not isinstance(encoder, ImageEncoder) or not checkpoint.metadata.get("encoder_from", "").startswith("timm "):
-        raise SslkitError(f"--to timm: {encoder_name(recipe)} is not a timm model", "use --to pt2 or onnx")
+        raise SslkitError(f"{encoder_name(recipe)} is not a timm model", "use --to pt2 or onnx", flag="to")
     model: Any = encoder.model
     _usual_stem(model, checkpoint, "timm")
     classes = 0 if network.classifier is None else network.classifier.out_features
@@ -98,7 +98,7 @@ def torchvision(network: Network, checkpoint: Checkpoint, images: Tensor, shapes
     recipe, encoder = checkpoint.recipe, network.encoder
     name = str(recipe.get("name", ""))
     if not isinstance(encoder, ImageEncoder) or not name.startswith("torchvision:"):
-        raise SslkitError(f"--to torchvision: {encoder_name(recipe)} is not a torchvision model", "use --to pt2 or onnx")
+        raise SslkitError(f"{encoder_name(recipe)} is not a torchvision model", "use --to pt2 or onnx", flag="to")
     model: Any = encoder.model
     _usual_stem(model, checkpoint, "torchvision")
     attribute = next(what for what in CLASSIFIERS if hasattr(model, what))
@@ -117,8 +117,9 @@ def _usual_stem(model: nn.Module, checkpoint: Checkpoint, target: str) -> None:
     """Raise SslkitError for a network whose stem was changed for small images: the target has none like it."""
     if checkpoint.recipe["stem"] == "small" and isinstance(getattr(model, "maxpool", None), nn.Identity):
         raise SslkitError(
-            f"--to {target}: {checkpoint.recipe['name']} was trained with the small stem, which {target}'s does not have",
+            f"{checkpoint.recipe['name']} was trained with a stem for small images, which {target} does not have",
             "use --to pt2 or onnx, or pretrain above 64 px",
+            flag="to",
         )
 
 

@@ -10,9 +10,8 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from sslkit.contract.errors import SslkitError
+from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.data.cache import cache_folder, make_room
-from sslkit.data.decode import UnreadableSampleError
 from sslkit.data.index import Index
 from sslkit.image.decode import read_canvas
 
@@ -101,7 +100,9 @@ def choose_folder(index: Index, canvas: int, mode: str, limit_gigabytes: float) 
     if needed > limit:
         if mode == "on":
             raise SslkitError(
-                f"--cache on: {needed / 1e9:.1f} GB of canvases exceed --cache-limit {limit_gigabytes:g}", "raise the limit"
+                f"canvases take {needed / 1e9:.1f} GB, more than --cache-limit {limit_gigabytes:g}",
+                "raise the limit",
+                flag="cache",
             )
         return None, ("off", f"{needed / 1e9:.1f} GB of canvases exceed --cache-limit {limit_gigabytes:g}")
     try:
@@ -109,11 +110,11 @@ def choose_folder(index: Index, canvas: int, mode: str, limit_gigabytes: float) 
         folder.mkdir(parents=True, exist_ok=True)
         folder.touch()  # its modification time says when it was last used
     except OSError as error:
-        raise SslkitError(f"--cache: cannot write to {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE") from error
+        raise SslkitError(f"cannot write to {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE", flag="cache") from error
     free = shutil.disk_usage(folder).free
     if not (folder / "canvases.npy").exists() and needed > 0.9 * free:
         if mode == "on":
-            raise SslkitError(f"--cache on: {needed / 1e9:.1f} GB of canvases and {free / 1e9:.1f} GB of free disk")
+            raise SslkitError(f"canvases take {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left", flag="cache")
         return None, ("off", f"{needed / 1e9:.1f} GB of canvases do not fit the free disk")
     return folder, ("on", f"{needed / 1e6:.0f} MB in {cache_folder()}")
 
@@ -140,7 +141,7 @@ def _create_map(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     except OSError as error:
         file.unlink(missing_ok=True)
         raise SslkitError(
-            f"--cache: cannot write to {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE, or --cache off"
+            f"cannot write to {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE, or --cache off", flag="cache"
         ) from error
     return np.asarray(created)
 

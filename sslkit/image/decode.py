@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from sslkit.data.decode import UnreadableSampleError, decoding, inspect_samples, silence_decoders
+from sslkit.contract.errors import UnreadableSampleError
+from sslkit.data.decode import decoding, inspect_samples, silence_decoders
 from sslkit.data.index import Index
 
 Canvas = NDArray[np.uint8]  # [canvas, canvas, C]

@@ -75,7 +75,7 @@ def write_digits(folder: Path, seed: int) -> None:
     from sklearn.datasets import load_digits
 
     if folder.exists() and any(folder.iterdir()):
-        raise SslkitError(f"--out: {folder} is there already", "choose another folder")
+        raise SslkitError(f"{folder} is there already", "choose another folder", flag="out")
     digits = load_digits()
     order = np.random.default_rng(seed).permutation(len(digits.images))
     try:
@@ -86,7 +86,7 @@ def write_digits(folder: Path, seed: int) -> None:
             image = Image.fromarray((digits.images[row] * 255 / 16).astype(np.uint8))
             image.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC).save(file)
     except OSError as error:
-        raise SslkitError(f"--out: cannot write to {folder}: {error.strerror}") from error
+        raise SslkitError(f"cannot write to {folder}: {error.strerror}", flag="out") from error
     say(f"{len(order)} images of digits in {folder}")
 
 

@@ -46,8 +46,9 @@ def tokenizer_for(encoder: Encoder, data: DataInfo, side: int, width: int, codes
     sides = [found.shape[2] for found in maps]
     if side not in sides:
         raise SslkitError(
-            f"--grid: {side}, but the encoder's maps at {data.size} px are {', '.join(map(str, sides))} wide",
+            f"{side}, but the encoder's maps at {data.size} px are {', '.join(map(str, sides))} wide",
             "give one of them",
+            flag="grid",
         )
     used = maps[sides.index(side) :]
     return Tokenizer([found.shape[1] for found in used], (side, side), width, codes)
@@ -83,25 +84,27 @@ def read_tokenizer(path: Path | None, task: str, data: DataInfo, grid: tuple[int
     """Return the tokenizer of a vqvae's checkpoint; raises SslkitError if there is none or it does not fit data and grid."""
     if path is None:
         raise SslkitError(
-            f"--tokenizer: {task} tells the codes of a tokenizer, and none was given",
+            f"{task} tells the codes of a tokenizer, and none was given",
             f"train one: sslkit pretrain vqvae --data DATA; then: sslkit pretrain {task} --data DATA "
             "--tokenizer runs/vqvae/model.safetensors",
+            flag="tokenizer",
         )
-    model = read_model(path, "--tokenizer")
+    model = read_model(path, "tokenizer")
     state = model.part("tokenizer")
     if not state:
-        raise SslkitError(f"--tokenizer: {path} is a run of {model.metadata['task']}", "it needs one of vqvae")
+        raise SslkitError(f"{path} is a run of {model.metadata['task']}", "it needs one of vqvae", flag="tokenizer")
     if (model.channels, model.size) != (data.channels, data.size):
         raise SslkitError(
-            f"--tokenizer: it sees {model.size} px of {model.channels} channels, and images are seen at {data.size} px of "
-            f"{data.channels}",
+            f"it sees {model.size} px of {model.channels} channels, and images are seen at {data.size} px of {data.channels}",
             f"try --size {model.size}" if model.channels == data.channels else "train it on the same data",
+            flag="tokenizer",
         )
     height, width = map(int, state["grid"])
     if (height, width) != grid:
         raise SslkitError(
-            f"--tokenizer: its grid is {height}×{width}, and the encoder's patches are {grid[0]}×{grid[1]}",
+            f"its grid is {height}×{width}, and the encoder's patches are {grid[0]}×{grid[1]}",
             f"train it with --grid {grid[0]}, or give the encoder other patches",
+            flag="tokenizer",
         )
     codes, code_width = state["codebook.codes"].shape
     widths = [value.shape[1] for name, value in state.items() if name.startswith("project.") and value.dim() == 4]

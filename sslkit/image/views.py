@@ -81,7 +81,7 @@ class Views:
         self.blur = usual if options.blur == "auto" else (options.blur, options.blur)
         self.solarize = (0.0, options.solarize if isinstance(options, UnlikeViewOptions) else 0.0)
         check_hue(data.channels, self.strength)
-        check_crop(data.size, options.crop_scale, "--crop-scale")
+        check_crop(data.size, options.crop_scale, "crop_scale")
 
     def __call__(self, image: Tensor, number: int = 0) -> Tensor:
         """Return one view `[B, C, S, S]` of images `[B, C, H, W]`: the first or the second kind, where kinds differ."""
@@ -106,7 +106,7 @@ class Crops(Views):
         asked = max(16, round(_SMALL_SIZE * data.size)) if options.small_size == "auto" else options.small_size
         self.small_size = encoder.fitting(asked)
         self.small_scale = (min(_SMALLEST, options.small_scale), options.small_scale)
-        check_crop(data.size, options.small_scale, "--small-scale")
+        check_crop(data.size, options.small_scale, "small_scale")
 
     def draw(self, image: Tensor) -> dict[str, Tensor]:
         """Return two large crops, `image` `[B, 2, C, S, S]`, and the small ones, if any, `small` `[B, V, C, s, s]`."""
@@ -133,14 +133,14 @@ class Crops(Views):
 def check_hue(channels: int, color_strength: float) -> None:
     """Raise SslkitError if images of so many channels have no hue and their colours are to be jittered."""
     if channels not in (1, 3) and color_strength:
-        raise SslkitError(f"--color-strength: images of {channels} channels have no hue", "set it to 0")
+        raise SslkitError(f"images of {channels} channels have no hue", "set it to 0", flag="color_strength")
 
 
 def check_crop(size: int, share: float, flag: str) -> None:
     """Raise SslkitError if a share of an image of `size` pixels is less than two pixels wide."""
     if size * share**0.5 < 2:
         raise SslkitError(
-            f"{flag}: {share:g} of an image of {size} px is a crop of one pixel", f"give at least {4 / size**2:.2g}"
+            f"{share:g} of an image of {size} px is a crop of one pixel", f"give at least {4 / size**2:.2g}", flag=flag
         )
 
 

@@ -22,7 +22,7 @@ def caption_transformer(
 ) -> "CaptionTransformer":
     """Causal transformer (width 128, depth 2, 4 heads), whose features are those of the last token; for captions."""
     if width % heads:
-        raise SslkitError(f"--encoder-option: width {width} of caption_transformer is no multiple of its {heads} heads")
+        raise SslkitError(f"width {width} of caption_transformer is no multiple of its {heads} heads", flag="encoder_option")
     return CaptionTransformer(in_channels, size, width, depth, heads, out, letters)
 
 

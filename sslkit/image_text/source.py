@@ -97,5 +97,5 @@ def read_captions(data: str) -> list[str]:
     """Return the captions of a table, in its order; raises SslkitError if there are none, or one is empty."""
     table = Path(find_parts(data, IMAGES)["train"])
     if table.suffix != ".csv":
-        raise SslkitError(f"--data: {data} has no captions", f"expected {_ACCEPTED}")
-    return read_column(table, "caption", "--data")
+        raise SslkitError(f"{data} has no captions", f"expected {_ACCEPTED}", flag="data")
+    return read_column(table, "caption", "data")

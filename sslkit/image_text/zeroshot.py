@@ -108,7 +108,7 @@ def zeroshot(spec: ZeroshotSpec) -> ZeroshotResult:
     """
     bad = next((template for template in spec.templates if template.count("{}") != 1), None)
     if bad is not None:
-        raise SslkitError(f"--templates: {bad!r} should hold {{}} once", "a class's name takes its place")
+        raise SslkitError(f"{bad!r} should hold {{}} once", "a class's name takes its place", flag="templates")
     checkpoint = read_model(spec.ckpt)
     device = choose_device(spec.device)[0]
     towers = _towers(checkpoint, spec, device)
@@ -123,7 +123,7 @@ def zeroshot(spec: ZeroshotSpec) -> ZeroshotResult:
     rows: list[Row] | list[RecallRow]
     protocol = "zeroshot/recall-v1" if index.labels is None else "zeroshot/names-v1"
     if index.labels is not None:
-        check_labelled(index, "--data", several=False, split=False)
+        check_labelled(index, "data", several=False, split=False)
         rows = _classified(spec, checkpoint, towers, index, test, seen, device)
     else:
         rows = _retrieved(spec, towers, index, read_captions(location), test, seen)
@@ -237,14 +237,14 @@ def _names(file: str | None, classes: tuple[str, ...]) -> list[str]:
     try:
         lines = [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except OSError as error:
-        raise SslkitError(f"--labels: cannot read {file}: {error.strerror}", "expected a name a line") from error
+        raise SslkitError(f"cannot read {file}: {error.strerror}", "expected a name a line", flag="labels") from error
     except UnicodeDecodeError as error:
-        raise SslkitError(f"--labels: {file} is not UTF-8 text") from error
+        raise SslkitError(f"{file} is not UTF-8 text", flag="labels") from error
     if lines and all("," in line for line in lines):
         said = dict(line.split(",", 1) for line in lines)
         missing = next((name for name in classes if name not in said), None)
         if missing is not None:
-            raise SslkitError(f"--labels: {file} has no line for class {missing}", did_you_mean(missing, list(said)))
+            raise SslkitError(f"{file} has no line for class {missing}", did_you_mean(missing, list(said)), flag="labels")
         return [said[name].strip() for name in classes]
     if set(lines) == set(classes):
         return list(classes)
@@ -263,18 +263,18 @@ def _towers(checkpoint: Checkpoint, spec: ZeroshotSpec, device: torch.device, tr
     state, projection = checkpoint.part("text"), checkpoint.part("projector")
     if not isinstance(recipe, dict) or projection.keys() != {"weight"} or projection["weight"].dim() != 2:
         task = checkpoint.metadata["task"]
-        raise SslkitError(f"--ckpt: {path} was trained by {task} and knows no captions", "expected a checkpoint of clip")
+        raise SslkitError(f"{path} was trained by {task} and knows no captions", "expected a checkpoint of clip", flag="ckpt")
     encoder: Encoder = checkpoint.build_encoder(spec.encoder)
     if not trained:
         seed_stage(spec.seed, "random", 0)
         encoder = build_encoder(checkpoint.recipe, allowed=spec.encoder).eval()
     length = recipe.get("size")
     if type(length) is not int or not 3 <= length <= _LONGEST:
-        raise SslkitError(f"--ckpt: the text tower in {path} reads {length!r} tokens", "the file was altered")
+        raise SslkitError(f"the text tower in {path} reads {length!r} tokens", "the file was altered", flag="ckpt")
     text = build_encoder(recipe)
     out, width = projection["weight"].shape
     if not isinstance(text, CaptionEncoder) or text.width != out or width != encoder.width:
-        raise SslkitError(f"--ckpt: the towers in {path} do not fit together", "the file was altered")
+        raise SslkitError(f"the towers in {path} do not fit together", "the file was altered", flag="ckpt")
     projector = nn.Linear(width, out, bias=False)
     spelling = state.get("spelling", torch.zeros(0, dtype=torch.uint8))
     if trained:
@@ -285,9 +285,9 @@ def _towers(checkpoint: Checkpoint, spec: ZeroshotSpec, device: torch.device, tr
             raise ValueError("it is no text")
         tokenizer = BytePairs.read(spelling.numpy().tobytes())
     except ValueError as error:  # UnicodeDecodeError is one
-        raise SslkitError(f"--ckpt: the tokenizer in {path} cannot be read: {error}", "the file was altered") from error
+        raise SslkitError(f"the tokenizer in {path} cannot be read: {error}", "the file was altered", flag="ckpt") from error
     if tokenizer.words != text.in_channels:
-        raise SslkitError(f"--ckpt: the tokenizer in {path} is not that of its text tower", "the file was altered")
+        raise SslkitError(f"the tokenizer in {path} is not that of its text tower", "the file was altered", flag="ckpt")
     size = checkpoint.size if spec.size == "auto" else spec.size
     model = Model(CHECKPOINT if trained else RANDOM, encoder.to(device), size)
     return Towers(model, projector.eval(), text.eval().to(device), tokenizer, length)

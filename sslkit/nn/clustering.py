@@ -63,12 +63,12 @@ def kmeans(points: Tensor, clusters: int, iterations: int = 30) -> Clusters:
     return Clusters(centers, labels, float(distances.sum()))
 
 
-def cluster_count(asked: int | Literal["auto"], samples: int, most: int = 100, flag: str = "--clusters") -> int:
+def cluster_count(asked: int | Literal["auto"], samples: int, most: int = 100, flag: str = "clusters") -> int:
     """Return how many clusters so many images make; `auto` is a tenth of them, 2 to `most`; raises SslkitError for too many."""
     if asked == "auto":
         return min(most, max(2, samples // 10))
     if asked > samples:
-        raise SslkitError(f"{flag}: {asked:,} are more than the {samples:,} images", f"give at most {samples:,}")
+        raise SslkitError(f"{asked:,} are more than the {samples:,} images", f"give at most {samples:,}", flag=flag)
     return asked
 
 

@@ -12,7 +12,7 @@ def check_queue(size: int, data: DataInfo) -> None:
     """Raise SslkitError if a queue would not hold one batch: the others' keys would be lost."""
     if size < data.batch_size:
         raise SslkitError(
-            f"--queue: {size:,} are fewer than a batch of {data.batch_size:,}", f"give at least {data.batch_size:,}"
+            f"{size:,} are fewer than a batch of {data.batch_size:,}", f"give at least {data.batch_size:,}", flag="queue"
         )
 
 

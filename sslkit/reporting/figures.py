@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from sslkit.contract.errors import SslkitError
-from sslkit.data.decode import UnreadableSampleError
+from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.data.index import Index
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.precision import choose_device

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sslkit.contract.errors import SslkitError
-from sslkit.contract.options import flag
+from sslkit.contract.errors import SslkitError, flag_name
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.run_folder import METRICS, MODEL, RESULTS, read_json_lines, read_spec
 from sslkit.evaluation.models import weights_hash
@@ -82,9 +81,9 @@ def names_of(folders: list[Path]) -> list[str]:
 def _flags(name: str, value: Any) -> list[str]:
     """Return a setting as words of a command."""
     if isinstance(value, bool):
-        return [flag(name) if value else f"--no-{flag(name)[2:]}"]
+        return [flag_name(name) if value else f"--no-{flag_name(name)[2:]}"]
     if isinstance(value, dict):
-        return [word for key, one in value.items() for word in (flag(name), f"{key}={one}")]
+        return [word for key, one in value.items() for word in (flag_name(name), f"{key}={one}")]
     if isinstance(value, list):
-        return [word for one in value for word in (flag(name), str(one))]
-    return [flag(name), str(value)]
+        return [word for one in value for word in (flag_name(name), str(one))]
+    return [flag_name(name), str(value)]

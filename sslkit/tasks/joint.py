@@ -5,7 +5,7 @@ Each task keeps its own transform, head, options and state; loss terms, metrics 
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from inspect import getattr_static
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,8 +16,8 @@ from pydantic import Field, create_model, field_validator
 from torch import Tensor, nn
 
 from sslkit.contract.encoder import Encoder
-from sslkit.contract.errors import SslkitError
-from sslkit.contract.options import TaskOptions, flag
+from sslkit.contract.errors import SslkitError, renamed_flags
+from sslkit.contract.options import TaskOptions
 from sslkit.contract.task import Batch, DataInfo, PretextTask, Run
 from sslkit.pictures import to_rgb
 
@@ -35,7 +35,7 @@ class Joint(PretextTask):
         self.weights_of = dict(zip(self.children_of, map(float, options.weights.split(",")), strict=True))
         for name, child in self.children_of.items():
             own = {option: given[name + WITHIN + option] for option in child.Options.model_fields}
-            with _flags_of(name, child):
+            with _own_flags(name, child):
                 tasks[name] = child(child.Options.model_validate(own), encoder, data)
         self.tasks = nn.ModuleDict(tasks)
 
@@ -47,7 +47,7 @@ class Joint(PretextTask):
     def before_epoch(self, run: Run) -> None:
         """Let each task prepare an epoch."""
         for name, task in self._tasks():
-            with _flags_of(name, type(task)):
+            with _own_flags(name, type(task)):
                 task.before_epoch(run)
 
     def transform(self, batch: Batch) -> Batch:
@@ -160,20 +160,9 @@ def _said(output: Mapping[str, Tensor], name: str) -> Any:
     return found[""] if list(found) == [""] else found
 
 
-@contextmanager
-def _flags_of(name: str, child: type[PretextTask]) -> Iterator[None]:
-    """Let a task's errors name the flags that its options have among several: `--queue` is `--moco.queue`."""
-    own = {flag(option) for option in child.Options.model_fields}
-
-    def full(found: re.Match[str]) -> str:
-        return f"--{name}.{found[0][2:]}" if found[0] in own else found[0]
-
-    try:
-        yield
-    except SslkitError as error:
-        error.args = (re.sub(r"--[a-z][a-z0-9-]*", full, str(error.args[0])),)
-        error.hint = re.sub(r"--[a-z][a-z0-9-]*", full, error.hint)
-        raise
+def _own_flags(name: str, child: type[PretextTask]) -> AbstractContextManager[None]:
+    """Let a task's errors name its options as the flags that they are here: `--moco.queue`, not `--queue`."""
+    return renamed_flags({option: name + WITHIN + option for option in child.Options.model_fields})
 
 
 def joint_task(children: dict[str, type[PretextTask]]) -> type[Joint]:

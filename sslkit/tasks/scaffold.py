@@ -137,7 +137,7 @@ def new_task(spec: NewTaskSpec) -> NewTaskResult:
         raise SslkitError(f"NAME: there is a task {name}", "two of one name are refused")
     folder = Path(spec.out or f"sslkit-{name.replace('_', '-')}")
     if folder.exists():
-        raise SslkitError(f"--out: {folder} is there already", "choose another folder")
+        raise SslkitError(f"{folder} is there already", "choose another folder", flag="out")
     words = {
         "name": name,
         "dashed": name.replace("_", "-"),
@@ -151,5 +151,5 @@ def new_task(spec: NewTaskSpec) -> NewTaskResult:
             (folder / file).write_text(text, encoding="utf-8")
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
-        raise SslkitError(f"--out: cannot write to {folder}: {error.strerror}") from error
+        raise SslkitError(f"cannot write to {folder}: {error.strerror}", flag="out") from error
     return NewTaskResult(name, str(folder), sorted(written))

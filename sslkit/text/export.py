@@ -20,7 +20,7 @@ def write_words(checkpoint: Checkpoint, path: Path, card: str) -> float:
     """
     encoder = checkpoint.build_encoder()
     if not isinstance(encoder, WordVectors):
-        raise SslkitError(f"--to word2vec: {checkpoint.path} holds no word vectors", "expected a checkpoint of skipgram")
+        raise SslkitError(f"{checkpoint.path} has no word vectors; word2vec needs a skipgram checkpoint", flag="to")
     words, table = vocabulary(encoder, str(checkpoint.path)), encoder.table.weight.detach().float()
     with write_atomically(path) as stream:
         stream.write(f"{len(words)} {encoder.width}\n".encode())

@@ -51,15 +51,15 @@ class TextSource(Source):
         """Open `--data`, turning words into numbers if that was not done before."""
         assert spec.data is not None
         if spec.label is not None:
-            raise SslkitError(f"--label: {spec.data} is text, which has no columns", "leave it out")
+            raise SslkitError(f"{spec.data} is text, which has no columns", "leave it out", flag="label")
         files = _files(Path(spec.data))
         stored, words, counts = _by_frequency(list(_numbered(files))) if spec.cache == "off" else _cached(files, spec)
         tokens = np.load(stored, mmap_mode="r") if isinstance(stored, Path) else stored
         if len(tokens) < 2:
-            raise SslkitError(f"--data: {spec.data} has {len(tokens)} words", "expected a text")
+            raise SslkitError(f"{spec.data} has {len(tokens)} words", "expected a text", flag="data")
         size = min(_LENGTH, len(tokens)) if spec.size == "auto" else spec.size
         if size > len(tokens):
-            raise SslkitError(f"--size: {size} words in a sample, and {spec.data} has {len(tokens)}", "give less")
+            raise SslkitError(f"{size} words in a sample, and {spec.data} has {len(tokens)}", "give less", flag="size")
         text = cls(spec.data, size, stored, words, torch.from_numpy(counts))
         if spec.size == "auto":
             text.settled["size"] = size, "words in a sample"
@@ -116,12 +116,12 @@ class TextSource(Source):
 def _files(path: Path) -> list[Path]:
     try:
         if not path.exists():
-            raise SslkitError(f"--data: {path} does not exist", f"expected {TextSource.accepts}")
+            raise SslkitError(f"{path} does not exist", f"expected {TextSource.accepts}", flag="data")
         files = sorted(file for file in path.rglob("*.txt") if file.is_file()) if path.is_dir() else [path]
     except OSError as error:
-        raise SslkitError(f"--data: cannot read {path}: {error.strerror}") from error
+        raise SslkitError(f"cannot read {path}: {error.strerror}", flag="data") from error
     if not files:
-        raise SslkitError(f"--data: no .txt file in {path}", f"expected {TextSource.accepts}")
+        raise SslkitError(f"no .txt file in {path}", f"expected {TextSource.accepts}", flag="data")
     return files
 
 
@@ -140,7 +140,9 @@ def _cached(files: list[Path], spec: DataSpec) -> _Numbers:
             if needed > limit and spec.cache == "auto":
                 return tokens, words, counts
             if needed > limit:
-                raise SslkitError(f"--cache on: {needed / 1e9:.1f} GB of text exceed --cache-limit {spec.cache_limit:g}")
+                raise SslkitError(
+                    f"the text takes {needed / 1e9:.1f} GB, more than --cache-limit {spec.cache_limit:g}", flag="cache"
+                )
             make_room(needed, limit, keep=folder)
             with write_atomically(folder / "tokens.npy") as stream:
                 np.save(stream, tokens)
@@ -187,9 +189,9 @@ def _numbered(files: list[Path]) -> Iterator[tuple[NDArray[np.int32], dict[str, 
                     yield np.array([known.setdefault(word, len(known)) for word in words], dtype=np.int32), known
                     progress.advance(len(text.encode()))
             except UnicodeDecodeError as error:
-                raise SslkitError(f"--data: {file} is not UTF-8 text") from error
+                raise SslkitError(f"{file} is not UTF-8 text", flag="data") from error
             except OSError as error:
-                raise SslkitError(f"--data: cannot read {file}: {error.strerror}") from error
+                raise SslkitError(f"cannot read {file}: {error.strerror}", flag="data") from error
 
 
 def _pieces(file: Path) -> Iterator[str]:

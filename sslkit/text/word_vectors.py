@@ -68,7 +68,7 @@ def words(spec: WordsSpec) -> WordsResult:
     checkpoint = read_model(spec.ckpt)
     encoder = checkpoint.build_encoder()
     if not isinstance(encoder, WordVectors):
-        raise SslkitError(f"--ckpt: {spec.ckpt} holds no word vectors", "expected a checkpoint of skipgram")
+        raise SslkitError(f"{spec.ckpt} holds no word vectors", "expected a checkpoint of skipgram", flag="ckpt")
     known = {word: place for place, word in enumerate(vocabulary(encoder, spec.ckpt))}
     vectors = F.normalize(encoder.table.weight.detach(), dim=1)
     result = WordsResult(
@@ -90,19 +90,19 @@ def vocabulary(encoder: WordVectors, path: str) -> list[str]:
     except UnicodeDecodeError:
         found = []
     if len(found) != encoder.in_channels or any(len(word.split()) != 1 for word in found):
-        raise SslkitError(f"--ckpt: the words in {path} are not those of its vectors", "the file was altered")
+        raise SslkitError(f"the words in {path} are not those of its vectors", "the file was altered", flag="ckpt")
     return found
 
 
 def _similarity(file: str, known: dict[str, int], vectors: torch.Tensor) -> SimilarityRow:
     found, said, left_out = [], [], 0
-    for number, line in _lines(file, "--similarity"):
+    for number, line in _lines(file, "similarity"):
         parts = [part for part in re.split(r"[\t,;]|\s+", line) if part]
         score = next((value for part in parts[2:] if (value := _number(part)) is not None), None)
         if score is None:
             if number == 1:  # a header
                 continue
-            raise SslkitError(f"--similarity: line {number} of {file} is {line!r}", "expected two words and a number")
+            raise SslkitError(f"line {number} of {file} is {line!r}", "expected two words and a number", flag="similarity")
         first, second = parts[0].lower(), parts[1].lower()
         if first in known and second in known:
             found.append(float(vectors[known[first]] @ vectors[known[second]]))
@@ -110,9 +110,11 @@ def _similarity(file: str, known: dict[str, int], vectors: torch.Tensor) -> Simi
         else:
             left_out += 1
     if len(found) < 3 or len(set(said)) < 2:
-        raise SslkitError(f"--similarity: {len(found)} pairs in {file} have vectors", "expected three or more, not all alike")
+        raise SslkitError(
+            f"{len(found)} pairs in {file} have vectors", "expected three or more, not all alike", flag="similarity"
+        )
     if len(set(found)) < 2:
-        raise SslkitError(f"--similarity: all pairs in {file} have the same cosine", "the vectors were never trained")
+        raise SslkitError(f"all pairs in {file} have the same cosine", "the vectors were never trained", flag="similarity")
     told = spearmanr(found, said)
     return SimilarityRow(file, float(told.statistic), float(told.pvalue), len(found), left_out)
 
@@ -130,14 +132,14 @@ def _analogies(file: str, known: dict[str, int], vectors: torch.Tensor) -> list[
     sections: dict[str, list[list[int]]] = {}
     left_out: dict[str, int] = {}
     section = Path(file).stem
-    for number, line in _lines(file, "--analogies"):
+    for number, line in _lines(file, "analogies"):
         if line.startswith(":"):
             section = line.removeprefix(":").strip()
             continue
         parts = line.lower().split()
         if len(parts) != 4:
             raise SslkitError(
-                f"--analogies: line {number} of {file} is {line!r}", "expected four words, or a section after a colon"
+                f"line {number} of {file} is {line!r}", "expected four words, or a section after a colon", flag="analogies"
             )
         questions = sections.setdefault(section, [])
         if all(part in known for part in parts):
@@ -146,7 +148,7 @@ def _analogies(file: str, known: dict[str, int], vectors: torch.Tensor) -> list[
             left_out[section] = left_out.get(section, 0) + 1
     asked = {name: questions for name, questions in sections.items() if questions}
     if not asked:
-        raise SslkitError(f"--analogies: no question in {file} has vectors for all of its words")
+        raise SslkitError(f"no question in {file} has vectors for all of its words", flag="analogies")
     right = {name: _answered(torch.tensor(questions), vectors) for name, questions in asked.items()}
     if len(sections) > 1:
         right["all"] = torch.cat(list(right.values()))
@@ -173,11 +175,11 @@ def _lines(file: str, flag: str) -> list[tuple[int, str]]:
     try:
         text = Path(file).read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise SslkitError(f"{flag}: cannot read {file}: {error.strerror}") from error
+        raise SslkitError(f"cannot read {file}: {error.strerror}", flag=flag) from error
     except UnicodeDecodeError as error:
-        raise SslkitError(f"{flag}: {file} is not UTF-8 text") from error
+        raise SslkitError(f"{file} is not UTF-8 text", flag=flag) from error
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
     said = [(number, line) for number, line in lines if line and not line.startswith("#")]
     if not said:
-        raise SslkitError(f"{flag}: {file} is empty")
+        raise SslkitError(f"{file} is empty", flag=flag)
     return said

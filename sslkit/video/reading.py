@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sslkit.data.decode import UnreadableSampleError
+from sslkit.contract.errors import UnreadableSampleError
 from sslkit.data.index import Index, open_file
 from sslkit.extras import load_extra
 from sslkit.image.decode import Canvas, check_pixels, decode, fit

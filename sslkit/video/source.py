@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from sslkit.contract.encoder import Encoder
-from sslkit.contract.errors import SslkitError
+from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.contract.options import DataSpec
 from sslkit.contract.source import ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
-from sslkit.data.decode import UnreadableSampleError, decoding, inspect_samples, silence_decoders
+from sslkit.data.decode import decoding, inspect_samples, silence_decoders
 from sslkit.data.index import Index, with_folders_as_labels
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.image.source import choose_canvas, choose_encoder, choose_size
@@ -80,10 +80,10 @@ class VideoSource(IndexedSource):
             settled["canvas"] = choose_canvas(size, side)
             canvas = settled["canvas"][0]
         if spec.cache == "on":
-            raise SslkitError("--cache on: clips are not cached", "leave it out: frames are read where they are wanted")
+            raise SslkitError("video is not cached", "leave it out: frames are decoded when needed", flag="cache")
         settled["cache"] = "off", "frames are read where they are wanted"
         if usual < _FEWEST:
-            raise SslkitError(f"--data: clips in {index.source} have {usual} frames", f"expected {_FEWEST} or more")
+            raise SslkitError(f"clips in {index.source} have {usual} frames", f"expected {_FEWEST} or more", flag="data")
         # Few clips should be shorter than a window, whatever the others have.
         frames = min(_FRAMES, max(_FEWEST, int(np.quantile(lengths, _SHORTER))))
         return cls(index, size, canvas, frames, settled)
@@ -172,7 +172,7 @@ def _by_folder(index: Index) -> Index:
         clips[clip] = stamp if before is None else np.array([before[0] + stamp[0], max(before[1], stamp[1])])
     above = {"/".join(parts[:end]) for clip in clips for parts in [clip.split("/")] for end in range(len(parts))}
     if not clips.keys() - {""}:
-        raise SslkitError(f"--data: {index.source} holds frames and no clips", "expected a folder of frames for each clip")
+        raise SslkitError(f"{index.source} holds frames and no clips", "expected a folder of frames for each clip", flag="data")
     clips = {clip: stamp for clip, stamp in clips.items() if clip not in above}  # images beside clips are covers
     found = replace(index, paths=list(clips), stamps=np.array(list(clips.values())), labels=None, classes=())
     return with_folders_as_labels(found)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sslkit.contract.options import flag
+from sslkit.contract.errors import flag_name
 from sslkit.specs.evaluation import EvaluateSpec, KnnSpec, ProbeSpec, RetrievalSpec
 from sslkit.specs.extend import NewTaskSpec
 from sslkit.specs.look import MapSpec, PreviewSpec, ReportSpec
@@ -50,7 +50,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize(("model", "flags"), GOLDEN.items(), ids=lambda value: getattr(value, "__name__", ""))
 def test_golden_flags(model: Any, flags: str) -> None:
-    assert " ".join(flag(name) for name in model.model_fields) == flags
+    assert " ".join(flag_name(name) for name in model.model_fields) == flags
 
 
 _REAL = {
@@ -160,7 +160,7 @@ def test_precedence(sslkit: Callable[..., Any], digits: Path, tmp_path: Path, qu
         "pretrain", "--spec", spec, "--data", digits, "--out", tmp_path / "run", "--lr", 0.7, *quick, "--dry-run", "--json"
     )
     settings = ran.json
-    assert settings["lr"] == {"value": 0.7, "source": "flag"}
+    assert settings["lr"] == {"value": 0.7, "source": "flag_name"}
     assert settings["warmup"] == {"value": 0.2, "source": str(spec)}
     assert settings["crop_scale"] == {"value": 0.3, "source": str(spec)}
     assert settings["weight_decay"] == {"value": 5e-4, "source": "default of rotation"}

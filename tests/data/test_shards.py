@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sslkit import SslkitError
-from sslkit.data.decode import UnreadableSampleError
+from sslkit.contract.errors import UnreadableSampleError
 from sslkit.data.shards import expand
 from sslkit.image.decode import read_canvas
 from sslkit.image.source import ImageSource

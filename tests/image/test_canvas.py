@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sslkit.contract.errors import SslkitError
+from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.data import cache
-from sslkit.data.decode import UnreadableSampleError
 from sslkit.data.index import Index
 from sslkit.data.loader import Loader, epoch_batches, ordered_batches
 from sslkit.image.canvas import Canvases, choose_folder

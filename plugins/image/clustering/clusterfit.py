@@ -57,14 +57,15 @@ class ClusterFit(PretextTask):
         """Cluster the teacher's features, once; raises SslkitError for a teacher that can't see these images."""
         if self.clock.epoch > 0:
             return
-        teacher, data = read_model(self.options.teacher, "--teacher"), self.data
-        teacher.check_images("--teacher")
+        teacher, data = read_model(self.options.teacher, "teacher"), self.data
+        teacher.check_images("teacher")
         if teacher.channels != data.channels:
-            raise SslkitError(f"--teacher: it sees {teacher.channels} channels, and the images have {data.channels}")
+            raise SslkitError(f"it sees {teacher.channels} channels, and the images have {data.channels}", flag="teacher")
         if teacher.size != data.size:
             raise SslkitError(
-                f"--teacher: it was trained at {teacher.size} px, and images are seen at {data.size}",
+                f"it was trained at {teacher.size} px, and images are seen at {data.size}",
                 f"try --size {teacher.size}",
+                flag="teacher",
             )
         features = F.normalize(run.features(teacher.build_encoder()), dim=1).to(self.label.device)
         self.label.copy_(kmeans(features, self.clusters).labels)

@@ -47,7 +47,7 @@ class DeepCluster(PretextTask):
     def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:
         """Build the encoder, of edges if asked."""
         if options.sobel and build.data.channels != 3:
-            raise SslkitError(f"--sobel: images of {build.data.channels} channels", "an encoder of edges is built for RGB")
+            raise SslkitError(f"images of {build.data.channels} channels", "an encoder of edges is built for RGB", flag="sobel")
         return build(select="sobel") if options.sobel else build()
 
     def build_head(self) -> nn.Module:

@@ -62,7 +62,7 @@ class SwAV(PretextTask):
         options = self.options
         self.crops = Crops(options, self.data, self.encoder)
         check_queue(options.queue or self.data.batch_size, self.data)
-        count = cluster_count(options.prototypes, self.data.samples, _MOST, "--prototypes")
+        count = cluster_count(options.prototypes, self.data.samples, _MOST, "prototypes")
         self.prototypes = nn.Parameter(F.normalize(torch.randn(count, options.width), dim=1))
         self.queues = nn.ModuleList(Queue(options.queue, options.width) for _ in range(2 if options.queue else 0))
 

@@ -58,7 +58,9 @@ class CPC(PretextTask):
         check_hue(self.data.channels, self.options.color_strength)
         self.stride = self.data.size // (_SIDE + 1)
         if self.stride < 2:
-            raise SslkitError(f"--size: images of {self.data.size} px are too small for patches", "cpc needs images of 16 px")
+            raise SslkitError(
+                f"images of {self.data.size} px are too small for patches", "cpc needs images of 16 px", flag="size"
+            )
         self.patch = 2 * self.stride
         self.seen = self.encoder.fitting(max(16, self.patch))  # of a smaller patch nothing would be left after a few strides
 

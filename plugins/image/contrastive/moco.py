@@ -66,7 +66,9 @@ class MoCo(PretextTask):
         self.queue = Queue(self.options.queue, self.options.width)
         self.views = Views(self.options, self.data)
         if self.options.recipe == "v1" and (self.options.color_strength, self.options.blur) != ("auto", "auto"):
-            raise SslkitError("--color-strength, --blur: v1 has its own jitter and no blur", "leave them out, or --recipe v2")
+            raise SslkitError(
+                "v1 has its own color jitter and no blur", "leave them out, or use --recipe v2", flag=("color_strength", "blur")
+            )
 
     def transform(self, batch: Batch) -> Batch:
         """Return query and key view of each image, `[B, 2, C, S, S]`."""

@@ -56,7 +56,7 @@ class OBoW(PretextTask):
         """Build the teacher and the queue of words."""
         self.crops = Crops(self.options, self.data, self.encoder)
         self.teacher = Teacher(self.encoder)
-        self.words = Queue(cluster_count(self.options.words, self.data.samples, _MOST, "--words"), self.encoder.width)
+        self.words = Queue(cluster_count(self.options.words, self.data.samples, _MOST, "words"), self.encoder.width)
         self.register_buffer("distance", torch.ones(()))
 
     def transform(self, batch: Batch) -> Batch:

@@ -57,7 +57,7 @@ class PIRL(PretextTask):
         self.tile = round(_TILE * self.cell)
         if self.tile < 4:
             raise SslkitError(
-                f"--size: the nine tiles of images of {self.data.size} px have {self.tile} px", "pirl needs 15 px"
+                f"the nine tiles of images of {self.data.size} px have {self.tile} px", "pirl needs 15 px", flag="size"
             )
         self.seen = self.encoder.fitting(max(16, self.tile))
         self.bank = MemoryBank(self.data.samples, self.options.width)

@@ -47,10 +47,14 @@ class Autoencoder(PretextTask):
         values = data.channels * data.size**2
         if options.layerwise:
             if options.sparsity:
-                raise SslkitError("--layerwise and --sparsity: stages have no code", "leave one of them out")
+                raise SslkitError(
+                    "stages trained layer by layer have no code to keep sparse",
+                    "leave one of them out",
+                    flag=("layerwise", "sparsity"),
+                )
             return nn.ModuleDict({str(stage): decoder for stage, decoder in enumerate(self._stage_decoders())})
         if options.code >= values:
-            raise SslkitError(f"--code: {options.code} values for an image of {values}", "a bottleneck is narrower")
+            raise SslkitError(f"{options.code} values for an image of {values}", "a bottleneck is narrower", flag="code")
         return nn.ModuleDict(
             {
                 "code": nn.Linear(width, options.code),
@@ -122,11 +126,11 @@ class Autoencoder(PretextTask):
     def _stage_decoders(self) -> Iterator[nn.Module]:
         """Build, for each stage, a decoder from what it says to what it sees."""
         if "layers" not in self.encoder.offers:
-            raise SslkitError(f"--layerwise: the encoder offers {', '.join(self.encoder.offers)}", "it needs layers")
+            raise SslkitError(f"the encoder offers {', '.join(self.encoder.offers)}", "it needs layers", flag="layerwise")
         with torch.no_grad(), in_eval_mode(self.encoder):
             maps = self.encoder.layers(self._example())
         if maps[0].dim() != 4:
-            raise SslkitError("--layerwise: the encoder's layers are no feature maps", "try resnet_micro")
+            raise SslkitError("the encoder's layers are no feature maps", "try resnet_micro", flag="layerwise")
         for seen, said in zip([self._example(), *maps[:-1]], maps, strict=True):
             height, width = said.shape[2:]
             yield ConvDecoder(said.shape[1], (height, width), seen.shape[2], seen.shape[1], self.options.norm)

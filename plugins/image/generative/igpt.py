@@ -43,9 +43,9 @@ class IGPT(PretextTask):
             return build()
         given = {"side", "colors"} & build.recipe["options"].keys()
         if given:
-            raise SslkitError(f"--encoder-option {min(given)}: igpt has a flag for it", f"use --{min(given)}")
+            raise SslkitError(f"igpt has its own flag for {min(given)}", f"use --{min(given)}", flag="encoder_option")
         if options.side > build.data.size:
-            raise SslkitError(f"--side: {options.side} of images of {build.data.size} px", "pixels would only repeat")
+            raise SslkitError(f"{options.side} of images of {build.data.size} px", "pixels would only repeat", flag="side")
         return build(options={**build.recipe["options"], "side": options.side, "colors": options.colors})
 
     def build_head(self) -> nn.Module:
@@ -61,7 +61,7 @@ class IGPT(PretextTask):
         some = pixels[torch.randperm(len(pixels))[:_PIXELS].to(pixels.device)]
         colors = len(self.encoder.palette)
         if len(some.unique(dim=0)) < colors:
-            raise SslkitError(f"--colors: {colors} of {len(some.unique(dim=0))} that there are", "give fewer")
+            raise SslkitError(f"{colors} of {len(some.unique(dim=0))} that there are", "give fewer", flag="colors")
         self.encoder.palette.copy_(kmeans(some, colors).centers)
 
     def transform(self, batch: Batch) -> Batch:

@@ -62,13 +62,13 @@ class MSN(PretextTask):
         """Build prototypes and teacher."""
         options = self.options
         self.crops = Crops(options, self.data, self.encoder)
-        self.prototypes = Prototypes(options.width, cluster_count(options.prototypes, self.data.samples, _MOST, "--prototypes"))
+        self.prototypes = Prototypes(options.width, cluster_count(options.prototypes, self.data.samples, _MOST, "prototypes"))
         self.teacher = Teacher(self.encoder, self.head, sees_batches=True)
         self.grid = self.encoder.grid(torch.empty(1, self.data.channels, self.data.size, self.data.size))
         patches = self.grid[0] * self.grid[1]
         self.kept = round((1 - options.drop) * patches)
         if not self.kept:
-            raise SslkitError(f"--drop: {options.drop} of {patches} patches leaves none", "give less")
+            raise SslkitError(f"{options.drop} of {patches} patches leaves none", "give less", flag="drop")
 
     def transform(self, batch: Batch) -> Batch:
         """Return target and masked view `[B, 2, C, S, S]`, focal ones `small` `[B, V, C, s, s]`, and what is kept, `[B, K]`."""

@@ -55,7 +55,9 @@ class CAE(PretextTask):
         """Read the tokenizer, and build regressor and decoder."""
         data, options, width = self.data, self.options, self.encoder.width
         if width % 4:
-            raise SslkitError(f"--encoder: its width of {width} is no multiple of 4", "cae adds sines and cosines of two axes")
+            raise SslkitError(
+                f"its width of {width} is no multiple of 4", "cae adds sines and cosines of two axes", flag="encoder"
+            )
         self.grid = self.encoder.grid(torch.empty(1, data.channels, data.size, data.size))
         self.tokens = read_tokenizer(options.tokenizer, "cae", data, self.grid)
         heads = next(heads for heads in range(max(1, width // 32), 0, -1) if width % heads == 0)

@@ -93,10 +93,12 @@ class MAE(PretextTask):
         options = self.options
         if options.sampling == "grid" and options.mask_ratio != 0.75:
             raise SslkitError(
-                f"--mask-ratio: {options.mask_ratio} with --sampling grid", "a grid hides three of every four: 0.75"
+                f"{options.mask_ratio} with --sampling grid", "a grid hides three of every four: 0.75", flag="mask_ratio"
             )
         if self.components > self.values:
-            raise SslkitError(f"--components: {self.components} of patches with {self.values} values", "give at most as many")
+            raise SslkitError(
+                f"{self.components} of patches with {self.values} values", "give at most as many", flag="components"
+            )
         self.hidden = hidden_count(options.mask_ratio, self.grid)
         if options.sampling == "grid":
             self.hidden = int(grid_mask(1, self.grid, torch.device("cpu")).sum())
@@ -119,7 +121,7 @@ class MAE(PretextTask):
             self.axes.copy_(vectors.flip(1)[:, : self.components])
             return
         if len(found) < self.options.codes:
-            raise SslkitError(f"--codes: {self.options.codes} of {len(found)} patches", "give fewer, or more images")
+            raise SslkitError(f"{self.options.codes} of {len(found)} patches", "give fewer, or more images", flag="codes")
         some = torch.randperm(len(found))[:20_000]
         self.codebook.copy_(kmeans(found[some.to(found.device)], self.options.codes).centers)
 

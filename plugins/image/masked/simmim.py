@@ -59,12 +59,13 @@ class SimMIM(PretextTask):
             side -= patch
         if side % patch or size % side:
             raise SslkitError(
-                f"--mask-patch: squares of {side} px, in an image of {size} px with patches of {patch}",
+                f"squares of {side} px, in an image of {size} px with patches of {patch}",
                 "give a multiple of the patch that divides the image",
+                flag="mask_patch",
             )
         self.square, self.squares = side // patch, size // side
         if self.squares < 2 <= size // patch:
-            raise SslkitError(f"--mask-patch: a square of {side} px is all of the image", "give less")
+            raise SslkitError(f"a square of {side} px is all of the image", "give less", flag="mask_patch")
         self.hidden = hidden_count(self.options.mask_ratio, (self.squares, self.squares))
         self.fill = nn.Parameter(0.02 * torch.randn(self.encoder.width))
 

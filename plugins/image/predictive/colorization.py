@@ -50,7 +50,7 @@ class Colorization(PretextTask):
     def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:
         """Build an encoder of lightness."""
         if build.data.channels != 3:
-            raise SslkitError(f"--data: images of {build.data.channels} channels have no colour", "colorization needs RGB")
+            raise SslkitError(f"images of {build.data.channels} channels have no colour", "colorization needs RGB", flag="data")
         return build(select="l")
 
     def build_head(self) -> nn.Module:
@@ -69,7 +69,9 @@ class Colorization(PretextTask):
         if self.clock.epoch == 0:
             prior, measured = torch.zeros_like(self.weights), run.images(_MEASURED)
             if not (measured.amax(dim=1) - measured.amin(dim=1) > _GRAY).any():
-                raise SslkitError(f"--data: none of {len(measured):,} images has a colour", "colorization needs colour images")
+                raise SslkitError(
+                    f"none of {len(measured):,} images has a colour", "colorization needs colour images", flag="data"
+                )
             for images in measured.split(64):
                 nearest, shares = self._classes(center_view(images, self.data.size))
                 prior.index_add_(0, nearest.flatten(), shares.flatten().to(prior.dtype))

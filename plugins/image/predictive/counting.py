@@ -50,7 +50,9 @@ class Counting(PretextTask):
         """Settle the size of a quarter."""
         self.quarter = self.encoder.fitting(self.data.size // 2)
         if self.quarter < 8:
-            raise SslkitError(f"--size: quarters of {self.data.size} px images have {self.quarter} px", "counting needs 16 px")
+            raise SslkitError(
+                f"quarters of {self.data.size} px images have {self.quarter} px", "counting needs 16 px", flag="size"
+            )
 
     def transform(self, batch: Batch) -> Batch:
         """Return the whole at half the size and the four quarters, `[B, 5, C, h, h]`."""

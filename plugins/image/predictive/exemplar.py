@@ -46,7 +46,7 @@ class Exemplar(PretextTask):
         asked, samples = self.options.exemplars, self.data.samples
         self.count = min(_MOST, samples) if asked == "auto" else asked
         if self.count > samples:
-            raise SslkitError(f"--exemplars: {self.count} of {samples} images", f"the most that works is {samples}")
+            raise SslkitError(f"{self.count} of {samples} images", f"the most that works is {samples}", flag="exemplars")
         return nn.Linear(self.encoder.width, self.count)
 
     def setup(self) -> None:

@@ -49,7 +49,7 @@ class Jigsaw(PretextTask):
         self.tile = round(_TILE * self.cell)
         if self.tile < 4:
             raise SslkitError(
-                f"--size: the nine tiles of images of {self.data.size} px have {self.tile} px", "jigsaw needs 15 px"
+                f"the nine tiles of images of {self.data.size} px have {self.tile} px", "jigsaw needs 15 px", flag="size"
             )
         self.seen = self.encoder.fitting(max(16, self.tile))  # of a smaller tile nothing would be left after a few strides
         self.register_buffer("orders", permutation_set(self.options.permutations).clone(), persistent=False)

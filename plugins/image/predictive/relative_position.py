@@ -58,7 +58,9 @@ class RelativePosition(PretextTask):
         self.patch, self.gap = int(_PATCH * size), max(1, round(_GAP * size))
         self.jitter = min(max(1, round(_JITTER * size)), (size - 3 * self.patch - 2 * self.gap) // 2)
         if self.patch < 4 or self.jitter < 1:
-            raise SslkitError(f"--size: images of {size} px have patches of {self.patch} px", "relative_position needs 18 px")
+            raise SslkitError(
+                f"images of {size} px have patches of {self.patch} px", "relative_position needs 18 px", flag="size"
+            )
         self.seen = self.encoder.fitting(max(16, self.patch))  # of a smaller patch nothing would be left after a few strides
         self.register_buffer("places", torch.tensor(_PLACES), persistent=False)
 

@@ -37,7 +37,7 @@ class SplitBrain(PretextTask):
     def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:
         """Build an encoder of lightness and one of colour, each half as wide, side by side."""
         if build.data.channels != 3:
-            raise SslkitError(f"--data: images of {build.data.channels} channels have no colour", "split_brain needs RGB")
+            raise SslkitError(f"images of {build.data.channels} channels have no colour", "split_brain needs RGB", flag="data")
         return concat(build(select="l", width=0.5), build(select="ab", width=0.5))
 
     def build_head(self) -> nn.Module:

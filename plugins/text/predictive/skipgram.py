@@ -61,11 +61,11 @@ class SkipGram(PretextTask):
     def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:
         """Build a table for the words that occur often enough, and keep their spelling in it."""
         if build.recipe["name"] != "word_vectors":
-            raise SslkitError(f"--encoder: skipgram learns word_vectors (got {build.recipe['name']})", "leave it out")
+            raise SslkitError(f"skipgram learns word_vectors (got {build.recipe['name']})", "leave it out", flag="encoder")
         counts, words = build.data.details["counts"], build.data.details["words"]
         kept = int((counts >= options.min_count).sum())
         if kept < 2:
-            raise SslkitError(f"--min-count: {options.min_count} leaves {kept} of {len(words)} words", "lower it")
+            raise SslkitError(f"{options.min_count} leaves {kept} of {len(words)} words", "lower it", flag="min_count")
         letters = len(encode_words(words[:kept]))
         return build(in_channels=kept, options={**build.recipe["options"], "letters": letters})
 

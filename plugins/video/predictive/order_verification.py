@@ -56,7 +56,7 @@ class OrderVerification(PretextTask):
         """List the tuples of five places that may be drawn."""
         frames = self.data.details["frames"]
         if frames < 5:
-            raise SslkitError(f"--data: windows have {frames} frames", "expected 5 or more")
+            raise SslkitError(f"windows have {frames} frames", "expected 5 or more", flag="data")
         self.register_buffer("tuples", tuples(frames), persistent=False)
 
     def transform(self, batch: Batch) -> Batch:

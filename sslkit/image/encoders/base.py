@@ -48,7 +48,7 @@ class PatchEncoder(ImageEncoder):
         """Return rows and columns of patches; an image that patches do not divide is an SslkitError."""
         height, width = image.shape[-2:]
         if height % self.patch or width % self.patch:
-            raise SslkitError(f"--size: {height} is not a multiple of the encoder's patch of {self.patch} pixels")
+            raise SslkitError(f"{height} is not a multiple of the encoder's patch of {self.patch} pixels", flag="size")
         return height // self.patch, width // self.patch
 
 

@@ -13,7 +13,7 @@ def convvit_micro(
 ) -> "ConvViT":
     """Two stages of convolutions, then a transformer on patches of 4 px (width 128, depth 4, 4 heads), as in MCMAE."""
     if width % 4 or width % heads:
-        raise SslkitError(f"--encoder-option: width of convvit_micro should be a multiple of 4 and of heads (got {width})")
+        raise SslkitError(f"width of convvit_micro should be a multiple of 4 and of heads (got {width})", flag="encoder_option")
     return ConvViT(in_channels, size // 4, width, depth, heads, conv_depth)
 
 

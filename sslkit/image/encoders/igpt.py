@@ -16,7 +16,7 @@ def igpt(
 ) -> "PixelTransformer":
     """Causal transformer over 16×16 pixels of a palette (width 128, depth 8, 4 heads); its features are those of the middle."""
     if width % heads:
-        raise SslkitError(f"--encoder-option: width {width} of igpt is no multiple of its {heads} heads")
+        raise SslkitError(f"width {width} of igpt is no multiple of its {heads} heads", flag="encoder_option")
     return PixelTransformer(in_channels, side, colors, width, depth, heads)
 
 

@@ -16,7 +16,7 @@ def resnet_micro(in_channels: int = 3, size: int = 32, width: int = 16) -> Featu
     if width < 8 or width % 8:
         # Fewer than a vector register holds gain nothing, and in torch 2.14 the backward of a strided 1×1 convolution
         # with fewer than 8 input channels corrupts memory on one CPU thread.
-        raise SslkitError(f"--encoder-option: width of resnet_micro should be a multiple of 8 (got {width})")
+        raise SslkitError(f"width of resnet_micro should be a multiple of 8 (got {width})", flag="encoder_option")
     return ResNetMicro(in_channels, width)
 
 

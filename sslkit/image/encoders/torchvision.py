@@ -19,9 +19,9 @@ def torchvision_encoder(
     """Build a torchvision classifier and take its last layer off."""
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
-        raise SslkitError(f"--encoder: torchvision has no model {name}", did_you_mean(name, names))
+        raise SslkitError(f"torchvision has no model {name}", did_you_mean(name, names), flag="encoder")
     if in_channels != 3:
-        raise SslkitError(f"--encoder: torchvision:{name} takes 3 channels (the data has {in_channels})", "use timm's")
+        raise SslkitError(f"torchvision:{name} takes 3 channels (the data has {in_channels})", "use timm's", flag="encoder")
     model = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None, **options)
     if stem == "small":
         small_stem(model, in_channels)
@@ -31,7 +31,7 @@ def torchvision_encoder(
             last = [layer for layer in getattr(model, attribute).modules() if isinstance(layer, nn.Linear)]
             if last:
                 return _without_classifier(model, attribute, last[0].in_features)
-    raise SslkitError(f"--encoder: torchvision:{name} has no classifier to take off", "use a classification model")
+    raise SslkitError(f"torchvision:{name} has no classifier to take off", "use a classification model", flag="encoder")
 
 
 def _without_classifier(model: nn.Module, attribute: str, width: int) -> Encoder:

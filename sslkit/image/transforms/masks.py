@@ -91,7 +91,7 @@ def hidden_count(ratio: float, grid: tuple[int, int]) -> int:
     """Return how many patches of a grid a ratio hides, at least one and not all; raises SslkitError for a single patch."""
     count = grid[0] * grid[1]
     if count < 2:
-        raise SslkitError("--size: the image is one patch of the encoder", "there is nothing to hide")
+        raise SslkitError("the image is one patch of the encoder", "there is nothing to hide", flag="size")
     return min(max(1, round(ratio * count)), count - 1)
 
 
