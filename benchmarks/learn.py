@@ -31,7 +31,7 @@ MINUTES = {"byol": 15.0, "simsiam": 15.0, "dino": 15.0}  # 5 for the others
 # The run that a task needs, and the flag it takes it with.
 TEACHERS = {"clusterfit": ("rotation", "--teacher"), "beit": ("vqvae", "--tokenizer"), "cae": ("vqvae", "--tokenizer")}
 # Tasks whose encoders see a part of the image, or two: their random weights are not those of others.
-COMPOSED = {"colorization": "lightness", "split_brain": "lightness and colour", "cmc": "lightness and colour"}
+COMPOSED = {"colorization": "lightness", "split_brain": "lightness and color", "cmc": "lightness and color"}
 # The metric that says whether the pretext question is answered, and what it is without any learning.
 PRETEXT = {
     "rotation": ("accuracy", 1 / 4),

@@ -46,7 +46,7 @@ def derived(loss: Loss, given: Tensor) -> tuple[float, Tensor]:
 
 def both() -> dict[str, tuple[Loss, Loss]]:
     """Return each loss, ours and lightly's, of views `[B, V, D]` or scores `[B, V, K]`."""
-    queue, centre, task = F.normalize(torch.randn(QUEUE, WIDTH), dim=1), torch.randn(PROTOTYPES), msn()
+    queue, center, task = F.normalize(torch.randn(QUEUE, WIDTH), dim=1), torch.randn(PROTOTYPES), msn()
 
     def our_vicreg(views: Tensor) -> Tensor:
         terms = vicreg(views[:, 0], views[:, 1])
@@ -64,7 +64,7 @@ def both() -> dict[str, tuple[Loss, Loss]]:
 
     def their_dino(views: Tensor) -> Tensor:
         loss = lightly.DINOLoss(output_dim=PROTOTYPES)
-        loss.center.copy_(centre)
+        loss.center.copy_(center)
         return loss(list(views[:, :2].detach().unbind(1)), list(views.unbind(1)))
 
     return {
@@ -79,7 +79,7 @@ def both() -> dict[str, tuple[Loss, Loss]]:
         ),
         "VICReg": (our_vicreg, lambda views: lightly.VICRegLoss()(views[:, 0], views[:, 1])),
         "DINO": (
-            lambda views: swapped_prediction(views, F.softmax((views[:, :2].detach() - centre) / 0.04, dim=-1), 0.1),
+            lambda views: swapped_prediction(views, F.softmax((views[:, :2].detach() - center) / 0.04, dim=-1), 0.1),
             their_dino,
         ),
         "SwAV": (our_swav, lambda views: lightly.SwaVLoss()(list(views[:, :2].unbind(1)), list(views[:, 2:].unbind(1)))),

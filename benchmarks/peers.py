@@ -3,7 +3,7 @@
     python benchmarks/peers.py --data DIR/train.csv --test DIR/test.csv --minutes 3 --runs RUNS
 
 Runs of ours and of lightly's take turns. Both train the same encoder on the same images and cores, with heads of the same
-widths and the same augmentations (blur off at 32 px); loss, head, optimiser and loop are each one's own. lightly trains as its
+widths and the same augmentations (blur off at 32 px); loss, head, optimizer and loop are each one's own. lightly trains as its
 CIFAR-10 benchmark does, from images decoded in memory. Without lightly, from PyPI, ours alone are run. Needs Linux.
 """
 
@@ -157,7 +157,7 @@ def train(method: str, data: Path, minutes: float, like: Path, out: Path) -> Non
 
 
 def recipe(method: str, encoder: Encoder, hidden: int, width: int) -> tuple[nn.Module, Step]:
-    """Return what is optimised, and a step's loss, as in lightly's examples."""
+    """Return what is optimized, and a step's loss, as in lightly's examples."""
     from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, NTXentLoss, VICRegLoss
     from lightly.models.modules import heads
     from lightly.models.utils import deactivate_requires_grad, update_momentum
@@ -196,7 +196,7 @@ def recipe(method: str, encoder: Encoder, hidden: int, width: int) -> tuple[nn.M
 
 
 def transform(method: str, crop_scale: float) -> Callable[[Image.Image], list[Tensor]]:
-    """Return lightly's augmentation, as strong as ours; encoders normalise their input themselves."""
+    """Return lightly's augmentation, as strong as ours; encoders normalize their input themselves."""
     from lightly.transforms import BYOLTransform, SimCLRTransform
     from lightly.transforms.byol_transform import BYOLView1Transform, BYOLView2Transform
 

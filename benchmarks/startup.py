@@ -1,4 +1,4 @@
-"""How long a user waits: for help and listings, and for the first optimisation step on cached data.
+"""How long a user waits: for help and listings, and for the first optimization step on cached data.
 
 Each command runs in a process of its own, in turns; the first run of each is not counted.
 

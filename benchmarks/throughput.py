@@ -1,4 +1,4 @@
-"""Images per second of `sslkit pretrain` against a loop that trains the same network, loss and optimiser on one tensor.
+"""Images per second of `sslkit pretrain` against a loop that trains the same network, loss and optimizer on one tensor.
 
 Both run in this process in turns of a few steps, so that a noisy machine is noisy for both. The engine's turns include
 everything a user pays for: loading, augmentation, logging's one look at the loss, schedules, clipping's norm.

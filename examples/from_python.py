@@ -18,7 +18,7 @@ def main(images: str, minutes: float) -> None:
     exported = sslkit.export(sslkit.ExportSpec(ckpt=run.checkpoint, to="pt2"))
     print(f"{exported.path} differs by at most {exported.max_abs_diff:.1g}")
 
-    encoder = sslkit.load(run.checkpoint)  # in eval mode, normalisation inside: images in [0, 1] go in
+    encoder = sslkit.load(run.checkpoint)  # in eval mode, normalization inside: images in [0, 1] go in
     with torch.no_grad():
         print("features", tuple(encoder(torch.rand(2, 3, 32, 32)).shape))
 

@@ -92,7 +92,7 @@ class Detached(Good):
 
 
 class TrainedTeacher(Good):
-    """Keeps a copy that nobody froze: the optimiser would decay it."""
+    """Keeps a copy that nobody froze: the optimizer would decay it."""
 
     def setup(self) -> None:
         self.copy = copy.deepcopy(self.head)
@@ -167,7 +167,7 @@ class NeedlessCoupling(Good):
     couples_samples = True
 
 
-class Neighbourly(Good):
+class Neighborly(Good):
     """Predicts a row from the others, too."""
 
     def predict(self, batch: Batch) -> Tensor:
@@ -270,7 +270,7 @@ def test_names_the_broken_promise(task: type[PretextTask], broken: str) -> None:
         (Normed, "micro-batches"),
         (HiddenCoupling, "couples_samples"),
         (NeedlessCoupling, "couples_samples"),
-        (Neighbourly, "no other row"),
+        (Neighborly, "no other row"),
         (Ordered, "no other row"),
         (Looking, "compiles"),
         (Forgetful, "resume"),

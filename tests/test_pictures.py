@@ -1,4 +1,4 @@
-"""Pictures of what tasks see: sizes, places, colours of frames."""
+"""Pictures of what tasks see: sizes, places, colors of frames."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from PIL import Image
 from sslkit.pictures import add_frame, contact_sheets, draw_previews, pad_or_shrink, side_by_side, tile_grid, to_rgb
 
 
-def test_colours_of_any_number_of_channels() -> None:
+def test_colors_of_any_number_of_channels() -> None:
     for channels in (1, 2, 3, 5):
         assert to_rgb(torch.rand(2, 4, channels, 6, 6)).shape == (2, 4, 3, 6, 6)
 

@@ -51,7 +51,7 @@ class SmallBYOL(PretextTask):
 
     def after_step(self, seen: Batch) -> None:
         """Move the teacher."""
-        self.teacher.follow(self.encoder, self.head, momentum=self.options.momentum)
+        self.teacher.update(self.encoder, self.head, momentum=self.options.momentum)
 
     def _view(self, image: Tensor) -> Tensor:
         image = flip(random_resized_crop(image, self.data.size, scale=(0.2, 1.0)))

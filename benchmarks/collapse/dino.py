@@ -1,4 +1,4 @@
-"""DINO in small; `--no-centring` lets it collapse."""
+"""DINO in small; `--no-centering` lets it collapse."""
 
 from typing import ClassVar
 
@@ -18,13 +18,13 @@ class SmallDINO(PretextTask):
     class Options(TaskOptions):
         """Hold what keeps DINO from collapsing."""
 
-        centring: bool = Field(default=True, description="Take the mean of past outputs off the teacher's.")
+        centering: bool = Field(default=True, description="Take the mean of past outputs off the teacher's.")
         teacher_temperature: float = Field(default=0.04, gt=0, description="Temperature of the teacher.")
         prototypes: int = Field(default=256, ge=2, description="Prototypes that are told apart.")
         momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of the teacher.")
 
     options: Options
-    centre: Tensor
+    center: Tensor
     defaults: ClassVar = {"optimizer": "adamw", "lr": 3e-4, "weight_decay": 0.05, "batch_size": 128}
 
     def build_head(self) -> nn.Module:
@@ -32,9 +32,9 @@ class SmallDINO(PretextTask):
         return nn.Sequential(mlp([self.encoder.width, 256, 64], "batch"), Prototypes(64, self.options.prototypes))
 
     def setup(self) -> None:
-        """Build the teacher and its centre."""
+        """Build the teacher and its center."""
         self.teacher = Teacher(self.encoder, self.head)
-        self.register_buffer("centre", torch.zeros(self.options.prototypes))
+        self.register_buffer("center", torch.zeros(self.options.prototypes))
 
     def transform(self, batch: Batch) -> Batch:
         """Return two views of each image."""
@@ -47,7 +47,7 @@ class SmallDINO(PretextTask):
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> Tensor:
         """Return the cross-entropy of each view's student with the other's teacher."""
-        target = ((output["teacher"] - self.centre) / self.options.teacher_temperature).softmax(dim=-1).flip(1)
+        target = ((output["teacher"] - self.center) / self.options.teacher_temperature).softmax(dim=-1).flip(1)
         return -(target * (output["student"] / 0.1).log_softmax(dim=-1)).sum(dim=-1).mean()
 
     def remember(self, output: dict[str, Tensor], batch: Batch) -> Batch:
@@ -55,10 +55,10 @@ class SmallDINO(PretextTask):
         return {"teacher": output["teacher"].mean(dim=1)}
 
     def after_step(self, seen: Batch) -> None:
-        """Move teacher and centre."""
-        self.teacher.follow(self.encoder, self.head, momentum=self.options.momentum)
-        if self.options.centring:
-            self.centre.lerp_(seen["teacher"].mean(dim=0), 0.5)  # 0.1 in the paper, whose runs are longer
+        """Move teacher and center."""
+        self.teacher.update(self.encoder, self.head, momentum=self.options.momentum)
+        if self.options.centering:
+            self.center.lerp_(seen["teacher"].mean(dim=0), 0.5)  # 0.1 in the paper, whose runs are longer
 
     def _view(self, image: Tensor) -> Tensor:
         image = flip(random_resized_crop(image, self.data.size, scale=(0.2, 1.0)))

@@ -34,7 +34,7 @@ RUNS: list[tuple[str, str | None, str, dict[str, Any]]] = [  # name, the healthy
         str(HERE / "byol.py"),
         {"steps": 600, "options": {"predictor": False, "stop_gradient": False}},
     ),
-    ("dino, no centring", "dino", str(HERE / "dino.py"), {"options": {"centring": False}}),
+    ("dino, no centering", "dino", str(HERE / "dino.py"), {"options": {"centering": False}}),
     ("simclr, temperature 100", "simclr", "simclr", {"options": {"temperature": 100}}),
     ("simclr, learning rate × 100", "simclr", "simclr", {"lr": 12.0}),
     ("simclr, constant images", "simclr", "simclr", {"data": "constant"}),

@@ -38,7 +38,7 @@ class AudioMicro(Encoder):
         self.sample_rate = sample_rate
         self.spectrogram = LogMel(sample_rate, mels)
         # Speech and most sounds lie between -10 and 5.
-        self.network = ResNetMicro(1, width, stride=2, norm=_norm, normalisation=((-5.0,), (5.0,)))
+        self.network = ResNetMicro(1, width, stride=2, norm=_norm, normalization=((-5.0,), (5.0,)))
 
     def stages(self) -> list[list[nn.Parameter]]:
         """Return the parameters of stem and blocks."""

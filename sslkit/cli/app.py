@@ -17,7 +17,7 @@ _UsageError: Any = typer.BadParameter.__mro__[2]
 
 COMMANDS = {
     "Train": {
-        "pretrain": "Learn from unlabelled data with one pretext task, or several: simclr+rotation.",
+        "pretrain": "Learn from unlabeled data with one pretext task, or several: simclr+rotation.",
         "plan": "Measure for a minute what a run of pretrain would take: time, memory, disk, the largest batch.",
         "compare": "Train several tasks for the same time, evaluate them, write a report: which suits the data?",
         "finetune": "Train encoder and classifier on labels, from a checkpoint or from scratch, and test once.",
@@ -52,7 +52,7 @@ COMMANDS = {
 }
 
 
-_HELP = "Self-supervised learning: pretrain on unlabelled data, evaluate, export."
+_HELP = "Self-supervised learning: pretrain on unlabeled data, evaluate, export."
 
 
 def main(arguments: list[str] | None = None) -> None:

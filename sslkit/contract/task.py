@@ -82,11 +82,11 @@ class Run(Protocol):
         """Draw each label equally often from now on; `labels` is int64 `[N]`, and samples below 0 are left out."""
 
     def forget(self, module: nn.Module) -> None:
-        """Drop the optimiser's state of a module whose weights were reset."""
+        """Drop the optimizer's state of a module whose weights were reset."""
 
 
 class PretextTask(nn.Module):
-    """Turn unlabelled samples into inputs and targets, and say how wrong a prediction is."""
+    """Turn unlabeled samples into inputs and targets, and say how wrong a prediction is."""
 
     class Options(TaskOptions):
         """Hold the task's options; each field is a flag of `sslkit pretrain TASK`."""
@@ -152,7 +152,7 @@ class PretextTask(nn.Module):
         return {}
 
     def after_step(self, seen: Batch) -> None:
-        """Update state that is no parameter (queue, teacher, centre) with the rows of all micro-batches, in order."""
+        """Update state that is no parameter (queue, teacher, center) with the rows of all micro-batches, in order."""
 
     def metrics(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         """Return per-sample values `[B]` to be logged (accuracy of the pretext question), never trained on."""

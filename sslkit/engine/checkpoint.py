@@ -129,7 +129,7 @@ def save_model(path: Path, modules: dict[str, nn.Module], metadata: dict[str, An
 
 def describe(encoder: Encoder) -> dict[str, Any]:
     """Return what a checkpoint says about its encoder, and the versions that wrote it."""
-    normalisation = [
+    normalization = [
         {"mean": module.mean.flatten().tolist(), "std": module.std.flatten().tolist()}
         for module in encoder.modules()
         if isinstance(module, ImageEncoder)
@@ -140,7 +140,7 @@ def describe(encoder: Encoder) -> dict[str, Any]:
         "modality": encoder.modality,
         "recipe": encoder.recipe,
         "encoder_from": ", ".join(sorted({_origin(recipe["name"]) for recipe in plain_recipes(encoder.recipe)})),
-        "normalisation": normalisation,
+        "normalization": normalization,
         "versions": {"sslkit": version("sslkit"), "torch": torch.__version__},
     }
 

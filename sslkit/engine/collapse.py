@@ -143,7 +143,7 @@ class Health:
         if len(self.losses) == _WINDOW:
             low, high = min(self.losses), max(self.losses)
             if high - low < _FROZEN * abs(high):
-                signs["frozen"] = f"the loss has stood still at {high:.4g} for {_WINDOW} steps and more: nothing is learnt"
+                signs["frozen"] = f"the loss has stood still at {high:.4g} for {_WINDOW} steps and more: nothing is learned"
         return signs
 
     def _features(self, module: Callable[[Tensor], Tensor], view: Tensor) -> Tensor:

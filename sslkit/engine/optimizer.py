@@ -1,4 +1,4 @@
-"""Optimisers, parameter groups and schedules."""
+"""Optimizers, parameter groups and schedules."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ Group = dict[str, Any]
 
 
 def build_optimizer(task: PretextTask, spec: TrainSpec, steps_per_epoch: int) -> torch.optim.Optimizer:
-    """Build the optimiser over the task's parameters.
+    """Build the optimizer over the task's parameters.
 
     Biases and norms (one dimension) are not decayed. The groups of `task.param_groups()` override learning rate and
     weight decay, may keep their rate (`fixed_lr`) and may be frozen for a while; every one of them, and all other

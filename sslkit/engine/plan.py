@@ -96,7 +96,7 @@ def plan(spec: PretrainSpec) -> PlanResult:
 
 
 def _stepper(training: Session) -> Stepper:
-    return Stepper(build_task(training, initialise=False), training.plan, Clock(steps=10**6))
+    return Stepper(build_task(training, initialize=False), training.plan, Clock(steps=10**6))
 
 
 def _step(stepper: Stepper, seconds: float) -> tuple[float, dict[str, Any]]:
@@ -139,7 +139,7 @@ def _reading(plan: Settings) -> tuple[float, float]:
 
 def _checkpoint(stepper: Stepper, training: Session, raw: dict[str, Any]) -> tuple[int, float]:
     """Return the bytes of both checkpoints, and the seconds that writing them takes."""
-    stepper.step(raw)  # an optimiser has no moments before the first
+    stepper.step(raw)  # an optimizer has no moments before the first
     with tempfile.TemporaryDirectory(prefix="sslkit-plan-") as folder:
         began = time.perf_counter()
         save_resume(Path(folder, RESUME), stepper.state())

@@ -1,4 +1,4 @@
-"""`sslkit pretrain`: a task, unlabelled data, a run folder."""
+"""`sslkit pretrain`: a task, unlabeled data, a run folder."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -104,7 +104,7 @@ def _recorded(spec: PreviewSpec, given: dict[str, Any]) -> PretrainSpec:
 def _stepper(training: Session, spec: PreviewSpec) -> Stepper:
     """Return a stepper around the task: as its checkpoint left it, or as it begins."""
     run = training.plan.spec
-    task = build_task(training, initialise=False)
+    task = build_task(training, initialize=False)
     stepper = Stepper(task, training.plan, Clock(steps=run.steps or 1000))
     if spec.ckpt is None:
         stepper.before_epoch(0)

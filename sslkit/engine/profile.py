@@ -15,10 +15,10 @@ Enter = Callable[[str], None]  # told which stage begins; the one before ends
 WAITING, COPY, TRANSFORM, FORWARD, LOSS = "waiting for data", "copy to the device", "transform", "forward", "loss"
 
 
-BACKWARD, OPTIMISER, HOOKS, REST = "backward", "optimiser", "hooks and metrics", "logging and health"
+BACKWARD, OPTIMIZER, HOOKS, REST = "backward", "optimizer", "hooks and metrics", "logging and health"
 
 
-_STAGES = (WAITING, COPY, TRANSFORM, FORWARD, LOSS, BACKWARD, OPTIMISER, HOOKS, REST)
+_STAGES = (WAITING, COPY, TRANSFORM, FORWARD, LOSS, BACKWARD, OPTIMIZER, HOOKS, REST)
 
 
 def unmeasured(stage: str) -> None:
@@ -87,8 +87,8 @@ def advice(shares: dict[str, float], plan: Settings) -> list[str]:
         lines.append(
             "augmentation is a large part: a smaller --canvas, or options of the task such as --blur 0, make it cheaper"
         )
-    if shares[OPTIMISER] > 0.15:
-        lines.append("the optimiser is a large part: a larger --batch-size moves the weights less often")
+    if shares[OPTIMIZER] > 0.15:
+        lines.append("the optimizer is a large part: a larger --batch-size moves the weights less often")
     if shares[HOOKS] > 0.15:
         lines.append("the task's own after_step, remember and metrics are a large part: see its options")
     if shares[REST] > 0.1:

@@ -23,9 +23,7 @@ def recorded_spec(spec: TrainSpec, folder: Path) -> TrainSpec:
         recorded = type(spec).model_validate(read_spec(folder))
     except ValidationError as error:
         first = error.errors()[0]
-        raise SslkitError(
-            f"{folder} has a {SPEC} of another kind: {first['loc']}: {first['msg']}", flag="resume"
-        ) from error
+        raise SslkitError(f"{folder} has a {SPEC} of another kind: {first['loc']}: {first['msg']}", flag="resume") from error
     return recorded.model_copy(update={name: getattr(spec, name) for name in spec.model_fields_set & _FREELY_CHANGED})
 
 

@@ -90,7 +90,7 @@ def run_training(training: Session) -> Outcome:
         settings = spec.model_dump_json(exclude={"out", "data", "test", "init", "ckpt"})
         _agree(world, (fingerprint, settings, None if state is None else state["step"]))
         clock = resume_clock(spec, plan.steps_per_epoch, state, folder.path)
-        task = build_task(training, initialise=state is None)
+        task = build_task(training, initialize=state is None)
         show_settings(plan, training.name, folder.path)
         stepper = Stepper(task, plan, clock)
         if state is not None:
@@ -176,14 +176,14 @@ def _agree(world: World, told: tuple[Any, ...]) -> None:
         )
 
 
-def build_task(training: Session, initialise: bool) -> PretextTask:
+def build_task(training: Session, initialize: bool) -> PretextTask:
     """Build encoder and task under the seed; pretrained and `--init` weights only where a run begins."""
     plan, spec = training.plan, training.plan.spec
 
-    build = RecipeBuilder(plan.recipe, plan.data, pretrained=spec.pretrained and initialise, allowed=spec.encoder)
+    build = RecipeBuilder(plan.recipe, plan.data, pretrained=spec.pretrained and initialize, allowed=spec.encoder)
     seed_stage(spec.seed, "build", 0)
     encoder = training.build_encoder(build)
-    if spec.init is not None and initialise:
+    if spec.init is not None and initialize:
         load_initial(encoder, spec.init)
     for name, reads in training.reads.items():
         check_requirements(encoder, spec.encoder, reads, name, plan.source.encoded_as or plan.data.modality)

@@ -1,4 +1,4 @@
-"""One optimisation step, and the state that steps change."""
+"""One optimization step, and the state that steps change."""
 
 import math
 import time
@@ -18,20 +18,20 @@ from sslkit.engine.memory import keep_freed_memory
 from sslkit.engine.micro_batches import BATCH_NORM, MicroBatches, compute_gradients, norm_buffers, widen
 from sslkit.engine.optimizer import build_optimizer, clip_gradients, follow_schedules
 from sslkit.engine.precision import is_out_of_memory
-from sslkit.engine.profile import COPY, HOOKS, OPTIMISER, TRANSFORM, Enter, unmeasured
+from sslkit.engine.profile import COPY, HOOKS, OPTIMIZER, TRANSFORM, Enter, unmeasured
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.settings import Settings
 
 
 class Stepper:
-    """Take steps with one task: it, its optimiser, the loss scaler and the sampler's weights are the run's state."""
+    """Take steps with one task: it, its optimizer, the loss scaler and the sampler's weights are the run's state."""
 
     def __init__(self, task: PretextTask, plan: Settings, clock: Clock) -> None:
         self.plan, self.spec, self.machine, self.clock = plan, plan.spec, plan.machine, clock
         if self.machine.device.type == "cpu":
             keep_freed_memory()
         if self.machine.sync_batchnorm:
-            _synchronise(task)
+            _synchronize(task)
         self.task = task.to(self.machine.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.world = self.machine.world
         self.world.copy_from_first(self._tensors())
@@ -96,7 +96,7 @@ class Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         pieces = MicroBatches(self.task, self.predict, self.machine, batch, self.micro_batch, spec.seed, clock.step, self.enter)
         report = compute_gradients(pieces, self.scaler.scale)
-        self.enter(OPTIMISER)
+        self.enter(OPTIMIZER)
         # Which parameters have a gradient does not depend on content, so all processes list the same ones.
         world.average(parameter.grad for parameter in self.task.parameters() if parameter.grad is not None)
         share = follow_schedules(self.optimizer, spec, clock)
@@ -248,7 +248,7 @@ class Stepper:
         self.weights = (1 / counts.clamp(min=1))[known].where(labels >= 0, 0.0)
 
     def forget(self, module: nn.Module) -> None:
-        """Drop the optimiser's state of a module whose weights were reset."""
+        """Drop the optimizer's state of a module whose weights were reset."""
         for parameter in module.parameters():
             self.optimizer.state.pop(parameter, None)
 
@@ -264,7 +264,7 @@ def _first_bad(tensors: dict[str, Any]) -> str | None:
     return None
 
 
-def _synchronise(task: nn.Module) -> None:
+def _synchronize(task: nn.Module) -> None:
     """Let BatchNorm count over all processes; a norm that is found in two places, as in a shared encoder, changes once."""
     from timm.layers.norm_act import convert_sync_batchnorm  # torch's drops activations that timm puts in norms
 

@@ -19,7 +19,7 @@ from sslkit.engine.run_folder import MODEL
 from sslkit.engine.signals import catch_stop_signals
 from sslkit.evaluation.knn import knn
 from sslkit.evaluation.probe import probe
-from sslkit.evaluation.splits import find_labelled
+from sslkit.evaluation.splits import find_labeled
 from sslkit.registry import load_source
 from sslkit.reporting.report import report
 from sslkit.specs.evaluation import KnnSpec, ProbeSpec
@@ -56,16 +56,16 @@ def compare(spec: CompareSpec) -> CompareResult:
     looking = {name: value for name, value in given.items() if name in ReportSpec.model_fields and name != "batch_size"}
     # A checkpoint has its size: given again, it would be a setting by hand, and the results had no protocol.
     asked = {**{name: value for name, value in looking.items() if name not in ("size", "encoder")}, "test": spec.test}
-    unlabelled = _unlabelled(KnnSpec(ckpt="", **asked), tasks[0])
+    unlabeled = _unlabeled(KnnSpec(ckpt="", **asked), tasks[0])
     for task, folder in zip(tasks, folders.values(), strict=True):
         _train({**given, "task": task, "minutes": spec.minutes}, folder)
     found: dict[str, dict[str, float]] = {}
-    for name, folder in folders.items() if unlabelled is None else ():
+    for name, folder in folders.items() if unlabeled is None else ():
         checkpoint = str(folder / MODEL)
         found.setdefault("knn", {})[name] = knn(KnnSpec(ckpt=checkpoint, **asked)).top1
         found.setdefault("probe", {})[name] = probe(ProbeSpec(ckpt=checkpoint, **asked)).top1
-    if unlabelled is not None:
-        say(f"nothing is evaluated, and the report has curves and pictures only: {unlabelled}")
+    if unlabeled is not None:
+        say(f"nothing is evaluated, and the report has curves and pictures only: {unlabeled}")
     runs = {name: str(folder) for name, folder in folders.items()}
     page = report(ReportSpec(**looking, runs=list(runs.values()), test=spec.test, out=str(Path(spec.out, "report.html"))))
     return CompareResult(page.path, runs, found.get("knn"), found.get("probe"))
@@ -85,14 +85,14 @@ def _check(spec: PretrainSpec) -> None:
         ) from error
 
 
-def _unlabelled(spec: KnnSpec, task: str) -> SslkitError | None:
+def _unlabeled(spec: KnnSpec, task: str) -> SslkitError | None:
     """Return why the data of a task cannot be evaluated on, None if it can."""
     source_class = load_source(load_task(task).modality)
     source_class = load_source(source_class.evaluated_as) if source_class.evaluated_as else source_class
     if not issubclass(source_class, IndexedSource):
         return SslkitError(f"{source_class.called} have no labels")
     try:
-        find_labelled(spec, spec.test, None, source_class=source_class)
+        find_labeled(spec, spec.test, None, source_class=source_class)
     except SslkitError as error:
         return error
     return None

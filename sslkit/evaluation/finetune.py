@@ -28,7 +28,7 @@ from sslkit.evaluation.metrics import right
 from sslkit.evaluation.models import weights_hash
 from sslkit.evaluation.protocols import finetune_protocol, finetune_settings, settled
 from sslkit.evaluation.session import Result, Row, headed, score
-from sslkit.evaluation.splits import Parts, find_labelled, held_out_rows
+from sslkit.evaluation.splits import Parts, find_labeled, held_out_rows
 from sslkit.evaluation.statistics import count_duplicates, mcnemar_of_rows
 from sslkit.evaluation.supervised import Supervised
 from sslkit.files import write_atomically
@@ -111,7 +111,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> FinetuneResult:
         checkpoint.check_images(spec.data)
         checkpoint.build_encoder(allowed)  # before any data is touched
         spec = spec.model_copy(update=_like(checkpoint, spec))
-    parts = find_labelled(spec, spec.test, checkpoint, several=True, source_class=ImageSource)
+    parts = find_labeled(spec, spec.test, checkpoint, several=True, source_class=ImageSource)
     usual = _as_asked(spec, checkpoint, parts, world)
     protocol, settings = finetune_protocol(usual), finetune_settings(usual)
     spec = spec.model_copy(update={"data": parts.data, "label": parts.label})

@@ -34,7 +34,7 @@ def knn_of(evaluation: Evaluation, spec: KnnSpec) -> Result:
             rows = draw_shots(labels, shots, seed, evaluation.parts.classes)
             features, labels = features[rows], labels[rows]
         if k > len(features):
-            raise SslkitError(f"{k} neighbours of {len(features)} training images", f"give 1 to {len(features)}", flag="k")
+            raise SslkitError(f"{k} neighbors of {len(features)} training images", f"give 1 to {len(features)}", flag="k")
         bank, told = features.to(device), labels.to(device)
 
         def predict(shown: Layers) -> Tensor:
@@ -66,7 +66,7 @@ def votes(train: Tensor, labels: Tensor, test: Tensor, k: int, temperature: floa
     """
     train, test = F.normalize(train.float(), dim=1), F.normalize(test.float(), dim=1)
     found = []
-    with show_progress("neighbours", len(test)) as progress:
+    with show_progress("neighbors", len(test)) as progress:
         for queries in test.split(chunk_of(len(train))):
             similarity, places = largest(queries @ train.T, k)
             # Relative to the nearest: the same winner, and exp never overflows.

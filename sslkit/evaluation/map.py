@@ -21,7 +21,7 @@ class MapResult:
 
 
 def map_features(spec: MapSpec) -> MapResult:
-    """Draw features in the plane, coloured by label; everything `sslkit map` does."""
+    """Draw features in the plane, colored by label; everything `sslkit map` does."""
     out = output_path(spec.out, ".png")
     found = embedded(spec, spec.samples)
     if len(found.features) < 10:

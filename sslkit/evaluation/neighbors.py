@@ -82,7 +82,7 @@ def _near_images(spec: NeighborsSpec, checkpoint: Checkpoint, encoder: Encoder) 
     bank = cached(Model(str(spec.ckpt), encoder, size), images, "last", "auto", spec)
     unit = F.normalize(bank.layers["last"], dim=1)
     if spec.k >= len(unit):
-        raise SslkitError(f"{spec.k} neighbours among {len(unit)} images", f"give 1 to {len(unit) - 1}", flag="k")
+        raise SslkitError(f"{spec.k} neighbors among {len(unit)} images", f"give 1 to {len(unit) - 1}", flag="k")
     own: list[int | None]
     if spec.queries:
         missing = next((query for query in spec.queries if not Path(query).is_file()), None)

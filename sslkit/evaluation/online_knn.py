@@ -11,7 +11,7 @@ from sslkit.data.locations import find_parts
 from sslkit.engine.features import extract
 from sslkit.evaluation.knn import votes
 from sslkit.evaluation.metrics import right
-from sslkit.evaluation.splits import check_labelled
+from sslkit.evaluation.splits import check_labeled
 from sslkit.image.source import ImageSource
 from sslkit.specs.train import PretrainSpec
 
@@ -25,7 +25,7 @@ class OnlineKnn:
         assert spec.data is not None
         self.spec = spec
         index = ImageSource.read_index(find_parts(spec.data, ImageSource.kind)["train"], spec.label, spec.reindex)
-        check_labelled(index, "online_knn", several=False)
+        check_labeled(index, "online_knn", several=False)
         drawn = np.random.default_rng(spec.seed).permutation(len(index))[:_SAMPLES]
         self.index = index.subset(np.sort(drawn))
         if len(drawn) // 4 < 1:

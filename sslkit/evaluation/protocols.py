@@ -119,7 +119,7 @@ _ALL = (
     ),
     Protocol(
         "probe/logreg-v1",
-        "logistic regression on standardised features by L-BFGS; C chosen on a fifth of the training part",
+        "logistic regression on standardized features by L-BFGS; C chosen on a fifth of the training part",
         {"c": _C_GRID, "iterations": 300, **_PROBE},
     ),
     Protocol(
@@ -129,7 +129,7 @@ _ALL = (
     ),
     Protocol(
         "probe/svm-v1",
-        "linear SVM, one against the rest, on standardised features; C chosen on a fifth of the training part",
+        "linear SVM, one against the rest, on standardized features; C chosen on a fifth of the training part",
         {"c": _SVM_GRID, "iterations": 300, **_PROBE},
     ),
     Protocol("retrieval/map-v1", "mean average precision of ranking the training part by cosine to each test image", {}),

@@ -22,7 +22,7 @@ from sslkit.evaluation.features import cached
 from sslkit.evaluation.metrics import classification, right
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, Model, compared
 from sslkit.evaluation.protocols import PROTOCOLS
-from sslkit.evaluation.splits import Parts, find_labelled, source_of
+from sslkit.evaluation.splits import Parts, find_labeled, source_of
 from sslkit.evaluation.statistics import Told, count_duplicates, interval, mcnemar_of_rows
 from sslkit.specs.evaluation import EvaluationSpec
 
@@ -166,7 +166,7 @@ def open_evaluation(spec: EvaluationSpec, pixels: int = 32) -> Evaluation:
     source_of(checkpoint)
     device, _ = choose_device(spec.device)
     models = compared(checkpoint, spec.size, spec.baselines, spec.against, spec.seed, device, spec.encoder, pixels)
-    return Evaluation(spec, checkpoint, models, find_labelled(spec, spec.test, checkpoint))
+    return Evaluation(spec, checkpoint, models, find_labeled(spec, spec.test, checkpoint))
 
 
 def settle(spec: EvaluationSpec, protocol: str) -> tuple[str | None, dict[str, Any]]:

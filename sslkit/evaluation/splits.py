@@ -1,4 +1,4 @@
-"""Labelled training and test parts for an evaluation."""
+"""Labeled training and test parts for an evaluation."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class TestPart:
 
 @dataclass(frozen=True)
 class Parts:
-    """Hold the labelled parts of the data."""
+    """Hold the labeled parts of the data."""
 
     train: Index
     tests: list[TestPart]
@@ -53,14 +53,14 @@ class Parts:
         return {"train": _hash(self.train), "test": [_hash(test.index) for test in self.tests]}
 
 
-def find_labelled(
+def find_labeled(
     spec: DataSpec,
     tests: list[str],
     checkpoint: Checkpoint | None,
     several: bool = False,
     source_class: type[IndexedSource] | None = None,
 ) -> Parts:
-    """Return labelled training and test parts, and print where each test part comes from.
+    """Return labeled training and test parts, and print where each test part comes from.
 
     Without `--data` they are those of the run beside the checkpoint, whose fingerprint has to match. Without a test
     part, a fifth of each class is split off by the seed. `several` labels per image are for fine-tuning only.
@@ -69,7 +69,7 @@ def find_labelled(
     data, label, own = named_data(spec, checkpoint)
     source_class = source_class or (ImageSource if checkpoint is None else source_of(checkpoint))
     located = find_parts(data, source_class.kind)
-    train = check_labelled(source_class.read_index(located.pop("train"), label, spec.reindex), "data", several)
+    train = check_labeled(source_class.read_index(located.pop("train"), label, spec.reindex), "data", several)
     pretrained_on = checkpoint.metadata["data"] if checkpoint else None
     if checkpoint is not None:
         check_channels(train, checkpoint)
@@ -82,7 +82,7 @@ def find_labelled(
     parts = []
     for holder, name, location in found:
         with renamed_flags({"data": "test" if tests else "data"}):
-            part = _in_classes(check_labelled(source_class.read_index(location, label, spec.reindex), "test", several), train)
+            part = _in_classes(check_labeled(source_class.read_index(location, label, spec.reindex), "test", several), train)
         name = holder if location == holder else f"{name} of {holder}"
         say(f"test part: {name}")
         parts.append(TestPart(name, part, part.fingerprint() == pretrained_on))
@@ -129,7 +129,7 @@ def named_data(spec: DataSpec, checkpoint: Checkpoint | None) -> tuple[str, str 
     if spec.data is not None:
         return spec.data, spec.label, False
     if checkpoint is None:
-        raise SslkitError("missing", "give labelled images: class subfolders, or a .csv with --label", flag="data")
+        raise SslkitError("missing", "give labeled images: class subfolders, or a .csv with --label", flag="data")
     folder = Path(checkpoint.path).parent
     if not holds_run(folder):
         raise SslkitError(f"missing, and {folder} holds no run that would name it", "give the images", flag="data")
@@ -176,7 +176,7 @@ def _hash(index: Index) -> str:
     return digest.hexdigest()
 
 
-def check_labelled(index: Index, flag: str, several: bool, split: bool = True) -> Index:
+def check_labeled(index: Index, flag: str, several: bool, split: bool = True) -> Index:
     """Return the index; raises SslkitError, naming the flag, if its labels are not those an evaluation can use.
 
     What is `split`, or fitted and tested on, needs two of each class.

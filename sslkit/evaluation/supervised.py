@@ -103,7 +103,7 @@ class Supervised(PretextTask):
         """Move the averaged weights; early on faster, so that they do not remember the start."""
         if self.average is not None:
             step = self.clock.step - self.clock.began
-            self.average.follow(self.encoder, self.head, momentum=min(self.options.ema, (1 + step) / (10 + step)))
+            self.average.update(self.encoder, self.head, momentum=min(self.options.ema, (1 + step) / (10 + step)))
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the encoder's stages with their learning rates, where they differ from the head's."""
@@ -139,7 +139,7 @@ class Supervised(PretextTask):
 
 
 def drop_paths(encoder: Encoder, largest: float) -> None:
-    """Let residual branches be skipped at random, at a rate that rises linearly to `largest` (Huang et al., 2016).
+    """Let residual branches be skipped at random, at a rate that to_one linearly to `largest` (Huang et al., 2016).
 
     Raises SslkitError if there are none: blocks show them, as timm's do, as `drop_path`, `drop_path1` and `drop_path2`.
     """

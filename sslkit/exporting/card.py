@@ -11,7 +11,7 @@ from sslkit.files import write_atomically
 from sslkit.reporting.numbers import protocol_of
 from sslkit.specs.use import ExportSpec
 
-_NORMALISED = "image = (image - torch.tensor({mean}).view(-1, 1, 1)) / torch.tensor({std}).view(-1, 1, 1)"
+_NORMALIZED = "image = (image - torch.tensor({mean}).view(-1, 1, 1)) / torch.tensor({std}).view(-1, 1, 1)"
 
 
 def write_card(
@@ -39,7 +39,7 @@ def write_card(
         "trained": f"{metadata['step']:,} steps of {run.get('batch_size', '?')} images of {checkpoint.size} px",
         "encoder": f"{encoder_name(checkpoint.recipe)} of {made}; the {role}'s",
         "input": f"{checkpoint.channels} channels of {size_said} in [0, 1]{batch_said}, "
-        + ("not yet normalised: that is inside" if whole else "normalised as below"),
+        + ("not yet normalized: that is inside" if whole else "normalized as below"),
         "output": f"{output}, computed as sslkit does up to {difference:.1g}",
         "data": f"fingerprint {metadata['data']}",
         "weights": f"hash {weights}",
@@ -55,7 +55,7 @@ def write_card(
 
 def titled(path: Path, facts: dict[str, Any]) -> list[str]:
     """Return the lines with which a card begins: the file's name, and a table of facts, those of every card last."""
-    facts = {**facts, "made by": f"sslkit {version('sslkit')}", "licence": "not stated: fill in"}
+    facts = {**facts, "made by": f"sslkit {version('sslkit')}", "license": "not stated: fill in"}
     return [f"# {path.name}", "", "| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in facts.items())]
 
 
@@ -108,6 +108,6 @@ def _loading(name: str, kind: str, settings: dict[str, Any], output: str) -> lis
         f"import {kind}, torch, safetensors.torch",
         *made,
         f'model.load_state_dict(safetensors.torch.load_file("{name}"))',
-        _NORMALISED.format(mean=[round(value, 4) for value in settings["mean"]], std=[round(v, 4) for v in settings["std"]]),
+        _NORMALIZED.format(mean=[round(value, 4) for value in settings["mean"]], std=[round(v, 4) for v in settings["std"]]),
         f"{output} = model(image)",
     ]

@@ -72,7 +72,7 @@ def export(spec: ExportSpec) -> ExportResult:
     """Write an encoder, or a fine-tuned classifier, for other programs, and check that they compute the same.
 
     A process of its own reads the file by the target's loader and runs it on real images, one alone and seven together. pt2
-    and ONNX take images in [0, 1], normalisation inside. Raises RunFailedError, and leaves no file, if the largest difference is
+    and ONNX take images in [0, 1], normalization inside. Raises RunFailedError, and leaves no file, if the largest difference is
     above the tolerance; SslkitError for what can't be written.
     """
     checkpoint = read_model(spec.ckpt)

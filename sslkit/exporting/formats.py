@@ -77,7 +77,7 @@ def _program(network: Network, images: Tensor, shapes: dict[int, Any]) -> torch.
 
 
 def timm(network: Network, checkpoint: Checkpoint, images: Tensor, shapes: dict[int, Any], path: Path) -> Settings:
-    """Write a state dict that `timm.create_model(NAME, num_classes=...)` loads strictly; it wants normalised images."""
+    """Write a state dict that `timm.create_model(NAME, num_classes=...)` loads strictly; it wants normalized images."""
     recipe, encoder = checkpoint.recipe, network.encoder
     if not isinstance(encoder, ImageEncoder) or not checkpoint.metadata.get("encoder_from", "").startswith("timm "):
         raise SslkitError(f"{encoder_name(recipe)} is not a timm model", "use --to pt2 or onnx", flag="to")
@@ -94,7 +94,7 @@ def timm(network: Network, checkpoint: Checkpoint, images: Tensor, shapes: dict[
 
 
 def torchvision(network: Network, checkpoint: Checkpoint, images: Tensor, shapes: dict[int, Any], path: Path) -> Settings:
-    """Write a state dict for torchvision's model, its classifier taken off or replaced; it wants normalised images."""
+    """Write a state dict for torchvision's model, its classifier taken off or replaced; it wants normalized images."""
     recipe, encoder = checkpoint.recipe, network.encoder
     name = str(recipe.get("name", ""))
     if not isinstance(encoder, ImageEncoder) or not name.startswith("torchvision:"):
@@ -124,7 +124,7 @@ def _usual_stem(model: nn.Module, checkpoint: Checkpoint, target: str) -> None:
 
 
 def _state_dict(network: Network, model: nn.Module, classifier: str, path: Path) -> Settings:
-    """Write a model's weights, with the classifier's under the name that the target has for it; return the normalisation."""
+    """Write a model's weights, with the classifier's under the name that the target has for it; return the normalization."""
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     if network.classifier is not None:
         state |= {f"{classifier}.{name}": value for name, value in network.classifier.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Augmentation of labelled images in fine-tuning."""
+"""Augmentation of labeled images in fine-tuning."""
 
 import torch
 from torch import Tensor, nn

@@ -13,10 +13,10 @@ class RawPixels(ImageEncoder):
         side = min(size, side)
         super().__init__(in_channels * side * side, in_channels)
         self.side = side
-        self.recipe = {"name": "normalised pixels", "in_channels": in_channels, "size": side}
+        self.recipe = {"name": "normalized pixels", "in_channels": in_channels, "size": side}
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return `[B, C * side * side]`, normalised: without a mean to take off, all images would be alike to a cosine."""
+        """Return `[B, C * side * side]`, normalized: without a mean to take off, all images would be alike to a cosine."""
         if image.shape[-1] > self.side:
             image = F.interpolate(image, size=(self.side, self.side), mode="bilinear", antialias=True)
-        return self.normalise(image).flatten(1)
+        return self.normalize(image).flatten(1)

@@ -1,4 +1,4 @@
-"""Colours as classes."""
+"""Colors as classes."""
 
 from functools import cache
 
@@ -15,10 +15,10 @@ _GRID = 10  # side of a cell in a and b (Zhang et al., 2016, section 2)
 
 @cache
 def ab_bins() -> Tensor:
-    """Return the centres `[Q, 2]` of the cells in the ab plane, 10 wide, that some sRGB colour falls into: 261.
+    """Return the centers `[Q, 2]` of the cells in the ab plane, 10 wide, that some sRGB color falls into: 261.
 
-    Computed from a cube of 64³ colours, which meets every cell that all 256³ colours meet. (The authors' file has 313: it
-    counts more than the colours that there are.)
+    Computed from a cube of 64³ colors, which meets every cell that all 256³ colors meet. (The authors' file has 313: it
+    counts more than the colors that there are.)
     """
     steps = torch.linspace(0, 1, 64)
     colors = torch.cartesian_prod(steps, steps, steps).T.reshape(1, 3, -1, 1)
@@ -37,14 +37,14 @@ def soft_bins(ab: Tensor, bins: Tensor, neighbors: int = 5, sigma: float = 5.0) 
     """Return the nearest bins of `[Q, 2]` for each place of `[B, 2, h, w]`, nearest first, and how much of each it is.
 
     int64 and float `[B, h, w, neighbors]`; the shares are Gaussian in the distance and sum to 1 (Zhang et al., 2016,
-    section 2.1: 5 neighbours, σ = 5).
+    section 2.1: 5 neighbors, σ = 5).
     """
     nearest, distance = _nearest(ab, bins, neighbors)
     return nearest, torch.softmax(-(distance**2) / (2 * sigma**2), dim=3)
 
 
 def rarity_weights(prior: Tensor, uniform: float = 0.5) -> Tensor:
-    """Return a weight for each bin, larger for rare colours, 1 on average over the prior `[Q]`.
+    """Return a weight for each bin, larger for rare colors, 1 on average over the prior `[Q]`.
 
     The inverse of the prior mixed with so much of a uniform one (Zhang et al., 2016, equation 4: λ = 0.5).
     """
@@ -53,7 +53,7 @@ def rarity_weights(prior: Tensor, uniform: float = 0.5) -> Tensor:
 
 
 def annealed_mean(logits: Tensor, bins: Tensor, temperature: float = 0.38) -> Tensor:
-    """Return colours `[B, 2, h, w]` of logits `[B, Q, h, w]`: the mean of a sharpened distribution.
+    """Return colors `[B, 2, h, w]` of logits `[B, Q, h, w]`: the mean of a sharpened distribution.
 
     (Zhang et al., 2016, equation 5: T = 0.38, between the mean, which is gray, and the mode, which is spotty.)
     """

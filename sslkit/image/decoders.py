@@ -81,7 +81,7 @@ class ConvDecoder(nn.Module):
         reached = min(map_size)
         while reached < side:
             narrower = max(32, width // 2)
-            # Nearest and a convolution: a transposed one leaves a chequered pattern.
+            # Nearest and a convolution: a transposed one leaves a checkered pattern.
             layers.append(nn.Upsample(scale_factor=2))
             layers.append(nn.Conv2d(width, narrower, 3, padding=1, bias=norm == "none"))
             if norm != "none":

@@ -57,14 +57,14 @@ def demo(spec: DemoSpec) -> DemoResult:
             seed=spec.seed,
         )
     )
-    neighbours, linear = knn(KnnSpec(ckpt=run.checkpoint)), probe(ProbeSpec(ckpt=run.checkpoint))
+    neighbors, linear = knn(KnnSpec(ckpt=run.checkpoint)), probe(ProbeSpec(ckpt=run.checkpoint))
     return DemoResult(
         images=str(images),
         run=run.run,
         checkpoint=run.checkpoint,
-        knn=neighbours.top1,
+        knn=neighbors.top1,
         probe=linear.top1,
-        random_knn=neighbours.rows[1].top1,
+        random_knn=neighbors.rows[1].top1,
         random_probe=linear.rows[1].top1,
         export=export(ExportSpec(ckpt=run.checkpoint, to="pt2")).path,
     )

@@ -31,28 +31,28 @@ _SMALL_SIZE = 96 / 224  # of the size of large crops, as in SwAV and DINO
 
 
 class ViewOptions(TaskOptions):
-    """Hold how views are drawn: crop, flip, colour jitter, gray, blur (Chen et al., 2020, appendix A)."""
+    """Hold how views are drawn: crop, flip, color jitter, gray, blur (Chen et al., 2020, appendix A)."""
 
     crop_scale: float = Field(default=0.2, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
     color_strength: Strength | Literal["auto"] = Field(
-        default="auto", description="Scale of the colour jitter 0.8/0.8/0.8/0.2; auto: 0.5 up to 64 px, else 1."
+        default="auto", description="Scale of the color jitter 0.8/0.8/0.8/0.2; auto: 0.5 up to 64 px, else 1."
     )
-    gray: Share = Field(default=0.2, description="Share of views without colour.")
+    gray: Share = Field(default=0.2, description="Share of views without color.")
     blur: Share | Literal["auto"] = Field(
         default="auto", description="Share of blurred views; auto: none up to 64 px, else 0.5."
     )
 
 
 class UnlikeViewOptions(ViewOptions):
-    """Hold how two views are drawn that differ in blur and solarisation (Grill et al., 2020, appendix B)."""
+    """Hold how two views are drawn that differ in blur and solarization (Grill et al., 2020, appendix B)."""
 
     color_strength: Strength | Literal["auto"] = Field(
-        default=0.5, description="Scale of the colour jitter 0.8/0.8/0.8/0.2 (0.4/0.4/0.2/0.1 in the paper)."
+        default=0.5, description="Scale of the color jitter 0.8/0.8/0.8/0.2 (0.4/0.4/0.2/0.1 in the paper)."
     )
     blur: Share | Literal["auto"] = Field(
         default="auto", description="Share of blurred views; auto: none up to 64 px, else all first and 0.1 of second ones."
     )
-    solarize: Share = Field(default=0.2, description="Share of solarised second views.")
+    solarize: Share = Field(default=0.2, description="Share of solarized second views.")
 
 
 class CropOptions(ViewOptions):
@@ -71,7 +71,7 @@ class Views:
     """Draw views of images as options say, once they are settled for the data."""
 
     def __init__(self, options: ViewOptions, data: "DataInfo") -> None:
-        """Settle what depends on the data; raises SslkitError for colours without hue and crops of a single pixel."""
+        """Settle what depends on the data; raises SslkitError for colors without hue and crops of a single pixel."""
         small = data.size <= 64
         self.size, self.scale, self.gray = data.size, (options.crop_scale, 1.0), options.gray
         strength = options.color_strength
@@ -131,7 +131,7 @@ class Crops(Views):
 
 
 def check_hue(channels: int, color_strength: float) -> None:
-    """Raise SslkitError if images of so many channels have no hue and their colours are to be jittered."""
+    """Raise SslkitError if images of so many channels have no hue and their colors are to be jittered."""
     if channels not in (1, 3) and color_strength:
         raise SslkitError(f"images of {channels} channels have no hue", "set it to 0", flag="color_strength")
 
@@ -152,7 +152,7 @@ def strong_view(
     gray: float = 0.2,
     blur: float = 0.5,
 ) -> Tensor:
-    """Return one view of each image `[B, C, H, W]`: crop, flip, colour jitter, gray, blur, as in SimCLR.
+    """Return one view of each image `[B, C, H, W]`: crop, flip, color jitter, gray, blur, as in SimCLR.
 
     (Chen et al., 2020, appendix A.) `color_strength` scales the jitter 0.8/0.8/0.8/0.2; `gray` and `blur` are rates.
     """

@@ -22,7 +22,7 @@ from sslkit.text.byte_pairs import BytePairs
 _ACCEPTED = "a .csv with columns `path` and `caption`"
 
 
-_WORDS, _LONGEST = 8192, 77  # tokens that are learnt, and tokens of a caption: at most (77 as in CLIP)
+_WORDS, _LONGEST = 8192, 77  # tokens that are learned, and tokens of a caption: at most (77 as in CLIP)
 
 
 class ImageTextSource(ImageSource):
@@ -58,7 +58,7 @@ class ImageTextSource(ImageSource):
 
     @classmethod
     def example(cls, folder: Path, samples: int) -> str:
-        """Write squares of four colours in four places, and captions that say so."""
+        """Write squares of four colors in four places, and captions that say so."""
         random, place = np.random.default_rng(0), folder / "pairs"
         place.mkdir(exist_ok=True)
         colors = {"red": (230, 40, 40), "green": (40, 200, 60), "blue": (50, 70, 230), "yellow": (230, 220, 60)}

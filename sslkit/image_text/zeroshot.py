@@ -27,7 +27,7 @@ from sslkit.evaluation.metrics import right
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, Model
 from sslkit.evaluation.protocols import PROTOCOLS
 from sslkit.evaluation.session import Row, score
-from sslkit.evaluation.splits import check_channels, check_labelled, check_own, named_data
+from sslkit.evaluation.splits import check_channels, check_labeled, check_own, named_data
 from sslkit.evaluation.statistics import Told, interval, mcnemar_of_rows
 from sslkit.image.source import ImageSource
 from sslkit.image_text.encoders import CaptionEncoder
@@ -123,7 +123,7 @@ def zeroshot(spec: ZeroshotSpec) -> ZeroshotResult:
     rows: list[Row] | list[RecallRow]
     protocol = "zeroshot/recall-v1" if index.labels is None else "zeroshot/names-v1"
     if index.labels is not None:
-        check_labelled(index, "data", several=False, split=False)
+        check_labeled(index, "data", several=False, split=False)
         rows = _classified(spec, checkpoint, towers, index, test, seen, device)
     else:
         rows = _retrieved(spec, towers, index, read_captions(location), test, seen)

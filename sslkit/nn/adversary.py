@@ -18,7 +18,7 @@ def critic_layers(channels: int, width: int) -> list[nn.Module]:
 def with_frozen_weights(critic: nn.Module) -> Callable[..., Tensor]:
     """Return the critic as a function whose gradient reaches its input and not its weights.
 
-    `frozen(critic)(fake)` trains who painted `fake`, `critic(fake.detach())` trains the critic: no second optimiser, and
+    `frozen(critic)(fake)` trains who painted `fake`, `critic(fake.detach())` trains the critic: no second optimizer, and
     no pass in which the other's gradients have to be thrown away.
     """
     fixed = {name: value.detach() for name, value in (*critic.named_parameters(), *critic.named_buffers())}

@@ -32,7 +32,7 @@ class Clusters:
 
 
 def kmeans(points: Tensor, clusters: int, iterations: int = 30) -> Clusters:
-    """Return clusters of points `[N, D]` by Lloyd's algorithm from k-means++ centres, by torch's seed.
+    """Return clusters of points `[N, D]` by Lloyd's algorithm from k-means++ centers, by torch's seed.
 
     Iterations run on a sample first, and at the end on all points. A cluster that nobody is nearest to takes over half
     of a large one's points (as in Caron et al., 2018, section 3.3): in the end each has some, unless fewer points differ than
@@ -73,7 +73,7 @@ def cluster_count(asked: int | Literal["auto"], samples: int, most: int = 100, f
 
 
 def nearest_center(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the nearest of centres `[K, D]` for each of points `[N, D]`, int64 `[N]`, and the squared distance."""
+    """Return the nearest of centers `[K, D]` for each of points `[N, D]`, int64 `[N]`, and the squared distance."""
     size = centers.square().sum(dim=1)
     found = [torch.addmm(size, part, centers.T, alpha=-2).min(dim=1) for part in points.split(max(1, _AT_ONCE // len(centers)))]
     labels = torch.cat([nearest.indices for nearest in found])
@@ -84,7 +84,7 @@ def nearest_center(points: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
 def whiten(features: Tensor, components: int) -> Tensor:
     """Return features `[N, D]`, on the CPU, as unit vectors of at most `components` uncorrelated values of equal variance.
 
-    (Caron et al., 2018, section 3.3: PCA, whitening, then l2-normalisation.)
+    (Caron et al., 2018, section 3.3: PCA, whitening, then l2-normalization.)
     """
     mean = features.mean(dim=0)
     covariance = torch.zeros(features.shape[1], features.shape[1], dtype=torch.float64)
@@ -127,7 +127,7 @@ def _means(points: Tensor, labels: Tensor, centers: Tensor) -> tuple[Tensor, boo
 
 
 def _spread(points: Tensor, clusters: int) -> Tensor:
-    """Return first centres: greedy k-means++, the best of a few points each time, or random ones where that takes long.
+    """Return first centers: greedy k-means++, the best of a few points each time, or random ones where that takes long.
 
     (Arthur & Vassilvitskii, 2007, and section 5 there for the greedy kind; as in scikit-learn.)
     """

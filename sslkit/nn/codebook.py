@@ -35,11 +35,11 @@ class Codebook(nn.Module):
     def nearest(self, vectors: Tensor) -> Tensor:
         """Return the nearest code of vectors `[..., D]`, int64 `[...]`."""
         flat = vectors.flatten(0, -2).to(self.codes.dtype)
-        with torch.autocast(flat.device.type, enabled=False):  # half precision would take a neighbour for the nearest
+        with torch.autocast(flat.device.type, enabled=False):  # half precision would take a neighbor for the nearest
             return nearest_center(flat, self.codes)[0].view(vectors.shape[:-1])
 
     @torch.no_grad()
-    def follow(self, vectors: Tensor, decay: float) -> None:
+    def update(self, vectors: Tensor, decay: float) -> None:
         """Let the codes follow vectors `[N, D]`, keeping `decay` of what they were."""
         vectors = vectors.to(self.codes.dtype)
         counts, sums = torch.zeros_like(self.counts), torch.zeros_like(self.sums)

@@ -19,7 +19,7 @@ class MemoryBank(nn.Module):
         super().__init__()
         self.register_buffer("rows", F.normalize(torch.randn(samples, width), dim=1))
 
-    def noise(self, count: int, step: int) -> Tensor:
+    def sample_negatives(self, count: int, step: int) -> Tensor:
         """Return which `count` samples are noise in a step, int64 `[count]`: the same for all parts of it and all processes."""
         if count >= len(self.rows):
             return torch.arange(len(self.rows), device=self.rows.device)
@@ -35,7 +35,7 @@ class MemoryBank(nn.Module):
         others = (query @ self.rows[noise].T / temperature).masked_fill(index[:, None] == noise, float("-inf"))
         return own, others
 
-    def expected(self, count: int, temperature: float) -> float:
+    def log_normalizer(self, count: int, temperature: float) -> float:
         """Return the logarithm of the sum of exponentials over `count` scores that vectors at random places would have.
 
         The papers estimate it from the first batch, when the bank is random (Wu et al., 2018, equation 8); on a sphere of D
@@ -46,6 +46,6 @@ class MemoryBank(nn.Module):
         return float(torch.logsumexp(density + cosine / temperature, 0) - torch.logsumexp(density, 0)) + math.log(count)
 
     @torch.no_grad()
-    def remember(self, index: Tensor, rows: Tensor, momentum: float) -> None:
+    def update(self, index: Tensor, rows: Tensor, momentum: float) -> None:
         """Keep `momentum` of the rows of samples `index` `[B]`, the rest from unit vectors `[B, D]`; their length stays 1."""
         self.rows[index] = F.normalize(torch.lerp(rows.to(self.rows.dtype), self.rows[index], momentum), dim=1)

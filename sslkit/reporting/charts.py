@@ -19,7 +19,7 @@ def lines(curves: dict[str, tuple[list[float], list[float]]], xlabel: str) -> by
 
 
 def points(groups: dict[str, Points], xlabel: str, ylabel: str) -> bytes:
-    """Draw named points, a colour for each group."""
+    """Draw named points, a color for each group."""
     figure, axes = _plot(5, 3.6)
     for group, inside in groups.items():
         axes.scatter([x for x, _, _ in inside], [y for _, y, _ in inside], label=_plain(group))

@@ -13,9 +13,9 @@ _RIGHT, _WRONG, _PLAIN = (46, 139, 87), (200, 60, 50), (90, 90, 90)
 
 
 def draw_sheet(rows: list[tuple[Image.Image, str | None, list[tuple[Image.Image, str | None, float]]]], out: Path) -> None:
-    """Write a picture with a row for each query: itself, then its neighbours with cosine and label.
+    """Write a picture with a row for each query: itself, then its neighbors with cosine and label.
 
-    A neighbour's label is green if it is the query's, else red; gray where there is none to compare with.
+    A neighbor's label is green if it is the query's, else red; gray where there is none to compare with.
     """
     columns = 1 + max(len(neighbors) for _, _, neighbors in rows)
     step, height = _TILE + _GAP, _TILE + 2 * _TEXT + _GAP

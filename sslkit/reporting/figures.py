@@ -1,4 +1,4 @@
-"""What a report shows that has to be made of the images: a map, neighbours, a confusion matrix."""
+"""What a report shows that has to be made of the images: a map, neighbors, a confusion matrix."""
 
 import io
 import tempfile
@@ -63,11 +63,11 @@ class Figures:
 
 
 def make_figures(checkpoint: Checkpoint, spec: ReportSpec) -> Figures:
-    """Return map, neighbours and confusion of a checkpoint; what cannot be made is left out and said why."""
+    """Return map, neighbors and confusion of a checkpoint; what cannot be made is left out and said why."""
     looks = Figures()
     if checkpoint.samples != "image":
         return looks
-    for made, make in (("map", _place), ("neighbours", _near), ("confusion matrix", _confuse)):
+    for made, make in (("map", _place), ("neighbors", _near), ("confusion matrix", _confuse)):
         try:
             make(looks, checkpoint, spec.model_copy(update={"size": checkpoint.size}))
         except SslkitError as error:

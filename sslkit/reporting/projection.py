@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sslkit.contract.errors import SslkitError
 from sslkit.files import write_atomically
 
-_CLASSES = 20  # as many colours as can be told apart
+_CLASSES = 20  # as many colors as can be told apart
 
 
 def project(features: NDArray[np.float32], method: str, seed: int) -> tuple[NDArray[np.float64], str]:
@@ -34,7 +34,7 @@ def project(features: NDArray[np.float32], method: str, seed: int) -> tuple[NDAr
 
 
 def draw_map(features: NDArray[np.float32], labels: list[str] | None, method: str, seed: int, out: Path) -> None:
-    """Write a picture of features in the plane; labels, if there are any, are colours (the most frequent twenty)."""
+    """Write a picture of features in the plane; labels, if there are any, are colors (the most frequent twenty)."""
     import matplotlib
 
     matplotlib.use("Agg")

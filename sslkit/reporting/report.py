@@ -39,7 +39,7 @@ class ReportResult:
 def report(spec: ReportSpec) -> ReportResult:
     """Write a page about runs; everything `sslkit report` does.
 
-    What is known of a run is in its folder. Map, neighbours and confusion are made of the images, where they can be read.
+    What is known of a run is in its folder. Map, neighbors and confusion are made of the images, where they can be read.
     """
     out = output_path(spec.out, ".html")
     if not spec.runs:

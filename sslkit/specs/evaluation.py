@@ -23,7 +23,7 @@ class FeatureSpec(DataSpec):
 
 
 class EvaluationSpec(FeatureSpec):
-    """Hold what all evaluations of frozen features share: labelled data, and what to compare with."""
+    """Hold what all evaluations of frozen features share: labeled data, and what to compare with."""
 
     test: Texts = Field(default=[], description="Test data; default: the test part of --data. May be repeated: a row each.")
     against: Texts = Field(
@@ -38,7 +38,7 @@ class KnnSpec(EvaluationSpec):
     protocol: Literal["knn/weighted-v1", "knn/weighted200-v1", "knn/plain-v1", "knn/fewshot-v1"] = Field(
         default="knn/weighted-v1", description="See `sslkit protocols`."
     )
-    k: int | None = Field(default=None, ge=1, description="Neighbours; by hand: the result carries no protocol id.")
+    k: int | None = Field(default=None, ge=1, description="Neighbors; by hand: the result carries no protocol id.")
     temperature: float | None = Field(
         default=None, gt=0, description="Temperature; by hand: the result carries no protocol id."
     )
@@ -53,7 +53,7 @@ class ProbeSpec(EvaluationSpec):
         default="probe/logreg-v1", description="See `sslkit protocols`."
     )
     c: float | None = Field(
-        default=None, gt=0, description="Inverse regularisation; by hand: the result carries no protocol id."
+        default=None, gt=0, description="Inverse regularization; by hand: the result carries no protocol id."
     )
     lr: float | None = Field(
         default=None, gt=0, description="Learning rate of the sweep's heads; by hand: the result carries no protocol id."

@@ -20,12 +20,12 @@ class TrainSpec(DataSpec):
     pretrained: bool = Field(default=False, description="Start from the weights timm or torchvision publish (downloads).")
     canvas: Pixels | Auto = Field(default="auto", description="Side of the stored image that views are cut from.")
     epochs: Count | Auto = Field(default="auto", description="Passes over the data (or use --steps or --minutes).")
-    steps: int | None = Field(default=None, ge=1, description="Optimisation steps, instead of --epochs.")
+    steps: int | None = Field(default=None, ge=1, description="Optimization steps, instead of --epochs.")
     minutes: float | None = Field(default=None, gt=0, description="Training time; the steps are fixed after a measurement.")
     micro_batch: int | None = Field(
         default=None, ge=1, description="Images on a device at once: less memory, same result (BatchNorm counts per piece)."
     )
-    optimizer: Literal["sgd", "adamw", "lars"] = Field(default="adamw", description="Optimiser (SGD with momentum 0.9).")
+    optimizer: Literal["sgd", "adamw", "lars"] = Field(default="adamw", description="Optimizer (SGD with momentum 0.9).")
     lr: float = Field(
         default=1e-3, ge=0, description="Peak learning rate for this batch size; never rescaled behind your back."
     )
@@ -33,7 +33,7 @@ class TrainSpec(DataSpec):
     weight_decay_end: float | None = Field(
         default=None, ge=0, description="Weight decay at the end of a cosine; default: constant."
     )
-    warmup: float = Field(default=0.05, ge=0, lt=1, description="Share of the run in which the rate rises linearly.")
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="Share of the run in which the rate to_one linearly.")
     clip: float | None = Field(default=None, gt=0, description="Largest gradient norm of each parameter group.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="Autocast precision of the networks."
@@ -81,14 +81,14 @@ class FinetuneSpec(TrainSpec):
         default="finetune/full-v1", description="See `sslkit protocols`; a value given by hand gives a result without its id."
     )
     recipe: Literal["plain", "strong"] = Field(
-        default="plain", description="plain: crops and flips; strong: the usual long list of regularisation as well."
+        default="plain", description="plain: crops and flips; strong: the usual long list of regularization as well."
     )
     loss: Literal["auto", "softmax", "sigmoid", "multi-hot"] = Field(
         default="auto",
         description="sigmoid: each class for itself; multi-hot: softmax against 1/k for k labels; auto: as the labels are.",
     )
     epochs: Count | Auto = Field(default=20, description="Passes over the data (or use --steps or --minutes).")
-    batch_size: int = Field(default=64, ge=2, description="Images per optimisation step.")
+    batch_size: int = Field(default=64, ge=2, description="Images per optimization step.")
     encoder_lr: float = Field(default=1.0, ge=0, description="The encoder's learning rate, as a share of the head's.")
     layer_decay: float = Field(
         default=1.0, gt=0, le=1, description="Each block's learning rate, as a share of the block's above it."

@@ -27,8 +27,8 @@ class NeighborsSpec(DataSpec):
 
     ckpt: str = Field(description="model.safetensors of a run.")
     queries: list[str] = Field(default=[], description="Words, or image files; default: eight images of the data.")
-    k: int = Field(default=10, ge=1, description="How many neighbours.")
-    out: str = Field(default="neighbors.png", description="Picture of the neighbours to write (.png); words have none.")
+    k: int = Field(default=10, ge=1, description="How many neighbors.")
+    out: str = Field(default="neighbors.png", description="Picture of the neighbors to write (.png); words have none.")
     encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
 
 

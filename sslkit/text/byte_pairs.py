@@ -1,4 +1,4 @@
-"""Byte-pair tokens: words as pieces that occur often, learnt from the captions themselves and kept with the weights."""
+"""Byte-pair tokens: words as pieces that occur often, learned from the captions themselves and kept with the weights."""
 
 import json
 from typing import Any, Self

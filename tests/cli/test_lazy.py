@@ -34,7 +34,7 @@ def test_the_guard_works() -> None:
 
 
 @pytest.mark.parametrize("asked", [{}, {"NO_COLOR": "1", "FORCE_COLOR": "1", "TERM": "xterm-256color"}])
-def test_no_colours_in_a_pipe_or_where_they_are_not_wanted(asked: dict[str, str]) -> None:
+def test_no_colors_in_a_pipe_or_where_they_are_not_wanted(asked: dict[str, str]) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")} | asked
     for command in (["--help"], ["tasks"], ["pretrain", "nothing"]):
         done = subprocess.run([sys.executable, "-m", "sslkit", *command], env=environment, capture_output=True, text=True)

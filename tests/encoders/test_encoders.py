@@ -48,7 +48,7 @@ def test_features_are_the_mean_of_the_map() -> None:
     assert torch.allclose(encoder(image), encoder.feature_map(image).mean(dim=(2, 3)), atol=1e-6)
 
 
-def test_normalisation_is_inside() -> None:
+def test_normalization_is_inside() -> None:
     encoder, image = built("resnet_micro"), torch.rand(2, 3, 32, 32)
     shifted = built("resnet_micro")
     shifted.load_state_dict(encoder.state_dict())
@@ -134,7 +134,7 @@ def test_user_factory_needs_the_users_word(tmp_path: Path, monkeypatch: pytest.M
         ("resnet_mikro", {}, "did you mean resnet_micro"),
         ("resnet19", {}, "did you mean resnet1"),
         ("torchvision:resnet19", {}, "did you mean"),
-        ("resnet_micro", {"colour": "red"}, "has no option colour .known: width"),
+        ("resnet_micro", {"color": "red"}, "has no option color .known: width"),
         ("resnet_micro", {"width": "4"}, "multiple of 8"),
         ("vit_micro", {"dept": "3"}, "did you mean depth"),
         ("vit_micro", {"depth": "two"}, "--encoder-option: vit_micro cannot be built with depth=two"),
@@ -254,7 +254,7 @@ def test_word_vectors() -> None:
     assert encoder.tokens(sample).shape == (2, 4, 8)
 
 
-def test_colours_are_those_of_float32_under_autocast() -> None:
+def test_colors_are_those_of_float32_under_autocast() -> None:
     gray = torch.linspace(0, 1, 32 * 32).view(1, 1, 32, 32).expand(1, 3, -1, -1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         seen = half("ab").channels(gray)

@@ -31,7 +31,7 @@ def test_describes_itself(trained: Path, digits: Path) -> None:
     said = json.loads(text)
     assert said["task"] == "rotation" and said["role"] == "student" and said["step"] == said["steps"] == 12
     assert said["recipe"]["name"] == "resnet_micro" and said["encoder_from"].startswith("sslkit ")
-    assert said["normalisation"][0]["mean"] == pytest.approx([0.485, 0.456, 0.406])
+    assert said["normalization"][0]["mean"] == pytest.approx([0.485, 0.456, 0.406])
     assert str(digits) not in text and "/" not in json.dumps(said["spec"])  # never a path
 
 

@@ -120,7 +120,7 @@ def test_batches_come_one_ahead_and_in_order() -> None:
     assert seen == [(float(number), [number]) for number in range(5)]
 
 
-def test_optimisers_are_fused() -> None:
+def test_optimizers_are_fused() -> None:
     from sslkit.engine.optimizer import build_optimizer
 
     task = task_of("rotation")

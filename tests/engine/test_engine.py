@@ -1,4 +1,4 @@
-"""Gradients in pieces, optimisers, schedules, precision and seeds."""
+"""Gradients in pieces, optimizers, schedules, precision and seeds."""
 
 import copy
 import math

@@ -226,7 +226,7 @@ def test_a_rehearsed_epoch_leaves_no_trace_and_is_counted(digits: Path, tmp_path
     from sslkit.engine.stepper import Stepper
 
     session = prepare(spec(digits, tmp_path / "run", "deepcluster", epochs="auto", minutes=0.05))
-    stepper = Stepper(build_task(session, initialise=True), session.plan, Clock(steps=10**9))
+    stepper = Stepper(build_task(session, initialize=True), session.plan, Clock(steps=10**9))
     stepper.before_epoch(0)
     before = {name: value.clone() for name, value in stepper.task.state_dict().items()}
     weights = stepper.weights.clone()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sslkit.engine.pretrain import prepare
-from sslkit.engine.profile import BACKWARD, COPY, FORWARD, LOSS, OPTIMISER, REST, TRANSFORM, WAITING, Profile, advice
+from sslkit.engine.profile import BACKWARD, COPY, FORWARD, LOSS, OPTIMIZER, REST, TRANSFORM, WAITING, Profile, advice
 from sslkit.specs.train import PretrainSpec
 
 TASK = """
@@ -72,13 +72,13 @@ def test_a_run_that_is_too_short_says_so(digits: Path, quick: list[str], tmp_pat
 def test_advice(digits: Path, tmp_path: Path) -> None:
     def advised(share: dict[str, float], **settings: Any) -> str:
         plan = prepare(PretrainSpec(task="rotation", data=str(digits), batch_size=16, size=16, workers=0, **settings)).plan
-        stages = (WAITING, COPY, TRANSFORM, FORWARD, LOSS, BACKWARD, OPTIMISER, "hooks and metrics", REST)
+        stages = (WAITING, COPY, TRANSFORM, FORWARD, LOSS, BACKWARD, OPTIMIZER, "hooks and metrics", REST)
         return "\n".join(advice({stage: share.get(stage, 0.0) for stage in stages}, plan))
 
     assert "--cache on" in advised({WAITING: 0.3}, cache="off")
     assert "--workers" in advised({WAITING: 0.3})
     assert "--canvas" in advised({TRANSFORM: 0.4})
-    assert "--batch-size" in advised({OPTIMISER: 0.4})
+    assert "--batch-size" in advised({OPTIMIZER: 0.4})
     assert "--health-every" in advised({REST: 0.4})
     assert "--micro-batch 4 cuts" in advised({FORWARD: 1.0}, micro_batch=4)
     assert "forward, loss and backward are 100%" in advised({FORWARD: 0.4, BACKWARD: 0.6})

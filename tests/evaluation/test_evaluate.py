@@ -14,7 +14,7 @@ from sslkit import SslkitError
 from sslkit.evaluation.knn import knn
 from sslkit.evaluation.probe import probe
 from sslkit.evaluation.session import open_evaluation
-from sslkit.evaluation.splits import find_labelled, held_out_rows
+from sslkit.evaluation.splits import find_labeled, held_out_rows
 from sslkit.specs.evaluation import KnnSpec, ProbeSpec
 
 Run = Callable[..., Any]
@@ -81,7 +81,7 @@ def test_split_is_stratified_seeded_and_disjoint() -> None:
 def test_test_labels_count_in_the_training_classes(digits: Path, tmp_path: Path) -> None:
     shutil.copytree(digits / "test" / "digit 2", tmp_path / "only" / "digit 2")
     shutil.copytree(digits / "test" / "digit 0", tmp_path / "only" / "digit 0")
-    parts = find_labelled(KnnSpec(ckpt="x", data=str(digits)), [str(tmp_path / "only")], None)
+    parts = find_labeled(KnnSpec(ckpt="x", data=str(digits)), [str(tmp_path / "only")], None)
     labels = parts.tests[0].index.labels
     assert labels is not None and sorted(set(labels.tolist())) == [0, 2]
 
@@ -120,7 +120,7 @@ def test_what_cannot_be_evaluated(trained: Path, digits: Path, tmp_path: Path) -
     with pytest.raises(SslkitError, match="has one class only"):
         shutil.copytree(digits / "train" / "digit 0", tmp_path / "one" / "digit 0")
         knn(KnnSpec(ckpt=str(trained), data=str(tmp_path / "one")))
-    with pytest.raises(SslkitError, match="100 neighbours of 48 training images"):
+    with pytest.raises(SslkitError, match="100 neighbors of 48 training images"):
         knn(KnnSpec(ckpt=str(trained), k=100))
     shutil.copytree(digits / "test" / "digit 0", tmp_path / "unseen" / "letter")
     shutil.copytree(digits / "test" / "digit 0", tmp_path / "unseen" / "digit 0")
@@ -134,7 +134,7 @@ def test_what_cannot_be_evaluated(trained: Path, digits: Path, tmp_path: Path) -
 def test_bad_labels_are_one_line_each_and_nothing_is_written(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
     results = trained.parent / "results.jsonl"
     before = results.read_text() if results.exists() else ""
-    shutil.copytree(digits / "test", tmp_path / "labelled")
+    shutil.copytree(digits / "test", tmp_path / "labeled")
     shutil.copytree(digits / "test" / "digit 0", tmp_path / "flat")
     lone = tmp_path / "lone"
     shutil.copytree(digits / "train", lone)
@@ -142,13 +142,13 @@ def test_bad_labels_are_one_line_each_and_nothing_is_written(trained: Path, digi
         path.unlink()
     cases = [
         (["--test", tmp_path / "flat"], "flat has no labels"),
-        (["--data", lone, "--test", tmp_path / "labelled"], "class digit 1 of"),
+        (["--data", lone, "--test", tmp_path / "labeled"], "class digit 1 of"),
         (["--layer", 9], "checkpoint has 4 layers (got 9) (give 1 to 4)"),
         (["--layer", "first"], "--layer: should be"),
         (["--pool", "class"], "checkpoint has no class token"),
         (["--against", "resnet_nonsense"], "unknown encoder resnet_nonsense"),
         (["--against", tmp_path / "nothing.safetensors"], "--against:"),
-        (["--k", 49], "49 neighbours of 48 training images"),
+        (["--k", 49], "49 neighbors of 48 training images"),
         (["--shots", 17], "--shots: 17, and class digit 0 has 16 images"),
     ]
     for flags, message in cases:
@@ -254,10 +254,10 @@ def test_evaluate_makes_one_table(trained: Path, digits: Path, tmp_path: Path, s
     text = (out / "table.md").read_text()
     assert text.count("| knn/fewshot-v1 |") == 3 and text.count("| retrieval/map-v1 |") == 3
     frozen = sslkit("evaluate", "--ckpt", trained, "--protocol", "knn", "--no-baselines")
-    assert frozen.code == 0 and "knn/weighted200-v1: not possible: --k: 200 neighbours of 48" in frozen.out
+    assert frozen.code == 0 and "knn/weighted200-v1: not possible: --k: 200 neighbors of 48" in frozen.out
     assert "knn/weighted-v1" in frozen.out and "random weights" not in frozen.out
     alone = sslkit("evaluate", "--ckpt", trained, "--protocol", "knn/weighted200-v1")
-    assert alone.code == 2 and "200 neighbours of 48" in alone.err
+    assert alone.code == 2 and "200 neighbors of 48" in alone.err
     again = sslkit("evaluate", "--ckpt", trained, "--out", out)
     assert again.code == 2 and "is there already" in again.err
     assert "did you mean knn/plain-v1?" in sslkit("evaluate", "--ckpt", trained, "--protocol", "knn/plain").err

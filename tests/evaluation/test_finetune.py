@@ -314,11 +314,11 @@ def test_a_resumed_run_keeps_its_id(trained: Path, digits: Path, tmp_path: Path,
     from sslkit.engine.parallel import ALONE
     from sslkit.evaluation.finetune import _as_asked
     from sslkit.evaluation.protocols import finetune_protocol
-    from sslkit.evaluation.splits import find_labelled
+    from sslkit.evaluation.splits import find_labeled
 
     recorded = FinetuneSpec(size=16, canvas=16, precision="fp32", data=str(digits))
     checkpoint = read_model(trained)
-    asked = _as_asked(recorded, checkpoint, find_labelled(recorded, [], None), ALONE)
+    asked = _as_asked(recorded, checkpoint, find_labeled(recorded, [], None), ALONE)
     assert finetune_protocol(asked) == "finetune/full-v1"
     assert finetune_protocol(asked.model_copy(update={"canvas": 20})) is None
 
@@ -342,7 +342,7 @@ def stopped_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
         message.append(str(stopped.value))
 
 
-def test_frozen_norms_stay_frozen_when_they_are_synchronised() -> None:
+def test_frozen_norms_stay_frozen_when_they_are_synchronized() -> None:
     from timm.layers.norm_act import convert_sync_batchnorm
 
     task = supervised(last_blocks=1)

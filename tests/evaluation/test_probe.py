@@ -16,8 +16,8 @@ def problem(samples: int = 300, width: int = 12) -> tuple[torch.Tensor, torch.Te
     """Return features and labels of three classes that overlap."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(samples) % 3
-    centres = torch.randn(3, width, generator=generator)
-    return centres[labels] + 1.5 * torch.randn(samples, width, generator=generator), labels
+    centers = torch.randn(3, width, generator=generator)
+    return centers[labels] + 1.5 * torch.randn(samples, width, generator=generator), labels
 
 
 @pytest.mark.parametrize("c", [0.01, 1.0])
@@ -37,7 +37,7 @@ def test_svm_is_scikit_learns() -> None:
 
     features, labels = (part.numpy() for part in problem())
     weights = fit_linear(features, labels, 3, 0.05, squared_hinge)
-    # liblinear regularises the intercept, too: a large scale makes that nothing.
+    # liblinear regularizes the intercept, too: a large scale makes that nothing.
     theirs = LinearSVC(C=0.05, dual=False, tol=1e-8, intercept_scaling=1000, max_iter=20000).fit(features, labels)
     np.testing.assert_allclose(weights[:-1].T, theirs.coef_, atol=2e-3)
 

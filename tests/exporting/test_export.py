@@ -120,7 +120,7 @@ def test_a_fine_tuned_checkpoint_takes_its_classifier_along(
     card = Path(result["card"]).read_text()
     assert (
         "Classes, in order: digit 0, digit 1, digit 2." in card
-        and "| licence | not stated: fill in |" in card
+        and "| license | not stated: fill in |" in card
         and str(tmp_path) not in card
     )
     assert torch.allclose(_run_card(Path(result["card"]), image), logits, atol=1e-5)

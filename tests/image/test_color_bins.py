@@ -1,4 +1,4 @@
-"""Colours as classes, against loops and against the formulae of scikit-image."""
+"""Colors as classes, against loops and against the formulae of scikit-image."""
 
 import math
 
@@ -30,7 +30,7 @@ def test_lab_is_that_of_scikit_image_and_comes_back() -> None:
     assert float((lab_to_rgb(lab) - image).abs().max()) < 1e-3
 
 
-def test_colours_outside_srgb_are_clamped() -> None:
+def test_colors_outside_srgb_are_clamped() -> None:
     rgb = lab_to_rgb(torch.tensor([50.0, 120, -120]).view(1, 3, 1, 1))
     assert float(rgb.min()) >= 0 and float(rgb.max()) <= 1
 
@@ -51,7 +51,7 @@ def test_soft_bins_against_a_loop() -> None:
                 assert torch.allclose(shares[sample, row, column], wanted, atol=1e-4)
 
 
-def test_rare_colours_count_more() -> None:
+def test_rare_colors_count_more() -> None:
     prior = torch.tensor([0.7, 0.2, 0.1, 0.0])
     weights = rarity_weights(prior)
     assert float((prior * weights).sum()) == pytest.approx(1)

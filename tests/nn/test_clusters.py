@@ -25,7 +25,7 @@ def test_inertia_is_that_of_scikit_learn(clusters: int) -> None:
     assert ours < 1.02 * theirs
 
 
-def test_labels_are_the_nearest_centres_and_inertia_is_their_distance() -> None:
+def test_labels_are_the_nearest_centers_and_inertia_is_their_distance() -> None:
     points = clustered(500)
     found = kmeans(points, 7)
     distance = ((points[:, None] - found.centers[None]) ** 2).sum(dim=2)

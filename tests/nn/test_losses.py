@@ -93,7 +93,7 @@ def test_barlow_twins() -> None:
     def correlation(i: int, j: int) -> float:
         one, other = first[:, i], second[:, j]
         one, other = one - one.mean(), other - other.mean()
-        # BatchNorm, which the authors normalise with, adds 1e-5 to variances.
+        # BatchNorm, which the authors normalize with, adds 1e-5 to variances.
         deviations = math.sqrt((float(one.square().mean()) + 1e-5) * (float(other.square().mean()) + 1e-5))
         return dot(one, other) / 6 / deviations
 
@@ -155,7 +155,7 @@ def test_bank_keeps_a_moving_mean_of_length_one() -> None:
     torch.manual_seed(0)
     bank, vectors = MemoryBank(6, 4), F.normalize(torch.randn(2, 4), dim=1)
     before = bank.rows.clone()
-    bank.remember(torch.tensor([5, 2]), vectors, momentum=0.25)
+    bank.update(torch.tensor([5, 2]), vectors, momentum=0.25)
     wanted = 0.25 * before[2] + 0.75 * vectors[1]
     assert torch.allclose(bank.rows[2], wanted / wanted.norm(), atol=1e-6)
     assert torch.equal(bank.rows[[0, 1, 3, 4]], before[[0, 1, 3, 4]]) and "rows" in bank.state_dict()
@@ -163,9 +163,9 @@ def test_bank_keeps_a_moving_mean_of_length_one() -> None:
 
 def test_bank_noise_is_of_the_step_and_never_the_sample_itself() -> None:
     bank = MemoryBank(50, 4)
-    noise = bank.noise(20, step=3)
-    assert torch.equal(noise, bank.noise(20, step=3)) and not torch.equal(noise, bank.noise(20, step=4))
-    assert bank.noise(50, step=1).tolist() == bank.noise(999, step=2).tolist() == list(range(50))
+    noise = bank.sample_negatives(20, step=3)
+    assert torch.equal(noise, bank.sample_negatives(20, step=3)) and not torch.equal(noise, bank.sample_negatives(20, step=4))
+    assert bank.sample_negatives(50, step=1).tolist() == bank.sample_negatives(999, step=2).tolist() == list(range(50))
     query, index = F.normalize(torch.randn(3, 4), dim=1), noise[[4, 7, 9]]
     own, others = bank.scores(query, index, noise, 0.1)
     assert torch.allclose(own, (query * bank.rows[index]).sum(dim=1) / 0.1)
@@ -177,4 +177,4 @@ def test_bank_knows_what_noise_amounts_to() -> None:
     torch.manual_seed(0)
     bank = MemoryBank(20000, 8)
     drawn = torch.logsumexp(bank.rows.double() @ F.normalize(torch.randn(8, dtype=torch.double), dim=0) / 0.2, 0)
-    assert bank.expected(20000, 0.2) == pytest.approx(float(drawn), abs=0.05)
+    assert bank.log_normalizer(20000, 0.2) == pytest.approx(float(drawn), abs=0.05)

@@ -1,4 +1,4 @@
-"""Losses against naive loops; heads, decoders, teacher, queue, clusters, colours."""
+"""Losses against naive loops; heads, decoders, teacher, queue, clusters, colors."""
 
 import math
 
@@ -62,7 +62,7 @@ def test_teacher_follows_and_stays_in_eval_mode() -> None:
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(1)
-    teacher.follow(student, momentum=0.9)
+    teacher.update(student, momentum=0.9)
     for parameter, before, target in zip(teacher.parameters(), old, student.parameters(), strict=True):
         assert torch.allclose(parameter, 0.9 * before + 0.1 * target)
     mean, variance, seen = teacher.buffers()  # of BatchNorm: they follow as weights do, or they would be another network's
@@ -71,9 +71,9 @@ def test_teacher_follows_and_stays_in_eval_mode() -> None:
     assert not teacher(torch.randn(2, 3)).requires_grad
 
 
-def test_teacher_that_sees_batches_has_statistics_of_its_own() -> None:
+def test_teacher_that_use_batch_statistics_has_statistics_of_its_own() -> None:
     student = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
-    teacher = Teacher(student, sees_batches=True).train()
+    teacher = Teacher(student, use_batch_statistics=True).train()
     assert [type(module) for module in teacher.modules() if module.training] == [nn.BatchNorm1d]
     x = torch.randn(8, 3)
     said = teacher(x)
@@ -81,7 +81,7 @@ def test_teacher_that_sees_batches_has_statistics_of_its_own() -> None:
     student(x + 5)
     before = teacher.parts[0][1].running_mean.clone()
     assert before.any()
-    teacher.follow(student, momentum=0.0)
+    teacher.update(student, momentum=0.0)
     assert torch.equal(teacher.parts[0][1].running_mean, before)
     assert torch.equal(teacher.parts[0][0].weight, student[0].weight)
     assert not any(module.training for module in teacher.eval().modules())
@@ -110,7 +110,7 @@ def test_automatic_momentum(steps: int, momentum: float) -> None:
     assert teacher_momentum("auto", Clock(steps=steps), 0.996) == pytest.approx(momentum)
 
 
-def test_colour_bins_hold_every_colour() -> None:
+def test_color_bins_hold_every_color() -> None:
     bins = ab_bins()
     assert bins.shape == (261, 2)
     ab = rgb_to_lab(torch.rand(4, 3, 16, 16))[:, 1:]

@@ -20,7 +20,7 @@ Count = Annotated[int, Field(ge=2)]
 class ClusterFit(PretextTask):
     """Tell clusters apart that were found in another encoder's features (Yan et al., 2020).
 
-    What the other encoder learnt for its own task alone is lost on the way; what images have in common stays.
+    What the other encoder learned for its own task alone is lost on the way; what images have in common stays.
     """
 
     class Options(TaskOptions):

@@ -33,7 +33,7 @@ class DeepCluster(PretextTask):
             description="Principal components that are clustered; auto: a quarter of the features, 256 at most.",
         )
         reassign: int = Field(default=2, ge=1, description="Epochs between two clusterings (1 in the paper, of 5,000 steps).")
-        sobel: bool = Field(default=False, description="Show the encoder edges instead of colours, as the paper does.")
+        sobel: bool = Field(default=False, description="Show the encoder edges instead of colors, as the paper does.")
         crop_scale: float = Field(default=0.3, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
 
     options: Options

@@ -1,4 +1,4 @@
-"""Match the lightness of an image with its colour."""
+"""Match the lightness of an image with its color."""
 
 import math
 from typing import ClassVar
@@ -15,16 +15,16 @@ from sslkit.nn import Norm, matched_nce, mlp
 
 
 class CMC(PretextTask):
-    """Match the lightness of an image with its colour (Tian et al., 2020).
+    """Match the lightness of an image with its color (Tian et al., 2020).
 
-    Lightness and colour go through an encoder each, half as wide; side by side they are the encoder that is kept. What
+    Lightness and color go through an encoder each, half as wide; side by side they are the encoder that is kept. What
     they are told from are the other images of the batch.
     """
 
     class Options(ViewOptions):
         """Hold cmc's options."""
 
-        gray: float = Field(default=0.0, ge=0, le=1, description="Share of views without colour, which cannot be matched.")
+        gray: float = Field(default=0.0, ge=0, le=1, description="Share of views without color, which cannot be matched.")
         temperature: float = Field(default=0.07, gt=0, description="Temperature of the loss.")
         hidden: int = Field(default=128, ge=1, description="Hidden width of the projectors (none in the paper).")
         width: int = Field(default=128, ge=1, description="Width of the vectors that are compared.")
@@ -38,9 +38,9 @@ class CMC(PretextTask):
 
     @classmethod
     def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:
-        """Build an encoder of lightness and one of colour, each half as wide, side by side."""
+        """Build an encoder of lightness and one of color, each half as wide, side by side."""
         if build.data.channels != 3:
-            raise SslkitError(f"images of {build.data.channels} channels have no colour", "cmc needs RGB", flag="data")
+            raise SslkitError(f"images of {build.data.channels} channels have no color", "cmc needs RGB", flag="data")
         return concat(build(select="l", width=0.5), build(select="ab", width=0.5))
 
     def build_head(self) -> nn.Module:
@@ -55,16 +55,16 @@ class CMC(PretextTask):
         self.views = Views(self.options, self.data)
 
     def transform(self, batch: Batch) -> Batch:
-        """Return a view of each image, `[B, C, S, S]`; the encoders pick lightness and colour out of it."""
+        """Return a view of each image, `[B, C, S, S]`; the encoders pick lightness and color out of it."""
         return {"image": self.views(batch["image"])}
 
     def predict(self, batch: Batch) -> Tensor:
-        """Return unit vectors of lightness and colour, `[B, 2, D]`."""
+        """Return unit vectors of lightness and color, `[B, 2, D]`."""
         said = [head(encoder(batch["image"])) for head, encoder in zip(self.head, self.encoder.encoders, strict=True)]
         return F.normalize(torch.stack(said, dim=1), dim=2)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Return InfoNCE from lightness to colour and back (equations 2 to 4)."""
+        """Return InfoNCE from lightness to color and back (equations 2 to 4)."""
         return self._info_nce(output).mean()
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ class CPC(PretextTask):
         layers: int = Field(default=3, ge=1, le=12, description="Masked convolutions that gather the rows above.")
         crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
         color_strength: float = Field(default=0.5, ge=0, le=2, description="Scale of each patch's jitter 0.8/0.8/0.8/0.2.")
-        gray: float = Field(default=0.25, ge=0, le=1, description="Share of patches without colour.")
+        gray: float = Field(default=0.25, ge=0, le=1, description="Share of patches without color.")
 
     options: Options
     head: nn.ModuleDict
@@ -65,7 +65,7 @@ class CPC(PretextTask):
         self.seen = self.encoder.fitting(max(16, self.patch))  # of a smaller patch nothing would be left after a few strides
 
     def transform(self, batch: Batch) -> Batch:
-        """Return the patches row by row, each with colours changed on its own, `[B, 49, C, s, s]`."""
+        """Return the patches row by row, each with colors changed on its own, `[B, 49, C, s, s]`."""
         options = self.options
         image = flip(random_resized_crop(batch["image"], (_SIDE + 1) * self.stride, scale=(options.crop_scale, 1.0)))
         corner = torch.arange(_SIDE, device=image.device) * self.stride

@@ -92,7 +92,7 @@ class MoCo(PretextTask):
 
     def after_step(self, seen: Batch) -> None:
         """Let the teacher follow and push the keys."""
-        self.teacher.follow(self.encoder, self.head, momentum=self.momentum)
+        self.teacher.update(self.encoder, self.head, momentum=self.momentum)
         self.queue.push(seen["key"])
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ class MoCoV3(PretextTask):
         self.views = Views(options, self.data)
 
     def transform(self, batch: Batch) -> Batch:
-        """Return two views of each image, unlike in blur and solarisation, `[B, 2, C, S, S]`."""
+        """Return two views of each image, unlike in blur and solarization, `[B, 2, C, S, S]`."""
         return {"image": self.views.two(batch["image"])}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
@@ -75,8 +75,8 @@ class MoCoV3(PretextTask):
 
     def after_step(self, seen: Batch) -> None:
         """Let the teacher follow."""
-        momentum = teacher_momentum(self.options.momentum, self.clock, _PAPER_MOMENTUM, rises=True)
-        self.teacher.follow(self.encoder, self.head, momentum=momentum)
+        momentum = teacher_momentum(self.options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)
+        self.teacher.update(self.encoder, self.head, momentum=momentum)
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return how alike query and key are, cosine, and the bound log N - loss on what they tell of each other, in nats."""
@@ -87,7 +87,7 @@ class MoCoV3(PretextTask):
         """Say what `auto` became."""
         options = self.options
         said = {} if options.temperature != "auto" else {"temperature": f"{self.temperature:g}: the paper's for such encoders"}
-        return said | momentum_reason(options.momentum, self.clock, _PAPER_MOMENTUM, rises=True)
+        return said | momentum_reason(options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)
 
     @property
     def temperature(self) -> float:

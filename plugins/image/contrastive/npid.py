@@ -42,7 +42,7 @@ class NPID(PretextTask):
         """Build the bank."""
         self.bank = MemoryBank(self.data.samples, self.options.width)
         self.negatives = min(self.options.negatives, self.data.samples - 1)
-        self.expected = self.bank.expected(self.negatives, self.options.temperature)
+        self.expected = self.bank.log_normalizer(self.negatives, self.options.temperature)
         self.views = Views(self.options, self.data)
 
     def transform(self, batch: Batch) -> Batch:
@@ -68,7 +68,7 @@ class NPID(PretextTask):
 
     def after_step(self, seen: Batch) -> None:
         """Remember the vectors."""
-        self.bank.remember(seen["index"], seen["vector"], self.options.momentum)
+        self.bank.update(seen["index"], seen["vector"], self.options.momentum)
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return how alike vectors and memory are, cosine, and how often a memory of another image is not nearer."""
@@ -80,5 +80,5 @@ class NPID(PretextTask):
         }
 
     def _scores(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        noise = self.bank.noise(self.options.negatives, self.clock.step)
+        noise = self.bank.sample_negatives(self.options.negatives, self.clock.step)
         return self.bank.scores(output, batch["index"], noise, self.options.temperature)

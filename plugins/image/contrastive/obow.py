@@ -86,8 +86,8 @@ class OBoW(PretextTask):
 
     def after_step(self, seen: Batch) -> None:
         """Let the teacher follow, put the new words into the queue and follow the mean distance."""
-        momentum = teacher_momentum(self.options.momentum, self.clock, _PAPER_MOMENTUM, rises=True)
-        self.teacher.follow(self.encoder, momentum=momentum)
+        momentum = teacher_momentum(self.options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)
+        self.teacher.update(self.encoder, momentum=momentum)
         self.words.push(seen["word"])
         self.distance.lerp_(seen["distance"].mean(), 1.0 if self.clock.step == 0 else 0.1)
 
@@ -100,7 +100,7 @@ class OBoW(PretextTask):
 
     def reasons(self) -> dict[str, str]:
         """Say what `auto` became."""
-        said = self.crops.reasons() | momentum_reason(self.options.momentum, self.clock, _PAPER_MOMENTUM, rises=True)
+        said = self.crops.reasons() | momentum_reason(self.options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)
         if self.options.words == "auto":
             said["words"] = f"{len(self.words.rows):,}: for {self.data.samples:,} images"
         return said

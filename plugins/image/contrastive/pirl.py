@@ -62,7 +62,7 @@ class PIRL(PretextTask):
         self.seen = self.encoder.fitting(max(16, self.tile))
         self.bank = MemoryBank(self.data.samples, self.options.width)
         self.negatives = min(self.options.negatives, self.data.samples - 1)
-        self.expected = self.bank.expected(self.negatives, self.options.temperature)
+        self.expected = self.bank.log_normalizer(self.negatives, self.options.temperature)
         self.views = Views(self.options, self.data)
 
     def transform(self, batch: Batch) -> Batch:
@@ -95,7 +95,7 @@ class PIRL(PretextTask):
 
     def after_step(self, seen: Batch) -> None:
         """Remember it."""
-        self.bank.remember(seen["index"], seen["vector"], self.options.momentum)
+        self.bank.update(seen["index"], seen["vector"], self.options.momentum)
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return how alike image and tiles are, cosine, and how often the image is told from its tiles."""
@@ -115,5 +115,5 @@ class PIRL(PretextTask):
         return side_by_side(batch["original"], batch["image"], tile_grid(batch["tiles"], 3))
 
     def _scores(self, vector: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        noise = self.bank.noise(self.options.negatives, self.clock.step)
+        noise = self.bank.sample_negatives(self.options.negatives, self.clock.step)
         return self.bank.scores(vector, batch["index"], noise, self.options.temperature)

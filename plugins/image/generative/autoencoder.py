@@ -102,7 +102,7 @@ class Autoencoder(PretextTask):
         return terms
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the error as a share of what the mean colour (or mean of each channel that a stage sees) would make."""
+        """Return the error as a share of what the mean color (or mean of each channel that a stage sees) would make."""
         return {"error_share": error_share(output["painted"], self._wanted(output, batch))}
 
     preview_columns: ClassVar = ("image", "as seen", "painted")

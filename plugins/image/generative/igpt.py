@@ -17,17 +17,17 @@ from sslkit.pictures import side_by_side
 _DRAWN = 16  # pictures at most: each takes a pass of the network for every pixel
 
 
-_MEASURED, _PIXELS = 1024, 50_000  # images that colours are found on, and at most so many pixels of them
+_MEASURED, _PIXELS = 1024, 50_000  # images that colors are found on, and at most so many pixels of them
 
 
 class IGPT(PretextTask):
-    """Tell the next pixel from all before it, in raster order and a few hundred colours (Chen et al., 2020)."""
+    """Tell the next pixel from all before it, in raster order and a few hundred colors (Chen et al., 2020)."""
 
     class Options(TaskOptions):
         """Hold the options of igpt."""
 
         side: int = Field(default=16, ge=2, description="Pixels of a side that are read (32 to 64 in the paper).")
-        colors: int = Field(default=512, ge=2, description="Colours of the palette, which is measured on the data.")
+        colors: int = Field(default=512, ge=2, description="Colors of the palette, which is measured on the data.")
         crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
 
     options: Options
@@ -38,7 +38,7 @@ class IGPT(PretextTask):
 
     @classmethod
     def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:
-        """Build the encoder for so many pixels and colours."""
+        """Build the encoder for so many pixels and colors."""
         if build.recipe["name"] != "igpt":
             return build()
         given = {"side", "colors"} & build.recipe["options"].keys()
@@ -49,7 +49,7 @@ class IGPT(PretextTask):
         return build(options={**build.recipe["options"], "side": options.side, "colors": options.colors})
 
     def build_head(self) -> nn.Module:
-        """Build the linear layer to the colours."""
+        """Build the linear layer to the colors."""
         return nn.Linear(self.encoder.width, len(self.encoder.palette))
 
     def before_epoch(self, run: Run) -> None:
@@ -65,21 +65,21 @@ class IGPT(PretextTask):
         self.encoder.palette.copy_(kmeans(some, colors).centers)
 
     def transform(self, batch: Batch) -> Batch:
-        """Return the colours of a crop's pixels, `code` `[B, side * side]`, and the crop."""
+        """Return the colors of a crop's pixels, `code` `[B, side * side]`, and the crop."""
         image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
         return {"code": self.encoder.codes(image), "image": image}
 
     def predict(self, batch: Batch) -> Tensor:
-        """Return logits of the colour at each place, `[B, N, colours]`."""
+        """Return logits of the color at each place, `[B, N, colors]`."""
         said: Tensor = self.head(self.encoder.read(batch["code"])[-1])
         return said
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy of the colours, in nats for a pixel (equation 2)."""
+        """Return the mean cross-entropy of the colors, in nats for a pixel (equation 2)."""
         return F.cross_entropy(output.flatten(0, 1), batch["code"].flatten())
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the share of pixels whose colour was told right."""
+        """Return the share of pixels whose color was told right."""
         return {"accuracy": (output.argmax(dim=2) == batch["code"]).float().mean(dim=1)}
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:

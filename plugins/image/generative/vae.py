@@ -65,7 +65,7 @@ class VAE(PretextTask):
         }
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the error as a share of what the mean colour would make, and the nats that the code tells."""
+        """Return the error as a share of what the mean color would make, and the nats that the code tells."""
         return {"error_share": error_share(output["painted"], batch["image"]), "code_nats": self._divergence(output)}
 
     def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor:

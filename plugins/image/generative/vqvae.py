@@ -94,10 +94,10 @@ class VQVAE(PretextTask):
 
     def after_step(self, seen: Batch) -> None:
         """Let the codes follow the vectors."""
-        self.tokenizer.codebook.follow(seen["vector"].flatten(0, 1), self.options.decay)
+        self.tokenizer.codebook.update(seen["vector"].flatten(0, 1), self.options.decay)
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the error as a share of what the mean colour would make, and how many codes are in use."""
+        """Return the error as a share of what the mean color would make, and how many codes are in use."""
         used = self.tokenizer.codebook.perplexity()
         return {"error_share": error_share(output["painted"], batch["image"]), "perplexity": used.expand(len(batch["image"]))}
 

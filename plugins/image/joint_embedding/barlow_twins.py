@@ -46,7 +46,7 @@ class BarlowTwins(PretextTask):
         self.views = Views(self.options, self.data)
 
     def transform(self, batch: Batch) -> Batch:
-        """Return two views of each image, unlike in blur and solarisation, `[B, 2, C, S, S]`."""
+        """Return two views of each image, unlike in blur and solarization, `[B, 2, C, S, S]`."""
         return {"image": self.views.two(batch["image"])}
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:

@@ -44,11 +44,11 @@ class BYOL(PretextTask):
         """Build predictor and teacher."""
         options = self.options
         self.predictor = mlp([options.width, options.hidden, options.width], options.norm)
-        self.teacher = Teacher(self.encoder, self.head, sees_batches=True)
+        self.teacher = Teacher(self.encoder, self.head, use_batch_statistics=True)
         self.views = Views(options, self.data)
 
     def transform(self, batch: Batch) -> Batch:
-        """Return two views of each image, unlike in blur and solarisation, `[B, 2, C, S, S]`."""
+        """Return two views of each image, unlike in blur and solarization, `[B, 2, C, S, S]`."""
         return {"image": self.views.two(batch["image"])}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
@@ -64,8 +64,8 @@ class BYOL(PretextTask):
 
     def after_step(self, seen: Batch) -> None:
         """Let the teacher follow."""
-        momentum = teacher_momentum(self.options.momentum, self.clock, _PAPER_MOMENTUM, rises=True)
-        self.teacher.follow(self.encoder, self.head, momentum=momentum)
+        momentum = teacher_momentum(self.options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)
+        self.teacher.update(self.encoder, self.head, momentum=momentum)
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return how alike the teacher finds the two views, cosine."""
@@ -74,4 +74,4 @@ class BYOL(PretextTask):
 
     def reasons(self) -> dict[str, str]:
         """Say what `auto` became."""
-        return momentum_reason(self.options.momentum, self.clock, _PAPER_MOMENTUM, rises=True)
+        return momentum_reason(self.options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)

@@ -17,7 +17,7 @@ _PAPER_MOMENTUM = 0.996
 class DINO(PretextTask):
     """Say of a small part what a teacher says of the whole (Caron et al., 2021).
 
-    What the teacher says is centred and sharpened: the one keeps a single output from taking all images, the other keeps
+    What the teacher says is centered and sharpened: the one keeps a single output from taking all images, the other keeps
     outputs from being all alike. The teacher is what is kept.
     """
 
@@ -38,12 +38,12 @@ class DINO(PretextTask):
             default=0.04, gt=0, description="Temperature of the teacher, once it has risen (0.07 in the paper's longer runs)."
         )
         first_teacher_temperature: float = Field(default=0.04, gt=0, description="Temperature of the teacher at the start.")
-        rise: int = Field(default=30, ge=0, description="Epochs in which the teacher's temperature rises.")
-        centring: float = Field(
+        rise: int = Field(default=30, ge=0, description="Epochs in which the teacher's temperature to_one.")
+        centering: float = Field(
             default=0.5,
             ge=0,
             lt=1,
-            description="Momentum of the centre, which is taken off what the teacher says (0.9 in the paper's longer runs).",
+            description="Momentum of the center, which is taken off what the teacher says (0.9 in the paper's longer runs).",
         )
         frozen_epochs: int = Field(default=1, ge=0, description="Epochs in which the last layer stays as it is.")
         momentum: Momentum = Field(
@@ -52,7 +52,7 @@ class DINO(PretextTask):
 
     options: Options
     head: nn.Sequential
-    centre: Tensor
+    center: Tensor
     defaults: ClassVar = {
         "optimizer": "adamw",
         "lr": 3e-4,
@@ -69,9 +69,9 @@ class DINO(PretextTask):
         return nn.Sequential(mlp(widths, options.norm), Prototypes(options.bottleneck, options.outputs))
 
     def setup(self) -> None:
-        """Build the teacher and its centre."""
-        self.teacher = Teacher(self.encoder, self.head, sees_batches=True)
-        self.register_buffer("centre", torch.zeros(self.options.outputs))
+        """Build the teacher and its center."""
+        self.teacher = Teacher(self.encoder, self.head, use_batch_statistics=True)
+        self.register_buffer("center", torch.zeros(self.options.outputs))
         self.crops = Crops(self.options, self.data, self.encoder)
 
     def param_groups(self) -> list[dict[str, Any]]:
@@ -98,10 +98,10 @@ class DINO(PretextTask):
         return {"said": teacher.sum(dim=0, keepdim=True), "crops": torch.full((1,), len(teacher), device=teacher.device)}
 
     def after_step(self, seen: Batch) -> None:
-        """Let the teacher follow, and the centre what it says (equation 4)."""
-        momentum = teacher_momentum(self.options.momentum, self.clock, _PAPER_MOMENTUM, rises=True)
-        self.teacher.follow(self.encoder, self.head, momentum=momentum)
-        self.centre.lerp_(seen["said"].sum(dim=0) / seen["crops"].sum(), 1 - self.options.centring)
+        """Let the teacher follow, and the center what it says (equation 4)."""
+        momentum = teacher_momentum(self.options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)
+        self.teacher.update(self.encoder, self.head, momentum=momentum)
+        self.center.lerp_(seen["said"].sum(dim=0) / seen["crops"].sum(), 1 - self.options.centering)
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return how often student and teacher name the same output for large crops, and the latter's entropy in nats."""
@@ -111,7 +111,7 @@ class DINO(PretextTask):
 
     def reasons(self) -> dict[str, str]:
         """Say what `auto` became."""
-        return self.crops.reasons() | momentum_reason(self.options.momentum, self.clock, _PAPER_MOMENTUM, rises=True)
+        return self.crops.reasons() | momentum_reason(self.options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)
 
     def exports(self) -> dict[str, nn.Module]:
         """Keep the teacher's encoder, which is the better one (section 5.2 of the paper)."""
@@ -127,4 +127,4 @@ class DINO(PretextTask):
         temperature = options.first_teacher_temperature + risen * (
             options.teacher_temperature - options.first_teacher_temperature
         )
-        return F.softmax((output["teacher"] - self.centre) / temperature, dim=-1)
+        return F.softmax((output["teacher"] - self.center) / temperature, dim=-1)

@@ -63,7 +63,7 @@ class MSN(PretextTask):
         options = self.options
         self.crops = Crops(options, self.data, self.encoder)
         self.prototypes = Prototypes(options.width, cluster_count(options.prototypes, self.data.samples, _MOST, "prototypes"))
-        self.teacher = Teacher(self.encoder, self.head, sees_batches=True)
+        self.teacher = Teacher(self.encoder, self.head, use_batch_statistics=True)
         self.grid = self.encoder.grid(torch.empty(1, self.data.channels, self.data.size, self.data.size))
         patches = self.grid[0] * self.grid[1]
         self.kept = round((1 - options.drop) * patches)
@@ -91,8 +91,8 @@ class MSN(PretextTask):
 
     def after_step(self, seen: Batch) -> None:
         """Let the teacher follow."""
-        momentum = teacher_momentum(self.options.momentum, self.clock, _PAPER_MOMENTUM, rises=True)
-        self.teacher.follow(self.encoder, self.head, momentum=momentum)
+        momentum = teacher_momentum(self.options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)
+        self.teacher.update(self.encoder, self.head, momentum=momentum)
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return how often the masked view is given the target's prototype."""
@@ -101,7 +101,7 @@ class MSN(PretextTask):
 
     def reasons(self) -> dict[str, str]:
         """Say what `auto` became."""
-        said = self.crops.reasons() | momentum_reason(self.options.momentum, self.clock, _PAPER_MOMENTUM, rises=True)
+        said = self.crops.reasons() | momentum_reason(self.options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)
         if self.options.prototypes == "auto":
             said["prototypes"] = f"{self.prototypes.out_features}: for {self.data.samples:,} images"
         return said

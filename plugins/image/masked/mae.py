@@ -18,7 +18,7 @@ from sslkit.image.transforms import (
     flip,
     grid_mask,
     hidden_count,
-    normalised_patches,
+    normalize_patches,
     patches,
     random_crop,
     random_mask,
@@ -50,9 +50,9 @@ class MAE(PretextTask):
         mask_tokens_in: Literal["encoder", "decoder"] = Field(
             default="decoder", description="Where mask tokens stand for hidden patches; encoder: it sees all places."
         )
-        target: Literal["pixels", "normalised", "pca", "tokens"] = Field(
-            default="normalised",
-            description="What is predicted: pixels, pixels normalised per patch, their components, or the nearest of --codes.",
+        target: Literal["pixels", "normalized", "pca", "tokens"] = Field(
+            default="normalized",
+            description="What is predicted: pixels, pixels normalized per patch, their components, or the nearest of --codes.",
         )
         components: Components | Literal["auto"] = Field(
             default="auto", description="Components of --target pca, measured on the data; auto: an eighth of a patch's values."
@@ -60,11 +60,11 @@ class MAE(PretextTask):
         codes: int = Field(
             default=512,
             ge=2,
-            description="Codes of --target tokens: k-means centres of patches (8,192 of a dVAE there).",
+            description="Codes of --target tokens: k-means centers of patches (8,192 of a dVAE there).",
         )
         augmentation: Literal["none", "crop", "resized-crop", "color"] = Field(
             default="resized-crop",
-            description="none: the middle; crop: fixed size; color: resized, and colour jitter.",
+            description="none: the middle; crop: fixed size; color: resized, and color jitter.",
         )
         crop_scale: float = Field(default=0.2, gt=0, le=1, description="Smallest share of the image that a resized crop keeps.")
 
@@ -187,7 +187,7 @@ class MAE(PretextTask):
     def _pixels(self, output: Tensor, image: Tensor, hidden: Tensor) -> Tensor:
         """Return the pixels that are told of hidden patches; a patch's own mean and deviation are what they were."""
         kind = self.options.target
-        if kind == "normalised":
+        if kind == "normalized":
             return as_pixels(output, take_patches(self._patches(image), hidden))
         if kind == "pca":
             return output @ self.axes.T + self.mean_patch
@@ -196,8 +196,8 @@ class MAE(PretextTask):
     def _target(self, patch: Tensor) -> Tensor:
         """Return what is predicted of patches `[B, H, values]`."""
         kind = self.options.target
-        if kind == "normalised":
-            return normalised_patches(patch)
+        if kind == "normalized":
+            return normalize_patches(patch)
         if kind == "pca":
             return (patch - self.mean_patch) @ self.axes
         if kind == "tokens":

@@ -14,7 +14,7 @@ from sslkit.image.transforms import (
     as_pixels,
     flip,
     hidden_count,
-    normalised_patches,
+    normalize_patches,
     patches,
     random_mask,
     random_resized_crop,
@@ -56,11 +56,11 @@ class MCMAE(PretextTask):
         self.hidden = hidden_count(self.options.mask_ratio, self.grid)
 
     def transform(self, batch: Batch) -> Batch:
-        """Return a crop, the places of visible and hidden patches, and the pixels of the latter, normalised per patch."""
+        """Return a crop, the places of visible and hidden patches, and the pixels of the latter, normalized per patch."""
         image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
         mask = random_mask(len(image), self.grid[0] * self.grid[1], self.hidden, image.device)
         visible, hidden = split_patches(mask, self.hidden)
-        target = normalised_patches(take_patches(patches(image, self.encoder.patch), hidden))
+        target = normalize_patches(take_patches(patches(image, self.encoder.patch), hidden))
         return {"image": image, "visible": visible, "hidden": hidden, "target": target}
 
     def predict(self, batch: Batch) -> Tensor:
@@ -73,7 +73,7 @@ class MCMAE(PretextTask):
         return F.mse_loss(output, batch["target"])
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the error as a share of what each patch's own mean would make, which is nearly 1 by the normalisation."""
+        """Return the error as a share of what each patch's own mean would make, which is nearly 1 by the normalization."""
         error, plain = (value.square().mean(dim=(1, 2)) for value in (output - batch["target"], batch["target"]))
         return {"error_share": error / plain.clamp(min=1e-4)}
 

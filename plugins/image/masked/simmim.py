@@ -90,7 +90,7 @@ class SimMIM(PretextTask):
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the absolute error as a share of what the mean of the visible pixels would make."""
         channels, mask = self.data.channels, batch["mask"]
-        every = self._patches(batch["image"]).unflatten(2, (-1, channels)).mean(dim=2)  # each patch's colour, [B, N, C]
+        every = self._patches(batch["image"]).unflatten(2, (-1, channels)).mean(dim=2)  # each patch's color, [B, N, C]
         seen = (every * ~mask[:, :, None]).sum(dim=1, keepdim=True) / (~mask).sum(dim=1)[:, None, None]
         target = batch["target"].unflatten(2, (-1, channels))
         plain = (target - seen[:, :, None]).abs().mean(dim=(1, 2, 3))

@@ -1,4 +1,4 @@
-"""Predict the colours of an image from its lightness."""
+"""Predict the colors of an image from its lightness."""
 
 from typing import ClassVar
 
@@ -21,9 +21,9 @@ _GRAY = 0.03  # largest difference of channels that compression leaves in gray i
 
 
 class Colorization(PretextTask):
-    """Predict the colours of an image from its lightness, as classes (Zhang et al., 2016).
+    """Predict the colors of an image from its lightness, as classes (Zhang et al., 2016).
 
-    Rare colours count more, or everything would be painted in the gray between all colours. The encoder sees lightness
+    Rare colors count more, or everything would be painted in the gray between all colors. The encoder sees lightness
     only, and the checkpoint says so.
     """
 
@@ -34,7 +34,7 @@ class Colorization(PretextTask):
             default=0.5,
             ge=0,
             lt=1,
-            description="Share of the prior in the weights of colours: 0 counts all alike, 1 rare ones most.",
+            description="Share of the prior in the weights of colors: 0 counts all alike, 1 rare ones most.",
         )
         crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
         norm: Norm = Field(default="batch", description="Norm inside the decoder.")
@@ -44,33 +44,33 @@ class Colorization(PretextTask):
     weights: Tensor
     reads: ClassVar = ("feature_map",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 128}
-    preview_columns: ClassVar = ("lightness", "true colours", "colours as told")
+    preview_columns: ClassVar = ("lightness", "true colors", "colors as told")
 
     @classmethod
     def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:
         """Build an encoder of lightness."""
         if build.data.channels != 3:
-            raise SslkitError(f"images of {build.data.channels} channels have no colour", "colorization needs RGB", flag="data")
+            raise SslkitError(f"images of {build.data.channels} channels have no color", "colorization needs RGB", flag="data")
         return build(select="l")
 
     def build_head(self) -> nn.Module:
-        """Build a decoder from the feature map to the colours of an image a quarter of the size, as in the paper."""
+        """Build a decoder from the feature map to the colors of an image a quarter of the size, as in the paper."""
         self.side = max(self.data.size // 4, 4)
         small = map_size(self.encoder, torch.zeros(1, 3, self.data.size, self.data.size))
         return ConvDecoder(self.encoder.width, small, self.side, len(ab_bins()), self.options.norm)
 
     def setup(self) -> None:
-        """Keep the colours that there are, and room for their weights."""
+        """Keep the colors that there are, and room for their weights."""
         self.register_buffer("bins", ab_bins().clone(), persistent=False)
         self.register_buffer("weights", torch.ones(len(ab_bins())))
 
     def before_epoch(self, run: Run) -> None:
-        """Measure how frequent colours are, once (section 2.2; the soft encoding smooths by σ = 5)."""
+        """Measure how frequent colors are, once (section 2.2; the soft encoding smooths by σ = 5)."""
         if self.clock.epoch == 0:
             prior, measured = torch.zeros_like(self.weights), run.images(_MEASURED)
             if not (measured.amax(dim=1) - measured.amin(dim=1) > _GRAY).any():
                 raise SslkitError(
-                    f"none of {len(measured):,} images has a colour", "colorization needs colour images", flag="data"
+                    f"none of {len(measured):,} images has a color", "colorization needs color images", flag="data"
                 )
             for images in measured.split(64):
                 nearest, shares = self._classes(center_view(images, self.data.size))
@@ -78,25 +78,25 @@ class Colorization(PretextTask):
             self.weights.copy_(rarity_weights(prior / prior.sum(), uniform=1 - self.options.rebalance))
 
     def transform(self, batch: Batch) -> Batch:
-        """Return a crop, and the five nearest colours of each place in it and their shares, `[B, h, w, 5]`."""
+        """Return a crop, and the five nearest colors of each place in it and their shares, `[B, h, w, 5]`."""
         image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
         nearest, shares = self._classes(image)
         return {"image": image, "nearest": nearest, "shares": shares}
 
     def predict(self, batch: Batch) -> Tensor:
-        """Return logits of the colours, `[B, Q, h, w]`."""
+        """Return logits of the colors, `[B, Q, h, w]`."""
         logits: Tensor = self.head(self.encoder.feature_map(batch["image"]))
         return logits
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy over places, each weighted by how rare its nearest colour is (equations 2 and 3)."""
+        """Return the mean cross-entropy over places, each weighted by how rare its nearest color is (equations 2 and 3)."""
         said = F.log_softmax(output, dim=1).permute(0, 2, 3, 1).gather(3, batch["nearest"])
         each = -(said * batch["shares"]).sum(dim=3)
         weighted: Tensor = self.weights[batch["nearest"][..., 0]] * each
         return weighted.mean()
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the share of places whose colour is among the five nearest, and how far, in ab, the mean of colours is off."""
+        """Return the share of places whose color is among the five nearest, and how far, in ab, the mean of colors is off."""
         told = output.argmax(dim=1)[..., None]
         true = (self.bins[batch["nearest"]] * batch["shares"][..., None]).sum(dim=3).permute(0, 3, 1, 2)
         off = (annealed_mean(output, self.bins) - true).square().sum(dim=1).sqrt()
@@ -106,7 +106,7 @@ class Colorization(PretextTask):
         }
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
-        """Return lightness, the true colours, and the lightness in the colours that were told."""
+        """Return lightness, the true colors, and the lightness in the colors that were told."""
         lab = rgb_to_lab(batch["image"])
         columns = [lab[:, :1] / 100, batch["image"]]
         if output is not None:

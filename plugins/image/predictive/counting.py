@@ -29,7 +29,7 @@ class Counting(PretextTask):
         margin: float = Field(
             default=10.0, gt=0, description="How far, squared, the counts of different images should be apart."
         )
-        gray: float = Field(default=0.5, ge=0, le=1, description="Share of images without colour.")
+        gray: float = Field(default=0.5, ge=0, le=1, description="Share of images without color.")
         crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
 
     options: Options

@@ -32,8 +32,8 @@ class Exemplar(PretextTask):
         )
         crop_scale: float = Field(default=0.3, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
         turn: float = Field(default=20.0, ge=0, le=180, description="Largest turn in degrees, either way.")
-        color_strength: float = Field(default=1.0, ge=0, le=2, description="Scale of the colour jitter 0.6/0.6/0.6/0.1.")
-        gray: float = Field(default=0.1, ge=0, le=1, description="Share of images without colour.")
+        color_strength: float = Field(default=1.0, ge=0, le=2, description="Scale of the color jitter 0.6/0.6/0.6/0.1.")
+        gray: float = Field(default=0.1, ge=0, le=1, description="Share of images without color.")
 
     options: Options
     label: Tensor

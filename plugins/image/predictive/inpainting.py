@@ -104,7 +104,7 @@ class Inpainting(PretextTask):
         return {"reconstruction": batch["weight"].sum()}
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the error in the hole as a share of what the image's own mean colour would make there."""
+        """Return the error in the hole as a share of what the image's own mean color would make there."""
         hidden = batch["hidden"]
         seen = (batch["target"] * ~hidden).sum(dim=(2, 3), keepdim=True) / (~hidden).sum(dim=(2, 3), keepdim=True)
         error, plain = (((image - batch["target"]).square() * hidden).sum(dim=(1, 2, 3)) for image in (output["painted"], seen))

@@ -20,15 +20,15 @@ _TILE = 64 / 75  # of a cell's side
 class Jigsaw(PretextTask):
     """Tell how the nine tiles of an image were shuffled (Noroozi & Favaro, 2016).
 
-    Tiles lie at a random place in their cell, so that lines do not go on across borders, and are normalised one by one;
-    some images are gray, for colours shift towards the border of a lens.
+    Tiles lie at a random place in their cell, so that lines do not go on across borders, and are normalized one by one;
+    some images are gray, for colors shift toward the border of a lens.
     """
 
     class Options(TaskOptions):
         """Hold jigsaw's options."""
 
         permutations: int = Field(default=100, ge=2, le=2000, description="Shuffles to tell apart (1,000 in the paper).")
-        gray: float = Field(default=0.3, ge=0, le=1, description="Share of images without colour.")
+        gray: float = Field(default=0.3, ge=0, le=1, description="Share of images without color.")
         crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
         hidden: int = Field(default=512, ge=1, description="Hidden width of the head (4,096 in the paper).")
         norm: Norm = Field(default="batch", description="Norm inside the head.")

@@ -28,7 +28,7 @@ _PLACES = [place for place in range(9) if place != _CENTER]  # of the 3×3 grid,
 class RelativePosition(PretextTask):
     """Tell on which of eight sides of one patch another one lay (Doersch et al., 2015).
 
-    Gap and jitter keep lines from being followed across the border. Colours of a lens shift with the distance from its
+    Gap and jitter keep lines from being followed across the border. Colors of a lens shift with the distance from its
     middle and would tell the place: they are dropped or projected out. The mean of each patch is taken away.
     """
 
@@ -112,7 +112,7 @@ class RelativePosition(PretextTask):
         return tile_grid(grid, 3)
 
     def _without_aberration(self, cut: Tensor) -> Tensor:
-        """Return patches `[B, 2, C, s, s]` whose colours do not tell how far from the middle of the lens they lay."""
+        """Return patches `[B, 2, C, s, s]` whose colors do not tell how far from the middle of the lens they lay."""
         if self.options.color == "keep" or cut.shape[2] != 3:
             return cut
         if self.options.color == "project":

@@ -1,4 +1,4 @@
-"""Predict colour from lightness and lightness from colour, with an encoder for each."""
+"""Predict color from lightness and lightness from color, with an encoder for each."""
 
 from typing import ClassVar
 
@@ -15,7 +15,7 @@ from sslkit.image.transforms import flip, random_resized_crop, rgb_to_lab
 
 
 class SplitBrain(PretextTask):
-    """Predict colour from lightness and lightness from colour, with an encoder for each (Zhang et al., 2017).
+    """Predict color from lightness and lightness from color, with an encoder for each (Zhang et al., 2017).
 
     Each encoder is half as wide; side by side they are the encoder that is kept.
     """
@@ -35,13 +35,13 @@ class SplitBrain(PretextTask):
 
     @classmethod
     def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:
-        """Build an encoder of lightness and one of colour, each half as wide, side by side."""
+        """Build an encoder of lightness and one of color, each half as wide, side by side."""
         if build.data.channels != 3:
-            raise SslkitError(f"images of {build.data.channels} channels have no colour", "split_brain needs RGB", flag="data")
+            raise SslkitError(f"images of {build.data.channels} channels have no color", "split_brain needs RGB", flag="data")
         return concat(build(select="l", width=0.5), build(select="ab", width=0.5))
 
     def build_head(self) -> nn.Module:
-        """Build a 1×1 convolution on each feature map: from lightness to colours, from colour to lightnesses."""
+        """Build a 1×1 convolution on each feature map: from lightness to colors, from color to lightnesses."""
         from_lightness, from_color = self.encoder.encoders
         return nn.ModuleDict(
             {
@@ -51,12 +51,12 @@ class SplitBrain(PretextTask):
         )
 
     def setup(self) -> None:
-        """Find the size of the feature maps, and keep the colours that there are."""
+        """Find the size of the feature maps, and keep the colors that there are."""
         self.map_size = map_size(self.encoder, torch.zeros(1, 3, self.data.size, self.data.size))
         self.register_buffer("bins", ab_bins().clone(), persistent=False)
 
     def transform(self, batch: Batch) -> Batch:
-        """Return a crop, and the bins of its colour and lightness at the size of the feature maps, `[B, h, w]` each."""
+        """Return a crop, and the bins of its color and lightness at the size of the feature maps, `[B, h, w]` each."""
         image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
         lab = F.adaptive_avg_pool2d(rgb_to_lab(image), self.map_size)
         count = self.options.lightness_bins

@@ -28,7 +28,7 @@ class CLIP(PretextTask):
         text_width: int = Field(default=128, ge=4, multiple_of=4, description="Width of the text tower (512 in the paper).")
         text_depth: int = Field(default=2, ge=1, le=48, description="Blocks of the transformer (12 in the paper).")
         width: int = Field(default=128, ge=1, description="Width of the vectors that are compared (512 in the paper).")
-        temperature: float = Field(default=0.07, ge=0.01, le=1, description="Temperature at the start; it is learnt.")
+        temperature: float = Field(default=0.07, ge=0.01, le=1, description="Temperature at the start; it is learned.")
         crop_scale: float = Field(default=0.6, gt=0, le=1, description="Smallest share of the image kept (0.9 in the paper).")
 
     options: Options

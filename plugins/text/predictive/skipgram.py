@@ -19,7 +19,7 @@ class SkipGram(PretextTask):
     """Tell the words around a word from others (Mikolov et al., 2013a and b): word vectors.
 
     A sample is a stretch of text. In every step rare words and a share of the frequent ones are taken out of it, what
-    is left moves together, and each word is paired with its neighbours in a window of random width.
+    is left moves together, and each word is paired with its neighbors in a window of random width.
     """
 
     class Options(TaskOptions):
@@ -70,7 +70,7 @@ class SkipGram(PretextTask):
         return build(in_channels=kept, options={**build.recipe["options"], "letters": letters})
 
     def build_head(self) -> nn.Module:
-        """Build the vectors that words have as neighbours, or those of the tree's inner nodes."""
+        """Build the vectors that words have as neighbors, or those of the tree's inner nodes."""
         words = self.encoder.in_channels
         table = nn.Embedding(words if self.options.loss == "negative" else words - 1, self.encoder.width)
         nn.init.uniform_(table.weight, -0.5 / self.encoder.width, 0.5 / self.encoder.width)
@@ -97,7 +97,7 @@ class SkipGram(PretextTask):
             self.register_buffer("turns", turns, persistent=False)
 
     def transform(self, batch: Batch) -> Batch:
-        """Return the `words` that stay, `[B, N]`, and which of them are pairs, bool `paired` `[B, N, N]`: center, neighbour.
+        """Return the `words` that stay, `[B, N]`, and which of them are pairs, bool `paired` `[B, N, N]`: center, neighbor.
 
         With the negative loss also `negatives` `[B, M]`, drawn for the whole stretch: as many pairs share each of them, their
         scores are one product of matrices (Ji et al., 2016). Those of a pair are weighted to count as `--negatives` do.
@@ -123,7 +123,7 @@ class SkipGram(PretextTask):
         if self.options.loss == "hierarchical":
             return {"nodes": torch.einsum("btd,bsnd->btsn", center, self.head(self.nodes[batch["words"]]))}
         return {
-            "neighbours": center @ self.head(batch["words"]).transpose(1, 2),
+            "neighbors": center @ self.head(batch["words"]).transpose(1, 2),
             "negatives": center @ self.head(batch["negatives"]).transpose(1, 2),
         }
 
@@ -135,19 +135,19 @@ class SkipGram(PretextTask):
             each = -(F.logsigmoid(turns * output["nodes"]) * (turns != 0)).sum(dim=3)
             return {"pairs": (each * paired).sum()}
         others = F.softplus(output["negatives"]).mean(dim=2) * paired.sum(dim=2)
-        return {"pairs": (F.softplus(-output["neighbours"]) * paired).sum() + self.options.negatives * others.sum()}
+        return {"pairs": (F.softplus(-output["neighbors"]) * paired).sum() + self.options.negatives * others.sum()}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the number of pairs."""
         return {"pairs": batch["paired"].sum()}
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return how much better words go with their neighbours than with those drawn, as a difference of mean scores."""
+        """Return how much better words go with their neighbors than with those drawn, as a difference of mean scores."""
         if self.options.loss == "hierarchical":
             return {}
         paired = batch["paired"]
         count = paired.sum(dim=(1, 2)).clamp(min=1)
-        near = (output["neighbours"] * paired).sum(dim=(1, 2)) / count
+        near = (output["neighbors"] * paired).sum(dim=(1, 2)) / count
         far = (output["negatives"].mean(dim=2) * paired.sum(dim=2)).sum(dim=1) / count
         return {"margin": near - far}
 

@@ -10,22 +10,22 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class ImageEncoder(Encoder):
-    """Be an encoder of images `[B, C, H, W]`, floats in [0, 1], that normalises its own input."""
+    """Be an encoder of images `[B, C, H, W]`, floats in [0, 1], that normalizes its own input."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, width: int, in_channels: int = 3, normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+        self, width: int, in_channels: int = 3, normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     ) -> None:
         super().__init__(width, in_channels)
-        if normalisation is None:
-            normalisation = _IMAGENET if in_channels == 3 else ((0.5,) * in_channels, (0.25,) * in_channels)
-        mean, std = normalisation
+        if normalization is None:
+            normalization = _IMAGENET if in_channels == 3 else ((0.5,) * in_channels, (0.25,) * in_channels)
+        mean, std = normalization
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
-    def normalise(self, image: Tensor) -> Tensor:
+    def normalize(self, image: Tensor) -> Tensor:
         """Return the image minus mean, over standard deviation."""
         return (image - self.mean) / self.std
 
@@ -79,5 +79,5 @@ class Wrapped(ImageEncoder):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return features `[B, width]`."""
-        features: Tensor = self.model(self.normalise(image))
+        features: Tensor = self.model(self.normalize(image))
         return features

@@ -76,7 +76,7 @@ class ConvViT(PatchEncoder):
         self, image: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, fill: Tensor | None = None
     ) -> list[Tensor]:
         seen = self._seen(image, keep, mask)
-        x = self.embed1(self.normalise(image))
+        x = self.embed1(self.normalize(image))
         for block in self.convs1:
             x = block(x, seen)
         added = self.bring1(x)

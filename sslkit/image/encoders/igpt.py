@@ -1,4 +1,4 @@
-"""A causal transformer over the pixels of a small image, each one of a few hundred colours (Chen et al., 2020)."""
+"""A causal transformer over the pixels of a small image, each one of a few hundred colors (Chen et al., 2020)."""
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ def igpt(
 
 
 class PixelTransformer(Encoder):
-    """Read an image, shrunk to `side` × `side` and in the colours of a palette, pixel by pixel in raster order.
+    """Read an image, shrunk to `side` × `side` and in the colors of a palette, pixel by pixel in raster order.
 
     Features are the mean over all places of a layer in the middle, where the paper finds the best ones (section 4.1): the last
     layers turn back to pixels. The palette is measured by the task and kept with the weights.
@@ -49,7 +49,7 @@ class PixelTransformer(Encoder):
 
     @torch.no_grad()
     def codes(self, image: Tensor) -> Tensor:
-        """Return the nearest colour of each pixel of images `[B, C, H, W]`, row by row, int64 `[B, side * side]`."""
+        """Return the nearest color of each pixel of images `[B, C, H, W]`, row by row, int64 `[B, side * side]`."""
         with torch.autocast(image.device.type, enabled=False):
             small = F.interpolate(image.to(self.palette.dtype), size=(self.side, self.side), mode="area")
             size, found = self.palette.square().sum(dim=1), []
@@ -83,6 +83,6 @@ class PixelTransformer(Encoder):
         return x.mean(dim=1)
 
     def _embed(self, codes: Tensor) -> Tensor:
-        """Return what each place begins with, `[B, N, width]`: the colour before it, and where it is."""
+        """Return what each place begins with, `[B, N, width]`: the color before it, and where it is."""
         start = self.start.expand(len(codes), 1, -1)
         return torch.cat([start, self.color(codes[:, :-1])], dim=1) + self.position[: codes.shape[1]]

@@ -32,9 +32,9 @@ class ResNetMicro(FeatureMapEncoder):
         width: int = 16,
         stride: int = 1,
         norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
-        normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+        normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
     ) -> None:
-        super().__init__(8 * width, in_channels, normalisation)
+        super().__init__(8 * width, in_channels, normalization)
         self.stem = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.stem_norm = norm(width)
         widths = [width, width, 2 * width, 4 * width, 8 * width]
@@ -53,7 +53,7 @@ class ResNetMicro(FeatureMapEncoder):
     def layers(self, image: Tensor) -> list[Tensor]:
         """Return the outputs of the four blocks, `[B, w, h, w]` each."""
         # channels_last is what convolutions are fastest in, on CPUs as well as on tensor cores.
-        x = self.normalise(image).contiguous(memory_format=torch.channels_last)
+        x = self.normalize(image).contiguous(memory_format=torch.channels_last)
         x = F.relu(self.stem_norm(self.stem(x)), inplace=True)
         maps = []
         for block in self.blocks:

@@ -11,7 +11,7 @@ CHANNELS = {"l": 1, "ab": 2, "gray": 1, "sobel": 2}  # what may be selected, and
 
 
 class Select(Encoder):
-    """Show an encoder only lightness (`l`), colour (`ab`), gray or edges (`sobel`) of RGB images; the conversion is inside."""
+    """Show an encoder only lightness (`l`), color (`ab`), gray or edges (`sobel`) of RGB images; the conversion is inside."""
 
     def __init__(self, select: str, encoder: Encoder) -> None:
         super().__init__(encoder.width, in_channels=3)
@@ -43,7 +43,7 @@ class Select(Encoder):
 
     def channels(self, image: Tensor) -> Tensor:
         """Return what the encoder inside sees of `[B, 3, H, W]`, in about [0, 1]: `[B, 1, H, W]`, or 2 channels for `ab`."""
-        with torch.autocast(image.device.type, enabled=False):  # half precision would leave lightness in the colours
+        with torch.autocast(image.device.type, enabled=False):  # half precision would leave lightness in the colors
             if self.select == "gray":
                 return grayscale(image, probability=1.0)[:, :1]
             if self.select == "sobel":

@@ -31,15 +31,15 @@ def timm_encoder(
     model: Any = timm.create_model(name, pretrained=pretrained, **settings)
     if stem == "small":
         small_stem(model, in_channels)
-    normalisation = None
+    normalization = None
     mean, std = model.pretrained_cfg.get("mean", ()), model.pretrained_cfg.get("std", ())
     if len(mean) == in_channels:
-        normalisation = (tuple(mean), tuple(std))
+        normalization = (tuple(mean), tuple(std))
     if isinstance(model, VisionTransformer):
-        return VisionTransformerEncoder(model, in_channels, normalisation)
+        return VisionTransformerEncoder(model, in_channels, normalization)
     if model.pretrained_cfg.get("pool_size"):
-        return ConvolutionalEncoder(model, in_channels, normalisation)
-    return PlainEncoder(model, in_channels, normalisation)
+        return ConvolutionalEncoder(model, in_channels, normalization)
+    return PlainEncoder(model, in_channels, normalization)
 
 
 def narrowed_options(name: str, options: dict[str, Any], factor: float) -> dict[str, Any]:
@@ -94,8 +94,8 @@ def _is_block(model: nn.Module, names: list[str], before: list[str]) -> bool:
 class PlainEncoder(ImageEncoder):
     """Be any timm model, seen only through its pooled features."""
 
-    def __init__(self, model: Any, in_channels: int, normalisation: Any = None) -> None:
-        super().__init__(model.num_features, in_channels, normalisation)
+    def __init__(self, model: Any, in_channels: int, normalization: Any = None) -> None:
+        super().__init__(model.num_features, in_channels, normalization)
         self.model = model
 
     def checkpoint_activations(self) -> bool:
@@ -122,31 +122,31 @@ class PlainEncoder(ImageEncoder):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return features `[B, width]`."""
-        features: Tensor = self.model(self.normalise(image))
+        features: Tensor = self.model(self.normalize(image))
         return features
 
 
 class ConvolutionalEncoder(PlainEncoder):
     """Be a timm model that ends in a feature map."""
 
-    def __init__(self, model: Any, in_channels: int, normalisation: Any = None) -> None:
-        super().__init__(model, in_channels, normalisation)
+    def __init__(self, model: Any, in_channels: int, normalization: Any = None) -> None:
+        super().__init__(model, in_channels, normalization)
         self.offers = ("pooled", "feature_map", *(["layers"] if hasattr(model, "forward_intermediates") else []))
 
     def layers(self, image: Tensor) -> list[Tensor]:
         """Return the feature map of each resolution, `[B, w, h, w']`."""
-        x = self.normalise(image).contiguous(memory_format=torch.channels_last)
+        x = self.normalize(image).contiguous(memory_format=torch.channels_last)
         maps: list[Tensor] = self.model.forward_intermediates(x, intermediates_only=True)
         return maps
 
     def feature_map(self, image: Tensor) -> Tensor:
         """Return the last feature map, `[B, width, h, w]`."""
-        x: Tensor = self.model.forward_features(self.normalise(image).contiguous(memory_format=torch.channels_last))
+        x: Tensor = self.model.forward_features(self.normalize(image).contiguous(memory_format=torch.channels_last))
         return x.permute(0, 3, 1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else x
 
     def forward(self, image: Tensor) -> Tensor:
         """Return features `[B, width]`, pooled as the architecture pools (some have a norm or a layer after it)."""
-        x = self.model.forward_features(self.normalise(image).contiguous(memory_format=torch.channels_last))
+        x = self.model.forward_features(self.normalize(image).contiguous(memory_format=torch.channels_last))
         features: Tensor = self.model.forward_head(x)
         return features
 
@@ -154,8 +154,8 @@ class ConvolutionalEncoder(PlainEncoder):
 class VisionTransformerEncoder(PatchEncoder):
     """Be a timm vision transformer, with class token and registers if it has them."""
 
-    def __init__(self, model: VisionTransformer, in_channels: int, normalisation: Any = None) -> None:
-        super().__init__(model.num_features, in_channels, normalisation)
+    def __init__(self, model: VisionTransformer, in_channels: int, normalization: Any = None) -> None:
+        super().__init__(model.num_features, in_channels, normalization)
         self.model: Any = model
         self._recomputes = False
         self.class_token = model.cls_token is not None
@@ -230,7 +230,7 @@ class VisionTransformerEncoder(PatchEncoder):
 
     def _embed(self, image: Tensor, mask: Tensor | None, fill: Tensor | None) -> Tensor:
         height, width = self.grid(image)
-        x = self.model.patch_embed(self.normalise(image))  # [B, h, w, width]: dynamic_img_size keeps the grid
+        x = self.model.patch_embed(self.normalize(image))  # [B, h, w, width]: dynamic_img_size keeps the grid
         if mask is not None:
             assert fill is not None, "a mask needs something to fill in"
             x = torch.where(mask.view(-1, height, width, 1), fill.to(x.dtype), x)

@@ -1,7 +1,7 @@
-"""What colour the pixels have. Brightness, saturation and hue are one 3×3 matrix per sample; contrast follows.
+"""What color the pixels have. Brightness, saturation and hue are one 3×3 matrix per sample; contrast follows.
 
 Hue is a rotation about the gray axis (1, 1, 1), not torchvision's way through HSV, and values are clamped once, at the
-end. Both keep colour one matrix product per image. `color_jitter` documents where this differs from torchvision.
+end. Both keep color one matrix product per image. `color_jitter` documents where this differs from torchvision.
 """
 
 import math
@@ -29,7 +29,7 @@ def color_jitter(
     probability: float = 0.8,
     gray: float = 0.0,
 ) -> Tensor:
-    """Change the colours of each image `[B, C, H, W]` with the given probability, then take them out of a share `gray`.
+    """Change the colors of each image `[B, C, H, W]` with the given probability, then take them out of a share `gray`.
 
     Factors are uniform in [max(0, 1 - s), 1 + s]; hue turns by up to ±`hue` of a full circle. The order is fixed:
     brightness, saturation, hue, contrast. Brightness, saturation, contrast and gray alone equal torchvision's functions
@@ -77,7 +77,7 @@ def color_matrix(brightness: Tensor, saturation: Tensor, turn: Tensor, channels:
 
 
 def grayscale(image: Tensor, probability: float = 0.2) -> Tensor:
-    """Take the colour out of each image `[B, C, H, W]` with the given probability; C stays."""
+    """Take the color out of each image `[B, C, H, W]` with the given probability; C stays."""
     chosen = torch.rand(len(image), device=image.device) < probability
     gray = _mixed(image, _luma_weights(image.shape[1]))[:, None]
     return torch.where(chosen[:, None, None, None], gray, image)

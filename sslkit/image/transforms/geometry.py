@@ -118,7 +118,7 @@ def crop(
     """
     zero = torch.zeros_like(top)
     rightwards = across if mirrored is None else torch.where(mirrored, -across, across)
-    # affine_grid works in [-1, 1]: scale is the box's share, translation its centre.
+    # affine_grid works in [-1, 1]: scale is the box's share, translation its center.
     theta = torch.stack([rightwards, zero, 2 * left + across - 1, zero, down, 2 * top + down - 1], dim=1).view(-1, 2, 3)
     return _sampled(image, theta, size)
 

@@ -48,7 +48,7 @@ def hole_mask(batch: int, size: int, kind: str, share: float, device: torch.devi
 
     `center`: a square in the middle. `block`: the union of four boxes anywhere. `region`: a random silhouette in one
     piece, a circle about a random place whose radius varies with the angle; the paper takes outlines of objects from a
-    labelled data set (Pathak et al., 2016, section 3.3).
+    labeled data set (Pathak et al., 2016, section 3.3).
     """
     along = (torch.arange(size, device=device) + 0.5) / size - 0.5
     row, column = along[:, None], along[None, :]
@@ -95,14 +95,14 @@ def hidden_count(ratio: float, grid: tuple[int, int]) -> int:
     return min(max(1, round(ratio * count)), count - 1)
 
 
-def normalised_patches(patch: Tensor) -> Tensor:
+def normalize_patches(patch: Tensor) -> Tensor:
     """Return patches `[B, N, D]`, each minus its mean, over its standard deviation (He et al., 2022, section 4.1)."""
     return (patch - patch.mean(dim=2, keepdim=True)) / (patch.var(dim=2, keepdim=True) + 1e-6).sqrt()
 
 
-def as_pixels(normalised: Tensor, patch: Tensor) -> Tensor:
+def as_pixels(normalized: Tensor, patch: Tensor) -> Tensor:
     """Return what is told of patches `[B, N, D]` with the mean and the deviation that these have."""
-    return normalised * (patch.var(dim=2, keepdim=True) + 1e-6).sqrt() + patch.mean(dim=2, keepdim=True)
+    return normalized * (patch.var(dim=2, keepdim=True) + 1e-6).sqrt() + patch.mean(dim=2, keepdim=True)
 
 
 def with_hidden(image: Tensor, places: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def nt_xent(projection: Tensor, temperature: float, at_once: int = 2**21) -> Tensor:
-    """Return the normalised temperature-scaled cross-entropy of two views `[B, 2, D]` (Chen et al., 2020, eq. 1).
+    """Return the normalized temperature-scaled cross-entropy of two views `[B, 2, D]` (Chen et al., 2020, eq. 1).
 
     Each of the 2B vectors has its partner as the right answer among the 2B - 1 others; the mean over all is returned.
     Of more than `at_once` similarities so many are there at a time: memory grows with B, not with its square.

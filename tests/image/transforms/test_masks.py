@@ -24,13 +24,13 @@ def test_random_masks_hide_all_places_alike() -> None:
 
 
 def test_blocks_hang_together() -> None:
-    def neighbours(mask: torch.Tensor) -> float:
+    def neighbors(mask: torch.Tensor) -> float:
         """Return the share of pairs of adjacent patches that are both hidden or both seen."""
         grid = mask.view(-1, 8, 8)
         down, across = grid[:, 1:] == grid[:, :-1], grid[:, :, 1:] == grid[:, :, :-1]
         return float(torch.cat([down.flatten(), across.flatten()]).float().mean())
 
-    assert neighbours(block_mask(300, (8, 8), 32, CPU)) > 0.7 > 0.55 > neighbours(random_mask(300, 64, 32, CPU))
+    assert neighbors(block_mask(300, (8, 8), 32, CPU)) > 0.7 > 0.55 > neighbors(random_mask(300, 64, 32, CPU))
 
 
 def test_a_grid_keeps_one_of_four() -> None:
@@ -69,6 +69,6 @@ def test_random_crops_are_parts_of_the_image() -> None:
         ((0.02, 0.02, 0.02), (1.40, 0, 0)),
     ],
 )
-def test_lab_of_known_colours(rgb: tuple[float, ...], lab: tuple[float, ...]) -> None:
+def test_lab_of_known_colors(rgb: tuple[float, ...], lab: tuple[float, ...]) -> None:
     found = rgb_to_lab(torch.tensor(rgb).float().view(1, 3, 1, 1)).flatten()
     assert torch.allclose(found, torch.tensor(lab).float(), atol=0.05)

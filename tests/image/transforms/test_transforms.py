@@ -73,7 +73,7 @@ def test_crop_on_whole_pixels_equals_torchvision() -> None:
     image = pictures(1, 3, 16)
     ours = geometry.crop(image, *(torch.tensor([value]) for value in (0.25, 0.5, 0.5, 0.25)), size=8)[0]
     theirs = TF.resized_crop(image[0], 4, 8, 8, 4, [8, 8], antialias=False)
-    # Inside; at the box's left and right edge torchvision repeats the border, ours looks at the neighbours.
+    # Inside; at the box's left and right edge torchvision repeats the border, ours looks at the neighbors.
     assert torch.allclose(ours[:, :, 1:-1], theirs[:, :, 1:-1], atol=1e-5)
 
 
@@ -139,10 +139,10 @@ def test_jitter_against_the_formula_sample_by_sample() -> None:
 def test_gray_after_jitter_equals_grayscale() -> None:
     image = 0.3 + 0.2 * pictures()  # nothing is clamped
     torch.manual_seed(5)
-    coloured = transforms.color_jitter(image, 0.2, 0.2, 0.2, 0.1)
+    colored = transforms.color_jitter(image, 0.2, 0.2, 0.2, 0.1)
     torch.manual_seed(5)
     gray = transforms.color_jitter(image, 0.2, 0.2, 0.2, 0.1, gray=1.0)
-    assert torch.allclose(gray, transforms.grayscale(coloured, 1.0), atol=1e-5)
+    assert torch.allclose(gray, transforms.grayscale(colored, 1.0), atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "column"), [("brightness", 0), ("contrast", 1), ("saturation", 2)])

@@ -29,12 +29,12 @@ def test_loss_against_a_loop(build: Callable[..., Any]) -> None:
     assert float(task.loss(output, batch)) == pytest.approx(total / 128, rel=1e-4)
 
 
-def test_rare_colours_weigh_more(build: Callable[..., Any]) -> None:
+def test_rare_colors_weigh_more(build: Callable[..., Any]) -> None:
     task, plain = build("colorization"), build("colorization", rebalance=0.0)
     for made in (task, plain):
         made.before_epoch(FakeRun())
     gray = int(task.bins.square().sum(dim=1).argmin())
-    edge = int(task.bins.square().sum(dim=1).argmax())  # a colour that averaged noise never has
+    edge = int(task.bins.square().sum(dim=1).argmax())  # a color that averaged noise never has
     assert task.weights[edge] > task.weights[gray]
     assert torch.allclose(plain.weights, torch.ones(261))
 
@@ -46,7 +46,7 @@ def test_encoder_sees_lightness_only(build: Callable[..., Any]) -> None:
     assert torch.allclose(task.encoder(image), task.encoder.encoder(lightness), atol=1e-5)
 
 
-def test_true_colours_come_back(build: Callable[..., Any]) -> None:
+def test_true_colors_come_back(build: Callable[..., Any]) -> None:
     task = build("colorization")
     task.before_epoch(FakeRun())
     smooth = torch.nn.functional.interpolate(torch.rand(4, 3, 2, 2), size=32, mode="bilinear")
@@ -65,11 +65,11 @@ def test_true_colours_come_back(build: Callable[..., Any]) -> None:
 def test_gray_images_are_refused_and_lightness_is_kept(
     build: Callable[..., Any], sslkit: Callable[..., Any], digits: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(SslkitError, match="--data: images of 1 channels have no colour"):
+    with pytest.raises(SslkitError, match="--data: images of 1 channels have no color"):
         build("colorization", channels=1)
     settings = ["--size", 16, "--batch-size", 16, "--steps", 2, "--workers", 0, "--json", "--encoder-option", "width=8"]
     told = sslkit("pretrain", "colorization", "--data", digits, *settings, "--out", tmp_path / "gray")  # gray, in files of RGB
-    assert told.code == 2 and "--data: none of 48 images has a colour" in told.err
+    assert told.code == 2 and "--data: none of 48 images has a color" in told.err
     assert not (tmp_path / "gray" / "model.safetensors").exists()
     np.save(tmp_path / "colors.npy", np.random.default_rng(0).integers(0, 256, (48, 16, 16, 3), dtype=np.uint8))
     ran = sslkit("pretrain", "colorization", "--data", tmp_path / "colors.npy", *settings, "--out", tmp_path / "run")

@@ -55,7 +55,7 @@ def test_what_cannot_be_is_one_line(
     assert told.code == 2 and wanted in told.err and not (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_views_differ_in_blur_and_solarisation_only_where_asked(build: Callable[..., Any]) -> None:
+def test_views_differ_in_blur_and_solarization_only_where_asked(build: Callable[..., Any]) -> None:
     byol, large, simclr = build("byol"), build("byol", size=96).views, build("simclr", size=96).views
     assert byol.views.blur == (0, 0) and large.blur == (1.0, 0.1) and simclr.blur == (0.5, 0.5)
     assert byol.views.solarize == (0, 0.2) and simclr.solarize == (0, 0)
@@ -102,7 +102,7 @@ def test_pirl_weighs_image_and_tiles(build: Callable[..., Any]) -> None:
         assert float(terms["image"]) == pytest.approx((1 - share) * sum(map(float, alone["image"].values())), rel=1e-5)
 
 
-def test_cmc_sees_lightness_with_one_encoder_and_colour_with_the_other(build: Callable[..., Any]) -> None:
+def test_cmc_sees_lightness_with_one_encoder_and_color_with_the_other(build: Callable[..., Any]) -> None:
     class_of = load_task("cmc")
     data, options = DataInfo(64, 32), class_of.Options()
     recipe = recipe_for("resnet_micro", 32, 3, {"width": "16"})
@@ -115,8 +115,8 @@ def test_cmc_sees_lightness_with_one_encoder_and_colour_with_the_other(build: Ca
     assert torch.allclose(said[:, 1], brighter[:, 1], atol=1e-3) and not torch.allclose(said[:, 0], brighter[:, 0], atol=1e-3)
 
 
-def test_cmc_needs_colour(build: Callable[..., Any]) -> None:
-    with pytest.raises(SslkitError, match="images of 1 channels have no colour"):
+def test_cmc_needs_color(build: Callable[..., Any]) -> None:
+    with pytest.raises(SslkitError, match="images of 1 channels have no color"):
         build("cmc", channels=1)
 
 

@@ -26,7 +26,7 @@ def igpt(**options: Any) -> Any:
     return task_class(given, task_class.build_encoder(given, RecipeBuilder(recipe_for("igpt", 32, 3, IGPT), data)), data).eval()
 
 
-def test_error_share_is_one_for_the_mean_colour() -> None:
+def test_error_share_is_one_for_the_mean_color() -> None:
     true = torch.rand(3, 3, 8, 8)
     assert torch.allclose(error_share(true.mean(dim=(2, 3), keepdim=True).expand_as(true), true), torch.ones(3))
     assert error_share(true, true).max() == 0
@@ -112,7 +112,7 @@ def test_codebook_against_a_loop() -> None:
     counts, sums, codes = book.counts.clone(), book.sums.clone(), book.codes.clone()
     nearest = [min(range(4), key=lambda k: float((codes[k] - vector).square().sum())) for vector in vectors]
     assert book.nearest(vectors).tolist() == nearest
-    book.follow(vectors, decay=0.9)
+    book.update(vectors, decay=0.9)
     for code in range(4):
         own = vectors[[place for place, k in enumerate(nearest) if k == code]]
         count, total = 0.9 * counts[code] + 0.1 * len(own), 0.9 * sums[code] + 0.1 * own.sum(dim=0)
@@ -126,7 +126,7 @@ def test_dead_codes_begin_anew_at_a_vector() -> None:
     book.begin(vectors, 100)
     book.codes[2] = 1000.0
     for _ in range(60):
-        book.follow(vectors, decay=0.9)
+        book.update(vectors, decay=0.9)
     assert book.codes[2].abs().max() < 10 and (book.counts > 1).all()
 
 

@@ -68,7 +68,7 @@ def test_critic_sees_the_region_only(build: Callable[..., Any]) -> None:
     assert torch.equal(task.predict(batch)["real"], task.predict(elsewhere)["real"])
 
 
-def test_error_share_of_the_mean_colour_is_one(build: Callable[..., Any]) -> None:
+def test_error_share_of_the_mean_color_is_one(build: Callable[..., Any]) -> None:
     task = build("inpainting", region="center")
     image = torch.rand(2, 3, 32, 32)
     hidden = torch.zeros(2, 1, 32, 32, dtype=torch.bool)

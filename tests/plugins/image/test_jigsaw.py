@@ -48,7 +48,7 @@ def test_tiles_come_from_the_cells_of_their_shuffle(build: Callable[..., Any], m
     assert cut[0].std(dim=(2, 3, 4)).max() < 1e-6  # no tile looks across the border of its cell
 
 
-def test_tiles_lie_at_random_places_and_are_normalised_one_by_one(build: Callable[..., Any]) -> None:
+def test_tiles_lie_at_random_places_and_are_normalized_one_by_one(build: Callable[..., Any]) -> None:
     torch.manual_seed(0)
     task = build("jigsaw", size=96, gray=0.5)
     image = torch.rand(40, 3, 96, 96) * torch.linspace(0.1, 1, 40).view(-1, 1, 1, 1)

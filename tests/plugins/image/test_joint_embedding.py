@@ -54,8 +54,8 @@ def test_vicreg_weights_its_terms(build: Callable[..., Any]) -> None:
         assert float(weighted[name]) == pytest.approx(weight * float(plain[name]), rel=1e-5)
 
 
-def test_dino_centre_follows_what_the_teacher_says(build: Callable[..., Any]) -> None:
-    task = build("dino", outputs=16, centring=0.75).train()
+def test_dino_center_follows_what_the_teacher_says(build: Callable[..., Any]) -> None:
+    task = build("dino", outputs=16, centering=0.75).train()
     batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
     assert batch["image"].shape == (4, 2, 3, 32, 32) and batch["small"].shape == (4, 2, 3, 16, 16)
     output = task.predict(batch)
@@ -64,7 +64,7 @@ def test_dino_centre_follows_what_the_teacher_says(build: Callable[..., Any]) ->
         task.remember({name: value[part] for name, value in output.items()}, batch) for part in (slice(0, 3), slice(3, 4))
     ]
     task.after_step({name: torch.cat([half[name] for half in halves]) for name in halves[0]})
-    assert torch.allclose(task.centre, 0.25 * output["teacher"].mean(dim=(0, 1)), atol=1e-6)
+    assert torch.allclose(task.center, 0.25 * output["teacher"].mean(dim=(0, 1)), atol=1e-6)
 
 
 def test_dino_teacher_temperature_rises(build: Callable[..., Any]) -> None:

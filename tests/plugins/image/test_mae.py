@@ -68,7 +68,7 @@ def test_hidden_pixels_reach_nobody() -> None:
     assert torch.equal(task.predict({**batch, "image": changed}), task.predict(batch))
 
 
-def test_the_loss_is_on_hidden_patches_normalised_one_by_one() -> None:
+def test_the_loss_is_on_hidden_patches_normalized_one_by_one() -> None:
     task = mae(augmentation="none")
     batch = batch_of(task)
     total = 0.0

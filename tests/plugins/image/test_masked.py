@@ -99,11 +99,11 @@ def test_simmim_refuses_squares_that_do_not_fill_the_image(patch: int, size: int
         task_on("simmim", size=size, mask_patch=patch)
 
 
-def test_simmim_error_share_is_one_for_the_mean_colour() -> None:
+def test_simmim_error_share_is_one_for_the_mean_color() -> None:
     task = task_on("simmim")
     batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
-    colours = patches(batch["image"], 4).unflatten(2, (-1, 3)).mean(dim=2)
-    seen = torch.stack([colours[sample][~batch["mask"][sample]].mean(dim=0) for sample in range(4)])
+    colors = patches(batch["image"], 4).unflatten(2, (-1, 3)).mean(dim=2)
+    seen = torch.stack([colors[sample][~batch["mask"][sample]].mean(dim=0) for sample in range(4)])
     plain = seen[:, None].repeat(1, batch["target"].shape[1], 16)
     assert torch.allclose(task.metrics(plain, batch)["error_share"], torch.ones(4), atol=1e-4)
     assert task.metrics(batch["target"], batch)["error_share"].max() == 0
@@ -151,7 +151,7 @@ def test_cae_aligns_with_what_the_encoder_says_of_hidden_patches(tmp_path: Path)
     assert torch.allclose(terms["alignment"], 2 * F.mse_loss(output["said"], output["wanted"]))
 
 
-@pytest.mark.parametrize("target", ["pixels", "normalised", "pca"])
+@pytest.mark.parametrize("target", ["pixels", "normalized", "pca"])
 def test_mae_preview_undoes_what_was_done_to_the_target(target: str) -> None:
     task = task_on("mae", target=target, **({"components": 48} if target == "pca" else {}))
     if target == "pca":

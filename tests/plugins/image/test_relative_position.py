@@ -42,7 +42,7 @@ def test_patches_lie_where_the_label_says(build: Callable[..., Any], monkeypatch
     assert (task.patch, task.gap, task.jitter) == (15, 8, 1) and task.gap > 2 * task.jitter
 
 
-def test_colour_and_mean_do_not_reach_the_encoder(build: Callable[..., Any]) -> None:
+def test_color_and_mean_do_not_reach_the_encoder(build: Callable[..., Any]) -> None:
     torch.manual_seed(0)
     image = torch.rand(16, 3, 32, 32)
     for color in ("drop", "project", "keep"):

@@ -25,7 +25,7 @@ def test_each_half_sees_its_part_only() -> None:
     gray = torch.rand(2, 1, 32, 32).expand(-1, 3, -1, -1)
     batch = made.transform({"image": torch.rand(2, 3, 32, 32)})
     first, other = (made.predict({**batch, "image": image}) for image in (gray, gray * 0.5))
-    assert torch.allclose(first["lightness"], other["lightness"], atol=1e-3)  # no colour in either
+    assert torch.allclose(first["lightness"], other["lightness"], atol=1e-3)  # no color in either
     assert not torch.allclose(first["color"], other["color"], atol=1e-3)
     assert first["color"].shape == (2, 261, 4, 4) and first["lightness"].shape == (2, 100, 4, 4)
     assert batch["color"].shape == batch["lightness"].shape == (2, 4, 4)
@@ -54,11 +54,11 @@ def test_both_halves_are_kept(sslkit: Callable[..., Any], digits: Path, tmp_path
     assert tuned.json["n_test"] == 12
 
 
-def test_no_colour_no_task(sslkit: Callable[..., Any], tmp_path: Path) -> None:
+def test_no_color_no_task(sslkit: Callable[..., Any], tmp_path: Path) -> None:
     import numpy as np
 
     np.save(tmp_path / "gray.npy", np.zeros((16, 32, 32), dtype=np.uint8))
     ran = sslkit("pretrain", "split_brain", "--data", tmp_path / "gray.npy", "--batch-size", 8)
-    assert ran.code == 2 and "images of 1 channels have no colour" in ran.err
+    assert ran.code == 2 and "images of 1 channels have no color" in ran.err
     ran = sslkit("pretrain", "split_brain", "--data", tmp_path / "gray.npy", "--encoder", "mobilenetv3_small_100")
     assert ran.code == 2

@@ -88,8 +88,8 @@ def test_chance_is_counted() -> None:
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = Path(ImageTextSource.example(tmp_path_factory.mktemp("pairs"), 128))
     lines = file.read_text().splitlines()
-    labelled = [f"{lines[0]},color", *(f"{line},{line.split()[1]}" for line in lines[1:])]
-    file.write_text("\n".join(labelled) + "\n")
+    labeled = [f"{lines[0]},color", *(f"{line},{line.split()[1]}" for line in lines[1:])]
+    file.write_text("\n".join(labeled) + "\n")
     return file
 
 

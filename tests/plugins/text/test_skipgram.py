@@ -32,14 +32,14 @@ def test_rare_words_get_no_vector() -> None:
 
 
 def test_pairs_are_those_of_a_loop() -> None:
-    """With every window at its largest and nothing thinned out, pairs are all neighbours among the words that stay."""
+    """With every window at its largest and nothing thinned out, pairs are all neighbors among the words that stay."""
     task = skipgram(window=1, subsample=0.0, negatives=2)
     tokens = torch.tensor([[0, 7, 1, 2, 6, 3, 0, 0]])
     batch = task.transform({"tokens": tokens})
     stays = [token for token in tokens[0].tolist() if token < 6]
     wanted = sorted((a, b) for i, a in enumerate(stays) for j, b in enumerate(stays) if abs(i - j) == 1)
     words = batch["words"][0].tolist()
-    found = [(words[center], words[neighbour]) for center, neighbour in batch["paired"][0].nonzero().tolist()]
+    found = [(words[center], words[neighbor]) for center, neighbor in batch["paired"][0].nonzero().tolist()]
     assert sorted(found) == wanted
     assert int(task.counts(batch)["pairs"]) == len(wanted)
 
