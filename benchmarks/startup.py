@@ -17,7 +17,7 @@ from pathlib import Path
 _FIRST_STEP = """
 import sys, time
 began = float(sys.argv.pop(1))
-from sslkit.cli import main
+from sslkit.cli.app import main
 from sslkit.engine import loop
 train = loop.Pace.add
 def told(self, *arguments):

@@ -12,7 +12,7 @@ from sslkit.specs.evaluation import EvaluateSpec
 
 def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
     """Add the command to the application."""
-    add_call(app, "evaluate", panel, summary, EvaluateSpec, call="evaluate_all", printed=_print)
+    add_call(app, "evaluate", panel, summary, EvaluateSpec, call="evaluate", printed=_print)
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -122,7 +122,7 @@ def key_values(items: list[str], name: str) -> dict[str, str]:
 
 
 def complaints(error: ValidationError, model: type[BaseModel], missing: bool = True) -> list[str]:
-    """Return one line per field: the flag_name, what was expected and what was given; `missing` ones too, unless they may be."""
+    """Return one line per field: the flag, what was expected and what was given; `missing` ones too, unless they may be."""
     lines: dict[str, str] = {}
     for problem in error.errors(include_url=False):
         name = str(problem["loc"][0]) if problem["loc"] else ""

@@ -8,4 +8,4 @@ from sslkit.specs.look import ReportSpec
 
 def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
     """Add the command to the application."""
-    add_call(app, "report", panel, summary, ReportSpec, call="write_report", argument="runs")
+    add_call(app, "report", panel, summary, ReportSpec, call="report", argument="runs")

@@ -160,7 +160,7 @@ def _read_back(spec: ExportSpec, file: Path, settings: formats.Settings, shown: 
     with tempfile.TemporaryDirectory() as folder:
         given, out = Path(folder, "images.npz"), Path(folder, "out.npz")
         np.savez(given, *(images.numpy() for images in shown))
-        program = Path(__file__).with_name("read.py")
+        program = Path(__file__).with_name("verify.py")
         command = [sys.executable, str(program), spec.to, str(file), json.dumps(settings), str(given), str(out)]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if done.returncode:

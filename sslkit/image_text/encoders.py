@@ -9,7 +9,7 @@ from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.nn.transformer import Block
 
-_PADDING, _END = 0, 2  # tokens, as in sslkit.data.byte_pairs
+_PADDING, _END = 0, 2  # tokens, as in sslkit.text.byte_pairs
 
 
 def caption_cbow(in_channels: int, size: int = 77, width: int = 128, out: int = 128, letters: int = 0) -> "CaptionBag":

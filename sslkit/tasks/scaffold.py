@@ -43,7 +43,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, TaskOptions
-from sslkit.transforms import flip, random_resized_crop
+from sslkit.image.transforms import flip, random_resized_crop
 
 
 class {title}(PretextTask):

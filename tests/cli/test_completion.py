@@ -10,7 +10,7 @@ import pytest
 def offered(line: str) -> list[str]:
     """Return what bash is told after a line, of which the last word is being typed."""
     environment = {**os.environ, "COMP_WORDS": line, "COMP_CWORD": str(line.count(" ")), "_SSLKIT_COMPLETE": "complete_bash"}
-    command = [sys.executable, "-c", "import sys; sys.argv[0] = 'sslkit'; from sslkit.cli import main; main()"]
+    command = [sys.executable, "-c", "import sys; sys.argv[0] = 'sslkit'; from sslkit.cli.app import main; main()"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == ""
     return done.stdout.split()

@@ -14,7 +14,7 @@ class Refuse:
         if name.partition(".")[0] in ("torch", "timm", "torchvision", "sklearn"):
             raise AssertionError(f"{name} was imported")
 sys.meta_path.insert(0, Refuse())
-from sslkit.cli import main
+from sslkit.cli.app import main
 main(sys.argv[1:])
 """
 

@@ -123,7 +123,7 @@ def test_all_mistakes_at_once(sslkit: Callable[..., Any], digits: Path) -> None:
     [
         (["pretrain", "rotatoin"], "unknown task rotatoin (did you mean rotation?)"),
         (["pretrain", "rotation", "--epoch", "3"], "No such option: --epoch"),
-        (["pretrain", "rotation"], "--data is missing"),
+        (["pretrain", "rotation"], "--data: missing"),
         (["pretrain"], "which task?"),
         (["pretrain", "rotation", "--data", "nowhere"], "nowhere does not exist (expected a folder of images"),
         (["pretrain", "rotation", "--epochs", "1", "--steps", "3", "--data", "x"], "--epochs and --steps: give one of them"),

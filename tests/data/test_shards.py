@@ -81,7 +81,7 @@ def test_a_run_on_shards_resumes_in_the_same_bits(
     monkeypatch.chdir(tmp_path)  # the run knows its shards from anywhere
     file = tmp_path / "stops.py"
     file.write_text(
-        "import signal, os\nfrom sslkit_plugins.predictive.rotation import Rotation\n\n\nclass Stops(Rotation):\n"
+        "import signal, os\nfrom sslkit_plugins.image.predictive.rotation import Rotation\n\n\nclass Stops(Rotation):\n"
         "    def after_step(self, seen):\n        if self.clock.step == 2 and not os.environ.get('GO'):\n"
         "            os.kill(os.getpid(), signal.SIGTERM)\n"
     )

@@ -65,7 +65,7 @@ def test_a_dead_process_ends_the_job_with_a_word(digits: Path, tmp_path: Path) -
 def test_torchrun_restarts_a_job_whose_process_was_killed(digits: Path, tmp_path: Path) -> None:
     file = tmp_path / "dies.py"
     file.write_text(
-        "import os, signal\nfrom sslkit_plugins.contrastive.simclr import SimCLR\n\n\nclass Dies(SimCLR):\n"
+        "import os, signal\nfrom sslkit_plugins.image.contrastive.simclr import SimCLR\n\n\nclass Dies(SimCLR):\n"
         "    def after_step(self, seen):\n"
         "        if self.clock.step == 7 and os.environ['RANK'] + os.environ['TORCHELASTIC_RESTART_COUNT'] == '10':\n"
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -181,7 +181,7 @@ def test_processes_that_disagree_do_not_start(digits: Path, tmp_path: Path) -> N
     script.write_text(
         f"""
 import os, shutil, sys
-from sslkit.cli import main
+from sslkit.cli.app import main
 data = {str(tmp_path)!r} + "/data" + os.environ["RANK"]
 shutil.copytree({str(digits)!r} + "/train", data)
 if os.environ["RANK"] == "1":

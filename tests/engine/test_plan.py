@@ -44,7 +44,7 @@ def test_the_command(digits: Path, tmp_path: Path, sslkit: Callable[..., Any], m
     assert sslkit("plan", "rotation", *given, "--json").json["steps"] == 30
     for words, said in [
         ([], "which task?"),
-        (["rotation"], "--data is missing"),
+        (["rotation"], "--data: missing"),
         (["rotation", "--data", digits, "--batch-size", 1000], "--batch-size: 1000 is more than the 48 images"),
         (["mae", "--data", digits, "--encoder", "resnet_micro"], "--encoder: mae reads tokens"),
     ]:

@@ -65,7 +65,7 @@ def test_bad_input(sslkit: Run, digits: Path, trained: Path, tmp_path: Path, mon
     text.write_text("a b c d e f g h " * 2000)
     for words, said in [
         ([], "which task? (sslkit preview TASK --data DIR, or --ckpt FILE)"),
-        (["jigsaw"], "--data is missing"),
+        (["jigsaw"], "--data: missing"),
         (["jigsaw", "--data", digits, "--out", "p.jpg"], "--out: p.jpg should end in .png"),
         (["jigsaw", "--data", digits, "--out", "no/p.png"], "--out: cannot write no/p.png (no does not exist)"),
         (["jigsaw", "--data", digits, "--permutations", "1"], "--permutations: should be a whole number"),

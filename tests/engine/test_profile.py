@@ -16,7 +16,7 @@ from sslkit.specs.train import PretrainSpec
 TASK = """
 import time
 from sslkit.testing import *
-from sslkit_plugins.predictive.rotation import Rotation
+from sslkit_plugins.image.predictive.rotation import Rotation
 
 class Slow(Rotation):
     "Rotation, with a slow stage."

@@ -89,7 +89,7 @@ def test_test_labels_count_in_the_training_classes(digits: Path, tmp_path: Path)
 def test_a_moved_checkpoint_asks_for_data(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
     moved = tmp_path / "model.safetensors"
     moved.write_bytes(trained.read_bytes())
-    assert "--data is missing" in sslkit("knn", "--ckpt", moved).err
+    assert "--data: missing" in sslkit("knn", "--ckpt", moved).err
     assert sslkit("knn", "--ckpt", moved, "--data", digits, "--k", 3, "--json").json["n_test"] == 12
     assert not (tmp_path / "results.jsonl").exists()
 
@@ -261,7 +261,7 @@ def test_evaluate_makes_one_table(trained: Path, digits: Path, tmp_path: Path, s
     again = sslkit("evaluate", "--ckpt", trained, "--out", out)
     assert again.code == 2 and "is there already" in again.err
     assert "did you mean knn/plain-v1?" in sslkit("evaluate", "--ckpt", trained, "--protocol", "knn/plain").err
-    assert "--out is missing" in sslkit("evaluate", "--ckpt", trained, "--protocol", "finetune").err
+    assert "--out: missing" in sslkit("evaluate", "--ckpt", trained, "--protocol", "finetune").err
 
 
 def test_images_that_cannot_be_read_are_left_out_of_a_comparison(trained: Path, digits: Path, tmp_path: Path) -> None:

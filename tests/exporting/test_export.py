@@ -158,7 +158,7 @@ def test_a_wrong_file_is_removed(trained: Path, tmp_path: Path, monkeypatch: pyt
 
     file = tmp_path / "e.pt2"
     file.write_bytes(b"an earlier export")
-    module = sys.modules["sslkit.exports"]
+    module = sys.modules["sslkit.exporting.export"]
     write = module._FORMATS["pt2"][1]
 
     def wrong(network: Any, *others: Any) -> Any:

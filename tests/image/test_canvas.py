@@ -177,7 +177,7 @@ def test_a_process_that_forgets_its_loader_ends(digits: Path) -> None:
     code = f"""
 import numpy as np
 from sslkit import PretrainSpec
-from sslkit.data.images import ImageSource
+from sslkit.image.source import ImageSource
 from sslkit.data.loader import Loader
 images = ImageSource.open(PretrainSpec(task="x", data={str(digits)!r}, cache="off"))
 batches = Loader(images, 2, substitute=True)([np.arange(4)] * 20)
