@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sslkit.contract.options import DataSpec
 from sslkit.data.index import Index
 from sslkit.data.loader import Loader, epoch_batches
 from sslkit.image.decode import read_canvas
 from sslkit.image.source import ImageSource, choose_canvas
+from sslkit.specs.data import DataSpec
 
 _BATCH = 64
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from learn import sslkit
 
+from sslkit.specs.data import DataSpec
+
 Runs = Path
 
 
@@ -92,7 +94,6 @@ def words(data: Path, runs: Runs, minutes: float) -> None:
     """Words per second against gensim's, with the same settings, in turns."""
     import gensim
 
-    from sslkit.contract.options import DataSpec
     from sslkit.text.source import TextSource
 
     file = data / "shakespeare.txt"

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from sslkit.contract.errors import RunFailedError as RunFailedError
     from sslkit.contract.errors import RunInterruptedError as RunInterruptedError
     from sslkit.contract.errors import SslkitError as SslkitError
+    from sslkit.contract.errors import UnreadableSampleError as UnreadableSampleError
+    from sslkit.contract.modality import Modality as Modality
+    from sslkit.contract.options import DataOptions as DataOptions
     from sslkit.contract.options import TaskOptions as TaskOptions
     from sslkit.contract.source import ReadSeed as ReadSeed
     from sslkit.contract.source import Source as Source
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
     from sslkit.evaluation.retrieval import retrieval as retrieval
     from sslkit.exporting.export import export as export
     from sslkit.image.demo import demo as demo
-    from sslkit.image_text.options import ZeroshotSpec as ZeroshotSpec
+    from sslkit.image_text.specs import ZeroshotSpec as ZeroshotSpec
     from sslkit.image_text.zeroshot import zeroshot as zeroshot
     from sslkit.reporting.report import report as report
     from sslkit.specs.evaluation import EvaluateSpec as EvaluateSpec
@@ -60,7 +63,7 @@ if TYPE_CHECKING:
     from sslkit.specs.use import NeighborsSpec as NeighborsSpec
     from sslkit.specs.use import PredictSpec as PredictSpec
     from sslkit.tasks.scaffold import new_task as new_task
-    from sslkit.text.options import WordsSpec as WordsSpec
+    from sslkit.text.specs import WordsSpec as WordsSpec
     from sslkit.text.word_vectors import words as words
 
 _MODULES = {
@@ -69,8 +72,13 @@ _MODULES = {
         "RunFailedError",
         "RunInterruptedError",
         "SslkitError",
+        "UnreadableSampleError",
     ),
-    "sslkit.contract.options": ("TaskOptions",),
+    "sslkit.contract.modality": ("Modality",),
+    "sslkit.contract.options": (
+        "DataOptions",
+        "TaskOptions",
+    ),
     "sslkit.contract.source": (
         "ReadSeed",
         "Source",
@@ -107,7 +115,7 @@ _MODULES = {
     "sslkit.evaluation.retrieval": ("retrieval",),
     "sslkit.exporting.export": ("export",),
     "sslkit.image.demo": ("demo",),
-    "sslkit.image_text.options": ("ZeroshotSpec",),
+    "sslkit.image_text.specs": ("ZeroshotSpec",),
     "sslkit.image_text.zeroshot": ("zeroshot",),
     "sslkit.reporting.report": ("report",),
     "sslkit.specs.evaluation": (
@@ -135,7 +143,7 @@ _MODULES = {
         "PredictSpec",
     ),
     "sslkit.tasks.scaffold": ("new_task",),
-    "sslkit.text.options": ("WordsSpec",),
+    "sslkit.text.specs": ("WordsSpec",),
     "sslkit.text.word_vectors": ("words",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}

@@ -2,17 +2,30 @@
 
 import ast
 import importlib.util
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sslkit.contract.errors import SslkitError, did_you_mean
+from sslkit.contract.modality import Modality
+from sslkit.contract.options import DataOptions
 
-if TYPE_CHECKING:
-    from sslkit.contract.source import Source
-
-TASKS, ENCODERS, SOURCES = "sslkit.tasks", "sslkit.encoders", "sslkit.sources"
+TASKS, MODALITIES, ENCODERS, LIBRARIES = "sslkit.tasks", "sslkit.modalities", "sslkit.encoders", "sslkit.encoder_libraries"
+LOGGERS, EVALUATIONS, EXPORTERS, COMMANDS = "sslkit.loggers", "sslkit.evaluations", "sslkit.exporters", "sslkit.commands"
+DEFAULT_MODALITY = "image"  # of a command that names neither a task nor a checkpoint
+_KINDS = {
+    TASKS: "task",
+    MODALITIES: "modality",
+    ENCODERS: "encoder",
+    LIBRARIES: "encoder library",
+    LOGGERS: "logger",
+    EVALUATIONS: "evaluation",
+    EXPORTERS: "export format",
+    COMMANDS: "command",
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ def find(group: str, name: str) -> Entry:
     """Return the entry called `name`; an unknown name or one offered by two packages is an SslkitError."""
     points = entries(group)
     found = [entry for entry in points if entry.name == name]
-    kind = {TASKS: "task", ENCODERS: "encoder", SOURCES: "modality"}[group]
+    kind = _KINDS[group]
     if not found:
         raise SslkitError(f"unknown {kind} {name}", did_you_mean(name, names(group)))
     if len(found) > 1:
@@ -66,14 +79,36 @@ def load(entry: Entry) -> Any:
         ) from error
 
 
-def load_source(modality: str) -> type["Source"]:
-    """Return the class that reads data of a modality."""
-    from sslkit.contract.source import Source
+def data_options() -> dict[str, type[DataOptions]]:
+    """Return the data options of every installed modality by name, without torch; a plugin that cannot be imported is left out.
 
-    source = load(find(SOURCES, modality))
-    if not (isinstance(source, type) and issubclass(source, Source)):
-        raise SslkitError(f"{modality} points to {source!r}", "an entry of sslkit.sources has to be a Source class")
-    return source
+    Naming that modality, as a task or a checkpoint does, reports why.
+    """
+    found: dict[str, type[DataOptions]] = {}
+    for entry in entries(MODALITIES):
+        with suppress(SslkitError):
+            found[entry.name] = _data_options(entry)
+    return found
+
+
+@cache
+def load_modality(name: str) -> Modality:
+    """Return the record of a modality; raises SslkitError if it is not installed or cannot be imported."""
+    entry = find(MODALITIES, name)
+    module, _, attribute = _data_options(entry).record.partition(":")
+    record = load(replace(entry, point=EntryPoint(name, f"{module}:{attribute}", MODALITIES)))
+    if not (isinstance(record, type) and issubclass(record, Modality)):
+        raise SslkitError(f"{module}:{attribute} is not a Modality class", f"named by the data options of {name}")
+    return record()
+
+
+def _data_options(entry: Entry) -> type[DataOptions]:
+    options = load(entry)
+    if not (isinstance(options, type) and issubclass(options, DataOptions) and options.modality == entry.name):
+        raise SslkitError(
+            f"{entry.name} points to {options!r}", "an entry of sslkit.modalities has to be the DataOptions of that name"
+        )
+    return options
 
 
 def _describe(point: EntryPoint) -> Entry:

@@ -1,21 +1,16 @@
 """What audio features have to beat: the mean spectrum."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
+from sslkit.audio.encoders import AudioEncoder
 from sslkit.audio.spectrogram import LogMel
-from sslkit.contract.encoder import Encoder
 
 BANDS = 64
 
 
-class MeanSpectrum(Encoder):
+class MeanSpectrum(AudioEncoder):
     """Return the mean log-mel spectrum and its deviation over time: what features of sound have to beat."""
-
-    modality: ClassVar = "audio"
-    sample_dims = 1
 
     def __init__(self, sample_rate: int, mels: int) -> None:
         super().__init__(2 * mels, in_channels=1)

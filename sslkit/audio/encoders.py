@@ -26,12 +26,18 @@ def audio_micro(
     return AudioMicro(sample_rate, width, mels)
 
 
-class AudioMicro(Encoder):
-    """Stack four basic blocks with GroupNorm on a log-mel spectrogram; sound is `[B, T]`, floats in [-1, 1], any length."""
+class AudioEncoder(Encoder):
+    """Base of encoders of audio `[B, T]`, floats in [-1, 1] at `sample_rate` Hz."""
 
     modality: ClassVar = "audio"
-    offers = ("pooled", "layers")
     sample_dims = 1
+    sample_rate: int
+
+
+class AudioMicro(AudioEncoder):
+    """Stack four basic blocks with GroupNorm on a log-mel spectrogram; sound is `[B, T]`, floats in [-1, 1], any length."""
+
+    offers = ("pooled", "layers")
 
     def __init__(self, sample_rate: int, width: int, mels: int) -> None:
         super().__init__(8 * width, in_channels=1)

@@ -1,9 +1,44 @@
 """Options of audio."""
 
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
 from sslkit.contract.modality import FileKind
+from sslkit.contract.options import Auto, DataOptions
 
 RECORDINGS = FileKind(
     "recordings",
     frozenset({".wav", ".flac"}),
     "a folder of .wav or .flac recordings, a .txt list, or a .csv with a `path` column",
 )
+RATES = (1000, 192_000)  # Hz that a recording or an encoder may have
+SHORTEST = 0.025  # seconds: one frame of the spectrogram
+
+Seconds = Annotated[float, Field(ge=SHORTEST, le=60)]
+Rate = Annotated[int, Field(ge=RATES[0], le=RATES[1])]
+
+
+class AudioOptions(DataOptions):
+    """Data options of recordings."""
+
+    modality: ClassVar = "audio"
+    noun: ClassVar = RECORDINGS.noun
+    accepts: ClassVar = RECORDINGS.accepts
+    record: ClassVar = "sslkit.audio.modality:AudioModality"
+
+    seconds: Seconds | Auto = Field(
+        default="auto", description="Length of the window an encoder hears, in seconds; auto: 0.96, or half a short recording."
+    )
+    sample_rate: Rate | Auto = Field(
+        default="auto", description="Sample rate of the encoder's input in Hz; auto: the recordings' own, at most 16,000."
+    )
+
+    def sample_size(self) -> int | None:
+        """Return the window in milliseconds, None for auto."""
+        return None if self.seconds == "auto" else round(1000 * self.seconds)
+
+    @classmethod
+    def of_size(cls, size: int) -> dict[str, Any]:
+        """Return `seconds`."""
+        return {"seconds": size / 1000}

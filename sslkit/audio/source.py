@@ -10,25 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslkit.audio.options import RECORDINGS
-from sslkit.audio.spectrogram import RATES, check_rate
+from sslkit.audio.encoders import AudioEncoder
+from sslkit.audio.options import RATES, RECORDINGS, SHORTEST, AudioOptions
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError, UnreadableSampleError
-from sslkit.contract.options import DataSpec
-from sslkit.contract.source import ReadSeed, Rows
+from sslkit.contract.source import OpenSpec, ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.decode import decoding, inspect_samples
 from sslkit.data.index import Index
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.extras import load_extra
 
-_SIZE, _RATE = 960, 16000  # milliseconds and Hz, as in COLA (Saeed et al., 2021)
+_SECONDS, _RATE = 0.96, 16000  # as in COLA (Saeed et al., 2021)
 
 
 _DRAWN, _SHOWN = 2, 8  # windows of a recording in training, and in an evaluation
-
-
-_SHORTEST = 0.025  # seconds: a window of the spectrogram
 
 
 _SILENT = 2.0**-15  # the smallest step of 16 bits
@@ -52,42 +48,41 @@ class AudioSource(IndexedSource):
     """
 
     kind: ClassVar = RECORDINGS
-    accepts: ClassVar = RECORDINGS.accepts
-    called: ClassVar = RECORDINGS.noun
+    noun: ClassVar = RECORDINGS.noun
 
-    def __init__(self, index: Index, size: int, sample_rate: int, settled: dict[str, tuple[Any, str]]) -> None:
+    def __init__(self, index: Index, size: int, sample_rate: int, resolved: dict[str, tuple[Any, str]]) -> None:
         _soundfile()  # missed now, and not once for every file
-        self.index, self.settled, self.location = index, settled, index.source
+        self.index, self.resolved, self.location = index, resolved, index.source
         self.rate, self.samples = sample_rate, max(1, round(size * sample_rate / 1000))
         self.info = DataInfo(len(index), size, 1, "audio", {"sample_rate": sample_rate})
+        self.encoder_options = {"sample_rate": sample_rate}
 
     @classmethod
-    def of(cls, index: Index, spec: DataSpec) -> Self:
-        """Return recordings for training; `--encoder-option sample_rate=HZ` says at which rate they are heard."""
-        settled: dict[str, tuple[Any, str]] = {}
-        seconds, rates = zip(*inspect_samples(index, lambda row: _header(index, row), "recording"), strict=True)
-        options = dict(getattr(spec, "encoder_option", {}))
-        if "sample_rate" not in options:
+    def for_training(cls, index: Index, spec: OpenSpec) -> Self:
+        """Return recordings at the sample rate and window that were asked for, or that suit the data."""
+        options, resolved = spec.table(AudioOptions), dict[str, tuple[Any, str]]()
+        durations, rates = zip(*inspect_samples(index, lambda row: _header(index, row), "recording"), strict=True)
+        if "sample_rate" in getattr(spec, "encoder_option", {}):
+            raise SslkitError("the sample rate is an option of the data", "use --sample-rate", flag="encoder_option")
+        rate = options.sample_rate
+        if rate == "auto":
             usual = int(np.median(rates))
-            options["sample_rate"] = str(min(usual, _RATE))
-            settled["encoder_option"] = options, f"recordings have {usual} Hz, of which {_RATE} are used at most"
-        rate = check_rate(options["sample_rate"])
-        size = spec.size
-        if size == "auto":
-            half = int(500 * np.median(seconds))
-            size = max(min(_SIZE, half), round(1000 * _SHORTEST))
-            why = "the usual window in milliseconds" if size == _SIZE else "milliseconds: half of the median recording"
-            settled["size"] = size, why
-        if int(size) < 1000 * _SHORTEST:
-            raise SslkitError(f"{size} milliseconds of sound", f"expected {1000 * _SHORTEST:g} or more", flag="size")
+            rate = min(usual, _RATE)
+            resolved["sample_rate"] = rate, f"recordings have {usual} Hz, of which at most {_RATE} are used"
+        seconds = options.seconds
+        if seconds == "auto":
+            half = int(500 * np.median(durations)) / 1000
+            seconds = max(min(_SECONDS, half), SHORTEST)
+            resolved["seconds"] = seconds, "the usual window" if seconds == _SECONDS else "half of the median recording"
         if spec.cache == "on":
             raise SslkitError("audio is not cached", "leave it out: windows are read directly from the files", flag="cache")
-        settled["cache"] = "off", "windows are read where they lie"
-        return cls(index, int(size), rate, settled)
+        resolved["cache"] = "off", "windows are read directly from the files"
+        return cls(index, round(1000 * float(seconds)), int(rate), resolved)
 
     @classmethod
-    def shown(cls, index: Index, spec: DataSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
-        """Return recordings at the rate that an encoder hears."""
+    def for_evaluation(cls, index: Index, spec: OpenSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
+        """Return recordings at the sample rate of an encoder."""
+        assert isinstance(encoder, AudioEncoder)
         return cls(index, size, encoder.sample_rate, {})
 
     @classmethod
@@ -124,10 +119,6 @@ class AudioSource(IndexedSource):
         sound: Tensor = batch["sound"]
         return sound
 
-    def choose_encoder(self, reads: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
-        """Return the small network on spectrograms."""
-        return "audio_micro", "the encoder of sound"
-
     def workers(self, asked: int | str) -> tuple[int, str]:
         """Return how many processes read; as many as given."""
         return (1, "reads ahead while the step runs") if asked == "auto" else (int(asked), "as given")
@@ -136,8 +127,8 @@ class AudioSource(IndexedSource):
         """Return windows of a recording `[windows, samples]`, drawn or evenly spaced; raises UnreadableSampleError with a reason."""
         with _opened(self.index, row) as file:
             wanted = -(-self.samples * file.samplerate // self.rate)  # samples at the file's own rate
-            if file.frames < _SHORTEST * file.samplerate:
-                raise UnreadableSampleError(f"{file.frames / file.samplerate:.3f} s of sound, expected {_SHORTEST:g} s or more")
+            if file.frames < SHORTEST * file.samplerate:
+                raise UnreadableSampleError(f"{file.frames / file.samplerate:.3f} s of sound, expected {SHORTEST:g} s or more")
             last = max(0, file.frames - wanted)
             if random is None:
                 found = [self._window(file, start, wanted) for start in np.linspace(0, last, _SHOWN).round().astype(int)]

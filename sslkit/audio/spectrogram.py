@@ -6,15 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sslkit.audio.options import RATES
 from sslkit.contract.errors import SslkitError
 
 _WINDOW, _HOP = 0.025, 0.010  # seconds
 
 
 _LOWEST, _HIGHEST = 60.0, 7800.0  # Hz
-
-
-RATES = (1000, 192_000)  # Hz that a recording or an encoder may have
 
 
 def check_rate(given: int | str) -> int:

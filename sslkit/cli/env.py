@@ -46,7 +46,7 @@ def _environment() -> dict[str, str | list[str]]:
     ]
     if torch.backends.mps.is_available():
         devices.append("mps")
-    points = [*registry.entries(registry.TASKS), *registry.entries(registry.ENCODERS), *registry.entries(registry.SOURCES)]
+    points = [*registry.entries(registry.TASKS), *registry.entries(registry.ENCODERS), *registry.entries(registry.MODALITIES)]
     others = sorted({f"{entry.name} of {entry.package} {entry.version}" for entry in points if entry.package != "sslkit"})
     return {
         "python": f"{platform.python_version()} on {platform.platform()}",

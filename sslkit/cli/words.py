@@ -6,7 +6,7 @@ import typer
 
 from sslkit.cli.arguments import add_call
 from sslkit.console import stdout
-from sslkit.text.options import WordsSpec
+from sslkit.text.specs import WordsSpec
 
 
 def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:

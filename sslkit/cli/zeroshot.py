@@ -3,7 +3,7 @@
 import typer
 
 from sslkit.cli.arguments import add_call
-from sslkit.image_text.options import ZeroshotSpec
+from sslkit.image_text.specs import ZeroshotSpec
 
 
 def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:

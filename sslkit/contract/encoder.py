@@ -7,25 +7,30 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from sslkit.contract.errors import SslkitError
+
 
 class Encoder(nn.Module):
     """Turn samples of one modality into features `[B, width]`; images are floats `[B, C, H, W]` in [0, 1].
 
     `offers` names what else it has: `tokens(x, keep=None, mask=None, fill=None) -> [B, prefix + N, width]`,
     `feature_map(x) -> [B, width, h, w]`, `layers(x) -> list[Tensor]`. `sample_dims` tells one sample from several views;
-    `class_token` tells whether the first token stands for the whole sample; `sample_rate` is what an encoder of sound hears.
+    `class_token` tells whether the first token stands for the whole sample.
     """
 
     modality: ClassVar[str] = "image"
     offers: tuple[str, ...] = ("pooled",)
     sample_dims: int = 3
     class_token: bool = False
-    sample_rate: int = 16000  # in Hz, of sound
     recipe: dict[str, Any]
 
     def __init__(self, width: int, in_channels: int) -> None:
         super().__init__()
         self.width, self.in_channels = width, in_channels
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a checkpoint records of this encoder besides its recipe, such as the normalization inside."""
+        return {}
 
     @property
     def device(self) -> torch.device:
@@ -67,6 +72,13 @@ class Encoder(nn.Module):
         """Return what each stage computes, where `offers` says so."""
         raise TypeError(f"{type(self).__name__} has no layers")
 
+    def vocabulary(self) -> tuple[list[str], Tensor] | None:
+        """Return words and their vectors, `[V, width]`, of an encoder that keeps one for each word; of others None.
+
+        Raises SslkitError if the words are not those of the vectors.
+        """
+        return None
+
     def pool(self, tokens: Tensor) -> Tensor:
         """Return `[B, width]` of tokens `[B, prefix + N, width]`: the mean without the prefix, unless overridden."""
         return tokens[:, self.prefix :].mean(dim=1)
@@ -78,3 +90,31 @@ def over_views(read: Callable[[Tensor], dict[str, Tensor]], sample_dims: int, sa
         return read(sample)
     found = [read(view) for view in sample.unbind(1)]  # one after the other: all would be many at once
     return {name: torch.stack([one[name] for one in found]).mean(dim=0) for name in found[0]}
+
+
+class EncoderLibrary:
+    """Build the published architectures of one library; an entry point of `sslkit.encoder_libraries`, named in `LIBRARY:NAME`."""
+
+    modality: ClassVar[str]
+
+    def names(self) -> list[str]:
+        """Return the names of all architectures."""
+        raise TypeError(f"{type(self).__name__} does not define names()")
+
+    def build(
+        self, name: str, in_channels: int, size: int, stem: str = "standard", pretrained: bool = False, **options: Any
+    ) -> Encoder:
+        """Build an encoder without its classifier; raises SslkitError for a name the library does not have."""
+        raise TypeError(f"{type(self).__name__} does not define build()")
+
+    def scale_width(self, name: str, options: dict[str, Any], factor: float) -> dict[str, Any]:
+        """Return the options that make an architecture `factor` times as wide; none if it has no such options."""
+        return {}
+
+    def wrap(self, module: nn.Module, in_channels: int, size: int) -> Encoder:
+        """Return any module that maps samples to `[B, width]` as an encoder."""
+        raise SslkitError(f"{type(module).__name__} is not an sslkit Encoder", "return one from the factory", flag="encoder")
+
+    def version(self) -> str:
+        """Return the library's name and version."""
+        raise TypeError(f"{type(self).__name__} does not define version()")

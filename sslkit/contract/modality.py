@@ -1,6 +1,24 @@
-"""What sslkit asks of a modality."""
+"""What sslkit asks of a modality: the record that answers what an `if modality ==` would ask elsewhere.
+
+A modality is one entry point of `sslkit.modalities`. It names a subclass of `DataOptions` in a module without torch; its
+`record` names the subclass of `Modality`, which is imported when data is opened.
+"""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.options import DataOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from sslkit.contract.encoder import Encoder
+    from sslkit.contract.source import Source
+    from sslkit.contract.task import Batch, DataInfo
 
 
 @dataclass(frozen=True)
@@ -12,3 +30,93 @@ class FileKind:
     accepts: str
     arrays: bool = False  # also rows of .npy and .npz arrays
     shards: bool = False  # also members of WebDataset shards
+
+
+class Augmentation(Protocol):
+    """Change labeled samples at random, for training."""
+
+    def __call__(self, batch: "Batch", target: "Tensor") -> "tuple[Batch, Tensor]":
+        """Return what the encoder sees, and targets `[B, classes]`, of a prepared batch and its targets."""
+
+
+class Modality:
+    """Describe one modality to the machinery, which knows none by name; methods with a default are optional.
+
+    `encoder_modality` is the modality of the encoders it trains (a video task may train an encoder of frames);
+    `evaluated_as` is the modality whose source reads its samples for evaluations.
+    """
+
+    options: ClassVar[type[DataOptions]]
+    source: ClassVar[type["Source"]]
+    encoder_modality: ClassVar[str]
+    evaluated_as: ClassVar[str]
+    encoder_channels: ClassVar[int | None] = None  # with which an encoder is tried before data is opened; None: data tells
+    encoder_size: ClassVar[int] = 224  # the same for the size of a sample
+    small_options: ClassVar[dict[str, dict[str, str]]] = {}  # by encoder: options that make it small, for `sslkit check`
+    selections: ClassVar[dict[str, int]] = {}  # what an encoder may be restricted to, and how many channels that has
+    suggestions: ClassVar[dict[str, str]] = {}  # by requirement: encoders that meet it, for messages
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        name = cls.options.modality
+        cls.encoder_modality = cls.__dict__.get("encoder_modality", name)
+        cls.evaluated_as = cls.__dict__.get("evaluated_as", name)
+
+    @property
+    def name(self) -> str:
+        """Return the name of the entry point."""
+        return self.options.modality
+
+    @property
+    def noun(self) -> str:
+        """Return what samples are called, in the plural."""
+        return self.options.noun
+
+    def default_encoder(self, info: "DataInfo", requires: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
+        """Return the encoder that `--encoder auto` means for a task that requires this of it, and the reason."""
+        raise SslkitError(f"there is no default encoder for {self.name} data", "name an encoder", flag="encoder")
+
+    def small_encoder(self, requires: tuple[str, ...], exact: bool) -> str:
+        """Return a small encoder for `sslkit check`; `exact`: one without BatchNorm."""
+        return "auto"
+
+    def select(self, selection: str, encoder: "Encoder") -> "Encoder":
+        """Return an encoder that sees only a part of the sample, one of `selections`."""
+        raise SslkitError(f"encoders of {self.name} data cannot be restricted to {selection}")
+
+    def health_samples(self, source: "Source", batch: "Batch", sample_dims: int) -> "Batch":
+        """Return what to keep of a prepared batch for the views on which feature health is measured."""
+        view = source.view(batch)
+        several = view.dim() == sample_dims + 2
+        return {"view": view[:, :2].clone() if several else view[:, None]}  # of a clip, not all frames
+
+    def health_views(self, samples: "Batch", info: "DataInfo") -> tuple["Tensor", "Tensor"]:
+        """Return two views of the same samples; the same ones for a seed, whatever the task makes of samples."""
+        return samples["view"][:, 0], samples["view"][:, -1]
+
+    def original(self, batch: "Batch", info: "DataInfo") -> "Tensor | None":
+        """Return pictures `[N, C, H, W]` of samples as they are before a task's transform, None if they have none."""
+        return None
+
+    def thumbnail(self, source: "Source", row: int) -> "Image | None":
+        """Return a picture of one sample for reports, None if there is none or it can't be read."""
+        return None
+
+    def baseline(self, encoder: "Encoder", channels: int, size: int, detail: int) -> "tuple[str, Encoder] | None":
+        """Return the plainest features of a sample, which learned ones have to beat, and their name in results.
+
+        `detail` bounds their number: raw pixels are those of images of so many pixels a side.
+        """
+        return None
+
+    def augmentation(self, options: Any, info: "DataInfo", classes: int) -> "Augmentation":
+        """Return what `sslkit finetune` does to labeled samples at random; raises SslkitError if it can't train on them."""
+        raise SslkitError(f"fine-tuning is not available for {self.name} data")
+
+    def example_inputs(self, count: int, channels: int, size: int) -> "tuple[Tensor, str]":
+        """Return real samples that ship with the installation, as encoders see them, and what they are: for `sslkit export`."""
+        raise SslkitError(f"export is not available for {self.name} data")
+
+    def example_data(self, folder: "Path", samples: int) -> str:
+        """Write a small set of samples, not all alike, into a folder and return what `--data` would be (for `sslkit check`)."""
+        return self.source.example(folder, samples)

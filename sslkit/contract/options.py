@@ -1,24 +1,16 @@
 """The base of every spec, and how a field becomes a flag. Nothing here imports torch."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 Auto = Literal["auto"]
-
-
 Pixels = Annotated[int, Field(ge=8, le=4096)]
-
-
 Count = Annotated[int, Field(ge=1)]
-
-
 Looks = Annotated[int, Field(ge=0)]
-
-
 Processes = Annotated[int, Field(ge=0, le=256)]
 
 
@@ -28,8 +20,6 @@ def _listed(value: Any) -> Any:
 
 # A single one may be written without brackets.
 Texts = Annotated[list[str], BeforeValidator(_listed)]
-
-
 Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], BeforeValidator(_listed), Field(min_length=1)]
 
 
@@ -43,25 +33,26 @@ class TaskOptions(Spec):
     """Hold the options of one pretext task; each field becomes a flag of `sslkit pretrain TASK`."""
 
 
-class DataSpec(Spec):
-    """Hold what every command that reads images is told."""
+class DataOptions(Spec):
+    """Data options of one modality; each field is a flag of every command that reads data, and a row of its table in a spec.
 
-    data: str | None = Field(
-        default=None,
-        description="Folder, .txt list, .csv with a `path` column, .npy/.npz or wds:SHARDS.tar; text: .txt or a folder of it.",
-    )
-    label: str | None = Field(default=None, description="Column of the CSV, or extension in shards, that holds the labels.")
-    size: Pixels | Auto = Field(
-        default="auto",
-        description="Pixels of an image or frame, words of text, milliseconds of sound; auto: fits data or checkpoint.",
-    )
-    batch_size: int = Field(default=256, ge=2, description="Images per step.")
-    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of everything that is drawn.")
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
-    workers: Processes | Auto = Field(default="auto", description="Processes that read and decode.")
-    cache: Literal["auto", "on", "off"] = Field(default="auto", description="Keep decoded canvases in $SSLKIT_CACHE.")
-    cache_limit: float = Field(default=20, gt=0, description="Gigabytes the canvas cache may take.")
-    reindex: bool = Field(default=False, description="Read the data folder anew instead of trusting folder times.")
+    The entry point in `sslkit.modalities` names the subclass, whose module must not import torch.
+    """
+
+    modality: ClassVar[str]
+    noun: ClassVar[str] = "samples"  # what samples are called, in the plural
+    accepts: ClassVar[str] = "data"  # what `--data` may be: for messages
+    parts: ClassVar[tuple[str, ...]] = ()  # modalities whose data options it takes as well
+    record: ClassVar[str]  # `package.module:Class` of its Modality
+
+    def sample_size(self) -> int | None:
+        """Return the size of a sample that the user asked for, as `DataInfo.size` counts it; None if left to the data."""
+        return None
+
+    @classmethod
+    def of_size(cls, size: int) -> dict[str, Any]:
+        """Return the option that asks for samples of a size, as `DataInfo.size` counts it; none if there is no such option."""
+        return {}
 
 
 def path_options(options: type[TaskOptions]) -> list[str]:
@@ -93,3 +84,15 @@ def alternatives(annotation: Any) -> list[Any]:
         return [annotation]
     members = get_args(annotation) if get_origin(annotation) is Union or get_args(annotation) else (annotation,)
     return [kind for member in members if member is not type(None) for kind in alternatives(member)]
+
+
+def flat_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of a spec by flag: those of its tables of data options beside its own."""
+    fields: dict[str, FieldInfo] = {}
+    for name, field in model.model_fields.items():
+        table = field.annotation
+        if isinstance(table, type) and issubclass(table, DataOptions):
+            fields |= table.model_fields
+        else:
+            fields[name] = field
+    return fields

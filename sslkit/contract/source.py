@@ -1,17 +1,18 @@
 """What the engine asks of data, whatever its modality."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslkit.contract.errors import SslkitError
-from sslkit.contract.options import DataSpec
+from sslkit.contract.options import DataOptions
 from sslkit.contract.task import Batch, DataInfo
 
+O = TypeVar("O", bound=DataOptions)  # noqa: E741
 Rows = NDArray[np.int64]
 
 
@@ -27,22 +28,57 @@ class ReadSeed:
         return np.random.default_rng((self.seed, self.epoch, row))
 
 
-class Source:
-    """Hold the samples of one part of the data; the entry point in `sslkit.sources` is named like its modality.
+class OpenSpec(Protocol):
+    """What a source is opened with: the part of every spec that is about data."""
 
-    It is handed to worker processes: what should not be copied to them (open files, memory maps) stays out of its state.
+    @property
+    def data(self) -> str | None:
+        """Where the samples are: `--data`."""
+
+    @property
+    def label(self) -> str | None:
+        """Column, or extension in shards, that holds labels."""
+
+    @property
+    def seed(self) -> int:
+        """Random seed."""
+
+    @property
+    def workers(self) -> int | Literal["auto"]:
+        """Processes that read and decode."""
+
+    @property
+    def cache(self) -> Literal["auto", "on", "off"]:
+        """Whether decoded samples are kept."""
+
+    @property
+    def cache_limit(self) -> float:
+        """Size limit of the cache in GB."""
+
+    @property
+    def reindex(self) -> bool:
+        """Whether to list the data again."""
+
+    def table(self, options: type[O]) -> O:
+        """Return the data options of one modality."""
+
+
+class Source:
+    """Hold the samples of one part of the data, as the `source` of a `Modality`.
+
+    A run calls `open` (main process), then for every batch `read` (worker process), `prepare` (on the device), and the task's
+    transform, or `view` where nothing may be random. It is handed to worker processes: what should not be copied to them
+    (open files, memory maps) stays out of its state.
     """
 
-    accepts: ClassVar[str] = "data"  # what `--data` may be, and what its samples are called: for messages
-    called: ClassVar[str] = "samples"
-    encoded_as: ClassVar[str | None] = None  # the modality of the encoders it needs, if not its own
-    evaluated_as: ClassVar[str | None] = None  # the modality whose source reads the samples for an evaluation, if not its own
+    noun: ClassVar[str] = "samples"  # what they are called, in the plural: for messages
     location: str  # what the user wrote, for messages
     info: DataInfo
-    settled: dict[str, tuple[Any, str]]  # what `auto` settings became for this data, by flag, with the reason
+    resolved: dict[str, tuple[Any, str]]  # what `auto` settings became for this data, by flag, with the reason
+    encoder_options: Mapping[str, Any] = {}  # what an encoder has to be built with for this data, such as a sample rate
 
     @classmethod
-    def open(cls, spec: DataSpec) -> Self:
+    def open(cls, spec: OpenSpec) -> Self:
         """Open what `--data` names; raises SslkitError, naming the flag, for anything that can't be read."""
         raise TypeError(f"{cls.__name__} does not define open()")
 
@@ -55,7 +91,7 @@ class Source:
         """Return a hash of the content that is the same wherever the data lies."""
         raise TypeError(f"{type(self).__name__} does not define fingerprint()")
 
-    def evaluated_fingerprint(self) -> str:
+    def evaluation_fingerprint(self) -> str:
         """Return the hash that an evaluation finds for the same samples: another one where it reads less of them."""
         return self.fingerprint()
 
@@ -81,12 +117,6 @@ class Source:
     def name(self, row: int) -> str:
         """Return what to call a sample in a message or a list."""
         return f"row {row}"
-
-    def choose_encoder(self, reads: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
-        """Return the encoder that `--encoder auto` means for a task that reads this of it, and the reason."""
-        raise SslkitError(
-            f"auto knows no encoder of {self.info.modality} data", "name one, or let the task's defaults", flag="encoder"
-        )
 
     def workers(self, asked: int | str) -> tuple[int, str]:
         """Return how many processes read, for what `--workers` says, and the reason."""

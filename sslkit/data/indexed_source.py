@@ -6,8 +6,7 @@ from typing import ClassVar, Self
 from sslkit.console import say
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.modality import FileKind
-from sslkit.contract.options import DataSpec
-from sslkit.contract.source import Source
+from sslkit.contract.source import OpenSpec, Source
 from sslkit.data.index import Index
 from sslkit.data.locations import find_parts, read_index
 
@@ -19,14 +18,14 @@ class IndexedSource(Source):
     index: Index
 
     @classmethod
-    def open(cls, spec: DataSpec) -> Self:
+    def open(cls, spec: OpenSpec) -> Self:
         """Open the training part of `--data`, without its labels."""
         assert spec.data is not None
         parts = find_parts(spec.data, cls.kind)
         if len(parts) > 1:
             say(f"{spec.data} has {' and '.join(parts)}: pretraining reads train only")
         index = cls.read_index(parts["train"], spec.label, spec.reindex)
-        return cls.of(dataclasses.replace(index, labels=None, classes=()), spec)
+        return cls.for_training(dataclasses.replace(index, labels=None, classes=()), spec)
 
     @classmethod
     def read_index(cls, location: str, label: str | None = None, reindex: bool = False) -> Index:
@@ -34,14 +33,19 @@ class IndexedSource(Source):
         return read_index(location, label, reindex, cls.kind)
 
     @classmethod
-    def of(cls, index: Index, spec: DataSpec) -> Self:
-        """Return the samples of an index as training has them."""
-        raise TypeError(f"{cls.__name__} does not define of()")
+    def for_training(cls, index: Index, spec: OpenSpec) -> Self:
+        """Return the samples of an index as training reads them."""
+        raise TypeError(f"{cls.__name__} does not define for_training()")
 
     @classmethod
-    def shown(cls, index: Index, spec: DataSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
-        """Return the samples of an index as an encoder trained at `size` is shown them, prepared as those of `like` are."""
-        raise TypeError(f"{cls.__name__} does not define shown()")
+    def for_evaluation(cls, index: Index, spec: OpenSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
+        """Return the samples of an index as an encoder trained at `size` sees them, prepared as those of `like` are."""
+        raise TypeError(f"{cls.__name__} does not define for_evaluation()")
+
+    @classmethod
+    def channels(cls, index: Index) -> int | None:
+        """Return the channels of samples where encoders differ by them, else None."""
+        return None
 
     def key(self) -> str:
         """Return what names everything that decides the content of these samples on this machine."""

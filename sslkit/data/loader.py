@@ -115,7 +115,7 @@ class _Rows(Dataset[Any]):
             replaced = self._replace(arrays, rows, list(broken), draw)
             if replaced is None:  # told, not raised: an exception would leave a worker as a traceback
                 source = self.source
-                return {"failure": f"--data: not one of {source.info.samples} {source.called} in {source.location} can be read"}
+                return {"failure": f"--data: not one of {source.info.samples} {source.noun} in {source.location} can be read"}
             rows = replaced
         elif broken:
             good = np.setdiff1d(np.arange(len(rows)), list(broken))

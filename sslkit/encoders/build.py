@@ -14,15 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sslkit import registry
-from sslkit.contract.encoder import Encoder
+from sslkit.contract.encoder import Encoder, EncoderLibrary
 from sslkit.contract.errors import SslkitError, did_you_mean
+from sslkit.contract.modality import Modality
 from sslkit.encoders.composed import Concat
-from sslkit.image.encoders.base import Wrapped
-from sslkit.image.encoders.select import CHANNELS, Select
 
 Recipe = dict[str, Any]
 
@@ -30,8 +28,7 @@ Recipe = dict[str, Any]
 _SMALL = 64  # pixels; up to here a 7×7 stride-2 stem with max-pooling would leave almost nothing of the image
 
 
-# What to name to somebody whose encoder lacks something.
-_OFFERED = {"tokens": "vit_micro or timm's vit_*", "palette": "igpt", "masked_convolutions": "convvit_micro"}
+DEFAULT_LIBRARY = "timm"  # of names without a prefix
 
 
 def recipe_for(
@@ -98,9 +95,7 @@ def scale_width(recipe: Recipe, factor: float) -> Recipe:
             width = inspect.signature(registry.load(registry.find(registry.ENCODERS, name))).parameters.get("width")
             found = {} if width is None else {"width": options.get("width", width.default) * factor}
         elif ":" not in name:
-            from sslkit.image.encoders.timm import narrowed_options
-
-            found = narrowed_options(name, options, factor)
+            found = _library(DEFAULT_LIBRARY).scale_width(name, options, factor)
     if not found:
         raise SslkitError(
             f"{name} cannot be made narrower",
@@ -111,17 +106,20 @@ def scale_width(recipe: Recipe, factor: float) -> Recipe:
     return {**recipe, "options": {**options, **whole}}
 
 
-def check_requirements(encoder: Encoder, name: str, reads: tuple[str, ...], task: str, modality: str = "image") -> None:
-    """Raise SslkitError if a task reads something that the encoder does not offer."""
-    if encoder.modality != modality:
+def check_requirements(encoder: Encoder, name: str, requires: tuple[str, ...], task: str, modality: Modality) -> None:
+    """Raise SslkitError if an encoder is of another modality than a task's, or lacks something the task requires."""
+    if encoder.modality != modality.encoder_modality:
         raise SslkitError(
-            f"{task} is for {modality} data and {name} reads {encoder.modality}", "name another one", flag="encoder"
+            f"{task} is for {modality.encoder_modality} data and {name} reads {encoder.modality}",
+            "name another",
+            flag="encoder",
         )
-    missing = [what for what in reads if what not in encoder.offers]
+    missing = [requirement for requirement in requires if requirement not in encoder.offers]
     if missing:
+        hint = modality.suggestions.get(missing[0])
         raise SslkitError(
-            f"{task} reads {' and '.join(missing)} and {name} offers {', '.join(encoder.offers)}",
-            f"try {_OFFERED.get(missing[0], 'resnet_micro')}",
+            f"{task} requires {' and '.join(missing)} and {name} provides {', '.join(encoder.offers)}",
+            f"try {hint}" if hint else "",
             flag="encoder",
         )
 
@@ -130,9 +128,10 @@ def _build_part(recipe: Recipe, pretrained: bool, allowed: str | None) -> Encode
     if not isinstance(recipe, dict) or recipe.keys() != {"select", "encoder"}:
         return _build_plain(recipe, pretrained, allowed)
     select, inner = recipe["select"], _build_plain(recipe["encoder"], pretrained, allowed)
-    if not isinstance(select, str) or CHANNELS.get(select) != inner.in_channels:
+    modality = registry.load_modality(inner.modality)
+    if not isinstance(select, str) or modality.selections.get(select) != inner.in_channels:
         raise _not_ours(recipe)
-    encoder = Select(select, inner)
+    encoder = modality.select(select, inner)
     encoder.recipe = recipe
     return encoder
 
@@ -184,10 +183,8 @@ def _build(
     name: str, settings: dict[str, int], options: dict[str, Any], stem: str, pretrained: bool, allowed: str | None
 ) -> Encoder:
     scheme, _, rest = name.partition(":")
-    if scheme == "torchvision":
-        from sslkit.image.encoders.torchvision import torchvision_encoder
-
-        return torchvision_encoder(rest, stem=stem, pretrained=pretrained, **settings, **options)
+    if rest and scheme in registry.names(registry.LIBRARIES):
+        return _library(scheme).build(rest, stem=stem, pretrained=pretrained, **settings, **options)
     if rest and scheme.replace("_", "-") in ("hf-hub", "local-dir"):
         raise SslkitError(f"{name} is not supported", "use a plain timm name, and --init for your own weights", flag="encoder")
     if rest:
@@ -203,12 +200,36 @@ def _build(
             if option not in known:
                 raise SslkitError(f"{name} has no option {option}", did_you_mean(option, known), flag="encoder_option")
         return _as_encoder(factory(**settings, **options), settings)
-    from sslkit.image.encoders.timm import timm_encoder, timm_names
-
-    if name.partition(".")[0] not in timm_names():
+    library = _library(DEFAULT_LIBRARY)
+    if name.partition(".")[0] not in library.names():
         own = registry.names(registry.ENCODERS)
-        raise SslkitError(f"unknown encoder {name}", did_you_mean(name, own + timm_names(), listing=own), flag="encoder")
-    return timm_encoder(name, stem=stem, pretrained=pretrained, **settings, **options)
+        raise SslkitError(f"unknown encoder {name}", did_you_mean(name, own + library.names(), listing=own), flag="encoder")
+    return library.build(name, stem=stem, pretrained=pretrained, **settings, **options)
+
+
+def check_published(name: str, modality: str) -> None:
+    """Raise SslkitError if no library of published encoders has any for a modality."""
+    scheme, _, rest = name.partition(":")
+    library = scheme if rest and scheme in registry.names(registry.LIBRARIES) else DEFAULT_LIBRARY
+    if _library(library).modality != modality:
+        raise SslkitError(f"{library} publishes no {modality} encoders (got {name})", "name a checkpoint", flag="encoder")
+
+
+def encoder_origin(name: str) -> str:
+    """Return the distribution and version that an encoder's name comes from."""
+    scheme, _, rest = name.partition(":")
+    if rest:
+        return _library(scheme).version() if scheme in registry.names(registry.LIBRARIES) else scheme.partition(".")[0]
+    for entry in registry.entries(registry.ENCODERS):
+        if entry.name == name:
+            return f"{entry.package} {entry.version}"
+    return _library(DEFAULT_LIBRARY).version()
+
+
+def _library(name: str) -> EncoderLibrary:
+    library = registry.load(registry.find(registry.LIBRARIES, name))
+    assert isinstance(library, type) and issubclass(library, EncoderLibrary), f"{name} is not an EncoderLibrary"
+    return library()
 
 
 def _from_factory(name: str, settings: dict[str, int], options: dict[str, Any]) -> Encoder:
@@ -221,18 +242,8 @@ def _from_factory(name: str, settings: dict[str, int], options: dict[str, Any]) 
 
 
 def _as_encoder(module: nn.Module, settings: dict[str, int]) -> Encoder:
-    """Return the module itself if it is an Encoder, else wrap it and measure the width of what it returns."""
-    if isinstance(module, Encoder):
-        return module
-    sample = torch.zeros(2, settings["in_channels"], settings["size"], settings["size"])
-    training = module.training
-    with torch.no_grad():
-        output = module.eval()(sample)
-    module.train(training)
-    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != 2:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise SslkitError(f"the factory's module should return [B, width] (got {shape} for 2 images)", flag="encoder")
-    return Wrapped(module, width=output.shape[1], in_channels=settings["in_channels"])
+    """Return the module itself if it is an Encoder, else wrapped."""
+    return module if isinstance(module, Encoder) else _library(DEFAULT_LIBRARY).wrap(module, **settings)
 
 
 def _literal(text: str) -> Any:

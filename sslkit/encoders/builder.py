@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+from sslkit import registry
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.task import DataInfo
 from sslkit.encoders.build import Recipe, build_encoder, scale_width
-from sslkit.image.encoders.select import CHANNELS
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RecipeBuilder:
         """
         recipe = {**self.recipe, **changes}
         if select is not None:
-            recipe["in_channels"] = CHANNELS[select]
+            recipe["in_channels"] = registry.load_modality(self.data.modality).selections[select]
         if width != 1:
             recipe = scale_width(recipe, width)
         return build_encoder(recipe if select is None else {"select": select, "encoder": recipe}, self.pretrained, self.allowed)

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from importlib.metadata import distribution, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ from sslkit import registry
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.task import CONTRACT
-from sslkit.encoders.build import Recipe, build_encoder, input_channels, plain_recipes
+from sslkit.encoders.build import Recipe, build_encoder, encoder_origin, input_channels, plain_recipes
 from sslkit.files import write_atomically
-from sslkit.image.encoders.base import ImageEncoder
 
 FORMAT = 1  # of both files; a reader refuses what is newer
 
@@ -53,22 +52,23 @@ class Checkpoint:
         return input_channels(self.recipe)
 
     @property
-    def samples(self) -> str:
+    def modality(self) -> str:
+        """Return the modality of the encoder."""
+        return str(self.metadata.get("modality", registry.DEFAULT_MODALITY))
+
+    @property
+    def evaluated_as(self) -> str:
         """Return the modality of the samples that it is evaluated on."""
-        said: str = self.metadata.get("samples", self.metadata.get("modality", "image"))
-        return said
+        return str(self.metadata.get("samples", self.modality))
 
-    def check_images(self, data: str | None = "") -> None:
-        """Raise SslkitError if the encoder does not read images, or, where `data` is None, if it was trained on something else.
-
-        Of an encoder of frames, which was trained on clips, images can be named.
-        """
-        modality = self.metadata.get("modality", "image")
-        trained = f"{self.path} was trained on {self.samples} data by {self.metadata['task']}"
-        if modality != "image":
-            raise SslkitError(f"{trained}", "this needs images", flag="ckpt")
-        if data is None and self.samples != "image":
-            raise SslkitError(f"missing: {trained}", "name images", flag="data")
+    def check_modality(self, modality: str, flag: str = "ckpt") -> None:
+        """Raise SslkitError if the encoder is of another modality."""
+        if self.modality != modality:
+            raise SslkitError(
+                f"{self.path} was trained on {self.evaluated_as} data by {self.metadata['task']}",
+                f"{modality} data needs an encoder of its own kind",
+                flag=flag,
+            )
 
     def part(self, name: str) -> dict[str, Tensor]:
         """Return the weights of one exported module."""
@@ -129,18 +129,14 @@ def save_model(path: Path, modules: dict[str, nn.Module], metadata: dict[str, An
 
 def describe(encoder: Encoder) -> dict[str, Any]:
     """Return what a checkpoint says about its encoder, and the versions that wrote it."""
-    normalization = [
-        {"mean": module.mean.flatten().tolist(), "std": module.std.flatten().tolist()}
-        for module in encoder.modules()
-        if isinstance(module, ImageEncoder)
-    ]
+    details = [module.describe() for module in encoder.modules() if isinstance(module, Encoder)]
     return {
         "format": FORMAT,
         "contract": CONTRACT,
         "modality": encoder.modality,
         "recipe": encoder.recipe,
-        "encoder_from": ", ".join(sorted({_origin(recipe["name"]) for recipe in plain_recipes(encoder.recipe)})),
-        "normalization": normalization,
+        "encoder_from": ", ".join(sorted({encoder_origin(recipe["name"]) for recipe in plain_recipes(encoder.recipe)})),
+        "normalization": [detail for detail in details if detail],
         "versions": {"sslkit": version("sslkit"), "torch": torch.__version__},
     }
 
@@ -193,16 +189,3 @@ def _read_safetensors(path: Path, flag: str) -> tuple[dict[str, Tensor], dict[st
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise SslkitError(f"{path} is not a readable safetensors file: {error}", flag=flag) from error
-
-
-def _origin(name: str) -> str:
-    """Return the distribution and version an encoder's name comes from."""
-    scheme, _, rest = name.partition(":")
-    if scheme == "torchvision":
-        return f"torchvision {version('torchvision')}"
-    if rest:
-        return scheme.partition(".")[0]
-    for entry in registry.entries(registry.ENCODERS):
-        if entry.name == name:
-            return f"{entry.package} {entry.version}"
-    return f"timm {distribution('timm').version}"

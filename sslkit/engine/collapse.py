@@ -15,12 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslkit.contract.encoder import Encoder
-from sslkit.contract.task import Batch
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import Stepper
-from sslkit.image.source import ImageSource
-from sslkit.image.transforms import flip, random_resized_crop
 from sslkit.nn import Teacher, batch_statistics
+from sslkit.registry import load_modality
 from sslkit.specs.train import PretrainSpec
 
 SAMPLES = 256
@@ -53,7 +51,7 @@ class Health:
     def __init__(self, stepper: Stepper, spec: PretrainSpec, classify: Classify | None = None) -> None:
         self.stepper, self.task, self.classify = stepper, stepper.task, classify
         self.stops, self.every = spec.on_collapse == "stop", spec.health_every
-        self.called = stepper.plan.source.called
+        self.noun = stepper.plan.source.noun
         self.views = two_views(stepper)
         self.losses: deque[float] = deque(maxlen=_WINDOW)
         self.seen: dict[str, list[int]] = {}  # steps in a row at which a sign was there
@@ -130,14 +128,14 @@ class Health:
     def _signs(self, said: dict[str, float]) -> dict[str, str]:
         width, rank, signs = self.task.encoder.width, said["rankme"], dict[str, str]()
         if not math.isfinite(rank):
-            return {"finite": f"features of {self.called} are not finite numbers"}
+            return {"finite": f"features of {self.noun} are not finite numbers"}
         if said["feature_deviation"] < _ALIKE:
-            signs["alike"] = f"features of all {self.called} are nearly alike (deviation {said['feature_deviation']:.1g})"
+            signs["alike"] = f"features of all {self.noun} are nearly alike (deviation {said['feature_deviation']:.1g})"
         elif rank < _RANK * self.start["rankme"]:
             signs["rank"] = f"features span {rank:.0f} of {width} dimensions (about {self.start['rankme']:.0f} at the start)"
         if said.get("teacher_entropy", 1.0) < _ENTROPY and said["teacher_deviation"] < self.start["teacher_deviation"]:
             signs["teacher"] = (
-                f"the teacher says the same of all {self.called} (entropy {said['teacher_entropy']:.2f} nats, "
+                f"the teacher says the same of all {self.noun} (entropy {said['teacher_entropy']:.2f} nats, "
                 f"{self.start['teacher_entropy']:.2f} at the start)"
             )
         if len(self.losses) == _WINDOW:
@@ -152,24 +150,13 @@ class Health:
 
 
 def two_views(stepper: Stepper) -> tuple[Tensor, Tensor]:
-    """Return two random crops of the same images, the same ones for a seed, whatever the task makes of images.
-
-    Of other modalities they are two of the views that the source has of each sample, or the sample twice.
-    """
-    plan, source = stepper.plan, stepper.plan.source
-
-    def few(batch: Batch) -> Batch:
-        view = source.view(batch)
-        several = view.dim() == stepper.task.encoder.sample_dims + 2
-        return {"view": view[:, :2].clone() if several else view[:, None]}  # of a clip, not all frames
-
-    if not isinstance(source, ImageSource):
-        view = stepper.drawn(SAMPLES, few)["view"]
-        return view[:, 0], view[:, -1]
-    batch = stepper.drawn(SAMPLES)
+    """Return two views of the same samples, the same ones for a seed, as their modality makes them."""
+    settings, source = stepper.plan, stepper.plan.source
+    modality = load_modality(settings.data.modality)
+    dims = stepper.task.encoder.sample_dims
+    samples = stepper.drawn(SAMPLES, lambda batch: modality.health_samples(source, batch, dims))
     seed_stage(stepper.spec.seed, "health", 0)
-    first, second = (flip(random_resized_crop(batch["image"], plan.data.size, scale=(0.2, 1.0))) for _ in range(2))
-    return first, second
+    return modality.health_views(samples, settings.data)
 
 
 def rankme(features: Tensor) -> float:

@@ -70,10 +70,10 @@ def extract(
                     rows.append(raw["index"])
                     if hashed:
                         hashes.append(_content(arrays))
-                progress.advance(len(raw["index"]), f"{source.called}")
+                progress.advance(len(raw["index"]), f"{source.noun}")
         found = world.gather_uneven(torch.cat(rows))
         if not len(found):
-            raise SslkitError(f"not one of the {source.called} in {source.location} can be read", flag="data")
+            raise SslkitError(f"not one of the {source.noun} in {source.location} can be read", flag="data")
         if not layers:  # of this process's share nothing could be read: the others need an empty piece of the right width
             layers = {name: [features[:0]] for name, features in _widths(encoder, source, read_all).items()}
     finally:

@@ -134,7 +134,7 @@ def train(
                     save()
                     _quarantine(folder, stepper, broken)
                     raise RunFailedError(f"stopped after step {clock.step}: {'; '.join(alarms)}", "--on-collapse warn goes on")
-                progress.advance(1, _text(said, pace, clock.steps - clock.step, plan.source.called))
+                progress.advance(1, _text(said, pace, clock.steps - clock.step, plan.source.noun))
                 if _due(plan.spec.checkpoint_every, clock.step, plan.steps_per_epoch, saved) and clock.step < clock.steps:
                     save()
                     saved = time.monotonic()
@@ -182,7 +182,7 @@ def _text(said: dict[str, float], pace: Throughput, left: int, called: str) -> s
 
 def too_many_unreadable(broken: int, plan: Settings, of: int | None = None) -> str:
     """Return what is said of too many broken samples."""
-    called, share = plan.source.called, plan.spec.max_broken
+    called, share = plan.source.noun, plan.spec.max_broken
     return f"{broken:,} of {of or plan.data.samples:,} {called} cannot be read, more than --max-broken {share:g}"
 
 
@@ -191,6 +191,6 @@ def _quarantine(folder: RunFolder, stepper: Stepper, broken: list[tuple[int, str
     source, found = stepper.plan.source, stepper.world.gather_lists(broken)
     new = folder.report_broken((source.name(row), reason) for row, reason in found)
     if new:
-        called = source.called.removesuffix("s") if new == 1 else source.called
+        called = source.noun.removesuffix("s") if new == 1 else source.noun
         say(f"{new} unreadable {called} met and left out, listed in {folder.file(BROKEN)}")
     return {row for row, _ in found}

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from sslkit import registry
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.options import path_options
 from sslkit.contract.task import PretextTask
@@ -17,12 +18,10 @@ from sslkit.engine.run_folder import choose_out, holds_run, read_spec
 from sslkit.engine.session import Outcome, Session, run_training
 from sslkit.engine.settings import resolve_settings
 from sslkit.evaluation.online_knn import OnlineKnn
-from sslkit.registry import load_source
+from sslkit.registry import load_modality
 from sslkit.specs.train import PretrainSpec
 from sslkit.tasks.joint import readers
 from sslkit.tasks.load import absolute, load_task, task_name
-
-_CHANNELS = {"image": 3, "audio": 1}  # with which an encoder is built to see whether it suits a task; of text, data tells
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,10 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> Session:
         spec = with_task_defaults(spec, task_class)
     options = task_class.Options.model_validate(spec.options)
     spec = spec.model_copy(update={"options": options.model_dump(mode="json")})
-    source_class = load_source(task_class.modality)
+    modality = load_modality(task_class.modality)
+    spec.check_modality(modality.name)
     if spec.data is None:
-        raise SslkitError("missing", f"give {source_class.accepts}", flag="data")
+        raise SslkitError("missing", f"give {modality.options.accepts}", flag="data")
     _check_encoder(spec, task_class, name)
     classify = None
     if spec.online_knn:
@@ -80,13 +80,11 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> Session:
             raise SslkitError(
                 "k-NN accuracy is logged with feature health", "leave one of them out", flag=("online_knn", "health_every")
             )
-        if task_class.modality != "image":
-            raise SslkitError(f"{name} reads {task_class.modality}", "it is for images", flag="online_knn")
-        classify = OnlineKnn(spec)
+        classify = OnlineKnn(spec, modality.evaluated_as)
     return Session(
         name=name,
         command=f"pretrain {spec.task}",
-        plan=resolve_settings(spec, source_class.open(spec), task_class.reads, world),
+        plan=resolve_settings(spec, modality.source.open(spec), task_class.reads, world),
         out=out,
         build_encoder=lambda build: task_class.build_encoder(options, build),
         build_task=lambda encoder, data: task_class(options, encoder, data),
@@ -127,14 +125,15 @@ def _absolute(spec: PretrainSpec) -> dict[str, Any]:
 
 def _check_encoder(spec: PretrainSpec, task_class: type[PretextTask], name: str) -> None:
     """Fail before any data is touched if the encoder can't be built or lacks what the task reads."""
-    modality = load_source(task_class.modality).encoded_as or task_class.modality
-    if spec.encoder == "auto" or modality not in _CHANNELS:
+    modality = load_modality(task_class.modality)
+    if spec.encoder == "auto" or modality.encoder_channels is None:
         return
-    size = 224 if spec.size == "auto" else spec.size
     # A factory of the user's may need memory or the true size: it is tried when both are there.
-    if ":" in spec.encoder and not spec.encoder.startswith("torchvision:"):
+    if ":" in spec.encoder and spec.encoder.partition(":")[0] not in registry.names(registry.LIBRARIES):
         return
+    size = spec.sample_size(modality.name) or modality.encoder_size
     with torch.device("meta"):
-        encoder = build_encoder(recipe_for(spec.encoder, size, _CHANNELS[modality], spec.encoder_option), allowed=spec.encoder)
+        recipe = recipe_for(spec.encoder, size, modality.encoder_channels, spec.encoder_option)
+        encoder = build_encoder(recipe, allowed=spec.encoder)
     for reader, reads in readers(task_class, name).items():
         check_requirements(encoder, spec.encoder, reads, reader, modality)

@@ -26,7 +26,7 @@ from sslkit.tasks.load import load_task
 _KEPT = ("data", "label", "seed", "device", "workers", "cache", "cache_limit", "reindex")  # of a preview's flags, for any run
 
 
-_SHAPING = ("size", "canvas", "encoder", "encoder_option")  # what a checkpoint was trained with, and nobody can change
+_SHAPING = ("encoder", "encoder_option")  # what a checkpoint was trained with, and nobody can change
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def preview(spec: PreviewSpec) -> PreviewResult:
 
 
 def _training(spec: PreviewSpec) -> Session:
-    given = {name: getattr(spec, name) for name in (*_KEPT, *_SHAPING) if name in spec.model_fields_set}
+    given = {name: getattr(spec, name) for name in (*_KEPT, *_SHAPING) if name in spec.model_fields_set} | spec.data_values()
     if spec.ckpt is None:
         if spec.task is None:
             raise SslkitError("which task?", "sslkit preview TASK --data DIR, or --ckpt FILE")
@@ -90,7 +90,9 @@ def _recorded(spec: PreviewSpec, given: dict[str, Any]) -> PretrainSpec:
         )
     if spec.task is not None and spec.task not in (task, run.task):
         raise SslkitError(f"{spec.ckpt} was trained by {task}, not {spec.task}", "leave the task out", flag="ckpt")
-    differing = [name for name in _SHAPING if name in given and given[name] not in (getattr(run, name), "auto")]
+    recorded = {**{name: getattr(run, name) for name in _SHAPING}, **run.data_values()}
+    shaping = {name: value for name, value in given.items() if name not in _KEPT}
+    differing = [name for name, value in shaping.items() if value not in (recorded.get(name), "auto")]
     options = checked_options(run.model_copy(update={"options": spec.options}), load_task(run.task), folder)
     differing += [name for name, value in options.items() if run.options.get(name) != value]
     if differing:
@@ -115,11 +117,13 @@ def _stepper(training: Session, spec: PreviewSpec) -> Stepper:
         if ("data" not in spec.model_fields_set or "index" in task.needs) and state["data"] != source.fingerprint():
             raise SslkitError(
                 f"{source.location} is not what the run in {folder} has seen",
-                f"{training.name} knows its images by their places" if "index" in task.needs else "--data names other images",
+                f"{training.name} knows its samples by their places" if "index" in task.needs else "--data names other images",
                 flag="data",
             )
         hint = "did its code change?"
-        if "data" in spec.model_fields_set and source.info.modality != "image":
-            hint = f"the {source.called} of --data may differ in more than content from the run's: leave it out"
+        if "data" in spec.model_fields_set:
+            hint = (
+                f"the {source.noun} of --data may differ in more than content from the run's; without --data its own are used"
+            )
         load_state(stepper, state, folder, "ckpt", hint)
     return stepper

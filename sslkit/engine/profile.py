@@ -60,7 +60,7 @@ class Profile:
             say(f"profile: the run ended before {self.warm_up + 1} steps, the first that would be measured")
             return
         rate = self.plan.spec.batch_size * steps / total
-        say(f"profile of {steps} steps: {1000 * total / steps:,.1f} ms each, {rate:,.0f} {self.plan.source.called}/s", "bold")
+        say(f"profile of {steps} steps: {1000 * total / steps:,.1f} ms each, {rate:,.0f} {self.plan.source.noun}/s", "bold")
         for stage in _STAGES:
             share = self.seconds[stage] / total
             bar = "█" * round(40 * share)

@@ -11,8 +11,8 @@ from sslkit.engine.run_folder import PREVIEWS, RunFolder
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import Stepper
 from sslkit.files import write_atomically
-from sslkit.image.transforms import center_view
 from sslkit.pictures import draw_previews
+from sslkit.registry import load_modality
 
 _AT_ONCE = 64  # images that the networks get at once
 
@@ -28,8 +28,9 @@ def render_previews(stepper: Stepper, samples: int, trained: bool) -> tuple[Tens
         batch = task.transform(raw)
         output = _predict_batch(stepper, batch) if trained else None
         told = {} if output is None else task.metrics(output, batch)
-        if "image" in raw:
-            batch = {**batch, "original": center_view(raw["image"], stepper.plan.data.size)}
+        original = load_modality(stepper.plan.data.modality).original(raw, stepper.plan.data)
+        if original is not None:
+            batch = {**batch, "original": original}
         return task.preview(batch, output), {name: round(float(value.float().mean()), 4) for name, value in told.items()}
     finally:
         task.train(training)

@@ -33,6 +33,7 @@ from sslkit.engine.seeds import seed_stage
 from sslkit.engine.settings import Settings, show_settings
 from sslkit.engine.signals import StopSignal, catch_stop_signals
 from sslkit.engine.stepper import Stepper
+from sslkit.registry import load_modality
 from sslkit.specs.train import PretrainSpec, TrainSpec
 
 _TRIED = 200  # samples that are read before the run
@@ -102,7 +103,7 @@ def run_training(training: Session) -> Outcome:
                 rule = f"--batch-size {spec.batch_size} and --lr {spec.lr:g} are those of all together, and stay"
                 say(f"  {'processes':<14} {world.size} in place of {state['processes']}: {rule}")
         folder.rewind(clock.step)
-        _write_spec(folder, spec)
+        _write_spec(folder, spec, plan.data.modality)
         loader = Loader(plan.source, plan.workers, substitute=True, pin_memory=plan.machine.device.type == "cuda")
         if plan.machine.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(plan.machine.device)
@@ -110,7 +111,7 @@ def run_training(training: Session) -> Outcome:
             if state is None:
                 stepper.before_epoch(0)
                 spec = _measure(stepper, loader, stop)
-                _write_spec(folder, spec)
+                _write_spec(folder, spec, plan.data.modality)
             for name, reason in task.reasons().items():
                 say(f"  {name.replace('_', '-'):<14} {reason}")
 
@@ -186,7 +187,7 @@ def build_task(training: Session, initialize: bool) -> PretextTask:
     if spec.init is not None and initialize:
         load_initial(encoder, spec.init)
     for name, reads in training.reads.items():
-        check_requirements(encoder, spec.encoder, reads, name, plan.source.encoded_as or plan.data.modality)
+        check_requirements(encoder, spec.encoder, reads, name, load_modality(plan.data.modality))
     if spec.activation_checkpointing and not encoder.checkpoint_activations():
         raise SslkitError(
             f"{spec.encoder} cannot",
@@ -233,27 +234,27 @@ def _measure(stepper: Stepper, loader: Loader, stop: StopSignal) -> TrainSpec:
     return spec
 
 
-def _write_spec(folder: RunFolder, spec: TrainSpec) -> None:
-    folder.write_spec(spec.model_dump(mode="json", exclude={"out", "resume"}))
+def _write_spec(folder: RunFolder, spec: TrainSpec, modality: str) -> None:
+    folder.write_spec(spec.model_dump(mode="json", exclude={"out", "resume"} | spec.other_tables(modality)))
 
 
 def _metadata(training: Session, spec: TrainSpec, stepper: Stepper) -> dict[str, Any]:
     clock, exported = stepper.clock, stepper.task.exports()
     others = {name: module for name, module in exported.items() if name != "encoder"}
     hidden = {"out", "resume", "data", "test", "init", "ckpt", "task"}  # paths of somebody's machine
-    said = spec.model_dump(mode="json", exclude=hidden)
+    said = spec.model_dump(mode="json", exclude=hidden | spec.other_tables(stepper.plan.data.modality))
     if isinstance(spec, PretrainSpec):
         paths = path_options(type(stepper.task.options))
         said["options"] = {name: value for name, value in spec.options.items() if name not in paths}
     return {
         **describe(stepper.task.encoder),
         "parts": {name: module.recipe for name, module in others.items() if isinstance(module, Encoder)},
-        "samples": stepper.plan.source.evaluated_as or stepper.plan.data.modality,
+        "samples": load_modality(stepper.plan.data.modality).evaluated_as,
         "task": training.name,
         "role": "student" if exported["encoder"] is stepper.task.encoder else "teacher",
         "spec": said,
-        "size": spec.size,
-        "data": stepper.plan.source.evaluated_fingerprint(),
+        "size": stepper.plan.data.size,
+        "data": stepper.plan.source.evaluation_fingerprint(),
         "step": clock.step,
         "steps": clock.steps,
         "extended_from": clock.began,

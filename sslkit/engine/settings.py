@@ -1,4 +1,4 @@
-"""Turn a spec into settled values that fit machine and data, each with its reason."""
+"""Turn a spec into values values that fit machine and data, each with its reason."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from sslkit.contract.task import DataInfo
 from sslkit.encoders.build import Recipe, recipe_for
 from sslkit.engine.parallel import ALONE, World
 from sslkit.engine.precision import Machine, choose_machine
+from sslkit.registry import load_modality
 from sslkit.specs.train import TrainSpec
 
 
@@ -33,7 +34,8 @@ class Settings:
     def recipe(self) -> Recipe:
         """Return the recipe of the encoder."""
         spec = self.spec
-        return recipe_for(spec.encoder, self.data.size, self.data.channels, spec.encoder_option, spec.pretrained)
+        options = {**{name: str(value) for name, value in self.source.encoder_options.items()}, **spec.encoder_option}
+        return recipe_for(spec.encoder, self.data.size, self.data.channels, options, spec.pretrained)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -46,37 +48,33 @@ def resolve_settings(spec: TrainSpec, source: Source, reads: tuple[str, ...], wo
     machine = choose_machine(spec.device, spec.precision, spec.compile, spec.sync_batchnorm, world)
     reasons = dict(machine.reasons)
     # A run goes on elsewhere as it began; where it runs is not part of it.
-    settled: dict[str, Any] = {
-        "size": source.info.size,
+    values: dict[str, Any] = {
         "precision": machine.precision,
         "compile": "on" if machine.compile else "off",
         "sync_batchnorm": "on" if machine.sync_batchnorm else "off",
     }
-    for name, (value, why) in source.settled.items():
+    for name, (value, why) in source.resolved.items():
         said = ", ".join(f"{key}={one}" for key, one in value.items()) if isinstance(value, dict) else value
         reasons[name] = f"{said}: {why}"
         if name != "cache":
-            settled[name] = value
+            values[name] = value
     if spec.encoder == "auto":
-        name, why = source.choose_encoder(reads, machine.device.type == "cpu")
-        settled["encoder"], reasons["encoder"] = name, f"{name}: {why}"
+        modality = load_modality(source.info.modality)
+        name, why = modality.default_encoder(source.info, reads, machine.device.type == "cpu")
+        values["encoder"], reasons["encoder"] = name, f"{name}: {why}"
     if spec.epochs == "auto" and spec.steps is None and spec.minutes is None:
-        settled["epochs"] = 100
+        values["epochs"] = 100
         reasons["epochs"] = "100: usual for pretraining; --minutes sets a time instead"
     if spec.steps is not None or spec.minutes is not None:
-        settled["epochs"] = "auto"  # one length is recorded
-    if spec.size not in ("auto", source.info.size):
-        raise SslkitError(
-            f"{spec.size}, and the {source.called} in {source.location} have {source.info.size}", "leave it out", flag="size"
-        )
-    spec = spec.model_copy(update=settled)
+        values["epochs"] = "auto"  # one length is recorded
+    spec = spec.updated(values)
     if source.info.samples < 2:
         raise SslkitError(
-            f"one of the {source.called} is all that {source.location} has", "two make a batch, many a run", flag="data"
+            f"one of the {source.noun} is all that {source.location} has", "two make a batch, many a run", flag="data"
         )
     if source.info.samples < spec.batch_size:
         raise SslkitError(
-            f"{spec.batch_size} is more than the {source.info.samples} {source.called} in {source.location}",
+            f"{spec.batch_size} is more than the {source.info.samples} {source.noun} in {source.location}",
             f"the largest that works is {source.info.samples}",
             flag="batch_size",
         )
@@ -92,8 +90,6 @@ def resolve_settings(spec: TrainSpec, source: Source, reads: tuple[str, ...], wo
 
 
 _SHOWN = (
-    "size",
-    "canvas",
     "encoder",
     "encoder_option",
     "epochs",
@@ -109,7 +105,7 @@ _SHOWN = (
 
 def show_settings(plan: Settings, title: str, out: Path) -> None:
     """Print what is about to run, with the reason for each choice that was made for the user."""
-    say(f"{title} on {plan.data.samples:,} {plan.source.called} from {plan.source.location} -> {out}", style="bold")
-    for flag in _SHOWN:
+    say(f"{title} on {plan.data.samples:,} {plan.source.noun} from {plan.source.location} -> {out}", style="bold")
+    for flag in (*(name for name in plan.source.resolved if name not in _SHOWN), *_SHOWN):
         if flag in plan.reasons:
             say(f"  {flag.replace('_', '-'):<14} {plan.reasons[flag]}")

@@ -20,7 +20,7 @@ from sslkit.engine.signals import catch_stop_signals
 from sslkit.evaluation.knn import knn
 from sslkit.evaluation.probe import probe
 from sslkit.evaluation.splits import find_labeled
-from sslkit.registry import load_source
+from sslkit.registry import load_modality
 from sslkit.reporting.report import report
 from sslkit.specs.evaluation import KnnSpec, ProbeSpec
 from sslkit.specs.look import ReportSpec
@@ -55,7 +55,10 @@ def compare(spec: CompareSpec) -> CompareResult:
         _check(PretrainSpec(**{**given, "task": task, "minutes": spec.minutes, "out": str(folder), "resume": True}))
     looking = {name: value for name, value in given.items() if name in ReportSpec.model_fields and name != "batch_size"}
     # A checkpoint has its size: given again, it would be a setting by hand, and the results had no protocol.
-    asked = {**{name: value for name, value in looking.items() if name not in ("size", "encoder")}, "test": spec.test}
+    asked = {
+        **{name: value for name, value in looking.items() if name != "encoder" and name not in spec.tables()},
+        "test": spec.test,
+    }
     unlabeled = _unlabeled(KnnSpec(ckpt="", **asked), tasks[0])
     for task, folder in zip(tasks, folders.values(), strict=True):
         _train({**given, "task": task, "minutes": spec.minutes}, folder)
@@ -87,10 +90,9 @@ def _check(spec: PretrainSpec) -> None:
 
 def _unlabeled(spec: KnnSpec, task: str) -> SslkitError | None:
     """Return why the data of a task cannot be evaluated on, None if it can."""
-    source_class = load_source(load_task(task).modality)
-    source_class = load_source(source_class.evaluated_as) if source_class.evaluated_as else source_class
+    source_class = load_modality(load_modality(load_task(task).modality).evaluated_as).source
     if not issubclass(source_class, IndexedSource):
-        return SslkitError(f"{source_class.called} have no labels")
+        return SslkitError(f"{source_class.noun} have no labels")
     try:
         find_labeled(spec, spec.test, None, source_class=source_class)
     except SslkitError as error:

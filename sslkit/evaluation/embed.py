@@ -7,18 +7,16 @@ from numpy.typing import NDArray
 
 from sslkit.console import say
 from sslkit.contract.errors import SslkitError
-from sslkit.contract.options import DataSpec
 from sslkit.data.index import Index
 from sslkit.data.locations import find_parts
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.precision import choose_device
 from sslkit.evaluation.features import cached
 from sslkit.evaluation.models import Model, weights_hash
-from sslkit.evaluation.splits import check_channels, named_data, source_of
+from sslkit.evaluation.splits import check_channels, evaluation_size, named_data, source_of
 from sslkit.files import output_path, write_atomically
+from sslkit.specs.data import DataSpec
 from sslkit.specs.use import EmbedSpec
-from sslkit.text.encoders import WordVectors
-from sslkit.text.word_vectors import vocabulary
 
 
 @dataclass(frozen=True)
@@ -67,15 +65,16 @@ def embedded(spec: EmbedSpec, most: int | None = None) -> Embedded:
         raise SslkitError("all of them do not fit into one array", "give a number, last or last4", flag="layer")
     checkpoint = read_model(spec.ckpt)
     encoder = checkpoint.build_encoder(spec.encoder).to(choose_device(spec.device)[0])
-    if isinstance(encoder, WordVectors):
-        vectors, words = encoder.table.weight.detach().cpu().numpy()[:most], vocabulary(encoder, spec.ckpt)[:most]
-        return Embedded(vectors, words, None, weights_hash(encoder))
+    vocabulary = encoder.vocabulary()
+    if vocabulary is not None:
+        words, vectors = vocabulary
+        return Embedded(vectors.cpu().numpy()[:most], words[:most], None, weights_hash(encoder))
     source_class = source_of(checkpoint)
     index = read_samples(spec, checkpoint)
     if most is not None and most < len(index):
         index = index.subset(np.sort(np.random.default_rng(spec.seed).permutation(len(index))[:most]))
-    model = Model(str(spec.ckpt), encoder, checkpoint.size if spec.size == "auto" else spec.size)
-    found = cached(model, source_class.shown(index, spec, encoder, model.size), spec.layer, spec.pool, spec)
+    model = Model(str(spec.ckpt), encoder, evaluation_size(spec, checkpoint))
+    found = cached(model, source_class.for_evaluation(index, spec, encoder, model.size), spec.layer, spec.pool, spec)
     (features,) = found.layers.values()
     return Embedded(
         features.numpy(),

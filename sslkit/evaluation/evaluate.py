@@ -75,8 +75,7 @@ def evaluate(spec: EvaluateSpec) -> EvaluateResult:
                 "out": str(Path(spec.out or "", name.replace("/", "-"))),
                 "resume": spec.resume,
             }
-            if spec.size != "auto":
-                given["size"] = spec.size
+            given |= spec.data_values()
         if "protocol" in model.model_fields:
             given["protocol"] = name
         if spec.seeds is not None and "seeds" in model.model_fields and PROTOCOLS[name].settings.get("shots", 1) is not None:

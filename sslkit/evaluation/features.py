@@ -12,12 +12,12 @@ from torch import Tensor
 from sslkit.console import say
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
-from sslkit.contract.options import DataSpec
 from sslkit.data.cache import UNREADABLE, cache_folder, make_room
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.engine.features import Features, Read, extract
 from sslkit.evaluation.models import Model
 from sslkit.files import write_atomically
+from sslkit.specs.data import DataSpec
 
 
 def cached(model: Model, samples: IndexedSource, layer: str, pool: str, spec: DataSpec) -> Features:
@@ -44,7 +44,7 @@ def cached(model: Model, samples: IndexedSource, layer: str, pool: str, spec: Da
 def say_left_out(samples: IndexedSource, found: Features) -> None:
     """Print how many samples could not be read, if any."""
     if len(found.rows) < len(samples.index):
-        say(f"{len(samples.index) - len(found.rows)} unreadable {samples.called} of {samples.location} left out")
+        say(f"{len(samples.index) - len(found.rows)} unreadable {samples.noun} of {samples.location} left out")
 
 
 def reader(encoder: Encoder, name: str, layer: str, pool: str) -> Read:

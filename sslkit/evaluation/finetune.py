@@ -9,9 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sslkit import registry
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import RunInterruptedError, SslkitError
 from sslkit.contract.task import DataInfo, PretextTask
+from sslkit.data.indexed_source import IndexedSource
 from sslkit.data.locations import absolute_data
 from sslkit.encoders.build import build_encoder, encoder_name
 from sslkit.encoders.builder import RecipeBuilder
@@ -26,14 +28,13 @@ from sslkit.engine.settings import resolve_settings
 from sslkit.evaluation.features import say_left_out
 from sslkit.evaluation.metrics import right
 from sslkit.evaluation.models import weights_hash
-from sslkit.evaluation.protocols import finetune_protocol, finetune_settings, settled
+from sslkit.evaluation.protocols import finetune_protocol, finetune_settings, with_protocol_values
 from sslkit.evaluation.session import Result, Row, headed, score
 from sslkit.evaluation.splits import Parts, find_labeled, held_out_rows
 from sslkit.evaluation.statistics import count_duplicates, mcnemar_of_rows
 from sslkit.evaluation.supervised import Supervised
 from sslkit.files import write_atomically
-from sslkit.image.decode import short_sides
-from sslkit.image.source import ImageSource, choose_canvas, choose_size
+from sslkit.registry import load_modality
 from sslkit.specs.train import FinetuneSpec
 
 SCRATCH = "from scratch"
@@ -97,7 +98,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> FinetuneResult:
         merged = merge_recorded(spec, out)
         assert isinstance(merged, FinetuneSpec)
         spec = merged
-    spec = settled(spec)
+    spec = with_protocol_values(spec)
     if spec.scratch and spec.ckpt is None:
         raise SslkitError("there is no --ckpt to compare with", "leave it out", flag="scratch")
     if spec.minutes is not None and spec.head_first:
@@ -108,11 +109,11 @@ def _finetune(spec: FinetuneSpec, world: World) -> FinetuneResult:
         )
     checkpoint = None if spec.ckpt is None else read_model(spec.ckpt)
     if checkpoint is not None:
-        checkpoint.check_images(spec.data)
         checkpoint.build_encoder(allowed)  # before any data is touched
-        spec = spec.model_copy(update=_like(checkpoint, spec))
-    parts = find_labeled(spec, spec.test, checkpoint, several=True, source_class=ImageSource)
-    usual = _as_asked(spec, checkpoint, parts, world)
+        spec = spec.updated(_like(checkpoint, spec))
+    source_class = _source_class(spec, checkpoint)
+    parts = find_labeled(spec, spec.test, checkpoint, several=True, source_class=source_class)
+    usual = _with_auto(spec, checkpoint, parts, source_class, world)
     protocol, settings = finetune_protocol(usual), finetune_settings(usual)
     spec = spec.model_copy(update={"data": parts.data, "label": parts.label})
     trials = _trials(spec, out)
@@ -121,7 +122,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> FinetuneResult:
         if world.first:
             _write_command(spec, out)
     try:
-        tested = [_run(trial, spec, parts, checkpoint, allowed, continues, world) for trial in trials]
+        tested = [_run(trial, spec, parts, source_class, checkpoint, allowed, continues, world) for trial in trials]
     except RunInterruptedError as stopped:
         stopped.hint = f"go on with: sslkit finetune --resume --out {out}"
         raise
@@ -146,13 +147,37 @@ def _finetune(spec: FinetuneSpec, world: World) -> FinetuneResult:
     return result
 
 
-def _as_asked(spec: FinetuneSpec, checkpoint: Checkpoint | None, parts: Parts, world: World) -> FinetuneSpec:
+def _source_class(spec: FinetuneSpec, checkpoint: Checkpoint | None) -> type[IndexedSource]:
+    """Return what reads the samples that an encoder is fine-tuned on: those it encodes, and not what it was pretrained on."""
+    modality = load_modality(registry.DEFAULT_MODALITY if checkpoint is None else checkpoint.modality)
+    spec.check_modality(modality.name)
+    if not issubclass(modality.source, IndexedSource):
+        raise SslkitError(f"{modality.noun} have no labels", "fine-tuning needs labeled samples", flag="ckpt")
+    if spec.data is None and checkpoint is not None and checkpoint.evaluated_as != modality.name:
+        raise SslkitError(
+            f"missing: {checkpoint.path} was trained on {checkpoint.evaluated_as} data", f"name {modality.noun}", flag="data"
+        )
+    return modality.source
+
+
+def _with_auto(
+    spec: FinetuneSpec, checkpoint: Checkpoint | None, parts: Parts, source_class: type[IndexedSource], world: World
+) -> FinetuneSpec:
     """Return the spec with `auto` for what `auto` would become here: a run has recorded that by the time it is resumed."""
-    side = int(np.median(short_sides(parts.train)))
-    size = choose_size(side) if checkpoint is None else checkpoint.size
-    precision = choose_machine(spec.device, "auto", "off", "off", world).precision
-    usual = {"size": size, "canvas": choose_canvas(size, side)[0], "precision": precision}
-    return spec.model_copy(update={name: "auto" for name, value in usual.items() if getattr(spec, name) == value})
+    plain = FinetuneSpec(cache=spec.cache, cache_limit=spec.cache_limit)
+    if checkpoint is not None:
+        plain = plain.updated(checkpoint_size(checkpoint))
+    resolved = source_class.for_training(parts.train, plain).resolved
+    usual: dict[str, Any] = {name: value for name, (value, _) in resolved.items() if name != "cache"}
+    usual |= {} if checkpoint is None else checkpoint_size(checkpoint)
+    given = spec.data_values() | {"precision": spec.precision}
+    usual["precision"] = choose_machine(spec.device, "auto", "off", "off", world).precision
+    return spec.updated({name: "auto" for name, value in usual.items() if given.get(name) == value})
+
+
+def checkpoint_size(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the data option that holds the size of a checkpoint's samples, and its value; none where data has no size."""
+    return registry.data_options()[checkpoint.modality].of_size(checkpoint.size)
 
 
 def _write_command(spec: FinetuneSpec, out: Path) -> None:
@@ -194,6 +219,7 @@ def _run(
     trial: Trial,
     spec: FinetuneSpec,
     parts: Parts,
+    source_class: type[IndexedSource],
     checkpoint: Checkpoint | None,
     allowed: str | None,
     continues: bool,
@@ -209,7 +235,7 @@ def _run(
     train = parts.train
     if trial.share < 1:
         train = train.subset(held_out_rows(train.labels, trial.seed, train.classes, trial.share)[1])
-    plan = resolve_settings(spec, ImageSource.of(train, spec), ("pooled",), world)
+    plan = resolve_settings(spec, source_class.for_training(train, spec), ("pooled",), world)
     assert train.labels is not None
     labels, spec = torch.from_numpy(train.labels), spec.model_copy(update={"encoder": plan.spec.encoder})
 
@@ -240,14 +266,14 @@ def _run(
         )
     )
     task, source = outcome.task, plan.source
-    assert isinstance(task, Supervised) and isinstance(source, ImageSource)
+    assert isinstance(task, Supervised) and isinstance(source, source_class)
     modules = task.exports()
     encoder, head = modules["encoder"], modules["head"]
     assert isinstance(encoder, Encoder)
     known = contents(source, plan.spec.batch_size, plan.spec.workers, world)
     tested = Tested(trial, outcome, len(known), plan.data.size, task.kind, [], [], [], [], weights_hash(encoder))
     for test in parts.tests:
-        images = ImageSource.of(test.index, spec, plan.data.size, source.canvases.canvas)
+        images = source_class.for_evaluation(test.index, spec, encoder, plan.data.size, like=source)
         found = extract(encoder, images, spec.batch_size, spec.workers, world=world, hashed=True)
         say_left_out(images, found)
         with torch.no_grad():
@@ -311,4 +337,4 @@ def _like(checkpoint: Checkpoint, spec: FinetuneSpec) -> dict[str, Any]:
     held = encoder_name(checkpoint.recipe)
     if spec.encoder not in ("auto", held):
         raise SslkitError(f"{spec.encoder}, and the checkpoint holds {held}", "leave one of them out", flag="encoder")
-    return {"encoder": held, **({"size": checkpoint.size} if spec.size == "auto" else {})}
+    return {"encoder": held, **({} if spec.sample_size(checkpoint.modality) else checkpoint_size(checkpoint))}

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import torch
 
-from sslkit.audio.baselines import BANDS, MeanSpectrum
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError, renamed_flags
-from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.encoders.build import build_encoder, check_published, recipe_for
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.run_folder import MODEL
 from sslkit.engine.seeds import seed_stage
-from sslkit.image.baselines import RawPixels
+from sslkit.evaluation.splits import evaluation_size
+from sslkit.registry import load_modality
+from sslkit.specs.evaluation import EvaluationSpec
 
 CHECKPOINT, RANDOM = "checkpoint", "random weights"
 
@@ -33,58 +34,44 @@ class Model:
         return weights_hash(self.encoder)
 
 
-def compared(
-    checkpoint: Checkpoint,
-    size: int | str,
-    baselines: bool,
-    against: list[str],
-    seed: int,
-    device: torch.device,
-    allowed: str | None,
-    pixels: int,
-) -> list[Model]:
-    """Return the checkpoint and what it is compared with; raises SslkitError for what can't be built."""
-    own = checkpoint.size if isinstance(size, str) else size
-    models = [Model(CHECKPOINT, checkpoint.build_encoder(allowed), own)]
-    if baselines:
-        seed_stage(seed, "random", 0)
-        models.append(Model(RANDOM, build_encoder(checkpoint.recipe, allowed=allowed).eval(), own))
-        models.append(_raw(models[0].encoder, checkpoint.channels, own, pixels))
-    models += [_other(name, own, size, checkpoint, allowed) for name in against]
+def compared(checkpoint: Checkpoint, spec: EvaluationSpec, device: torch.device, detail: int) -> list[Model]:
+    """Return the checkpoint and what it is compared with; raises SslkitError for what can't be built.
+
+    `detail` bounds the size of the plainest features, such as raw pixels.
+    """
+    size, allowed = evaluation_size(spec, checkpoint), spec.encoder
+    models = [Model(CHECKPOINT, checkpoint.build_encoder(allowed), size)]
+    if spec.baselines:
+        seed_stage(spec.seed, "random", 0)
+        models.append(Model(RANDOM, build_encoder(checkpoint.recipe, allowed=allowed).eval(), size))
+        plainest = load_modality(checkpoint.evaluated_as).baseline(models[0].encoder, checkpoint.channels, size, detail)
+        if plainest is not None:
+            models.append(Model(*plainest, size))
+    models += [_other(name, size, spec, checkpoint) for name in spec.against]
     for model in models:
         model.encoder.to(device)
     return models
 
 
-def _raw(encoder: Encoder, channels: int, size: int, pixels: int) -> Model:
-    """Return the plainest features of what an encoder is shown."""
-    if encoder.modality == "audio":
-        return Model(f"mean spectrum, {BANDS} bands", MeanSpectrum(encoder.sample_rate, BANDS), size)
-    raw = RawPixels(channels, size, pixels)
-    return Model(f"raw pixels, {raw.side} px", raw, size)
-
-
-def _other(name: str, own: int, size: int | str, checkpoint: Checkpoint, allowed: str | None) -> Model:
-    channels, samples = checkpoint.channels, checkpoint.samples
+def _other(name: str, size: int, spec: EvaluationSpec, checkpoint: Checkpoint) -> Model:
+    """Return a model to compare with: another checkpoint, or a published one."""
+    channels, modality = checkpoint.channels, checkpoint.evaluated_as
     path = Path(name, MODEL) if Path(name).is_dir() else Path(name)
     if path.suffix == ".safetensors":
         other = read_model(path, "against")
-        if other.samples != samples:
-            raise SslkitError(f"{path} was trained on {other.samples} data, the checkpoint on {samples}", flag="against")
+        if other.evaluated_as != modality:
+            raise SslkitError(f"{path} was trained on {other.evaluated_as} data, the checkpoint on {modality}", flag="against")
         if other.channels != channels:
-            raise SslkitError(f"{path} takes images of {other.channels} channels, the checkpoint {channels}", flag="against")
-        return Model(name, other.build_encoder(allowed), other.size if isinstance(size, str) else size)
-    if samples == "audio":
-        raise SslkitError(
-            f"should be a checkpoint (got {name})", "timm and torchvision publish no audio encoders", flag="against"
-        )
-    published, _, pixels = name.partition("@")
-    if pixels and not pixels.isdigit():
+            raise SslkitError(f"{path} takes {other.channels} channels, the checkpoint {channels}", flag="against")
+        return Model(name, other.build_encoder(spec.encoder), spec.sample_size(modality) or other.size)
+    published, _, side = name.partition("@")
+    if side and not side.isdigit():
         raise SslkitError(f"should be a checkpoint, NAME or NAME@SIZE (got {name})", flag="against")
-    shown = int(pixels) if pixels else own
+    shown = int(side) if side else size
     recipe = recipe_for(published, shown, channels, pretrained=True)
     with renamed_flags({"encoder": "against"}):
-        encoder = build_encoder(recipe, pretrained=True, allowed=allowed)
+        check_published(published, checkpoint.modality)
+        encoder = build_encoder(recipe, pretrained=True, allowed=spec.encoder)
     return Model(f"{published}, pretrained, at {shown} px", encoder.eval(), shown)
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from torch import Tensor
 
 from sslkit.contract.encoder import Encoder
-from sslkit.contract.errors import SslkitError, UnreadableSampleError, did_you_mean
+from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.data.index import Index, index_files
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.features import extract
@@ -18,13 +18,11 @@ from sslkit.evaluation.embed import label_text, read_samples
 from sslkit.evaluation.features import cached
 from sslkit.evaluation.knn import largest
 from sslkit.evaluation.models import Model
+from sslkit.evaluation.splits import evaluation_size, source_of
 from sslkit.files import output_path
-from sslkit.image.decode import read_canvas
-from sslkit.image.source import ImageSource
+from sslkit.registry import load_modality
 from sslkit.reporting.contact_sheet import draw_sheet
 from sslkit.specs.use import NeighborsSpec
-from sslkit.text.encoders import WordVectors
-from sslkit.text.word_vectors import vocabulary
 
 _QUERIES = 8
 
@@ -45,21 +43,20 @@ def neighbors(spec: NeighborsSpec) -> NeighborsResult:
     """
     checkpoint = read_model(spec.ckpt)
     encoder = checkpoint.build_encoder(spec.encoder)
-    if isinstance(encoder, WordVectors):
-        return NeighborsResult(str(spec.ckpt), _near_words(spec, encoder))
-    checkpoint.check_images(spec.data)
-    return _near_images(spec, checkpoint, encoder)
+    vocabulary = encoder.vocabulary()
+    if vocabulary is not None:
+        return NeighborsResult(str(spec.ckpt), _near_words(spec, *vocabulary))
+    return _near_samples(spec, checkpoint, encoder)
 
 
-def _near_words(spec: NeighborsSpec, encoder: WordVectors) -> dict[str, list[tuple[str, float]]]:
+def _near_words(spec: NeighborsSpec, words: list[str], table: Tensor) -> dict[str, list[tuple[str, float]]]:
     if not spec.queries:
         raise SslkitError("which words?", "sslkit neighbors WORD... --ckpt FILE")
-    words = vocabulary(encoder, spec.ckpt)
     places = {word: place for place, word in enumerate(words)}
     unknown = [word for word in spec.queries if word.lower() not in places]
     if unknown:
         raise SslkitError("\n".join(f"{word} is none of the {len(words):,} words{_hint(word, words)}" for word in unknown))
-    vectors = F.normalize(encoder.table.weight, dim=1)
+    vectors = F.normalize(table, dim=1)
     found = {}
     for word in spec.queries:
         place = places[word.lower()]
@@ -73,53 +70,51 @@ def _near_words(spec: NeighborsSpec, encoder: WordVectors) -> dict[str, list[tup
     return found
 
 
-def _near_images(spec: NeighborsSpec, checkpoint: Checkpoint, encoder: Encoder) -> NeighborsResult:
+def _near_samples(spec: NeighborsSpec, checkpoint: Checkpoint, encoder: Encoder) -> NeighborsResult:
     out = output_path(spec.out, ".png")
-    index = read_samples(spec, checkpoint)
-    size = checkpoint.size if spec.size == "auto" else spec.size
+    modality, source_class = load_modality(checkpoint.evaluated_as), source_of(checkpoint)
+    index, size = read_samples(spec, checkpoint), evaluation_size(spec, checkpoint)
     encoder.to(choose_device(spec.device)[0])
-    images = ImageSource.of(index, spec, size)
-    bank = cached(Model(str(spec.ckpt), encoder, size), images, "last", "auto", spec)
+    samples = source_class.for_evaluation(index, spec, encoder, size)
+    bank = cached(Model(str(spec.ckpt), encoder, size), samples, "last", "auto", spec)
     unit = F.normalize(bank.layers["last"], dim=1)
     if spec.k >= len(unit):
-        raise SslkitError(f"{spec.k} neighbors among {len(unit)} images", f"give 1 to {len(unit) - 1}", flag="k")
-    own: list[int | None]
+        raise SslkitError(f"{spec.k} neighbors among {len(unit)} {samples.noun}", f"give 1 to {len(unit) - 1}", flag="k")
+    positions: list[int | None]  # of the queries in the data, where they come from it
+    queries = samples
     if spec.queries:
         missing = next((query for query in spec.queries if not Path(query).is_file()), None)
         if missing is not None:
-            task = checkpoint.metadata["task"]
-            raise SslkitError(f"{missing} is not a file", f"{task} was trained on images; words need a checkpoint of skipgram")
-        asked = index_files("the queries", Path.cwd(), spec.queries)
-        found = extract(encoder, ImageSource.of(asked, spec, size, images.canvases.canvas), spec.batch_size, 0)
-        if len(found.rows) < len(asked):
-            bad = next(row for row in range(len(asked)) if row not in found.rows)
-            raise SslkitError(f"{asked.name(bad)} is not an image that can be read", "queries are image files")
-        queries, places = F.normalize(found.layers["last"], dim=1), list(range(len(asked)))
-        own = [None] * len(asked)
+            raise SslkitError(f"{missing} is not a file", f"{checkpoint.metadata['task']} was trained on {samples.noun}")
+        files = index_files("the queries", Path.cwd(), spec.queries)
+        queries = source_class.for_evaluation(files, spec, encoder, size, like=samples)
+        features = extract(encoder, queries, spec.batch_size, 0)
+        if len(features.rows) < len(files):
+            bad = next(row for row in range(len(files)) if row not in features.rows)
+            raise SslkitError(f"{files.name(bad)} cannot be read", f"queries are files of {samples.noun}")
+        vectors, rows = F.normalize(features.layers["last"], dim=1), list(range(len(files)))
+        positions = [None] * len(files)
     else:
-        drawn = np.random.default_rng(spec.seed).permutation(len(unit))[:_QUERIES]
-        queries, asked, own = unit[drawn], index, [int(place) for place in drawn]
-        places = [int(bank.rows[place]) for place in drawn]
-    similarity = queries @ unit.T
-    for line, place in enumerate(own):
-        if place is not None:
-            similarity[line, place] = -2.0  # not itself
+        chosen = np.random.default_rng(spec.seed).permutation(len(unit))[:_QUERIES]
+        vectors, positions = unit[chosen], [int(position) for position in chosen]
+        rows = [int(bank.rows[position]) for position in chosen]
+    similarity = vectors @ unit.T
+    for line, position in enumerate(positions):
+        if position is not None:
+            similarity[line, position] = -2.0  # not itself
     cosines, nearest = largest(similarity, spec.k)
-    result, rows, side = {}, [], images.canvases.canvas
-    for place, near, cosine in zip(places, torch.from_numpy(bank.rows)[nearest].tolist(), cosines.tolist(), strict=True):
-        result[asked.name(place)] = [(index.name(row), round(value, 4)) for row, value in zip(near, cosine, strict=True)]
-        shown = [(_picture(index, row, side), _label(index, row), value) for row, value in zip(near, cosine, strict=True)]
-        rows.append((_picture(asked, place, side), _label(asked, place), shown))
-    draw_sheet(rows, out)
+    result, sheet = {}, []
+    for row, near, cosine in zip(rows, torch.from_numpy(bank.rows)[nearest].tolist(), cosines.tolist(), strict=True):
+        pairs = list(zip(near, cosine, strict=True))
+        result[queries.index.name(row)] = [(index.name(neighbor), round(value, 4)) for neighbor, value in pairs]
+        picture = modality.thumbnail(queries, row)
+        if picture is not None:
+            pictures = [(modality.thumbnail(samples, neighbor) or picture, _label(index, neighbor), v) for neighbor, v in pairs]
+            sheet.append((picture, _label(queries.index, row), pictures))
+    if not sheet:
+        return NeighborsResult(str(spec.ckpt), result, None)
+    draw_sheet(sheet, out)
     return NeighborsResult(str(spec.ckpt), result, str(out))
-
-
-def _picture(index: Index, row: int, side: int) -> Image.Image:
-    try:
-        canvas = read_canvas(index, row, side)
-    except UnreadableSampleError as error:  # it could be read a moment ago
-        raise SslkitError(f"{index.name(row)} cannot be read any more: {error}") from error
-    return Image.fromarray(canvas if canvas.shape[2] == 3 else canvas[..., 0])
 
 
 def _label(index: Index, row: int) -> str | None:

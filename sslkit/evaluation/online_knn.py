@@ -7,12 +7,13 @@ import torch
 
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
+from sslkit.data.indexed_source import IndexedSource
 from sslkit.data.locations import find_parts
 from sslkit.engine.features import extract
 from sslkit.evaluation.knn import votes
 from sslkit.evaluation.metrics import right
 from sslkit.evaluation.splits import check_labeled
-from sslkit.image.source import ImageSource
+from sslkit.registry import load_modality
 from sslkit.specs.train import PretrainSpec
 
 _SAMPLES, _K, _TEMPERATURE = 2000, 20, 0.07  # as knn/weighted-v1, but of few images, a quarter of them queries
@@ -21,24 +22,28 @@ _SAMPLES, _K, _TEMPERATURE = 2000, 20, 0.07  # as knn/weighted-v1, but of few im
 class OnlineKnn:
     """Tell the k-NN accuracy of an encoder on at most 2,000 training images; raises SslkitError if they have no labels."""
 
-    def __init__(self, spec: PretrainSpec) -> None:
+    def __init__(self, spec: PretrainSpec, modality: str) -> None:
         assert spec.data is not None
         self.spec = spec
-        index = ImageSource.read_index(find_parts(spec.data, ImageSource.kind)["train"], spec.label, spec.reindex)
+        source = load_modality(modality).source
+        if not issubclass(source, IndexedSource):
+            raise SslkitError(f"{source.noun} have no labels", flag="online_knn")
+        self.source = source
+        index = source.read_index(find_parts(spec.data, source.kind)["train"], spec.label, spec.reindex)
         check_labeled(index, "online_knn", several=False)
         drawn = np.random.default_rng(spec.seed).permutation(len(index))[:_SAMPLES]
         self.index = index.subset(np.sort(drawn))
         if len(drawn) // 4 < 1:
-            raise SslkitError(f"{len(index)} images are too few", "expected four or more", flag="online_knn")
+            raise SslkitError(f"{len(index)} samples are too few", "expected four or more", flag="online_knn")
 
     @cached_property
-    def images(self) -> ImageSource:
-        """Return the images, as they are shown in the evaluation."""
-        return ImageSource.of(self.index, self.spec)
+    def samples(self) -> IndexedSource:
+        """Return the samples, as training reads them."""
+        return self.source.for_training(self.index, self.spec)
 
     def __call__(self, encoder: Encoder) -> float:
         """Return the accuracy, a share of 1, of every fourth image's class by the others."""
-        found = extract(encoder, self.images, workers=0)
+        found = extract(encoder, self.samples, workers=0)
         assert self.index.labels is not None
         features, labels = found.layers["last"], torch.from_numpy(self.index.labels[found.rows])
         asked = torch.arange(len(labels)) % 4 == 0

@@ -13,8 +13,8 @@ from sslkit.engine.precision import choose_device
 from sslkit.evaluation.embed import read_samples
 from sslkit.evaluation.features import cached
 from sslkit.evaluation.models import Model
+from sslkit.evaluation.splits import evaluation_size, source_of
 from sslkit.files import output_path, write_atomically
-from sslkit.image.source import ImageSource
 from sslkit.specs.use import PredictSpec
 
 _LIKELY = 0.5  # from here on a class is named, where an image may have several
@@ -39,13 +39,12 @@ def predict(spec: PredictSpec) -> PredictResult:
     """
     out = output_path(spec.out, ".csv")
     checkpoint = read_model(spec.ckpt)
-    checkpoint.check_images(spec.data)
     classes, head = classifier(checkpoint)
     device = choose_device(spec.device)[0]
     encoder = checkpoint.build_encoder(spec.encoder).to(device)
     index = read_samples(spec, checkpoint)
-    model = Model(str(spec.ckpt), encoder, checkpoint.size if spec.size == "auto" else spec.size)
-    images = ImageSource.of(index, spec, model.size)
+    model = Model(str(spec.ckpt), encoder, evaluation_size(spec, checkpoint))
+    images = source_of(checkpoint).for_evaluation(index, spec, encoder, model.size)
     found = cached(model, images, "last", "auto", spec)
     with torch.no_grad():
         scores = head(found.layers["last"])

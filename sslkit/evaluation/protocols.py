@@ -70,7 +70,7 @@ _ELSEWHERE = frozenset(
 )
 
 
-def settled(spec: FinetuneSpec) -> FinetuneSpec:
+def with_protocol_values(spec: FinetuneSpec) -> FinetuneSpec:
     """Return the spec with the protocol's and the recipe's values where nothing was given."""
     own = {**RECIPES[spec.recipe], **_FINETUNE[spec.protocol]}
     lengths = {"epochs", "steps", "minutes"}
@@ -80,8 +80,9 @@ def settled(spec: FinetuneSpec) -> FinetuneSpec:
 
 
 def finetune_settings(spec: FinetuneSpec) -> dict[str, Any]:
-    """Return everything in a settled spec that decides how it trains."""
-    return spec.model_dump(mode="json", exclude=set(_ELSEWHERE))
+    """Return everything in a spec that decides how it trains."""
+    data = {name: value for name, value in spec.data_values().items() if value != "auto"}
+    return {**spec.model_dump(mode="json", exclude=set(_ELSEWHERE) | spec.tables()), **data}
 
 
 def finetune_protocol(spec: FinetuneSpec) -> str | None:
@@ -93,7 +94,7 @@ def finetune_protocol(spec: FinetuneSpec) -> str | None:
 
 
 def _finetune(protocol: Any) -> dict[str, Any]:
-    return finetune_settings(settled(FinetuneSpec(protocol=protocol)))
+    return finetune_settings(with_protocol_values(FinetuneSpec(protocol=protocol)))
 
 
 _ALL = (

@@ -119,7 +119,7 @@ class Evaluation:
         source_class = source_of(self.checkpoint)
 
         def shown(index: Index, like: IndexedSource | None = None) -> IndexedSource:
-            return source_class.shown(index, self.spec, model.encoder, model.size, like)
+            return source_class.for_evaluation(index, self.spec, model.encoder, model.size, like)
 
         def part(samples: IndexedSource) -> Part:
             found, labels = cached(model, samples, layer, pool, self.spec), samples.index.labels
@@ -165,21 +165,21 @@ def open_evaluation(spec: EvaluationSpec, pixels: int = 32) -> Evaluation:
     checkpoint = read_model(spec.ckpt)
     source_of(checkpoint)
     device, _ = choose_device(spec.device)
-    models = compared(checkpoint, spec.size, spec.baselines, spec.against, spec.seed, device, spec.encoder, pixels)
+    models = compared(checkpoint, spec, device, pixels)
     return Evaluation(spec, checkpoint, models, find_labeled(spec, spec.test, checkpoint))
 
 
 def settle(spec: EvaluationSpec, protocol: str) -> tuple[str | None, dict[str, Any]]:
     """Return the protocol's id and settings, with the values given by hand, which make the id None."""
-    settings = {"layer": "last", "pool": "auto", "size": "auto", **PROTOCOLS[protocol].settings}
+    settings = {"layer": "last", "pool": "auto", **PROTOCOLS[protocol].settings}
     own = type(spec).model_fields.keys() - EvaluationSpec.model_fields.keys() - {"protocol"}
     given = {name: value for name in own if (value := getattr(spec, name)) is not None}
     foreign = sorted(given.keys() - settings.keys())
     if foreign:
         raise SslkitError(f"{protocol} has no such setting", "see `sslkit protocols`", flag=foreign[0])
-    given |= {name: getattr(spec, name) for name in ("layer", "pool", "size") if name in spec.model_fields_set}
+    given |= {name: getattr(spec, name) for name in ("layer", "pool") if name in spec.model_fields_set} | spec.data_values()
     several = settings.get("seeds", 1) > 1  # else more seeds are more of the same
-    by_hand = [name for name in given if given[name] != settings[name] or name in own]
+    by_hand = [name for name in given if given[name] != settings.get(name, "auto") or name in own]
     by_hand = [name for name in by_hand if name != "seeds" or several]
     return None if by_hand else protocol, {**settings, **given}
 

@@ -10,16 +10,14 @@ import numpy as np
 from sslkit.console import say
 from sslkit.contract.errors import SslkitError, renamed_flags
 from sslkit.contract.modality import FileKind
-from sslkit.contract.options import DataSpec
 from sslkit.contract.source import Rows
 from sslkit.data.index import Index
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.data.locations import find_parts
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.run_folder import holds_run, read_spec
-from sslkit.image.options import IMAGES
-from sslkit.image.source import ImageSource
-from sslkit.registry import load_source
+from sslkit.registry import load_modality
+from sslkit.specs.data import DataSpec, ModalitySpec
 
 _TEST_SHARE = 0.2  # where there is no test part
 
@@ -67,7 +65,9 @@ def find_labeled(
     `source_class` reads them; by default what the checkpoint is evaluated on.
     """
     data, label, own = named_data(spec, checkpoint)
-    source_class = source_class or (ImageSource if checkpoint is None else source_of(checkpoint))
+    if source_class is None:
+        assert checkpoint is not None
+        source_class = source_of(checkpoint)
     located = find_parts(data, source_class.kind)
     train = check_labeled(source_class.read_index(located.pop("train"), label, spec.reindex), "data", several)
     pretrained_on = checkpoint.metadata["data"] if checkpoint else None
@@ -103,25 +103,36 @@ def check_own(data: str, own: bool, seen: bool) -> None:
 
 
 def source_of(checkpoint: Checkpoint, flag: str = "ckpt") -> type[IndexedSource]:
-    """Return what reads the samples that a checkpoint is evaluated on; raises SslkitError for text, which has no labels."""
-    modality = checkpoint.samples
-    source_class = load_source(modality)
-    if checkpoint.metadata.get("modality", "image") != (source_class.encoded_as or modality):
+    """Return what reads the samples that a checkpoint is evaluated on; raises SslkitError if they cannot be labeled."""
+    modality = load_modality(checkpoint.evaluated_as)
+    if checkpoint.modality != modality.encoder_modality:
         raise SslkitError(
-            f"{checkpoint.path} is an encoder of something else than {modality}", "the file was altered", flag=flag
+            f"{checkpoint.path} says it encodes {checkpoint.modality} data and was trained on {modality.name} data",
+            "the file was altered",
+            flag=flag,
         )
-    if not issubclass(source_class, IndexedSource):
+    if not issubclass(modality.source, IndexedSource):
         task = checkpoint.metadata["task"]
         raise SslkitError(
-            f"{checkpoint.path} was trained on {modality} data by {task}", "this needs images or sounds", flag=flag
+            f"{checkpoint.path} was trained on {modality.name} data by {task}", f"{modality.noun} have no labels", flag=flag
         )
-    return source_class
+    return modality.source
+
+
+def evaluation_size(spec: ModalitySpec, checkpoint: Checkpoint) -> int:
+    """Return the size of samples that the encoder is given: as asked for, by default that of pretraining.
+
+    Raises SslkitError for a data option of another modality.
+    """
+    spec.check_modality(checkpoint.evaluated_as)
+    return spec.sample_size(checkpoint.evaluated_as) or checkpoint.size
 
 
 def check_channels(index: Index, checkpoint: Checkpoint) -> None:
-    """Raise SslkitError if images do not have the channels that the encoder takes."""
-    if source_of(checkpoint).kind is IMAGES and index.channels != checkpoint.channels:
-        raise SslkitError(f"images have {index.channels} channels, the encoder takes {checkpoint.channels}", flag="data")
+    """Raise SslkitError if samples do not have the channels that the encoder takes."""
+    channels = source_of(checkpoint).channels(index)
+    if channels not in (None, checkpoint.channels):
+        raise SslkitError(f"images have {channels} channels, the encoder takes {checkpoint.channels}", flag="data")
 
 
 def named_data(spec: DataSpec, checkpoint: Checkpoint | None) -> tuple[str, str | None, bool]:

@@ -11,9 +11,8 @@ from sslkit.contract.task import Batch, DataInfo, PretextTask
 from sslkit.encoders.build import encoder_name
 from sslkit.encoders.composed import Concat
 from sslkit.engine.micro_batches import BATCH_NORM
-from sslkit.image.augmentation import build_augmentation
-from sslkit.image.transforms import flip, random_resized_crop
 from sslkit.nn import Teacher
+from sslkit.registry import load_modality
 from sslkit.specs.train import FinetuneSpec
 
 
@@ -33,7 +32,7 @@ class Supervised(PretextTask):
                 "softmax wants one label for each image, and some have several", "sigmoid or multi-hot", flag="loss"
             )
         self.register_buffer("labels", labels, persistent=False)
-        self.augment = build_augmentation(spec, classes)
+        self.augment = load_modality(data.modality).augmentation(spec, data, classes)
 
     def build_head(self) -> nn.Module:
         """Build the linear classifier."""
@@ -78,13 +77,12 @@ class Supervised(PretextTask):
     def transform(self, batch: Batch) -> Batch:
         """Return a random crop, flipped at random and augmented, and what to tell, `[B, classes]`."""
         self._wait(self.clock.epoch < self.options.head_first)
-        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
         labels = self.labels[batch["index"]]
         target = F.one_hot(labels, self.classes).float() if labels.dim() == 1 else labels.float()
         if self.kind != "sigmoid":
             target = target / target.sum(dim=1, keepdim=True).clamp(min=1)  # 1/k for k labels (Mahajan et al., 2018)
-        image, target = self.augment(image, target)
-        return {"image": image, "target": target}
+        inputs, target = self.augment(batch, target)
+        return {**inputs, "target": target}
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Return the cross-entropy of logits `[B, classes]`: of a softmax, or of each class by itself."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from sslkit.console import say
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import RunFailedError, SslkitError
-from sslkit.contract.options import DataSpec
+from sslkit.data.indexed_source import IndexedSource
 from sslkit.data.loader import Loader
 from sslkit.data.locations import find_parts
 from sslkit.engine.checkpoint import Checkpoint, read_model
@@ -29,10 +29,9 @@ from sslkit.evaluation.predict import classifier
 from sslkit.exporting import formats
 from sslkit.exporting.card import write_card
 from sslkit.exporting.formats import Network
-from sslkit.image.demo import some_digits
 from sslkit.image.encoders.base import PatchEncoder
-from sslkit.image.source import ImageSource
-from sslkit.image.transforms import center_view
+from sslkit.registry import load_modality
+from sslkit.specs.data import DataSpec
 from sslkit.specs.use import ExportSpec
 
 TOLERANCE = 1e-3  # largest difference of a feature, relative to the largest feature
@@ -78,14 +77,14 @@ def export(spec: ExportSpec) -> ExportResult:
     checkpoint = read_model(spec.ckpt)
     if spec.to == "word2vec":
         return _export_words(spec, checkpoint)
-    checkpoint.check_images()
+    spec.check_modality(checkpoint.modality)
     encoder = checkpoint.build_encoder(allowed=spec.encoder)
     classes, head = classifier(checkpoint) if checkpoint.part("head") else ([], None)
     network = Network(encoder, head).eval()
-    size = checkpoint.size if spec.size == "auto" else spec.size
+    size = spec.sample_size(checkpoint.modality) or checkpoint.size
     suffix, write = _FORMATS[spec.to]
     path = _path(spec, checkpoint, suffix)
-    images, source = _real_images(checkpoint, size)
+    images, source = _real_samples(checkpoint, encoder, size)
     if not spec.dynamic_batch:
         images = images[:1]
     shown = [images]
@@ -171,22 +170,23 @@ def _read_back(spec: ExportSpec, file: Path, settings: formats.Settings, shown: 
             return torch.from_numpy(np.concatenate([found[name] for name in found]))
 
 
-def _real_images(checkpoint: Checkpoint, size: int) -> tuple[Tensor, str]:
-    """Return images `[7, C, size, size]` of the run's own data, or else digits, and where they are from."""
-    folder = checkpoint.path.parent
-    data = read_spec(folder).get("data") if holds_run(folder) and checkpoint.samples == "image" else None
-    if isinstance(data, str):
-        try:
-            index = ImageSource.read_index(find_parts(data, ImageSource.kind)["train"], None, False)
-        except SslkitError as error:
-            say(f"the run's images are not used: {error}")
-        else:
-            if index.channels == checkpoint.channels:
-                rows = np.arange(_IMAGES) % len(index)
-                source = ImageSource.of(index, DataSpec(cache="off", workers=0), size)
-                raw = next(Loader(source, 0, substitute=True)([rows]))
-                return center_view(to_device(raw, source, torch.device("cpu"))["image"], size), data
-    return some_digits(_IMAGES, checkpoint.channels, size), "handwritten digits"
+def _real_samples(checkpoint: Checkpoint, encoder: Encoder, size: int) -> tuple[Tensor, str]:
+    """Return samples as the encoder sees them, of the run's own data or that ship with the installation, and their origin."""
+    folder, modality = checkpoint.path.parent, load_modality(checkpoint.modality)
+    shipped = modality.example_inputs(_IMAGES, checkpoint.channels, size)
+    data = read_spec(folder).get("data") if holds_run(folder) and checkpoint.evaluated_as == modality.name else None
+    if not isinstance(data, str) or not issubclass(modality.source, IndexedSource):
+        return shipped
+    try:
+        index = modality.source.read_index(find_parts(data, modality.source.kind)["train"], None, False)
+    except SslkitError as error:
+        say(f"not using the run's data for verification: {error}")
+        return shipped
+    if modality.source.channels(index) not in (None, checkpoint.channels):
+        return shipped
+    source = modality.source.for_evaluation(index, DataSpec(cache="off", workers=0), encoder, size)
+    raw = next(Loader(source, 0, substitute=True)([np.arange(_IMAGES) % len(index)]))
+    return source.view(to_device(raw, source, torch.device("cpu"))), data
 
 
 def _beside(checkpoint: Path, suffix: str) -> Path:

@@ -1,40 +1,44 @@
 """Augmentation of labeled images in fine-tuning."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from sslkit.specs.train import FinetuneSpec
+from sslkit.contract.task import Batch, DataInfo
+from sslkit.image.transforms import flip, random_resized_crop
 
 
-class Augmentation:
-    """Change images `[B, C, H, W]` in [0, 1] and targets `[B, classes]` by torchvision's pieces, one after the other."""
+class ImageAugmentation:
+    """Crop and flip images at random, then change images and targets by torchvision's transforms, one after the other."""
 
-    def __init__(self, each: list[nn.Module], mixed: list[nn.Module]) -> None:
-        self.each, self.mixed = each, mixed
+    def __init__(self, size: int, crop_scale: float, each: list[nn.Module], mixed: list[nn.Module]) -> None:
+        self.size, self.crop_scale, self.each, self.mixed = size, crop_scale, each, mixed
 
-    def __call__(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Return changed images and targets."""
-        for change in self.each:  # torchvision draws once a call: image by image, or all would be changed alike
-            image = torch.stack([change(one) for one in image])
+    def __call__(self, batch: Batch, target: Tensor) -> tuple[Batch, Tensor]:
+        """Return `image` `[B, C, S, S]` and targets `[B, classes]`, changed at random."""
+        image = flip(random_resized_crop(batch["image"], self.size, scale=(self.crop_scale, 1.0)))
+        for change in self.each:  # torchvision draws once per call, so that a batch would be changed alike
+            image = torch.stack([change(sample) for sample in image])
         if self.mixed:
             choice = int(torch.randint(len(self.mixed), ()))
             image, target = self.mixed[choice](image, target)
-        return image, target
+        return {"image": image}, target
 
 
-def build_augmentation(spec: FinetuneSpec, classes: int) -> Augmentation:
-    """Build what `--randaugment`, `--erasing`, `--mixup` and `--cutmix` ask for; of the last two, one in each step."""
+def augmentation(options: Any, info: DataInfo, classes: int) -> ImageAugmentation:
+    """Build what the options of `sslkit finetune` ask for; of mixup and cutmix, one in each step."""
     each: list[nn.Module] = []
     mixed: list[nn.Module] = []
-    if spec.randaugment or spec.erasing or spec.mixup or spec.cutmix:
-        from torchvision.transforms import v2  # not at the top: it takes a second
+    if options.randaugment or options.erasing or options.mixup or options.cutmix:
+        from torchvision.transforms import v2  # takes a second to import
 
-        if spec.randaugment:
-            each.append(v2.RandAugment(num_ops=2, magnitude=spec.randaugment))
-        if spec.erasing:
-            each.append(v2.RandomErasing(p=spec.erasing))
-        if spec.mixup:
-            mixed.append(v2.MixUp(alpha=spec.mixup, num_classes=classes))
-        if spec.cutmix:
-            mixed.append(v2.CutMix(alpha=spec.cutmix, num_classes=classes))
-    return Augmentation(each, mixed)
+        if options.randaugment:
+            each.append(v2.RandAugment(num_ops=2, magnitude=options.randaugment))
+        if options.erasing:
+            each.append(v2.RandomErasing(p=options.erasing))
+        if options.mixup:
+            mixed.append(v2.MixUp(alpha=options.mixup, num_classes=classes))
+        if options.cutmix:
+            mixed.append(v2.CutMix(alpha=options.cutmix, num_classes=classes))
+    return ImageAugmentation(info.size, options.crop_scale, each, mixed)

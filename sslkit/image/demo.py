@@ -46,17 +46,8 @@ def demo(spec: DemoSpec) -> DemoResult:
     from sslkit.evaluation.probe import probe
     from sslkit.exporting.export import export
 
-    run = pretrain(
-        PretrainSpec(
-            task="rotation",
-            data=str(images),
-            out=str(Path(spec.out, "run")),
-            size=_SIDE,
-            epochs=30,
-            batch_size=64,
-            seed=spec.seed,
-        )
-    )
+    settings = {"task": "rotation", "data": str(images), "out": str(Path(spec.out, "run")), "size": _SIDE, "seed": spec.seed}
+    run = pretrain(PretrainSpec.model_validate({**settings, "epochs": 30, "batch_size": 64}))
     neighbors, linear = knn(KnnSpec(ckpt=run.checkpoint)), probe(ProbeSpec(ckpt=run.checkpoint))
     return DemoResult(
         images=str(images),

@@ -1,6 +1,11 @@
 """Options of images."""
 
+from typing import Any, ClassVar
+
+from pydantic import Field
+
 from sslkit.contract.modality import FileKind
+from sslkit.contract.options import Auto, DataOptions, Pixels
 
 _EXTENSIONS = ".jpg .jpeg .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .jp2 .ico .avif"
 
@@ -12,3 +17,28 @@ IMAGES = FileKind(
     arrays=True,
     shards=True,
 )
+
+
+class ImageOptions(DataOptions):
+    """Data options of images."""
+
+    modality: ClassVar = "image"
+    noun: ClassVar = IMAGES.noun
+    accepts: ClassVar = IMAGES.accepts
+    record: ClassVar = "sslkit.image.modality:ImageModality"
+
+    size: Pixels | Auto = Field(
+        default="auto", description="Side of the square image an encoder sees, in pixels; auto: fits data or checkpoint."
+    )
+    canvas: Pixels | Auto = Field(
+        default="auto", description="Side of the stored image that crops are cut from, in pixels; auto: 8/7 of --size."
+    )
+
+    def sample_size(self) -> int | None:
+        """Return `--size`, None for auto."""
+        return None if self.size == "auto" else self.size
+
+    @classmethod
+    def of_size(cls, size: int) -> dict[str, Any]:
+        """Return `size`."""
+        return {"size": size}

@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.contract.encoder import Encoder
-from sslkit.contract.options import DataSpec
-from sslkit.contract.source import ReadSeed, Rows
+from sslkit.contract.source import OpenSpec, ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.index import Index
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.image.canvas import Canvases, choose_folder
 from sslkit.image.decode import short_sides
-from sslkit.image.options import IMAGES
+from sslkit.image.options import IMAGES, ImageOptions
 from sslkit.image.transforms import center_view
 
 SIZES = (32, 64, 96, 128, 160, 224)
@@ -27,35 +26,44 @@ class ImageSource(IndexedSource):
     """Hold images; a batch has `image`, float32 `[B, C, canvas, canvas]` in [0, 1]."""
 
     kind: ClassVar = IMAGES
-    accepts: ClassVar = IMAGES.accepts
-    called: ClassVar = IMAGES.noun
+    noun: ClassVar = IMAGES.noun
 
-    def __init__(self, index: Index, size: int, canvases: Canvases, settled: dict[str, tuple[Any, str]]) -> None:
-        self.index, self.canvases, self.settled = index, canvases, settled
+    def __init__(self, index: Index, size: int, canvases: Canvases, resolved: dict[str, tuple[Any, str]]) -> None:
+        self.index, self.canvases, self.resolved = index, canvases, resolved
         self.location = index.source
         self.info = DataInfo(len(index), size, index.channels)
 
     @classmethod
-    def of(cls, index: Index, spec: DataSpec, size: int | None = None, canvas: int | None = None) -> Self:
-        """Return the images of an index at a size, by default the spec's, on the canvas that training at it has."""
-        settled: dict[str, tuple[Any, str]] = {}
-        side = int(np.median(short_sides(index)))
-        if size is None and spec.size == "auto":
-            size = choose_size(side)
-            settled["size"] = size, f"images have {side} px on the short side"
-        size = int(spec.size) if size is None else size
-        given: Any = getattr(spec, "canvas", "auto")  # an evaluation has no say in it
-        if canvas is None and given == "auto":
-            canvas, why = choose_canvas(size, side)
-            settled["canvas"] = canvas, why
-        canvas = canvas or int(given)
-        folder, settled["cache"] = choose_folder(index, canvas, spec.cache, spec.cache_limit)
-        return cls(index, size, Canvases(index, canvas, folder), settled)
+    def for_training(cls, index: Index, spec: OpenSpec) -> Self:
+        """Return images at the size and on the canvas that were asked for, or that suit the data."""
+        return cls._at(index, spec, None, None)
 
     @classmethod
-    def shown(cls, index: Index, spec: DataSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
+    def for_evaluation(cls, index: Index, spec: OpenSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
         """Return images at a size, on the canvas that suits both, or on that of `like`."""
-        return cls.of(index, spec, size, None if like is None else like.canvases.canvas)
+        return cls._at(index, spec, size, None if like is None else like.canvases.canvas)
+
+    @classmethod
+    def channels(cls, index: Index) -> int | None:
+        """Return the channels of the images."""
+        return index.channels
+
+    @classmethod
+    def _at(cls, index: Index, spec: OpenSpec, size: int | None, canvas: int | None) -> Self:
+        options, resolved = spec.table(ImageOptions), dict[str, tuple[Any, str]]()
+        side = int(np.median(short_sides(index)))
+        if size is None and options.size == "auto":
+            size = choose_size(side)
+            resolved["size"] = size, f"images have {side} px on the short side"
+        elif size is None:
+            size = int(options.size)
+        if canvas is None and options.canvas == "auto":
+            canvas, reason = choose_canvas(size, side)
+            resolved["canvas"] = canvas, reason
+        elif canvas is None:
+            canvas = int(options.canvas)
+        folder, resolved["cache"] = choose_folder(index, canvas, spec.cache, spec.cache_limit)
+        return cls(index, size, Canvases(index, canvas, folder), resolved)
 
     @classmethod
     def example(cls, folder: Path, samples: int) -> str:
@@ -84,10 +92,6 @@ class ImageSource(IndexedSource):
         """Return the middle of each canvas at the training size."""
         return center_view(batch["image"], self.info.size)
 
-    def choose_encoder(self, reads: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
-        """Return one that trains on a CPU, or the usual one on a GPU; with tokens where the task reads them."""
-        return choose_encoder(self.info.size, reads, on_cpu)
-
     def workers(self, asked: int | str) -> tuple[int, str]:
         """Return how many processes decode."""
         return self.canvases.workers(asked)
@@ -107,13 +111,3 @@ def choose_canvas(size: int, side: int) -> tuple[int, str]:
     if side <= 64:
         return max(side, 8), "small images are kept whole"
     return max(min(side, round(size * 8 / 7)), 8), "8/7 of the size leaves room for crops"
-
-
-def choose_encoder(size: int, reads: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
-    """Return the encoder for images of a size, and why: with tokens where the task reads them."""
-    tokens = "tokens" in reads
-    tail = ", has tokens" if tokens else ""
-    if size <= 64 or on_cpu:
-        why = "images up to 64 px" if size <= 64 else "trains on a CPU"
-        return "vit_micro" if tokens else "resnet_micro", why + tail
-    return "vit_small_patch16_224" if tokens else "resnet50", f"the usual one on a GPU{tail}"

@@ -1,17 +1,15 @@
-"""Options of images with captions."""
+"""Data options of images with captions."""
 
-from pydantic import Field
+from typing import ClassVar
 
-from sslkit.contract.options import DataSpec, Texts
+from sslkit.contract.options import DataOptions
 
 
-class ZeroshotSpec(DataSpec):
-    """Hold what `sslkit zeroshot` is told."""
+class ImageTextOptions(DataOptions):
+    """Images with captions have the options of both."""
 
-    ckpt: str = Field(description="model.safetensors of a run of `clip`.")
-    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
-    labels: str | None = Field(
-        default=None, description="File with a line for each class: its name, or CLASS,NAME; default: the data's own names."
-    )
-    templates: Texts = Field(default=["{}"], description="Prompt with {} for the name of a class; the mean of several counts.")
-    baselines: bool = Field(default=True, description="Also the same networks with random weights.")
+    modality: ClassVar = "image_text"
+    noun: ClassVar = "pairs"
+    accepts: ClassVar = "a .csv with columns `path` and `caption`"
+    parts: ClassVar = ("image", "text")
+    record: ClassVar = "sslkit.image_text.modality:ImageTextModality"

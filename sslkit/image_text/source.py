@@ -11,16 +11,14 @@ from PIL import Image
 
 from sslkit.console import say
 from sslkit.contract.errors import SslkitError
-from sslkit.contract.options import DataSpec
-from sslkit.contract.source import ReadSeed, Rows
+from sslkit.contract.source import OpenSpec, ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.locations import find_parts, read_column
 from sslkit.image.options import IMAGES
 from sslkit.image.source import ImageSource
+from sslkit.image_text.options import ImageTextOptions
 from sslkit.text.byte_pairs import BytePairs
-
-_ACCEPTED = "a .csv with columns `path` and `caption`"
-
+from sslkit.text.options import TextOptions
 
 _WORDS, _LONGEST = 8192, 77  # tokens that are learned, and tokens of a caption: at most (77 as in CLIP)
 
@@ -32,22 +30,20 @@ class ImageTextSource(ImageSource):
     the tokenizer. For evaluations its images are images like any others.
     """
 
-    accepts: ClassVar = _ACCEPTED
-    called: ClassVar = "pairs"
-    encoded_as: ClassVar = "image"
-    evaluated_as: ClassVar = "image"
+    noun: ClassVar = ImageTextOptions.noun
     captions: list[str]
     tokens: NDArray[np.int32]
 
     @classmethod
-    def open(cls, spec: DataSpec) -> Self:
+    def open(cls, spec: OpenSpec) -> Self:
         """Open `--data` and learn tokens from its captions."""
         assert spec.data is not None
         captions = read_captions(spec.data)
         pairs = super().open(spec)
         tokenizer = BytePairs.learn(captions, _WORDS)
         lengths = tokenizer.lengths(captions)
-        length = min(_LONGEST, max(lengths))
+        context = spec.table(TextOptions).context
+        length = min(_LONGEST if context == "auto" else context, max(lengths))
         cut = sum(found > length for found in lengths)
         if cut:
             say(f"{cut:,} captions are longer than {length} tokens: their ends are left out")
@@ -79,7 +75,7 @@ class ImageTextSource(ImageSource):
         """Return a hash of the images' names and sizes and of the captions."""
         return hashlib.sha256("\0".join([self.index.fingerprint(), *self.captions]).encode()).hexdigest()[:16]
 
-    def evaluated_fingerprint(self) -> str:
+    def evaluation_fingerprint(self) -> str:
         """Return the hash of the images alone, which evaluations read."""
         return self.index.fingerprint()
 
@@ -97,5 +93,5 @@ def read_captions(data: str) -> list[str]:
     """Return the captions of a table, in its order; raises SslkitError if there are none, or one is empty."""
     table = Path(find_parts(data, IMAGES)["train"])
     if table.suffix != ".csv":
-        raise SslkitError(f"{data} has no captions", f"expected {_ACCEPTED}", flag="data")
+        raise SslkitError(f"{data} has no captions", f"expected {ImageTextOptions.accepts}", flag="data")
     return read_column(table, "caption", "data")

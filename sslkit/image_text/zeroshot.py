@@ -27,12 +27,12 @@ from sslkit.evaluation.metrics import right
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, Model
 from sslkit.evaluation.protocols import PROTOCOLS
 from sslkit.evaluation.session import Row, score
-from sslkit.evaluation.splits import check_channels, check_labeled, check_own, named_data
+from sslkit.evaluation.splits import check_channels, check_labeled, check_own, evaluation_size, named_data
 from sslkit.evaluation.statistics import Told, interval, mcnemar_of_rows
 from sslkit.image.source import ImageSource
 from sslkit.image_text.encoders import CaptionEncoder
-from sslkit.image_text.options import ZeroshotSpec
 from sslkit.image_text.source import read_captions
+from sslkit.image_text.specs import ZeroshotSpec
 from sslkit.text.byte_pairs import BytePairs
 
 _LONGEST = 4096  # tokens of a text
@@ -94,7 +94,7 @@ class Towers:
     def seen(self, index: Index, spec: ZeroshotSpec) -> tuple[Tensor, NDArray[np.int64]]:
         """Return unit vectors of images, `[N, D]`, on the CPU, and their rows in the data."""
         model = self.image
-        found = cached(model, ImageSource.shown(index, spec, model.encoder, model.size), "last", "auto", spec)
+        found = cached(model, ImageSource.for_evaluation(index, spec, model.encoder, model.size), "last", "auto", spec)
         return F.normalize(self.projector(found.layers["last"]), dim=1), found.rows
 
 
@@ -128,7 +128,7 @@ def zeroshot(spec: ZeroshotSpec) -> ZeroshotResult:
     else:
         rows = _retrieved(spec, towers, index, read_captions(location), test, seen)
     settings = {"templates": spec.templates, "labels": spec.labels, "size": towers.image.size, "label": label}
-    usual = PROTOCOLS[protocol].settings.items() <= settings.items() and spec.labels is None and spec.size == "auto"
+    usual = PROTOCOLS[protocol].settings.items() <= settings.items() and spec.labels is None and not spec.data_values()
     result = ZeroshotResult(
         command="zeroshot",
         protocol=protocol if usual else None,
@@ -288,6 +288,6 @@ def _towers(checkpoint: Checkpoint, spec: ZeroshotSpec, device: torch.device, tr
         raise SslkitError(f"the tokenizer in {path} cannot be read: {error}", "the file was altered", flag="ckpt") from error
     if tokenizer.words != text.in_channels:
         raise SslkitError(f"the tokenizer in {path} is not that of its text tower", "the file was altered", flag="ckpt")
-    size = checkpoint.size if spec.size == "auto" else spec.size
+    size = evaluation_size(spec, checkpoint)
     model = Model(CHECKPOINT if trained else RANDOM, encoder.to(device), size)
     return Towers(model, projector.eval(), text.eval().to(device), tokenizer, length)

@@ -10,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from sslkit.contract.errors import SslkitError, UnreadableSampleError
-from sslkit.data.index import Index
+from sslkit.contract.errors import SslkitError
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.precision import choose_device
 from sslkit.evaluation.embed import label_text, read_samples
@@ -22,9 +21,9 @@ from sslkit.evaluation.neighbors import neighbors
 from sslkit.evaluation.predict import classifier
 from sslkit.evaluation.protocols import PROTOCOLS
 from sslkit.evaluation.session import open_evaluation
+from sslkit.evaluation.splits import source_of
 from sslkit.evaluation.statistics import Told
-from sslkit.image.decode import read_canvas
-from sslkit.image.source import ImageSource
+from sslkit.registry import load_modality
 from sslkit.reporting.projection import project
 from sslkit.specs.evaluation import KnnSpec
 from sslkit.specs.look import ReportSpec
@@ -65,11 +64,9 @@ class Figures:
 def make_figures(checkpoint: Checkpoint, spec: ReportSpec) -> Figures:
     """Return map, neighbors and confusion of a checkpoint; what cannot be made is left out and said why."""
     looks = Figures()
-    if checkpoint.samples != "image":
-        return looks
     for made, make in (("map", _place), ("neighbors", _near), ("confusion matrix", _confuse)):
         try:
-            make(looks, checkpoint, spec.model_copy(update={"size": checkpoint.size}))
+            make(looks, checkpoint, spec)
         except SslkitError as error:
             looks.missing.append(f"No {made}: {error}.")
     return looks
@@ -78,10 +75,11 @@ def make_figures(checkpoint: Checkpoint, spec: ReportSpec) -> Figures:
 def _place(looks: Figures, checkpoint: Checkpoint, spec: ReportSpec) -> None:
     index = read_samples(spec, checkpoint)
     if len(index) < 10:
-        raise SslkitError("it would be of fewer than ten images")
+        raise SslkitError("fewer than ten samples")
     encoder = checkpoint.build_encoder(spec.encoder).to(choose_device(spec.device)[0])
-    images = ImageSource.of(index, spec, checkpoint.size)
-    found = cached(Model(str(checkpoint.path), encoder, checkpoint.size), images, "last", "auto", spec)
+    samples = source_of(checkpoint).for_evaluation(index, spec, encoder, checkpoint.size)
+    modality = load_modality(checkpoint.evaluated_as)
+    found = cached(Model(str(checkpoint.path), encoder, checkpoint.size), samples, "last", "auto", spec)
     (features,) = found.layers.values()
     drawn = np.sort(np.random.default_rng(spec.seed).permutation(len(features))[: spec.samples])
     plane, looks.places_title = project(features[torch.from_numpy(drawn)].numpy(), "tsne", spec.seed)
@@ -89,7 +87,7 @@ def _place(looks: Figures, checkpoint: Checkpoint, spec: ReportSpec) -> None:
     room = np.array([_WIDTH, _HEIGHT]) - 2 * _MARGIN
     for (x, y), row in zip(_MARGIN + (plane - low) / (high - low).clip(1e-9) * room, found.rows[drawn], strict=True):
         label = None if index.labels is None else label_text(index, int(row))
-        looks.places.append(MapPoint(float(x), float(y), label, _thumbnail(index, int(row), images.canvases.canvas)))
+        looks.places.append(MapPoint(float(x), float(y), label, _thumbnail(modality.thumbnail(samples, int(row)))))
 
 
 def _near(looks: Figures, checkpoint: Checkpoint, spec: ReportSpec) -> None:
@@ -103,7 +101,11 @@ def _near(looks: Figures, checkpoint: Checkpoint, spec: ReportSpec) -> None:
 
 def _confuse(looks: Figures, checkpoint: Checkpoint, spec: ReportSpec) -> None:
     """Count which class is told for which on the test part: by the classifier of a fine-tuned checkpoint, else by k-NN."""
-    given = {name: getattr(spec, name) for name in KnnSpec.model_fields if name in ReportSpec.model_fields and name != "size"}
+    given = {
+        name: getattr(spec, name)
+        for name in KnnSpec.model_fields
+        if name in ReportSpec.model_fields and name not in spec.tables()
+    }
     evaluation = open_evaluation(KnnSpec(**{**given, "ckpt": str(checkpoint.path), "baselines": False}))
     classes = list(evaluation.parts.classes)
     train, (test, *_) = evaluation.features(evaluation.models[0], "last")
@@ -122,12 +124,9 @@ def _confuse(looks: Figures, checkpoint: Checkpoint, spec: ReportSpec) -> None:
     looks.confusion_title = f"True class by row, {by} answer by column, {len(told):,} test images."
 
 
-def _thumbnail(index: Index, row: int, side: int) -> bytes:
-    try:
-        canvas = read_canvas(index, row, side)
-    except UnreadableSampleError:  # it could be read a moment ago
-        canvas = np.zeros((side, side, 3), dtype=np.uint8)
-    image = Image.fromarray(canvas if canvas.shape[2] == 3 else canvas[..., 0])
+def _thumbnail(image: Image.Image | None) -> bytes:
+    """Return a small PNG of a picture; a black one in the place of what can't be read."""
+    image = image or Image.new("L", (_THUMBNAIL, _THUMBNAIL))
     if image.width > _THUMBNAIL:
         image = image.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
     with io.BytesIO() as stream:

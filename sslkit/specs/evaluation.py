@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from sslkit.contract.options import Count, DataSpec, Texts
+from sslkit.contract.options import Count, Texts
+from sslkit.specs.data import DataSpec
 
 
 class FeatureSpec(DataSpec):

@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sslkit.contract.options import Auto, DataSpec, Pixels, Texts
+from sslkit.contract.options import Texts
+from sslkit.specs.data import DataSpec
 from sslkit.specs.use import EmbedSpec
 
 
@@ -32,7 +33,6 @@ class PreviewSpec(DataSpec):
         json_schema_extra={"completes": "encoder"},
     )
     encoder_option: dict[str, str] = Field(default={}, description="KEY=VALUE for the encoder's factory; may be repeated.")
-    canvas: Pixels | Auto = Field(default="auto", description="Side of the stored image that views are cut from.")
     options: dict[str, Any] = Field(default={}, description="The task's own options.")
 
 

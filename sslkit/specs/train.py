@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sslkit.contract.options import Auto, Count, DataSpec, Looks, Pixels, Shares, Spec, Texts
+from sslkit.contract.options import Auto, Count, Looks, Shares, Spec, Texts
+from sslkit.specs.data import DataSpec
 
 
 class TrainSpec(DataSpec):
@@ -18,7 +19,6 @@ class TrainSpec(DataSpec):
     )
     encoder_option: dict[str, str] = Field(default={}, description="KEY=VALUE for the encoder's factory; may be repeated.")
     pretrained: bool = Field(default=False, description="Start from the weights timm or torchvision publish (downloads).")
-    canvas: Pixels | Auto = Field(default="auto", description="Side of the stored image that views are cut from.")
     epochs: Count | Auto = Field(default="auto", description="Passes over the data (or use --steps or --minutes).")
     steps: int | None = Field(default=None, ge=1, description="Optimization steps, instead of --epochs.")
     minutes: float | None = Field(default=None, gt=0, description="Training time; the steps are fixed after a measurement.")

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sslkit.contract.options import Auto, DataSpec, Pixels, Spec
+from sslkit.specs.data import DataSpec, ModalitySpec
 from sslkit.specs.evaluation import FeatureSpec
 
 
@@ -32,7 +32,7 @@ class NeighborsSpec(DataSpec):
     encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
 
 
-class ExportSpec(Spec):
+class ExportSpec(ModalitySpec):
     """Hold what `sslkit export` is told."""
 
     ckpt: str = Field(description="model.safetensors of a run.")
@@ -41,6 +41,5 @@ class ExportSpec(Spec):
     )
     out: str | None = Field(default=None, description="File to write, with a card beside it; default: beside the run folder.")
     encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
-    size: Pixels | Auto = Field(default="auto", description="Image size; default: that of pretraining.")
     dynamic_batch: bool = Field(default=True, description="Let pt2 and ONNX take any number of images at once.")
     dynamic_size: bool = Field(default=False, description="Let pt2 and ONNX take images of any size, if the encoder does.")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sslkit.contract.errors import SslkitError
+from sslkit.contract.options import flat_fields
 from sslkit.registry import TASKS, find, load
 from sslkit.specs.look import PreviewSpec
 from sslkit.specs.train import PretrainSpec
@@ -96,4 +97,4 @@ def _with_own_options(task: type["PretextTask"]) -> type["PretextTask"]:
 
 
 # No option of a task may be called like one of these.
-RUN_FLAGS = frozenset((*PretrainSpec.model_fields, *PreviewSpec.model_fields))
+RUN_FLAGS = frozenset((*flat_fields(PretrainSpec), *flat_fields(PreviewSpec)))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sslkit.contract.errors import SslkitError
-from sslkit.contract.source import ReadSeed, Source
+from sslkit.contract.source import ReadSeed
 from sslkit.contract.task import Batch, Clock, PretextTask, rows
 from sslkit.data.loader import Loader
 from sslkit.encoders.builder import RecipeBuilder
@@ -24,7 +24,7 @@ from sslkit.engine.pretrain import with_task_defaults
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.settings import Settings
 from sslkit.engine.stepper import Stepper, to_device
-from sslkit.registry import load_source
+from sslkit.registry import load_modality
 from sslkit.specs.train import PretrainSpec
 
 SAMPLES = 8
@@ -35,18 +35,6 @@ TASK_ERRORS: tuple[type[Exception], ...] = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
     *(OSError, PicklingError, RuntimeError, SslkitError, TypeError, ValueError),
 )
-
-
-_NARROW = {
-    "resnet_micro": {"width": "16"},
-    "vit_micro": {"width": "32", "depth": "2"},
-    "convvit_micro": {"width": "32", "depth": "1", "heads": "1"},
-    "igpt": {"width": "32", "depth": "2", "heads": "1"},
-    "audio_micro": {"width": "8", "mels": "32"},
-}
-
-
-_USUAL = {"audio": "audio_micro"}
 
 
 class ContractViolationError(Exception):
@@ -66,7 +54,7 @@ class Bench:
 
     def __init__(self, task_class: type[PretextTask]) -> None:
         self.task_class = task_class
-        self.source_class: type[Source] = load_source(task_class.modality)
+        self.modality = load_modality(task_class.modality)
         self._folder = tempfile.TemporaryDirectory()
 
     def __enter__(self) -> Self:
@@ -93,15 +81,14 @@ class Bench:
         folder = Path(self._folder.name, str(batches))
         folder.mkdir(exist_ok=True)
         given: dict[str, Any] = {"batch_size": SAMPLES, "warmup": 0.0, "steps": 1000, "cache": "off", "workers": 0}
-        given |= {"data": self.source_class.example(folder, batches * SAMPLES), "micro_batch": micro_batch}
+        given |= {"data": self.modality.example_data(folder, batches * SAMPLES), "micro_batch": micro_batch}
         if exact:
             given |= {"optimizer": "sgd", "lr": 0.05, "clip": clip}
-        given["encoder"] = self.task_class.defaults.get("encoder") or self._usual_encoder(exact)
-        given["encoder_option"] = _NARROW.get(given["encoder"], {})
+        given["encoder"] = self.task_class.defaults.get("encoder") or self.modality.small_encoder(self.task_class.reads, exact)
+        given["encoder_option"] = self.modality.small_options.get(given["encoder"], {})
         spec = with_task_defaults(PretrainSpec(task="check", **given), self.task_class)
-        source = self.source_class.open(spec)
-        found = {name: value for name, (value, _) in source.settled.items() if name == "encoder_option"}
-        spec = spec.model_copy(update={"size": source.info.size, **found})
+        source = self.modality.source.open(spec)
+        spec = spec.updated({name: value for name, (value, _) in source.resolved.items()})
         plan = Settings(spec, source, choose_machine("cpu", precision, world=world), 0, {})
         options = self.options(exact)
         seed_stage(0, "build", 0)
@@ -111,13 +98,6 @@ class Bench:
         if prepared:
             stepper.before_epoch(0)
         return stepper
-
-    def _usual_encoder(self, exact: bool) -> str:
-        """Return the encoder that a task without a default is checked with: `exact`, one without BatchNorm."""
-        modality = self.source_class.encoded_as or self.task_class.modality
-        if modality == "image":
-            return "vit_micro" if exact or "tokens" in self.task_class.reads else "resnet_micro"
-        return _USUAL.get(modality, "auto")
 
     @staticmethod
     def raw(stepper: Stepper) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import SslkitError
 
 
 def word_vectors(in_channels: int, size: int = 128, width: int = 100, letters: int = 0) -> "WordVectors":
@@ -35,6 +36,16 @@ class WordVectors(Encoder):
         """Return the words, most frequent first; none if nobody encode_words them."""
         text = self.spelling.cpu().numpy().tobytes().decode()
         return text.split("\n") if text.strip("\0") else []
+
+    def vocabulary(self) -> tuple[list[str], Tensor] | None:
+        """Return the words, most frequent first, and their vectors."""
+        try:
+            words = self.words
+        except UnicodeDecodeError:
+            words = []
+        if len(words) != self.in_channels or any(len(word.split()) != 1 for word in words):
+            raise SslkitError("the words in the checkpoint are not those of its vectors", "the file was altered", flag="ckpt")
+        return words, self.table.weight.detach()
 
     def spell(self, words: list[str]) -> None:
         """Keep the words beside their vectors."""

@@ -9,8 +9,6 @@ from sslkit.engine.checkpoint import Checkpoint
 from sslkit.evaluation.models import weights_hash
 from sslkit.exporting.card import titled
 from sslkit.files import write_atomically
-from sslkit.text.encoders import WordVectors
-from sslkit.text.word_vectors import vocabulary
 
 
 def write_words(checkpoint: Checkpoint, path: Path, card: str) -> float:
@@ -19,9 +17,10 @@ def write_words(checkpoint: Checkpoint, path: Path, card: str) -> float:
     Raises SslkitError for a checkpoint without word vectors.
     """
     encoder = checkpoint.build_encoder()
-    if not isinstance(encoder, WordVectors):
+    vocabulary = encoder.vocabulary()
+    if vocabulary is None:
         raise SslkitError(f"{checkpoint.path} has no word vectors; word2vec needs a skipgram checkpoint", flag="to")
-    words, table = vocabulary(encoder, str(checkpoint.path)), encoder.table.weight.detach().float()
+    words, table = vocabulary[0], vocabulary[1].float()
     with write_atomically(path) as stream:
         stream.write(f"{len(words)} {encoder.width}\n".encode())
         for word, row in zip(words, table.numpy(), strict=True):

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from sslkit.console import show_progress
 from sslkit.contract.errors import SslkitError
-from sslkit.contract.options import DataSpec
-from sslkit.contract.source import ReadSeed, Rows, Source
+from sslkit.contract.source import OpenSpec, ReadSeed, Rows, Source
 from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.cache import UNREADABLE, cache_folder, make_room
 from sslkit.files import write_atomically
+from sslkit.text.options import TextOptions
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")  # letters and digits, with apostrophes inside; lower case
 
@@ -37,17 +37,16 @@ class TextSource(Source):
     `info.details` has `words` (a list) and `counts` (int64 `[words]`).
     """
 
-    accepts: ClassVar = "a .txt file, or a folder of them"
-    called: ClassVar = "stretches"
+    noun: ClassVar = TextOptions.noun
 
     def __init__(self, location: str, size: int, tokens: NDArray[np.int32] | Path, words: list[str], counts: Tensor) -> None:
-        self.location, self.settled = location, {}
+        self.location, self.resolved = location, {}
         self._tokens = tokens  # of a file only the path goes to worker processes
         self._map: NDArray[np.int32] | None = None
         self.info = DataInfo(len(self.tokens) // size, size, len(words), "text", {"words": words, "counts": counts})
 
     @classmethod
-    def open(cls, spec: DataSpec) -> Self:
+    def open(cls, spec: OpenSpec) -> Self:
         """Open `--data`, turning words into numbers if that was not done before."""
         assert spec.data is not None
         if spec.label is not None:
@@ -57,12 +56,13 @@ class TextSource(Source):
         tokens = np.load(stored, mmap_mode="r") if isinstance(stored, Path) else stored
         if len(tokens) < 2:
             raise SslkitError(f"{spec.data} has {len(tokens)} words", "expected a text", flag="data")
-        size = min(_LENGTH, len(tokens)) if spec.size == "auto" else spec.size
+        context = spec.table(TextOptions).context
+        size = min(_LENGTH, len(tokens)) if context == "auto" else context
         if size > len(tokens):
-            raise SslkitError(f"{size} words in a sample, and {spec.data} has {len(tokens)}", "give less", flag="size")
+            raise SslkitError(f"{size} words in a sample, and {spec.data} has {len(tokens)}", "use fewer", flag="context")
         text = cls(spec.data, size, stored, words, torch.from_numpy(counts))
-        if spec.size == "auto":
-            text.settled["size"] = size, "words in a sample"
+        if context == "auto":
+            text.resolved["context"] = size, "words in a sample"
         return text
 
     @classmethod
@@ -116,16 +116,16 @@ class TextSource(Source):
 def _files(path: Path) -> list[Path]:
     try:
         if not path.exists():
-            raise SslkitError(f"{path} does not exist", f"expected {TextSource.accepts}", flag="data")
+            raise SslkitError(f"{path} does not exist", f"expected {TextOptions.accepts}", flag="data")
         files = sorted(file for file in path.rglob("*.txt") if file.is_file()) if path.is_dir() else [path]
     except OSError as error:
         raise SslkitError(f"cannot read {path}: {error.strerror}", flag="data") from error
     if not files:
-        raise SslkitError(f"no .txt file in {path}", f"expected {TextSource.accepts}", flag="data")
+        raise SslkitError(f"no .txt file in {path}", f"expected {TextOptions.accepts}", flag="data")
     return files
 
 
-def _cached(files: list[Path], spec: DataSpec) -> _Numbers:
+def _cached(files: list[Path], spec: OpenSpec) -> _Numbers:
     """Return the text as the cache has it, put there if it is not and fits."""
     key = hashlib.sha256()
     for file in files:

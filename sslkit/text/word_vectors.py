@@ -14,8 +14,7 @@ from sslkit.engine.checkpoint import read_model
 from sslkit.engine.run_folder import append_result
 from sslkit.evaluation.models import weights_hash
 from sslkit.evaluation.statistics import interval
-from sslkit.text.encoders import WordVectors
-from sslkit.text.options import WordsSpec
+from sslkit.text.specs import WordsSpec
 
 _AT_ONCE = 256  # questions, compared with all words
 
@@ -67,10 +66,11 @@ def words(spec: WordsSpec) -> WordsResult:
         raise SslkitError("which questions?", "give --similarity FILE or --analogies FILE")
     checkpoint = read_model(spec.ckpt)
     encoder = checkpoint.build_encoder()
-    if not isinstance(encoder, WordVectors):
+    vocabulary = encoder.vocabulary()
+    if vocabulary is None:
         raise SslkitError(f"{spec.ckpt} holds no word vectors", "expected a checkpoint of skipgram", flag="ckpt")
-    known = {word: place for place, word in enumerate(vocabulary(encoder, spec.ckpt))}
-    vectors = F.normalize(encoder.table.weight.detach(), dim=1)
+    known = {word: place for place, word in enumerate(vocabulary[0])}
+    vectors = F.normalize(vocabulary[1], dim=1)
     result = WordsResult(
         command="words",
         checkpoint=str(spec.ckpt),
@@ -81,17 +81,6 @@ def words(spec: WordsSpec) -> WordsResult:
     )
     append_result(checkpoint.path.parent, {**asdict(result), "protocol": None, "rows": []})
     return result
-
-
-def vocabulary(encoder: WordVectors, path: str) -> list[str]:
-    """Return the words of a checkpoint's vectors; raises SslkitError if there is not one for each."""
-    try:
-        found = encoder.words
-    except UnicodeDecodeError:
-        found = []
-    if len(found) != encoder.in_channels or any(len(word.split()) != 1 for word in found):
-        raise SslkitError(f"the words in {path} are not those of its vectors", "the file was altered", flag="ckpt")
-    return found
 
 
 def _similarity(file: str, known: dict[str, int], vectors: torch.Tensor) -> SimilarityRow:

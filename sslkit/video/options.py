@@ -1,6 +1,11 @@
 """Options of video."""
 
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
 from sslkit.contract.modality import FileKind
+from sslkit.contract.options import Auto, DataOptions
 from sslkit.image.options import IMAGES
 
 _FILES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
@@ -11,3 +16,22 @@ CLIPS = FileKind(
     _FILES | IMAGES.extensions,
     "a folder of clips, each a folder of frames or a video file, a .txt list, or a .csv with a `path` column",
 )
+FEWEST = 5  # frames of a window: what a tuple of frames takes
+
+Frames = Annotated[int, Field(ge=FEWEST, le=256)]
+Step = Annotated[int, Field(ge=1, le=64)]
+
+
+class VideoOptions(DataOptions):
+    """Data options of clips; those of images hold for their frames."""
+
+    modality: ClassVar = "video"
+    noun: ClassVar = CLIPS.noun
+    accepts: ClassVar = CLIPS.accepts
+    parts: ClassVar = ("image",)
+    record: ClassVar = "sslkit.video.modality:VideoModality"
+
+    frames: Frames | Auto = Field(default="auto", description="Frames of a training window; auto: 16, or what most clips have.")
+    frame_step: Step | Auto = Field(
+        default="auto", description="Largest distance between frames of a window; auto: 6, less in short clips."
+    )

@@ -13,21 +13,21 @@ from torch import Tensor
 
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError, UnreadableSampleError
-from sslkit.contract.options import DataSpec
-from sslkit.contract.source import ReadSeed, Rows
+from sslkit.contract.source import OpenSpec, ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.decode import decoding, inspect_samples, silence_decoders
 from sslkit.data.index import Index, with_folders_as_labels
 from sslkit.data.indexed_source import IndexedSource
-from sslkit.image.source import choose_canvas, choose_encoder, choose_size
+from sslkit.image.options import ImageOptions
+from sslkit.image.source import choose_canvas, choose_size
 from sslkit.image.transforms import center_view
-from sslkit.video.options import _FILES, CLIPS
+from sslkit.video.options import _FILES, CLIPS, FEWEST, VideoOptions
 from sslkit.video.reading import frame_names, motion, open_clip
 
-_FRAMES, _FEWEST = 16, 5  # frames of a window: at most, and what a tuple of frames takes
+_FRAMES = 16  # of a window: at most
 
 
-_STRIDE = 6  # 16 frames then span the 96 from which the paper's tuples come (Misra et al., 2016, section 3.2)
+_STEP = 6  # 16 frames then span the 96 from which the paper's tuples come (Misra et al., 2016, section 3.2)
 
 
 _SHORTER = 0.05  # share of clips that may be shorter than a window
@@ -51,12 +51,13 @@ class VideoSource(IndexedSource):
     """
 
     kind: ClassVar = CLIPS
-    accepts: ClassVar = CLIPS.accepts
-    called: ClassVar = CLIPS.noun
-    encoded_as: ClassVar = "image"
+    noun: ClassVar = CLIPS.noun
 
-    def __init__(self, index: Index, size: int, canvas: int, frames: int, settled: dict[str, tuple[Any, str]]) -> None:
-        self.index, self.settled, self.location = index, settled, index.source
+    def __init__(
+        self, index: Index, size: int, canvas: int, frames: int, step: int, resolved: dict[str, tuple[Any, str]]
+    ) -> None:
+        self.index, self.resolved, self.location = index, resolved, index.source
+        self.step = step
         self.canvas, self.frames = canvas, frames
         self.info = DataInfo(len(index), size, 3, "video", {"frames": frames})
 
@@ -67,32 +68,38 @@ class VideoSource(IndexedSource):
         return _by_folder(index) if Path(location).is_dir() else _with_folders_measured(index)
 
     @classmethod
-    def of(cls, index: Index, spec: DataSpec) -> Self:
-        """Return clips for training."""
+    def for_training(cls, index: Index, spec: OpenSpec) -> Self:
+        """Return clips whose windows and frames are as asked for, or suit the data."""
+        image, video = spec.table(ImageOptions), spec.table(VideoOptions)
+        resolved: dict[str, tuple[Any, str]] = {}
         sides, lengths = inspect_clips(index)
         side, usual = int(np.median(sides)), int(np.median(lengths))
-        settled: dict[str, tuple[Any, str]] = {}
-        size = choose_size(side) if spec.size == "auto" else spec.size
-        if spec.size == "auto":
-            settled["size"] = size, f"frames have {side} px on the short side"
-        canvas: Any = getattr(spec, "canvas", "auto")
+        size, canvas, frames, step = image.size, image.canvas, video.frames, video.frame_step
+        if size == "auto":
+            size = choose_size(side)
+            resolved["size"] = size, f"frames have {side} px on the short side"
         if canvas == "auto":
-            settled["canvas"] = choose_canvas(size, side)
-            canvas = settled["canvas"][0]
+            resolved["canvas"] = choose_canvas(size, side)
+            canvas = resolved["canvas"][0]
         if spec.cache == "on":
             raise SslkitError("video is not cached", "leave it out: frames are decoded when needed", flag="cache")
-        settled["cache"] = "off", "frames are read where they are wanted"
-        if usual < _FEWEST:
-            raise SslkitError(f"clips in {index.source} have {usual} frames", f"expected {_FEWEST} or more", flag="data")
-        # Few clips should be shorter than a window, whatever the others have.
-        frames = min(_FRAMES, max(_FEWEST, int(np.quantile(lengths, _SHORTER))))
-        return cls(index, size, canvas, frames, settled)
+        resolved["cache"] = "off", "frames are decoded when needed"
+        if usual < FEWEST:
+            raise SslkitError(f"clips in {index.source} have {usual} frames", f"expected {FEWEST} or more", flag="data")
+        if frames == "auto":
+            # Few clips should be shorter than a window, whatever the others have.
+            frames = min(_FRAMES, max(FEWEST, int(np.quantile(lengths, _SHORTER))))
+            resolved["frames"] = frames, "the usual window" if frames == _FRAMES else f"most clips have {frames} or more"
+        if step == "auto":
+            step = _STEP
+            resolved["frame_step"] = step, "at most: short clips take a smaller one"
+        return cls(index, size, int(canvas), int(frames), int(step), resolved)
 
     @classmethod
-    def shown(cls, index: Index, spec: DataSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
+    def for_evaluation(cls, index: Index, spec: OpenSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
         """Return clips at a size, on the canvas that suits both, or on that of `like`."""
         canvas = choose_canvas(size, int(np.median(inspect_clips(index)[0])))[0] if like is None else like.canvas
-        return cls(index, size, canvas, _SHOWN, {})
+        return cls(index, size, canvas, _SHOWN, _STEP, {})
 
     @classmethod
     def example(cls, folder: Path, samples: int) -> str:
@@ -137,10 +144,6 @@ class VideoSource(IndexedSource):
         frames: Tensor = center_view(clip.flatten(0, 1), self.info.size).unflatten(0, clip.shape[:2])
         return frames
 
-    def choose_encoder(self, reads: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
-        """Return an encoder of images."""
-        return choose_encoder(self.info.size, reads, on_cpu)
-
     def workers(self, asked: int | str) -> tuple[int, str]:
         """Return how many processes decode."""
         if asked != "auto":
@@ -154,7 +157,7 @@ class VideoSource(IndexedSource):
                 return clip.frames(np.linspace(0, clip.length - 1, self.frames).round().astype(int), self.canvas)
             if clip.length < self.frames:
                 raise UnreadableSampleError(f"{clip.length} frames, expected {self.frames} or more")
-            stride = min(_STRIDE, clip.length // self.frames)
+            stride = min(self.step, clip.length // self.frames)
             last = clip.length - 1 - stride * (self.frames - 1)
             starts = np.unique(random.integers(last + 1, size=_CANDIDATES))
             found = [clip.frames(start + stride * np.arange(self.frames), self.canvas) for start in starts]

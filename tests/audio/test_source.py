@@ -13,10 +13,10 @@ import torch
 
 from sslkit.audio.source import AudioSource
 from sslkit.contract.errors import SslkitError
-from sslkit.contract.options import DataSpec
 from sslkit.contract.source import ReadSeed
 from sslkit.data.loader import Loader
 from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.specs.data import DataSpec
 from sslkit.specs.train import TrainSpec
 
 Run = Callable[..., Any]

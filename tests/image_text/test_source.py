@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sslkit.contract.errors import SslkitError
-from sslkit.contract.options import DataSpec
 from sslkit.image_text.source import ImageTextSource
+from sslkit.specs.data import DataSpec
 from sslkit.text.byte_pairs import BEGIN, END, PADDING, BytePairs
 
 Run = Callable[..., Any]

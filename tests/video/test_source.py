@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from sslkit.contract.errors import SslkitError
-from sslkit.contract.options import DataSpec
 from sslkit.contract.source import ReadSeed
 from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.specs.data import DataSpec
 from sslkit.video.reading import motion
 from sslkit.video.source import VideoSource
 

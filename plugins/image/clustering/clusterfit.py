@@ -58,7 +58,7 @@ class ClusterFit(PretextTask):
         if self.clock.epoch > 0:
             return
         teacher, data = read_model(self.options.teacher, "teacher"), self.data
-        teacher.check_images("teacher")
+        teacher.check_modality("image", "teacher")
         if teacher.channels != data.channels:
             raise SslkitError(f"it sees {teacher.channels} channels, and the images have {data.channels}", flag="teacher")
         if teacher.size != data.size:

@@ -1,5 +1,7 @@
 """What every image encoder shares: normalization of its input, patches, feature maps."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,10 @@ class ImageEncoder(Encoder):
         mean, std = normalization
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def describe(self) -> dict[str, Any]:
+        """Return mean and standard deviation, by channel."""
+        return {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}
 
     def normalize(self, image: Tensor) -> Tensor:
         """Return the image minus mean, over standard deviation."""

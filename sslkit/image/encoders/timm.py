@@ -1,6 +1,6 @@
 """timm's models as encoders."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import timm
 import torch
@@ -10,7 +10,45 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sslkit.image.encoders.base import ImageEncoder, PatchEncoder
+from sslkit.contract.encoder import Encoder, EncoderLibrary
+from sslkit.contract.errors import SslkitError
+from sslkit.image.encoders.base import ImageEncoder, PatchEncoder, Wrapped
+
+
+class TimmLibrary(EncoderLibrary):
+    """timm's architectures; the library of names without a prefix."""
+
+    modality: ClassVar = "image"
+
+    def names(self) -> list[str]:
+        """Return the names of all architectures."""
+        return timm_names()
+
+    def build(
+        self, name: str, in_channels: int, size: int, stem: str = "standard", pretrained: bool = False, **options: Any
+    ) -> Encoder:
+        """Build a timm model without its classifier."""
+        return timm_encoder(name, in_channels, size, stem, pretrained, **options)
+
+    def scale_width(self, name: str, options: dict[str, Any], factor: float) -> dict[str, Any]:
+        """Return the options of a wider ResNet or vision transformer."""
+        return scaled_options(name, options, factor)
+
+    def wrap(self, module: nn.Module, in_channels: int, size: int) -> Encoder:
+        """Measure the width of what a module returns for images, and wrap it."""
+        images = torch.zeros(2, in_channels, size, size)
+        training = module.training
+        with torch.no_grad():
+            output = module.eval()(images)
+        module.train(training)
+        if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != 2:
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise SslkitError(f"the factory's module should return [B, width] (got {shape} for 2 images)", flag="encoder")
+        return Wrapped(module, width=output.shape[1], in_channels=in_channels)
+
+    def version(self) -> str:
+        """Return timm's version."""
+        return f"timm {timm.__version__}"
 
 
 def timm_names() -> list[str]:
@@ -42,7 +80,7 @@ def timm_encoder(
     return PlainEncoder(model, in_channels, normalization)
 
 
-def narrowed_options(name: str, options: dict[str, Any], factor: float) -> dict[str, Any]:
+def scaled_options(name: str, options: dict[str, Any], factor: float) -> dict[str, Any]:
     """Return the options that make a timm model `factor` times as wide; none if it is neither ResNet nor ViT."""
     with torch.device("meta"):
         model: Any = timm.create_model(name, num_classes=0, **options)

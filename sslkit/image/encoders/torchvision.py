@@ -1,16 +1,36 @@
 """torchvision's models as encoders: `torchvision:resnet18`."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torchvision
 from torch import nn
 
-from sslkit.contract.encoder import Encoder
+from sslkit.contract.encoder import Encoder, EncoderLibrary
 from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.image.encoders.base import Wrapped
 from sslkit.image.encoders.timm import small_stem
 
 CLASSIFIERS = ("fc", "head", "heads", "classifier")  # what torchvision's models call theirs
+
+
+class TorchvisionLibrary(EncoderLibrary):
+    """torchvision's classification models."""
+
+    modality: ClassVar = "image"
+
+    def names(self) -> list[str]:
+        """Return the names of all architectures."""
+        return list(torchvision.models.list_models(module=torchvision.models))
+
+    def build(
+        self, name: str, in_channels: int, size: int, stem: str = "standard", pretrained: bool = False, **options: Any
+    ) -> Encoder:
+        """Build a torchvision classifier and take its last layer off."""
+        return torchvision_encoder(name, in_channels, size, stem, pretrained, **options)
+
+    def version(self) -> str:
+        """Return torchvision's version."""
+        return f"torchvision {torchvision.__version__}"
 
 
 def torchvision_encoder(

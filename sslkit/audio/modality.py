@@ -1,0 +1,33 @@
+"""What the machinery asks of recordings."""
+
+from typing import ClassVar
+
+from sslkit.audio.baselines import BANDS, MeanSpectrum
+from sslkit.audio.encoders import AudioEncoder
+from sslkit.audio.options import AudioOptions
+from sslkit.audio.source import AudioSource
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.modality import Modality
+from sslkit.contract.task import DataInfo
+
+
+class AudioModality(Modality):
+    """Windows of recordings `[B, T]`, floats in [-1, 1]."""
+
+    options: ClassVar = AudioOptions
+    source: ClassVar = AudioSource
+    encoder_channels: ClassVar = 1
+    small_options: ClassVar = {"audio_micro": {"width": "8", "mels": "32"}}
+
+    def default_encoder(self, info: DataInfo, requires: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
+        """Return the small network on spectrograms."""
+        return "audio_micro", "the only one for audio"
+
+    def small_encoder(self, requires: tuple[str, ...], exact: bool) -> str:
+        """Return the small network on spectrograms, which has no BatchNorm."""
+        return "audio_micro"
+
+    def baseline(self, encoder: Encoder, channels: int, size: int, detail: int) -> tuple[str, Encoder] | None:
+        """Return the mean spectrum and its deviation over time."""
+        assert isinstance(encoder, AudioEncoder)
+        return f"mean spectrum, {BANDS} bands", MeanSpectrum(encoder.sample_rate, BANDS)

@@ -1,0 +1,96 @@
+"""What the machinery asks of images."""
+
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import UnreadableSampleError
+from sslkit.contract.modality import Augmentation, Modality
+from sslkit.contract.options import DataOptions
+from sslkit.contract.source import Source
+from sslkit.contract.task import Batch, DataInfo
+from sslkit.image.augmentation import augmentation
+from sslkit.image.baselines import RawPixels
+from sslkit.image.decode import read_canvas
+from sslkit.image.demo import some_digits
+from sslkit.image.encoders.select import CHANNELS, Select
+from sslkit.image.options import ImageOptions
+from sslkit.image.source import ImageSource
+from sslkit.image.transforms import center_view, flip, random_resized_crop
+
+
+class ImageModality(Modality):
+    """Images `[B, C, H, W]`, floats in [0, 1]."""
+
+    options: ClassVar[type[DataOptions]] = ImageOptions
+    source: ClassVar = ImageSource
+    encoder_channels: ClassVar = 3
+    small_options: ClassVar = {
+        "resnet_micro": {"width": "16"},
+        "vit_micro": {"width": "32", "depth": "2"},
+        "convvit_micro": {"width": "32", "depth": "1", "heads": "1"},
+        "igpt": {"width": "32", "depth": "2", "heads": "1"},
+    }
+    selections: ClassVar = CHANNELS
+    suggestions: ClassVar = {
+        "tokens": "vit_micro or timm's vit_*",
+        "palette": "igpt",
+        "masked_convolutions": "convvit_micro",
+        "feature_map": "resnet_micro",
+        "layers": "resnet_micro",
+    }
+
+    def default_encoder(self, info: DataInfo, requires: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
+        """Return one that trains on a CPU, or the usual one on a GPU; with tokens where the task requires them."""
+        tokens = "tokens" in requires
+        tail = ", has tokens" if tokens else ""
+        if info.size <= 64 or on_cpu:
+            reason = "images up to 64 px" if info.size <= 64 else "trains on a CPU"
+            return "vit_micro" if tokens else "resnet_micro", reason + tail
+        return "vit_small_patch16_224" if tokens else "resnet50", f"the usual one on a GPU{tail}"
+
+    def small_encoder(self, requires: tuple[str, ...], exact: bool) -> str:
+        """Return `resnet_micro`, or `vit_micro` where tokens are required or BatchNorm is unwanted."""
+        return "vit_micro" if exact or "tokens" in requires else "resnet_micro"
+
+    def select(self, selection: str, encoder: Encoder) -> Encoder:
+        """Return an encoder that sees lightness, color, gray or edges."""
+        return Select(selection, encoder)
+
+    def health_samples(self, source: Source, batch: Batch, sample_dims: int) -> Batch:
+        """Keep the canvases, from which views are cropped."""
+        return batch
+
+    def health_views(self, samples: Batch, info: DataInfo) -> tuple[Tensor, Tensor]:
+        """Return two random crops of the same images."""
+        first, second = (flip(random_resized_crop(samples["image"], info.size, scale=(0.2, 1.0))) for _ in range(2))
+        return first, second
+
+    def original(self, batch: Batch, info: DataInfo) -> Tensor | None:
+        """Return the center of each image."""
+        return center_view(batch["image"], info.size)
+
+    def thumbnail(self, source: Source, row: int) -> Image.Image | None:
+        """Return the canvas of an image."""
+        assert isinstance(source, ImageSource)
+        try:
+            canvas = read_canvas(source.index, row, source.canvases.canvas)
+        except UnreadableSampleError:
+            return None
+        return Image.fromarray(canvas if canvas.shape[2] == 3 else canvas[..., 0])
+
+    def baseline(self, encoder: Encoder, channels: int, size: int, detail: int) -> tuple[str, Encoder] | None:
+        """Return the pixels themselves."""
+        raw = RawPixels(channels, size, detail)
+        return f"raw pixels, {raw.side} px", raw
+
+    def augmentation(self, options: Any, info: DataInfo, classes: int) -> Augmentation:
+        """Return random crops, flips, and what the options of `sslkit finetune` add."""
+        return augmentation(options, info, classes)
+
+    def example_inputs(self, count: int, channels: int, size: int) -> tuple[Tensor, str]:
+        """Return handwritten digits."""
+        return some_digits(count, channels, size).to(torch.float32), "handwritten digits"

@@ -1,0 +1,98 @@
+"""What every command that reads data is told: where it is, and one table of options for each installed modality."""
+
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+from pydantic import Field, create_model, model_validator
+
+from sslkit import registry
+from sslkit.contract.errors import SslkitError, flag_name
+from sslkit.contract.options import Auto, DataOptions, Processes, Spec
+
+O = TypeVar("O", bound=DataOptions)  # noqa: E741
+_OPTIONS = registry.data_options()
+_OWNERS = {field: name for name, options in _OPTIONS.items() for field in options.model_fields}  # flags are unique: a test
+
+
+if TYPE_CHECKING:
+
+    class _Tables(Spec):
+        pass
+else:
+    _Tables = create_model("_Tables", __base__=Spec, **{name: (options, options()) for name, options in _OPTIONS.items()})
+
+
+class ModalitySpec(_Tables):
+    """Base of a spec with a table of data options for each modality, such as `[image]`; a flag finds its table by its name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sort_into_tables(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        sorted_values = {name: value for name, value in values.items() if name in cls.model_fields or name not in _OWNERS}
+        for name in values.keys() - sorted_values.keys():
+            table = sorted_values.get(_OWNERS[name], {})
+            known = table.model_dump(exclude_unset=True) if isinstance(table, DataOptions) else dict(table)
+            sorted_values[_OWNERS[name]] = {**known, name: values[name]}
+        return sorted_values
+
+    def table(self, options: type[O]) -> O:
+        """Return the data options of one modality."""
+        table = getattr(self, options.modality)
+        assert isinstance(table, options)
+        return table
+
+    def data_values(self) -> dict[str, Any]:
+        """Return the data options that were set, by flag."""
+        return {
+            field: value for name in _OPTIONS for field, value in getattr(self, name).model_dump(exclude_unset=True).items()
+        }
+
+    def sample_size(self, modality: str) -> int | None:
+        """Return the size of a sample that the user asked for, None if it is left to data or checkpoint."""
+        sizes = [getattr(self, name).sample_size() for name in (modality, *_OPTIONS[modality].parts) if name in _OPTIONS]
+        return next((size for size in sizes if size is not None), None)
+
+    def updated(self, values: dict[str, Any]) -> Self:
+        """Return a copy with other values, by flag; data options go to their tables. Nothing is validated again."""
+        own = {name: value for name, value in values.items() if name in type(self).model_fields}
+        tables: dict[str, Any] = {}
+        for name in values.keys() - own.keys():
+            owner = _OWNERS[name]
+            table = tables.get(owner, getattr(self, owner))
+            tables[owner] = table.model_copy(update={name: values[name]})
+        return self.model_copy(update={**own, **tables})
+
+    def check_modality(self, modality: str) -> None:
+        """Raise SslkitError for a data option that was set and that data of this modality does not have."""
+        accepted = (modality, *_OPTIONS[modality].parts)
+        for field in self.data_values():
+            if _OWNERS[field] not in accepted:
+                flags = ", ".join(flag_name(name) for part in accepted for name in _OPTIONS[part].model_fields)
+                hint = f"options of {modality} data: {flags}" if flags else f"{modality} data has no options"
+                raise SslkitError(f"an option of {_OWNERS[field]} data, and this is {modality}", hint, flag=field)
+
+    def tables(self) -> set[str]:
+        """Return the names of all tables."""
+        return set(_OPTIONS)
+
+    def other_tables(self, modality: str) -> set[str]:
+        """Return the tables of other modalities, which a run's record leaves out."""
+        return set(_OPTIONS) - {modality, *_OPTIONS[modality].parts}
+
+
+class DataSpec(ModalitySpec):
+    """Where the data is and how it is read: the part that all commands on data share."""
+
+    data: str | None = Field(
+        default=None,
+        description="Folder, .txt list, .csv with a `path` column, .npy/.npz or wds:SHARDS.tar; text: .txt or a folder of it.",
+    )
+    label: str | None = Field(default=None, description="Column of the CSV, or extension in shards, that holds the labels.")
+    batch_size: int = Field(default=256, ge=2, description="Samples per step.")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Random seed.")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
+    workers: Processes | Auto = Field(default="auto", description="Processes that read and decode.")
+    cache: Literal["auto", "on", "off"] = Field(default="auto", description="Keep decoded canvases in $SSLKIT_CACHE.")
+    cache_limit: float = Field(default=20, gt=0, description="Size limit of the cache in GB.")
+    reindex: bool = Field(default=False, description="List the data folder again, even if it seems unchanged.")
