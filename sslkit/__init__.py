@@ -12,9 +12,13 @@ if TYPE_CHECKING:
     from sslkit.contract.errors import RunInterruptedError as RunInterruptedError
     from sslkit.contract.errors import SslkitError as SslkitError
     from sslkit.contract.errors import UnreadableSampleError as UnreadableSampleError
+    from sslkit.contract.evaluation import Evaluation as Evaluation
     from sslkit.contract.modality import Modality as Modality
     from sslkit.contract.options import DataOptions as DataOptions
     from sslkit.contract.options import TaskOptions as TaskOptions
+    from sslkit.contract.result import Metric as Metric
+    from sslkit.contract.result import Result as Result
+    from sslkit.contract.result import Row as Row
     from sslkit.contract.source import ReadSeed as ReadSeed
     from sslkit.contract.source import Source as Source
     from sslkit.contract.task import Batch as Batch
@@ -74,10 +78,16 @@ _MODULES = {
         "SslkitError",
         "UnreadableSampleError",
     ),
+    "sslkit.contract.evaluation": ("Evaluation",),
     "sslkit.contract.modality": ("Modality",),
     "sslkit.contract.options": (
         "DataOptions",
         "TaskOptions",
+    ),
+    "sslkit.contract.result": (
+        "Metric",
+        "Result",
+        "Row",
     ),
     "sslkit.contract.source": (
         "ReadSeed",

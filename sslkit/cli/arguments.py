@@ -1,6 +1,9 @@
 """What the commands share: reading a spec from flags and file, and printing a result."""
 
 import inspect
+import json
+import struct
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar, get_origin
 
@@ -15,6 +18,7 @@ from sslkit.contract.options import Spec
 S = TypeVar("S", bound=Spec)
 
 
+_LONGEST_HEADER = 2**25  # bytes
 JSON = (bool, "Print exactly one JSON object on stdout.")
 
 
@@ -56,8 +60,32 @@ def add_call(
         annotation = Annotated[kind | None, typer.Argument(help=field.description)]
         given_plainly = inspect.Parameter(argument, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
     app.command(name, rich_help_panel=panel)(
-        command(run, summary, {"Settings": model}, extra, hidden=hidden, argument=given_plainly)
+        command(run, summary, {"Settings": model}, extra, hidden=hidden, argument=given_plainly, modality=checkpoint_modality())
     )
+
+
+def checkpoint_modality() -> str | None:
+    """Return the modality of the data that the checkpoint on the command line was trained on; None if none says so."""
+    path = value_of("--ckpt", sys.argv[1:])
+    try:
+        with open(path or "", "rb") as stream:
+            (size,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(min(size, _LONGEST_HEADER)))
+        metadata = json.loads(header["__metadata__"]["sslkit"])
+        modality = metadata.get("samples", metadata.get("modality"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError):
+        return None  # the command itself reports what is wrong with the file
+    return modality if isinstance(modality, str) else None
+
+
+def value_of(option: str, arguments: list[str]) -> str | None:
+    """Return what follows an option, after a space or an equals sign."""
+    for argument, following in zip(arguments, [*arguments, None][1:], strict=True):
+        if argument == option:
+            return following
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+    return None
 
 
 def read_spec(model: type[S], given: dict[str, Any], extras: dict[str, Any]) -> S:

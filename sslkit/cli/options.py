@@ -12,9 +12,10 @@ from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from sslkit import registry
 from sslkit.cli.completion import COMPLETES
 from sslkit.contract.errors import SslkitError, did_you_mean, flag_name
-from sslkit.contract.options import alternatives, limits
+from sslkit.contract.options import DataOptions, alternatives, flat_fields, limits
 
 _PLURAL = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
@@ -27,6 +28,7 @@ def command(
     defaults: Mapping[str, Any] | None = None,
     hidden: frozenset[str] = frozenset(),
     argument: inspect.Parameter | None = None,
+    modality: str | None = None,
 ) -> Callable[..., None]:
     """Return a function for Typer with an option for every field of the models, one help panel each.
 
@@ -37,7 +39,11 @@ def command(
     parameters = [] if argument is None else [argument]
     for panel, model in panels.items():
         for name, field in model.model_fields.items():
-            if name not in hidden:
+            if (table := data_table(field)) is not None:
+                shown = modality is None or name in accepted_tables(modality)
+                title = f"{name.replace('_', ' ').capitalize()} data"
+                parameters += [_parameter(key, inner, title, {}, shown) for key, inner in table.model_fields.items()]
+            elif name not in hidden:
                 parameters.append(_parameter(name, field, panel, dict(defaults or {})))
     for name, (kind, text) in extra.items():
         default: Any = False if kind is bool else None
@@ -55,7 +61,7 @@ def command(
     return function
 
 
-def _parameter(name: str, field: FieldInfo, panel: str, defaults: dict[str, Any]) -> inspect.Parameter:
+def _parameter(name: str, field: FieldInfo, panel: str, defaults: dict[str, Any], visible: bool = True) -> inspect.Parameter:
     default = defaults.get(name, field.default)
     text = field.description or ""
     accepted = " or ".join(part for part in (_bounds(field), _choices(field.annotation)) if part)
@@ -66,6 +72,7 @@ def _parameter(name: str, field: FieldInfo, panel: str, defaults: dict[str, Any]
         "help": f"{text} ({remarks})" if remarks else text,
         "rich_help_panel": panel,
         "show_default": False,
+        "hidden": not visible,
     }
     if isinstance(field.json_schema_extra, dict) and "completes" in field.json_schema_extra:
         settings["autocompletion"] = COMPLETES[str(field.json_schema_extra["completes"])]
@@ -80,6 +87,18 @@ def _parameter(name: str, field: FieldInfo, panel: str, defaults: dict[str, Any]
     else:
         annotation = Annotated[str | None, typer.Option(flag_name(name), metavar=_metavar(field.annotation), **settings)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
+
+
+def data_table(field: FieldInfo) -> type[DataOptions] | None:
+    """Return the data options that a field of a spec holds as a table, None for any other field."""
+    table = field.annotation
+    return table if isinstance(table, type) and issubclass(table, DataOptions) else None
+
+
+def accepted_tables(modality: str) -> tuple[str, ...]:
+    """Return the tables of data options that data of a modality has."""
+    options = registry.data_options().get(modality)
+    return (modality,) if options is None else (modality, *options.parts)
 
 
 def read_spec_file(path: str) -> dict[str, Any]:
@@ -124,21 +143,24 @@ def key_values(items: list[str], name: str) -> dict[str, str]:
 def complaints(error: ValidationError, model: type[BaseModel], missing: bool = True) -> list[str]:
     """Return one line per field: the flag, what was expected and what was given; `missing` ones too, unless they may be."""
     lines: dict[str, str] = {}
+    fields = flat_fields(model)
     for problem in error.errors(include_url=False):
-        name = str(problem["loc"][0]) if problem["loc"] else ""
+        location = [str(part) for part in problem["loc"]]
+        in_table = len(location) > 1 and location[0] in model.model_fields and data_table(model.model_fields[location[0]])
+        name = location[1] if in_table else location[0] if location else ""
         if problem["type"] == "extra_forbidden":
-            known = [flag_name(known) for known in model.model_fields]
+            known = [flag_name(known) for known in fields]
             near = did_you_mean(flag_name(name), known, listing=[])
             lines[name] = f"{flag_name(name)}: no such setting{f' ({near})' if near else ''}"
         elif problem["type"] == "missing":
             if not missing:
                 continue
-            described = model.model_fields[name].description or "it has no default"
+            described = fields[name].description or "it has no default"
             lines[name] = f"{flag_name(name)} is missing ({described.rstrip('.')})"
-        elif name in model.model_fields:
-            given = problem["input"] if len(problem["loc"]) == 1 or not isinstance(problem["input"], dict) else "..."
+        elif name in fields:
+            given = problem["input"] if len(location) == 1 or not isinstance(problem["input"], dict) else "..."
             told = problem["type"] == "value_error"  # by a validator of the field's own
-            said = problem["msg"].removeprefix("Value error, ") if told else f"should be {expected(model.model_fields[name])}"
+            said = problem["msg"].removeprefix("Value error, ") if told else f"should be {expected(fields[name])}"
             lines.setdefault(name, f"{flag_name(name)}: {said} (got {given})")
         else:
             lines.setdefault(name, problem["msg"].removeprefix("Value error, "))

@@ -5,10 +5,12 @@ from typing import Any
 import typer
 
 from sslkit.cli.arguments import JSON, SPEC
+from sslkit.cli.options import accepted_tables
 from sslkit.cli.output import show
 from sslkit.cli.task_command import add_task_command, listing, task_spec
 from sslkit.console import RANK, print_json, stdout
 from sslkit.contract.errors import SslkitError, flag_name
+from sslkit.registry import load_modality
 from sslkit.specs.train import PretrainSpec
 
 _EXTRA = {"spec": SPEC, "dry_run": (bool, "Print every setting and where it comes from, and stop."), "json": JSON}
@@ -39,20 +41,25 @@ def _show_settings(
 ) -> None:
     """Print every settled value and its source."""
     settled = training.plan.spec
-    values = {name: getattr(settled, name) for name in PretrainSpec.model_fields if name != "options"}
+    modality = load_modality(task_class.modality).name
+    hidden = settled.tables() | {"options"}
+    values = {name: getattr(settled, name) for name in PretrainSpec.model_fields if name not in hidden}
+    for table in accepted_tables(modality):
+        values |= dict(getattr(settled, table))
+    given = {**spec.data_values(), **{name: getattr(spec, name) for name in values if name in PretrainSpec.model_fields}}
     values |= {"out": str(training.out), **settled.options}
     sources = {}
     for name in values:
         if name in flags:
-            sources[name] = "task" if name == "task" else "flag_name"
-        elif name in from_file or name in from_file.get("options", {}):
+            sources[name] = "task" if name == "task" else "flag"
+        elif name in from_file or any(name in table for table in from_file.values() if isinstance(table, dict)):
             sources[name] = str(extras["spec"])
         elif name in task_class.defaults:
             sources[name] = f"default of {training.name}"
         else:
             sources[name] = "default"
         value, _, reason = training.plan.reasons.get(name, "").partition(": ")
-        if reason and getattr(spec, name) == "auto":
+        if reason and given.get(name, "auto") == "auto":
             values[name], sources[name] = value, f"auto, {reason}"
     if extras["json"]:
         print_json({name: {"value": value, "source": sources[name]} for name, value in values.items()})

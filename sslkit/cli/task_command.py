@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from sslkit import registry
 from sslkit.cli import completion
-from sslkit.cli.arguments import file_values, one_length, validated, with_pairs
+from sslkit.cli.arguments import file_values, one_length, validated, value_of, with_pairs
 from sslkit.cli.options import command, complaints, read_spec_file
 from sslkit.contract.errors import SslkitError, flag_name
+from sslkit.contract.options import flat_fields
 from sslkit.specs.look import PreviewSpec
 from sslkit.specs.train import PretrainSpec
 from sslkit.tasks.load import load_task, task_name
@@ -34,7 +35,7 @@ def add_task_command(
     `run` receives the given fields, the extra options, and the task's class or None.
     """
     chosen = named_task(arguments[1:], model, extra) if arguments[:1] == [name] else None
-    if chosen is None and "spec" in extra and (file := _value_of("--spec", arguments)):
+    if chosen is None and "spec" in extra and (file := value_of("--spec", arguments)):
         named = read_spec_file(file).get("task")
         chosen = None if named is None else str(named)
     task_class = load_task(chosen) if chosen is not None else None
@@ -57,7 +58,10 @@ def add_task_command(
     ]
     task = inspect.Parameter("task", inspect.Parameter.KEYWORD_ONLY, annotation=argument, default=None)
     hidden = frozenset({"task", "options"})
-    options = command(lambda given, extras: run(given, extras, task_class), text, panels, extra, defaults, hidden, task)
+    modality = None if task_class is None else task_class.modality
+    options = command(
+        lambda given, extras: run(given, extras, task_class), text, panels, extra, defaults, hidden, task, modality
+    )
     app.command(name, rich_help_panel=panel)(options)
 
 
@@ -65,7 +69,7 @@ def named_task(
     arguments: list[str], model: type[PretrainSpec] | type[PreviewSpec], extra: dict[str, tuple[type, str]]
 ) -> str | None:
     """Return the task among the arguments of a command: the first that is neither a flag_name nor a flag_name's value."""
-    switches = {flag_name(name) for name, field in model.model_fields.items() if field.annotation is bool}
+    switches = {flag_name(name) for name, field in flat_fields(model).items() if field.annotation is bool}
     switches |= {flag_name(name) for name, (kind, _) in extra.items() if kind is bool} | {"--help"}
     skip = False
     for argument in arguments:
@@ -116,13 +120,3 @@ def listing() -> str:
     """Return a sentence that names the installed tasks."""
     names = registry.names(registry.TASKS)
     return f"\n\nTasks: {', '.join(names)}." if names else ""
-
-
-def _value_of(option: str, arguments: list[str]) -> str | None:
-    """Return what follows an option, after a space or an equals sign."""
-    for argument, following in zip(arguments, [*arguments, None][1:], strict=True):
-        if argument == option:
-            return following
-        if argument.startswith(f"{option}="):
-            return argument.partition("=")[2]
-    return None

@@ -1,0 +1,149 @@
+"""What every evaluation returns: one schema for tables, `--json`, `results.jsonl`, reports and cards. Nothing here imports torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+SCHEMA = 1  # of a stored result; a reader refuses what is newer
+
+Unit = Literal["share", "correlation", "count", "other"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number with what it takes to believe it: an interval, the number of samples, the spread between seeds."""
+
+    name: str  # "top-1", "mAP", "recall at 1"
+    value: float
+    low: float | None = None  # 95% interval
+    high: float | None = None
+    interval_method: str | None = None  # "bootstrap over samples, 2,000 resamples"
+    deviation: float | None = None  # standard deviation between seeds
+    seeds: int = 1
+    n: int = 0
+    unit_of_n: str = "samples"
+    higher_is_better: bool = True
+    unit: Unit = "share"
+
+    def text(self) -> str:
+        """Return the value as people read it: a share in percent, with the deviation between seeds if there is one."""
+        if self.unit != "share":
+            return f"{self.value:.3f}"
+        return f"{self.value:.1%}" + ("" if self.deviation is None else f" ± {100 * self.deviation:.1f}")
+
+    def interval_text(self) -> str:
+        """Return the 95% interval, nothing if there is none."""
+        if self.low is None or self.high is None:
+            return ""
+        scale = 100 if self.unit == "share" else 1
+        digits = 1 if self.unit == "share" else 3
+        return f"{scale * self.low:.{digits}f} to {scale * self.high:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a row differs from another one of the same result."""
+
+    p_value: float
+    method: str  # "McNemar's exact test"
+    adjusted: float | None = None  # for the number of comparisons
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one model reached on one test part; the first metric is the headline."""
+
+    model: str
+    metrics: list[Metric]
+    test: str = ""
+    part: str = "encoder"  # of the checkpoint
+    layer: str | None = None
+    by_class: dict[str, float | None] = field(default_factory=dict)
+    compared: dict[str, Comparison] = field(default_factory=dict)  # by the name of the other row's model
+    weights: str = ""  # hash of the encoder
+    n_train: int = 0
+    chosen: list[dict[str, Any]] = field(default_factory=list)  # on held-out training data, by seed
+
+    @property
+    def headline(self) -> Metric:
+        """Return the protocol's first metric."""
+        return self.metrics[0]
+
+    def metric(self, name: str) -> Metric | None:
+        """Return the metric of a name, None if this row has none."""
+        return next((metric for metric in self.metrics if metric.name == name), None)
+
+
+@dataclass(frozen=True)
+class TestData:
+    """One test part: what it is, and what has to be known before its numbers are believed."""
+
+    __test__ = False  # not a test class of pytest's
+
+    name: str
+    fingerprint: str  # of samples and labels
+    n: int
+    duplicates: int = 0  # samples that also occur in the training part
+    seen_in_pretraining: bool = False
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data of a result: fingerprints, not paths."""
+
+    train: str = ""  # fingerprint of samples and labels; empty where nothing was fitted
+    tests: list[TestData] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation returns: a row for each model, layer and test part; the checkpoint's own come first."""
+
+    verb: str
+    protocol: str | None  # None where a value was set by hand
+    settings: dict[str, Any]
+    checkpoint: str
+    weights: str
+    data: Data
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)  # plain sentences below the table
+    seconds: float = 0.0
+    schema: int = SCHEMA
+
+    @property
+    def headline(self) -> Metric:
+        """Return the first row's first metric."""
+        return self.rows[0].headline
+
+    @property
+    def title(self) -> str:
+        """Return the protocol's id, or what was run by hand."""
+        return self.protocol or f"{self.verb}, settings by hand"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Return a stored result; raises ValueError for one of a newer schema, or damaged."""
+        if not isinstance(values.get("schema"), int) or values["schema"] > SCHEMA:
+            raise ValueError(f"a result of schema {values.get('schema')!r}, expected up to {SCHEMA}")
+        try:
+            data = Data(values["data"]["train"], [TestData(**test) for test in values["data"]["tests"]])
+            rows = [_row(row) for row in values["rows"]]
+            return cls(**{**values, "data": data, "rows": rows})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"a damaged result: {error}") from error
+
+
+def _row(values: Mapping[str, Any]) -> Row:
+    metrics: Sequence[Mapping[str, Any]] = values["metrics"]
+    compared: Mapping[str, Mapping[str, Any]] = values["compared"]
+    return Row(
+        **{
+            **values,
+            "metrics": [Metric(**metric) for metric in metrics],
+            "compared": {name: Comparison(**comparison) for name, comparison in compared.items()},
+        }
+    )
