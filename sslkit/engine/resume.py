@@ -31,14 +31,17 @@ def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
     """Return `recorded_spec`; raises SslkitError for given values that differ from it."""
     recorded = recorded_spec(spec, folder)
     differing = []
-    for name in spec.model_fields_set - _FREELY_CHANGED:
+    stored_data = recorded.data_values()
+    for name, given in spec.data_values().items():
+        if given not in (stored_data.get(name, "auto"), "auto"):
+            differing.append(f"{flag_name(name)} {given} (the run has {stored_data.get(name, 'auto')})")
+    for name in spec.model_fields_set - _FREELY_CHANGED - spec.tables():
         given, stored = getattr(spec, name), getattr(recorded, name)
         if name in ("options", "encoder_option"):  # which the run may have more of
-            differing += [
-                f"{flag_name(key) if name == 'options' else f'--encoder-option {key} ='} {value} (the run has {stored.get(key)})"
-                for key, value in given.items()
-                if value != stored.get(key)
-            ]
+            for key, value in given.items():
+                flag = flag_name(key) if name == "options" else f"--encoder-option {key} ="
+                if value != stored.get(key):
+                    differing.append(f"{flag} {value} (the run has {stored.get(key)})")
         elif given not in (stored, "auto"):
             differing.append(f"{flag_name(name)} {given} (the run has {stored})")
     if differing:

@@ -160,7 +160,7 @@ def test_precedence(sslkit: Callable[..., Any], digits: Path, tmp_path: Path, qu
         "pretrain", "--spec", spec, "--data", digits, "--out", tmp_path / "run", "--lr", 0.7, *quick, "--dry-run", "--json"
     )
     settings = ran.json
-    assert settings["lr"] == {"value": 0.7, "source": "flag_name"}
+    assert settings["lr"] == {"value": 0.7, "source": "flag"}
     assert settings["warmup"] == {"value": 0.2, "source": str(spec)}
     assert settings["crop_scale"] == {"value": 0.3, "source": str(spec)}
     assert settings["weight_decay"] == {"value": 5e-4, "source": "default of rotation"}
