@@ -14,7 +14,13 @@ from sslkit.contract.modality import Modality
 from sslkit.contract.options import DataOptions
 
 TASKS, MODALITIES, ENCODERS, LIBRARIES = "sslkit.tasks", "sslkit.modalities", "sslkit.encoders", "sslkit.encoder_libraries"
-LOGGERS, EVALUATIONS, EXPORTERS, COMMANDS = "sslkit.loggers", "sslkit.evaluations", "sslkit.exporters", "sslkit.commands"
+LOGGERS, EVALUATIONS, COMMANDS, OPTIONS, EXPORTERS = (
+    "sslkit.loggers",
+    "sslkit.evaluations",
+    "sslkit.commands",
+    "sslkit.options",
+    "sslkit.exporters",
+)
 DEFAULT_MODALITY = "image"  # of a command that names neither a task nor a checkpoint
 _KINDS = {
     TASKS: "task",
@@ -25,6 +31,7 @@ _KINDS = {
     EVALUATIONS: "evaluation",
     EXPORTERS: "export format",
     COMMANDS: "command",
+    OPTIONS: "spec",
 }
 
 
@@ -36,8 +43,13 @@ class Entry:
     package: str
     version: str
     summary: str
-    modality: str
+    constants: dict[str, Any]  # class variables whose values stand in the source, such as a task's modality
     point: EntryPoint
+
+    @property
+    def modality(self) -> str:
+        """Return a task's modality, blank if the source does not say it."""
+        return str(self.constants.get("modality", ""))
 
 
 def entries(group: str) -> list[Entry]:
@@ -113,26 +125,26 @@ def _data_options(entry: Entry) -> type[DataOptions]:
 
 def _describe(point: EntryPoint) -> Entry:
     distribution = point.dist
-    summary, modality = _read_source(point)
+    summary, constants = _read_source(point)
     return Entry(
         name=point.name,
         package=distribution.name if distribution else "",
         version=distribution.version if distribution else "",
         summary=summary,
-        modality=modality,
+        constants=constants,
         point=point,
     )
 
 
-def _read_source(point: EntryPoint) -> tuple[str, str]:
-    """Return the first line of the docstring and the modality; what can't be read without importing is blank."""
+def _read_source(point: EntryPoint) -> tuple[str, dict[str, Any]]:
+    """Return the first line of the docstring and constant class variables; nothing where that would need an import."""
     package, _, rest = point.module.partition(".")
     try:
         spec = importlib.util.find_spec(package)  # of a top-level name: imports nothing
     except (ImportError, ValueError):
-        return "", ""
+        return "", {}
     if spec is None:
-        return "", ""
+        return "", {}
     inside = Path(*rest.split(".")) if rest else Path()
     for folder in spec.submodule_search_locations or []:
         for file in (Path(folder, inside).with_suffix(".py"), Path(folder, inside, "__init__.py")):
@@ -140,22 +152,25 @@ def _read_source(point: EntryPoint) -> tuple[str, str]:
                 return _read_definition(file, point.attr)
     if spec.origin and not rest and spec.origin.endswith(".py"):
         return _read_definition(Path(spec.origin), point.attr)
-    return "", ""
+    return "", {}
 
 
-def _read_definition(file: Path, name: str) -> tuple[str, str]:
+def _read_definition(file: Path, name: str) -> tuple[str, dict[str, Any]]:
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, UnicodeDecodeError):
-        return "", ""
+        return "", {}
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             docstring = ast.get_docstring(node) or ""
-            return docstring.partition("\n")[0], _modality(node) if isinstance(node, ast.ClassDef) else ""
-    return "", ""
+            return docstring.partition("\n")[0], _constants(node) if isinstance(node, ast.ClassDef) else {}
+    return "", {}
 
 
-def _modality(node: ast.ClassDef) -> str:
+def _constants(node: ast.ClassDef) -> dict[str, Any]:
+    # The contract's default; what another base class says is not known.
+    direct = any(ast.unparse(base).rpartition(".")[2] == "PretextTask" for base in node.bases)
+    found: dict[str, Any] = {"modality": DEFAULT_MODALITY} if direct else {}
     for statement in node.body:
         target: ast.expr | None = None
         if isinstance(statement, ast.AnnAssign):
@@ -163,7 +178,6 @@ def _modality(node: ast.ClassDef) -> str:
         elif isinstance(statement, ast.Assign):
             target = statement.targets[0]
         value = getattr(statement, "value", None)
-        if isinstance(target, ast.Name) and target.id == "modality" and isinstance(value, ast.Constant):
-            return str(value.value)
-    direct = any(ast.unparse(base).rpartition(".")[2] == "PretextTask" for base in node.bases)
-    return "image" if direct else ""  # the contract's default; what another base class says is not known
+        if isinstance(target, ast.Name) and isinstance(value, ast.Constant):
+            found[target.id] = value.value
+    return found

@@ -2,12 +2,15 @@
 
 import os
 import sys
+from dataclasses import dataclass
 from importlib import import_module
 from types import TracebackType
 from typing import Any
 
 import typer
 
+from sslkit import registry
+from sslkit.cli.arguments import add_entry
 from sslkit.console import PROCESSES, RANK, say, stderr
 from sslkit.contract.errors import RunInterruptedError, SslkitError
 
@@ -15,50 +18,57 @@ from sslkit.contract.errors import RunInterruptedError, SslkitError
 _UsageError: Any = typer.BadParameter.__mro__[2]
 
 
-COMMANDS = {
-    "Train": {
-        "pretrain": "Learn from unlabeled data with one pretext task, or several: simclr+rotation.",
-        "plan": "Measure for a minute what a run of pretrain would take: time, memory, disk, the largest batch.",
-        "compare": "Train several tasks for the same time, evaluate them, write a report: which suits the data?",
-        "finetune": "Train encoder and classifier on labels, from a checkpoint or from scratch, and test once.",
-        "export": "Write the encoder for other programs, and prove that they compute the same.",
-        "demo": "Pretrain, evaluate and export on handwritten digits that ship with the installation, in two minutes.",
-    },
-    "Evaluate": {
-        "knn": "Classify by the nearest training features of a frozen encoder.",
-        "probe": "Fit a linear classifier on the features of a frozen encoder.",
-        "retrieval": "Rank training images by closeness to test images: mean average precision.",
-        "zeroshot": "Classify images by the names of classes, or match images and captions, with a checkpoint of clip.",
-        "words": "Ask word vectors for similarities and analogies, from files in the usual formats.",
-        "evaluate": "Evaluate by several protocols, fine-tuning too if asked: one table.",
-        "embed": "Write features, paths and labels to a file.",
-        "predict": "Write class and probability of each image, by a fine-tuned checkpoint.",
-    },
-    "Look": {
-        "preview": "Draw what a task makes of images before any training, or what a checkpoint says of them.",
-        "report": "Write a page about runs: curves, pictures, results; one HTML file to show.",
-        "neighbors": "Show the images that are nearest to images, or list the words nearest to words.",
-        "map": "Draw the features of images in the plane, by t-SNE or PCA.",
-        "tasks": "List the installed pretext tasks and the packages they come from.",
-        "encoders": "List encoders: installed ones, and how to name timm's, torchvision's and your own.",
-        "protocols": "List the named protocols, and what exactly each of them does.",
-        "cache": "Show what the cache of indexes and decoded images holds, or clear it.",
-        "env": "Print versions, devices and plugins, for a bug report.",
-    },
-    "Extend": {
-        "new-task": "Write a package with a task of your own, its test and its entry point.",
-        "check": "Check that a task keeps the promises of the contract; exit code 1 if it does not.",
-    },
+# Commands that need a task's options, or tell about the installation: each has a module beside this one.
+BUILT_IN = {
+    "pretrain": ("Train", "Learn from unlabeled data with one pretext task, or several: simclr+rotation."),
+    "plan": ("Train", "Measure for a minute what a pretraining run will take: time, memory, disk, largest batch."),
+    "preview": ("Look", "Show what a task makes of samples before training, or what a checkpoint predicts."),
+    "tasks": ("About", "List the installed pretext tasks and the packages they come from."),
+    "encoders": ("About", "List installed encoders, and how to name those of timm, torchvision and your own."),
+    "protocols": ("About", "List the named evaluation protocols and their settings."),
+    "cache": ("About", "Show what the cache holds, or clear it."),
+    "env": ("About", "Print versions, devices and plugins, for a bug report."),
+    "check": ("Extend", "Check that a task keeps the promises of the contract; exit code 1 if it does not."),
 }
-
-
+_PANELS = ("Train", "Evaluate", "Use", "Look", "About", "Extend")
+_EXTENDED = {"plan", "retrieval", "zeroshot", "word-vectors", "protocols", "cache", "env"}  # of ours: listed by --all only
 _HELP = "Self-supervised learning: pretrain on unlabeled data, evaluate, export."
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command as `sslkit --help` lists it; `entry` is None for one that is built in."""
+
+    name: str
+    panel: str
+    summary: str
+    entry: registry.Entry | None = None
+    extended: bool = False  # listed by --all only
+
+
+def verbs() -> list[Verb]:
+    """Return all commands by panel: those built in, evaluations, and commands of installed packages."""
+    found = [Verb(name, panel, summary, None, name in _EXTENDED) for name, (panel, summary) in BUILT_IN.items()]
+    for group, panel in ((registry.EVALUATIONS, "Evaluate"), (registry.COMMANDS, "Use")):
+        for entry in registry.entries(group):
+            values = entry.constants
+            extended = bool(values.get("extended", False)) or (entry.package == "sslkit" and entry.name in _EXTENDED)
+            found.append(Verb(entry.name, str(values.get("panel", panel)), entry.summary, entry, extended))
+    ranks = {panel: rank for rank, panel in enumerate(_PANELS)}
+    names = [verb.name for verb in found]
+    twice = next((verb for verb in found if names.count(verb.name) > 1), None)
+    if twice is not None:
+        packages = [verb.entry.package if verb.entry else "sslkit" for verb in found if verb.name == twice.name]
+        raise SslkitError(f"command {twice.name} is offered by {' and '.join(packages)}", "uninstall one of them")
+    return sorted(found, key=lambda verb: ranks.get(verb.panel, len(ranks)))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `sslkit` with the given arguments (default: those of the process) and exit."""
     completing = "_SSLKIT_COMPLETE" in os.environ  # the shell asks what may come next
     arguments = _typed() if completing else sys.argv[1:] if arguments is None else arguments
+    if arguments == ["--all"]:
+        arguments = ["--all", "--help"]
     if "--traceback" in arguments:
         arguments = [argument for argument in arguments if argument != "--traceback"]
     else:
@@ -93,20 +103,27 @@ def build_app(arguments: list[str]) -> typer.Typer:
     )
 
     @app.callback(invoke_without_command=True, help=_HELP, epilog="--traceback shows where an unexpected error comes from.")
-    def top(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    def top(
+        version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+        everything: bool = typer.Option(False, "--all", help="List all commands and exit."),
+    ) -> None:
         if version:
             from importlib.metadata import version as installed
 
             print(f"sslkit {installed('sslkit')}")
             raise typer.Exit
 
+    completing = "_SSLKIT_COMPLETE" in os.environ
     called = next((argument for argument in arguments if not argument.startswith("-")), None)
-    for panel, commands in COMMANDS.items():
-        for name, summary in commands.items():
-            if name == called or "_SSLKIT_COMPLETE" in os.environ:
-                import_module(f"sslkit.cli.{name.replace('-', '_')}").add(app, panel, summary, arguments)
-            else:
-                app.command(name, help=summary, rich_help_panel=panel)(_listed_only)
+    for verb in verbs():
+        if verb.name != called and not (completing and verb.name in arguments):
+            hidden = verb.extended and not completing and "--all" not in arguments
+            app.command(verb.name, help=verb.summary, rich_help_panel=verb.panel, hidden=hidden)(_listed_only)
+        elif verb.entry is not None:
+            add_entry(app, verb.entry, verb.panel)
+        else:
+            module = import_module(f"sslkit.cli.{verb.name.replace('-', '_')}")
+            module.add(app, verb.panel, verb.summary, arguments)
     return app
 
 

@@ -4,16 +4,17 @@ import inspect
 import json
 import struct
 import sys
-from collections.abc import Callable
 from typing import Annotated, Any, TypeVar, get_origin
 
 import typer
 from pydantic import ValidationError
 
-from sslkit.cli.options import command, complaints, key_values, read_spec_file
+from sslkit import registry
+from sslkit.cli.options import command, complaints, key_values, read_spec_file, spec_panels
 from sslkit.cli.output import show
 from sslkit.contract.errors import SslkitError, flag_name
 from sslkit.contract.options import Spec
+from sslkit.registry import Entry
 
 S = TypeVar("S", bound=Spec)
 
@@ -25,43 +26,44 @@ JSON = (bool, "Print exactly one JSON object on stdout.")
 SPEC = (str, "Read settings from a .toml or .json file (as a run's spec.json); flags win.")
 
 
-def add_call(
-    app: typer.Typer,
-    name: str,
-    panel: str,
-    summary: str,
-    model: type[Spec],
-    call: str | None = None,
-    printed: Callable[[dict[str, Any]], None] | None = None,
-    argument: str | None = None,
-) -> None:
-    """Add the command that reads a spec, makes a call of `sslkit`, by default of the same name, and shows what it returns.
+def add_entry(app: typer.Typer, entry: Entry, panel: str) -> None:
+    """Add the verb of an entry point, an evaluation or a command: flags from its spec, and what it returns printed."""
+    model = spec_of(entry)
+    argument = entry.constants.get("argument")
+    extra: dict[str, tuple[type, str]] = {"spec": SPEC, "json": JSON}
 
-    `printed` shows it to people in another way than as its fields or the table of its rows. `argument` is a field that is
-    given without a flag_name.
-    """
-
-    def run(given: dict[str, Any], extras: dict[str, Any]) -> None:
+    def run(values: dict[str, Any], extras: dict[str, Any]) -> None:
         if (
             argument is not None
             and model.model_fields[argument].is_required()
-            and argument not in {**file_values(extras), **given}
+            and argument not in {**file_values(extras), **values}
         ):
-            raise SslkitError(f"{argument.upper()} is missing", f"sslkit {name} {argument.upper()}")
-        spec = read_spec(model, given, extras)
-        import sslkit
+            raise SslkitError(f"{argument.upper()} is missing", f"sslkit {entry.name} {argument.upper()}")
+        spec = read_spec(model, values, extras)
+        verb = registry.load(entry)()
+        result = verb.run(spec)
+        show(result, bool(extras["json"]), getattr(verb, "lines", None))
 
-        show(getattr(sslkit, call or name)(spec), extras, printed)
-
-    extra, hidden, given_plainly = {"spec": SPEC, "json": JSON}, frozenset[str](), None
+    parameter = None
     if argument is not None:
-        field, hidden = model.model_fields[argument], frozenset({argument})
+        field = model.model_fields[argument]
         kind: Any = list[str] if get_origin(field.annotation) is list else str
         annotation = Annotated[kind | None, typer.Argument(help=field.description)]
-        given_plainly = inspect.Parameter(argument, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
-    app.command(name, rich_help_panel=panel)(
-        command(run, summary, {"Settings": model}, extra, hidden=hidden, argument=given_plainly, modality=checkpoint_modality())
-    )
+        parameter = inspect.Parameter(argument, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
+    left_out = frozenset() if argument is None else frozenset({argument})
+    panels = spec_panels("Settings", model, checkpoint_modality(), {}, left_out)
+    app.command(entry.name, rich_help_panel=panel)(command(run, entry.summary, panels, extra, parameter))
+
+
+def spec_of(entry: Entry) -> type[Spec]:
+    """Return the spec of a verb, by its torch-free entry point if it has one."""
+    if entry.name in registry.names(registry.OPTIONS):
+        model = registry.load(registry.find(registry.OPTIONS, entry.name))
+    else:
+        model = registry.load(entry).Options
+    if not (isinstance(model, type) and issubclass(model, Spec)):
+        raise SslkitError(f"{entry.name} of package {entry.package}: {model!r} is not a spec")
+    return model
 
 
 def checkpoint_modality() -> str | None:

@@ -4,6 +4,7 @@ import inspect
 import json
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -20,31 +21,84 @@ from sslkit.contract.options import DataOptions, alternatives, flat_fields, limi
 _PLURAL = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 
 
+@dataclass(frozen=True)
+class FlagText:
+    """What the command line shows of one field: plain values, so that they can be kept in the cache."""
+
+    name: str
+    help: str
+    kind: str  # `switch`, `off-switch` (true by default), `list` or `value`
+    metavar: str
+    completes: str | None = None
+
+
+def flag_texts(fields: Mapping[str, FieldInfo], defaults: Mapping[str, Any]) -> list[FlagText]:
+    """Describe fields; `defaults` replace the fields' own in the help."""
+    found = []
+    for name, field in fields.items():
+        default = defaults.get(name, field.default)
+        accepted = " or ".join(part for part in (_bounds(field), _choices(field.annotation)) if part)
+        has_default = default not in (None, False, {}, []) and not field.is_required()
+        listed = ", ".join(map(str, default)) if isinstance(default, list) else default
+        remarks = "; ".join(part for part in (accepted, f"default {listed}" if has_default else "") if part)
+        help_text = f"{field.description or ''} ({remarks})" if remarks else field.description or ""
+        if field.annotation is bool:
+            kind, metavar = "off-switch" if default is True else "switch", ""
+        elif get_origin(field.annotation) is dict:
+            kind, metavar = "list", "KEY=VALUE"
+        else:
+            kind, metavar = "list" if get_origin(field.annotation) is list else "value", _metavar(field.annotation)
+        extra = field.json_schema_extra
+        completes = str(extra["completes"]) if isinstance(extra, dict) and "completes" in extra else None
+        found.append(FlagText(name, help_text, kind, metavar, completes))
+    return found
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A group of flags with a title; a hidden one is accepted, so as to be refused by name, and not shown."""
+
+    title: str
+    flags: list[FlagText]
+    hidden: bool = False
+
+
+def spec_panels(
+    title: str, model: type[BaseModel], modality: str | None, defaults: Mapping[str, Any], left_out: frozenset[str]
+) -> list[Panel]:
+    """Return the panels of a spec: its own fields, then a panel for each table of data options.
+
+    Where the `modality` of the data is known, the tables of other modalities are hidden.
+    """
+    tables = {name: table for name, field in model.model_fields.items() if (table := data_table(field)) is not None}
+    own = {name: field for name, field in model.model_fields.items() if name not in tables and name not in left_out}
+    accepted = tables if modality is None else accepted_tables(modality)
+    shown = [name for name in tables if name in accepted]
+    return [
+        Panel(title, flag_texts(own, defaults)),
+        *(
+            Panel(
+                f"{name.replace('_', ' ').capitalize()} data", flag_texts(tables[name].model_fields, {}), name not in accepted
+            )
+            for name in [*shown, *(name for name in tables if name not in accepted)]
+        ),
+    ]
+
+
 def command(
     run: Callable[[dict[str, Any], dict[str, Any]], None],
     summary: str,
-    panels: Mapping[str, type[BaseModel]],
+    panels: list[Panel],
     extra: Mapping[str, tuple[type, str]],
-    defaults: Mapping[str, Any] | None = None,
-    hidden: frozenset[str] = frozenset(),
     argument: inspect.Parameter | None = None,
-    modality: str | None = None,
 ) -> Callable[..., None]:
-    """Return a function for Typer with an option for every field of the models, one help panel each.
+    """Return a function for Typer with an option for every flag of the panels.
 
     Options arrive as text and only where given, so that pydantic reports all mistakes at once. `extra` are options of
-    the command line only; `defaults` replace the models' in the help; `hidden` fields get no option. `argument` is
-    what is given without a flag_name. `run` receives the given fields and the extra options.
+    the command line only; `argument` is what is given without a flag. `run` receives the given fields and the extra options.
     """
     parameters = [] if argument is None else [argument]
-    for panel, model in panels.items():
-        for name, field in model.model_fields.items():
-            if (table := data_table(field)) is not None:
-                shown = modality is None or name in accepted_tables(modality)
-                title = f"{name.replace('_', ' ').capitalize()} data"
-                parameters += [_parameter(key, inner, title, {}, shown) for key, inner in table.model_fields.items()]
-            elif name not in hidden:
-                parameters.append(_parameter(name, field, panel, dict(defaults or {})))
+    parameters += [_parameter(flag, panel) for panel in panels for flag in panel.flags]
     for name, (kind, text) in extra.items():
         default: Any = False if kind is bool else None
         option = typer.Option(flag_name(name), help=text, rich_help_panel="Command line", show_default=False)
@@ -53,40 +107,32 @@ def command(
 
     def function(**values: Any) -> None:
         extras = {name: values.pop(name) for name in extra}
-        given = {name: value for name, value in values.items() if value not in (None, [])}
-        run(given, extras)
+        run({name: value for name, value in values.items() if value not in (None, [])}, extras)
 
     function.__doc__ = summary
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return function
 
 
-def _parameter(name: str, field: FieldInfo, panel: str, defaults: dict[str, Any], visible: bool = True) -> inspect.Parameter:
-    default = defaults.get(name, field.default)
-    text = field.description or ""
-    accepted = " or ".join(part for part in (_bounds(field), _choices(field.annotation)) if part)
-    shown = default not in (None, False, {}, []) and not field.is_required()
-    listed = ", ".join(map(str, default)) if isinstance(default, list) else default
-    remarks = "; ".join(part for part in (accepted, f"default {listed}" if shown else "") if part)
+def _parameter(flag: FlagText, panel: Panel) -> inspect.Parameter:
     settings: dict[str, Any] = {
-        "help": f"{text} ({remarks})" if remarks else text,
-        "rich_help_panel": panel,
+        "help": flag.help,
+        "rich_help_panel": panel.title,
         "show_default": False,
-        "hidden": not visible,
+        "hidden": panel.hidden,
     }
-    if isinstance(field.json_schema_extra, dict) and "completes" in field.json_schema_extra:
-        settings["autocompletion"] = COMPLETES[str(field.json_schema_extra["completes"])]
-    annotation: Any
-    if field.annotation is bool:
-        names = f"{flag_name(name)}/--no-{flag_name(name)[2:]}" if default is True else flag_name(name)
-        annotation = Annotated[bool | None, typer.Option(names, **settings)]
-    elif get_origin(field.annotation) is dict:
-        annotation = Annotated[list[str] | None, typer.Option(flag_name(name), metavar="KEY=VALUE", **settings)]
-    elif get_origin(field.annotation) is list:
-        annotation = Annotated[list[str] | None, typer.Option(flag_name(name), metavar=_metavar(field.annotation), **settings)]
+    if flag.completes is not None:
+        settings["autocompletion"] = COMPLETES[flag.completes]
+    name = flag_name(flag.name)
+    kind: Any
+    if flag.kind in ("switch", "off-switch"):
+        names = f"{name}/--no-{name[2:]}" if flag.kind == "off-switch" else name
+        kind = Annotated[bool | None, typer.Option(names, **settings)]
+    elif flag.kind == "list":
+        kind = Annotated[list[str] | None, typer.Option(name, metavar=flag.metavar, **settings)]
     else:
-        annotation = Annotated[str | None, typer.Option(flag_name(name), metavar=_metavar(field.annotation), **settings)]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
+        kind = Annotated[str | None, typer.Option(name, metavar=flag.metavar, **settings)]
+    return inspect.Parameter(flag.name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=None)
 
 
 def data_table(field: FieldInfo) -> type[DataOptions] | None:

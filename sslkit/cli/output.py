@@ -11,32 +11,34 @@ from sslkit.console import RANK, print_json, stdout
 from sslkit.reporting.numbers import interval, p_value, protocol_of, share
 
 
-def show(result: Any, extras: dict[str, Any], printed: Callable[[dict[str, Any]], None] | None = None) -> None:
-    """Print a result: the table of its rows or its fields, or with `--json` one object."""
+def show(result: Any, as_json: bool, lines: Callable[[Any], list[str] | None] | None = None) -> None:
+    """Print what a command returns: one JSON object, the table of an evaluation, a command's own lines, or its fields."""
     values = dataclasses.asdict(result)
-    if extras.get("json"):
+    if as_json:
         print_json(values)
         return
     if RANK > 0:
         return
-    if printed is None and "rows" in values:
-        printed = show_rows
-    if printed is not None:
-        printed(values)
+    own = None if lines is None else lines(result)
+    if own is None and "rows" in values:
+        show_rows(values)
         return
+    for line in _field_lines(values) if own is None else own:
+        stdout.print(line, markup=False)
+
+
+def _field_lines(values: dict[str, Any]) -> list[str]:
+    """Return a line for each field."""
+    found = []
     for name, value in values.items():
-        text = (
-            "none"
-            if value is None
-            else f"{value:.1%}"
-            if name.startswith("top1")
-            else f"{value:.4g}"
-            if isinstance(value, float)
-            else ", ".join(f"{key} {one:.4g}" for key, one in value.items()) or "none"
-            if isinstance(value, dict)
-            else str(value)
-        )
-        stdout.print(f"{name.replace('_', ' '):<26} {text}", markup=False)
+        if isinstance(value, dict):
+            text = ", ".join(f"{key} {inner}" for key, inner in value.items())
+        elif isinstance(value, float):
+            text = f"{value:.4g}"
+        else:
+            text = "none" if value is None else str(value)
+        found.append(f"{name.replace('_', ' '):<26} {text or 'none'}")
+    return found
 
 
 def show_rows(result: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import typer
 from sslkit.cli.arguments import JSON, SPEC
 from sslkit.cli.output import show
 from sslkit.cli.task_command import add_task_command, listing, task_spec
-from sslkit.console import duration, stdout
+from sslkit.console import duration
 from sslkit.contract.errors import SslkitError
 from sslkit.specs.train import PretrainSpec
 
@@ -23,19 +23,18 @@ def _run(given: dict[str, Any], extras: dict[str, Any], task_class: Any) -> None
     spec, _, _ = task_spec(PretrainSpec, given, extras, task_class)
     import sslkit
 
-    show(sslkit.plan(spec), extras, _print)
+    show(sslkit.plan(spec), bool(extras["json"]), _lines)
 
 
-def _print(result: dict[str, Any]) -> None:
-    largest = result["largest_batch"]
+def _lines(result: Any) -> list[str]:
+    largest = result.largest_batch
     lines = {
-        "speed": f"{result['images_per_second']:,.0f} images/s",
-        "time": f"{duration(result['seconds'])} for {result['steps']:,} steps",
-        "first epoch": duration(result["first_epoch_seconds"]),
-        "memory": f"{(result['memory'] or 0) / 1e9:.1f} GB of {result['memory_limit'] / 1e9:.1f} GB",
+        "speed": f"{result.images_per_second:,.0f} samples/s",
+        "time": f"{duration(result.seconds)} for {result.steps:,} steps",
+        "first epoch": duration(result.first_epoch_seconds),
+        "memory": f"{(result.memory or 0) / 1e9:.1f} GB of {result.memory_limit / 1e9:.1f} GB",
         "largest batch": "more than the data" if largest is None else f"about {largest:,}; larger ones by --micro-batch",
-        "disk": f"{result['cache_bytes'] / 1e6:,.0f} MB cache, {result['run_bytes'] / 1e6:,.0f} MB checkpoints "
+        "disk": f"{result.cache_bytes / 1e6:,.0f} MB cache, {result.run_bytes / 1e6:,.0f} MB checkpoints "
         "(twice that while they are written)",
     }
-    for name, text in lines.items():
-        stdout.print(f"{name:<15}{text}", markup=False)
+    return [f"{name:<15}{text}" for name, text in lines.items()]

@@ -33,7 +33,7 @@ def _run(given: dict[str, Any], extras: dict[str, Any], task_class: Any) -> None
             training = pretrain.prepare(spec, world)
         _show_settings(training, spec, flags, from_file, task_class, extras)
     else:
-        show(pretrain.pretrain(spec), extras)
+        show(pretrain.pretrain(spec), bool(extras["json"]))
 
 
 def _show_settings(

@@ -19,4 +19,4 @@ def _run(given: dict[str, Any], extras: dict[str, Any], task_class: Any) -> None
     spec, _, _ = task_spec(PreviewSpec, given, extras, task_class)
     import sslkit
 
-    show(sslkit.preview(spec), extras)
+    show(sslkit.preview(spec), bool(extras["json"]))

@@ -1,6 +1,7 @@
 """Commands about one task, `pretrain` and `preview`: its own options in one help panel, the command's in another."""
 
 import inspect
+import os
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
@@ -8,9 +9,9 @@ import typer
 from pydantic import ValidationError
 
 from sslkit import registry
-from sslkit.cli import completion
+from sslkit.cli import completion, task_schema
 from sslkit.cli.arguments import file_values, one_length, validated, value_of, with_pairs
-from sslkit.cli.options import command, complaints, read_spec_file
+from sslkit.cli.options import Panel, command, complaints, read_spec_file, spec_panels
 from sslkit.contract.errors import SslkitError, flag_name
 from sslkit.contract.options import flat_fields
 from sslkit.specs.look import PreviewSpec
@@ -36,39 +37,41 @@ def add_task_command(
     """
     chosen = named_task(arguments[1:], model, extra) if arguments[:1] == [name] else None
     if chosen is None and "spec" in extra and (file := value_of("--spec", arguments)):
-        named = read_spec_file(file).get("task")
-        chosen = None if named is None else str(named)
-    task_class = load_task(chosen) if chosen is not None else None
+        from_file = read_spec_file(file).get("task")
+        chosen = None if from_file is None else str(from_file)
+    task_class, schema = None, None
+    if chosen is not None:
+        # To show help or complete a line, what the cache knows of the task will do, without importing torch.
+        schema = task_schema.stored(chosen) if "--help" in arguments or "_SSLKIT_COMPLETE" in os.environ else None
+        if schema is None:
+            task_class = load_task(chosen)
+            schema = task_schema.describe(task_class)
+            task_schema.store(chosen, task_class, schema)
     title = "Run" if model is PretrainSpec else "Settings"
-    panels: dict[str, Any] = {title: model}
-    defaults = {}
-    if chosen is not None and task_class is not None:
-        panels = {f"Options of {task_name(chosen)}": task_class.Options, title: model}
-        defaults = {key: value for key, value in task_class.defaults.items() if key in model.model_fields}
-    if task_class is None or not task_class.__doc__:
+    defaults = {} if schema is None else {key: value for key, value in schema.defaults.items() if key in model.model_fields}
+    panels = spec_panels(title, model, None if schema is None else schema.modality, defaults, frozenset({"task", "options"}))
+    if schema is None or not schema.summary:
         text = summary + listing()
     else:
-        text = task_class.__doc__ if model is PretrainSpec else f"{summary}\n\n{task_class.__doc__}"
+        text = schema.summary if model is PretrainSpec else f"{summary}\n\n{schema.summary}"
+    if schema is not None and chosen is not None:
+        panels = [Panel(f"Options of {task_name(chosen)}", schema.options), *panels]
     argument = Annotated[
         str | None,
         typer.Argument(
             autocompletion=completion.task,
-            help=f"An installed task (`sslkit tasks`) or a .py file; its options show in `{name} TASK --help`.",
+            help=f"An installed task (`sslkit tasks`) or a .py file; `sslkit {name} TASK --help` shows its options.",
         ),
     ]
     task = inspect.Parameter("task", inspect.Parameter.KEYWORD_ONLY, annotation=argument, default=None)
-    hidden = frozenset({"task", "options"})
-    modality = None if task_class is None else task_class.modality
-    options = command(
-        lambda given, extras: run(given, extras, task_class), text, panels, extra, defaults, hidden, task, modality
-    )
+    options = command(lambda given, extras: run(given, extras, task_class), text, panels, extra, task)
     app.command(name, rich_help_panel=panel)(options)
 
 
 def named_task(
     arguments: list[str], model: type[PretrainSpec] | type[PreviewSpec], extra: dict[str, tuple[type, str]]
 ) -> str | None:
-    """Return the task among the arguments of a command: the first that is neither a flag_name nor a flag_name's value."""
+    """Return the task among the arguments of a command: the first that is neither a flag nor a flag's value."""
     switches = {flag_name(name) for name, field in flat_fields(model).items() if field.annotation is bool}
     switches |= {flag_name(name) for name, (kind, _) in extra.items() if kind is bool} | {"--help"}
     skip = False

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from rich.table import Table
 
-from sslkit.console import say, stdout
+from sslkit.console import say
 from sslkit.contract.errors import SslkitError
 from sslkit.specs.evaluation import KnnSpec, ProbeSpec
 from sslkit.specs.train import DemoSpec, PretrainSpec
@@ -88,21 +87,3 @@ def some_digits(count: int, channels: int, size: int) -> "Tensor":
 
     images = torch.from_numpy(load_digits().images[:count] / 16).float()[:, None]
     return torch.nn.functional.interpolate(images, size=(size, size), mode="bilinear").repeat(1, channels, 1, 1)
-
-
-def show_table(result: DemoResult) -> None:
-    """Print the accuracies beside those of random weights, and where the files are."""
-    if result.run is None:
-        return
-    table = Table(title="Digits, test accuracy", title_justify="left", box=None, pad_edge=False)
-    for column in ("features of", "k-NN", "linear probe"):
-        table.add_column(column, justify="left" if column == "features of" else "right")
-    for name, knn, probe in (
-        ("random weights", result.random_knn, result.random_probe),
-        ("rotation, just trained", result.knn, result.probe),
-    ):
-        assert knn is not None and probe is not None
-        table.add_row(name, f"{knn:.1%}", f"{probe:.1%}")
-    stdout.print(table)
-    for name in ("images", "run", "checkpoint", "export"):
-        stdout.print(f"{name:<11} {getattr(result, name)}", markup=False)

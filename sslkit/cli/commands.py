@@ -1,0 +1,156 @@
+"""The verbs of ours that write files: each a row of `sslkit.commands`, like anybody else's. Nothing here imports torch.
+
+Verbs that measure are entry points of `sslkit.evaluations`; those that need a task's options, or tell about the installation,
+have a module of their own beside this one.
+"""
+
+from typing import Any, ClassVar
+
+import sslkit
+from sslkit.contract.command import Command
+from sslkit.specs.extend import NewTaskSpec
+from sslkit.specs.look import MapSpec, ReportSpec
+from sslkit.specs.train import CompareSpec, DemoSpec
+from sslkit.specs.use import EmbedSpec, ExportSpec, NeighborsSpec, PredictSpec
+
+
+class Compare(Command):
+    """Train several tasks for the same time, evaluate them and write a report."""
+
+    Options: ClassVar = CompareSpec
+    panel: ClassVar = "Train"
+    extended: ClassVar = True
+
+    def run(self, spec: CompareSpec) -> Any:
+        """Train and evaluate."""
+        return sslkit.compare(spec)
+
+    def lines(self, result: Any) -> list[str]:
+        """Return a line for each run, and where the report is."""
+        found = []
+        for name, folder in result.runs.items():
+            measures = {"k-NN": result.knn, "probe": result.probe}
+            numbers = [f"{title} {values[name]:.1%}" for title, values in measures.items() if values is not None]
+            found.append("  ".join([f"{name:<20}", *numbers, folder]))
+        return [*found, f"report in {result.report}"]
+
+
+class Demo(Command):
+    """Pretrain, evaluate and export on handwritten digits that ship with the installation."""
+
+    Options: ClassVar = DemoSpec
+    panel: ClassVar = "Train"
+
+    def run(self, spec: DemoSpec) -> Any:
+        """Run the demo."""
+        return sslkit.demo(spec)
+
+    def lines(self, result: Any) -> list[str]:
+        """Return the accuracies beside those of random weights, and where the files are."""
+        table = []
+        if result.run is not None:
+            table = ["Digits, test accuracy", f"{'features of':<24}{'k-NN':>8}{'linear probe':>16}"]
+            for name, knn, probe in (
+                ("random weights", result.random_knn, result.random_probe),
+                ("rotation, just trained", result.knn, result.probe),
+            ):
+                table.append(f"{name:<24}{knn:>8.1%}{probe:>16.1%}")
+        files = {name: getattr(result, name) for name in ("images", "run", "checkpoint", "export")}
+        return [*table, *(f"{name:<11} {path}" for name, path in files.items() if path is not None)]
+
+
+class Embed(Command):
+    """Write features, paths and labels to a file."""
+
+    Options: ClassVar = EmbedSpec
+    panel: ClassVar = "Use"
+
+    def run(self, spec: EmbedSpec) -> Any:
+        """Write features."""
+        return sslkit.embed(spec)
+
+
+class Predict(Command):
+    """Write class and probability of each image, by a fine-tuned checkpoint."""
+
+    Options: ClassVar = PredictSpec
+    panel: ClassVar = "Use"
+
+    def run(self, spec: PredictSpec) -> Any:
+        """Write predictions."""
+        return sslkit.predict(spec)
+
+
+class Neighbors(Command):
+    """Find the nearest images of images, or the nearest words of words."""
+
+    Options: ClassVar = NeighborsSpec
+    panel: ClassVar = "Use"
+    argument: ClassVar = "queries"
+    extended: ClassVar = True
+
+    def run(self, spec: NeighborsSpec) -> Any:
+        """Find neighbors."""
+        return sslkit.neighbors(spec)
+
+    def lines(self, result: Any) -> list[str]:
+        """Return a line for each query, and where the picture is."""
+        found = [
+            f"{query:<16} {', '.join(f'{name} {cosine:.2f}' for name, cosine in near)}"
+            for query, near in result.neighbors.items()
+        ]
+        return found if result.picture is None else [*found, f"picture in {result.picture}"]
+
+
+class Export(Command):
+    """Write the encoder for other programs, and verify that they compute the same."""
+
+    Options: ClassVar = ExportSpec
+    panel: ClassVar = "Use"
+
+    def run(self, spec: ExportSpec) -> Any:
+        """Export and read back."""
+        return sslkit.export(spec)
+
+
+class Report(Command):
+    """Write one HTML page about runs: curves, pictures, results."""
+
+    Options: ClassVar = ReportSpec
+    panel: ClassVar = "Look"
+    argument: ClassVar = "runs"
+
+    def run(self, spec: ReportSpec) -> Any:
+        """Write the page."""
+        return sslkit.report(spec)
+
+
+class Map(Command):
+    """Plot features in two dimensions by t-SNE or PCA."""
+
+    Options: ClassVar = MapSpec
+    panel: ClassVar = "Look"
+    extended: ClassVar = True
+
+    def run(self, spec: MapSpec) -> Any:
+        """Draw the map."""
+        return sslkit.map_features(spec)
+
+
+class NewTask(Command):
+    """Write a package with a pretext task of your own, its test and its entry point."""
+
+    Options: ClassVar = NewTaskSpec
+    panel: ClassVar = "Extend"
+    argument: ClassVar = "name"
+
+    def run(self, spec: NewTaskSpec) -> Any:
+        """Write the package."""
+        return sslkit.new_task(spec)
+
+    def lines(self, result: Any) -> list[str]:
+        """Return what was written, and what to do next."""
+        return [
+            f"wrote {', '.join(result.files)} to {result.folder}",
+            f"next: pip install -e {result.folder} && sslkit check {result.name} --full",
+        ]
