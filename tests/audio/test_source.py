@@ -38,7 +38,7 @@ def two(tmp_path: Path) -> Path:
 
 
 def test_windows_are_drawn_from_seed_epoch_and_row_alone(two: Path) -> None:
-    audio = AudioSource.open(DataSpec(data=str(two), size=100))
+    audio = AudioSource.open(DataSpec(data=str(two), seconds=0.1))
     assert audio.info.details == {"sample_rate": 8000} and audio.info.size == 100
     first = audio.read(ROWS, ReadSeed(0, 3))[0]["sound"]
     assert first.shape == (2, 2, 800) and not np.array_equal(first[:, 0], first[:, 1])
@@ -57,7 +57,7 @@ def test_windows_of_an_evaluation_go_from_beginning_to_end(tmp_path: Path) -> No
     encoder = build_encoder(recipe_for("audio_micro", 100, 1, {"sample_rate": "8000"}))
     spec = DataSpec(data=str(tmp_path))
     index = AudioSource.read_index(str(tmp_path), None, False)
-    (sound, _) = AudioSource.shown(index, spec, encoder, 100).read(np.array([1]))
+    (sound, _) = AudioSource.for_evaluation(index, spec, encoder, 100).read(np.array([1]))
     found = sound["sound"][0]
     assert found.shape == (8, 800)
     assert np.allclose(found[0], rising[:800], atol=1e-6) and np.allclose(found[-1], rising[-800:], atol=1e-6)
@@ -66,7 +66,7 @@ def test_windows_of_an_evaluation_go_from_beginning_to_end(tmp_path: Path) -> No
 def test_recordings_are_resampled_and_mixed(tmp_path: Path) -> None:
     tone(tmp_path / "high.wav", 1, rate=44100, channels=2)
     tone(tmp_path / "low.wav", 1, rate=8000)
-    spec = TrainSpec(data=str(tmp_path), size=500, encoder_option={"sample_rate": "16000"})
+    spec = TrainSpec(data=str(tmp_path), seconds=0.5, sample_rate=16000)
     sound = AudioSource.open(spec).read(ROWS, ReadSeed(0, 0))[0]["sound"]
     spectrum = np.abs(np.fft.rfft(sound * np.hanning(8000)))
     assert (spectrum.argmax(axis=2) == 220).all()  # 440 Hz in half a second at 16 kHz
@@ -74,18 +74,18 @@ def test_recordings_are_resampled_and_mixed(tmp_path: Path) -> None:
 
 def test_settings_follow_the_data(two: Path) -> None:
     audio = AudioSource.open(DataSpec(data=str(two)))
-    assert audio.settled["size"] == (960, "the usual window in milliseconds")
-    assert audio.settled["encoder_option"][0] == {"sample_rate": "8000"}
+    assert audio.resolved["seconds"] == (0.96, "the usual window")
+    assert audio.resolved["sample_rate"][0] == 8000 and audio.encoder_options == {"sample_rate": 8000}
     for file in two.iterdir():
         tone(file, 0.4, rate=44100)
     audio = AudioSource.open(DataSpec(data=str(two), reindex=True))
-    assert audio.settled["size"][0] == 200 and audio.rate == 16000
+    assert audio.resolved["seconds"][0] == 0.2 and audio.rate == 16000
 
 
 def test_what_is_short_is_followed_by_silence(tmp_path: Path) -> None:
     for name in "ab":
         tone(tmp_path / f"{name}.wav", 0.05)
-    sound = AudioSource.open(DataSpec(data=str(tmp_path), size=100)).read(ROWS, ReadSeed(0, 0))[0]["sound"]
+    sound = AudioSource.open(DataSpec(data=str(tmp_path), seconds=0.1)).read(ROWS, ReadSeed(0, 0))[0]["sound"]
     assert np.abs(sound[..., :400]).max() > 0.4 and not sound[..., 400:].any()
 
 
@@ -132,7 +132,7 @@ def test_a_recording_that_is_silent_in_places_is_heard_elsewhere(tmp_path: Path)
         wave = np.zeros(16000)
         wave[4000:12000] = 0.3
         soundfile.write(tmp_path / f"{name}.wav", wave, 8000)
-    audio = AudioSource.open(DataSpec(data=str(tmp_path), size=100))
+    audio = AudioSource.open(DataSpec(data=str(tmp_path), seconds=0.1))
     for epoch in range(20):
         sound, broken = audio.read(ROWS, ReadSeed(0, epoch))
         assert not broken and (np.abs(sound["sound"]).max(axis=2) > 0.2).all()
@@ -144,10 +144,12 @@ def test_a_recording_that_is_silent_in_places_is_heard_elsewhere(tmp_path: Path)
         (["--data", "{empty}"], "no recording in"),
         (["--data", "{images}"], "no recording in"),
         (["--data", "{junk}"], "is a readable recording"),
-        (["--data", "{two}", "--encoder-option", "sample_rate=fast"], "sample_rate should be"),
+        (["--data", "{two}", "--encoder-option", "sample_rate=8000"], "use --sample-rate"),
+        (["--data", "{two}", "--sample-rate", "fast"], "--sample-rate: should be a whole number, 1,000 to 192,000, or auto"),
+        (["--data", "{two}", "--size", "64"], "--size: an option of image data, and this is audio"),
         (["--data", "{two}", "--encoder", "resnet_micro"], "reads image"),
-        (["--data", "{two}", "--cache", "on"], "recordings are not cached"),
-        (["--data", "{two}", "--size", "8"], "8 milliseconds of sound"),
+        (["--data", "{two}", "--cache", "on"], "audio is not cached"),
+        (["--data", "{two}", "--seconds", "0.008"], "--seconds: should be a number, 0.025 to 60, or auto (got 0.008)"),
     ],
 )
 def test_bad_input_is_one_line(given: list[str], message: str, sslkit: Run, two: Path, digits: Path, tmp_path: Path) -> None:
@@ -175,7 +177,7 @@ def test_from_recordings_to_numbers(sslkit: Run, tmp_path: Path) -> None:
             if keep:
                 tone(tmp_path / "data" / part / kind / f"{number}.wav", 0.5, hertz=300 * (1 + 2 * (number % 2)) + 5 * number)
     data, run = tmp_path / "data", tmp_path / "run"
-    options = ["--size", 100, "--batch-size", 8, "--steps", 3, "--encoder-option", "width=8"]
+    options = ["--seconds", 0.1, "--batch-size", 8, "--steps", 3, "--encoder-option", "width=8"]
     assert sslkit("pretrain", "cola", "--data", data, "--out", run, *options).code == 0
     checkpoint = run / "model.safetensors"
     for command in ("knn", "probe", "retrieval"):

@@ -7,23 +7,34 @@ from typing import Any
 
 import pytest
 
+from sslkit import registry
+from sslkit.cli import task_schema
 from sslkit.contract.errors import flag_name
+from sslkit.contract.options import flat_fields
 from sslkit.specs.evaluation import EvaluateSpec, KnnSpec, ProbeSpec, RetrievalSpec
 from sslkit.specs.extend import NewTaskSpec
 from sslkit.specs.look import MapSpec, PreviewSpec, ReportSpec
 from sslkit.specs.train import CompareSpec, DemoSpec, FinetuneSpec, PretrainSpec
 from sslkit.specs.use import EmbedSpec, ExportSpec, NeighborsSpec, PredictSpec
+from sslkit.tasks.load import load_task
 
 # A change of interface is seen here.
-_DATA = "--data --label --size --batch-size --seed --device --workers --cache --cache-limit --reindex"
+_TABLES = {
+    "audio": "--seconds --sample-rate",
+    "image": "--size --canvas",
+    "image_text": "",
+    "text": "--context",
+    "video": "--frames --frame-step",
+}
+_DATA = "--data --label --batch-size --seed --device --workers --cache --cache-limit --reindex"
 _TRAIN = (
-    f"{_DATA} --out --encoder --encoder-option --pretrained --canvas --epochs --steps --minutes --micro-batch --optimizer --lr "
+    f"{_DATA} --out --encoder --encoder-option --pretrained --epochs --steps --minutes --micro-batch --optimizer --lr "
     "--weight-decay --weight-decay-end --warmup --clip --precision --compile --sync-batchnorm --checkpoint-every "
     "--max-broken --activation-checkpointing --log --resume --init --extend-to"
 )
 _HEALTH = "--health-every --on-collapse --online-knn --profile"
 _FEATURES = f"{_DATA} --ckpt --encoder --layer --pool"
-_EVALUATION = f"{_FEATURES} --test --against --baselines"
+_EVALUATION = f"{_FEATURES} --test --against --baselines --details"
 GOLDEN = {
     PretrainSpec: f"{_TRAIN} --task {_HEALTH} --options",
     FinetuneSpec: (
@@ -38,41 +49,63 @@ GOLDEN = {
     EmbedSpec: f"{_FEATURES} --out",
     PredictSpec: f"{_DATA} --ckpt --encoder --out",
     MapSpec: f"{_FEATURES} --out --method --samples",
-    ExportSpec: "--ckpt --to --out --encoder --size --dynamic-batch --dynamic-size",
+    ExportSpec: "--ckpt --to --out --encoder --dynamic-batch --dynamic-size",
     ReportSpec: f"{_DATA} --runs --out --encoder --test --samples",
     CompareSpec: f"{_DATA} --tasks --minutes --encoder --encoder-option --test --out",
     NewTaskSpec: "--name --out",
     DemoSpec: "--out --images-only --seed",
     NeighborsSpec: f"{_DATA} --ckpt --queries --k --out --encoder",
-    PreviewSpec: f"{_DATA} --task --ckpt --out --rows --images --encoder --encoder-option --canvas --options",
+    PreviewSpec: f"{_DATA} --task --ckpt --out --rows --images --encoder --encoder-option --options",
 }
+_WITHOUT_DATA = {NewTaskSpec, DemoSpec}
 
 
 @pytest.mark.parametrize(("model", "flags"), GOLDEN.items(), ids=lambda value: getattr(value, "__name__", ""))
 def test_golden_flags(model: Any, flags: str) -> None:
-    assert " ".join(flag_name(name) for name in model.model_fields) == flags
+    tables = [] if model in _WITHOUT_DATA else list(_TABLES)
+    assert " ".join(flag_name(name) for name in model.model_fields if name not in tables) == flags
+    assert [name for name in model.model_fields if name in _TABLES] == tables
 
 
+@pytest.mark.parametrize(("modality", "flags"), _TABLES.items())
+def test_golden_data_options(modality: str, flags: str) -> None:
+    assert " ".join(map(flag_name, registry.data_options()[modality].model_fields)) == flags
+
+
+def test_flags_are_unique_over_all_modalities_and_tasks() -> None:
+    data = [field for options in registry.data_options().values() for field in options.model_fields]
+    assert len(set(data)) == len(data)
+    assert not set(data) & set(PretrainSpec.model_fields)
+    for entry in registry.entries(registry.TASKS):
+        assert not set(data) & set(load_task(entry.name).Options.model_fields), entry.name
+
+
+_IN_ORDER = "--seconds --sample-rate --size --canvas --context --frames --frame-step"
+_IMAGE_FIRST = "--size --canvas --seconds --sample-rate --context --frames --frame-step"
 _REAL = {
-    "pretrain": f"task --crop-scale {_TRAIN} {_HEALTH} --spec --dry-run --json --help",
-    "preview": f"task --crop-scale {GOLDEN[PreviewSpec].replace(' --task', '').removesuffix(' --options')} --json --help",
-    "finetune": f"{GOLDEN[FinetuneSpec]} --spec --json --help",
-    "knn": f"{GOLDEN[KnnSpec]} --spec --json --help",
-    "probe": f"{GOLDEN[ProbeSpec]} --spec --json --help",
-    "export": f"{GOLDEN[ExportSpec]} --spec --json --help",
-    "neighbors": f"queries {_DATA} --ckpt --k --out --encoder --spec --json --help",
-    "predict": f"{GOLDEN[PredictSpec]} --spec --json --help",
-    "compare": f"{GOLDEN[CompareSpec]} --spec --json --help",
-    "report": f"{GOLDEN[ReportSpec].replace('--runs ', '').replace('--data', 'runs --data', 1)} --spec --json --help",
+    "pretrain": f"task --crop-scale {_TRAIN} {_HEALTH} {_IMAGE_FIRST} --spec --dry-run --json --help",
+    "preview": (
+        f"task --crop-scale {GOLDEN[PreviewSpec].replace(' --task', '').removesuffix(' --options')} {_IMAGE_FIRST} --json --help"
+    ),
+    "finetune": f"{GOLDEN[FinetuneSpec]} {_IN_ORDER} --spec --json --help",
+    "knn": f"{GOLDEN[KnnSpec]} {_IN_ORDER} --spec --json --help",
+    "probe": f"{GOLDEN[ProbeSpec]} {_IN_ORDER} --spec --json --help",
+    "export": f"{GOLDEN[ExportSpec]} {_IN_ORDER} --spec --json --help",
+    "neighbors": f"queries {_DATA} --ckpt --k --out --encoder {_IN_ORDER} --spec --json --help",
+    "predict": f"{GOLDEN[PredictSpec]} {_IN_ORDER} --spec --json --help",
+    "compare": f"{GOLDEN[CompareSpec]} {_IN_ORDER} --spec --json --help",
+    "report": (
+        f"{GOLDEN[ReportSpec].replace('--runs ', '').replace('--data', 'runs --data', 1)} {_IN_ORDER} --spec --json --help"
+    ),
     "new-task": "name --out --spec --json --help",
     "env": "--json --help",
-    "retrieval": f"{GOLDEN[RetrievalSpec]} --spec --json --help",
-    "evaluate": f"{GOLDEN[EvaluateSpec]} --spec --json --help",
-    "embed": f"{GOLDEN[EmbedSpec]} --spec --json --help",
-    "map": f"{GOLDEN[MapSpec]} --spec --json --help",
+    "retrieval": f"{GOLDEN[RetrievalSpec]} {_IN_ORDER} --spec --json --help",
+    "evaluate": f"{GOLDEN[EvaluateSpec]} {_IN_ORDER} --spec --json --help",
+    "embed": f"{GOLDEN[EmbedSpec]} {_IN_ORDER} --spec --json --help",
+    "map": f"{GOLDEN[MapSpec]} {_IN_ORDER} --spec --json --help",
     "protocols": "--json --help",
     "check": "task --full --json --help",
-    "demo": f"{GOLDEN[DemoSpec]} --json --help",
+    "demo": f"{GOLDEN[DemoSpec]} --spec --json --help",
     "tasks": "--json --help",
     "encoders": "pattern --json --help",
     "cache": "--clear --json --help",
@@ -86,14 +119,51 @@ def test_the_command_line_has_these_options(name: str) -> None:
     from sslkit.cli.app import build_app
 
     command: Any = typer.main.get_command(build_app([name, "rotation"] if name in ("pretrain", "preview") else [name]))
-    found = command.commands[name]
-    names = [parameter.opts[0] for parameter in found.params] + ["--help"]
-    assert " ".join(names) == _REAL[name]
+    params = command.commands[name].params
+    assert " ".join([parameter.opts[0] for parameter in params] + ["--help"]) == _REAL[name]
 
 
 @pytest.mark.parametrize("model", GOLDEN, ids=lambda model: model.__name__)
 def test_every_field_has_a_text(model: Any) -> None:
-    assert all(field.description and field.description.endswith(".") for field in model.model_fields.values())
+    assert all(field.description and field.description.endswith(".") for field in flat_fields(model).values())
+
+
+def test_a_tasks_help_shows_the_options_of_its_data_only(sslkit: Callable[..., Any]) -> None:
+    text = sslkit("pretrain", "skipgram", "--help").out
+    assert "--context" in text and "--size" not in text and "--seconds" not in text
+    text = sslkit("pretrain", "clip", "--help").out
+    assert "--context" in text and "--size" in text and "--frames" not in text
+
+
+def test_an_option_of_other_data_is_refused_by_name(sslkit: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("some words " * 200)
+    ran = sslkit("pretrain", "skipgram", "--data", tmp_path / "text.txt", "--size", 64)
+    assert (ran.code, ran.err) == (
+        2,
+        "error: --size: an option of image data, and this is text (options of text data: --context)\n",
+    )
+
+
+def test_help_of_an_evaluation_shows_the_options_of_the_checkpoints_data(
+    sslkit: Callable[..., Any], trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["knn", "--ckpt", str(trained), "--help"]
+    monkeypatch.setattr("sys.argv", ["sslkit", *words])
+    text = sslkit(*words).out
+    assert "--size" in text and "--seconds" not in text
+    monkeypatch.setattr("sys.argv", ["sslkit", "knn", "--help"])
+    assert "--seconds" in sslkit("knn", "--help").out
+
+
+def test_the_help_of_a_task_is_kept_until_its_file_changes(sslkit: Callable[..., Any], tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    source = (Path(__file__).parents[2] / "examples" / "tilt.py").read_text()
+    file.write_text(source)
+    first = sslkit("pretrain", file, "--help").out
+    assert task_schema.stored(str(file)) is not None
+    assert sslkit("pretrain", file, "--help").out == first
+    file.write_text(source + "\n# changed\n")
+    assert task_schema.stored(str(file)) is None
 
 
 def test_task_help_shows_both_panels(sslkit: Callable[..., Any]) -> None:

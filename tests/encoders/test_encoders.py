@@ -156,7 +156,7 @@ def test_unknown_entries_of_a_recipe() -> None:
 
 
 def test_missing_abilities_are_named() -> None:
-    with pytest.raises(SslkitError, match="mae reads tokens and resnet_micro offers pooled, feature_map, layers"):
+    with pytest.raises(SslkitError, match="mae requires tokens and resnet_micro provides pooled, feature_map, layers"):
         check_requirements(built("resnet_micro"), "resnet_micro", ("tokens",), "mae")
     check_requirements(built("vit_micro"), "vit_micro", ("tokens",), "mae")
 

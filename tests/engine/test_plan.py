@@ -46,7 +46,7 @@ def test_the_command(digits: Path, tmp_path: Path, sslkit: Callable[..., Any], m
         ([], "which task?"),
         (["rotation"], "--data: missing"),
         (["rotation", "--data", digits, "--batch-size", 1000], "--batch-size: 1000 is more than the 48 images"),
-        (["mae", "--data", digits, "--encoder", "resnet_micro"], "--encoder: mae reads tokens"),
+        (["mae", "--data", digits, "--encoder", "resnet_micro"], "--encoder: mae requires tokens"),
     ]:
         ran = sslkit("plan", *words)
         assert ran.code == 2 and said in ran.err

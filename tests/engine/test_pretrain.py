@@ -396,7 +396,7 @@ def test_a_task_that_reads_tokens_refuses_an_encoder_without(sslkit: Run, tmp_pa
     (tmp_path / "reader.py").write_text(DIVERGES.replace("    def transform", '    reads = ("tokens",)\n    def transform'))
     ran = sslkit("pretrain", tmp_path / "reader.py", "--data", "nowhere", "--encoder", "resnet_micro")
     assert ran.code == 2
-    assert "reader reads tokens and resnet_micro offers pooled, feature_map, layers" in ran.err and "vit_micro" in ran.err
+    assert "reader requires tokens and resnet_micro provides pooled, feature_map, layers" in ran.err and "vit_micro" in ran.err
 
 
 class Asking(public.PretextTask):

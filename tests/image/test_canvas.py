@@ -127,7 +127,7 @@ def test_cache_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = folder(tmp_path / "a")
     size = 10 * 8 * 8 * 3 / 1e9
     assert choose_folder(index, 8, "auto", size / 2)[0] is None
-    with pytest.raises(SslkitError, match="exceed --cache-limit"):
+    with pytest.raises(SslkitError, match="more than --cache-limit"):
         choose_folder(index, 8, "on", size / 2)
     small, _ = choose_folder(index, 8, "on", 1)
     Canvases(index, 8, small).read(np.arange(10))

@@ -111,7 +111,7 @@ def test_from_the_command_line(sslkit: Callable[..., Any], digits: Path, quick: 
             in sslkit("pretrain", "simclr+rotation", *given, "--weights", wrong).err
         )
     ran = sslkit("pretrain", "simclr+simmim", "--data", digits, "--encoder", "resnet_micro", "--out", tmp_path / "no")
-    assert ran.code == 2 and "simmim reads tokens and resnet_micro offers" in ran.err
+    assert ran.code == 2 and "simmim requires tokens and resnet_micro provides" in ran.err
 
 
 def test_preview_has_the_pictures_of_both(sslkit: Callable[..., Any], digits: Path, tmp_path: Path) -> None:

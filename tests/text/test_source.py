@@ -24,7 +24,7 @@ def words_of(text: TextSource) -> list[str]:
 
 def test_words_in_their_order(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("The cat, the DOG: don't; l’été_x 42\n\nthe", encoding="utf-8")
-    text = opened(tmp_path / "a.txt", size=8)
+    text = opened(tmp_path / "a.txt", context=8)
     assert words_of(text) == ["the", "cat", "the", "dog", "don't", "l’été", "x", "42", "the"]
     assert text.info.details["words"][0] == "the" and text.info.details["counts"][0] == 3
     assert text.info.channels == 7 and text.info.samples == 1 and text.info.modality == "text"
@@ -91,5 +91,5 @@ def test_damaged_and_bounded_cache(tmp_path: Path) -> None:
         assert words_of(opened(tmp_path / "d"))[:2] == ["some", "words"]
     (folder / "tokens.npy").unlink()
     assert opened(tmp_path / "d", cache_limit=1e-5).fingerprint() == text.fingerprint()  # too large for it: in memory
-    with pytest.raises(SslkitError, match="exceed --cache-limit"):
+    with pytest.raises(SslkitError, match="more than --cache-limit"):
         opened(tmp_path / "d", cache="on", cache_limit=1e-5)

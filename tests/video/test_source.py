@@ -59,7 +59,7 @@ def test_frames_come_in_their_order(tmp_path: Path) -> None:
         assert found == [found[0] + 8 * place for place in range(16)]
         assert found == frames_of(video, 0, ReadSeed(0, epoch))
     assert len({tuple(frames_of(video, row, ReadSeed(0, epoch))) for row in (0, 1) for epoch in range(5)}) > 1
-    shown = VideoSource.shown(video.index, DataSpec(), ENCODER, 16)
+    shown = VideoSource.for_evaluation(video.index, DataSpec(), ENCODER, 16)
     assert frames_of(shown, 0, None) == [8 * round(place) for place in np.linspace(0, 29, 8)]
 
 
@@ -71,7 +71,7 @@ def test_frames_of_files_are_those_of_folders(tmp_path: Path, suffix: str) -> No
     for epoch in range(5):
         found = np.array(frames_of(video, 0, ReadSeed(0, epoch)))
         assert np.abs(found - (found[0] + 8 * np.arange(16))).max() <= 4  # what the codec loses
-    shown = VideoSource.shown(video.index, DataSpec(), ENCODER, 16)
+    shown = VideoSource.for_evaluation(video.index, DataSpec(), ENCODER, 16)
     assert np.abs(np.array(frames_of(shown, 0, None)) - 8 * np.linspace(0, 29, 8).round()).max() <= 4
 
 
@@ -99,7 +99,9 @@ def test_clips_have_the_labels_of_their_folders(tmp_path: Path) -> None:
     table.write_text("path,what\nrun/b,x\nwalk/a,y\nwalk/a/3.png,y\n")
     index = VideoSource.read_index(str(table), "what", False)
     assert index.classes == ("x", "y")
-    assert frames_of(VideoSource.shown(index, DataSpec(), ENCODER, 16), 2, None) == [24] * 8  # one image, for all frames
+    assert (
+        frames_of(VideoSource.for_evaluation(index, DataSpec(), ENCODER, 16), 2, None) == [24] * 8
+    )  # one image, for all frames
 
 
 def test_what_lies_beside_clips_is_none(tmp_path: Path) -> None:
@@ -110,7 +112,7 @@ def test_what_lies_beside_clips_is_none(tmp_path: Path) -> None:
     (tmp_path / "walk" / "a" / "._3.png").write_bytes(b"of the file system")
     index = VideoSource.read_index(str(tmp_path), None, False)
     assert list(index.paths) == ["run/b.mp4", "walk/a"] and index.classes == ("run", "walk")
-    assert frames_of(VideoSource.shown(index, DataSpec(), ENCODER, 16), 1, None)[0] == 0
+    assert frames_of(VideoSource.for_evaluation(index, DataSpec(), ENCODER, 16), 1, None)[0] == 0
 
 
 def test_windows_suit_clips_of_different_lengths(tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_what_is_far_in_a_file_is_sought(tmp_path: Path) -> None:
     file_of(tmp_path / "a.mp4", values)
     file_of(tmp_path / "b.mp4", values)
     index = VideoSource.read_index(str(tmp_path), None, False)
-    found = frames_of(VideoSource.shown(index, DataSpec(), ENCODER, 16), 0, None)
+    found = frames_of(VideoSource.for_evaluation(index, DataSpec(), ENCODER, 16), 0, None)
     wanted = [values[round(place)] for place in np.linspace(0, 699, 8)]
     assert np.abs(np.array(found) - wanted).max() <= 6
 

@@ -41,7 +41,7 @@ def test_preview_shows_the_two_views_as_the_encoder_gets_them(build: Callable[..
             ["msn", "--prototypes", 1000, "--encoder", "vit_micro", "--encoder-option", "width=32"],
             "--prototypes: 1,000 are more than",
         ),
-        (["msn"], "--encoder: msn reads tokens"),
+        (["msn"], "--encoder: msn requires tokens"),
         (["cpc", "--size", 8], "--size: images of 8 px are too small for patches"),
         (["pirl", "--size", 8], "--size: the nine tiles of images of 8 px"),
     ],

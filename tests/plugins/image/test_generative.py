@@ -200,7 +200,7 @@ def test_igpt_palette_is_the_datas_and_is_kept(sslkit: Callable[..., Any], tmp_p
     ran = sslkit("pretrain", "igpt", *given, "--colors", 5, "--out", tmp_path / "more")
     assert ran.code == 2 and "--colors: 5 of 4 that there are" in ran.err
     ran = sslkit("pretrain", "igpt", "--data", tmp_path / "images.npy", "--encoder", "resnet_micro", "--out", tmp_path / "no")
-    assert ran.code == 2 and "igpt reads palette and resnet_micro offers" in ran.err
+    assert ran.code == 2 and "igpt requires palette and resnet_micro provides" in ran.err
 
 
 def test_igpt_draws_the_lower_half_only() -> None:

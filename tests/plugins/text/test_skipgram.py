@@ -122,7 +122,7 @@ def text(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("kind", ["negative", "hierarchical"])
 def test_words_of_a_family_find_each_other(sslkit: Callable[..., Any], text: Path, tmp_path: Path, kind: str) -> None:
     run = tmp_path / "run"
-    options = ["--loss", kind, "--subsample", 0, "--epochs", 40, "--size", 32, "--encoder-option", "width=16", "--lr", 0.05]
+    options = ["--loss", kind, "--subsample", 0, "--epochs", 40, "--context", 32, "--encoder-option", "width=16", "--lr", 0.05]
     result = sslkit("pretrain", "skipgram", "--data", text, "--out", run, *options, "--json").json
     encoder = load(str(result["checkpoint"]))
     assert len(encoder.words) == 40
@@ -143,7 +143,7 @@ def test_refusals(sslkit: Callable[..., Any], text: Path, trained: Path) -> None
     for flags, said in (
         (["--min-count", 10**6], "--min-count: 1000000 leaves 0 of 40 words"),
         (["--encoder", "resnet_micro"], "--encoder: skipgram learns word_vectors (got resnet_micro)"),
-        (["--size", 4000], "--size: 4000 words in a sample"),
+        (["--context", 4000], "--context: 4000 words in a sample"),
         (["--label", "x"], "is text, which has no columns"),
         (["--loss", "softmax"], "--loss: should be negative or hierarchical (got softmax)"),
     ):
