@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "examples" / "sensors"
 def test_time_series_from_a_package(tmp_path: Path) -> None:
     copied = tmp_path / "package"  # a build leaves traces beside the source
     copied.mkdir()
-    for file in ("pyproject.toml", "sslkit_sensors.py"):
+    for file in ("pyproject.toml", "sslkit_sensors.py", "sslkit_sensors_options.py"):
         (copied / file).write_text((PACKAGE / file).read_text())
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "SSLKIT_CACHE": str(tmp_path / "cache")}
 

@@ -11,17 +11,17 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from sslkit import DataInfo, Encoder, PretextTask, Source, SslkitError, TaskOptions
+from sslkit import DataInfo, Encoder, Modality, PretextTask, Source, SslkitError, TaskOptions
+from sslkit_sensors_options import SensorOptions
 
 
-class Sensors(Source):
-    """Hold recordings; a batch has `signal`, float32 `[B, sensors, time]`."""
+class SensorSource(Source):
+    """Hold recordings; a batch has `signal`, float32 `[B, sensors, window]`."""
 
-    accepts = "a .npy file of floats [recordings, sensors, time]"
-    called = "recordings"
+    noun = SensorOptions.noun
 
     def __init__(self, location, signals):
-        self.location, self.signals, self.settled = location, signals, {}
+        self.location, self.signals, self.resolved = location, signals, {}
         self.info = DataInfo(len(signals), size=signals.shape[2], channels=signals.shape[1], modality="sensors")
 
     @classmethod
@@ -30,12 +30,19 @@ class Sensors(Source):
         try:
             signals = np.load(spec.data, allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise SslkitError(f"cannot read {spec.data}: {error}", f"expected {cls.accepts}", flag="data") from error
+            raise SslkitError(f"cannot read {spec.data}: {error}", f"expected {SensorOptions.accepts}", flag="data") from error
         if signals.ndim != 3 or not np.issubdtype(signals.dtype, np.floating):
             raise SslkitError(
-                f"{spec.data} holds {signals.dtype} of shape {signals.shape}", f"expected {cls.accepts}", flag="data"
+                f"{spec.data} holds {signals.dtype} of shape {signals.shape}", f"expected {SensorOptions.accepts}", flag="data"
             )
-        return cls(spec.data, signals.astype(np.float32))
+        window = spec.table(SensorOptions).window
+        length = signals.shape[2] if window == "auto" else window
+        if length > signals.shape[2]:
+            raise SslkitError(f"{length} exceeds the {signals.shape[2]} times of a recording", "use fewer", flag="window")
+        source = cls(spec.data, signals[:, :, :length].astype(np.float32))
+        if window == "auto":
+            source.resolved["window"] = length, "whole recordings"
+        return source
 
     @classmethod
     def example(cls, folder, samples):
@@ -55,8 +62,24 @@ class Sensors(Source):
         return {"signal": signal}, {int(place): "values that are not finite" for place in bad}
 
     def view(self, batch):
-        """Return the signal: there is nothing to crop."""
+        """Return the signal; there is nothing to crop."""
         return batch["signal"]
+
+
+class Sensors(Modality):
+    """What sslkit asks of recordings of several sensors."""
+
+    options = SensorOptions
+    source = SensorSource
+    small_options: ClassVar = {"sensor_net": {"width": "16"}}
+
+    def default_encoder(self, info, requires, on_cpu):
+        """Return the only one there is."""
+        return "sensor_net", "the encoder of sensors"
+
+    def small_encoder(self, requires, exact):
+        """Return the only one there is."""
+        return "sensor_net"
 
 
 class SensorNet(Encoder):
@@ -92,14 +115,14 @@ class FillGaps(PretextTask):
     """Fill in gaps of a recording from what is around them."""
 
     class Options(TaskOptions):
-        """Hold the options of fill_gaps."""
+        """Options of `fill_gaps`."""
 
         gaps: int = Field(default=4, ge=1, le=64, description="Gaps in a recording; they may overlap.")
         gap_length: int = Field(default=12, ge=1, description="Length of a gap.")
 
     modality: ClassVar = "sensors"
     reads: ClassVar = ("steps",)
-    defaults: ClassVar = {"encoder": "sensor_net", "lr": 3e-3, "batch_size": 64}
+    defaults: ClassVar = {"lr": 3e-3, "batch_size": 64}
 
     def build_head(self):
         """Build a linear map from features to sensors, at every time."""
