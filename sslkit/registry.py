@@ -70,15 +70,15 @@ def names(group: str) -> list[str]:
 def find(group: str, name: str) -> Entry:
     """Return the entry called `name`; an unknown name or one offered by two packages is an SslkitError."""
     points = entries(group)
-    found = [entry for entry in points if entry.name == name]
+    matches = [entry for entry in points if entry.name == name]
     kind = _KINDS[group]
-    if not found:
+    if not matches:
         raise SslkitError(f"unknown {kind} {name}", did_you_mean(name, names(group)))
-    if len(found) > 1:
+    if len(matches) > 1:
         raise SslkitError(
-            f"{kind} {name} is offered by {' and '.join(entry.package for entry in found)}", "uninstall one of them"
+            f"{kind} {name} is offered by {' and '.join(entry.package for entry in matches)}", "uninstall one of them"
         )
-    return found[0]
+    return matches[0]
 
 
 def load(entry: Entry) -> Any:
@@ -96,11 +96,11 @@ def data_options() -> dict[str, type[DataOptions]]:
 
     Naming that modality, as a task or a checkpoint does, reports why.
     """
-    found: dict[str, type[DataOptions]] = {}
+    options: dict[str, type[DataOptions]] = {}
     for entry in entries(MODALITIES):
         with suppress(SslkitError):
-            found[entry.name] = _data_options(entry)
-    return found
+            options[entry.name] = _data_options(entry)
+    return options
 
 
 @cache
@@ -170,7 +170,7 @@ def _read_definition(file: Path, name: str) -> tuple[str, dict[str, Any]]:
 def _constants(node: ast.ClassDef) -> dict[str, Any]:
     # The contract's default; what another base class says is not known.
     direct = any(ast.unparse(base).rpartition(".")[2] == "PretextTask" for base in node.bases)
-    found: dict[str, Any] = {"modality": DEFAULT_MODALITY} if direct else {}
+    constants: dict[str, Any] = {"modality": DEFAULT_MODALITY} if direct else {}
     for statement in node.body:
         target: ast.expr | None = None
         if isinstance(statement, ast.AnnAssign):
@@ -179,5 +179,5 @@ def _constants(node: ast.ClassDef) -> dict[str, Any]:
             target = statement.targets[0]
         value = getattr(statement, "value", None)
         if isinstance(target, ast.Name) and isinstance(value, ast.Constant):
-            found[target.id] = value.value
-    return found
+            constants[target.id] = value.value
+    return constants

@@ -119,36 +119,36 @@ class AudioSource(IndexedSource):
         sound: Tensor = batch["sound"]
         return sound
 
-    def workers(self, asked: int | str) -> tuple[int, str]:
+    def workers(self, requested: int | str) -> tuple[int, str]:
         """Return how many processes read; as many as given."""
-        return (1, "reads ahead while the step runs") if asked == "auto" else (int(asked), "as given")
+        return (1, "reads ahead while the step runs") if requested == "auto" else (int(requested), "as given")
 
     def _windows(self, row: int, random: np.random.Generator | None) -> NDArray[np.float32]:
         """Return windows of a recording `[windows, samples]`, drawn or evenly spaced; raises UnreadableSampleError with a reason."""
         with _opened(self.index, row) as file:
-            wanted = -(-self.samples * file.samplerate // self.rate)  # samples at the file's own rate
+            length = -(-self.samples * file.samplerate // self.rate)  # samples at the file's own rate
             if file.frames < SHORTEST * file.samplerate:
                 raise UnreadableSampleError(f"{file.frames / file.samplerate:.3f} s of sound, expected {SHORTEST:g} s or more")
-            last = max(0, file.frames - wanted)
+            last = max(0, file.frames - length)
             if random is None:
-                found = [self._window(file, start, wanted) for start in np.linspace(0, last, _SHOWN).round().astype(int)]
-                if max(np.abs(window).max() for window in found) < _SILENT:
+                windows = [self._window(file, start, length) for start in np.linspace(0, last, _SHOWN).round().astype(int)]
+                if max(np.abs(window).max() for window in windows) < _SILENT:
                     raise UnreadableSampleError("silent")
-                return np.stack(found)
-            return np.stack([self._heard(file, last, wanted, random) for _ in range(_DRAWN)])
+                return np.stack(windows)
+            return np.stack([self._heard(file, last, length, random) for _ in range(_DRAWN)])
 
-    def _heard(self, file: Any, last: int, wanted: int, random: np.random.Generator) -> Wave:
+    def _heard(self, file: Any, last: int, length: int, random: np.random.Generator) -> Wave:
         """Draw a window in which something is heard."""
         for _ in range(_TRIES):
-            window = self._window(file, int(random.integers(last + 1)), wanted)
+            window = self._window(file, int(random.integers(last + 1)), length)
             if np.abs(window).max() >= _SILENT:
                 return window
         raise UnreadableSampleError("silent" if last == 0 else f"silent in {_TRIES} places of it")
 
-    def _window(self, file: Any, start: int, wanted: int) -> Wave:
+    def _window(self, file: Any, start: int, length: int) -> Wave:
         """Read a window that begins at `start`, of so many samples at the file's rate, and bring it to ours."""
         file.seek(start)
-        wave: Wave = file.read(wanted, dtype="float32", always_2d=True).mean(axis=1)
+        wave: Wave = file.read(length, dtype="float32", always_2d=True).mean(axis=1)
         if not np.isfinite(wave).all():
             raise UnreadableSampleError("values that are not finite")
         if file.samplerate != self.rate:

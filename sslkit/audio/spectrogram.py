@@ -15,11 +15,11 @@ _WINDOW, _HOP = 0.025, 0.010  # seconds
 _LOWEST, _HIGHEST = 60.0, 7800.0  # Hz
 
 
-def check_rate(given: int | str) -> int:
+def check_rate(rate: int | str) -> int:
     """Return a sample rate in Hz; raises SslkitError, naming the flag, for one that can't be used."""
-    text = str(given)
+    text = str(rate)
     if not text.isdigit() or not RATES[0] <= int(text) <= RATES[1]:
-        raise SslkitError(f"sample_rate should be {RATES[0]} to {RATES[1]} Hz (got {given})", flag="encoder_option")
+        raise SslkitError(f"sample_rate should be {RATES[0]} to {RATES[1]} Hz (got {rate})", flag="encoder_option")
     return int(text)
 
 

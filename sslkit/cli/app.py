@@ -48,19 +48,19 @@ class Verb:
 
 def verbs() -> list[Verb]:
     """Return all commands by panel: those built in, evaluations, and commands of installed packages."""
-    found = [Verb(name, panel, summary, None, name in _EXTENDED) for name, (panel, summary) in BUILT_IN.items()]
+    listed = [Verb(name, panel, summary, None, name in _EXTENDED) for name, (panel, summary) in BUILT_IN.items()]
     for group, panel in ((registry.EVALUATIONS, "Evaluate"), (registry.COMMANDS, "Use")):
         for entry in registry.entries(group):
             values = entry.constants
             extended = bool(values.get("extended", False)) or (entry.package == "sslkit" and entry.name in _EXTENDED)
-            found.append(Verb(entry.name, str(values.get("panel", panel)), entry.summary, entry, extended))
+            listed.append(Verb(entry.name, str(values.get("panel", panel)), entry.summary, entry, extended))
     ranks = {panel: rank for rank, panel in enumerate(_PANELS)}
-    names = [verb.name for verb in found]
-    twice = next((verb for verb in found if names.count(verb.name) > 1), None)
+    names = [verb.name for verb in listed]
+    twice = next((verb for verb in listed if names.count(verb.name) > 1), None)
     if twice is not None:
-        packages = [verb.entry.package if verb.entry else "sslkit" for verb in found if verb.name == twice.name]
+        packages = [verb.entry.package if verb.entry else "sslkit" for verb in listed if verb.name == twice.name]
         raise SslkitError(f"command {twice.name} is offered by {' and '.join(packages)}", "uninstall one of them")
-    return sorted(found, key=lambda verb: ranks.get(verb.panel, len(ranks)))
+    return sorted(listed, key=lambda verb: ranks.get(verb.panel, len(ranks)))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -90,9 +90,9 @@ def value_of(option: str, arguments: list[str]) -> str | None:
     return None
 
 
-def read_spec(model: type[S], given: dict[str, Any], extras: dict[str, Any]) -> S:
+def read_spec(model: type[S], values: dict[str, Any], extras: dict[str, Any]) -> S:
     """Return the spec of flags over `--spec` over defaults; raises SslkitError with a line for every mistake."""
-    from_file, flags = file_values(extras), with_pairs(given, model)
+    from_file, flags = file_values(extras), with_pairs(values, model)
     return validated(model, {**from_file, **flags}, one_length(flags, from_file))
 
 
@@ -103,17 +103,17 @@ def file_values(extras: dict[str, Any]) -> dict[str, Any]:
 
 def one_length(flags: dict[str, Any], from_file: dict[str, Any]) -> list[str]:
     """Let a given length of the run win over the file's, whichever kind it is; complain about two given ones."""
-    given = [name for name in ("epochs", "steps", "minutes") if name in flags]
-    if given:
+    lengths = [name for name in ("epochs", "steps", "minutes") if name in flags]
+    if lengths:
         for name in ("epochs", "steps", "minutes"):
             from_file.pop(name, None)
-    return [f"{' and '.join(flag_name(name) for name in given)}: give one of them"] if len(given) > 1 else []
+    return [f"{' and '.join(flag_name(name) for name in lengths)}: give one of them"] if len(lengths) > 1 else []
 
 
-def with_pairs(given: dict[str, Any], model: type[Spec]) -> dict[str, Any]:
+def with_pairs(values: dict[str, Any], model: type[Spec]) -> dict[str, Any]:
     """Return given flags with lists of KEY=VALUE as the dicts that the model has."""
     pairs = {name for name, field in model.model_fields.items() if get_origin(field.annotation) is dict}
-    return {name: key_values(value, name) if name in pairs else value for name, value in given.items()}
+    return {name: key_values(value, name) if name in pairs else value for name, value in values.items()}
 
 
 def validated(model: type[S], values: dict[str, Any], others: list[str] | None = None) -> S:

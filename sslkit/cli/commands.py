@@ -27,12 +27,12 @@ class Compare(Command):
 
     def lines(self, result: Any) -> list[str]:
         """Return a line for each run, and where the report is."""
-        found = []
+        lines = []
         for name, folder in result.runs.items():
             measures = {"k-NN": result.knn, "probe": result.probe}
             numbers = [f"{title} {values[name]:.1%}" for title, values in measures.items() if values is not None]
-            found.append("  ".join([f"{name:<20}", *numbers, folder]))
-        return [*found, f"report in {result.report}"]
+            lines.append("  ".join([f"{name:<20}", *numbers, folder]))
+        return [*lines, f"report in {result.report}"]
 
 
 class Demo(Command):
@@ -95,11 +95,11 @@ class Neighbors(Command):
 
     def lines(self, result: Any) -> list[str]:
         """Return a line for each query, and where the picture is."""
-        found = [
+        lines = [
             f"{query:<16} {', '.join(f'{name} {cosine:.2f}' for name, cosine in near)}"
             for query, near in result.neighbors.items()
         ]
-        return found if result.picture is None else [*found, f"picture in {result.picture}"]
+        return lines if result.picture is None else [*lines, f"picture in {result.picture}"]
 
 
 class Export(Command):

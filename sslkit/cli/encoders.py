@@ -20,7 +20,7 @@ def _encoders(
     """List encoders: installed ones, and how to name timm's, torchvision's and your own."""
     from sslkit import registry
 
-    found = registry.entries(registry.ENCODERS)
+    installed = registry.entries(registry.ENCODERS)
     timm = []
     if pattern is not None:
         from sslkit.image.encoders.timm import timm_names
@@ -28,9 +28,9 @@ def _encoders(
         timm = [name for name in timm_names() if pattern in name]
     if as_json:
         keys = ("name", "package", "version", "summary")
-        print(json.dumps({"encoders": [{key: getattr(entry, key) for key in keys} for entry in found], "timm": timm}))
+        print(json.dumps({"encoders": [{key: getattr(entry, key) for key in keys} for entry in installed], "timm": timm}))
         return
-    for entry in found:
+    for entry in installed:
         stdout.print(f"{entry.name:<16} {entry.package} {entry.version}: {entry.summary}", markup=False)
     if pattern is None:
         stdout.print("any timm name    e.g. resnet50, vit_small_patch16_224 (`sslkit encoders vit_small` searches)")

@@ -16,11 +16,11 @@ def _env(
     as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")] = False,
 ) -> None:
     """Print versions, devices and plugins, for a bug report."""
-    found = _environment()
+    environment = _environment()
     if as_json:
-        print_json(found)
+        print_json(environment)
         return
-    for name, value in found.items():
+    for name, value in environment.items():
         for line in value if isinstance(value, list) else [value]:
             stdout.print(f"{name:<14} {line}", markup=False, highlight=False)
             name = ""

@@ -34,7 +34,7 @@ class FlagText:
 
 def flag_texts(fields: Mapping[str, FieldInfo], defaults: Mapping[str, Any]) -> list[FlagText]:
     """Describe fields; `defaults` replace the fields' own in the help."""
-    found = []
+    texts = []
     for name, field in fields.items():
         default = defaults.get(name, field.default)
         accepted = " or ".join(part for part in (_bounds(field), _choices(field.annotation)) if part)
@@ -50,8 +50,8 @@ def flag_texts(fields: Mapping[str, FieldInfo], defaults: Mapping[str, Any]) -> 
             kind, metavar = "list" if get_origin(field.annotation) is list else "value", _metavar(field.annotation)
         extra = field.json_schema_extra
         completes = str(extra["completes"]) if isinstance(extra, dict) and "completes" in extra else None
-        found.append(FlagText(name, help_text, kind, metavar, completes))
-    return found
+        texts.append(FlagText(name, help_text, kind, metavar, completes))
+    return texts
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,16 @@ def spec_panels(
     Where the `modality` of the data is known, the tables of other modalities are hidden.
     """
     tables = {name: table for name, field in model.model_fields.items() if (table := data_table(field)) is not None}
-    own = {name: field for name, field in model.model_fields.items() if name not in tables and name not in left_out}
+    fields = {name: field for name, field in model.model_fields.items() if name not in tables and name not in left_out}
     accepted = tables if modality is None else accepted_tables(modality)
-    shown = [name for name in tables if name in accepted]
+    visible = [name for name in tables if name in accepted]
     return [
-        Panel(title, flag_texts(own, defaults)),
+        Panel(title, flag_texts(fields, defaults)),
         *(
             Panel(
                 f"{name.replace('_', ' ').capitalize()} data", flag_texts(tables[name].model_fields, {}), name not in accepted
             )
-            for name in [*shown, *(name for name in tables if name not in accepted)]
+            for name in [*visible, *(name for name in tables if name not in accepted)]
         ),
     ]
 
@@ -204,10 +204,10 @@ def complaints(error: ValidationError, model: type[BaseModel], missing: bool = T
             described = fields[name].description or "it has no default"
             lines[name] = f"{flag_name(name)} is missing ({described.rstrip('.')})"
         elif name in fields:
-            given = problem["input"] if len(location) == 1 or not isinstance(problem["input"], dict) else "..."
-            told = problem["type"] == "value_error"  # by a validator of the field's own
-            said = problem["msg"].removeprefix("Value error, ") if told else f"should be {expected(fields[name])}"
-            lines.setdefault(name, f"{flag_name(name)}: {said} (got {given})")
+            value = problem["input"] if len(location) == 1 or not isinstance(problem["input"], dict) else "..."
+            by_validator = problem["type"] == "value_error"  # by a validator of the field's own
+            message = problem["msg"].removeprefix("Value error, ") if by_validator else f"should be {expected(fields[name])}"
+            lines.setdefault(name, f"{flag_name(name)}: {message} (got {value})")
         else:
             lines.setdefault(name, problem["msg"].removeprefix("Value error, "))
     return list(lines.values())

@@ -17,10 +17,10 @@ def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> Non
     add_task_command(app, "plan", panel, summary, arguments, PretrainSpec, {"spec": SPEC, "json": JSON}, _run)
 
 
-def _run(given: dict[str, Any], extras: dict[str, Any], task_class: Any) -> None:
+def _run(values: dict[str, Any], extras: dict[str, Any], task_class: Any) -> None:
     if task_class is None:
         raise SslkitError(f"which task? {listing().strip() or 'none is installed'}", "sslkit plan TASK --data DIR")
-    spec, _, _ = task_spec(PretrainSpec, given, extras, task_class)
+    spec, _, _ = task_spec(PretrainSpec, values, extras, task_class)
     import sslkit
 
     show(sslkit.plan(spec), bool(extras["json"]), _lines)

@@ -21,10 +21,10 @@ def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> Non
     add_task_command(app, "pretrain", panel, summary, arguments, PretrainSpec, _EXTRA, _run)
 
 
-def _run(given: dict[str, Any], extras: dict[str, Any], task_class: Any) -> None:
+def _run(values: dict[str, Any], extras: dict[str, Any], task_class: Any) -> None:
     if task_class is None:
         raise SslkitError(f"which task? {listing().strip() or 'none is installed'}", "sslkit pretrain TASK --data DIR")
-    spec, flags, from_file = task_spec(PretrainSpec, given, extras, task_class)
+    spec, flags, from_file = task_spec(PretrainSpec, values, extras, task_class)
     from sslkit.engine import pretrain
     from sslkit.engine.parallel import process_group
 
@@ -40,14 +40,14 @@ def _show_settings(
     training: Any, spec: PretrainSpec, flags: dict[str, Any], from_file: dict[str, Any], task_class: Any, extras: dict[str, Any]
 ) -> None:
     """Print every settled value and its source."""
-    settled = training.plan.spec
+    resolved = training.plan.spec
     modality = load_modality(task_class.modality).name
-    hidden = settled.tables() | {"options"}
-    values = {name: getattr(settled, name) for name in PretrainSpec.model_fields if name not in hidden}
+    hidden = resolved.tables() | {"options"}
+    values = {name: getattr(resolved, name) for name in PretrainSpec.model_fields if name not in hidden}
     for table in accepted_tables(modality):
-        values |= dict(getattr(settled, table))
-    given = {**spec.data_values(), **{name: getattr(spec, name) for name in values if name in PretrainSpec.model_fields}}
-    values |= {"out": str(training.out), **settled.options}
+        values |= dict(getattr(resolved, table))
+    requested = {**spec.data_values(), **{name: getattr(spec, name) for name in values if name in PretrainSpec.model_fields}}
+    values |= {"out": str(training.out), **resolved.options}
     sources = {}
     for name in values:
         if name in flags:
@@ -59,7 +59,7 @@ def _show_settings(
         else:
             sources[name] = "default"
         value, _, reason = training.plan.reasons.get(name, "").partition(": ")
-        if reason and given.get(name, "auto") == "auto":
+        if reason and requested.get(name, "auto") == "auto":
             values[name], sources[name] = value, f"auto, {reason}"
     if extras["json"]:
         print_json({name: {"value": value, "source": sources[name]} for name, value in values.items()})

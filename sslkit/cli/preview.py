@@ -15,8 +15,8 @@ def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> Non
     add_task_command(app, "preview", panel, summary, arguments, PreviewSpec, {"json": JSON}, _run)
 
 
-def _run(given: dict[str, Any], extras: dict[str, Any], task_class: Any) -> None:
-    spec, _, _ = task_spec(PreviewSpec, given, extras, task_class)
+def _run(values: dict[str, Any], extras: dict[str, Any], task_class: Any) -> None:
+    spec, _, _ = task_spec(PreviewSpec, values, extras, task_class)
     import sslkit
 
     show(sslkit.preview(spec), bool(extras["json"]))

@@ -64,7 +64,7 @@ def add_task_command(
         ),
     ]
     task = inspect.Parameter("task", inspect.Parameter.KEYWORD_ONLY, annotation=argument, default=None)
-    options = command(lambda given, extras: run(given, extras, task_class), text, panels, extra, task)
+    options = command(lambda values, extras: run(values, extras, task_class), text, panels, extra, task)
     app.command(name, rich_help_panel=panel)(options)
 
 
@@ -86,17 +86,17 @@ def named_task(
 
 
 def task_spec(
-    model: type[S], given: dict[str, Any], extras: dict[str, Any], task_class: Any
+    model: type[S], values: dict[str, Any], extras: dict[str, Any], task_class: Any
 ) -> tuple[S, dict[str, Any], dict[str, Any]]:
     """Return the spec, the fields that flags gave, and those of `--spec`; all mistakes are one SslkitError of several lines."""
     from_file = file_values(extras)
-    flags = with_pairs(given, model)
+    flags = with_pairs(values, model)
     given_task, file_task = str(flags.get("task") or ""), str(from_file.get("task") or "")
     if given_task and file_task and task_name(given_task) != task_name(file_task):
         raise SslkitError(f"{extras['spec']} is for {file_task}, not {given_task}", "leave one of them out", flag="spec")
     fields = {} if task_class is None else task_class.Options.model_fields
-    own = {name: flags.pop(name) for name in list(flags) if name in fields}
-    options = {**from_file.get("options", {}), **own}
+    task_options = {name: flags.pop(name) for name in list(flags) if name in fields}
+    options = {**from_file.get("options", {}), **task_options}
     others = one_length(flags, from_file)
     if task_class is not None:
         try:
@@ -105,7 +105,7 @@ def task_spec(
             # A run that is gone on with, or looked at, has the options that are not repeated.
             known = _holds_options({**from_file, **flags})
             others += complaints(error, task_class.Options, missing=not known)
-    return validated(model, {**from_file, **flags, "options": options}, others), flags | own, from_file
+    return validated(model, {**from_file, **flags, "options": options}, others), flags | task_options, from_file
 
 
 def _holds_options(values: dict[str, Any]) -> bool:

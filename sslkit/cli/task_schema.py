@@ -52,7 +52,9 @@ def stored(task: str) -> TaskSchema | None:
 def store(task: str, task_class: Any, schema: TaskSchema) -> None:
     """Keep the schema of a task; a cache that can't be written is none of help's business."""
     children = getattr(task_class, "children_of", {})
-    classes = {base for one in (task_class, *children.values()) for base in (*one.__mro__, *one.Options.__mro__)}
+    classes = {
+        base for task_type in (task_class, *children.values()) for base in (*task_type.__mro__, *task_type.Options.__mro__)
+    }
     files = {str(Path(file).resolve()) for base in classes if (file := _source(base)) is not None}
     values = {**asdict(schema), "files": {file: _stamp(Path(file)) for file in sorted(files)}}
     try:

@@ -20,16 +20,16 @@ def _tasks(
     """List the installed pretext tasks and the packages they come from."""
     from sslkit import registry
 
-    found = registry.entries(registry.TASKS)
+    installed = registry.entries(registry.TASKS)
     if as_json:
         keys = ("name", "modality", "package", "version", "summary")
-        print(json.dumps({"tasks": [{key: getattr(entry, key) for key in keys} for entry in found]}))
+        print(json.dumps({"tasks": [{key: getattr(entry, key) for key in keys} for entry in installed]}))
         return
     table = Table(box=None, pad_edge=False)
     for column in ("task", "modality", "package", "what it asks"):
         table.add_column(column, no_wrap=column != "what it asks")
-    names = [entry.name for entry in found]
-    for entry in found:
+    names = [entry.name for entry in installed]
+    for entry in installed:
         twice = " (offered twice!)" if names.count(entry.name) > 1 else ""
         table.add_row(entry.name + twice, entry.modality, f"{entry.package} {entry.version}", entry.summary)
     stdout.print(table, soft_wrap=False)

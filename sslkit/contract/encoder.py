@@ -88,8 +88,8 @@ def over_views(read: Callable[[Tensor], dict[str, Tensor]], sample_dims: int, sa
     """Return what `read` says of samples, `[B, width]` by name; of several views of each, `[B, V, ...]`, the mean."""
     if sample.dim() == sample_dims + 1:
         return read(sample)
-    found = [read(view) for view in sample.unbind(1)]  # one after the other: all would be many at once
-    return {name: torch.stack([one[name] for one in found]).mean(dim=0) for name in found[0]}
+    outputs = [read(view) for view in sample.unbind(1)]  # one after the other: all would be many at once
+    return {name: torch.stack([output[name] for output in outputs]).mean(dim=0) for name in outputs[0]}
 
 
 class EncoderLibrary:

@@ -68,7 +68,7 @@ def did_you_mean(name: str, known: list[str], listing: list[str] | None = None) 
     near = get_close_matches(name, known, n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]}?"
-    shown = sorted(known if listing is None else listing)
-    if shown:
-        return f"known: {', '.join(shown)}"
+    names = sorted(known if listing is None else listing)
+    if names:
+        return f"known: {', '.join(names)}"
     return "" if known else "none is installed"

@@ -118,9 +118,9 @@ class Source:
         """Return what to call a sample in a message or a list."""
         return f"row {row}"
 
-    def workers(self, asked: int | str) -> tuple[int, str]:
+    def workers(self, requested: int | str) -> tuple[int, str]:
         """Return how many processes read, for what `--workers` says, and the reason."""
-        return (0, "nothing has to be decoded") if asked == "auto" else (int(asked), "as given")
+        return (0, "nothing has to be decoded") if requested == "auto" else (int(requested), "as given")
 
     def cache_bytes(self) -> int:
         """Return the bytes that the samples take in the cache, once all of them are there."""

@@ -151,7 +151,7 @@ class PretextTask(nn.Module):
         """Return detached rows that `after_step` wants of every sample; a sum is one row."""
         return {}
 
-    def after_step(self, seen: Batch) -> None:
+    def after_step(self, remembered: Batch) -> None:
         """Update state that is no parameter (queue, teacher, center) with the rows of all micro-batches, in order."""
 
     def metrics(self, output: Any, batch: Batch) -> dict[str, Tensor]:

@@ -28,9 +28,9 @@ def decoding(index: Index, row: int) -> Iterator[None]:
         raise UnreadableSampleError("no such file") from error
     except Exception as error:  # decoders raise anything on hostile bytes
         name = index.name(row)
-        said = f"{type(error).__name__}: {error}".replace(str(index.root / name), name)
+        reason = f"{type(error).__name__}: {error}".replace(str(index.root / name), name)
         # Pillow names the object it reads. (A function, because a name may hold what looks like a group.)
-        raise UnreadableSampleError(re.sub(r"<_io\.\w+.*>", lambda match: repr(name), said)) from error
+        raise UnreadableSampleError(re.sub(r"<_io\.\w+.*>", lambda match: repr(name), reason)) from error
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def inspect_samples(index: Index, look: Callable[[int], T], called: str, count: 
     Raises SslkitError, with the first one's reason, if all are broken.
     """
 
-    def tried(row: int) -> tuple[list[T], str]:
+    def attempt(row: int) -> tuple[list[T], str]:
         try:
             with decoding(index, row):
                 return [look(row)], ""
@@ -56,12 +56,12 @@ def inspect_samples(index: Index, look: Callable[[int], T], called: str, count: 
 
     rows = np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).astype(np.int64))
     with silence_decoders(), ThreadPoolExecutor() as pool:
-        found = list(pool.map(lambda row: tried(int(row)), rows))
-    known = [one for said, _ in found for one in said]
+        results = list(pool.map(lambda row: attempt(int(row)), rows))
+    known = [value for values, _ in results for value in values]
     if not known:
         raise SslkitError(
             f"none of {len(rows)} files tried in {index.source} is a readable {called}",
-            f"{index.name(int(rows[0]))}: {found[0][1]}",
+            f"{index.name(int(rows[0]))}: {results[0][1]}",
             flag="data",
         )
     return known

@@ -126,15 +126,15 @@ def index_folder(source: str, root: Path, reindex: bool, kind: FileKind) -> Inde
     """
     place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
     cached = cache_folder() / "index" / f"{place}-{kind.noun}.npz"
-    found = None if reindex else _read_cached(cached, root)
-    if found is None:
+    listing = None if reindex else _read_cached(cached, root)
+    if listing is None:
         folders, paths, stamps = _scan(root, kind)
-        found = paths, stamps
+        listing = paths, stamps
         _write_cached(cached, folders, paths, stamps)
-    paths, stamps = found
+    paths, stamps = listing
     if not paths:
-        looked = f"looked for {' '.join(sorted(kind.extensions))}, in subfolders too"
-        raise SslkitError(f"no {kind.noun.removesuffix('s')} in {source}", looked, flag="data")
+        searched = f"looked for {' '.join(sorted(kind.extensions))}, in subfolders too"
+        raise SslkitError(f"no {kind.noun.removesuffix('s')} in {source}", searched, flag="data")
     return with_folders_as_labels(Index(source, root, paths, stamps))
 
 
@@ -177,25 +177,25 @@ def _scan(root: Path, kind: FileKind) -> tuple[list[tuple[str, int]], list[str],
     """List folders with their times and files with their sizes and times, all sorted, several folders at a time."""
     folders: list[tuple[str, int]] = []
     paths: list[str] = []
-    found: list[NDArray[np.int64]] = []
-    seen: set[tuple[int, int]] = set()  # folders already visited: links may form loops
+    stamp_arrays: list[NDArray[np.int64]] = []
+    visited: set[tuple[int, int]] = set()  # folders already visited: links may form loops
     level = [""]
     suffixes = tuple(kind.extensions)
     with ThreadPoolExecutor() as pool, show_progress(f"indexing {kind.noun}", None) as progress:
         while level:
             below: list[str] = []
             for folder, status, inside, files, stamps in pool.map(lambda folder: _scan_one(root, folder, suffixes), level):
-                if (status.st_dev, status.st_ino) in seen:
+                if (status.st_dev, status.st_ino) in visited:
                     continue
-                seen.add((status.st_dev, status.st_ino))
+                visited.add((status.st_dev, status.st_ino))
                 folders.append((folder, status.st_mtime_ns))
                 paths += files
-                found.append(stamps)
+                stamp_arrays.append(stamps)
                 below += inside
                 progress.advance(len(files))
             level = below
     order = sorted(range(len(paths)), key=paths.__getitem__)  # of folders that are sorted: little is left to do
-    return folders, [paths[place] for place in order], np.concatenate(found)[order]
+    return folders, [paths[place] for place in order], np.concatenate(stamp_arrays)[order]
 
 
 def _scan_one(

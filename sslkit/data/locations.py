@@ -120,7 +120,7 @@ def _index_csv(path: Path, label: str | None) -> Index:
         return index
     names = read_column(path, label, "label")
     if any(";" in name for name in names):
-        return with_several_labels(index, [[one.strip() for one in name.split(";") if one.strip()] for name in names])
+        return with_several_labels(index, [[part.strip() for part in name.split(";") if part.strip()] for name in names])
     return with_labels(index, names)
 
 

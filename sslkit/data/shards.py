@@ -41,17 +41,17 @@ def index_shards(data: str, label: str | None, reindex: bool, kind: FileKind) ->
     files = expand(data)
     stamps = [os.stat(file) for file in files]
     known = [f"{file} {stamp.st_size} {stamp.st_mtime_ns}" for file, stamp in zip(files, stamps, strict=True)]
-    asked = "\0".join([str(label), *known])
-    cached = cache_folder() / "index" / f"{hashlib.sha256(asked.encode(errors='surrogateescape')).hexdigest()[:16]}.npz"
-    found = None if reindex else _read(cached)
-    if found is None:
-        found = _scan(files, label, kind)
-        if not found[0]:
+    identity = "\0".join([str(label), *known])
+    cached = cache_folder() / "index" / f"{hashlib.sha256(identity.encode(errors='surrogateescape')).hexdigest()[:16]}.npz"
+    members = None if reindex else _read(cached)
+    if members is None:
+        members = _scan(files, label, kind)
+        if not members[0]:
             raise SslkitError(
                 f"no image in {data}", f"looked for {' '.join(sorted(kind.extensions))} in {len(files)} shards", flag="data"
             )
-        _write(cached, *found)
-    names, places, labels = found
+        _write(cached, *members)
+    names, places, labels = members
     times = np.array([stamp.st_mtime_ns for stamp in stamps])
     index = Index(
         data,
@@ -69,15 +69,15 @@ def expand(data: str) -> list[Path]:
     pattern = data.removeprefix(PREFIX)
     if "://" in pattern or pattern.startswith("pipe:"):
         raise SslkitError(f"shards are read from disks, not from {pattern}", "copy them, or mount the bucket", flag="data")
-    found: list[Path] = []
-    for one in _ranges(pattern):
-        matches = sorted(glob.glob(one)) if glob.has_magic(one) else [one] if os.path.isfile(one) else []
+    files: list[Path] = []
+    for name in _ranges(pattern):
+        matches = sorted(glob.glob(name)) if glob.has_magic(name) else [name] if os.path.isfile(name) else []
         if not matches:
             raise SslkitError(
-                f"shard {one} does not exist", "such as wds:shards-{000..099}.tar or wds:shards/*.tar", flag="data"
+                f"shard {name} does not exist", "such as wds:shards-{000..099}.tar or wds:shards/*.tar", flag="data"
             )
-        found += [Path(match).resolve() for match in matches]
-    return found
+        files += [Path(match).resolve() for match in matches]
+    return files
 
 
 def absolute(data: str) -> str:
@@ -102,13 +102,13 @@ def _scan(files: list[Path], label: str | None, kind: FileKind) -> tuple[list[st
     places: list[tuple[int, int, int]] = []
     labels: list[str] = []
     with ThreadPoolExecutor() as pool, show_progress("reading the headers of shards", len(files)) as progress:
-        for number, (images, told) in enumerate(pool.map(lambda file: _scan_one(file, label, kind), files)):
+        for number, (images, label_of) in enumerate(pool.map(lambda file: _scan_one(file, label, kind), files)):
             for name, offset, size in images:
                 key = _key(name)
                 if label is not None:
-                    if key not in told:
+                    if key not in label_of:
                         raise SslkitError(f"{files[number].name} has no {key}.{label} beside {name}", flag="label")
-                    labels.append(told[key])
+                    labels.append(label_of[key])
                 names.append(f"{files[number].name}/{name}")
                 places.append((number, offset, size))
             progress.advance()
@@ -117,7 +117,7 @@ def _scan(files: list[Path], label: str | None, kind: FileKind) -> tuple[list[st
 
 def _scan_one(file: Path, label: str | None, kind: FileKind) -> tuple[list[_Member], dict[str, str]]:
     images: list[_Member] = []
-    told: dict[str, str] = {}
+    labels: dict[str, str] = {}
     try:
         with tarfile.open(file, "r:") as shard:
             for member in shard:
@@ -128,7 +128,7 @@ def _scan_one(file: Path, label: str | None, kind: FileKind) -> tuple[list[_Memb
                 elif label is not None and member.name == f"{_key(member.name)}.{label}":
                     content = shard.extractfile(member)
                     assert content is not None
-                    told[_key(member.name)] = content.read(_TEXT).decode(errors="replace").strip()
+                    labels[_key(member.name)] = content.read(_TEXT).decode(errors="replace").strip()
     except tarfile.ReadError as error:
         if not images:
             raise SslkitError(
@@ -137,7 +137,7 @@ def _scan_one(file: Path, label: str | None, kind: FileKind) -> tuple[list[_Memb
         say(f"{file} is cut off: the {len(images):,} images before that are used")
     except OSError as error:
         raise SslkitError(f"cannot read {file}: {error.strerror}", flag="data") from error
-    return images, told
+    return images, labels
 
 
 def _key(name: str) -> str:

@@ -89,20 +89,20 @@ def encoder_name(recipe: Recipe) -> str:
 def scale_width(recipe: Recipe, factor: float) -> Recipe:
     """Return a plain recipe for the same architecture, `factor` times as wide; raises SslkitError if it has no width."""
     name, options = recipe["name"], recipe["options"]
-    found: dict[str, Any] = {}
-    with _told(name, options):
+    scaled: dict[str, Any] = {}
+    with _reported(name, options):
         if name in registry.names(registry.ENCODERS):
             width = inspect.signature(registry.load(registry.find(registry.ENCODERS, name))).parameters.get("width")
-            found = {} if width is None else {"width": options.get("width", width.default) * factor}
+            scaled = {} if width is None else {"width": options.get("width", width.default) * factor}
         elif ":" not in name:
-            found = _library(DEFAULT_LIBRARY).scale_width(name, options, factor)
-    if not found:
+            scaled = _library(DEFAULT_LIBRARY).scale_width(name, options, factor)
+    if not scaled:
         raise SslkitError(
             f"{name} cannot be made narrower",
             "encoders that can: resnet_micro, vit_micro, timm's resnets and vit_*",
             flag="encoder",
         )
-    whole = {key: int(value) if isinstance(value, float) and value == int(value) else value for key, value in found.items()}
+    whole = {key: int(value) if isinstance(value, float) and value == int(value) else value for key, value in scaled.items()}
     return {**recipe, "options": {**options, **whole}}
 
 
@@ -141,7 +141,7 @@ _RAISED = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError
 
 
 @contextmanager
-def _told(name: str, options: dict[str, Any]) -> Iterator[None]:
+def _reported(name: str, options: dict[str, Any]) -> Iterator[None]:
     """Turn what factories raise into one line, and keep options from naming files."""
     files = [option for option in options if option.startswith(("checkpoint", "cache", "pretrained"))]
     if files:
@@ -151,9 +151,9 @@ def _told(name: str, options: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except _RAISED as error:
-        given = ", ".join(f"{key}={value}" for key, value in options.items())
+        listed = ", ".join(f"{key}={value}" for key, value in options.items())
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        wrong = f"--encoder-option: {name} cannot be built with {given}" if given else f"--encoder: {name} cannot be built"
+        wrong = f"--encoder-option: {name} cannot be built with {listed}" if listed else f"--encoder: {name} cannot be built"
         raise SslkitError(f"{wrong}: {reason}") from error
 
 
@@ -173,7 +173,7 @@ def _build_plain(recipe: Recipe, pretrained: bool, allowed: str | None) -> Encod
     unknown = set(recipe) - {"name", "in_channels", "size", "stem", "options"}
     if unknown:
         raise SslkitError(f"encoder recipe of {name} has unknown entries: {', '.join(sorted(unknown))}", "upgrade sslkit")
-    with _told(name, options):
+    with _reported(name, options):
         encoder = _build(name, settings, options, stem, pretrained, allowed)
     encoder.recipe = recipe
     return encoder
@@ -202,8 +202,10 @@ def _build(
         return _as_encoder(factory(**settings, **options), settings)
     library = _library(DEFAULT_LIBRARY)
     if name.partition(".")[0] not in library.names():
-        own = registry.names(registry.ENCODERS)
-        raise SslkitError(f"unknown encoder {name}", did_you_mean(name, own + library.names(), listing=own), flag="encoder")
+        installed = registry.names(registry.ENCODERS)
+        raise SslkitError(
+            f"unknown encoder {name}", did_you_mean(name, installed + library.names(), listing=installed), flag="encoder"
+        )
     return library.build(name, stem=stem, pretrained=pretrained, **settings, **options)
 
 

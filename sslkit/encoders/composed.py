@@ -19,7 +19,9 @@ class Concat(Encoder):
         super().__init__(sum(widths), channels.pop())
         self.parts = nn.ModuleList(parts)
         # Tokens would have to agree on the mask's filling, which is one vector per encoder.
-        self.offers = tuple(what for what in ("pooled", "feature_map", "layers") if all(what in part.offers for part in parts))
+        self.offers = tuple(
+            capability for capability in ("pooled", "feature_map", "layers") if all(capability in part.offers for part in parts)
+        )
 
         self.class_token = all(part.class_token for part in parts)
 
@@ -34,8 +36,8 @@ class Concat(Encoder):
 
     def stages(self) -> list[list[nn.Parameter]]:
         """Return the stages of all parts together, the last ones beside each other."""
-        found = [part.stages()[::-1] for part in self.encoders]
-        return [list(chain(*level)) for level in zip_longest(*found, fillvalue=[])][::-1]
+        reversed_stages = [part.stages()[::-1] for part in self.encoders]
+        return [list(chain(*level)) for level in zip_longest(*reversed_stages, fillvalue=[])][::-1]
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Return `[B, width]` of tokens side by side, each part as its encoder pools."""

@@ -141,15 +141,15 @@ def describe(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> None:
+def load_strictly(module: nn.Module, state: dict[str, Tensor], origin: str) -> None:
     """Load weights that match the module completely; anything else is an SslkitError listing the differences."""
-    wanted = module.state_dict()
-    missing = sorted(wanted.keys() - state.keys())
-    left_over = sorted(state.keys() - wanted.keys())
+    expected = module.state_dict()
+    missing = sorted(expected.keys() - state.keys())
+    left_over = sorted(state.keys() - expected.keys())
     reshaped = [
-        f"{name} {tuple(state[name].shape)} instead of {tuple(wanted[name].shape)}"
-        for name in sorted(wanted.keys() & state.keys())
-        if state[name].shape != wanted[name].shape
+        f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & state.keys())
+        if state[name].shape != expected[name].shape
     ]
     differences = [
         f"{label}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
@@ -157,7 +157,7 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], what: str) -> Non
         if names
     ]
     if differences:
-        raise SslkitError(f"{what} does not match the encoder: {'; '.join(differences)}")
+        raise SslkitError(f"{origin} does not match the encoder: {'; '.join(differences)}")
     module.load_state_dict(state)
 
 

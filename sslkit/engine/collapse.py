@@ -54,17 +54,17 @@ class Health:
         self.noun = stepper.plan.source.noun
         self.views = two_views(stepper)
         self.losses: deque[float] = deque(maxlen=_WINDOW)
-        self.seen: dict[str, list[int]] = {}  # steps in a row at which a sign was there
-        self.told: set[str] = set()
+        self.streaks: dict[str, list[int]] = {}  # steps in a row at which a sign was there
+        self.reported: set[str] = set()
         self.start = self.measure(fresh=True)
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run has to know to judge as this one would."""
-        return {"start": self.start, "seen": self.seen, "told": sorted(self.told), "losses": list(self.losses)}
+        return {"start": self.start, "streaks": self.streaks, "reported": sorted(self.reported), "losses": list(self.losses)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put a saved state back."""
-        self.start, self.seen, self.told = state["start"], state["seen"], set(state["told"])
+        self.start, self.streaks, self.reported = state["start"], state["streaks"], set(state["reported"])
         self.losses.extend(state["losses"])
 
     def after_step(self, loss: float) -> tuple[dict[str, float], list[str]]:
@@ -74,8 +74,8 @@ class Health:
         every = max(_EVERY, clock.steps // 100) if self.every == "auto" else self.every
         if clock.step % every and clock.step != clock.steps:
             return {}, []
-        said = self.measure()
-        return said, self.judge(said, clock.step)
+        measured = self.measure()
+        return measured, self.judge(measured, clock.step)
 
     @torch.no_grad()
     def measure(self, fresh: bool = False) -> dict[str, float]:
@@ -93,7 +93,7 @@ class Health:
             with batch_statistics(self.task.encoder) if fresh else nullcontext():
                 first, second = (self._features(self.task.encoder, view) for view in self.views)
             both = torch.cat([first, second])
-            said = {
+            measured = {
                 "rankme": rankme(both),
                 "feature_deviation": deviation(both),
                 "feature_alignment": alignment(first, second),
@@ -103,39 +103,39 @@ class Health:
                 if isinstance(module, Teacher) and isinstance(module.parts[0], Encoder):  # others see no images
                     output = self._features(module, self.views[0])
                     if output.dim() == 2:
-                        said |= {"teacher_entropy": entropy_of_largest(output), "teacher_deviation": deviation(output)}
+                        measured |= {"teacher_entropy": entropy_of_largest(output), "teacher_deviation": deviation(output)}
                     break
             if self.classify is not None:
-                said["online_knn"] = self.classify(self.task.encoder)
+                measured["online_knn"] = self.classify(self.task.encoder)
         finally:
             self.task.train(training)
-        return said
+        return measured
 
-    def judge(self, said: dict[str, float], step: int) -> list[str]:
+    def judge(self, measured: dict[str, float], step: int) -> list[str]:
         """Return what has been wrong for three looks in a row, and was not told before."""
-        signs = self._signs(said)
-        for name in [name for name in self.seen if name not in signs]:
-            del self.seen[name]
+        signs = self._signs(measured)
+        for name in [name for name in self.streaks if name not in signs]:
+            del self.streaks[name]
         alarms = []
         for name, text in signs.items():
-            steps = self.seen.setdefault(name, [])
+            steps = self.streaks.setdefault(name, [])
             steps.append(step)
-            if len(steps) >= _LOOKS and name not in self.told:
-                self.told.add(name)
+            if len(steps) >= _LOOKS and name not in self.reported:
+                self.reported.add(name)
                 alarms.append(f"{text}, since step {steps[0]}")
         return alarms
 
-    def _signs(self, said: dict[str, float]) -> dict[str, str]:
-        width, rank, signs = self.task.encoder.width, said["rankme"], dict[str, str]()
+    def _signs(self, measured: dict[str, float]) -> dict[str, str]:
+        width, rank, signs = self.task.encoder.width, measured["rankme"], dict[str, str]()
         if not math.isfinite(rank):
             return {"finite": f"features of {self.noun} are not finite numbers"}
-        if said["feature_deviation"] < _ALIKE:
-            signs["alike"] = f"features of all {self.noun} are nearly alike (deviation {said['feature_deviation']:.1g})"
+        if measured["feature_deviation"] < _ALIKE:
+            signs["alike"] = f"features of all {self.noun} are nearly alike (deviation {measured['feature_deviation']:.1g})"
         elif rank < _RANK * self.start["rankme"]:
             signs["rank"] = f"features span {rank:.0f} of {width} dimensions (about {self.start['rankme']:.0f} at the start)"
-        if said.get("teacher_entropy", 1.0) < _ENTROPY and said["teacher_deviation"] < self.start["teacher_deviation"]:
+        if measured.get("teacher_entropy", 1.0) < _ENTROPY and measured["teacher_deviation"] < self.start["teacher_deviation"]:
             signs["teacher"] = (
-                f"the teacher says the same of all {self.noun} (entropy {said['teacher_entropy']:.2f} nats, "
+                f"the teacher says the same of all {self.noun} (entropy {measured['teacher_entropy']:.2f} nats, "
                 f"{self.start['teacher_entropy']:.2f} at the start)"
             )
         if len(self.losses) == _WINDOW:

@@ -98,29 +98,29 @@ def checked_options(spec: PretrainSpec, task_class: type[PretextTask], run: Path
     """Return the given options as they are recorded: validated, beside those of a run that goes on, and paths absolute."""
     recorded = read_spec(run).get("options", {}) if run is not None and holds_run(run) else {}
     options = task_class.Options.model_validate({**recorded, **spec.options})
-    given = options.model_dump(mode="json")
+    values = options.model_dump(mode="json")
     paths = {name: getattr(options, name) for name in path_options(task_class.Options)}
-    given |= {name: str(path.resolve()) for name, path in paths.items() if path is not None}
-    return {name: given[name] for name in spec.options}
+    values |= {name: str(path.resolve()) for name, path in paths.items() if path is not None}
+    return {name: values[name] for name in spec.options}
 
 
 def with_task_defaults(spec: PretrainSpec, task_class: type[PretextTask]) -> PretrainSpec:
     """Return the spec with the task's own defaults for values nobody gave."""
-    own = {name: value for name, value in task_class.defaults.items() if name not in spec.model_fields_set}
+    defaults = {name: value for name, value in task_class.defaults.items() if name not in spec.model_fields_set}
     if "steps" in spec.model_fields_set or "minutes" in spec.model_fields_set:
-        own.pop("epochs", None)
-    given = {name: getattr(spec, name) for name in spec.model_fields_set}
-    return PretrainSpec.model_validate({**own, **given})
+        defaults.pop("epochs", None)
+    values = {name: getattr(spec, name) for name in spec.model_fields_set}
+    return PretrainSpec.model_validate({**defaults, **values})
 
 
 def _absolute(spec: PretrainSpec) -> dict[str, Any]:
     """Return the spec's paths as absolute ones: a run is looked at from other folders later."""
-    found = {"task": absolute(spec.task)}
+    paths = {"task": absolute(spec.task)}
     if spec.data is not None:
-        found["data"] = absolute_data(spec.data)
+        paths["data"] = absolute_data(spec.data)
     if spec.init is not None:
-        found["init"] = str(Path(spec.init).resolve())
-    return found
+        paths["init"] = str(Path(spec.init).resolve())
+    return paths
 
 
 def _check_encoder(spec: PretrainSpec, task_class: type[PretextTask], name: str) -> None:

@@ -60,13 +60,15 @@ def preview(spec: PreviewSpec) -> PreviewResult:
 
 
 def _training(spec: PreviewSpec) -> Session:
-    given = {name: getattr(spec, name) for name in (*_KEPT, *_SHAPING) if name in spec.model_fields_set} | spec.data_values()
+    requested = {
+        name: getattr(spec, name) for name in (*_KEPT, *_SHAPING) if name in spec.model_fields_set
+    } | spec.data_values()
     if spec.ckpt is None:
         if spec.task is None:
             raise SslkitError("which task?", "sslkit preview TASK --data DIR, or --ckpt FILE")
-        run = PretrainSpec(task=spec.task, options=spec.options, batch_size=2, **given)
+        run = PretrainSpec(task=spec.task, options=spec.options, batch_size=2, **requested)
     else:
-        run = _recorded(spec, given)
+        run = _recorded(spec, requested)
     training = prepare(run)
     plan = training.plan
     batch_size = min(spec.batch_size, plan.data.samples)  # which images are read at once, and nothing else
@@ -75,7 +77,7 @@ def _training(spec: PreviewSpec) -> Session:
     )
 
 
-def _recorded(spec: PreviewSpec, given: dict[str, Any]) -> PretrainSpec:
+def _recorded(spec: PreviewSpec, requested: dict[str, Any]) -> PretrainSpec:
     """Return the spec of the run that a checkpoint lies in, on the data of the preview if it names some."""
     assert spec.ckpt is not None
     folder = Path(spec.ckpt).parent
@@ -91,7 +93,7 @@ def _recorded(spec: PreviewSpec, given: dict[str, Any]) -> PretrainSpec:
     if spec.task is not None and spec.task not in (task, run.task):
         raise SslkitError(f"{spec.ckpt} was trained by {task}, not {spec.task}", "leave the task out", flag="ckpt")
     recorded = {**{name: getattr(run, name) for name in _SHAPING}, **run.data_values()}
-    shaping = {name: value for name, value in given.items() if name not in _KEPT}
+    shaping = {name: value for name, value in requested.items() if name not in _KEPT}
     differing = [name for name, value in shaping.items() if value not in (recorded.get(name), "auto")]
     options = checked_options(run.model_copy(update={"options": spec.options}), load_task(run.task), folder)
     differing += [name for name, value in options.items() if run.options.get(name) != value]
@@ -99,7 +101,7 @@ def _recorded(spec: PreviewSpec, given: dict[str, Any]) -> PretrainSpec:
         flags = ", ".join(map(flag_name, differing))
         raise SslkitError(f"{flags}: the run in {folder} has other values", "leave them out: a checkpoint has its own")
     return run.model_copy(
-        update={**{name: given[name] for name in given if name in _KEPT}, "batch_size": 2, "micro_batch": None}
+        update={**{name: requested[name] for name in requested if name in _KEPT}, "batch_size": 2, "micro_batch": None}
     )
 
 

@@ -54,8 +54,8 @@ def resolve_settings(spec: TrainSpec, source: Source, reads: tuple[str, ...], wo
         "sync_batchnorm": "on" if machine.sync_batchnorm else "off",
     }
     for name, (value, why) in source.resolved.items():
-        said = ", ".join(f"{key}={one}" for key, one in value.items()) if isinstance(value, dict) else value
-        reasons[name] = f"{said}: {why}"
+        text = ", ".join(f"{key}={inner}" for key, inner in value.items()) if isinstance(value, dict) else value
+        reasons[name] = f"{text}: {why}"
         if name != "cache":
             values[name] = value
     if spec.encoder == "auto":

@@ -55,10 +55,10 @@ class Canvases:
         """Tell whether every sample is in the cache, so that nothing will be decoded."""
         return self.folder is not None and bool((self._open()[1] == _STORED).all())
 
-    def workers(self, asked: int | str) -> tuple[int, str]:
+    def workers(self, requested: int | str) -> tuple[int, str]:
         """Return how many worker processes decode, for what `--workers` says, and the reason."""
-        if asked != "auto":
-            return int(asked), "as given"
+        if requested != "auto":
+            return int(requested), "as given"
         if self.index.array is not None:
             return 0, "arrays need no decoding"
         if self.complete():
@@ -124,10 +124,10 @@ def _open_maps(folder: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8],
     files = (folder / "canvases.npy", folder / "state.npy")
     shapes = (shape, shape[:1])
     with FileLock(folder / "lock"):  # a process must not create what another one has just opened
-        canvases, state = (_open_map(file, wanted) for file, wanted in zip(files, shapes, strict=True))
+        canvases, state = (_open_map(file, map_shape) for file, map_shape in zip(files, shapes, strict=True))
         if canvases is None or state is None:
             files[1].unlink(missing_ok=True)  # first: nothing may seem to be stored in a new file
-            canvases, state = (_create_map(file, wanted) for file, wanted in zip(files, shapes, strict=True))
+            canvases, state = (_create_map(file, map_shape) for file, map_shape in zip(files, shapes, strict=True))
     return canvases, state
 
 

@@ -92,9 +92,9 @@ class ImageSource(IndexedSource):
         """Return the middle of each canvas at the training size."""
         return center_view(batch["image"], self.info.size)
 
-    def workers(self, asked: int | str) -> tuple[int, str]:
+    def workers(self, requested: int | str) -> tuple[int, str]:
         """Return how many processes decode."""
-        return self.canvases.workers(asked)
+        return self.canvases.workers(requested)
 
     def cache_bytes(self) -> int:
         """Return the bytes of all canvases."""

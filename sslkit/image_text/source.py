@@ -44,7 +44,7 @@ class ImageTextSource(ImageSource):
         lengths = tokenizer.lengths(captions)
         context = spec.table(TextOptions).context
         length = min(_LONGEST if context == "auto" else context, max(lengths))
-        cut = sum(found > length for found in lengths)
+        cut = sum(count > length for count in lengths)
         if cut:
             say(f"{cut:,} captions are longer than {length} tokens: their ends are left out")
         pairs.captions, pairs.tokens = captions, tokenizer(captions, length)

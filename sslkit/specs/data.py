@@ -55,13 +55,13 @@ class ModalitySpec(_Tables):
 
     def updated(self, values: dict[str, Any]) -> Self:
         """Return a copy with other values, by flag; data options go to their tables. Nothing is validated again."""
-        own = {name: value for name, value in values.items() if name in type(self).model_fields}
+        fields = {name: value for name, value in values.items() if name in type(self).model_fields}
         tables: dict[str, Any] = {}
-        for name in values.keys() - own.keys():
+        for name in values.keys() - fields.keys():
             owner = _OWNERS[name]
             table = tables.get(owner, getattr(self, owner))
             tables[owner] = table.model_copy(update={name: values[name]})
-        return self.model_copy(update={**own, **tables})
+        return self.model_copy(update={**fields, **tables})
 
     def check_modality(self, modality: str) -> None:
         """Raise SslkitError for a data option that was set and that data of this modality does not have."""
@@ -86,13 +86,13 @@ class DataSpec(ModalitySpec):
 
     data: str | None = Field(
         default=None,
-        description="Folder, .txt list, .csv with a `path` column, .npy/.npz or wds:SHARDS.tar; text: .txt or a folder of it.",
+        description="Folder, .txt list, .csv with a `path` column, .npy/.npz, or wds:SHARDS.tar; text: .txt files.",
     )
-    label: str | None = Field(default=None, description="Column of the CSV, or extension in shards, that holds the labels.")
+    label: str | None = Field(default=None, description="Label column of the CSV, or label extension in shards.")
     batch_size: int = Field(default=256, ge=2, description="Samples per step.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="Random seed.")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
-    workers: Processes | Auto = Field(default="auto", description="Processes that read and decode.")
-    cache: Literal["auto", "on", "off"] = Field(default="auto", description="Keep decoded canvases in $SSLKIT_CACHE.")
+    workers: Processes | Auto = Field(default="auto", description="Loader processes.")
+    cache: Literal["auto", "on", "off"] = Field(default="auto", description="Keep decoded samples in $SSLKIT_CACHE.")
     cache_limit: float = Field(default=20, gt=0, description="Size limit of the cache in GB.")
     reindex: bool = Field(default=False, description="List the data folder again, even if it seems unchanged.")

@@ -6,7 +6,7 @@ from sslkit.contract.options import Spec
 
 
 class NewTaskSpec(Spec):
-    """Hold what `sslkit new-task` is told."""
+    """Settings of `sslkit new-task`."""
 
-    name: str = Field(description="What the task is called: small letters, digits and _.")
+    name: str = Field(description="Name of the task: lower-case letters, digits and _.")
     out: str | None = Field(default=None, description="Folder of the package; default: sslkit-NAME.")

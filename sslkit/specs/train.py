@@ -9,130 +9,149 @@ from sslkit.specs.data import DataSpec
 
 
 class TrainSpec(DataSpec):
-    """Hold what `pretrain` and `finetune` share: everything the engine needs to know."""
+    """Settings of a training run, shared by `pretrain` and `finetune`."""
 
-    out: str | None = Field(default=None, description="Folder of the run; by default the next free one under runs/.")
+    out: str | None = Field(default=None, description="Run folder; default: the next free one under runs/.")
     encoder: str = Field(
         default="auto",
-        description="A name from `sslkit encoders`, any timm name, torchvision:NAME or package.module:factory.",
+        description="Encoder: a name from `sslkit encoders`, any timm name, torchvision:NAME or package.module:factory.",
         json_schema_extra={"completes": "encoder"},
     )
-    encoder_option: dict[str, str] = Field(default={}, description="KEY=VALUE for the encoder's factory; may be repeated.")
-    pretrained: bool = Field(default=False, description="Start from the weights timm or torchvision publish (downloads).")
-    epochs: Count | Auto = Field(default="auto", description="Passes over the data (or use --steps or --minutes).")
-    steps: int | None = Field(default=None, ge=1, description="Optimization steps, instead of --epochs.")
-    minutes: float | None = Field(default=None, gt=0, description="Training time; the steps are fixed after a measurement.")
+    encoder_option: dict[str, str] = Field(
+        default={}, description="KEY=VALUE passed to the encoder's factory; may be repeated."
+    )
+    pretrained: bool = Field(default=False, description="Start from published weights of timm or torchvision (downloads them).")
+    epochs: Count | Auto = Field(default="auto", description="Passes over the data; alternatives: --steps, --minutes.")
+    steps: int | None = Field(default=None, ge=1, description="Optimizer steps, instead of --epochs.")
+    minutes: float | None = Field(
+        default=None, gt=0, description="Training time in minutes; the number of steps is fixed after a short measurement."
+    )
     micro_batch: int | None = Field(
-        default=None, ge=1, description="Images on a device at once: less memory, same result (BatchNorm counts per piece)."
+        default=None,
+        ge=1,
+        description="Samples on a device at once: less memory, same result (BatchNorm uses each micro-batch).",
     )
-    optimizer: Literal["sgd", "adamw", "lars"] = Field(default="adamw", description="Optimizer (SGD with momentum 0.9).")
-    lr: float = Field(
-        default=1e-3, ge=0, description="Peak learning rate for this batch size; never rescaled behind your back."
-    )
-    weight_decay: float = Field(default=0.05, ge=0, description="Weight decay, not applied to biases and norms.")
+    optimizer: Literal["sgd", "adamw", "lars"] = Field(default="adamw", description="Optimizer; SGD has momentum 0.9.")
+    lr: float = Field(default=1e-3, ge=0, description="Peak learning rate; not scaled with the batch size.")
+    weight_decay: float = Field(default=0.05, ge=0, description="Weight decay; not applied to biases and norms.")
     weight_decay_end: float | None = Field(
-        default=None, ge=0, description="Weight decay at the end of a cosine; default: constant."
+        default=None, ge=0, description="Final weight decay of a cosine schedule; default: constant."
     )
-    warmup: float = Field(default=0.05, ge=0, lt=1, description="Share of the run in which the rate to_one linearly.")
-    clip: float | None = Field(default=None, gt=0, description="Largest gradient norm of each parameter group.")
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="Share of the run with linear learning-rate warm-up.")
+    clip: float | None = Field(
+        default=None, gt=0, description="Maximum gradient norm per parameter group; default: no clipping."
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="Autocast precision of the networks."
     )
-    compile: Literal["auto", "on", "off"] = Field(default="auto", description="torch.compile of the networks.")
+    compile: Literal["auto", "on", "off"] = Field(default="auto", description="Compile the networks with torch.compile.")
     sync_batchnorm: Literal["auto", "on", "off"] = Field(
-        default="auto", description="BatchNorm over the pieces of all processes; auto: on for several on CUDA."
+        default="auto", description="BatchNorm statistics over all processes; auto: on for several CUDA processes."
     )
     checkpoint_every: int | None = Field(
-        default=None, ge=1, description="Steps between checkpoints; default: each epoch, at least every ten minutes."
+        default=None, ge=1, description="Steps between checkpoints; default: every epoch, at least every ten minutes."
     )
-    max_broken: float = Field(default=0.1, ge=0, le=1, description="Share of unreadable samples at which a run stops.")
+    max_broken: float = Field(default=0.1, ge=0, le=1, description="Share of unreadable samples above which a run stops.")
     activation_checkpointing: bool = Field(
-        default=False, description="Keep no activations inside the blocks of a timm encoder: less memory, a third more time."
+        default=False,
+        description="Recompute activations of a timm encoder in the backward pass: less memory, a third more time.",
     )
     log: Literal["file", "tensorboard"] = Field(
         default="file", description="file: metrics.jsonl; tensorboard: also event files in the run's folder."
     )
-    resume: bool = Field(default=False, description="Go on with the run in --out, exactly; starts afresh if there is none.")
-    init: str | None = Field(
-        default=None, description="Start from these weights (.safetensors: ours, timm's or torchvision's)."
+    resume: bool = Field(
+        default=False, description="Resume the run in --out exactly where it stopped; start a new one if there is none."
     )
-    extend_to: int | None = Field(default=None, ge=1, description="Go on from a finished run to this many epochs.")
+    init: str | None = Field(default=None, description="Initial encoder weights (.safetensors of sslkit, timm or torchvision).")
+    extend_to: int | None = Field(default=None, ge=1, description="Extend a finished run to this many epochs.")
 
 
 class PretrainSpec(TrainSpec):
-    """Hold what `sslkit pretrain` is told."""
+    """Settings of `sslkit pretrain`."""
 
-    task: str = Field(description="Name of an installed task (see `sslkit tasks`) or a .py file with one.")
+    task: str = Field(description="Installed task (see `sslkit tasks`) or a .py file with one.")
     health_every: Looks | Auto = Field(
-        default="auto", description="Steps between looks at the features' health; auto: 20, or 1% of a longer run; 0: never."
+        default="auto", description="Steps between feature-health checks; auto: 20, or 1% of a longer run; 0: never."
     )
     on_collapse: Literal["warn", "stop"] = Field(default="warn", description="What to do when features collapse.")
-    online_knn: bool = Field(default=False, description="Also log k-NN accuracy, if the data has labels.")
-    profile: int = Field(default=0, ge=0, description="Print where the time of so many steps goes, and what may be done.")
-    options: dict[str, Any] = Field(default={}, description="The task's own options.")
+    online_knn: bool = Field(default=False, description="Also log k-NN accuracy during training; the data needs labels.")
+    profile: int = Field(default=0, ge=0, description="Steps to profile: print where the time goes and which flag would help.")
+    options: dict[str, Any] = Field(default={}, description="Options of the task.")
 
 
 class FinetuneSpec(TrainSpec):
-    """Hold what `sslkit finetune` is told; `--protocol` and `--recipe` have defaults of their own."""
+    """Settings of `sslkit finetune`; `--protocol` and `--recipe` bring defaults of their own."""
 
-    ckpt: str | None = Field(default=None, description="model.safetensors to start from; without it, --encoder from scratch.")
-    test: Texts = Field(default=[], description="Test data; default: the test part of --data. May be repeated: a row each.")
+    ckpt: str | None = Field(
+        default=None, description="Checkpoint to start from (model.safetensors); default: train --encoder from scratch."
+    )
+    test: Texts = Field(default=[], description="Test data; default: the test part of --data. May be repeated.")
     protocol: Literal["finetune/full-v1", "finetune/partial-v1", "finetune/fewlabel-v1"] = Field(
-        default="finetune/full-v1", description="See `sslkit protocols`; a value given by hand gives a result without its id."
+        default="finetune/full-v1",
+        description="Named protocol (see `sslkit protocols`); a result with other settings carries no protocol id.",
     )
     recipe: Literal["plain", "strong"] = Field(
-        default="plain", description="plain: crops and flips; strong: the usual long list of regularization as well."
+        default="plain",
+        description="plain: crops and flips; strong: also mixup, cutmix, RandAugment, erasing, EMA and layer decay.",
     )
     loss: Literal["auto", "softmax", "sigmoid", "multi-hot"] = Field(
         default="auto",
-        description="sigmoid: each class for itself; multi-hot: softmax against 1/k for k labels; auto: as the labels are.",
+        description="sigmoid: independent classes; multi-hot: softmax with target 1/k; auto: softmax, or sigmoid for multi-label data.",
     )
-    epochs: Count | Auto = Field(default=20, description="Passes over the data (or use --steps or --minutes).")
-    batch_size: int = Field(default=64, ge=2, description="Images per optimization step.")
-    encoder_lr: float = Field(default=1.0, ge=0, description="The encoder's learning rate, as a share of the head's.")
+    epochs: Count | Auto = Field(default=20, description="Passes over the data; alternatives: --steps, --minutes.")
+    batch_size: int = Field(default=64, ge=2, description="Samples per step.")
+    encoder_lr: float = Field(default=1.0, ge=0, description="Learning rate of the encoder relative to the head's.")
     layer_decay: float = Field(
-        default=1.0, gt=0, le=1, description="Each block's learning rate, as a share of the block's above it."
+        default=1.0, gt=0, le=1, description="Learning rate of each block relative to the next deeper one."
     )
-    head_first: int = Field(default=0, ge=0, description="Epochs in which only the head learns, before the encoder does.")
-    freeze_blocks: int = Field(default=0, ge=0, description="Blocks that never learn, counted from the input.")
-    last_blocks: int | None = Field(default=None, ge=0, description="Only so many blocks learn, counted from the output.")
+    head_first: int = Field(default=0, ge=0, description="Epochs of head-only training before the encoder is trained.")
+    freeze_blocks: int = Field(default=0, ge=0, description="Number of frozen blocks, counted from the input.")
+    last_blocks: int | None = Field(
+        default=None, ge=0, description="Number of trained blocks, counted from the output; default: all."
+    )
     batchnorm: Literal["train", "eval"] = Field(
-        default="train", description="eval: the encoder's BatchNorm keeps the statistics it came with."
+        default="train", description="eval: the encoder's BatchNorm keeps its running statistics."
     )
     crop_scale: float = Field(default=0.6, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
-    drop_path: float = Field(default=0.0, ge=0, lt=1, description="Rate at which the last block is skipped, rising from 0.")
-    mixup: float = Field(default=0.0, ge=0, description="Alpha of mixup; 0: none.")
-    cutmix: float = Field(default=0.0, ge=0, description="Alpha of cutmix; 0: none.")
-    randaugment: int = Field(default=0, ge=0, le=30, description="Magnitude of two RandAugment operations; 0: none.")
-    erasing: float = Field(default=0.0, ge=0, le=1, description="Share of images that lose a random rectangle.")
-    ema: float = Field(default=0.0, ge=0, lt=1, description="Momentum of averaged weights, which are kept and tested; 0: none.")
-    shares: Shares = Field(default=[1.0], description="Share of each class whose labels are used; may be repeated.")
-    seeds: Count = Field(default=1, description="Repeat with so many seeds: mean and spread.")
-    scratch: bool = Field(default=False, description="Train the same encoder from random weights, too, by the same schedule.")
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="Label smoothing: share of the target spread over all classes."
+    )
+    drop_path: float = Field(
+        default=0.0, ge=0, lt=1, description="Stochastic-depth rate of the last block, rising linearly from 0."
+    )
+    mixup: float = Field(default=0.0, ge=0, description="Mixup alpha; 0: off.")
+    cutmix: float = Field(default=0.0, ge=0, description="CutMix alpha; 0: off.")
+    randaugment: int = Field(default=0, ge=0, le=30, description="RandAugment magnitude (2 operations); 0: off.")
+    erasing: float = Field(default=0.0, ge=0, le=1, description="Probability of random erasing.")
+    ema: float = Field(default=0.0, ge=0, lt=1, description="Decay of the weight EMA, which is then kept and tested; 0: off.")
+    shares: Shares = Field(default=[1.0], description="Share of the labels of each class; may be repeated.")
+    seeds: Count = Field(default=1, description="Number of seeds; mean and standard deviation are reported.")
+    scratch: bool = Field(default=False, description="Also train the same encoder from random weights by the same schedule.")
 
 
 class CompareSpec(DataSpec):
-    """Hold what `sslkit compare` is told."""
+    """Settings of `sslkit compare`."""
 
-    tasks: str = Field(description="Names of tasks, with commas between them.", json_schema_extra={"completes": "task"})
-    minutes: float = Field(default=10, gt=0, description="Training time of each.")
+    tasks: str = Field(description="Task names, separated by commas.", json_schema_extra={"completes": "task"})
+    minutes: float = Field(default=10, gt=0, description="Training time per task in minutes.")
     batch_size: int | None = Field(  # type: ignore[assignment]  # the tasks' own, not one for all
-        default=None, ge=2, description="Images per step; default: what each task prefers."
+        default=None, ge=2, description="Samples per step; default: each task's own."
     )
     encoder: str = Field(
         default="auto",
         description="Encoder of all tasks, as in `sslkit pretrain`.",
         json_schema_extra={"completes": "encoder"},
     )
-    encoder_option: dict[str, str] = Field(default={}, description="KEY=VALUE for the encoder's factory; may be repeated.")
+    encoder_option: dict[str, str] = Field(
+        default={}, description="KEY=VALUE passed to the encoder's factory; may be repeated."
+    )
     test: Texts = Field(default=[], description="Test data; default: the test part of --data.")
     out: str = Field(default="compare", description="Folder for the runs and report.html.")
 
 
 class DemoSpec(Spec):
-    """Hold what `sslkit demo` is told."""
+    """Settings of `sslkit demo`."""
 
     out: str = Field(default="demo", description="Folder for the images and the run.")
     images_only: bool = Field(default=False, description="Write the images and stop.")
-    seed: int = Field(default=0, ge=0, lt=2**31, description="Seed of everything that is drawn.")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Random seed.")

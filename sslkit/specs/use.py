@@ -9,37 +9,45 @@ from sslkit.specs.evaluation import FeatureSpec
 
 
 class EmbedSpec(FeatureSpec):
-    """Hold what `sslkit embed` is told."""
+    """Settings of `sslkit embed`."""
 
-    out: str = Field(default="features.npz", description="File to write: features, paths, labels (if there are any).")
+    out: str = Field(default="features.npz", description="File to write (.npz): features, paths and, if there are any, labels.")
 
 
 class PredictSpec(DataSpec):
-    """Hold what `sslkit predict` is told."""
+    """Settings of `sslkit predict`."""
 
-    ckpt: str = Field(description="model.safetensors of a run of `finetune`.")
-    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
-    out: str = Field(default="predictions.csv", description="File to write: path, class and probability.")
+    ckpt: str = Field(description="Checkpoint of a `finetune` run (model.safetensors).")
+    encoder: str | None = Field(
+        default=None, description="Repeat a checkpoint's package.module:factory here to allow importing it."
+    )
+    out: str = Field(default="predictions.csv", description="File to write (.csv): path, class, probability.")
 
 
 class NeighborsSpec(DataSpec):
-    """Hold what `sslkit neighbors` is told."""
+    """Settings of `sslkit neighbors`."""
 
-    ckpt: str = Field(description="model.safetensors of a run.")
-    queries: list[str] = Field(default=[], description="Words, or image files; default: eight images of the data.")
-    k: int = Field(default=10, ge=1, description="How many neighbors.")
+    ckpt: str = Field(description="Checkpoint of a run (model.safetensors).")
+    queries: list[str] = Field(default=[], description="Words, or files of samples; default: eight samples of the data.")
+    k: int = Field(default=10, ge=1, description="Number of neighbors.")
     out: str = Field(default="neighbors.png", description="Picture of the neighbors to write (.png); words have none.")
-    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
+    encoder: str | None = Field(
+        default=None, description="Repeat a checkpoint's package.module:factory here to allow importing it."
+    )
 
 
 class ExportSpec(ModalitySpec):
-    """Hold what `sslkit export` is told."""
+    """Settings of `sslkit export`."""
 
-    ckpt: str = Field(description="model.safetensors of a run.")
+    ckpt: str = Field(description="Checkpoint of a run (model.safetensors).")
     to: Literal["pt2", "onnx", "timm", "torchvision", "word2vec"] = Field(
         default="pt2", description="torch.export's file, ONNX, a state dict of timm's or torchvision's, or word2vec's text."
     )
-    out: str | None = Field(default=None, description="File to write, with a card beside it; default: beside the run folder.")
-    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
-    dynamic_batch: bool = Field(default=True, description="Let pt2 and ONNX take any number of images at once.")
+    out: str | None = Field(
+        default=None, description="File to write, with a model card beside it; default: beside the run folder."
+    )
+    encoder: str | None = Field(
+        default=None, description="Repeat a checkpoint's package.module:factory here to allow importing it."
+    )
+    dynamic_batch: bool = Field(default=True, description="Let pt2 and ONNX take any batch size.")
     dynamic_size: bool = Field(default=False, description="Let pt2 and ONNX take images of any size, if the encoder does.")

@@ -31,12 +31,12 @@ class Joint(PretextTask):
 
     def __init__(self, options: Any, encoder: Encoder, data: DataInfo) -> None:
         super().__init__(options, encoder, data)
-        given, tasks = options.model_dump(), {}
+        values, tasks = options.model_dump(), {}
         self.weights_of = dict(zip(self.children_of, map(float, options.weights.split(",")), strict=True))
         for name, child in self.children_of.items():
-            own = {option: given[name + WITHIN + option] for option in child.Options.model_fields}
+            child_values = {option: values[name + WITHIN + option] for option in child.Options.model_fields}
             with _own_flags(name, child):
-                tasks[name] = child(child.Options.model_validate(own), encoder, data)
+                tasks[name] = child(child.Options.model_validate(child_values), encoder, data)
         self.tasks = nn.ModuleDict(tasks)
 
     def _tasks(self) -> Iterator[tuple[str, PretextTask]]:
@@ -56,21 +56,21 @@ class Joint(PretextTask):
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return what all tasks say, each under its task's name."""
-        found: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
         for name, task in self._tasks():
-            said = task.predict(_part(batch, name))
-            found |= {f"{name}.{key}": value for key, value in (said if isinstance(said, dict) else {"": said}).items()}
-        return found
+            output = task.predict(_part(batch, name))
+            outputs |= {f"{name}.{key}": value for key, value in (output if isinstance(output, dict) else {"": output}).items()}
+        return outputs
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the terms of all tasks, weighted."""
-        found: dict[str, Tensor] = {}
+        weighted: dict[str, Tensor] = {}
         for name, task in self._tasks():
-            terms = task.loss(_said(output, name), _part(batch, name))
+            terms = task.loss(_child_output(output, name), _part(batch, name))
             weight = self.weights_of[name]
             named = terms if isinstance(terms, dict) else {"loss": terms}
-            found |= {f"{name}.{term}": weight * value for term, value in named.items()}
-        return found
+            weighted |= {f"{name}.{term}": weight * value for term, value in named.items()}
+        return weighted
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Return what the sums among the terms are divided by."""
@@ -81,20 +81,20 @@ class Joint(PretextTask):
         return {
             f"{name}.{key}": value
             for name, task in self._tasks()
-            for key, value in task.remember(_said(output, name), _part(batch, name)).items()
+            for key, value in task.remember(_child_output(output, name), _part(batch, name)).items()
         }
 
-    def after_step(self, seen: Batch) -> None:
+    def after_step(self, remembered: Batch) -> None:
         """Let each task update its state."""
         for name, task in self._tasks():
-            task.after_step(_part(seen, name))
+            task.after_step(_part(remembered, name))
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the metrics of all tasks."""
         return {
             f"{name}.{key}": value
             for name, task in self._tasks()
-            for key, value in task.metrics(_said(output, name), _part(batch, name)).items()
+            for key, value in task.metrics(_child_output(output, name), _part(batch, name)).items()
         }
 
     def param_groups(self) -> list[dict[str, Any]]:
@@ -115,17 +115,17 @@ class Joint(PretextTask):
 
     def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor | None:
         """Return the pictures of all tasks side by side."""
-        shown: list[Tensor] = []
+        columns: list[Tensor] = []
         for name, task in self._tasks():
             part = {**_part(batch, name), "original": batch["original"]}
-            pictures = task.preview(part, None if output is None else _said(output, name))
+            pictures = task.preview(part, None if output is None else _child_output(output, name))
             if pictures is not None:
-                shown.append(to_rgb(pictures))
-        if not shown:
+                columns.append(to_rgb(pictures))
+        if not columns:
             return None
-        rows, side = max(map(len, shown)), max(pictures.shape[-1] for pictures in shown)
+        rows, side = max(map(len, columns)), max(pictures.shape[-1] for pictures in columns)
         padded = []
-        for pictures in shown:  # smaller ones on white, and white below those of fewer rows
+        for pictures in columns:  # smaller ones on white, and white below those of fewer rows
             right, below = side - pictures.shape[-1], side - pictures.shape[-2]
             padded.append(F.pad(pictures, (0, right, 0, below, 0, 0, 0, 0, 0, rows - len(pictures)), value=1.0))
         return torch.cat(padded, dim=1)
@@ -154,10 +154,10 @@ def _part(batch: Mapping[str, Any], name: str) -> Batch:
     return _Part(batch, name)
 
 
-def _said(output: Mapping[str, Tensor], name: str) -> Any:
+def _child_output(output: Mapping[str, Tensor], name: str) -> Any:
     """Return what a task said: a tensor alone, or several by name."""
-    found = _part(output, name)
-    return found[""] if list(found) == [""] else found
+    part = _part(output, name)
+    return part[""] if list(part) == [""] else part
 
 
 def _own_flags(name: str, child: type[PretextTask]) -> AbstractContextManager[None]:
@@ -170,12 +170,12 @@ def joint_task(children: dict[str, type[PretextTask]]) -> type[Joint]:
     title = "+".join(children)
     modalities = {name: child.modality for name, child in children.items()}
     if len(set(modalities.values())) > 1:
-        said = ", ".join(f"{name} reads {modality}" for name, modality in modalities.items())
-        raise SslkitError(f"{title}: {said}", "tasks that share an encoder read the same")
+        listed = ", ".join(f"{name} reads {modality}" for name, modality in modalities.items())
+        raise SslkitError(f"{title}: {listed}", "tasks that share an encoder read the same")
     plain = getattr_static(PretextTask, "build_encoder")
-    own = [name for name, child in children.items() if getattr_static(child, "build_encoder") is not plain]
-    if own:
-        raise SslkitError(f"{title}: {own[0]} builds an encoder of its own kind", "it can't share one with other tasks")
+    specialized = [name for name, child in children.items() if getattr_static(child, "build_encoder") is not plain]
+    if specialized:
+        raise SslkitError(f"{title}: {specialized[0]} builds an encoder of its own kind", "it can't share one with other tasks")
     unnamed = [name for name in children if not name.isidentifier()]
     if unnamed:
         raise SslkitError(f"{title}: {unnamed[0]} cannot stand in a flag, as in --TASK.option", "rename the file: my_task.py")
@@ -216,9 +216,9 @@ def joint_task(children: dict[str, type[PretextTask]]) -> type[Joint]:
             "Options": options,
             "children_of": children,
             "modality": first.modality,
-            "reads": tuple(dict.fromkeys(what for child in children.values() for what in child.reads)),
+            "reads": tuple(dict.fromkeys(requirement for child in children.values() for requirement in child.reads)),
             "couples_samples": any(child.couples_samples for child in children.values()),
-            "needs": tuple(dict.fromkeys(what for child in children.values() for what in child.needs)),
+            "needs": tuple(dict.fromkeys(requirement for child in children.values() for requirement in child.needs)),
             "defaults": defaults,
             "example_options": classmethod(_example_options),
         },

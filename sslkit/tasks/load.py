@@ -41,12 +41,12 @@ def absolute(task: str) -> str:
 
 def split_names(task: str) -> list[str]:
     """Return what stands between the `+`; a file whose path has one is not cut."""
-    pieces, found = task.split("+"), []
+    pieces, names = task.split("+"), []
     while pieces:
         whole = next((end for end in range(len(pieces), 1, -1) if Path("+".join(pieces[:end])).is_file()), 1)
-        found.append("+".join(pieces[:whole]))
+        names.append("+".join(pieces[:whole]))
         pieces = pieces[whole:]
-    return found
+    return names
 
 
 def _load_joint(name: str) -> type["PretextTask"]:
@@ -56,7 +56,7 @@ def _load_joint(name: str) -> type["PretextTask"]:
     called = [task_name(part) for part in parts]
     if "" in called or len(set(called)) < len(called):
         raise SslkitError(f"{name}: should be different tasks with + between them", "such as simclr+rotation")
-    return joint_task({own: load_task(part) for own, part in zip(called, parts, strict=True)})
+    return joint_task({child: load_task(part) for child, part in zip(called, parts, strict=True)})
 
 
 def _task_from_file(path: Path) -> type["PretextTask"]:

@@ -65,13 +65,13 @@ class BytePairs:
 
     def lengths(self, texts: list[str]) -> list[int]:
         """Return how many tokens each text has, the first and the last included."""
-        return [len(found.ids) + 2 for found in self._tokenizer.encode_batch(texts)]
+        return [len(encoding.ids) + 2 for encoding in self._tokenizer.encode_batch(texts)]
 
     def __call__(self, texts: list[str], length: int) -> NDArray[np.int32]:
         """Return tokens `[N, length]`: begin, the pieces (as many as have room), end, padding."""
         tokens = np.full((len(texts), length), PADDING, dtype=np.int32)
-        for row, found in enumerate(self._tokenizer.encode_batch(texts)):
-            ids = [BEGIN, *found.ids[: length - 2], END]
+        for row, encoding in enumerate(self._tokenizer.encode_batch(texts)):
+            ids = [BEGIN, *encoding.ids[: length - 2], END]
             tokens[row, : len(ids)] = ids
         return tokens
 

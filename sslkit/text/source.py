@@ -133,8 +133,8 @@ def _cached(files: list[Path], spec: OpenSpec) -> _Numbers:
         key.update(f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
     folder = cache_folder() / "texts" / key.hexdigest()[:16]
     try:
-        found = _read_cached(folder)
-        if found is None:
+        stored = _read_cached(folder)
+        if stored is None:
             tokens, words, counts = _by_frequency(list(_numbered(files)))
             needed, limit = tokens.nbytes, int(spec.cache_limit * 1e9)
             if needed > limit and spec.cache == "auto":
@@ -153,14 +153,14 @@ def _cached(files: list[Path], spec: OpenSpec) -> _Numbers:
     except OSError as error:
         wrong = f"--cache: cannot write to {cache_folder()}: {error.strerror}"
         raise SslkitError(wrong, "set SSLKIT_CACHE, or --cache off") from error
-    return found
+    return stored
 
 
 def _read_cached(folder: Path) -> _Numbers | None:
     try:
         np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
-        with np.load(folder / "vocabulary.npz", allow_pickle=False) as found:
-            return folder / "tokens.npy", found["words"].tobytes().decode().split("\n"), found["counts"]
+        with np.load(folder / "vocabulary.npz", allow_pickle=False) as saved:
+            return folder / "tokens.npy", saved["words"].tobytes().decode().split("\n"), saved["counts"]
     except (*UNREADABLE, KeyError):  # not there, or damaged: the text is read again
         return None
 

@@ -75,26 +75,26 @@ class VideoFile:
 
     def frames(self, places: NDArray[np.int64], canvas: int) -> NDArray[np.uint8]:
         """Return some frames, in rising order, `[T, canvas, canvas, 3]`; the last in place of what is not there."""
-        found: list[Canvas] = []
+        canvases: list[Canvas] = []
         last: Canvas | None = None
         near = np.split(places, np.flatnonzero(np.diff(places) > _FAR) + 1)  # what is far is sought, not decoded on the way
         for group in near:
             self.container.seek(self.begin + int(group[0] / self.rate), stream=self.video)
-            wanted = list(map(int, group))
+            remaining = list(map(int, group))
             for frame in self.container.decode(self.video):
                 place = round((frame.pts - self.begin) * self.rate)
-                if place < wanted[0]:
+                if place < remaining[0]:
                     continue
                 last = fit(frame.to_image(), canvas)
-                while wanted and wanted[0] <= place:
-                    found.append(last)
-                    wanted.pop(0)
-                if not wanted:
+                while remaining and remaining[0] <= place:
+                    canvases.append(last)
+                    remaining.pop(0)
+                if not remaining:
                     break
             if last is None:
                 raise UnreadableSampleError("the frames that were wanted cannot be decoded")
-            found += [last] * len(wanted)
-        return np.stack(found)
+            canvases += [last] * len(remaining)
+        return np.stack(canvases)
 
 
 @contextmanager

@@ -144,10 +144,10 @@ class VideoSource(IndexedSource):
         frames: Tensor = center_view(clip.flatten(0, 1), self.info.size).unflatten(0, clip.shape[:2])
         return frames
 
-    def workers(self, asked: int | str) -> tuple[int, str]:
+    def workers(self, requested: int | str) -> tuple[int, str]:
         """Return how many processes decode."""
-        if asked != "auto":
-            return int(asked), "as given"
+        if requested != "auto":
+            return int(requested), "as given"
         return min(os.cpu_count() or 1, 8), "one per core: frames are decoded in every epoch"
 
     def _window(self, row: int, random: np.random.Generator | None) -> NDArray[np.uint8]:
@@ -160,9 +160,9 @@ class VideoSource(IndexedSource):
             stride = min(self.step, clip.length // self.frames)
             last = clip.length - 1 - stride * (self.frames - 1)
             starts = np.unique(random.integers(last + 1, size=_CANDIDATES))
-            found = [clip.frames(start + stride * np.arange(self.frames), self.canvas) for start in starts]
-            moves = np.array([motion(window) for window in found]) + 1e-3  # where nothing moves, any will do
-            return found[random.choice(len(found), p=moves / moves.sum())]
+            windows = [clip.frames(start + stride * np.arange(self.frames), self.canvas) for start in starts]
+            moves = np.array([motion(window) for window in windows]) + 1e-3  # where nothing moves, any will do
+            return windows[random.choice(len(windows), p=moves / moves.sum())]
 
 
 def _by_folder(index: Index) -> Index:
@@ -177,8 +177,8 @@ def _by_folder(index: Index) -> Index:
     if not clips.keys() - {""}:
         raise SslkitError(f"{index.source} holds frames and no clips", "expected a folder of frames for each clip", flag="data")
     clips = {clip: stamp for clip, stamp in clips.items() if clip not in above}  # images beside clips are covers
-    found = replace(index, paths=list(clips), stamps=np.array(list(clips.values())), labels=None, classes=())
-    return with_folders_as_labels(found)
+    by_clip = replace(index, paths=list(clips), stamps=np.array(list(clips.values())), labels=None, classes=())
+    return with_folders_as_labels(by_clip)
 
 
 def _with_folders_measured(index: Index) -> Index:
@@ -186,8 +186,11 @@ def _with_folders_measured(index: Index) -> Index:
     stamps = index.stamps.copy()
     for row, path in enumerate(index.paths):
         if (folder := index.root / path).is_dir():
-            found = [status for name in frame_names(folder) if (status := os.stat(folder / name))]
-            stamps[row] = sum(one.st_size for one in found), max((one.st_mtime_ns for one in found), default=-1)
+            statuses = [status for name in frame_names(folder) if (status := os.stat(folder / name))]
+            stamps[row] = (
+                sum(file_status.st_size for file_status in statuses),
+                max((file_status.st_mtime_ns for file_status in statuses), default=-1),
+            )
     return replace(index, stamps=stamps)
 
 

@@ -1,0 +1,45 @@
+"""Identifiers are whole, plain words: docs/glossary.md, and the language section of docs/architecture.md."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FORBIDDEN = frozenset(
+    "told said found seen given own drawn looked wanted settled joined compared narrowed shown asked meant one what "
+    "tmp foo data2 thing stuff obj".split()
+)
+FILES = sorted([*ROOT.glob("sslkit/**/*.py"), *ROOT.glob("plugins/**/*.py")])
+
+
+def identifiers(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield names, arguments, attributes, keyword arguments and string keys, with their lines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.Attribute):
+            yield node.attr, node.lineno
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name, node.lineno
+        elif isinstance(node, ast.keyword) and node.arg is not None:
+            yield node.arg, node.value.lineno
+        elif isinstance(node, ast.Dict):
+            for key in node.keys:
+                if isinstance(key, ast.Constant) and isinstance(key.value, str):
+                    yield key.value, key.lineno
+        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
+            yield node.slice.value, node.lineno
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "register_buffer":
+            if node.args and isinstance(node.args[0], ast.Constant):
+                yield str(node.args[0].value), node.lineno
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_identifiers_are_plain_words(file: Path) -> None:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    found = sorted({(line, name) for name, line in identifiers(tree) if name.lstrip("_") in FORBIDDEN})
+    assert not found
