@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslkit import DataInfo, PretextTask
-from sslkit.encoders.build import recipe_for
 from sslkit.encoders.builder import RecipeBuilder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.nn import barlow_twins, info_nce, negative_cosine, nt_xent, sinkhorn, swapped_prediction, vicreg
 from sslkit.tasks.load import load_task
 

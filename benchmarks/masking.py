@@ -13,7 +13,8 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.encoders.build import build_encoder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.image.encoders.base import PatchEncoder
 
 

@@ -20,7 +20,13 @@ import torch
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
-_RUN = "import sys\ntry:\n    from sslkit.cli.app import main\nexcept ImportError:\n    from sslkit.cli import main\nmain(sys.argv[1:])"
+_RUN = """import sys
+try:
+    from sslkit.cli.app import main
+except ImportError:  # before the command line had rooms
+    from sslkit.cli import main
+main(sys.argv[1:])
+"""
 
 
 def environment(tree: Path, folder: Path) -> dict[str, str]:

@@ -76,7 +76,7 @@ def show_progress(title: str, total: int | None, done: int = 0) -> Iterator[Prog
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people say them: `48 s`, `5 min 10 s`, `3 h 20 min`."""
+    """Return a duration as text: `48 s`, `5 min 10 s`, `3 h 20 min`."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"

@@ -49,7 +49,7 @@ def output_path(out: str, suffix: str) -> Path:
 
 
 def _runs(process: int) -> bool:
-    """Tell whether a process of this machine is running."""
+    """Return whether a process of this machine is running."""
     if os.name != "posix":
         return True  # asking by a signal would end it
     try:

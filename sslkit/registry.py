@@ -37,7 +37,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """Describe one installed name: where it comes from and what its source says about it."""
+    """Describe one installed name: where it comes from and what its source declares."""
 
     name: str
     package: str
@@ -48,7 +48,7 @@ class Entry:
 
     @property
     def modality(self) -> str:
-        """Return a task's modality, blank if the source does not say it."""
+        """Return a task's modality, blank if the source does not declare it."""
         return str(self.constants.get("modality", ""))
 
 

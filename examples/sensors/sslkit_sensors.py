@@ -9,10 +9,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 from pydantic import Field
+from sslkit_sensors_options import SensorOptions
 from torch import nn
 
 from sslkit import DataInfo, Encoder, Modality, PretextTask, Source, SslkitError, TaskOptions
-from sslkit_sensors_options import SensorOptions
 
 
 class SensorSource(Source):

@@ -3,6 +3,7 @@
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
+
 from sslkit import DataOptions
 
 Window = Annotated[int, Field(ge=16, le=65_536)]

@@ -40,10 +40,10 @@ Wave = NDArray[np.float32]  # [samples], in [-1, 1]
 
 
 class AudioSource(IndexedSource):
-    """Hold recordings; a batch has `sound`, float32 `[B, 2, samples]` in [-1, 1]: two windows of each recording.
+    """Recordings; a batch has `audio`, float32 `[B, 2, samples]` in [-1, 1]: two windows of each recording.
 
-    In training they are drawn at random and independently; in evaluations there are eight, evenly spaced from beginning
-    to end. What is shorter than a window is followed by silence. `info.size` is the window in milliseconds,
+    In training they are random and independent; in evaluations there are eight, evenly spaced from beginning to end.
+    Recordings shorter than a window are padded with silence. `info.size` is the window in milliseconds,
     `info.details` has `sample_rate` in Hz.
     """
 
@@ -112,11 +112,11 @@ class AudioSource(IndexedSource):
                 sound[place] = self._windows(int(row), None if draw is None else draw.generator(int(row)))
             except UnreadableSampleError as reason:
                 broken[place] = str(reason)
-        return {"sound": sound}, broken
+        return {"audio": sound}, broken
 
     def view(self, batch: Batch) -> Tensor:
         """Return all windows, `[B, windows, samples]`."""
-        sound: Tensor = batch["sound"]
+        sound: Tensor = batch["audio"]
         return sound
 
     def workers(self, requested: int | str) -> tuple[int, str]:
@@ -124,7 +124,7 @@ class AudioSource(IndexedSource):
         return (1, "reads ahead while the step runs") if requested == "auto" else (int(requested), "as given")
 
     def _windows(self, row: int, random: np.random.Generator | None) -> NDArray[np.float32]:
-        """Return windows of a recording `[windows, samples]`, drawn or evenly spaced; raises UnreadableSampleError with a reason."""
+        """Return windows of a recording `[windows, samples]`, random or evenly spaced; raises UnreadableSampleError."""
         with _opened(self.index, row) as file:
             length = -(-self.samples * file.samplerate // self.rate)  # samples at the file's own rate
             if file.frames < SHORTEST * file.samplerate:
@@ -138,7 +138,7 @@ class AudioSource(IndexedSource):
             return np.stack([self._heard(file, last, length, random) for _ in range(_DRAWN)])
 
     def _heard(self, file: Any, last: int, length: int, random: np.random.Generator) -> Wave:
-        """Draw a window in which something is heard."""
+        """Read a random window that is not silent."""
         for _ in range(_TRIES):
             window = self._window(file, int(random.integers(last + 1)), length)
             if np.abs(window).max() >= _SILENT:
@@ -161,7 +161,7 @@ class AudioSource(IndexedSource):
 
 @contextmanager
 def _opened(index: Index, row: int) -> Iterator[Any]:
-    """Open a recording; raises UnreadableSampleError for one that says of itself what would take gigabytes, or minutes, to read."""
+    """Open a recording; raises UnreadableSampleError if its header declares what would take gigabytes to read."""
     with decoding(index, row), index.open(row) as stream, _soundfile().SoundFile(stream) as file:
         if file.channels > _MOST_CHANNELS:
             raise UnreadableSampleError(f"{file.channels} channels, expected {_MOST_CHANNELS} or fewer")

@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def build_app(arguments: list[str]) -> typer.Typer:
-    """Return the Typer application; the arguments tell which task's options `pretrain` has."""
+    """Return the Typer application; the arguments name the task whose options `pretrain` has."""
     app = typer.Typer(
         help=_HELP, no_args_is_help=True, rich_markup_mode="rich", add_completion=True, pretty_exceptions_enable=False
     )

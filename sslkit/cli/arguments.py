@@ -67,7 +67,7 @@ def spec_of(entry: Entry) -> type[Spec]:
 
 
 def checkpoint_modality() -> str | None:
-    """Return the modality of the data that the checkpoint on the command line was trained on; None if none says so."""
+    """Return the modality of the data that the checkpoint on the command line was trained on; None if there is none."""
     path = value_of("--ckpt", sys.argv[1:])
     try:
         with open(path or "", "rb") as stream:
@@ -102,7 +102,7 @@ def file_values(extras: dict[str, Any]) -> dict[str, Any]:
 
 
 def one_length(flags: dict[str, Any], from_file: dict[str, Any]) -> list[str]:
-    """Let a given length of the run win over the file's, whichever kind it is; complain about two given ones."""
+    """Let the length of the run given by a flag replace the file's, whichever kind it is; report two of them."""
     lengths = [name for name in ("epochs", "steps", "minutes") if name in flags]
     if lengths:
         for name in ("epochs", "steps", "minutes"):

@@ -1,4 +1,4 @@
-"""What the shell is told may come next; a spec's field names its kind by `completes`."""
+"""Completion of values in the shell; a field of a spec names its kind by `completes`."""
 
 from sslkit import registry
 

@@ -109,7 +109,7 @@ def task_spec(
 
 
 def _holds_options(values: dict[str, Any]) -> bool:
-    """Tell whether there is a run that the options can be read from."""
+    """Return whether there is a run that the options can be read from."""
     if values.get("ckpt") is not None:
         return True
     if not values.get("resume") and values.get("extend_to") is None:

@@ -1,4 +1,4 @@
-"""What the command line shows of a task, kept in the cache: `pretrain TASK --help` and completion need no torch the second time.
+"""What the command line shows of a task, kept in the cache so that `pretrain TASK --help` and completion need no torch.
 
 It is valid as long as the files of the task's class and of its options' bases are the same by modification time and size.
 """

@@ -1,3 +1,3 @@
-"""What a plugin author programs against: errors, options, results, tasks, encoders, sources, modalities, evaluations.
+"""The interface for plugin authors: errors, options, results, tasks, encoders, sources, modalities, evaluations.
 
 Nothing here imports anything else of sslkit's."""

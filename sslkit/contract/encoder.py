@@ -1,4 +1,4 @@
-"""What every encoder offers, whatever its modality."""
+"""The base class of encoders of any modality, and of libraries of published encoders."""
 
 import itertools
 from collections.abc import Callable
@@ -61,15 +61,15 @@ class Encoder(nn.Module):
     def tokens(
         self, sample: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, fill: Tensor | None = None
     ) -> Tensor:
-        """Return `[B, prefix + N, width]`, where `offers` says so."""
+        """Return `[B, prefix + N, width]`, if `provides` names it."""
         raise TypeError(f"{type(self).__name__} has no tokens")
 
     def feature_map(self, image: Tensor) -> Tensor:
-        """Return the last feature map, `[B, width, h, w]`, where `offers` says so."""
+        """Return the last feature map, `[B, width, h, w]`, if `provides` names it."""
         raise TypeError(f"{type(self).__name__} has no feature map")
 
     def layers(self, sample: Tensor) -> list[Tensor]:
-        """Return what each stage computes, where `offers` says so."""
+        """Return what each stage computes, if `provides` names it."""
         raise TypeError(f"{type(self).__name__} has no layers")
 
     def vocabulary(self) -> tuple[list[str], Tensor] | None:
@@ -85,7 +85,7 @@ class Encoder(nn.Module):
 
 
 def over_views(read: Callable[[Tensor], dict[str, Tensor]], sample_dims: int, sample: Tensor) -> dict[str, Tensor]:
-    """Return what `read` says of samples, `[B, width]` by name; of several views of each, `[B, V, ...]`, the mean."""
+    """Return the features that `read` computes of samples, `[B, width]` by name; the mean over several views `[B, V, ...]`."""
     if sample.dim() == sample_dims + 1:
         return read(sample)
     outputs = [read(view) for view in sample.unbind(1)]  # one after the other: all would be many at once
@@ -93,7 +93,7 @@ def over_views(read: Callable[[Tensor], dict[str, Tensor]], sample_dims: int, sa
 
 
 class EncoderLibrary:
-    """Build the published architectures of one library; an entry point of `sslkit.encoder_libraries`, named in `LIBRARY:NAME`."""
+    """Build the published architectures of a library, named `LIBRARY:NAME`; an entry point of `sslkit.encoder_libraries`."""
 
     modality: ClassVar[str]
 

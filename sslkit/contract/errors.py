@@ -53,7 +53,7 @@ class UnreadableSampleError(Exception):
 
 @contextmanager
 def renamed_flags(names: Mapping[str, str]) -> Iterator[None]:
-    """Let errors name the flag that the user gave where one function serves several: `--test`, not `--data`."""
+    """Make errors name the flag that the user gave where one function serves several: `--test`, not `--data`."""
     try:
         yield
     except SslkitError as error:

@@ -24,13 +24,13 @@ Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], BeforeValidator(_l
 
 
 class Spec(BaseModel):
-    """Hold validated settings that never change; unknown names are refused."""
+    """Validated, immutable settings; unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, defer_build=True)
 
 
 class TaskOptions(Spec):
-    """Hold the options of one pretext task; each field becomes a flag of `sslkit pretrain TASK`."""
+    """Options of a pretext task; each field becomes a flag of `sslkit pretrain TASK`."""
 
 
 class DataOptions(Spec):

@@ -1,4 +1,4 @@
-"""What every evaluation returns: one schema for tables, `--json`, `results.jsonl`, reports and cards. Nothing here imports torch."""
+"""The result of every evaluation: one schema for tables, `--json`, `results.jsonl`, reports and cards, without torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -51,7 +51,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Row:
-    """What one model reached on one test part; the first metric is the headline."""
+    """The metrics of one model on one test part; the first metric is the headline."""
 
     model: str
     metrics: list[Metric]
@@ -97,7 +97,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Result:
-    """What an evaluation returns: a row for each model, layer and test part; the checkpoint's own come first."""
+    """The result of an evaluation: a row per model, layer and test part; the checkpoint's own come first."""
 
     verb: str
     protocol: str | None  # None where a value was set by hand

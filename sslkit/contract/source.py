@@ -1,4 +1,4 @@
-"""What the engine asks of data, whatever its modality."""
+"""The interface between data of any modality and the engine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ReadSeed:
-    """Say what a source draws from, where reading is random: with a sample's row, and nothing a process remembers."""
+    """The seed of random reading, such as the window of a recording: a function of seed, epoch and row only."""
 
     seed: int
     epoch: int
@@ -64,7 +64,7 @@ class OpenSpec(Protocol):
 
 
 class Source:
-    """Hold the samples of one part of the data, as the `source` of a `Modality`.
+    """The samples of one part of the data, read as the `source` of a `Modality`.
 
     A run calls `open` (main process), then for every batch `read` (worker process), `prepare` (on the device), and the task's
     transform, or `view` where nothing may be random. It is handed to worker processes: what should not be copied to them
@@ -119,7 +119,7 @@ class Source:
         return f"row {row}"
 
     def workers(self, requested: int | str) -> tuple[int, str]:
-        """Return how many processes read, for what `--workers` says, and the reason."""
+        """Return the number of loader processes for a value of `--workers`, and the reason."""
         return (0, "nothing has to be decoded") if requested == "auto" else (int(requested), "as given")
 
     def cache_bytes(self) -> int:

@@ -26,7 +26,7 @@ Batch = Mapping[str, Any]  # tensors with samples on dim 0; entries that are not
 
 @dataclass(frozen=True)
 class DataInfo:
-    """Tell a task what the data looks like; nothing about labels."""
+    """What a task knows about the data; nothing about labels."""
 
     samples: int
     size: int  # pixels of a side; the length of a sample of another modality
@@ -38,7 +38,7 @@ class DataInfo:
 
 @dataclass
 class Clock:
-    """Tell a task how far the run is; the engine sets it before every stage."""
+    """The position in the run; the engine sets it before every stage."""
 
     step: int = 0  # steps done since the very start
     steps: int = 1  # where the run ends
@@ -86,10 +86,10 @@ class Run(Protocol):
 
 
 class PretextTask(nn.Module):
-    """Turn unlabeled samples into inputs and targets, and say how wrong a prediction is."""
+    """A pretext task: turns unlabeled samples into inputs and targets, and measures predictions by a loss."""
 
     class Options(TaskOptions):
-        """Hold the task's options; each field is a flag of `sslkit pretrain TASK`."""
+        """Options of the task; each field is a flag of `sslkit pretrain TASK`."""
 
     encoder: Encoder
     head: nn.Module
@@ -108,7 +108,7 @@ class PretextTask(nn.Module):
 
     @classmethod
     def build_encoder(cls, options: Any, build: EncoderBuilder) -> Encoder:
-        """Build the encoder the user chose; override to select channels, to concatenate two, or to look at `build.data`."""
+        """Build the encoder the user chose; override to select channels, to concatenate two, or to read `build.data`."""
         return build()
 
     def __init__(self, options: Any, encoder: Encoder, data: DataInfo) -> None:
@@ -136,7 +136,7 @@ class PretextTask(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define transform()")
 
     def predict(self, batch: Batch) -> Any:
-        """Return what encoder and head say, a row per sample: `[B, ...]`, or `[B, V, ...]` for an image with views."""
+        """Return the output of encoder and head, a row per sample: `[B, ...]`, or `[B, V, ...]` for samples with views."""
         return self.each_view(lambda image: self.head(self.encoder(image)), batch["image"])
 
     def loss(self, output: Any, batch: Batch) -> Tensor | dict[str, Tensor]:

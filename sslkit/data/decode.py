@@ -1,4 +1,4 @@
-"""What one file's decoder says: whatever it raises becomes a reason, because one file must not end a run."""
+"""Decoding one file: whatever a decoder raises becomes a reason, because one file must not end a run."""
 
 import re
 import warnings
@@ -35,14 +35,14 @@ def decoding(index: Index, row: int) -> Iterator[None]:
 
 @contextmanager
 def silence_decoders() -> Iterator[None]:
-    """Let Pillow say nothing of what is odd about a file: it is used, or broken with a reason. Around threads, not in them."""
+    """Silence warnings of decoders: a file is either used or reported with a reason. Use around threads, not in them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def inspect_samples(index: Index, look: Callable[[int], T], called: str, count: int = 200) -> list[T]:
-    """Return what `look` says of up to `count` samples spread over the data, to choose settings by; broken ones are left out.
+    """Return what `look` returns for up to `count` samples spread over the data; unreadable ones are left out.
 
     Raises SslkitError, with the first one's reason, if all are broken.
     """

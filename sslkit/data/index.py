@@ -22,11 +22,11 @@ from sslkit.files import write_atomically
 
 
 class FileChangedError(Exception):
-    """Say that a file is no longer what was indexed."""
+    """Report that a file is no longer what was indexed."""
 
 
 def open_file(file: Path | str) -> BinaryIO:
-    """Open a file to read its bytes; raises FileChangedError for what is none: opening a pipe would wait for somebody to write."""
+    """Open a regular file to read its bytes; raises FileChangedError for anything else: opening a pipe would block."""
     if not stat.S_ISREG(os.stat(file).st_mode):
         raise FileChangedError("is no file")
     return open(file, "rb")

@@ -12,7 +12,7 @@ from sslkit.data.locations import find_parts, read_index
 
 
 class IndexedSource(Source):
-    """Hold samples that an index lists, one for each file or row of an array."""
+    """A source whose samples an index lists: one per file or row of an array."""
 
     kind: ClassVar[FileKind]
     index: Index

@@ -28,7 +28,7 @@ _INTERVAL, _PATIENCE = 60, 5  # seconds between looks at workers that deliver no
 
 
 class WorkerFailedError(RunFailedError):
-    """Say that a process that reads has died, or delivers nothing."""
+    """Report that a worker process died or hangs."""
 
 
 class Loader:
@@ -124,7 +124,7 @@ class _Rows(Dataset[Any]):
         return {**tensors, "index": torch.from_numpy(rows), "broken": reported}
 
     def _replace(self, arrays: dict[str, NDArray[Any]], rows: Rows, places: list[int], draw: ReadSeed | None) -> Rows | None:
-        """Put the next readable sample of the data in the place of a broken one, the same one every time; return the rows."""
+        """Replace each unreadable sample by the next readable one, always the same; return the rows."""
         rows, samples = rows.copy(), self.source.info.samples
         for place in places:
             for step in range(1, samples):

@@ -13,7 +13,7 @@ from typing import Any
 
 @contextmanager
 def allow_many_workers() -> Iterator[None]:
-    """Let torch not warn of more workers than cores, as it does where they are named and where they start.
+    """Suppress torch's warnings about more workers than cores.
 
     They are what was asked for: disks that answer slowly keep them waiting.
     """
@@ -36,13 +36,13 @@ def keep_worker_deaths_silent() -> Iterator[None]:
 
 
 class _Flag:
-    """Be a `multiprocessing.Event` without a lock: a worker that is killed while it holds one keeps all waiting."""
+    """A `multiprocessing.Event` without a lock: a worker killed while holding one would block all others."""
 
     def __init__(self) -> None:
         self._value: Any = multiprocessing.Value("b", 0, lock=False)
 
     def is_set(self) -> bool:
-        """Tell whether it is set."""
+        """Return whether it is set."""
         return bool(self._value.value)
 
     def set(self) -> None:

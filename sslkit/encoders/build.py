@@ -1,13 +1,10 @@
-"""Build encoders from recipes: small trees of plain values that stand in every checkpoint.
+"""Build encoders from recipes.
 
-A plain recipe is `{"name": ..., "in_channels": 3, "size": 32, "stem": "small", "options": {...}}`. `name` is one of ours
-or another package's (the entry-point group `sslkit.encoders`), any timm name, `torchvision:NAME`, or
-`package.module:factory`, which is imported only when the user wrote it on the command line.
-`{"select": "l" | "ab" | "gray" | "sobel", "encoder": plain}` shows a part of the image to an encoder, and
-`{"concat": [...]}` puts several of both kinds side by side.
+A name is one of ours or another package's (the entry-point group `sslkit.encoders`), any timm name, `LIBRARY:NAME` of an
+installed encoder library such as `torchvision:resnet18`, or `package.module:factory`, which is imported only when the user
+wrote it on the command line.
 """
 
-import ast
 import importlib
 import inspect
 from collections.abc import Iterator
@@ -21,40 +18,21 @@ from sslkit.contract.encoder import Encoder, EncoderLibrary
 from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.contract.modality import Modality
 from sslkit.encoders.composed import Concat
-
-Recipe = dict[str, Any]
-
-
-_SMALL = 64  # pixels; up to here a 7×7 stride-2 stem with max-pooling would leave almost nothing of the image
-
+from sslkit.encoders.recipe import ConcatRecipe, PlainRecipe, Recipe, SelectRecipe, read_recipe
 
 DEFAULT_LIBRARY = "timm"  # of names without a prefix
-
-
-def recipe_for(
-    name: str, size: int, in_channels: int = 3, options: dict[str, str] | None = None, pretrained: bool = False
-) -> Recipe:
-    """Return the recipe for a name as the user wrote it; option values are read as Python literals where they are."""
-    return {
-        "name": name,
-        "in_channels": in_channels,
-        "size": size,
-        # Published weights fit only the stem they were trained with.
-        "stem": "small" if size <= _SMALL and not pretrained else "standard",
-        "options": {key: _literal(value) for key, value in (options or {}).items()},
-    }
 
 
 def build_encoder(recipe: Recipe, pretrained: bool = False, allowed: str | None = None) -> Encoder:
     """Build the encoder of a recipe, with random weights or (`pretrained`) those that timm or torchvision publish.
 
-    Raises SslkitError for a name nobody knows and for options its factory refuses. A `package.module:factory` is
-    imported only if `allowed` repeats it.
+    Raises SslkitError for an unknown name and for options its factory refuses. A `package.module:factory` is imported only
+    if `allowed` repeats it.
     """
-    parts = recipe.get("concat") if isinstance(recipe, dict) and len(recipe) == 1 else None
-    if isinstance(parts, list) and parts:
-        return concat(*(_build_part(part, pretrained, allowed) for part in parts))
-    return _build_part(recipe, pretrained, allowed)
+    parsed = read_recipe(recipe)
+    if isinstance(parsed, ConcatRecipe):
+        return concat(*(_build_part(part, pretrained, allowed) for part in parsed.concat))
+    return _build_part(parsed, pretrained, allowed)
 
 
 def concat(*parts: Encoder) -> Concat:
@@ -62,28 +40,6 @@ def concat(*parts: Encoder) -> Concat:
     encoder = Concat(list(parts))
     encoder.recipe = {"concat": [part.recipe for part in parts]}
     return encoder
-
-
-def plain_recipes(recipe: Recipe) -> list[Recipe]:
-    """Return the plain recipes in a recipe's tree."""
-    if "concat" in recipe:
-        return [plain for part in recipe["concat"] for plain in plain_recipes(part)]
-    return [recipe["encoder"] if "select" in recipe else recipe]
-
-
-def input_channels(recipe: Recipe) -> int:
-    """Return the channels of the images that a recipe's encoder takes."""
-    first = recipe["concat"][0] if "concat" in recipe else recipe
-    return 3 if "select" in first else int(first["in_channels"])
-
-
-def encoder_name(recipe: Recipe) -> str:
-    """Return what to call a recipe's encoder: `resnet_micro`, `l:resnet_micro+ab:resnet_micro`."""
-    if "concat" in recipe:
-        return "+".join(encoder_name(part) for part in recipe["concat"])
-    if "select" in recipe:
-        return f"{recipe['select']}:{encoder_name(recipe['encoder'])}"
-    return str(recipe["name"])
 
 
 def scale_width(recipe: Recipe, factor: float) -> Recipe:
@@ -124,15 +80,15 @@ def check_requirements(encoder: Encoder, name: str, requires: tuple[str, ...], t
         )
 
 
-def _build_part(recipe: Recipe, pretrained: bool, allowed: str | None) -> Encoder:
-    if not isinstance(recipe, dict) or recipe.keys() != {"select", "encoder"}:
+def _build_part(recipe: PlainRecipe | SelectRecipe, pretrained: bool, allowed: str | None) -> Encoder:
+    if isinstance(recipe, PlainRecipe):
         return _build_plain(recipe, pretrained, allowed)
-    select, inner = recipe["select"], _build_plain(recipe["encoder"], pretrained, allowed)
+    inner = _build_plain(recipe.encoder, pretrained, allowed)
     modality = registry.load_modality(inner.modality)
-    if not isinstance(select, str) or modality.selections.get(select) != inner.in_channels:
-        raise _not_ours(recipe)
-    encoder = modality.select(select, inner)
-    encoder.recipe = recipe
+    if modality.selections.get(recipe.select) != inner.in_channels:
+        raise SslkitError(f"the encoder recipe is not one of sslkit's: select {recipe.select!r} of {inner.modality} data")
+    encoder = modality.select(recipe.select, inner)
+    encoder.recipe = recipe.model_dump()
     return encoder
 
 
@@ -157,25 +113,11 @@ def _reported(name: str, options: dict[str, Any]) -> Iterator[None]:
         raise SslkitError(f"{wrong}: {reason}") from error
 
 
-def _not_ours(recipe: Any) -> SslkitError:
-    return SslkitError(f"encoder recipe {recipe!r} is not one of sslkit's")
-
-
-def _build_plain(recipe: Recipe, pretrained: bool, allowed: str | None) -> Encoder:
-    try:
-        name, settings = recipe["name"], {"in_channels": recipe["in_channels"], "size": recipe["size"]}
-        options = dict(recipe["options"])
-        stem = recipe["stem"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise _not_ours(recipe) from error
-    if not isinstance(name, str):
-        raise _not_ours(recipe)
-    unknown = set(recipe) - {"name", "in_channels", "size", "stem", "options"}
-    if unknown:
-        raise SslkitError(f"encoder recipe of {name} has unknown entries: {', '.join(sorted(unknown))}", "upgrade sslkit")
-    with _reported(name, options):
-        encoder = _build(name, settings, options, stem, pretrained, allowed)
-    encoder.recipe = recipe
+def _build_plain(recipe: PlainRecipe, pretrained: bool, allowed: str | None) -> Encoder:
+    settings, options = {"in_channels": recipe.in_channels, "size": recipe.size}, dict(recipe.options)
+    with _reported(recipe.name, options):
+        encoder = _build(recipe.name, settings, options, recipe.stem, pretrained, allowed)
+    encoder.recipe = recipe.model_dump()
     return encoder
 
 
@@ -246,10 +188,3 @@ def _from_factory(name: str, settings: dict[str, int], options: dict[str, Any]) 
 def _as_encoder(module: nn.Module, settings: dict[str, int]) -> Encoder:
     """Return the module itself if it is an Encoder, else wrapped."""
     return module if isinstance(module, Encoder) else _library(DEFAULT_LIBRARY).wrap(module, **settings)
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

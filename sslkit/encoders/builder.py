@@ -1,4 +1,4 @@
-"""What a task's `build_encoder` is given: the chosen encoder's recipe, and how to vary it."""
+"""The builder passed to a task's `build_encoder`: the chosen encoder's recipe, and variants of it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 from sslkit import registry
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.task import DataInfo
-from sslkit.encoders.build import Recipe, build_encoder, scale_width
+from sslkit.encoders.build import build_encoder, scale_width
+from sslkit.encoders.recipe import Recipe
 
 
 @dataclass(frozen=True)

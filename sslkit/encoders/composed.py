@@ -10,7 +10,7 @@ from sslkit.contract.errors import SslkitError
 
 
 class Concat(Encoder):
-    """Put the features of several encoders of the same image side by side."""
+    """Concatenate the features of several encoders of the same sample."""
 
     def __init__(self, parts: list[Encoder]) -> None:
         widths, channels = [part.width for part in parts], {part.in_channels for part in parts}
@@ -31,7 +31,7 @@ class Concat(Encoder):
         return self.encoders[0].prefix
 
     def checkpoint_activations(self) -> bool:
-        """Let all parts do it."""
+        """Enable it in all parts."""
         return all(part.checkpoint_activations() for part in self.encoders)
 
     def stages(self) -> list[list[nn.Parameter]]:

@@ -15,7 +15,8 @@ from sslkit import registry
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.task import CONTRACT
-from sslkit.encoders.build import Recipe, build_encoder, encoder_origin, input_channels, plain_recipes
+from sslkit.encoders.build import build_encoder, encoder_origin
+from sslkit.encoders.recipe import Recipe, read_recipe
 from sslkit.files import write_atomically
 
 FORMAT = 1  # of both files; a reader refuses what is newer
@@ -29,7 +30,7 @@ _LONGEST, _LARGEST = 2**23, 2**16  # bytes of metadata; pixels of a side, or wor
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Hold a read `model.safetensors`: weights and what they say about themselves."""
+    """A `model.safetensors` that was read: weights and metadata."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -49,7 +50,7 @@ class Checkpoint:
     @property
     def channels(self) -> int:
         """Return the channels of the images that the encoder takes."""
-        return input_channels(self.recipe)
+        return read_recipe(self.recipe).channels
 
     @property
     def modality(self) -> str:
@@ -128,14 +129,14 @@ def save_model(path: Path, modules: dict[str, nn.Module], metadata: dict[str, An
 
 
 def describe(encoder: Encoder) -> dict[str, Any]:
-    """Return what a checkpoint says about its encoder, and the versions that wrote it."""
+    """Return the metadata of an encoder, and the versions that wrote it."""
     details = [module.describe() for module in encoder.modules() if isinstance(module, Encoder)]
     return {
         "format": FORMAT,
         "contract": CONTRACT,
         "modality": encoder.modality,
         "recipe": encoder.recipe,
-        "encoder_from": ", ".join(sorted({encoder_origin(recipe["name"]) for recipe in plain_recipes(encoder.recipe)})),
+        "encoder_from": ", ".join(sorted({encoder_origin(recipe.name) for recipe in read_recipe(encoder.recipe).plain})),
         "normalization": [detail for detail in details if detail],
         "versions": {"sslkit": version("sslkit"), "torch": torch.__version__},
     }

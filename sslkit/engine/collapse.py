@@ -1,4 +1,4 @@
-"""Are the features alive: looked at during training, without labels, on a fixed batch.
+"""Feature health during training: collapse, measured without labels on a fixed batch.
 
 One set of thresholds serves all tasks. They are relative, to where the run began or to what could be, so that they hold
 for any width, loss and batch; `benchmarks/health.md` has what each kind of failure looks like.
@@ -46,7 +46,7 @@ Classify = Callable[[Encoder], float]  # k-NN accuracy of an encoder as it is
 
 
 class Health:
-    """Look at a task's features every so many steps, and say what is wrong with them."""
+    """Check a task's features every so many steps and report what is wrong with them."""
 
     def __init__(self, stepper: Stepper, spec: PretrainSpec, classify: Classify | None = None) -> None:
         self.stepper, self.task, self.classify = stepper, stepper.task, classify
@@ -63,12 +63,12 @@ class Health:
         return {"start": self.start, "streaks": self.streaks, "reported": sorted(self.reported), "losses": list(self.losses)}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Put a saved state back."""
+        """Restore a saved state."""
         self.start, self.streaks, self.reported = state["start"], state["streaks"], set(state["reported"])
         self.losses.extend(state["losses"])
 
     def after_step(self, loss: float) -> tuple[dict[str, float], list[str]]:
-        """Note a step's loss; every so many steps, return what was measured, and what is wrong and was not told before."""
+        """Record a step's loss; every so many steps, return the measurements, and alarms that were not reported before."""
         clock = self.stepper.clock
         self.losses.append(loss)
         every = max(_EVERY, clock.steps // 100) if self.every == "auto" else self.every
@@ -79,7 +79,7 @@ class Health:
 
     @torch.no_grad()
     def measure(self, fresh: bool = False) -> dict[str, float]:
-        """Return what can be said of the features now; the task is in eval mode for it, and nothing in it changes.
+        """Measure the features now; the task is in eval mode meanwhile, and nothing in it changes.
 
         With `fresh`, BatchNorm measures these samples instead of using what it has kept: before the first step that is
         mean 0 and variance 1 in every layer, with which random features seem to have a third of their rank.
@@ -112,7 +112,7 @@ class Health:
         return measured
 
     def judge(self, measured: dict[str, float], step: int) -> list[str]:
-        """Return what has been wrong for three looks in a row, and was not told before."""
+        """Return what has been wrong in three checks in a row and was not reported before."""
         signs = self._signs(measured)
         for name in [name for name in self.streaks if name not in signs]:
             del self.streaks[name]
@@ -130,18 +130,19 @@ class Health:
         if not math.isfinite(rank):
             return {"finite": f"features of {self.noun} are not finite numbers"}
         if measured["feature_deviation"] < _ALIKE:
-            signs["alike"] = f"features of all {self.noun} are nearly alike (deviation {measured['feature_deviation']:.1g})"
+            deviates = measured["feature_deviation"]
+            signs["alike"] = f"features of all {self.noun} are nearly identical (deviation {deviates:.1g})"
         elif rank < _RANK * self.start["rankme"]:
             signs["rank"] = f"features span {rank:.0f} of {width} dimensions (about {self.start['rankme']:.0f} at the start)"
         if measured.get("teacher_entropy", 1.0) < _ENTROPY and measured["teacher_deviation"] < self.start["teacher_deviation"]:
             signs["teacher"] = (
-                f"the teacher says the same of all {self.noun} (entropy {measured['teacher_entropy']:.2f} nats, "
+                f"teacher output has collapsed: nearly constant across {self.noun} (entropy {measured['teacher_entropy']:.2f} nats, "
                 f"{self.start['teacher_entropy']:.2f} at the start)"
             )
         if len(self.losses) == _WINDOW:
             low, high = min(self.losses), max(self.losses)
             if high - low < _FROZEN * abs(high):
-                signs["frozen"] = f"the loss has stood still at {high:.4g} for {_WINDOW} steps and more: nothing is learned"
+                signs["frozen"] = f"loss has been flat at {high:.4g} for at least {_WINDOW} steps; the model is not learning"
         return signs
 
     def _features(self, module: Callable[[Tensor], Tensor], view: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from sslkit.contract.errors import SslkitError
 from sslkit.contract.options import path_options
 from sslkit.contract.task import PretextTask
 from sslkit.data.locations import absolute_data
-from sslkit.encoders.build import build_encoder, check_requirements, recipe_for
+from sslkit.encoders.build import build_encoder, check_requirements
+from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.parallel import ALONE, World, process_group
 from sslkit.engine.resume import merge_recorded
 from sslkit.engine.run_folder import choose_out, holds_run, read_spec
@@ -26,7 +27,7 @@ from sslkit.tasks.load import absolute, load_task, task_name
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """Hold what `sslkit pretrain --json` prints."""
+    """The result of `sslkit pretrain`."""
 
     run: str
     checkpoint: str
@@ -37,7 +38,7 @@ class PretrainResult:
 
     @classmethod
     def of(cls, outcome: Outcome) -> "PretrainResult":
-        """Return what an outcome says."""
+        """Return the result of an outcome."""
         return cls(
             str(outcome.run), str(outcome.checkpoint), outcome.steps, outcome.images_per_second, outcome.loss, outcome.seconds
         )
@@ -114,7 +115,7 @@ def with_task_defaults(spec: PretrainSpec, task_class: type[PretextTask]) -> Pre
 
 
 def _absolute(spec: PretrainSpec) -> dict[str, Any]:
-    """Return the spec's paths as absolute ones: a run is looked at from other folders later."""
+    """Return the spec's paths made absolute, since a run may later be read from another folder."""
     paths = {"task": absolute(spec.task)}
     if spec.data is not None:
         paths["data"] = absolute_data(spec.data)

@@ -31,7 +31,7 @@ _SHAPING = ("encoder", "encoder_option")  # what a checkpoint was trained with, 
 
 @dataclasses.dataclass(frozen=True)
 class PreviewResult:
-    """Hold what `sslkit preview --json` prints."""
+    """The result of `sslkit preview`."""
 
     path: str
     task: str
@@ -40,7 +40,7 @@ class PreviewResult:
 
 
 def preview(spec: PreviewSpec) -> PreviewResult:
-    """Draw what a task sees, and with a checkpoint what it says; everything `sslkit preview` does.
+    """Show what a task sees and, with a checkpoint, what it predicts; implements `sslkit preview`.
 
     What a trained task says needs its head: it is in `resume.pt` beside the checkpoint. Raises SslkitError, before
     any data is read, for a path that can't be written and a checkpoint without its run.
@@ -87,9 +87,7 @@ def _recorded(spec: PreviewSpec, requested: dict[str, Any]) -> PretrainSpec:
     except ValidationError as error:
         raise SslkitError(f"{folder} holds no run of pretrain", "previews are of pretext tasks", flag="ckpt") from error
     if not (folder / RESUME).exists():
-        raise SslkitError(
-            f"{RESUME} is not beside {spec.ckpt}", "it holds the head, without which a task says nothing", flag="ckpt"
-        )
+        raise SslkitError(f"no {RESUME} next to {spec.ckpt}", "previews need it because it contains the head", flag="ckpt")
     if spec.task is not None and spec.task not in (task, run.task):
         raise SslkitError(f"{spec.ckpt} was trained by {task}, not {spec.task}", "leave the task out", flag="ckpt")
     recorded = {**{name: getattr(run, name) for name in _SHAPING}, **run.data_values()}

@@ -1,4 +1,4 @@
-"""Turn a spec into values values that fit machine and data, each with its reason."""
+"""Resolve a spec's `auto` values for this machine and data, each with its reason."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +8,7 @@ from sslkit.console import say
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import Source
 from sslkit.contract.task import DataInfo
-from sslkit.encoders.build import Recipe, recipe_for
+from sslkit.encoders.recipe import Recipe, recipe_for
 from sslkit.engine.parallel import ALONE, World
 from sslkit.engine.precision import Machine, choose_machine
 from sslkit.registry import load_modality
@@ -17,7 +17,7 @@ from sslkit.specs.train import TrainSpec
 
 @dataclass(frozen=True)
 class Settings:
-    """Hold everything a training run was told or has found out."""
+    """Resolved settings of a training run."""
 
     spec: TrainSpec  # nothing `auto` is left in what changes the result
     source: Source
@@ -27,7 +27,7 @@ class Settings:
 
     @property
     def data(self) -> DataInfo:
-        """Return what a task is told about the data."""
+        """Return what a task knows about the data."""
         return replace(self.source.info, batch_size=self.spec.batch_size)
 
     @property
@@ -70,7 +70,7 @@ def resolve_settings(spec: TrainSpec, source: Source, reads: tuple[str, ...], wo
     spec = spec.updated(values)
     if source.info.samples < 2:
         raise SslkitError(
-            f"one of the {source.noun} is all that {source.location} has", "two make a batch, many a run", flag="data"
+            f"{source.location} contains only 1 {source.noun.removesuffix('s')}; at least 2 are needed", flag="data"
         )
     if source.info.samples < spec.batch_size:
         raise SslkitError(

@@ -15,8 +15,9 @@ from sslkit.contract.errors import RunInterruptedError, SslkitError
 from sslkit.contract.task import DataInfo, PretextTask
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.data.locations import absolute_data
-from sslkit.encoders.build import build_encoder, encoder_name
+from sslkit.encoders.build import build_encoder
 from sslkit.encoders.builder import RecipeBuilder
+from sslkit.encoders.recipe import encoder_name
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.features import contents, extract
 from sslkit.engine.parallel import World, process_group

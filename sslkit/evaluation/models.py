@@ -9,7 +9,8 @@ import torch
 
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError, renamed_flags
-from sslkit.encoders.build import build_encoder, check_published, recipe_for
+from sslkit.encoders.build import build_encoder, check_published
+from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.run_folder import MODEL
 from sslkit.engine.seeds import seed_stage

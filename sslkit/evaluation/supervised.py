@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.task import Batch, DataInfo, PretextTask
-from sslkit.encoders.build import encoder_name
 from sslkit.encoders.composed import Concat
+from sslkit.encoders.recipe import encoder_name
 from sslkit.engine.micro_batches import BATCH_NORM
 from sslkit.nn import Teacher
 from sslkit.registry import load_modality

@@ -4,7 +4,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sslkit.encoders.build import encoder_name
+from sslkit.encoders.recipe import encoder_name
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.run_folder import RESULTS, read_json_lines
 from sslkit.files import write_atomically

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
-from sslkit.encoders.build import encoder_name
+from sslkit.encoders.recipe import encoder_name
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.image.encoders.base import ImageEncoder
 from sslkit.image.encoders.torchvision import CLASSIFIERS

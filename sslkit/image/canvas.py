@@ -52,11 +52,11 @@ class Canvases:
         return images, broken
 
     def complete(self) -> bool:
-        """Tell whether every sample is in the cache, so that nothing will be decoded."""
+        """Return whether every sample is in the cache, so that nothing has to be decoded."""
         return self.folder is not None and bool((self._open()[1] == _STORED).all())
 
     def workers(self, requested: int | str) -> tuple[int, str]:
-        """Return how many worker processes decode, for what `--workers` says, and the reason."""
+        """Return the number of worker processes for a value of `--workers`, and the reason."""
         if requested != "auto":
             return int(requested), "as given"
         if self.index.array is not None:

@@ -1,4 +1,4 @@
-"""Decode one image to a square uint8 canvas, or say why not."""
+"""Decode one image to a square uint8 canvas, or raise with the reason."""
 
 from typing import BinaryIO
 

@@ -21,7 +21,7 @@ _SIDE = 16  # twice that of the digits: small enough for thirty epochs in a minu
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Hold what `sslkit demo --json` prints; accuracies are shares of 1, None with `--images-only`."""
+    """The result of `sslkit demo`; accuracies are shares of 1, None with `--images-only`."""
 
     images: str
     run: str | None = None

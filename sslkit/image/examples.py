@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from sslkit.contract.task import DataInfo
-from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.encoders.build import build_encoder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.checkpoint import describe, save_model
 from sslkit.image.tokenizer import tokenizer_for
 

@@ -23,7 +23,7 @@ SIZES = (32, 64, 96, 128, 160, 224)
 
 
 class ImageSource(IndexedSource):
-    """Hold images; a batch has `image`, float32 `[B, C, canvas, canvas]` in [0, 1]."""
+    """Images; a batch has `image`, float32 `[B, C, canvas, canvas]` in [0, 1]."""
 
     kind: ClassVar = IMAGES
     noun: ClassVar = IMAGES.noun

@@ -24,7 +24,7 @@ _WORDS, _LONGEST = 8192, 77  # tokens that are learned, and tokens of a caption:
 
 
 class ImageTextSource(ImageSource):
-    """Hold images with captions; a batch has `image`, as for images, and `tokens`, int64 `[B, length]`.
+    """Images with captions; a batch has `image`, as for images, and `tokens`, int64 `[B, length]`.
 
     `info.details` has `words` (how many tokens there are), `length`, and `spelling`: bytes, from which `BytePairs.read` makes
     the tokenizer. For evaluations its images are images like any others.
@@ -54,7 +54,7 @@ class ImageTextSource(ImageSource):
 
     @classmethod
     def example(cls, folder: Path, samples: int) -> str:
-        """Write squares of four colors in four places, and captions that say so."""
+        """Write squares of four colors in four positions, and captions that describe them."""
         random, place = np.random.default_rng(0), folder / "pairs"
         place.mkdir(exist_ok=True)
         colors = {"red": (230, 40, 40), "green": (40, 200, 60), "blue": (50, 70, 230), "yellow": (230, 220, 60)}

@@ -1,4 +1,4 @@
-"""What every command that reads data is told: where it is, and one table of options for each installed modality."""
+"""The spec of commands that read data: where it is, and a table of options for each installed modality."""
 
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 

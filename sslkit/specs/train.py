@@ -96,7 +96,7 @@ class FinetuneSpec(TrainSpec):
     )
     loss: Literal["auto", "softmax", "sigmoid", "multi-hot"] = Field(
         default="auto",
-        description="sigmoid: independent classes; multi-hot: softmax with target 1/k; auto: softmax, or sigmoid for multi-label data.",
+        description="sigmoid: independent classes; multi-hot: softmax, target 1/k; auto: softmax, or sigmoid if multi-label.",
     )
     epochs: Count | Auto = Field(default=20, description="Passes over the data; alternatives: --steps, --minutes.")
     batch_size: int = Field(default=64, ge=2, description="Samples per step.")

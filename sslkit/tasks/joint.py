@@ -45,7 +45,7 @@ class Joint(PretextTask):
             yield name, task
 
     def before_epoch(self, run: Run) -> None:
-        """Let each task prepare an epoch."""
+        """Prepare an epoch in each task."""
         for name, task in self._tasks():
             with _own_flags(name, type(task)):
                 task.before_epoch(run)
@@ -55,7 +55,7 @@ class Joint(PretextTask):
         return {f"{name}.{key}": value for name, task in self._tasks() for key, value in task.transform(batch).items()}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Return what all tasks say, each under its task's name."""
+        """Return the outputs of all tasks, each under its task's name."""
         outputs: dict[str, Tensor] = {}
         for name, task in self._tasks():
             output = task.predict(_part(batch, name))
@@ -85,7 +85,7 @@ class Joint(PretextTask):
         }
 
     def after_step(self, remembered: Batch) -> None:
-        """Let each task update its state."""
+        """Update the state of each task."""
         for name, task in self._tasks():
             task.after_step(_part(remembered, name))
 
@@ -132,7 +132,7 @@ class Joint(PretextTask):
 
 
 class _Part(Mapping[str, Any]):
-    """Be a batch of one task's entries, read where they lie: a batch of several processes gathers only what is read."""
+    """One task's entries of a batch, as a view: a batch of several processes gathers only what is read."""
 
     def __init__(self, batch: Mapping[str, Any], name: str) -> None:
         self._batch, self._prefix = batch, f"{name}."
@@ -155,13 +155,13 @@ def _part(batch: Mapping[str, Any], name: str) -> Batch:
 
 
 def _child_output(output: Mapping[str, Tensor], name: str) -> Any:
-    """Return what a task said: a tensor alone, or several by name."""
+    """Return one task's output: a single tensor, or several by name."""
     part = _part(output, name)
     return part[""] if list(part) == [""] else part
 
 
 def _own_flags(name: str, child: type[PretextTask]) -> AbstractContextManager[None]:
-    """Let a task's errors name its options as the flags that they are here: `--moco.queue`, not `--queue`."""
+    """Make a task's errors name its options as the joint task's flags: `--moco.queue`, not `--queue`."""
     return renamed_flags({option: name + WITHIN + option for option in child.Options.model_fields})
 
 

@@ -35,7 +35,7 @@ def task_name(task: str) -> str:
 
 
 def absolute(task: str) -> str:
-    """Return a task with the paths of files in it resolved: a run is looked at from other folders later."""
+    """Return a task with file paths made absolute, since a run may later be read from another folder."""
     return "+".join(str(Path(part).resolve()) if part.endswith(".py") else part for part in split_names(task))
 
 

@@ -32,7 +32,7 @@ _Numbers = tuple[NDArray[np.int32] | Path, list[str], NDArray[np.int64]]  # the 
 
 
 class TextSource(Source):
-    """Hold stretches of text; a batch has `tokens`, int64 `[B, size]`: places in the vocabulary, most frequent word first.
+    """Passages of text; a batch has `tokens`, int64 `[B, context]`: word ids, the most frequent word first.
 
     `info.details` has `words` (a list) and `counts` (int64 `[words]`).
     """

@@ -43,7 +43,7 @@ _ASKED = 100  # clips that are looked into to choose settings
 
 
 class VideoSource(IndexedSource):
-    """Hold clips; a batch has `clip`, float32 `[B, T, C, canvas, canvas]` in [0, 1]: frames in their order.
+    """Clips; a batch has `video`, float32 `[B, T, C, canvas, canvas]` in [0, 1]: frames in their order.
 
     In training they are a window of `T` frames, at most every sixth, that is drawn with a chance in proportion to its
     motion; in evaluations eight, evenly spaced from beginning to end, whose features are averaged. `info.details` has
@@ -131,16 +131,16 @@ class VideoSource(IndexedSource):
                     clips[place] = self._window(int(row), None if draw is None else draw.generator(int(row)))
             except UnreadableSampleError as reason:
                 broken[place] = str(reason)
-        return {"clip": clips}, broken
+        return {"video": clips}, broken
 
     def prepare(self, batch: Batch) -> Batch:
         """Return `clip` as float32 `[B, T, C, canvas, canvas]` in [0, 1]."""
-        clip = batch["clip"].permute(0, 1, 4, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
-        return {**batch, "clip": clip.div_(255)}
+        clip = batch["video"].permute(0, 1, 4, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
+        return {**batch, "video": clip.div_(255)}
 
     def view(self, batch: Batch) -> Tensor:
         """Return the middle of each frame at the training size, `[B, T, C, size, size]`."""
-        clip = batch["clip"]
+        clip = batch["video"]
         frames: Tensor = center_view(clip.flatten(0, 1), self.info.size).unflatten(0, clip.shape[:2])
         return frames
 

@@ -6,7 +6,7 @@ import torch
 
 from sslkit import SslkitError, build_encoder
 from sslkit.audio.spectrogram import LogMel
-from sslkit.encoders.build import recipe_for
+from sslkit.encoders.recipe import recipe_for
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])

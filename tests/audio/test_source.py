@@ -15,7 +15,8 @@ from sslkit.audio.source import AudioSource
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import ReadSeed
 from sslkit.data.loader import Loader
-from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.encoders.build import build_encoder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.specs.data import DataSpec
 from sslkit.specs.train import TrainSpec
 
@@ -40,13 +41,13 @@ def two(tmp_path: Path) -> Path:
 def test_windows_are_drawn_from_seed_epoch_and_row_alone(two: Path) -> None:
     audio = AudioSource.open(DataSpec(data=str(two), seconds=0.1))
     assert audio.info.details == {"sample_rate": 8000} and audio.info.size == 100
-    first = audio.read(ROWS, ReadSeed(0, 3))[0]["sound"]
+    first = audio.read(ROWS, ReadSeed(0, 3))[0]["audio"]
     assert first.shape == (2, 2, 800) and not np.array_equal(first[:, 0], first[:, 1])
-    assert np.array_equal(audio.read(ROWS, ReadSeed(0, 3))[0]["sound"], first)
-    assert np.array_equal(audio.read(ROWS[::-1], ReadSeed(0, 3))[0]["sound"], first[::-1])  # whoever reads it beside what
+    assert np.array_equal(audio.read(ROWS, ReadSeed(0, 3))[0]["audio"], first)
+    assert np.array_equal(audio.read(ROWS[::-1], ReadSeed(0, 3))[0]["audio"], first[::-1])  # whoever reads it beside what
     for other in (ReadSeed(0, 4), ReadSeed(1, 3)):
-        assert not np.array_equal(audio.read(ROWS, other)[0]["sound"], first)
-    batches = [raw["sound"] for workers in (0, 2) for raw in Loader(audio, workers, substitute=True)([ROWS], ReadSeed(0, 3))]
+        assert not np.array_equal(audio.read(ROWS, other)[0]["audio"], first)
+    batches = [raw["audio"] for workers in (0, 2) for raw in Loader(audio, workers, substitute=True)([ROWS], ReadSeed(0, 3))]
     assert all(torch.equal(one, torch.from_numpy(first)) for one in batches)
 
 
@@ -58,7 +59,7 @@ def test_windows_of_an_evaluation_go_from_beginning_to_end(tmp_path: Path) -> No
     spec = DataSpec(data=str(tmp_path))
     index = AudioSource.read_index(str(tmp_path), None, False)
     (sound, _) = AudioSource.for_evaluation(index, spec, encoder, 100).read(np.array([1]))
-    found = sound["sound"][0]
+    found = sound["audio"][0]
     assert found.shape == (8, 800)
     assert np.allclose(found[0], rising[:800], atol=1e-6) and np.allclose(found[-1], rising[-800:], atol=1e-6)
 
@@ -67,7 +68,7 @@ def test_recordings_are_resampled_and_mixed(tmp_path: Path) -> None:
     tone(tmp_path / "high.wav", 1, rate=44100, channels=2)
     tone(tmp_path / "low.wav", 1, rate=8000)
     spec = TrainSpec(data=str(tmp_path), seconds=0.5, sample_rate=16000)
-    sound = AudioSource.open(spec).read(ROWS, ReadSeed(0, 0))[0]["sound"]
+    sound = AudioSource.open(spec).read(ROWS, ReadSeed(0, 0))[0]["audio"]
     spectrum = np.abs(np.fft.rfft(sound * np.hanning(8000)))
     assert (spectrum.argmax(axis=2) == 220).all()  # 440 Hz in half a second at 16 kHz
 
@@ -85,7 +86,7 @@ def test_settings_follow_the_data(two: Path) -> None:
 def test_what_is_short_is_followed_by_silence(tmp_path: Path) -> None:
     for name in "ab":
         tone(tmp_path / f"{name}.wav", 0.05)
-    sound = AudioSource.open(DataSpec(data=str(tmp_path), seconds=0.1)).read(ROWS, ReadSeed(0, 0))[0]["sound"]
+    sound = AudioSource.open(DataSpec(data=str(tmp_path), seconds=0.1)).read(ROWS, ReadSeed(0, 0))[0]["audio"]
     assert np.abs(sound[..., :400]).max() > 0.4 and not sound[..., 400:].any()
 
 
@@ -124,7 +125,7 @@ def test_what_is_broken_has_a_reason(kind: str, reason: str, two: Path) -> None:
     for draw in (None, ReadSeed(0, 0)):
         sound, broken = audio.read(ROWS, draw)
         assert list(broken) == [0] and any(part in broken[0] for part in reason.split("|"))
-        assert not sound["sound"][0].any() and sound["sound"][1].any()
+        assert not sound["audio"][0].any() and sound["audio"][1].any()
 
 
 def test_a_recording_that_is_silent_in_places_is_heard_elsewhere(tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_a_recording_that_is_silent_in_places_is_heard_elsewhere(tmp_path: Path)
     audio = AudioSource.open(DataSpec(data=str(tmp_path), seconds=0.1))
     for epoch in range(20):
         sound, broken = audio.read(ROWS, ReadSeed(0, epoch))
-        assert not broken and (np.abs(sound["sound"]).max(axis=2) > 0.2).all()
+        assert not broken and (np.abs(sound["audio"]).max(axis=2) > 0.2).all()
 
 
 @pytest.mark.parametrize(

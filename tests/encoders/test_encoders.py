@@ -10,8 +10,10 @@ import torch
 
 from sslkit import DataInfo
 from sslkit.contract.errors import SslkitError
-from sslkit.encoders.build import build_encoder, check_requirements, concat, recipe_for
+from sslkit.encoders.build import build_encoder, check_requirements, concat
 from sslkit.encoders.builder import RecipeBuilder
+from sslkit.encoders.recipe import recipe_for
+from sslkit.registry import load_modality
 from sslkit.tasks.load import load_task
 from sslkit.text.encoders import encode_words
 
@@ -151,14 +153,14 @@ def test_refusals(name: str, options: dict[str, str], message: str) -> None:
 
 
 def test_unknown_entries_of_a_recipe() -> None:
-    with pytest.raises(SslkitError, match="unknown entries: select"):
+    with pytest.raises(SslkitError, match="is not one of sslkit's: encoder: Field required"):
         build_encoder({**recipe_for("resnet_micro", 32), "select": "l"})
 
 
 def test_missing_abilities_are_named() -> None:
     with pytest.raises(SslkitError, match="mae requires tokens and resnet_micro provides pooled, feature_map, layers"):
-        check_requirements(built("resnet_micro"), "resnet_micro", ("tokens",), "mae")
-    check_requirements(built("vit_micro"), "vit_micro", ("tokens",), "mae")
+        check_requirements(built("resnet_micro"), "resnet_micro", ("tokens",), "mae", load_modality("image"))
+    check_requirements(built("vit_micro"), "vit_micro", ("tokens",), "mae", load_modality("image"))
 
 
 def test_resnet_micro_needs_no_timm() -> None:
@@ -240,7 +242,7 @@ def test_other_trees_are_refused(recipe: Any) -> None:
 
 def test_an_encoder_of_another_modality_is_refused() -> None:
     with pytest.raises(SslkitError, match="rotation is for image data and word_vectors reads text"):
-        check_requirements(built("word_vectors", channels=5), "word_vectors", ("pooled",), "rotation")
+        check_requirements(built("word_vectors", channels=5), "word_vectors", ("pooled",), "rotation", load_modality("image"))
 
 
 def test_word_vectors() -> None:

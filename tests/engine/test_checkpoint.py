@@ -38,9 +38,9 @@ def test_describes_itself(trained: Path, digits: Path) -> None:
 def test_load_needs_neither_plugin_nor_run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = tmp_path / "alone.safetensors"
     moved.write_bytes(trained.read_bytes())
-    from sslkit import registry
+    from sslkit.tasks import load
 
-    monkeypatch.setattr(registry, "load_task", None)
+    monkeypatch.setattr(load, "load_task", None)
     encoder = public.load(moved)
     assert not encoder.training
     assert encoder(torch.rand(2, 3, 16, 16)).shape == (2, 64)

@@ -100,11 +100,11 @@ def test_constant_images_are_named(constant: Path, tmp_path: Path, sslkit: Run, 
     flags = ["pretrain", "simclr", "--data", constant, *quick, "--steps", 10, "--health-every", 2]
     ran = sslkit(*flags, "--out", tmp_path / "warn")
     assert ran.code == 0
-    assert "health: features of all images are nearly alike" in ran.err and "since step 2" in ran.err
+    assert "health: features of all images are nearly identical" in ran.err and "since step 2" in ran.err
     (told,) = [line for line in lines(tmp_path / "warn") if "alarms" in line]
-    assert told["step"] == 5 and "nearly alike" in told["alarms"][0]
+    assert told["step"] == 5 and "nearly identical" in told["alarms"][0]
     ran = sslkit(*flags, "--out", tmp_path / "stop", "--on-collapse", "stop")
-    assert ran.code == 1 and "stopped after step 6: features of all images are nearly alike" in ran.err
+    assert ran.code == 1 and "stopped after step 6: features of all images are nearly identical" in ran.err
     assert (tmp_path / "stop" / "model.safetensors").exists()
     again = sslkit(*flags, "--out", tmp_path / "stop", "--resume", "--on-collapse", "warn")
     assert again.code == 0 and lines(tmp_path / "stop")[-1]["step"] == 9
@@ -123,7 +123,7 @@ def test_a_loss_that_stands_still_is_named(digits: Path, tmp_path: Path, sslkit:
         "        return 3 + 1e-9 * output.sum()\n"
     )
     ran = sslkit("pretrain", task, "--data", digits, *quick, "--steps", 44, "--health-every", 1, "--out", tmp_path / "run")
-    assert "health: the loss has stood still at 3 for 40 steps and more" in ran.err and "since step 40" in ran.err
+    assert "health: loss has been flat at 3 for at least 40 steps" in ran.err and "since step 40" in ran.err
 
 
 def looks(**changes: list[float]) -> list[dict[str, float]]:
@@ -138,8 +138,11 @@ def looks(**changes: list[float]) -> list[dict[str, float]]:
         (looks(), ""),
         (looks(rankme=[7.0, 7.0, 8.0]), ""),  # a quarter of 30 is 7.5: an accident, and over
         (looks(rankme=[3.0, 2.0, 3.0]), "features span 3 of 64 dimensions (about 30 at the start), since step 20"),
-        (looks(feature_deviation=[0.01] * 3), "features of all images are nearly alike (deviation 0.01), since step 20"),
-        (looks(teacher_entropy=[0.0] * 3, teacher_deviation=[0.01] * 3), "the teacher says the same of all images"),
+        (looks(feature_deviation=[0.01] * 3), "features of all images are nearly identical (deviation 0.01), since step 20"),
+        (
+            looks(teacher_entropy=[0.0] * 3, teacher_deviation=[0.01] * 3),
+            "teacher output has collapsed: nearly constant across images",
+        ),
         (looks(teacher_entropy=[0.0] * 3), ""),
         (looks(rankme=[float("nan")] * 3), "features of images are not finite numbers"),
     ],
@@ -208,7 +211,7 @@ def test_online_knn_needs_labels(digits: Path, tmp_path: Path, sslkit: Run, quic
 
 def test_text_has_health_too(tmp_path: Path, sslkit: Run) -> None:
     (tmp_path / "book.txt").write_text("the cat sat on the mat and the dog sat on the log " * 200)
-    flags = ["--size", 16, "--batch-size", 4, "--steps", 4, "--health-every", 2, "--min-count", 1]
+    flags = ["--context", 16, "--batch-size", 4, "--steps", 4, "--health-every", 2, "--min-count", 1]
     ran = sslkit("pretrain", "skipgram", "--data", tmp_path / "book.txt", *flags, "--out", tmp_path / "run")
     assert ran.code == 0, ran.err
     assert any("rankme" in line for line in lines(tmp_path / "run"))

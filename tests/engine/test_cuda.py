@@ -14,7 +14,8 @@ from torch import Tensor
 
 from sslkit import DataInfo, load, registry
 from sslkit.contract.task import PretextTask, rows
-from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.encoders.build import build_encoder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.micro_batches import MicroBatches, compute_gradients
 from sslkit.engine.parallel import World
 from sslkit.engine.precision import Machine, choose_machine

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from sslkit import Batch, Clock, DataInfo, PretextTask
 from sslkit.contract.errors import SslkitError
-from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.encoders.build import build_encoder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.micro_batches import MicroBatches, compute_gradients
 from sslkit.engine.optimizer import build_optimizer, clip_gradients, follow_schedules, warmup_cosine
 from sslkit.engine.precision import Machine, choose_machine

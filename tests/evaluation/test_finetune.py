@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from sslkit import SslkitError
 from sslkit.contract.errors import RunInterruptedError
 from sslkit.contract.task import DataInfo
-from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.encoders.build import build_encoder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.checkpoint import read_model
 from sslkit.engine.stepper import Stepper
 from sslkit.evaluation.finetune import finetune

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.encoders.build import build_encoder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.image.decoders import ConvDecoder, map_size
 from sslkit.nn import with_frozen_weights
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from sslkit import DataInfo
-from sslkit.encoders.build import recipe_for
 from sslkit.encoders.builder import RecipeBuilder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.tasks.load import load_task
 
 

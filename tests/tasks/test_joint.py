@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sslkit import DataInfo, SslkitError
-from sslkit.encoders.build import recipe_for
 from sslkit.encoders.builder import RecipeBuilder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.tasks.load import load_task, task_name
 from sslkit.testing import check_task
 

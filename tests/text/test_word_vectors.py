@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.encoders.build import build_encoder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.checkpoint import describe, save_model
 from sslkit.text.encoders import WordVectors, encode_words
 

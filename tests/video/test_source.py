@@ -13,7 +13,8 @@ from PIL import Image
 
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import ReadSeed
-from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.encoders.build import build_encoder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.specs.data import DataSpec
 from sslkit.video.reading import motion
 from sslkit.video.source import VideoSource
@@ -43,7 +44,7 @@ def file_of(path: Path, values: list[int], side: int = 32) -> None:
 def frames_of(video: VideoSource, row: int, draw: ReadSeed | None) -> list[int]:
     clips, broken = video.read(np.array([row]), draw)
     assert not broken, broken
-    return [int(frame.mean().round()) for frame in clips["clip"][0]]
+    return [int(frame.mean().round()) for frame in clips["video"][0]]
 
 
 RAMP = [8 * number for number in range(30)]
@@ -158,7 +159,7 @@ def test_what_is_broken_has_a_reason(kind: str, reason: str, tmp_path: Path) -> 
             os.mkfifo(bad / f"{number}.png") if kind == "pipe" else (bad / f"{number}.png").write_bytes(b"no image")
     clips, broken = video.read(np.array([0, 1]), ReadSeed(0, 0))
     assert list(broken) == [0] and reason in broken[0]
-    assert not clips["clip"][0].any() and clips["clip"][1].any()
+    assert not clips["video"][0].any() and clips["video"][1].any()
 
 
 def test_a_file_that_is_no_video_is_broken(tmp_path: Path) -> None:

@@ -38,11 +38,11 @@ class COLA(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return two windows of each recording, `[B, 2, T]`."""
-        return {"sound": batch["sound"]}
+        return {"audio": batch["audio"]}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return vectors of both windows, `[B, D]`, the first one's times the matrix of the bilinear similarity."""
-        first, second = self.each_view(lambda sound: self.head(self.encoder(sound)), batch["sound"]).unbind(1)
+        first, second = self.each_view(lambda sound: self.head(self.encoder(sound)), batch["audio"]).unbind(1)
         return {"first": self.similarity(first), "second": second}
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> Tensor:
@@ -59,7 +59,7 @@ class COLA(PretextTask):
 
     def preview(self, batch: Batch, output: Any) -> Tensor | None:
         """Return spectrograms: both windows, and which second window the task takes for the first one's."""
-        sound = batch["sound"]
+        sound = batch["audio"]
         spectrogram = LogMel(self.data.details["sample_rate"], mels=64).to(sound.device)
         bands = F.interpolate(spectrogram(sound.flatten(0, 1)).flip(1)[:, None], size=(64, 96))  # low tones below
         pictures: Tensor = heat_map(bands[:, 0]).unflatten(0, sound.shape[:2])

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, TaskOptions, build_encoder
-from sslkit.encoders.build import recipe_for
+from sslkit.encoders.recipe import recipe_for
 from sslkit.image.transforms import random_resized_crop
 from sslkit.image_text.encoders import CaptionEncoder
 from sslkit.nn import matched_pairs

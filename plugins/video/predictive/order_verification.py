@@ -64,7 +64,7 @@ class OrderVerification(PretextTask):
 
         Half of the tuples run backwards: what is in order forwards is in order backwards, too.
         """
-        clip = batch["clip"]
+        clip = batch["video"]
         device = clip.device
         chosen = self.tuples[torch.randint(len(self.tuples), (len(clip),), device=device)]
         chosen = torch.where(torch.rand(len(clip), 1, device=device) < 0.5, chosen, chosen.flip(1))

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sslkit import DataInfo
-from sslkit.encoders.build import recipe_for
 from sslkit.encoders.builder import RecipeBuilder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.tasks.load import load_task
 
 
@@ -17,9 +17,9 @@ def test_loss_and_metrics_against_a_loop() -> None:
     given = task_class.Options(width=6)
     recipe = recipe_for("audio_micro", 100, 1, {"width": "8", "sample_rate": "8000"})
     task = task_class(given, task_class.build_encoder(given, RecipeBuilder(recipe, data)), data)
-    batch = task.transform({"sound": torch.randn(5, 2, 800)})
+    batch = task.transform({"audio": torch.randn(5, 2, 800)})
     output = task.predict(batch)
-    heads = [[task.head(task.encoder(batch["sound"][i : i + 1, view]))[0] for view in range(2)] for i in range(5)]
+    heads = [[task.head(task.encoder(batch["audio"][i : i + 1, view]))[0] for view in range(2)] for i in range(5)]
     matrix = task.similarity.weight
     scores = torch.stack([torch.stack([(matrix @ heads[i][0]) @ heads[j][1] for j in range(5)]) for i in range(5)]).detach()
     each = [float(torch.logsumexp(scores[i], 0) - scores[i, i]) for i in range(5)]

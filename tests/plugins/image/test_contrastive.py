@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 
 from sslkit import Clock, DataInfo, SslkitError
-from sslkit.encoders.build import recipe_for
 from sslkit.encoders.builder import RecipeBuilder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.tasks.load import load_task
 
 TWO_VIEWS = ("simclr", "moco", "margin", "mocov3")

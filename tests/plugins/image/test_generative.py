@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from fake_run import FakeRun
 
 from sslkit import DataInfo, SslkitError, read_model
-from sslkit.encoders.build import recipe_for
 from sslkit.encoders.builder import RecipeBuilder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.image.tokenizer import read_tokenizer
 from sslkit.nn import Codebook, error_share
 from sslkit.tasks.load import load_task

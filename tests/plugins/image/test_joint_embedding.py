@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from sslkit import Clock, DataInfo
-from sslkit.encoders.build import recipe_for
 from sslkit.encoders.builder import RecipeBuilder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.optimizer import build_optimizer, follow_schedules
 from sslkit.specs.train import PretrainSpec
 from sslkit.tasks.load import load_task

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sslkit import DataInfo, SslkitError
-from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.encoders.build import build_encoder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.image.transforms import patches
 from sslkit.tasks.load import load_task
 

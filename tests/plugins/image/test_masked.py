@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from sslkit import DataInfo, SslkitError
-from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.encoders.build import build_encoder
 from sslkit.encoders.builder import RecipeBuilder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.image.examples import example_checkpoint, example_tokenizer
 from sslkit.image.transforms import patches, random_mask, split_patches, take_patches, with_hidden, with_patches
 from sslkit.tasks.load import load_task

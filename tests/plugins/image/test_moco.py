@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sslkit import Clock, DataInfo
-from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.encoders.build import build_encoder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.tasks.load import load_task
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from sslkit import DataInfo, load
-from sslkit.encoders.build import recipe_for
 from sslkit.encoders.builder import RecipeBuilder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.tasks.load import load_task
 
 

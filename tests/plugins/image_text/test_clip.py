@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sslkit import DataInfo
-from sslkit.encoders.build import recipe_for
 from sslkit.encoders.builder import RecipeBuilder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.image_text.source import ImageTextSource
 from sslkit.image_text.zeroshot import chance
 from sslkit.tasks.load import load_task

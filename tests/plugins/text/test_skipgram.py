@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from sslkit import DataInfo, load
-from sslkit.encoders.build import recipe_for
 from sslkit.encoders.builder import RecipeBuilder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.tasks.load import load_task
 
 COUNTS = [50, 20, 10, 8, 6, 5, 2, 1]
