@@ -23,9 +23,9 @@ def _encoders(
     installed = registry.entries(registry.ENCODERS)
     timm = []
     if pattern is not None:
-        from sslkit.image.encoders.timm import timm_names
+        from sslkit.encoders.build import published_names
 
-        timm = [name for name in timm_names() if pattern in name]
+        timm = [name for name in published_names() if pattern in name]
     if as_json:
         keys = ("name", "package", "version", "summary")
         print(json.dumps({"encoders": [{key: getattr(entry, key) for key in keys} for entry in installed], "timm": timm}))

@@ -159,6 +159,11 @@ def check_published(name: str, modality: str) -> None:
         raise SslkitError(f"{library} publishes no {modality} encoders (got {name})", "name a checkpoint", flag="encoder")
 
 
+def published_names() -> list[str]:
+    """Return the names of the default library's architectures, which need no prefix."""
+    return _library(DEFAULT_LIBRARY).names()
+
+
 def encoder_origin(name: str) -> str:
     """Return the distribution and version that an encoder's name comes from."""
     scheme, _, rest = name.partition(":")

@@ -135,10 +135,8 @@ class Health:
         elif rank < _RANK * self.start["rankme"]:
             signs["rank"] = f"features span {rank:.0f} of {width} dimensions (about {self.start['rankme']:.0f} at the start)"
         if measured.get("teacher_entropy", 1.0) < _ENTROPY and measured["teacher_deviation"] < self.start["teacher_deviation"]:
-            signs["teacher"] = (
-                f"teacher output has collapsed: nearly constant across {self.noun} (entropy {measured['teacher_entropy']:.2f} nats, "
-                f"{self.start['teacher_entropy']:.2f} at the start)"
-            )
+            entropies = f"entropy {measured['teacher_entropy']:.2f} nats, {self.start['teacher_entropy']:.2f} at the start"
+            signs["teacher"] = f"teacher output has collapsed: nearly constant across {self.noun} ({entropies})"
         if len(self.losses) == _WINDOW:
             low, high = min(self.losses), max(self.losses)
             if high - low < _FROZEN * abs(high):

@@ -6,7 +6,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from sslkit import registry
 from sslkit.contract.errors import SslkitError
+from sslkit.contract.task import CONTRACT
 from sslkit.specs.extend import NewTaskSpec
 
 _FILES = {
@@ -125,9 +127,6 @@ def new_task(spec: NewTaskSpec) -> NewTaskResult:
 
     Raises SslkitError for a name that Python or an installed task has, and for a folder that is there.
     """
-    from sslkit import registry
-    from sslkit.contract.task import CONTRACT
-
     name = spec.name
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
         raise SslkitError(f"NAME: should be small letters, digits and _ (got {name})", "such as tilt or odd_one_out")

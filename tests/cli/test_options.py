@@ -85,7 +85,8 @@ _IMAGE_FIRST = "--size --canvas --seconds --sample-rate --context --frames --fra
 _REAL = {
     "pretrain": f"task --crop-scale {_TRAIN} {_HEALTH} {_IMAGE_FIRST} --spec --dry-run --json --help",
     "preview": (
-        f"task --crop-scale {GOLDEN[PreviewSpec].replace(' --task', '').removesuffix(' --options')} {_IMAGE_FIRST} --json --help"
+        f"task --crop-scale {GOLDEN[PreviewSpec].replace(' --task', '').removesuffix(' --options')} "
+        f"{_IMAGE_FIRST} --json --help"
     ),
     "finetune": f"{GOLDEN[FinetuneSpec]} {_IN_ORDER} --spec --json --help",
     "knn": f"{GOLDEN[KnnSpec]} {_IN_ORDER} --spec --json --help",
