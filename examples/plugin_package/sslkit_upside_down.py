@@ -12,10 +12,10 @@ from sslkit.image.transforms import flip, random_resized_crop
 
 
 class UpsideDown(PretextTask):
-    """Tell which way up an image is: change this into your own question."""
+    """Predict whether an image is upside down: replace this by your own idea."""
 
     class Options(TaskOptions):
-        """Hold the options of upside_down; each is a flag: `--crop-scale 0.5`."""
+        """Options of upside_down; each is a flag: `--crop-scale 0.5`."""
 
         crop_scale: float = Field(default=0.6, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
 
@@ -24,11 +24,11 @@ class UpsideDown(PretextTask):
     defaults: ClassVar = {"batch_size": 128}
 
     def build_head(self) -> nn.Module:
-        """Build what stands on the encoder and is dropped after pretraining."""
+        """Build the head, which is dropped after pretraining."""
         return nn.Linear(self.encoder.width, 2)
 
     def transform(self, batch: Batch) -> Batch:
-        """Return images `[B, C, S, S]`, half of them upside down, and which, `[B]`: on the device, without gradient."""
+        """Return images `[B, C, S, S]`, half of them upside down, and labels `[B]`; on the device, without gradient."""
         image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
         turned = torch.rand(len(image), device=image.device) < 0.5
         return {"image": torch.where(turned[:, None, None, None], image.flip(2), image), "turned": turned.long()}
@@ -38,5 +38,5 @@ class UpsideDown(PretextTask):
         return F.cross_entropy(output, batch["turned"])
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return whether each was told right: half by chance."""
+        """Return whether each prediction is right; chance is 0.5."""
         return {"accuracy": (output.argmax(dim=1) == batch["turned"]).float()}
