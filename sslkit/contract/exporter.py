@@ -54,16 +54,16 @@ class Exporter:
 
     The engine runs `check`, computes what the network returns for real samples, calls `write`, and reads the file back in
     another process with `reader`: a file that computes something else is removed.
+
+    `reader` is a Python file that imports nothing of sslkit and defines `load(file: str, settings: dict)`, which returns a
+    callable: from a NumPy batch of samples to what the file computes for it. It normalizes the samples unless the file does.
     """
 
     suffix: ClassVar[str]  # of the file, such as `.onnx`
-    reader: ClassVar[Path]  # a Python file that imports nothing of sslkit; see below
+    reader: ClassVar[Path]  # as described above
     normalizes: ClassVar[bool] = False  # whether the file takes raw samples (images in [0, 1]), normalization inside
     modalities: ClassVar[tuple[str, ...]] = ()  # of the encoders that it can hold; empty: any
     tolerance: ClassVar[float] = 1e-3  # largest difference, relative to the largest value computed
-
-    # `reader` defines `load(file: str, settings: dict) -> Callable[[numpy.ndarray], numpy.ndarray]`, which returns what the
-    # file computes for a batch of samples. The callable normalizes its input itself unless the file does.
 
     def check(self, job: ExportJob) -> None:
         """Raise SslkitError (`flag="to"`) for a checkpoint that the format cannot hold, or for a missing package."""
@@ -84,7 +84,7 @@ class Exporter:
         raise TypeError(f"{type(self).__name__} does not define loading()")
 
     def contents(self, job: ExportJob) -> dict[str, Any]:
-        """Return rows for the card's table if the file holds something else than a network, such as a table of word vectors.
+        """Return rows for the card's table if the file holds something other than a network, such as word vectors.
 
         They replace the rows on encoder, input and output and the results; empty (the default) for a network.
         """

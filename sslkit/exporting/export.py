@@ -63,9 +63,9 @@ def _prepare(spec: ExportSpec, checkpoint: Checkpoint, exporter: Exporter) -> Ex
     """Build the network; raises SslkitError for a checkpoint that the format cannot hold."""
     spec.check_modality(checkpoint.modality)
     if exporter.modalities and checkpoint.modality not in exporter.modalities:
+        kinds = " or ".join(exporter.modalities)
         raise SslkitError(
-            f"{spec.to} files hold {' or '.join(exporter.modalities)} encoders, and {checkpoint.path} holds one of"
-            f" {checkpoint.modality}",
+            f"{spec.to} takes encoders of {kinds} data, and {checkpoint.path} holds one of {checkpoint.modality} data",
             "use --to pt2 or onnx",
             flag="to",
         )
@@ -113,7 +113,8 @@ def _replaced(path: Path, suffix: str) -> Iterator[Path]:
     except OSError as error:
         raise SslkitError(f"cannot write {path}: {error.strerror or error}", flag="out") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
 
 
 __all__ = ["ExportResult", "export", "load_exporter"]
