@@ -42,6 +42,11 @@ class Encoder(nn.Module):
         """Return how many tokens, class token and registers, stand before the others."""
         return 0
 
+    @property
+    def size_step(self) -> int:
+        """Return the step in which sample sizes may grow: the side of a patch, where the encoder has patches, else 1."""
+        return 1
+
     def fitting(self, side: int) -> int:
         """Return the size nearest above `side` that images may have for this encoder: whole patches, where it has some."""
         return side

@@ -1,62 +1,83 @@
-"""The card beside an export: what the file is, how it was made, what is known of it, how to load it."""
+"""The card beside an exported file: what it is, how it was made, measured results, and how to load it."""
 
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sslkit.contract.exporter import Exporter, ExportJob, Settings
 from sslkit.encoders.recipe import encoder_name
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.run_folder import RESULTS, read_json_lines
+from sslkit.evaluation.models import weights_hash
 from sslkit.files import write_atomically
 from sslkit.reporting.numbers import protocol_of
-from sslkit.specs.use import ExportSpec
-
-_NORMALIZED = "image = (image - torch.tensor({mean}).view(-1, 1, 1)) / torch.tensor({std}).view(-1, 1, 1)"
 
 
-def write_card(
-    card: str,
-    path: Path,
-    spec: ExportSpec,
-    checkpoint: Checkpoint,
-    settings: dict[str, Any],
-    size: int,
-    classes: list[str],
-    difference: float,
-    weights: str,
-) -> None:
-    """Write the card, Markdown with a table of results, next to the file."""
-    metadata, output = checkpoint.metadata, "logits" if classes else "features"
-    run, before = metadata.get("spec", {}), metadata.get("pretrained_by")
-    options = ", ".join(f"{name} {value}" for name, value in run.get("options", {}).items())
-    whole = spec.to in ("pt2", "onnx")
-    size_said = f"{size} px and more" if spec.dynamic_size else f"{size} px"
-    batch_said = "" if spec.dynamic_batch or not whole else ", one at a time"
-    made, role = metadata.get("encoder_from", "sslkit"), metadata.get("role", "student")
-    facts: dict[str, Any] = {
-        "task": metadata["task"] + (f" ({options})" if options else ""),
-        **({} if before is None else {"pretrained by": f"{before['task']}, weights {before['weights']}"}),
-        "trained": f"{metadata['step']:,} steps of {run.get('batch_size', '?')} images of {checkpoint.size} px",
-        "encoder": f"{encoder_name(checkpoint.recipe)} of {made}; the {role}'s",
-        "input": f"{checkpoint.channels} channels of {size_said} in [0, 1]{batch_said}, "
-        + ("not yet normalized: that is inside" if whole else "normalized as below"),
-        "output": f"{output}, computed as sslkit does up to {difference:.1g}",
-        "data": f"fingerprint {metadata['data']}",
+@dataclass(frozen=True)
+class Card:
+    """Everything a card describes: the file, the checkpoint it was made from, and the verification."""
+
+    path: Path  # of the file
+    exporter: Exporter
+    job: ExportJob
+    checkpoint: Checkpoint
+    settings: Settings  # of the reader
+    difference: float  # largest, between file and network
+
+
+def write_card(card: Card) -> Path:
+    """Write the card, Markdown with a table of results, next to the file; return its path."""
+    weights, contents = weights_hash(card.job.network.encoder), card.exporter.contents(card.job)
+    facts = {
+        **({**_origin(card), **contents} if contents else _network_facts(card)),
+        "data": f"fingerprint {card.job.metadata['data']}",
         "weights": f"hash {weights}",
+        "made by": f"sslkit {version('sslkit')}",
+        "license": "not stated: fill in",
     }
-    lines = titled(path, facts)
-    if classes:
-        lines += ["", f"Classes, in order: {', '.join(classes)}."]
-    lines += ["", "## Results", "", *_results(checkpoint.path.parent / RESULTS, weights)]
-    lines += ["", "## Loading", "", "```python", *_loading(path.name, spec.to, settings, output), "```", ""]
-    with write_atomically(Path(card)) as stream:
-        stream.write("\n".join(lines).encode(errors="replace"))  # names of classes may be no text
+    lines = [
+        f"# {card.path.name}",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {_cell(value)} |" for name, value in facts.items()),
+    ]
+    if card.job.classes:
+        lines += ["", f"Classes, in order: {', '.join(card.job.classes)}."]
+    if not contents:
+        lines += ["", "## Results", "", *_results(card.checkpoint.path.parent / RESULTS, weights)]
+    loading = card.exporter.loading(card.path.name, card.settings, card.job.output)
+    lines += ["", "## Loading", "", "```python", *loading, "```", ""]
+    path = Path(f"{card.path}.md")
+    with write_atomically(path) as stream:
+        stream.write("\n".join(lines).encode(errors="replace"))  # class names may contain lone surrogates
+    return path
 
 
-def titled(path: Path, facts: dict[str, Any]) -> list[str]:
-    """Return the lines with which a card begins: the file's name, and a table of facts, those of every card last."""
-    facts = {**facts, "made by": f"sslkit {version('sslkit')}", "license": "not stated: fill in"}
-    return [f"# {path.name}", "", "| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in facts.items())]
+def _origin(card: Card) -> dict[str, Any]:
+    """Return the rows of the table on task and training."""
+    return {"task": card.job.metadata["task"], "trained": f"{card.job.metadata['step']:,} steps"}
+
+
+def _network_facts(card: Card) -> dict[str, Any]:
+    """Return the rows of the table on task, training, encoder, input and output."""
+    job, metadata = card.job, card.job.metadata
+    run, pretraining = metadata.get("spec", {}), metadata.get("pretrained_by")
+    options = ", ".join(f"{name} {value}" for name, value in run.get("options", {}).items())
+    origin = _origin(card)
+    size = f"{job.size} px and more" if job.dynamic_size else f"{job.size} px"
+    batch = "" if job.dynamic_batch or not card.exporter.normalizes else ", one at a time"
+    normalization = "not yet normalized: that is inside" if card.exporter.normalizes else "normalized as below"
+    library, role = metadata.get("encoder_from", "sslkit"), metadata.get("role", "student")
+    return {
+        "task": origin["task"] + (f" ({options})" if options else ""),
+        **({} if pretraining is None else {"pretrained by": f"{pretraining['task']}, weights {pretraining['weights']}"}),
+        "trained": f"{origin['trained']} of {run.get('batch_size', '?')} images of {card.checkpoint.size} px",
+        "encoder": f"{encoder_name(job.recipe)} of {library}; the {role}'s",
+        "input": f"{card.checkpoint.channels} channels of {size} in [0, 1]{batch}, {normalization}",
+        "output": f"{job.output}, computed as sslkit does up to {card.difference:.1g}",
+    }
 
 
 def _results(file: Path, weights: str) -> list[str]:
@@ -83,31 +104,3 @@ def _results(file: Path, weights: str) -> list[str]:
 def _cell(value: Any) -> str:
     """Return a value as a cell of a table."""
     return str(value).replace("|", "\\|").replace("\n", " ")
-
-
-def _loading(name: str, kind: str, settings: dict[str, Any], output: str) -> list[str]:
-    """Return the lines that load the file and run it."""
-    if kind == "pt2":
-        return ["import torch", f'network = torch.export.load("{name}").module()', f"{output} = network(image)  # [B, C, H, W]"]
-    if kind == "onnx":
-        return [
-            "import onnxruntime",
-            f'session = onnxruntime.InferenceSession("{name}")',
-            f'({output},) = session.run(None, {{"image": image}})  # float32 array [B, C, H, W]',
-        ]
-    options = "".join(f", {option}={value!r}" for option, value in settings["options"].items())
-    if kind == "timm":
-        made = [f'model = timm.create_model("{settings["name"]}"{options}).eval()']
-    else:
-        made = [f'model = torchvision.models.get_model("{settings["name"]}"{options}).eval()']
-        kept = tuple(settings["kept"])
-        parts = f"*(part for part in model.{{0}}.children() if type(part).__name__ in {kept})"
-        last = f", torch.nn.Linear({settings['width']}, {settings['classes']})" if settings["classes"] else ""
-        made += [f"model.{settings['classifier']} = torch.nn.Sequential({parts.format(settings['classifier'])}{last})"]
-    return [
-        f"import {kind}, torch, safetensors.torch",
-        *made,
-        f'model.load_state_dict(safetensors.torch.load_file("{name}"))',
-        _NORMALIZED.format(mean=[round(value, 4) for value in settings["mean"]], std=[round(v, 4) for v in settings["std"]]),
-        f"{output} = model(image)",
-    ]

@@ -1,62 +1,26 @@
-"""`sslkit export`: a file for other programs, proven by a process that reads it without sslkit."""
+"""`sslkit export`: a file for other programs, verified by a process that reads it without sslkit."""
 
-import json
 import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from sslkit.console import say
-from sslkit.contract.encoder import Encoder
-from sslkit.contract.errors import RunFailedError, SslkitError
-from sslkit.data.indexed_source import IndexedSource
-from sslkit.data.loader import Loader
-from sslkit.data.locations import find_parts
+from sslkit import registry
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.exporter import Exporter, ExportJob, Network
 from sslkit.engine.checkpoint import Checkpoint, read_model
-from sslkit.engine.run_folder import holds_run, read_spec
-from sslkit.engine.stepper import to_device
-from sslkit.evaluation.models import weights_hash
+from sslkit.engine.run_folder import holds_run
 from sslkit.evaluation.predict import classifier
-from sslkit.exporting import formats
-from sslkit.exporting.card import write_card
-from sslkit.exporting.formats import Network
-from sslkit.image.encoders.base import PatchEncoder
-from sslkit.registry import load_modality
-from sslkit.specs.data import DataSpec
+from sslkit.exporting.batches import verification_batches
+from sslkit.exporting.card import Card, write_card
+from sslkit.exporting.comparison import compare, compute_outputs, read_back
 from sslkit.specs.use import ExportSpec
-
-TOLERANCE = 1e-3  # largest difference of a feature, relative to the largest feature
-
-
-_TINY = 1e-6  # of features that are all smaller, that much
-
-
-_IMAGES = 7  # run alone and all together: a graph that had a batch size written into it fails on one of both
-
-
-Writer = Callable[[Network, Checkpoint, Tensor, dict[int, Any], Path], formats.Settings]
-
-
-_FORMATS: dict[str, tuple[str, Writer]] = {
-    "pt2": (".pt2", formats.pt2),
-    "onnx": (".onnx", formats.onnx),
-    "timm": (".timm.safetensors", formats.timm),
-    "torchvision": (".torchvision.safetensors", formats.torchvision),
-}
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """Hold what `sslkit export --json` prints."""
+    """The output of `sslkit export --json`."""
 
     path: str
     card: str
@@ -68,63 +32,61 @@ class ExportResult:
 
 
 def export(spec: ExportSpec) -> ExportResult:
-    """Write an encoder, or a fine-tuned classifier, for other programs, and check that they compute the same.
+    """Export an encoder, or a fine-tuned classifier, and verify that the file computes the same.
 
-    A process of its own reads the file by the target's loader and runs it on real images, one alone and seven together. pt2
-    and ONNX take images in [0, 1], normalization inside. Raises RunFailedError, and leaves no file, if the largest difference is
-    above the tolerance; SslkitError for what can't be written.
+    Another process reads the file with the format's own loader and runs it on real samples, one alone and seven together.
+    pt2 and ONNX take images in [0, 1], normalization inside. Raises RunFailedError, and leaves no file, if the largest
+    difference is above the tolerance; SslkitError for what cannot be written.
     """
-    checkpoint = read_model(spec.ckpt)
-    if spec.to == "word2vec":
-        return _export_words(spec, checkpoint)
+    exporter, checkpoint = load_exporter(spec.to), read_model(spec.ckpt)
+    job = _prepare(spec, checkpoint, exporter)
+    path = _output_path(spec, checkpoint, exporter.suffix)
+    batches, origin = exporter.batches(job) or verification_batches(job, checkpoint)
+    expected = compute_outputs(job, batches)
+    with _replaced(path, exporter.suffix) as temporary:
+        settings = exporter.write(job, batches[0], temporary)
+        computed = read_back(exporter, job, temporary, settings, batches)
+        difference = compare(job, computed, expected, exporter.tolerance)
+        card = write_card(Card(path, exporter, job, checkpoint, settings, difference.largest))
+    return ExportResult(str(path), str(card), spec.to, difference.largest, difference.mean, difference.tolerance, origin)
+
+
+def load_exporter(name: str) -> Exporter:
+    """Return the installed export format of a name; raises SslkitError if there is none or it cannot be imported."""
+    kind = registry.load(registry.find(registry.EXPORTERS, name))
+    if not (isinstance(kind, type) and issubclass(kind, Exporter)):
+        raise SslkitError(f"{name} points to {kind!r}", "an entry of sslkit.exporters has to be an Exporter class")
+    return kind()
+
+
+def _prepare(spec: ExportSpec, checkpoint: Checkpoint, exporter: Exporter) -> ExportJob:
+    """Build the network; raises SslkitError for a checkpoint that the format cannot hold."""
     spec.check_modality(checkpoint.modality)
+    if exporter.modalities and checkpoint.modality not in exporter.modalities:
+        kinds = " or ".join(exporter.modalities)
+        raise SslkitError(
+            f"{spec.to} takes encoders of {kinds} data, and {checkpoint.path} holds one of {checkpoint.modality} data",
+            "use --to pt2 or onnx",
+            flag="to",
+        )
     encoder = checkpoint.build_encoder(allowed=spec.encoder)
     classes, head = classifier(checkpoint) if checkpoint.part("head") else ([], None)
-    network = Network(encoder, head).eval()
-    size = spec.sample_size(checkpoint.modality) or checkpoint.size
-    suffix, write = _FORMATS[spec.to]
-    path = _path(spec, checkpoint, suffix)
-    images, source = _real_samples(checkpoint, encoder, size)
-    if not spec.dynamic_batch:
-        images = images[:1]
-    shown = [images]
-    if spec.dynamic_size:
-        shown.append(F.interpolate(images, size=(encoder.fitting(2 * size), encoder.fitting(size + 8))))
-    expected = _computed(network, shown, size)
-    temporary = path.with_name(f"{path.stem}.tmp{os.getpid()}{suffix}")  # torch wants the suffix
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()  # torch and safetensors have their own words for a folder one may not write to
-        settings = write(network, checkpoint, images, _shapes(spec, encoder, size), temporary)
-        difference = (_read_back(spec, temporary, settings, shown) - expected).abs()
-        largest, tolerance = difference.max().item(), TOLERANCE * max(_TINY, expected.abs().max().item())
-        if not largest <= tolerance:
-            raise RunFailedError(f"the {spec.to} file computes features that differ by {largest:.2g}", "it was removed")
-        result = ExportResult(str(path), f"{path}.md", spec.to, largest, difference.mean().item(), tolerance, source)
-        write_card(result.card, path, spec, checkpoint, settings, size, classes, largest, weights_hash(encoder))
-        os.replace(temporary, path)
-    except OSError as error:
-        raise SslkitError(f"cannot write {path}: {error.strerror or error}", flag="out") from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
-    return result
+    job = ExportJob(
+        spec.to,
+        checkpoint.path,
+        checkpoint.metadata,
+        Network(encoder, head).eval(),
+        classes,
+        spec.sample_size(checkpoint.modality) or checkpoint.size,
+        spec.dynamic_batch,
+        spec.dynamic_size,
+    )
+    exporter.check(job)
+    return job
 
 
-def _export_words(spec: ExportSpec, checkpoint: Checkpoint) -> ExportResult:
-    """Write word vectors, and read them again."""
-    from sslkit.text.export import write_words
-
-    path = _path(spec, checkpoint, ".word2vec.txt")
-    try:
-        difference = write_words(checkpoint, path, f"{path}.md")
-    except OSError as error:
-        raise SslkitError(f"cannot write {path}: {error.strerror or error}", flag="out") from error
-    return ExportResult(str(path), f"{path}.md", spec.to, difference, difference, 0.0, "words of the checkpoint")
-
-
-def _path(spec: ExportSpec, checkpoint: Checkpoint, suffix: str) -> Path:
-    """Return the file to write; raises SslkitError for one that can't be."""
+def _output_path(spec: ExportSpec, checkpoint: Checkpoint, suffix: str) -> Path:
+    """Return the file to write; raises SslkitError for a folder or the checkpoint itself."""
     path = Path(spec.out) if spec.out else _beside(checkpoint.path, suffix)
     if path.is_dir() or path.resolve() == checkpoint.path.resolve():
         raise SslkitError(
@@ -133,66 +95,26 @@ def _path(spec: ExportSpec, checkpoint: Checkpoint, suffix: str) -> Path:
     return path
 
 
-@torch.no_grad()
-def _computed(network: Network, shown: list[Tensor], size: int) -> Tensor:
-    """Return what the network says of batches, each one's first image alone and all."""
-    try:
-        return torch.cat([torch.cat([network(batch[:1]), network(batch)]) for batch in shown])
-    except (RuntimeError, AssertionError, ValueError) as error:  # what architectures say of a size that they do not take
-        reason = str(error).partition("\n")[0]
-        raise SslkitError(f"the encoder does not take images of {size} px: {reason}", "leave it out", flag="size") from error
-
-
-def _shapes(spec: ExportSpec, encoder: Encoder, size: int) -> dict[int, Any]:
-    """Return which sides of `[B, C, H, W]` may differ from those that are exported: heights and widths upwards only."""
-    found: dict[int, Any] = {0: torch.export.Dim("batch")} if spec.dynamic_batch else {}
-    if spec.dynamic_size:
-        step = encoder.patch if isinstance(encoder, PatchEncoder) else 1
-        for side, name in ((2, "rows"), (3, "columns")):
-            count = torch.export.Dim(name, min=size // step)
-            found[side] = step * count if step > 1 else count
-    return found
-
-
-def _read_back(spec: ExportSpec, file: Path, settings: formats.Settings, shown: list[Tensor]) -> Tensor:
-    """Return what a process without sslkit computes with the file of batches, each one's first image alone and all."""
-    with tempfile.TemporaryDirectory() as folder:
-        given, out = Path(folder, "images.npz"), Path(folder, "out.npz")
-        np.savez(given, *(images.numpy() for images in shown))
-        program = Path(__file__).with_name("verify.py")
-        command = [sys.executable, str(program), spec.to, str(file), json.dumps(settings), str(given), str(out)]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        if done.returncode:
-            said = (done.stderr.strip().splitlines() or [f"the process that read it ended with {done.returncode}"])[-1]
-            hint = "the encoder may want one size: leave out --dynamic-size" if spec.dynamic_size else "it was removed"
-            raise RunFailedError(f"the {spec.to} file cannot be read back: {said}", hint)
-        with np.load(out) as found:
-            return torch.from_numpy(np.concatenate([found[name] for name in found]))
-
-
-def _real_samples(checkpoint: Checkpoint, encoder: Encoder, size: int) -> tuple[Tensor, str]:
-    """Return samples as the encoder sees them, of the run's own data or that ship with the installation, and their origin."""
-    folder, modality = checkpoint.path.parent, load_modality(checkpoint.modality)
-    shipped = modality.example_inputs(_IMAGES, checkpoint.channels, size)
-    data = read_spec(folder).get("data") if holds_run(folder) and checkpoint.evaluated_as == modality.name else None
-    if not isinstance(data, str) or not issubclass(modality.source, IndexedSource):
-        return shipped
-    try:
-        index = modality.source.read_index(find_parts(data, modality.source.kind)["train"], None, False)
-    except SslkitError as error:
-        say(f"not using the run's data for verification: {error}")
-        return shipped
-    if modality.source.channels(index) not in (None, checkpoint.channels):
-        return shipped
-    source = modality.source.for_evaluation(index, DataSpec(cache="off", workers=0), encoder, size)
-    raw = next(Loader(source, 0, substitute=True)([np.arange(_IMAGES) % len(index)]))
-    return source.view(to_device(raw, source, torch.device("cpu"))), data
-
-
 def _beside(checkpoint: Path, suffix: str) -> Path:
     """Return `runs/NAME.pt2` for `runs/NAME/model.safetensors` (a run folder holds the run only), else beside the file."""
     stem = checkpoint.parent if holds_run(checkpoint.parent) else checkpoint.with_suffix("")
     return stem.with_name(stem.name + suffix)
 
 
-__all__ = ["ExportResult", "export"]
+@contextmanager
+def _replaced(path: Path, suffix: str) -> Iterator[Path]:
+    """Yield a temporary path that replaces `path` if the block ends without an error, and is removed otherwise."""
+    temporary = path.with_name(f"{path.stem}.tmp{os.getpid()}{suffix}")  # torch checks the suffix
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()  # torch and safetensors raise errors of their own for a folder without write permission
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise SslkitError(f"cannot write {path}: {error.strerror or error}", flag="out") from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+__all__ = ["ExportResult", "export", "load_exporter"]

@@ -1,9 +1,9 @@
 """Specs of commands that write files from a checkpoint."""
 
-from typing import Literal
+from pydantic import Field, field_validator
 
-from pydantic import Field
-
+from sslkit import registry
+from sslkit.contract.errors import did_you_mean
 from sslkit.specs.data import DataSpec, ModalitySpec
 from sslkit.specs.evaluation import FeatureSpec
 
@@ -40,8 +40,8 @@ class ExportSpec(ModalitySpec):
     """Settings of `sslkit export`."""
 
     ckpt: str = Field(description="Checkpoint of a run (model.safetensors).")
-    to: Literal["pt2", "onnx", "timm", "torchvision", "word2vec"] = Field(
-        default="pt2", description="torch.export's file, ONNX, a state dict of timm's or torchvision's, or word2vec's text."
+    to: str = Field(
+        default="pt2", description="Format: pt2, onnx, timm, torchvision, word2vec or an installed exporter's name."
     )
     out: str | None = Field(
         default=None, description="File to write, with a model card beside it; default: beside the run folder."
@@ -51,3 +51,11 @@ class ExportSpec(ModalitySpec):
     )
     dynamic_batch: bool = Field(default=True, description="Let pt2 and ONNX take any batch size.")
     dynamic_size: bool = Field(default=False, description="Let pt2 and ONNX take images of any size, if the encoder does.")
+
+    @field_validator("to")
+    @classmethod
+    def _check_format(cls, name: str) -> str:
+        names = registry.names(registry.EXPORTERS)
+        if name not in names:
+            raise ValueError(f"unknown export format, {did_you_mean(name, names)}")
+        return name

@@ -11,8 +11,10 @@ import torch
 
 import sslkit as public
 from sslkit import SslkitError
+from sslkit.contract.exporter import ExportJob, Settings
 from sslkit.engine.pretrain import pretrain
 from sslkit.exporting.export import export
+from sslkit.exporting.graphs import Pt2
 from sslkit.specs.train import PretrainSpec
 from sslkit.specs.use import ExportSpec
 
@@ -36,11 +38,11 @@ def test_pt2_runs_without_sslkit_at_any_batch_size(trained: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_sizes_that_may_differ(trained: Path, tmp_path: Path) -> None:
-    given = {"ckpt": str(trained), "out": str(tmp_path / "e.pt2")}
-    any_size = torch.export.load(export(ExportSpec(**given, dynamic_size=True)).path).module()
+    settings = {"ckpt": str(trained), "out": str(tmp_path / "e.pt2")}
+    any_size = torch.export.load(export(ExportSpec(**settings, dynamic_size=True)).path).module()
     image = torch.rand(3, 3, 24, 40)
     assert torch.allclose(any_size(image), public.load(trained)(image), atol=1e-5)
-    fixed = torch.export.load(export(ExportSpec(**given, dynamic_batch=False)).path).module()
+    fixed = torch.export.load(export(ExportSpec(**settings, dynamic_batch=False)).path).module()
     assert fixed(torch.rand(1, 3, 16, 16)).shape == (1, 64)
     with pytest.raises((AssertionError, RuntimeError)):
         fixed(torch.rand(2, 3, 16, 16))
@@ -90,8 +92,8 @@ def test_state_dicts(kind: Any, name: str, digits: Path, tmp_path: Path) -> None
     result = export(ExportSpec(ckpt=big.checkpoint, to=kind))
     assert result.max_abs_diff < 1e-3 and result.images == str(digits)
     image = torch.rand(3, 3, 96, 96)
-    said = _run_card(Path(result.card), image)
-    assert torch.allclose(said, public.load(big.checkpoint)(image), atol=1e-3)
+    features = _run_card(Path(result.card), image)
+    assert torch.allclose(features, public.load(big.checkpoint)(image), atol=1e-3)
 
 
 @pytest.mark.slow
@@ -128,8 +130,8 @@ def test_a_fine_tuned_checkpoint_takes_its_classifier_along(
 
 def test_predictions(tuned: Path, trained: Path, digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     out = tmp_path / "predictions.csv"
-    told = sslkit("predict", "--ckpt", tuned, "--data", digits / "test", "--out", out, "--json", "--workers", 0).json
-    assert told["images"] == 12 and told["classes"] == 3
+    result = sslkit("predict", "--ckpt", tuned, "--data", digits / "test", "--out", out, "--json", "--workers", 0).json
+    assert result["images"] == 12 and result["classes"] == 3
     rows = list(csv.DictReader(out.read_text().splitlines()))
     assert len(rows) == 12 and set(rows[0]) == {"path", "class", "probability"}
     assert all(
@@ -145,37 +147,34 @@ def test_several_classes_are_named_where_an_image_may_have_them() -> None:
     from sslkit.evaluation.predict import named
 
     scores = torch.tensor([[2.0, 1.0, -3.0], [-1.0, -2.0, -3.0]])
-    several, one = named(scores, ["a", "b", "c"], True, True), named(scores, ["a", "b", "c"], False, False)
+    several, single = named(scores, ["a", "b", "c"], True, True), named(scores, ["a", "b", "c"], False, False)
     shared = named(torch.tensor([[2.0, 1.8, -3.0]]), ["a", "b", "c"], True, False)
     assert shared[0][0] == "a;b"
-    assert [name for name, _ in several] == ["a;b", ""] and [name for name, _ in one] == ["a", "a"]
+    assert [name for name, _ in several] == ["a;b", ""] and [name for name, _ in single] == ["a", "a"]
     assert several[0][1] == pytest.approx(float(torch.sigmoid(torch.tensor(2.0))))
-    assert one[0][1] == pytest.approx(float(scores[0].softmax(dim=0)[0]))
+    assert single[0][1] == pytest.approx(float(scores[0].softmax(dim=0)[0]))
 
 
 def test_a_wrong_file_is_removed(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     file = tmp_path / "e.pt2"
     file.write_bytes(b"an earlier export")
-    module = sys.modules["sslkit.exporting.export"]
-    write = module._FORMATS["pt2"][1]
+    write = Pt2.write
 
-    def wrong(network: Any, *others: Any) -> Any:
-        network.encoder.stem.weight.data.add_(0.1)  # what is written is not what was asked for
-        return write(network, *others)
+    def write_changed(self: Pt2, job: ExportJob, samples: torch.Tensor, path: Path) -> Settings:
+        job.network.encoder.get_parameter("stem.weight").data.add_(0.1)  # not the weights that were to be exported
+        return write(self, job, samples, path)
 
-    monkeypatch.setitem(module._FORMATS, "pt2", (".pt2", wrong))
-    with pytest.raises(SslkitError, match="computes features that differ") as told:
+    monkeypatch.setattr(Pt2, "write", write_changed)
+    with pytest.raises(SslkitError, match="the pt2 file computes features that differ") as raised:
         export(ExportSpec(ckpt=str(trained), out=str(file)))
-    assert told.value.exit_code == 1
+    assert raised.value.exit_code == 1
     assert file.read_bytes() == b"an earlier export" and list(tmp_path.iterdir()) == [file]
 
-    def unreadable(network: Any, checkpoint: Any, images: Any, shapes: Any, path: Path) -> Any:
+    def write_unreadable(self: Pt2, job: ExportJob, samples: torch.Tensor, path: Path) -> Settings:
         path.write_bytes(b"wrong")
         return {}
 
-    monkeypatch.setitem(module._FORMATS, "pt2", (".pt2", unreadable))
+    monkeypatch.setattr(Pt2, "write", write_unreadable)
     with pytest.raises(SslkitError, match="the pt2 file cannot be read back"):
         export(ExportSpec(ckpt=str(trained), out=str(file)))
 
@@ -194,9 +193,9 @@ def test_where_it_may_not_write(trained: Path, tmp_path: Path, sslkit: Callable[
 
 def _run_card(card: Path, image: torch.Tensor) -> torch.Tensor:
     """Run the lines that a card gives, from its folder."""
-    known: dict[str, Any] = {"image": image}
+    variables: dict[str, Any] = {"image": image}
     code = card.read_text().partition("```python\n")[2].partition("```")[0]
     with contextlib.chdir(card.parent), torch.no_grad():
-        exec(code, known)
-    found: torch.Tensor = known.get("logits", known.get("features"))
-    return found
+        exec(code, variables)
+    output: torch.Tensor = variables.get("logits", variables.get("features"))
+    return output

@@ -46,6 +46,11 @@ class PatchEncoder(ImageEncoder):
         """Return the side of a patch in pixels."""
         raise TypeError(f"{type(self).__name__} does not define patch")
 
+    @property
+    def size_step(self) -> int:
+        """Return the side of a patch: image sides must be multiples of it."""
+        return self.patch
+
     def fitting(self, side: int) -> int:
         """Return `side`, rounded up to whole patches."""
         return -(-side // self.patch) * self.patch

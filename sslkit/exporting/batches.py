@@ -1,0 +1,53 @@
+"""The samples on which an exported file is verified."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sslkit.console import say
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.exporter import ExportJob
+from sslkit.data.indexed_source import IndexedSource
+from sslkit.data.loader import Loader
+from sslkit.data.locations import find_parts
+from sslkit.engine.checkpoint import Checkpoint
+from sslkit.engine.run_folder import holds_run, read_spec
+from sslkit.engine.stepper import to_device
+from sslkit.registry import load_modality
+from sslkit.specs.data import DataSpec
+
+_SAMPLES = 7  # run alone and all together: a graph with a fixed batch size fails on one of the two
+
+
+def verification_batches(job: ExportJob, checkpoint: Checkpoint) -> tuple[list[Tensor], str]:
+    """Return batches of real samples `[N, C, ...]`, a second one of other sizes with `dynamic_size`, and their origin."""
+    encoder = job.network.encoder
+    samples, origin = _real_samples(checkpoint, encoder, job.size)
+    if not job.dynamic_batch:
+        samples = samples[:1]
+    batches = [samples]
+    if job.dynamic_size:
+        sizes = (encoder.fitting(2 * job.size), encoder.fitting(job.size + 8))
+        batches.append(F.interpolate(samples, size=sizes[: samples.dim() - 2]))
+    return batches, origin
+
+
+def _real_samples(checkpoint: Checkpoint, encoder: Encoder, size: int) -> tuple[Tensor, str]:
+    """Return samples as the encoder takes them, from the run's data or those that ship with sslkit, and their origin."""
+    folder, modality = checkpoint.path.parent, load_modality(checkpoint.modality)
+    examples = modality.example_inputs(_SAMPLES, checkpoint.channels, size)
+    data = read_spec(folder).get("data") if holds_run(folder) and checkpoint.evaluated_as == modality.name else None
+    if not isinstance(data, str) or not issubclass(modality.source, IndexedSource):
+        return examples
+    try:
+        index = modality.source.read_index(find_parts(data, modality.source.kind)["train"], None, False)
+    except SslkitError as error:
+        say(f"not using the run's data for verification: {error}")
+        return examples
+    if modality.source.channels(index) not in (None, checkpoint.channels):
+        return examples
+    source = modality.source.for_evaluation(index, DataSpec(cache="off", workers=0), encoder, size)
+    raw = next(Loader(source, 0, substitute=True)([np.arange(_SAMPLES) % len(index)]))
+    return source.view(to_device(raw, source, torch.device("cpu"))), data

@@ -1,0 +1,12 @@
+"""Read an ONNX graph with onnxruntime. Stand-alone: imports nothing of sslkit."""
+
+from collections.abc import Callable
+from typing import Any
+
+
+def load(file: str, settings: dict[str, Any]) -> Callable[[Any], Any]:
+    """Return the graph as a function of float32 arrays `[B, C, H, W]`."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"image": images})[0]

@@ -1,0 +1,12 @@
+"""Read a torch.export program. Stand-alone: imports nothing of sslkit."""
+
+from collections.abc import Callable
+from typing import Any
+
+
+def load(file: str, settings: dict[str, Any]) -> Callable[[Any], Any]:
+    """Return the program as a function of float32 arrays `[B, C, H, W]`."""
+    import torch
+
+    module = torch.export.load(file).module()
+    return lambda images: module(torch.from_numpy(images)).detach().numpy()
