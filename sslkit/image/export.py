@@ -8,7 +8,7 @@ from torch import nn
 
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.exporter import Exporter, ExportJob, Settings
-from sslkit.encoders.build import encoder_name
+from sslkit.encoders.recipe import encoder_name
 from sslkit.image.encoders.base import ImageEncoder
 from sslkit.image.encoders.torchvision import CLASSIFIERS
 
