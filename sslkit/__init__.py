@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from sslkit.evaluation.predict import predict as predict
     from sslkit.evaluation.probe import probe as probe
     from sslkit.evaluation.retrieval import retrieval as retrieval
+    from sslkit.evaluation.scaffold import new_evaluation as new_evaluation
     from sslkit.exporting.export import export as export
     from sslkit.image.demo import demo as demo
     from sslkit.image_text.specs import ZeroshotSpec as ZeroshotSpec
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from sslkit.specs.evaluation import KnnSpec as KnnSpec
     from sslkit.specs.evaluation import ProbeSpec as ProbeSpec
     from sslkit.specs.evaluation import RetrievalSpec as RetrievalSpec
+    from sslkit.specs.extend import NewEvaluationSpec as NewEvaluationSpec
     from sslkit.specs.extend import NewTaskSpec as NewTaskSpec
     from sslkit.specs.look import MapSpec as MapSpec
     from sslkit.specs.look import PreviewSpec as PreviewSpec
@@ -67,8 +69,8 @@ if TYPE_CHECKING:
     from sslkit.specs.use import NeighborsSpec as NeighborsSpec
     from sslkit.specs.use import PredictSpec as PredictSpec
     from sslkit.tasks.scaffold import new_task as new_task
-    from sslkit.text.specs import WordsSpec as WordsSpec
-    from sslkit.text.word_vectors import words as words
+    from sslkit.text.specs import WordVectorSpec as WordVectorSpec
+    from sslkit.text.word_vectors import word_vectors as word_vectors
 
 _MODULES = {
     "sslkit.contract.encoder": ("Encoder",),
@@ -123,6 +125,7 @@ _MODULES = {
     "sslkit.evaluation.predict": ("predict",),
     "sslkit.evaluation.probe": ("probe",),
     "sslkit.evaluation.retrieval": ("retrieval",),
+    "sslkit.evaluation.scaffold": ("new_evaluation",),
     "sslkit.exporting.export": ("export",),
     "sslkit.image.demo": ("demo",),
     "sslkit.image_text.specs": ("ZeroshotSpec",),
@@ -134,7 +137,10 @@ _MODULES = {
         "ProbeSpec",
         "RetrievalSpec",
     ),
-    "sslkit.specs.extend": ("NewTaskSpec",),
+    "sslkit.specs.extend": (
+        "NewEvaluationSpec",
+        "NewTaskSpec",
+    ),
     "sslkit.specs.look": (
         "MapSpec",
         "PreviewSpec",
@@ -153,8 +159,8 @@ _MODULES = {
         "PredictSpec",
     ),
     "sslkit.tasks.scaffold": ("new_task",),
-    "sslkit.text.specs": ("WordsSpec",),
-    "sslkit.text.word_vectors": ("words",),
+    "sslkit.text.specs": ("WordVectorSpec",),
+    "sslkit.text.word_vectors": ("word_vectors",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_WHERE)

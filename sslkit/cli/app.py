@@ -29,7 +29,7 @@ COMMANDS = {
         "probe": "Fit a linear classifier on the features of a frozen encoder.",
         "retrieval": "Rank training images by closeness to test images: mean average precision.",
         "zeroshot": "Classify images by the names of classes, or match images and captions, with a checkpoint of clip.",
-        "words": "Ask word vectors for similarities and analogies, from files in the usual formats.",
+        "word-vectors": "Evaluate word vectors on similarity and analogy benchmarks.",
         "evaluate": "Evaluate by several protocols, fine-tuning too if asked: one table.",
         "embed": "Write features, paths and labels to a file.",
         "predict": "Write class and probability of each image, by a fine-tuned checkpoint.",

@@ -51,7 +51,7 @@ def add_call(
         spec = read_spec(model, given, extras)
         import sslkit
 
-        show(getattr(sslkit, call or name)(spec), extras, printed)
+        show(getattr(sslkit, call or name)(spec), extras, printed, details=getattr(spec, "details", False))
 
     extra, hidden, given_plainly = {"spec": SPEC, "json": JSON}, frozenset[str](), None
     if argument is not None:

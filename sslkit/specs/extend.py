@@ -6,7 +6,14 @@ from sslkit.contract.options import Spec
 
 
 class NewTaskSpec(Spec):
-    """Hold what `sslkit new-task` is told."""
+    """Options of `new-task`."""
 
-    name: str = Field(description="What the task is called: small letters, digits and _.")
+    name: str = Field(description="Name of the task: lowercase letters, digits and _.")
+    out: str | None = Field(default=None, description="Folder of the package; default: sslkit-NAME.")
+
+
+class NewEvaluationSpec(Spec):
+    """Options of `new-evaluation`."""
+
+    name: str = Field(description="Name of the evaluation: lowercase letters, digits and _.")
     out: str | None = Field(default=None, description="Folder of the package; default: sslkit-NAME.")

@@ -110,6 +110,7 @@ class FinetuneSpec(TrainSpec):
     shares: Shares = Field(default=[1.0], description="Share of each class whose labels are used; may be repeated.")
     seeds: Count = Field(default=1, description="Repeat with so many seeds: mean and spread.")
     scratch: bool = Field(default=False, description="Train the same encoder from random weights, too, by the same schedule.")
+    details: bool = Field(default=False, description="Also print p-values and adjustments.")
 
 
 class CompareSpec(DataSpec):
