@@ -13,12 +13,17 @@ if TYPE_CHECKING:
     from sslkit.contract.errors import SslkitError as SslkitError
     from sslkit.contract.errors import UnreadableSampleError as UnreadableSampleError
     from sslkit.contract.evaluation import Evaluation as Evaluation
+    from sslkit.contract.evaluation import Protocol as Protocol
+    from sslkit.contract.exporter import Exporter as Exporter
     from sslkit.contract.modality import Modality as Modality
     from sslkit.contract.options import DataOptions as DataOptions
     from sslkit.contract.options import TaskOptions as TaskOptions
+    from sslkit.contract.result import Data as Data
     from sslkit.contract.result import Metric as Metric
     from sslkit.contract.result import Result as Result
+    from sslkit.contract.result import Results as Results
     from sslkit.contract.result import Row as Row
+    from sslkit.contract.result import TestData as TestData
     from sslkit.contract.source import ReadSeed as ReadSeed
     from sslkit.contract.source import Source as Source
     from sslkit.contract.task import Batch as Batch
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
     from sslkit.evaluation.predict import predict as predict
     from sslkit.evaluation.probe import probe as probe
     from sslkit.evaluation.retrieval import retrieval as retrieval
+    from sslkit.evaluation.scaffold import new_evaluation as new_evaluation
     from sslkit.exporting.export import export as export
     from sslkit.image.demo import demo as demo
     from sslkit.image_text.specs import ZeroshotSpec as ZeroshotSpec
@@ -54,6 +60,7 @@ if TYPE_CHECKING:
     from sslkit.specs.evaluation import KnnSpec as KnnSpec
     from sslkit.specs.evaluation import ProbeSpec as ProbeSpec
     from sslkit.specs.evaluation import RetrievalSpec as RetrievalSpec
+    from sslkit.specs.extend import NewEvaluationSpec as NewEvaluationSpec
     from sslkit.specs.extend import NewTaskSpec as NewTaskSpec
     from sslkit.specs.look import MapSpec as MapSpec
     from sslkit.specs.look import PreviewSpec as PreviewSpec
@@ -67,8 +74,8 @@ if TYPE_CHECKING:
     from sslkit.specs.use import NeighborsSpec as NeighborsSpec
     from sslkit.specs.use import PredictSpec as PredictSpec
     from sslkit.tasks.scaffold import new_task as new_task
-    from sslkit.text.specs import WordsSpec as WordsSpec
-    from sslkit.text.word_vectors import words as words
+    from sslkit.text.specs import WordVectorSpec as WordVectorSpec
+    from sslkit.text.word_vectors import word_vectors as word_vectors
 
 _MODULES = {
     "sslkit.contract.encoder": ("Encoder",),
@@ -78,16 +85,23 @@ _MODULES = {
         "SslkitError",
         "UnreadableSampleError",
     ),
-    "sslkit.contract.evaluation": ("Evaluation",),
+    "sslkit.contract.evaluation": (
+        "Evaluation",
+        "Protocol",
+    ),
+    "sslkit.contract.exporter": ("Exporter",),
     "sslkit.contract.modality": ("Modality",),
     "sslkit.contract.options": (
         "DataOptions",
         "TaskOptions",
     ),
     "sslkit.contract.result": (
+        "Data",
         "Metric",
         "Result",
+        "Results",
         "Row",
+        "TestData",
     ),
     "sslkit.contract.source": (
         "ReadSeed",
@@ -123,6 +137,7 @@ _MODULES = {
     "sslkit.evaluation.predict": ("predict",),
     "sslkit.evaluation.probe": ("probe",),
     "sslkit.evaluation.retrieval": ("retrieval",),
+    "sslkit.evaluation.scaffold": ("new_evaluation",),
     "sslkit.exporting.export": ("export",),
     "sslkit.image.demo": ("demo",),
     "sslkit.image_text.specs": ("ZeroshotSpec",),
@@ -134,7 +149,10 @@ _MODULES = {
         "ProbeSpec",
         "RetrievalSpec",
     ),
-    "sslkit.specs.extend": ("NewTaskSpec",),
+    "sslkit.specs.extend": (
+        "NewEvaluationSpec",
+        "NewTaskSpec",
+    ),
     "sslkit.specs.look": (
         "MapSpec",
         "PreviewSpec",
@@ -153,8 +171,8 @@ _MODULES = {
         "PredictSpec",
     ),
     "sslkit.tasks.scaffold": ("new_task",),
-    "sslkit.text.specs": ("WordsSpec",),
-    "sslkit.text.word_vectors": ("words",),
+    "sslkit.text.specs": ("WordVectorSpec",),
+    "sslkit.text.word_vectors": ("word_vectors",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_WHERE)

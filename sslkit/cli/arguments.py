@@ -42,7 +42,7 @@ def add_entry(app: typer.Typer, entry: Entry, panel: str) -> None:
         spec = read_spec(model, values, extras)
         verb = registry.load(entry)()
         result = verb.run(spec)
-        show(result, bool(extras["json"]), getattr(verb, "lines", None))
+        show(result, bool(extras["json"]), getattr(verb, "lines", None), bool(getattr(spec, "details", False)))
 
     parameter = None
     if argument is not None:

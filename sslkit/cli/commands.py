@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import sslkit
 from sslkit.contract.command import Command
-from sslkit.specs.extend import NewTaskSpec
+from sslkit.specs.extend import NewEvaluationSpec, NewTaskSpec
 from sslkit.specs.look import MapSpec, ReportSpec
 from sslkit.specs.train import CompareSpec, DemoSpec
 from sslkit.specs.use import EmbedSpec, ExportSpec, NeighborsSpec, PredictSpec
@@ -135,6 +135,25 @@ class Map(Command):
     def run(self, spec: MapSpec) -> Any:
         """Draw the map."""
         return sslkit.map_features(spec)
+
+
+class NewEvaluation(Command):
+    """Write a package with an evaluation of your own, its test and its entry points."""
+
+    Options: ClassVar = NewEvaluationSpec
+    panel: ClassVar = "Extend"
+    argument: ClassVar = "name"
+
+    def run(self, spec: NewEvaluationSpec) -> Any:
+        """Write the package."""
+        return sslkit.new_evaluation(spec)
+
+    def lines(self, result: Any) -> list[str]:
+        """Return what was written, and what to do next."""
+        return [
+            f"wrote {', '.join(result.files)} to {result.folder}",
+            f"next: pip install -e {result.folder} && sslkit {result.name} --help",
+        ]
 
 
 class NewTask(Command):

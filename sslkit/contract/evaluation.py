@@ -7,8 +7,9 @@ and completion stay fast.
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.contract.options import Spec
-from sslkit.contract.result import Result
+from sslkit.contract.result import Result, Results
 
 Labels = Literal["none", "class", "several", "token", "map", "boxes", "pair"]
 
@@ -20,6 +21,7 @@ class Protocol:
     id: str  # VERB/NAME-vN
     summary: str
     settings: dict[str, Any]
+    deterministic: bool = False  # another seed would give the same number, so that repeating it is pointless
 
     @property
     def verb(self) -> str:
@@ -30,6 +32,7 @@ class Protocol:
 class Evaluation:
     """Measure what a checkpoint is good for. The class docstring's first line is the verb's summary in `sslkit --help`."""
 
+    verb: ClassVar[str]  # the name of the entry point
     Options: ClassVar[type[Spec]]  # the spec of the verb: each field is a flag
     panel: ClassVar[str] = "Evaluate"  # of `sslkit --help`
     labels: ClassVar[Labels] = "class"
@@ -37,7 +40,19 @@ class Evaluation:
     modalities: ClassVar[tuple[str, ...]] = ()  # rarely limited: empty means any
     protocols: ClassVar[tuple[Protocol, ...]] = ()  # the first is the default
 
-    def run(self, spec: Any) -> Result:
+    @classmethod
+    def find_protocol(cls, name: str) -> Protocol:
+        """Return the protocol of an id; raises SslkitError for an unknown one."""
+        for protocol in cls.protocols:
+            if protocol.id == name:
+                return protocol
+        raise SslkitError(
+            f"{cls.verb} has no protocol {name}",
+            did_you_mean(name, [protocol.id for protocol in cls.protocols]),
+            flag="protocol",
+        )
+
+    def run(self, spec: Any) -> Result | Results:
         """Evaluate and return the result, also added to the run's `results.jsonl`.
 
         Raises SslkitError for anything missing or unfit. What is fitted never sees a test part, and nothing is chosen on it.

@@ -27,6 +27,8 @@ class Metric:
 
     def text(self) -> str:
         """Return the value as people read it: a share in percent, with the deviation between seeds if there is one."""
+        if self.unit == "count":
+            return f"{self.value:,.0f}"
         if self.unit != "share":
             return f"{self.value:.3f}"
         return f"{self.value:.1%}" + ("" if self.deviation is None else f" ± {100 * self.deviation:.1f}")
@@ -46,7 +48,30 @@ class Comparison:
 
     p_value: float
     method: str  # "McNemar's exact test"
-    adjusted: float | None = None  # for the number of comparisons
+    adjusted: float | None = None  # for the number of comparisons in the result (Holm)
+
+
+@dataclass(frozen=True)
+class Training:
+    """The run behind a row whose encoder was trained for it."""
+
+    run: str  # folder
+    share: float  # of each class's labels
+    steps: int
+    samples_per_second: float
+    seconds: float
+    loss: float | None  # the last one logged; None if it is not finite
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How one seed's model was fitted: what was chosen, and how every candidate did, on held-out training data."""
+
+    seed: int
+    n_train: int
+    chosen: dict[str, Any] = field(default_factory=dict)  # {"c": 0.1}
+    held_out: dict[str, float] = field(default_factory=dict)  # accuracy of each candidate
+    training: Training | None = None
 
 
 @dataclass(frozen=True)
@@ -61,13 +86,17 @@ class Row:
     by_class: dict[str, float | None] = field(default_factory=dict)
     compared: dict[str, Comparison] = field(default_factory=dict)  # by the name of the other row's model
     weights: str = ""  # hash of the encoder
-    n_train: int = 0
-    chosen: list[dict[str, Any]] = field(default_factory=list)  # on held-out training data, by seed
+    fits: list[Fit] = field(default_factory=list)  # by seed; empty where nothing was fitted
 
     @property
     def headline(self) -> Metric:
         """Return the protocol's first metric."""
         return self.metrics[0]
+
+    @property
+    def n_train(self) -> int:
+        """Return the number of training samples, 0 where nothing was fitted."""
+        return self.fits[0].n_train if self.fits else 0
 
     def metric(self, name: str) -> Metric | None:
         """Return the metric of a name, None if this row has none."""
@@ -94,6 +123,10 @@ class Data:
     train: str = ""  # fingerprint of samples and labels; empty where nothing was fitted
     tests: list[TestData] = field(default_factory=list)
 
+    def test(self, name: str) -> TestData | None:
+        """Return the test part of a name, None if there is none."""
+        return next((test for test in self.tests if test.name == name), None)
+
 
 @dataclass(frozen=True)
 class Result:
@@ -107,7 +140,7 @@ class Result:
     data: Data
     rows: list[Row]
     notes: list[str] = field(default_factory=list)  # plain sentences below the table
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
     schema: int = SCHEMA
 
     @property
@@ -117,7 +150,7 @@ class Result:
 
     @property
     def title(self) -> str:
-        """Return the protocol's id, or what was run by hand."""
+        """Return the protocol's id, or the verb where settings were made by hand."""
         return self.protocol or f"{self.verb}, settings by hand"
 
     def to_json(self) -> dict[str, Any]:
@@ -127,14 +160,30 @@ class Result:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return a stored result; raises ValueError for one of a newer schema, or damaged."""
-        if not isinstance(values.get("schema"), int) or values["schema"] > SCHEMA:
-            raise ValueError(f"a result of schema {values.get('schema')!r}, expected up to {SCHEMA}")
         try:
+            if not isinstance(values["schema"], int) or values["schema"] > SCHEMA:
+                raise ValueError(f"a result of schema {values['schema']!r}; this sslkit reads up to {SCHEMA}")
             data = Data(values["data"]["train"], [TestData(**test) for test in values["data"]["tests"]])
             rows = [_row(row) for row in values["rows"]]
+            if not rows or not all(row.metrics for row in rows):
+                raise ValueError("a damaged result: a row without a metric")
             return cls(**{**values, "data": data, "rows": rows})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a damaged result: {error}") from error
+
+
+@dataclass(frozen=True)
+class Results:
+    """What `evaluate` returns: a result for each protocol, and why the other protocols were not possible."""
+
+    checkpoint: str
+    results: list[Result]
+    impossible: dict[str, str] = field(default_factory=dict)  # reason by protocol
+    table: str | None = None  # Markdown file with all of it
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the results as plain values."""
+        return asdict(self)
 
 
 def _row(values: Mapping[str, Any]) -> Row:
@@ -145,5 +194,11 @@ def _row(values: Mapping[str, Any]) -> Row:
             **values,
             "metrics": [Metric(**metric) for metric in metrics],
             "compared": {name: Comparison(**comparison) for name, comparison in compared.items()},
+            "fits": [_fit(fit) for fit in values["fits"]],
         }
     )
+
+
+def _fit(values: Mapping[str, Any]) -> Fit:
+    training: Mapping[str, Any] | None = values["training"]
+    return Fit(**{**values, "training": None if training is None else Training(**training)})

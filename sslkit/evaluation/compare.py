@@ -65,8 +65,8 @@ def compare(spec: CompareSpec) -> CompareResult:
     found: dict[str, dict[str, float]] = {}
     for name, folder in folders.items() if unlabeled is None else ():
         checkpoint = str(folder / MODEL)
-        found.setdefault("knn", {})[name] = knn(KnnSpec(ckpt=checkpoint, **asked)).top1
-        found.setdefault("probe", {})[name] = probe(ProbeSpec(ckpt=checkpoint, **asked)).top1
+        found.setdefault("knn", {})[name] = knn(KnnSpec(ckpt=checkpoint, **asked)).headline.value
+        found.setdefault("probe", {})[name] = probe(ProbeSpec(ckpt=checkpoint, **asked)).headline.value
     if unlabeled is not None:
         say(f"nothing is evaluated, and the report has curves and pictures only: {unlabeled}")
     runs = {name: str(folder) for name, folder in folders.items()}

@@ -11,7 +11,7 @@ from sslkit.data.index import Index
 from sslkit.data.locations import find_parts
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.precision import choose_device
-from sslkit.evaluation.features import cached
+from sslkit.evaluation.features import cached_features
 from sslkit.evaluation.models import Model, weights_hash
 from sslkit.evaluation.splits import check_channels, evaluation_size, named_data, source_of
 from sslkit.files import output_path, write_atomically
@@ -74,12 +74,14 @@ def embedded(spec: EmbedSpec, most: int | None = None) -> Embedded:
     if most is not None and most < len(index):
         index = index.subset(np.sort(np.random.default_rng(spec.seed).permutation(len(index))[:most]))
     model = Model(str(spec.ckpt), encoder, evaluation_size(spec, checkpoint))
-    found = cached(model, source_class.for_evaluation(index, spec, encoder, model.size), spec.layer, spec.pool, spec)
-    (features,) = found.layers.values()
+    features = cached_features(
+        model, source_class.for_evaluation(index, spec, encoder, model.size), spec.layer, spec.pool, spec
+    )
+    (vectors,) = features.layers.values()
     return Embedded(
-        features.numpy(),
-        [index.name(int(row)) for row in found.rows],
-        None if index.labels is None else [label_text(index, int(row)) for row in found.rows],
+        vectors.numpy(),
+        [index.name(int(row)) for row in features.rows],
+        None if index.labels is None else [label_text(index, int(row)) for row in features.rows],
         model.weights,
     )
 

@@ -1,112 +1,150 @@
-"""`sslkit evaluate`: every protocol, one table."""
+"""`sslkit evaluate`: several protocols, one table."""
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sslkit.console import say
+from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import RunFailedError, RunInterruptedError, SslkitError, did_you_mean
-from sslkit.contract.options import Spec
-from sslkit.engine.checkpoint import read_model
-from sslkit.evaluation.finetune import finetune
-from sslkit.evaluation.knn import knn
+from sslkit.contract.evaluation import Evaluation
+from sslkit.contract.result import Result, Results
+from sslkit.engine.checkpoint import Checkpoint, read_model
+from sslkit.evaluation.installed import installed_evaluations
 from sslkit.evaluation.models import weights_hash
-from sslkit.evaluation.probe import probe
-from sslkit.evaluation.protocols import PROTOCOLS
-from sslkit.evaluation.retrieval import retrieval
+from sslkit.evaluation.notes import p_text
 from sslkit.files import write_atomically
-from sslkit.reporting.numbers import interval, p_value, protocol_of, share
-from sslkit.specs.evaluation import EvaluateSpec, EvaluationSpec, KnnSpec, ProbeSpec, RetrievalSpec
-from sslkit.specs.train import FinetuneSpec
+from sslkit.specs.evaluation import EvaluateSpec, EvaluationSpec
 
 _TABLE, _RESULTS = "table.md", "results.json"
 
 
-_CALLS: dict[str, tuple[Callable[[Any], Any], type[Spec]]] = {
-    "knn": (knn, KnnSpec),
-    "probe": (probe, ProbeSpec),
-    "retrieval": (retrieval, RetrievalSpec),
-    "finetune": (finetune, FinetuneSpec),
-}
+class Evaluate(Evaluation):
+    """Evaluate by several protocols, including fine-tuning if requested: one table."""
+
+    verb = "evaluate"
+    Options = EvaluateSpec
+
+    def run(self, spec: EvaluateSpec) -> Results:
+        """Evaluate a checkpoint by several protocols.
+
+        A protocol that this data does not allow is reported in the table; raises SslkitError if none is possible.
+        """
+        chosen = choose_protocols(spec.protocol)
+        out = None if spec.out is None else Path(spec.out)
+        _check(spec, chosen, out)
+        checkpoint = read_model(spec.ckpt)
+        encoder = checkpoint.build_encoder(spec.encoder)
+        settings = _table_settings(spec, encoder)
+        done = {} if out is None else _read_table(settings, out)
+        results, failures = dict[str, Result](), dict[str, SslkitError]()
+        for protocol, evaluation in chosen.items():
+            reason = _misfit(evaluation, checkpoint, encoder)
+            if reason is not None:
+                if protocol in spec.protocol or evaluation.verb in spec.protocol:
+                    failures[protocol] = reason
+                continue
+            try:
+                results[protocol] = done[protocol] if protocol in done else _run(evaluation, protocol, spec)
+            except (RunFailedError, RunInterruptedError) as stopped:
+                if out is not None and isinstance(stopped, RunInterruptedError):
+                    stopped.hint = f"continue with: sslkit evaluate --resume --out {out}, and the other flags as before"
+                raise
+            except SslkitError as error:  # such as k=200 with 150 samples: no reason to skip the other protocols
+                failures[protocol] = error
+            if out is not None and results:
+                _write(settings, out, spec, results, failures)  # after each: the next one may take hours
+        if not results:
+            raise next(iter(failures.values()), SslkitError("no protocol fits this checkpoint", flag="protocol"))
+        table = None if out is None else str(out / _TABLE)
+        return Results(spec.ckpt, list(results.values()), {name: str(error) for name, error in failures.items()}, table)
 
 
-@dataclass(frozen=True)
-class EvaluateResult:
-    """Hold what `sslkit evaluate --json` prints: the result of each protocol, as its own command gives it."""
-
-    checkpoint: str
-    results: list[dict[str, Any]]
-    table: str | None  # the file of the table
+def evaluate(spec: EvaluateSpec) -> Results:
+    """Evaluate a checkpoint by several protocols, as `sslkit evaluate` does."""
+    return Evaluate().run(spec)
 
 
-def evaluate(spec: EvaluateSpec) -> EvaluateResult:
-    """Evaluate a checkpoint by several protocols; everything `sslkit evaluate` does.
+def choose_protocols(requested: list[str]) -> dict[str, type[Evaluation]]:
+    """Return the requested protocols with their evaluations: by id, by verb, or all; raises SslkitError for unknown ones."""
+    evaluations = {
+        verb: evaluation
+        for verb, evaluation in installed_evaluations().items()
+        if evaluation.protocols and evaluation.labels == "class"
+    }
+    possible = {protocol.id: evaluation for evaluation in evaluations.values() for protocol in evaluation.protocols}
+    known = [*possible, *evaluations, "all"]
+    for name in requested:
+        if name not in known:
+            raise SslkitError(f"unknown {name}", did_you_mean(name, known), flag="protocol")
+    return {
+        protocol: evaluation for protocol, evaluation in possible.items() if {"all", protocol, evaluation.verb} & set(requested)
+    }
 
-    A protocol that this data does not allow is told in its place; raises SslkitError if that is true of all of them.
-    """
-    chosen = choose(spec.protocol)
-    fine = [name for name in chosen if name.startswith("finetune/")]
-    if fine and spec.out is None:
-        raise SslkitError("missing", f"{', '.join(fine)} trains, and its runs need a folder", flag="out")
-    if fine and (spec.layer, spec.pool) != ("last", "auto"):
+
+def _trains(evaluation: type[Evaluation]) -> bool:
+    """Return whether an evaluation writes runs, for which it needs a folder."""
+    return "out" in evaluation.Options.model_fields
+
+
+def _check(spec: EvaluateSpec, chosen: dict[str, type[Evaluation]], out: Path | None) -> None:
+    training = [protocol for protocol, evaluation in chosen.items() if _trains(evaluation)]
+    if training and out is None:
+        raise SslkitError("missing", f"the training runs of {', '.join(training)} need a folder", flag="out")
+    if training and (spec.layer, spec.pool) != ("last", "auto"):
         raise SslkitError("only for frozen features", "leave finetune out of --protocol", flag=("layer", "pool"))
-    out = None if spec.out is None else Path(spec.out)
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())) and not spec.resume:
-        raise SslkitError(f"{out} is there already", "go on with it by --resume, or choose another folder", flag="out")
-    asked = {} if out is None else _asked(spec)
-    done = {} if out is None else _done(asked, out)
-    shared = {name: getattr(spec, name) for name in EvaluationSpec.model_fields if name in spec.model_fields_set}
-    results: list[dict[str, Any]] = []
-    failures: list[SslkitError] = []
-    for name in chosen:
-        if name in done:
-            results.append(done[name])
-            continue
-        say(name, style="bold")
-        call, model = _CALLS[name.partition("/")[0]]
-        given = dict(shared)
-        if call is finetune:
-            kept = ("data", "label", "test", "ckpt", "encoder", "seed", "device", "workers", "cache", "cache_limit", "reindex")
-            given = {key: value for key, value in shared.items() if key in kept}
-            given |= {
-                "scratch": spec.baselines,
-                "out": str(Path(spec.out or "", name.replace("/", "-"))),
-                "resume": spec.resume,
-            }
-            given |= spec.data_values()
-        if "protocol" in model.model_fields:
-            given["protocol"] = name
-        if spec.seeds is not None and "seeds" in model.model_fields and PROTOCOLS[name].settings.get("shots", 1) is not None:
-            given["seeds"] = spec.seeds
-        try:
-            results.append({"asked": name, **asdict(call(model(**given)))})
-        except (RunFailedError, RunInterruptedError) as stopped:
-            if out is not None and isinstance(stopped, RunInterruptedError):
-                stopped.hint = f"go on with: sslkit evaluate --resume --out {out}, and the other flags as before"
-            raise
-        except SslkitError as error:  # say, k=200 of 150 images: said in its place, and no reason to leave the rest out
-            failures.append(error)
-            results.append({"asked": name, "protocol": name, "impossible": str(error), "rows": []})
-        if out is not None and len(failures) < len(results):
-            _write(asked, out, results)  # each time: what follows may take hours
-    if len(failures) == len(results):
-        raise failures[0]
-    return EvaluateResult(spec.ckpt, results, None if out is None else str(out / _TABLE))
+        raise SslkitError(f"{out} already exists", "continue it with --resume, or choose another folder", flag="out")
 
 
-def _done(asked: dict[str, Any], out: Path) -> dict[str, dict[str, Any]]:
-    """Return the results in a folder by protocol; raises SslkitError if they were made by other flags."""
+def _misfit(evaluation: type[Evaluation], checkpoint: Checkpoint, encoder: Encoder) -> SslkitError | None:
+    """Return why an evaluation cannot be used on a checkpoint, None if it can."""
+    missing = sorted(set(evaluation.requires) - set(encoder.offers))
+    if missing:
+        return SslkitError(f"{evaluation.verb} needs an encoder with {', '.join(missing)}", flag="ckpt")
+    if evaluation.modalities and checkpoint.evaluated_as not in evaluation.modalities:
+        return SslkitError(f"{evaluation.verb} evaluates {', '.join(evaluation.modalities)} data only", flag="ckpt")
+    return None
+
+
+def _run(evaluation: type[Evaluation], protocol: str, spec: EvaluateSpec) -> Result:
+    """Run one protocol with the options that its own spec shares with ours."""
+    say(protocol, style="bold")
+    options = evaluation.Options.model_fields
+    values = {
+        name: getattr(spec, name) for name in EvaluationSpec.model_fields if name in spec.model_fields_set and name in options
+    }
+    if _trains(evaluation):
+        values.pop("batch_size", None)  # ours is that of reading features
+        values |= {"out": str(Path(spec.out or "", protocol.replace("/", "-"))), "resume": spec.resume}
+        values |= {"scratch": spec.baselines} if "scratch" in options else {}
+    if "protocol" in options:
+        values["protocol"] = protocol
+    if spec.seeds is not None and "seeds" in options and not evaluation.find_protocol(protocol).deterministic:
+        values["seeds"] = spec.seeds
+    result = evaluation().run(evaluation.Options(**values))
+    assert isinstance(result, Result)
+    return result
+
+
+def _table_settings(spec: EvaluateSpec, encoder: Encoder) -> dict[str, Any]:
+    """Return everything that decides the numbers of a table: flags, and the checkpoint's weights."""
+    others = {"protocol", "out", "resume", "device", "workers", "cache", "cache_limit", "reindex", "batch_size", "details"}
+    return {**spec.model_dump(mode="json", exclude=others), "weights": weights_hash(encoder)}
+
+
+def _read_table(settings: dict[str, Any], out: Path) -> dict[str, Result]:
+    """Return the results in a folder by protocol; raises SslkitError if they were made with other flags."""
     file = out / _RESULTS
     if not file.exists():
         return {}
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        given, results = kept["asked"], {result["asked"]: result for result in kept["results"] if result["rows"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        earlier = stored["settings"]
+        results = {protocol: Result.from_json(values) for protocol, values in stored["results"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SslkitError(f"{file} cannot be read: {error}", "choose another folder", flag="resume") from error
-    differing = [name.replace("_", "-") for name, value in asked.items() if given.get(name) != value]
+    differing = [name.replace("_", "-") for name, value in settings.items() if earlier.get(name) != value]
     if differing:
         raise SslkitError(
             f"the table in {out} was made with other {', '.join(differing)}", "choose another folder", flag="resume"
@@ -114,55 +152,43 @@ def _done(asked: dict[str, Any], out: Path) -> dict[str, dict[str, Any]]:
     return results
 
 
-def _asked(spec: EvaluateSpec) -> dict[str, Any]:
-    """Return what decides the numbers of a table: flags, and the weights that are in the checkpoint now."""
-    elsewhere = {"protocol", "out", "resume", "device", "workers", "cache", "cache_limit", "reindex", "batch_size"}
-    weights = weights_hash(read_model(spec.ckpt).build_encoder(spec.encoder))
-    return {**spec.model_dump(mode="json", exclude=elsewhere), "weights": weights}
-
-
-def _write(asked: dict[str, Any], out: Path, results: list[dict[str, Any]]) -> None:
+def _write(
+    settings: dict[str, Any], out: Path, spec: EvaluateSpec, results: dict[str, Result], failures: dict[str, SslkitError]
+) -> None:
     out.mkdir(parents=True, exist_ok=True)
+    impossible = {protocol: str(error) for protocol, error in failures.items()}
     with write_atomically(out / _TABLE) as stream:
-        stream.write(markdown(results).encode())
+        stream.write(markdown(Results(spec.ckpt, list(results.values()), impossible), spec.details).encode())
+    stored = {"settings": settings, "results": {protocol: result.to_json() for protocol, result in results.items()}}
     with write_atomically(out / _RESULTS) as stream:
-        stream.write((json.dumps({"asked": asked, "results": results}, indent=1) + "\n").encode())
+        stream.write((json.dumps(stored, indent=1) + "\n").encode())
 
 
-def choose(wanted: list[str]) -> list[str]:
-    """Return the ids of the protocols that are meant: by id, by the first part, or all; raises SslkitError for unknown ones."""
-    possible = [name for name, protocol in PROTOCOLS.items() if protocol.command in _CALLS]
-    chosen = [name for name in possible if any(one in ("all", name, name.partition("/")[0]) for one in wanted)]
-    known = [*possible, *_CALLS, "all"]
-    for one in wanted:
-        if one not in known:
-            raise SslkitError(f"unknown {one}", did_you_mean(one, known), flag="protocol")
-    return chosen
-
-
-def markdown(results: list[dict[str, Any]]) -> str:
+def markdown(results: Results, details: bool = False) -> str:
     """Return results as one Markdown table, a line for each model, layer and test part."""
-    lines = [
-        "| protocol | model | layer | accuracy or mAP | 95% interval | macro F1 | p | training images | test images |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for result in results:
-        if not result["rows"]:
-            lines.append(f"| {result['protocol']} | not possible: {result['impossible']} |{' |' * 7}")
-        for row in result["rows"]:
-            name = "top1" if "top1" in row else "mean_average_precision"
-            f1 = row.get("macro_f1")
-            cells = (
-                protocol_of(result),
-                row["model"] + (f", {row['test']}" if len({one["test"] for one in result["rows"]}) > 1 else ""),
-                row["layer"] or "",
-                share(row, name),
-                interval(row, name),
-                "" if f1 is None else f"{f1:.1%}",
-                p_value(row),
-                f"{row['n_train']:,}",
-                f"{row['n_test']:,}",
-            )
+    columns = ["protocol", "model", "layer", "metric", "value", "95% interval", "macro F1", "training samples", "test samples"]
+    columns += ["p (adjusted)"] if details else []
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for result in results.results:
+        several = len({row.test for row in result.rows}) > 1
+        for row in result.rows:
+            headline, f1 = row.headline, row.metric("macro F1")
+            comparison = next(iter(row.compared.values()), None)
+            adjusted = None if comparison is None else comparison.adjusted
+            cells = [
+                result.title,
+                f"{row.model}, {row.test}" if several else row.model,
+                row.layer or "",
+                headline.name,
+                headline.text(),
+                headline.interval_text(),
+                "" if f1 is None else f1.text(),
+                f"{row.n_train:,}",
+                f"{headline.n:,}",
+                *([p_text(adjusted)] if details else []),
+            ]
             lines.append(f"| {' | '.join(cells)} |")
-    first = next(result for result in results if result["rows"])
-    return "\n".join([*lines, "", f"Weights {first['weights']}, training data {first['data']['train']}.", ""])
+    for protocol, reason in results.impossible.items():
+        lines.append(f"| {protocol} | not possible: {reason} |{' |' * (len(columns) - 2)}")
+    first = results.results[0]
+    return "\n".join([*lines, "", f"Weights {first.weights}, training data {first.data.train}.", ""])

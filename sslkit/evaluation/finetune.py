@@ -1,6 +1,7 @@
 """`sslkit finetune`: train encoder and classifier on labels, through the same engine as pretraining."""
 
-from dataclasses import asdict, dataclass, replace
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit import registry
+from sslkit.console import duration
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import RunInterruptedError, SslkitError
+from sslkit.contract.evaluation import Evaluation
+from sslkit.contract.result import Comparison, Data, Fit, Result, Row, TestData, Training
 from sslkit.contract.task import DataInfo, PretextTask
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.data.locations import absolute_data
@@ -26,13 +30,13 @@ from sslkit.engine.resume import merge_recorded, recorded_spec
 from sslkit.engine.run_folder import RESULTS, SPEC, append_json, choose_out, holds_run
 from sslkit.engine.session import Outcome, Session, run_training
 from sslkit.engine.settings import resolve_settings
-from sslkit.evaluation.features import say_left_out
-from sslkit.evaluation.metrics import right
+from sslkit.evaluation.features import report_unreadable
+from sslkit.evaluation.metrics import is_correct, score
 from sslkit.evaluation.models import weights_hash
-from sslkit.evaluation.protocols import finetune_protocol, finetune_settings, with_protocol_values
-from sslkit.evaluation.session import Result, Row, headed, score
-from sslkit.evaluation.splits import Parts, find_labeled, held_out_rows
-from sslkit.evaluation.statistics import count_duplicates, mcnemar_of_rows
+from sslkit.evaluation.notes import count, write_notes
+from sslkit.evaluation.protocols import FINETUNE_PROTOCOLS, finetune_protocol, finetune_settings, with_protocol_values
+from sslkit.evaluation.splits import Parts, TestPart, find_labeled, held_out_rows, labeled_fingerprint
+from sslkit.evaluation.statistics import MCNEMAR, Answers, adjust_comparisons, count_duplicates, mcnemar_of_answers
 from sslkit.evaluation.supervised import Supervised
 from sslkit.files import write_atomically
 from sslkit.registry import load_modality
@@ -42,19 +46,8 @@ SCRATCH = "from scratch"
 
 
 @dataclass(frozen=True)
-class FinetuneResult(Result):
-    """Hold what `sslkit finetune --json` prints: the first row, all rows, and the runs they come from."""
-
-    run: str
-    steps: int
-    images_per_second: float
-    loss: float | None
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Trial:
-    """Hold one training of several: which share of the labels, which seed, from which start."""
+    """One training of several: share of the labels, seed, start."""
 
     share: float
     seed: int
@@ -63,17 +56,17 @@ class Trial:
 
     @property
     def model(self) -> str:
-        """Return what the trial's row is called."""
+        """Return the name of the trial's row."""
         start = SCRATCH if self.scratch else "fine-tuned"
         return start if self.share == 1 else f"{start}, {100 * self.share:g}% of the labels"
 
 
 @dataclass(frozen=True)
-class Tested:
-    """Hold a finished trial and its class scores `[M, classes]` of each test part."""
+class TrialOutcome:
+    """A finished trial and its class scores `[M, classes]` of each test part."""
 
     trial: Trial
-    outcome: Outcome
+    run: Outcome
     n_train: int
     size: int
     loss: str
@@ -84,79 +77,99 @@ class Tested:
     weights: str
 
 
-def finetune(spec: FinetuneSpec) -> FinetuneResult:
-    """Fine-tune a checkpoint, or train `--encoder` from scratch, and test it once; everything `sslkit finetune` does."""
-    with process_group(spec.device) as world:
-        return _finetune(spec, world)
+class Finetune(Evaluation):
+    """Train encoder and classifier on labels, from a checkpoint or from scratch, and test once."""
+
+    verb = "finetune"
+    Options = FinetuneSpec
+    panel = "Train"
+    protocols = FINETUNE_PROTOCOLS
+
+    def run(self, spec: FinetuneSpec) -> Result:
+        """Fine-tune a checkpoint, or train `--encoder` from scratch, and test it once.
+
+        The runs of the trainings, with their steps, speed and loss, are in the rows' `fits`.
+        """
+        with process_group(spec.device) as world:
+            return _finetune(spec, world)
 
 
-def _finetune(spec: FinetuneSpec, world: World) -> FinetuneResult:
-    allowed = spec.encoder  # what the user wrote, before a file is asked
+def finetune(spec: FinetuneSpec) -> Result:
+    """Fine-tune a checkpoint, or train `--encoder` from scratch, as `sslkit finetune` does."""
+    return Finetune().run(spec)
+
+
+def _finetune(spec: FinetuneSpec, world: World) -> Result:
+    allowed = spec.encoder  # the user's, before a recorded spec replaces it
     continues = spec.resume or spec.extend_to is not None
     out = choose_out(spec.out, "finetune", continues)
-    spec = _absolute(spec)
+    spec = _with_absolute_paths(spec)
     if continues and holds_run(out):
         merged = merge_recorded(spec, out)
         assert isinstance(merged, FinetuneSpec)
         spec = merged
     spec = with_protocol_values(spec)
     if spec.scratch and spec.ckpt is None:
-        raise SslkitError("there is no --ckpt to compare with", "leave it out", flag="scratch")
+        raise SslkitError("there is no --ckpt to compare with", "leave --scratch out", flag="scratch")
     if spec.minutes is not None and spec.head_first:
         raise SslkitError(
-            "a step takes longer once the encoder trains, so no time can be promised",
+            "steps become slower once the encoder trains, so the time cannot be planned",
             "use --epochs",
             flag=("minutes", "head_first"),
         )
     checkpoint = None if spec.ckpt is None else read_model(spec.ckpt)
     if checkpoint is not None:
         checkpoint.build_encoder(allowed)  # before any data is touched
-        spec = spec.updated(_like(checkpoint, spec))
+        spec = spec.updated(_start_values(checkpoint, spec))
     source_class = _source_class(spec, checkpoint)
     parts = find_labeled(spec, spec.test, checkpoint, several=True, source_class=source_class)
-    usual = _with_auto(spec, checkpoint, parts, source_class, world)
-    protocol, settings = finetune_protocol(usual), finetune_settings(usual)
+    requested = _with_auto(spec, checkpoint, parts, source_class, world)
+    protocol, settings = finetune_protocol(requested), finetune_settings(requested)
     spec = spec.model_copy(update={"data": parts.data, "label": parts.label})
     trials = _trials(spec, out)
     if len(trials) > 1:
-        world.meet()  # nobody may look for a run in the folder after it was begun
+        world.meet()  # no process may look for a run in the folder after another one started it
         if world.first:
             _write_command(spec, out)
     try:
-        tested = [_run(trial, spec, parts, source_class, checkpoint, allowed, continues, world) for trial in trials]
+        outcomes = [_run(trial, spec, parts, source_class, checkpoint, allowed, continues, world) for trial in trials]
     except RunInterruptedError as stopped:
-        stopped.hint = f"go on with: sslkit finetune --resume --out {out}"
+        stopped.hint = f"continue with: sslkit finetune --resume --out {out}"
         raise
-    rows = [row for model in dict.fromkeys(trial.model for trial in trials) for row in _rows(model, tested, parts)]
-    rows = _compared(rows, tested)
-    outcome = tested[0].outcome
-    result = FinetuneResult(
-        command="finetune",
+    models = dict.fromkeys(trial.model for trial in trials)
+    rows = [row for model in models for row in _rows(model, outcomes, parts)]
+    rows = adjust_comparisons(_compare_starts(rows, outcomes))
+    first = outcomes[0]
+    data = Data(labeled_fingerprint(parts.train), [_test_data(part, outcomes, n) for n, part in enumerate(parts.tests)])
+    seconds = round(sum(outcome.run.seconds for outcome in outcomes), 1)
+    trained = f"Trained {count(sum(outcome.run.steps for outcome in outcomes), 'step')} in {duration(seconds)}; run in {out}."
+    result = Result(
+        verb="finetune",
         protocol=protocol,
-        settings={**settings, "size": tested[0].size, "seed": spec.seed, "label": parts.label, "loss": tested[0].loss},
-        checkpoint=str(outcome.checkpoint),
-        data=parts.hashes(),
-        **headed(rows),
-        run=str(out),
-        steps=outcome.steps,
-        images_per_second=outcome.images_per_second,
-        loss=outcome.loss,
-        seconds=round(sum(one.outcome.seconds for one in tested), 1),
+        settings={**settings, "size": first.size, "seed": spec.seed, "label": parts.label, "loss": first.loss},
+        checkpoint=str(first.run.checkpoint),
+        weights=rows[0].weights,
+        data=data,
+        rows=rows,
+        notes=[*write_notes(rows, data), trained],
+        seconds=seconds,
     )
     if world.first:
-        append_json(out / RESULTS, asdict(result))
+        append_json(out / RESULTS, result.to_json())
     return result
 
 
 def _source_class(spec: FinetuneSpec, checkpoint: Checkpoint | None) -> type[IndexedSource]:
-    """Return what reads the samples that an encoder is fine-tuned on: those it encodes, and not what it was pretrained on."""
+    """Return the source of the samples that the encoder encodes, which may differ from those of pretraining."""
     modality = load_modality(registry.DEFAULT_MODALITY if checkpoint is None else checkpoint.modality)
     spec.check_modality(modality.name)
     if not issubclass(modality.source, IndexedSource):
         raise SslkitError(f"{modality.noun} have no labels", "fine-tuning needs labeled samples", flag="ckpt")
     if spec.data is None and checkpoint is not None and checkpoint.evaluated_as != modality.name:
         raise SslkitError(
-            f"missing: {checkpoint.path} was trained on {checkpoint.evaluated_as} data", f"name {modality.noun}", flag="data"
+            f"missing: {checkpoint.path} was trained on {checkpoint.evaluated_as} data",
+            f"name labeled {modality.noun}",
+            flag="data",
         )
     return modality.source
 
@@ -164,16 +177,16 @@ def _source_class(spec: FinetuneSpec, checkpoint: Checkpoint | None) -> type[Ind
 def _with_auto(
     spec: FinetuneSpec, checkpoint: Checkpoint | None, parts: Parts, source_class: type[IndexedSource], world: World
 ) -> FinetuneSpec:
-    """Return the spec with `auto` for what `auto` would become here: a run has recorded that by the time it is resumed."""
+    """Return the spec with `auto` in place of the values `auto` resolves to here, which a resumed run has recorded."""
     plain = FinetuneSpec(cache=spec.cache, cache_limit=spec.cache_limit)
     if checkpoint is not None:
         plain = plain.updated(checkpoint_size(checkpoint))
     resolved = source_class.for_training(parts.train, plain).resolved
-    usual: dict[str, Any] = {name: value for name, (value, _) in resolved.items() if name != "cache"}
-    usual |= {} if checkpoint is None else checkpoint_size(checkpoint)
-    given = spec.data_values() | {"precision": spec.precision}
-    usual["precision"] = choose_machine(spec.device, "auto", "off", "off", world).precision
-    return spec.updated({name: "auto" for name, value in usual.items() if given.get(name) == value})
+    automatic: dict[str, Any] = {name: value for name, (value, _) in resolved.items() if name != "cache"}
+    automatic |= {} if checkpoint is None else checkpoint_size(checkpoint)
+    values = spec.data_values() | {"precision": spec.precision}
+    automatic["precision"] = choose_machine(spec.device, "auto", "off", "off", world).precision
+    return spec.updated({name: "auto" for name, value in automatic.items() if values.get(name) == value})
 
 
 def checkpoint_size(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -182,7 +195,7 @@ def checkpoint_size(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _write_command(spec: FinetuneSpec, out: Path) -> None:
-    """Record what was asked for, once for all trainings, so that `--resume` needs nothing but the folder."""
+    """Record the spec once for all trainings, so that `--resume` needs only the folder."""
     try:
         with write_atomically(out / SPEC) as stream:
             stream.write((spec.model_dump_json(indent=2, exclude={"out", "resume"}) + "\n").encode())
@@ -190,29 +203,29 @@ def _write_command(spec: FinetuneSpec, out: Path) -> None:
         raise SslkitError(f"cannot write to {out}: {error.strerror}", flag="out") from error
 
 
-def _absolute(spec: FinetuneSpec) -> FinetuneSpec:
+def _with_absolute_paths(spec: FinetuneSpec) -> FinetuneSpec:
     paths = {name: getattr(spec, name) for name in ("ckpt", "init")}
-    found: dict[str, Any] = {name: str(Path(path).resolve()) for name, path in paths.items() if path is not None}
+    absolute: dict[str, Any] = {name: str(Path(path).resolve()) for name, path in paths.items() if path is not None}
     if spec.data is not None:
-        found["data"] = absolute_data(spec.data)
+        absolute["data"] = absolute_data(spec.data)
     if spec.test:
-        found["test"] = [absolute_data(test) for test in spec.test]
-    return spec.model_copy(update=found)
+        absolute["test"] = [absolute_data(test) for test in spec.test]
+    return spec.model_copy(update=absolute)
 
 
 def _trials(spec: FinetuneSpec, out: Path) -> list[Trial]:
-    """List the trainings; a single one has the folder for itself."""
-    all_of_them = [
+    """List the trainings; a single one uses the folder itself."""
+    combinations = [
         (share, seed, scratch)
         for scratch in ([False, True] if spec.scratch else [False])
         for share in spec.shares
         for seed in range(spec.seed, spec.seed + spec.seeds)
     ]
-    if len(all_of_them) == 1:
-        return [Trial(*all_of_them[0], out)]
+    if len(combinations) == 1:
+        return [Trial(*combinations[0], out)]
     return [
         Trial(share, seed, scratch, out / f"{'scratch-' if scratch else ''}{100 * share:g}%-seed{seed}")
-        for share, seed, scratch in all_of_them
+        for share, seed, scratch in combinations
     ]
 
 
@@ -225,14 +238,14 @@ def _run(
     allowed: str | None,
     continues: bool,
     world: World,
-) -> Tested:
-    """Train once, and look at the test parts once."""
-    own: dict[str, Any] = {"shares": [trial.share], "seed": trial.seed, "seeds": 1, "scratch": trial.scratch}
-    spec = spec.model_copy(update={**own, "out": str(trial.out)})
+) -> TrialOutcome:
+    """Train once, then compute scores on each test part once."""
+    trial_values: dict[str, Any] = {"shares": [trial.share], "seed": trial.seed, "seeds": 1, "scratch": trial.scratch}
+    spec = spec.model_copy(update={**trial_values, "out": str(trial.out)})
     if continues and holds_run(trial.out):
-        going_on = recorded_spec(spec, trial.out)
-        assert isinstance(going_on, FinetuneSpec)
-        spec = going_on
+        recorded = recorded_spec(spec, trial.out)
+        assert isinstance(recorded, FinetuneSpec)
+        spec = recorded
     train = parts.train
     if trial.share < 1:
         train = train.subset(held_out_rows(train.labels, trial.seed, train.classes, trial.share)[1])
@@ -271,19 +284,21 @@ def _run(
     modules = task.exports()
     encoder, head = modules["encoder"], modules["head"]
     assert isinstance(encoder, Encoder)
-    known = contents(source, plan.spec.batch_size, plan.spec.workers, world)
-    tested = Tested(trial, outcome, len(known), plan.data.size, task.kind, [], [], [], [], weights_hash(encoder))
+    train_hashes = contents(source, plan.spec.batch_size, plan.spec.workers, world)
+    trial_outcome = TrialOutcome(
+        trial, outcome, len(train_hashes), plan.data.size, task.kind, [], [], [], [], weights_hash(encoder)
+    )
     for test in parts.tests:
-        images = source_class.for_evaluation(test.index, spec, encoder, plan.data.size, like=source)
-        found = extract(encoder, images, spec.batch_size, spec.workers, world=world, hashed=True)
-        say_left_out(images, found)
+        samples = source_class.for_evaluation(test.index, spec, encoder, plan.data.size, like=source)
+        features = extract(encoder, samples, spec.batch_size, spec.workers, world=world, hashed=True)
+        report_unreadable(samples, features)
         with torch.no_grad():
-            tested.scores.append(head(found.layers["last"].to(encoder.device)).float().cpu())
+            trial_outcome.scores.append(head(features.layers["last"].to(encoder.device)).float().cpu())
         assert test.index.labels is not None
-        tested.labels.append(torch.from_numpy(test.index.labels[found.rows]))
-        tested.rows.append(found.rows)
-        tested.duplicates.append(count_duplicates(known, found.hashes))
-    return tested
+        trial_outcome.labels.append(torch.from_numpy(test.index.labels[features.rows]))
+        trial_outcome.rows.append(features.rows)
+        trial_outcome.duplicates.append(count_duplicates(train_hashes, features.hashes))
+    return trial_outcome
 
 
 def _origin(checkpoint: Checkpoint | None, trial: Trial, allowed: str | None) -> dict[str, Any]:
@@ -294,48 +309,64 @@ def _origin(checkpoint: Checkpoint | None, trial: Trial, allowed: str | None) ->
     return {"pretrained_by": {"task": checkpoint.metadata["task"], "weights": weights}}
 
 
-def _rows(model: str, tested: list[Tested], parts: Parts) -> list[Row]:
+def _rows(model: str, outcomes: list[TrialOutcome], parts: Parts) -> list[Row]:
     """Return a row for each test part of the trials that differ by the seed only."""
-    own = [one for one in tested if one.trial.model == model]
-    return [
-        Row(
-            model=model,
-            test=part.name,
-            layer=None,
-            **score([one.scores[place] for one in own], own[0].labels[place], parts.classes),
-            p_value=None,
-            n_train=own[0].n_train,
-            n_test=len(own[0].labels[place]),
-            duplicates=max(one.duplicates[place] for one in own),
-            test_seen_in_pretraining=part.seen_in_pretraining,
-            chosen=[{"seed": one.trial.seed, "share": one.trial.share, "run": str(one.outcome.run)} for one in own],
-            weights=own[0].weights,
-        )
-        for place, part in enumerate(parts.tests)
-    ]
+    by_seed = [outcome for outcome in outcomes if outcome.trial.model == model]
+    rows = []
+    for place, part in enumerate(parts.tests):
+        scores = [outcome.scores[place] for outcome in by_seed]
+        metrics, by_class = score(scores, by_seed[0].labels[place], parts.classes)
+        fits = [_fit(outcome) for outcome in by_seed]
+        weights = by_seed[0].weights
+        rows.append(Row(model, metrics, test=part.name, by_class=by_class, weights=weights, fits=fits))
+    return rows
 
 
-def _compared(rows: list[Row], tested: list[Tested]) -> list[Row]:
-    """Return the rows, those from scratch with a p-value against the fine-tuned ones of the same share and seed."""
-    firsts = {one.trial.model: one for one in reversed(tested)}
-    compared, places = [], dict[str, int]()
+def _fit(outcome: TrialOutcome) -> Fit:
+    run, loss = outcome.run, outcome.run.loss
+    training = Training(
+        run=str(run.run),
+        share=outcome.trial.share,
+        steps=run.steps,
+        samples_per_second=run.images_per_second,
+        seconds=run.seconds,
+        loss=loss if loss is not None and math.isfinite(loss) else None,
+    )
+    return Fit(outcome.trial.seed, outcome.n_train, training=training)
+
+
+def _test_data(part: TestPart, outcomes: list[TrialOutcome], place: int) -> TestData:
+    duplicates = max(outcome.duplicates[place] for outcome in outcomes)
+    n = len(outcomes[0].labels[place])
+    return TestData(part.name, labeled_fingerprint(part.index), n, duplicates, part.seen_in_pretraining)
+
+
+def _compare_starts(rows: list[Row], outcomes: list[TrialOutcome]) -> list[Row]:
+    """Return the rows, those from scratch compared with the fine-tuned ones of the same share and first seed."""
+    first_seeds = {outcome.trial.model: outcome for outcome in reversed(outcomes)}
+    results, places = [], dict[str, int]()
     for row in rows:
         place = places[row.model] = places.get(row.model, -1) + 1
-        mine = firsts[row.model]
-        other = firsts.get(replace(mine.trial, scratch=False).model)
-        if mine.trial.scratch and other is not None:
-            told = [(one.rows[place], right(one.scores[place], one.labels[place])) for one in (mine, other)]
-            row = replace(row, p_value=mcnemar_of_rows(*told))
-        compared.append(row)
-    return compared
+        scratch = first_seeds[row.model]
+        tuned = first_seeds.get(replace(scratch.trial, scratch=False).model)
+        if scratch.trial.scratch and tuned is not None:
+            answers = [
+                Answers(outcome.rows[place], is_correct(outcome.scores[place], outcome.labels[place]))
+                for outcome in (scratch, tuned)
+            ]
+            row = replace(row, compared={tuned.trial.model: Comparison(mcnemar_of_answers(*answers), MCNEMAR)})
+        results.append(row)
+    return results
 
 
-def _like(checkpoint: Checkpoint, spec: FinetuneSpec) -> dict[str, Any]:
-    """Return the checkpoint's encoder and size for the spec; another start given by hand is an SslkitError."""
+def _start_values(checkpoint: Checkpoint, spec: FinetuneSpec) -> dict[str, Any]:
+    """Return the checkpoint's encoder and size for the spec; another start set by hand is an SslkitError."""
     others = [name for name in ("init", "pretrained", "encoder_option") if getattr(spec, name)]
     if others:
         raise SslkitError("training starts from the checkpoint", "leave one of them out", flag=("ckpt", others[0]))
-    held = encoder_name(checkpoint.recipe)
-    if spec.encoder not in ("auto", held):
-        raise SslkitError(f"{spec.encoder}, and the checkpoint holds {held}", "leave one of them out", flag="encoder")
-    return {"encoder": held, **({} if spec.sample_size(checkpoint.modality) else checkpoint_size(checkpoint))}
+    checkpoint_encoder = encoder_name(checkpoint.recipe)
+    if spec.encoder not in ("auto", checkpoint_encoder):
+        raise SslkitError(
+            f"{spec.encoder}, but the checkpoint holds {checkpoint_encoder}", "leave one of them out", flag="encoder"
+        )
+    return {"encoder": checkpoint_encoder, **({} if spec.sample_size(checkpoint.modality) else checkpoint_size(checkpoint))}

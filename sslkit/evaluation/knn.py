@@ -1,61 +1,113 @@
 """`sslkit knn`: classify by the nearest training features."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sslkit.console import show_progress
 from sslkit.contract.errors import SslkitError
-from sslkit.evaluation.session import Evaluation, Fitted, Layers, Result, classify, open_evaluation, settle
+from sslkit.contract.evaluation import Protocol
+from sslkit.contract.result import Result
+from sslkit.evaluation.session import (
+    EvaluationSession,
+    FeatureEvaluation,
+    Layers,
+    Predictor,
+    Settings,
+    TrainingView,
+    resolve_protocol,
+)
 from sslkit.specs.evaluation import KnnSpec
 
-_CHUNK = 2**26  # similarities that are in memory at once: 256 MB
+_CHUNK = 2**26  # similarities in memory at once: 256 MB
 
 
 _GROUP = 16
 
 
-def knn(spec: KnnSpec) -> Result:
-    """Evaluate a checkpoint by k-NN; everything `sslkit knn` does."""
-    return knn_of(open_evaluation(spec), spec)
+class Knn(FeatureEvaluation):
+    """Classify by the nearest training features of a frozen encoder."""
 
+    verb = "knn"
+    Options = KnnSpec
+    protocols = (
+        Protocol(
+            "knn/weighted-v1",
+            "the 20 nearest by cosine vote with weight exp(cosine / 0.07) (Wu et al., 2018)",
+            {"k": 20, "temperature": 0.07, "shots": None, "seeds": 1},
+            deterministic=True,
+        ),
+        Protocol(
+            "knn/weighted200-v1",
+            "the 200 nearest by cosine vote with weight exp(cosine / 0.1)",
+            {"k": 200, "temperature": 0.1, "shots": None, "seeds": 1},
+            deterministic=True,
+        ),
+        Protocol(
+            "knn/plain-v1",
+            "the 20 nearest by cosine have a vote each; the first class wins a tie",
+            {"k": 20, "temperature": None, "shots": None, "seeds": 1},
+            deterministic=True,
+        ),
+        Protocol(
+            "knn/fewshot-v1",
+            "5 training samples per class; the 5 nearest vote with weight exp(cosine / 0.07); mean of 10 draws",
+            {"k": 5, "temperature": 0.07, "shots": 5, "seeds": 10},
+        ),
+    )
 
-def knn_of(evaluation: Evaluation, spec: KnnSpec) -> Result:
-    """Return the k-NN result of an evaluation that is open."""
-    protocol, settings = settle(spec, spec.protocol)
-    classes, device = len(evaluation.parts.classes), evaluation.models[0].encoder.device
-    k, temperature, shots = settings["k"], settings["temperature"], settings["shots"]
-    if shots is None and settings["seeds"] > 1:
-        raise SslkitError(f"{spec.protocol} draws nothing", "give --shots, or leave it out", flag="seeds")
+    def resolve(self, spec: Any, session: EvaluationSession) -> tuple[str | None, Settings]:
+        """Return the protocol's id and the settings; several seeds without shots are an SslkitError."""
+        protocol, settings = resolve_protocol(self, spec)
+        if settings["shots"] is None and settings["seeds"] > 1:
+            raise SslkitError(f"{spec.protocol} does not depend on the seed", "set --shots, or leave --seeds out", flag="seeds")
+        return protocol, settings
 
-    def fit(layers: Layers, labels: Tensor, seed: int) -> Fitted:
-        (features,) = layers.values()
-        if shots is not None:
-            rows = draw_shots(labels, shots, seed, evaluation.parts.classes)
+    def fit(self, train: TrainingView, settings: Settings, seed: int) -> Predictor:
+        """Return the training features, or a few of each class drawn by the seed, ready to vote."""
+        features, labels, k = train.features, train.labels, settings["k"]
+        if settings["shots"] is not None:
+            rows = draw_shots(labels, settings["shots"], seed, train.classes)
             features, labels = features[rows], labels[rows]
         if k > len(features):
-            raise SslkitError(f"{k} neighbors of {len(features)} training images", f"give 1 to {len(features)}", flag="k")
-        bank, told = features.to(device), labels.to(device)
+            raise SslkitError(f"{k} exceeds the {len(features)} training samples", f"use at most {len(features)}", flag="k")
+        return Neighbors(features.to(train.device), labels.to(train.device), k, settings["temperature"], len(train.classes))
 
-        def predict(shown: Layers) -> Tensor:
-            (queries,) = shown.values()
-            return votes(bank, told, queries.to(device), k, temperature, classes).cpu()
 
-        return Fitted(predict, {}, len(features))
+class Neighbors(Predictor):
+    """Training features `[N, D]` and labels `[N]` that vote."""
 
-    return evaluation.result("knn", protocol, settings, classify(evaluation, fit, settings))
+    def __init__(self, bank: Tensor, labels: Tensor, k: int, temperature: float | None, classes: int) -> None:
+        self.bank, self.labels, self.k, self.temperature, self.classes = bank, labels, k, temperature, classes
+        self.n_train = len(bank)
+
+    def scores(self, layers: Layers) -> Tensor:
+        """Return the votes `[M, classes]`."""
+        (queries,) = layers.values()
+        return votes(self.bank, self.labels, queries.to(self.bank.device), self.k, self.temperature, self.classes).cpu()
+
+
+def knn(spec: KnnSpec) -> Result:
+    """Evaluate a checkpoint by k-NN, as `sslkit knn` does."""
+    return Knn().run(spec)
 
 
 def draw_shots(labels: Tensor, shots: int, seed: int, classes: tuple[str, ...]) -> Tensor:
-    """Return rows of `shots` training images of each class, drawn by the seed; raises SslkitError if one has fewer."""
+    """Return rows of `shots` training samples of each class, drawn by the seed; raises SslkitError if a class has fewer."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = []
+    rows = []
     for label, name in enumerate(classes):
         members = (labels == label).nonzero()[:, 0]
         if len(members) < shots:
-            raise SslkitError(f"{shots}, and class {name} has {len(members)} images", "give fewer", flag="shots")
-        drawn.append(members[torch.randperm(len(members), generator=generator)[:shots]])
-    return torch.cat(drawn)
+            raise SslkitError(
+                f"{shots} exceeds the {len(members)} training samples of class {name}",
+                f"use at most {len(members)}",
+                flag="shots",
+            )
+        rows.append(members[torch.randperm(len(members), generator=generator)[:shots]])
+    return torch.cat(rows)
 
 
 def votes(train: Tensor, labels: Tensor, test: Tensor, k: int, temperature: float | None, classes: int) -> Tensor:
@@ -65,7 +117,7 @@ def votes(train: Tensor, labels: Tensor, test: Tensor, k: int, temperature: floa
     section 3.4), or with weight one (`temperature` None). Memory is bounded: queries come in chunks.
     """
     train, test = F.normalize(train.float(), dim=1), F.normalize(test.float(), dim=1)
-    found = []
+    chunks = []
     with show_progress("neighbors", len(test)) as progress:
         for queries in test.split(chunk_of(len(train))):
             similarity, places = largest(queries @ train.T, k)
@@ -74,9 +126,9 @@ def votes(train: Tensor, labels: Tensor, test: Tensor, k: int, temperature: floa
             if temperature is not None:
                 weights = ((similarity - similarity[:, :1]) / temperature).exp()
             empty = torch.zeros(len(queries), classes, device=train.device)
-            found.append(empty.scatter_add_(1, labels[places], weights))
+            chunks.append(empty.scatter_add_(1, labels[places], weights))
             progress.advance(len(queries))
-    return torch.cat(found)
+    return torch.cat(chunks)
 
 
 def chunk_of(samples: int) -> int:
@@ -87,18 +139,18 @@ def chunk_of(samples: int) -> int:
 def largest(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k largest of each row of `[M, N]` and their places, largest first, as `topk` does but faster for a large N.
 
-    The columns are dealt to groups of 16. All k lie in the k groups with the largest maxima: of any other group, k values
+    The columns are divided into groups of 16. All k lie in the k groups with the largest maxima: of any other group, k values
     outside are at least as large. Finding maxima reads memory in order, and only what is left has to be sorted.
     """
     rows, count = values.shape
     groups = count // _GROUP
     if groups < 2 * k:
-        found = values.topk(k, dim=1)
-        return found.values, found.indices
-    dealt = values[:, : groups * _GROUP].view(rows, _GROUP, groups)
-    best = dealt.amax(dim=1).topk(k, dim=1).indices[:, None].expand(-1, _GROUP, -1)
+        top = values.topk(k, dim=1)
+        return top.values, top.indices
+    grouped = values[:, : groups * _GROUP].view(rows, _GROUP, groups)
+    best = grouped.amax(dim=1).topk(k, dim=1).indices[:, None].expand(-1, _GROUP, -1)
     places = best + groups * torch.arange(_GROUP, device=values.device)[:, None]
     rest = torch.arange(groups * _GROUP, count, device=values.device).expand(rows, -1)
-    left = torch.cat([dealt.gather(2, best).flatten(1), values[:, groups * _GROUP :]], dim=1)
-    found = left.topk(k, dim=1)
-    return found.values, torch.cat([places.flatten(1), rest], dim=1).gather(1, found.indices)
+    candidates = torch.cat([grouped.gather(2, best).flatten(1), values[:, groups * _GROUP :]], dim=1)
+    top = candidates.topk(k, dim=1)
+    return top.values, torch.cat([places.flatten(1), rest], dim=1).gather(1, top.indices)

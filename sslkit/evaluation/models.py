@@ -1,4 +1,4 @@
-"""What is evaluated: a checkpoint, and what its number has to be compared with."""
+"""The models of an evaluation: a checkpoint, and the baselines and other models to compare it with."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +23,7 @@ CHECKPOINT, RANDOM = "checkpoint", "random weights"
 
 @dataclass(frozen=True)
 class Model:
-    """Hold an encoder, the name it has in results, and the image size it is shown."""
+    """An encoder, its name in results, and the size of its samples."""
 
     name: str
     encoder: Encoder
@@ -35,27 +35,27 @@ class Model:
         return weights_hash(self.encoder)
 
 
-def compared(checkpoint: Checkpoint, spec: EvaluationSpec, device: torch.device, detail: int) -> list[Model]:
-    """Return the checkpoint and what it is compared with; raises SslkitError for what can't be built.
+def compare_models(checkpoint: Checkpoint, spec: EvaluationSpec, device: torch.device, detail: int) -> list[Model]:
+    """Return the checkpoint and the models to compare it with; raises SslkitError for one that can't be built.
 
-    `detail` bounds the size of the plainest features, such as raw pixels.
+    `detail` bounds the number of plain features: raw pixels are those of images of so many pixels a side.
     """
     size, allowed = evaluation_size(spec, checkpoint), spec.encoder
     models = [Model(CHECKPOINT, checkpoint.build_encoder(allowed), size)]
     if spec.baselines:
         seed_stage(spec.seed, "random", 0)
         models.append(Model(RANDOM, build_encoder(checkpoint.recipe, allowed=allowed).eval(), size))
-        plainest = load_modality(checkpoint.evaluated_as).baseline(models[0].encoder, checkpoint.channels, size, detail)
-        if plainest is not None:
-            models.append(Model(*plainest, size))
-    models += [_other(name, size, spec, checkpoint) for name in spec.against]
+        baseline = load_modality(checkpoint.evaluated_as).baseline(models[0].encoder, checkpoint.channels, size, detail)
+        if baseline is not None:
+            models.append(Model(*baseline, size))
+    models += [_load_other(name, size, spec, checkpoint) for name in spec.against]
     for model in models:
         model.encoder.to(device)
     return models
 
 
-def _other(name: str, size: int, spec: EvaluationSpec, checkpoint: Checkpoint) -> Model:
-    """Return a model to compare with: another checkpoint, or a published one."""
+def _load_other(name: str, size: int, spec: EvaluationSpec, checkpoint: Checkpoint) -> Model:
+    """Load a model to compare with: another checkpoint, or a published one."""
     channels, modality = checkpoint.channels, checkpoint.evaluated_as
     path = Path(name, MODEL) if Path(name).is_dir() else Path(name)
     if path.suffix == ".safetensors":
@@ -67,17 +67,17 @@ def _other(name: str, size: int, spec: EvaluationSpec, checkpoint: Checkpoint) -
         return Model(name, other.build_encoder(spec.encoder), spec.sample_size(modality) or other.size)
     published, _, side = name.partition("@")
     if side and not side.isdigit():
-        raise SslkitError(f"should be a checkpoint, NAME or NAME@SIZE (got {name})", flag="against")
-    shown = int(side) if side else size
-    recipe = recipe_for(published, shown, channels, pretrained=True)
+        raise SslkitError(f"{name} is neither a checkpoint nor NAME or NAME@SIZE", flag="against")
+    input_size = int(side) if side else size
+    recipe = recipe_for(published, input_size, channels, pretrained=True)
     with renamed_flags({"encoder": "against"}):
         check_published(published, checkpoint.modality)
         encoder = build_encoder(recipe, pretrained=True, allowed=spec.encoder)
-    return Model(f"{published}, pretrained, at {shown} px", encoder.eval(), shown)
+    return Model(f"{published}, pretrained, at {input_size} px", encoder.eval(), input_size)
 
 
 def weights_hash(encoder: Encoder) -> str:
-    """Return a hash of what an encoder computes: its recipe and all weights."""
+    """Return a hash of an encoder's recipe and weights."""
     digest = blake2b(repr(encoder.recipe).encode(), digest_size=8)
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode())

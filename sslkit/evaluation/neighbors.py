@@ -15,7 +15,7 @@ from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.features import extract
 from sslkit.engine.precision import choose_device
 from sslkit.evaluation.embed import label_text, read_samples
-from sslkit.evaluation.features import cached
+from sslkit.evaluation.features import cached_features
 from sslkit.evaluation.knn import largest
 from sslkit.evaluation.models import Model
 from sslkit.evaluation.splits import evaluation_size, source_of
@@ -76,7 +76,7 @@ def _near_samples(spec: NeighborsSpec, checkpoint: Checkpoint, encoder: Encoder)
     index, size = read_samples(spec, checkpoint), evaluation_size(spec, checkpoint)
     encoder.to(choose_device(spec.device)[0])
     samples = source_class.for_evaluation(index, spec, encoder, size)
-    bank = cached(Model(str(spec.ckpt), encoder, size), samples, "last", "auto", spec)
+    bank = cached_features(Model(str(spec.ckpt), encoder, size), samples, "last", "auto", spec)
     unit = F.normalize(bank.layers["last"], dim=1)
     if spec.k >= len(unit):
         raise SslkitError(f"{spec.k} neighbors among {len(unit)} {samples.noun}", f"give 1 to {len(unit) - 1}", flag="k")

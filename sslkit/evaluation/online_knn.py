@@ -11,7 +11,7 @@ from sslkit.data.indexed_source import IndexedSource
 from sslkit.data.locations import find_parts
 from sslkit.engine.features import extract
 from sslkit.evaluation.knn import votes
-from sslkit.evaluation.metrics import right
+from sslkit.evaluation.metrics import is_correct
 from sslkit.evaluation.splits import check_labeled
 from sslkit.registry import load_modality
 from sslkit.specs.train import PretrainSpec
@@ -49,4 +49,4 @@ class OnlineKnn:
         asked = torch.arange(len(labels)) % 4 == 0
         k = min(_K, int((~asked).sum()))
         told = votes(features[~asked], labels[~asked], features[asked], k, _TEMPERATURE, len(self.index.classes))
-        return float(right(told, labels[asked]).mean())
+        return float(is_correct(told, labels[asked]).mean())

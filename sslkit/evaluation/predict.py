@@ -11,7 +11,7 @@ from sslkit.contract.errors import SslkitError
 from sslkit.engine.checkpoint import Checkpoint, load_strictly, read_model
 from sslkit.engine.precision import choose_device
 from sslkit.evaluation.embed import read_samples
-from sslkit.evaluation.features import cached
+from sslkit.evaluation.features import cached_features
 from sslkit.evaluation.models import Model
 from sslkit.evaluation.splits import evaluation_size, source_of
 from sslkit.files import output_path, write_atomically
@@ -45,18 +45,18 @@ def predict(spec: PredictSpec) -> PredictResult:
     index = read_samples(spec, checkpoint)
     model = Model(str(spec.ckpt), encoder, evaluation_size(spec, checkpoint))
     images = source_of(checkpoint).for_evaluation(index, spec, encoder, model.size)
-    found = cached(model, images, "last", "auto", spec)
+    features = cached_features(model, images, "last", "auto", spec)
     with torch.no_grad():
-        scores = head(found.layers["last"])
+        scores = head(features.layers["last"])
     several, sigmoid = checkpoint.metadata.get("several_labels", False), checkpoint.metadata.get("loss") == "sigmoid"
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n")
     table.writerow(["path", "class", "probability"])
-    for row, (name, probability) in zip(found.rows, named(scores, classes, several, sigmoid), strict=True):
+    for row, (name, probability) in zip(features.rows, named(scores, classes, several, sigmoid), strict=True):
         table.writerow([index.name(int(row)), name, f"{probability:.4f}"])
     with write_atomically(out) as stream:
         stream.write(written.getvalue().encode(errors="surrogateescape"))  # names that are not UTF-8 stay as they are
-    return PredictResult(str(out), len(found.rows), len(classes), model.weights, str(spec.ckpt))
+    return PredictResult(str(out), len(features.rows), len(classes), model.weights, str(spec.ckpt))
 
 
 def classifier(checkpoint: Checkpoint) -> tuple[list[str], nn.Linear]:

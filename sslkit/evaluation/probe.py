@@ -8,96 +8,155 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslkit.console import show_progress
+from sslkit.contract.evaluation import Protocol
+from sslkit.contract.result import Result
 from sslkit.engine.seeds import seed_stage
-from sslkit.evaluation.session import Evaluation, Fitted, Layers, Result, classify, open_evaluation, settle
-from sslkit.evaluation.solvers import Loss, cross_entropy, fit_linear, linear_scores, squared_hinge
-from sslkit.evaluation.splits import held_out_rows
+from sslkit.evaluation.session import (
+    EvaluationSession,
+    FeatureEvaluation,
+    Layers,
+    Predictor,
+    Settings,
+    TrainingView,
+    resolve_protocol,
+)
+from sslkit.evaluation.solvers import Loss, Matrix, cross_entropy, fit_linear, linear_scores, squared_hinge
 from sslkit.specs.evaluation import ProbeSpec
 
-_PIXELS = 16  # raw images of 32 px have more numbers than a linear classifier can use, or fit soon
+_SHARED = {"held_out": 0.2, "seeds": 1}
+_C_GRID = [0.001, 0.01, 0.1, 1.0, 10.0]
+_SVM_GRID = [0.0001, 0.001, 0.01, 0.1, 1.0]
+_RATES = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
+
+
+class Probe(FeatureEvaluation):
+    """Fit a linear classifier on the features of a frozen encoder."""
+
+    verb = "probe"
+    Options = ProbeSpec
+    baseline_pixels = 16  # raw images of 32 px have more values than a linear classifier can use, or fit in reasonable time
+    protocols = (
+        Protocol(
+            "probe/logreg-v1",
+            "logistic regression on standardized features by L-BFGS; C chosen on a fifth of the training part",
+            {"c": _C_GRID, "iterations": 300, **_SHARED},
+        ),
+        Protocol(
+            "probe/sweep-v1",
+            "linear heads on every layer by SGD, 20 epochs of batch 256; layer and rate chosen on a fifth of the training part",
+            {"lr": _RATES, "layer": "all", "head_epochs": 20, "head_batch": 256, "head_momentum": 0.9, **_SHARED},
+        ),
+        Protocol(
+            "probe/svm-v1",
+            "linear SVM, one against the rest, on standardized features; C chosen on a fifth of the training part",
+            {"c": _SVM_GRID, "iterations": 300, **_SHARED},
+        ),
+    )
+
+    def resolve(self, spec: Any, session: EvaluationSession) -> tuple[str | None, Settings]:
+        """Return the protocol's id and the settings, with the layers that the encoder has."""
+        protocol, settings = resolve_protocol(self, spec)
+        self.loss = squared_hinge if spec.protocol == "probe/svm-v1" else cross_entropy
+        if (
+            settings["layer"] == "all"
+            and "layers" not in session.models[0].encoder.offers
+            and "layer" not in spec.model_fields_set
+        ):
+            settings["layer"] = "last"
+        return protocol, settings
+
+    def fits_layers_together(self, settings: Settings) -> bool:
+        """Return whether this is the sweep, which chooses among layers."""
+        return "lr" in settings
+
+    def fit(self, train: TrainingView, settings: Settings, seed: int) -> Predictor:
+        """Return the linear classifier chosen on held-out training data and fitted on all of it."""
+        if self.fits_layers_together(settings):
+            return fit_sweep(train, seed, settings)
+        return fit_over_c(train, seed, settings, self.loss)
 
 
 def probe(spec: ProbeSpec) -> Result:
-    """Evaluate a checkpoint by a linear probe; everything `sslkit probe` does."""
-    return probe_of(open_evaluation(spec, _PIXELS), spec)
+    """Evaluate a checkpoint by a linear probe, as `sslkit probe` does."""
+    return Probe().run(spec)
 
 
-def probe_of(evaluation: Evaluation, spec: ProbeSpec) -> Result:
-    """Return the probe's result of an evaluation that is open."""
-    protocol, settings = settle(spec, spec.protocol)
-    classes, sweeps = evaluation.parts.classes, "lr" in settings
-    if (
-        settings["layer"] == "all"
-        and "layers" not in evaluation.models[0].encoder.offers
-        and "layer" not in spec.model_fields_set
-    ):
-        settings["layer"] = "last"  # the only one there is
+class LinearClassifier(Predictor):
+    """Weights `[D + 1, classes]` on standardized features."""
 
-    def fit(layers: Layers, labels: Tensor, seed: int) -> Fitted:
-        if sweeps:
-            return fit_sweep(layers, labels, seed, classes, settings)
+    def __init__(self, weights: Matrix, mean: Tensor, deviation: Tensor, n_train: int) -> None:
+        self.weights, self.mean, self.deviation, self.n_train = weights, mean, deviation, n_train
+
+    def scores(self, layers: Layers) -> Tensor:
+        """Return class scores `[M, classes]`."""
         (features,) = layers.values()
-        loss = cross_entropy if spec.protocol.startswith("probe/logreg") else squared_hinge
-        return fit_over_c(features, labels, seed, classes, settings, loss)
-
-    return evaluation.result("probe", protocol, settings, classify(evaluation, fit, settings, together=sweeps))
+        return torch.from_numpy(linear_scores(self.weights, ((features - self.mean) / self.deviation).numpy()))
 
 
-def fit_over_c(
-    features: Tensor, labels: Tensor, seed: int, classes: tuple[str, ...], settings: dict[str, Any], loss: Loss
-) -> Fitted:
-    """Choose C on a slice held out of the training part, then fit on all of it."""
-    grid, iterations = _listed(settings["c"]), settings["iterations"]
+class LinearHead(Predictor):
+    """The head that won a sweep, and the layer it reads."""
+
+    def __init__(self, heads: "Heads", layer: str, mean: Tensor, deviation: Tensor, n_train: int) -> None:
+        self.heads, self.layer, self.mean, self.deviation, self.n_train = heads, layer, mean, deviation, n_train
+
+    def scores(self, layers: Layers) -> Tensor:
+        """Return class scores `[M, classes]`."""
+        return _logits(self.heads, (layers[self.layer] - self.mean) / self.deviation)[0]
+
+
+def fit_over_c(train: TrainingView, seed: int, settings: Settings, loss: Loss) -> LinearClassifier:
+    """Choose C on a part held out of the training part, then fit on all of it."""
+    grid, iterations, classes = _as_list(settings["c"]), settings["iterations"], len(train.classes)
+    features = train.features
     mean, deviation = _statistics(features)
-    standard, told = ((features - mean) / deviation).numpy(), labels.numpy()
+    standard, labels = ((features - mean) / deviation).numpy(), train.labels.numpy()
     c, start = grid[0], None
-    chosen: dict[str, Any] = {}
+    accuracies: list[float] = []
     with show_progress("fitting", len(grid) + 1 if len(grid) > 1 else 1) as progress:
         if len(grid) > 1:
-            kept, held_out = held_out_rows(told, seed, classes, settings["held_out"])
-            solutions, accuracies = [], []
+            kept, held_out = train.hold_out(settings["held_out"], seed)
+            solutions = []
             for c in grid:
-                start = fit_linear(standard[kept], told[kept], len(classes), c, loss, iterations, start)
+                start = fit_linear(standard[kept], labels[kept], classes, c, loss, iterations, start)
                 solutions.append(start)
-                accuracies.append(float((linear_scores(start, standard[held_out]).argmax(axis=1) == told[held_out]).mean()))
+                predicted = linear_scores(start, standard[held_out]).argmax(axis=1)
+                accuracies.append(float((predicted == labels[held_out]).mean()))
                 progress.advance()
             best = int(np.argmax(accuracies))  # the first of equals
             c, start = grid[best], solutions[best]
-            chosen["held_out"] = dict(zip(map(str, grid), accuracies, strict=True))
-        weights = fit_linear(standard, told, len(classes), c, loss, iterations, start)
+        weights = fit_linear(standard, labels, classes, c, loss, iterations, start)
         progress.advance()
-
-    def predict(shown: Layers) -> Tensor:
-        (test,) = shown.values()
-        return torch.from_numpy(linear_scores(weights, ((test - mean) / deviation).numpy()))
-
-    return Fitted(predict, {"c": c, **chosen}, len(features))
+    classifier = LinearClassifier(weights, mean, deviation, len(features))
+    classifier.chosen = {"c": c}
+    classifier.held_out = dict(zip(map(str, grid), accuracies, strict=True)) if accuracies else {}
+    return classifier
 
 
-def fit_sweep(layers: Layers, labels: Tensor, seed: int, classes: tuple[str, ...], settings: dict[str, Any]) -> Fitted:
-    """Train a head for every layer and rate at once; choose on a held-out slice; train the chosen one on everything."""
-    rates = _listed(settings["lr"])
-    kept, held_out = (torch.from_numpy(rows) for rows in held_out_rows(labels.numpy(), seed, classes, settings["held_out"]))
-    statistics = {name: _statistics(features[kept]) for name, features in layers.items()}
-    standard = {name: (features - statistics[name][0]) / statistics[name][1] for name, features in layers.items()}
-    heads = train_heads({name: one[kept] for name, one in standard.items()}, labels[kept], len(classes), rates, seed, settings)
+def fit_sweep(train: TrainingView, seed: int, settings: Settings) -> LinearHead:
+    """Train a head for every layer and rate at once; choose on a held-out part; train the chosen one on everything."""
+    rates, classes, labels = _as_list(settings["lr"]), len(train.classes), train.labels
+    kept, held_out = (torch.from_numpy(rows) for rows in train.hold_out(settings["held_out"], seed))
+    standard = {}
+    for name, features in train.layers.items():
+        mean, deviation = _statistics(features[kept])
+        standard[name] = (features - mean) / deviation
+    training = {name: features[kept] for name, features in standard.items()}
+    heads = train_heads(training, labels[kept], classes, rates, seed, settings)
     accuracies = {
         (name, rate): (_logits(heads[name], standard[name][held_out])[number].argmax(dim=1) == labels[held_out])
         .double()
         .mean()
         .item()
-        for name in layers
+        for name in train.layers
         for number, rate in enumerate(rates)
     }
     name, rate = max(accuracies, key=lambda choice: accuracies[choice])  # the first of equals
-    mean, deviation = _statistics(layers[name])
-    final = train_heads({name: (layers[name] - mean) / deviation}, labels, len(classes), [rate], seed, settings)[name]
-    best = {layer: max(accuracies[layer, each] for each in rates) for layer in layers}
-
-    def predict(shown: Layers) -> Tensor:
-        return _logits(final, (shown[name] - mean) / deviation)[0]
-
-    return Fitted(predict, {"layer": name, "lr": rate, "held_out": best}, len(labels))
+    mean, deviation = _statistics(train.layers[name])
+    final = train_heads({name: (train.layers[name] - mean) / deviation}, labels, classes, [rate], seed, settings)[name]
+    head = LinearHead(final, name, mean, deviation, len(labels))
+    head.chosen = {"layer": name, "lr": rate}
+    head.held_out = {layer: max(accuracies[layer, each] for each in rates) for layer in train.layers}
+    return head
 
 
 Heads = tuple[Tensor, Tensor]  # weights [G, width, classes], biases [G, 1, classes]: a head for each of G rates
@@ -120,11 +179,11 @@ def train_heads(
     with show_progress("training heads", steps) as progress:
         for step, rows in enumerate(order.split(batch)):
             share = 0.5 * (1 + np.cos(np.pi * step / steps))
-            wanted = F.one_hot(labels[rows], classes).float()
+            targets = F.one_hot(labels[rows], classes).float()
             for name, features in layers.items():
                 x = features[rows]
                 # The gradient of softmax cross-entropy, for all rates at once.
-                error = (_logits(heads[name], x).softmax(dim=2) - wanted) / len(rows)
+                error = (_logits(heads[name], x).softmax(dim=2) - targets) / len(rows)
                 for parameter, velocity, gradient in zip(
                     heads[name], velocities[name], (x.T @ error, error.sum(dim=1, keepdim=True)), strict=True
                 ):
@@ -146,5 +205,5 @@ def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), (deviation + 1e-6).float()
 
 
-def _listed(value: float | list[float]) -> list[float]:
+def _as_list(value: float | list[float]) -> list[float]:
     return value if isinstance(value, list) else [value]

@@ -1,7 +1,4 @@
-"""`sslkit retrieval`: rank the training part by closeness to each test image."""
-
-from dataclasses import asdict, dataclass
-from typing import Any
+"""`sslkit retrieval`: rank the training part by closeness to each test sample."""
 
 import numpy as np
 import torch
@@ -10,103 +7,86 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.console import show_progress
+from sslkit.contract.evaluation import Protocol
+from sslkit.contract.result import Metric, Result
 from sslkit.evaluation.metrics import average_precision
-from sslkit.evaluation.models import Model
-from sslkit.evaluation.session import Evaluation, open_evaluation, settle
-from sslkit.evaluation.statistics import count_duplicates, interval
+from sslkit.evaluation.session import (
+    FeatureEvaluation,
+    Layers,
+    Measurement,
+    Predictor,
+    Settings,
+    SplitFeatures,
+    TrainingView,
+)
+from sslkit.evaluation.statistics import BOOTSTRAP, bootstrap_interval
 from sslkit.specs.evaluation import RetrievalSpec
 
-PROTOCOL = "retrieval/map-v1"
+_CHUNK = 2**24  # similarities ranked at once
 
 
-_CHUNK = 2**24  # similarities that are ranked at once
+class Retrieval(FeatureEvaluation):
+    """Rank training samples by closeness to test samples: mean average precision."""
 
-
-@dataclass(frozen=True)
-class RetrievalRow:
-    """Hold one line of the table: how many of the nearest training images have the test image's label; shares of 1."""
-
-    model: str
-    test: str
-    layer: str
-    mean_average_precision: float
-    mean_average_precision_interval: tuple[float, float]
-    precision_at_1: float
-    precision_at_10: float
-    n_train: int
-    n_test: int
-    duplicates: int
-    test_seen_in_pretraining: bool
-    weights: str
-
-
-@dataclass(frozen=True)
-class RetrievalResult:
-    """Hold what `sslkit retrieval --json` prints."""
-
-    command: str
-    protocol: str | None
-    settings: dict[str, Any]
-    checkpoint: str
-    weights: str
-    data: dict[str, str | list[str]]
-    rows: list[RetrievalRow]
-
-
-def retrieval(spec: RetrievalSpec) -> RetrievalResult:
-    """Evaluate a checkpoint by retrieval; everything `sslkit retrieval` does."""
-    evaluation = open_evaluation(spec)
-    protocol, settings = settle(spec, PROTOCOL)
-    rows = [row for model in evaluation.models for row in _rows(evaluation, model, settings["layer"])]
-    result = RetrievalResult(
-        command="retrieval",
-        protocol=protocol,
-        settings=evaluation.described(settings),
-        checkpoint=str(evaluation.checkpoint.path),
-        weights=rows[0].weights,
-        data=evaluation.parts.hashes(),
-        rows=rows,
+    verb = "retrieval"
+    Options = RetrievalSpec
+    protocols = (
+        Protocol(
+            "retrieval/map-v1",
+            "mean average precision of ranking the training part by cosine to each test sample",
+            {},
+            deterministic=True,
+        ),
     )
-    evaluation.record(asdict(result))
-    return result
+
+    def fit(self, train: TrainingView, settings: Settings, seed: int) -> Predictor:
+        """Return the training features, ready to be ranked."""
+        return Bank(train.features, train.labels, train.device)
+
+    def measure(self, predictors: list[Predictor], test: SplitFeatures, classes: tuple[str, ...]) -> Measurement:
+        """Return mean average precision, and precision at 1 and 10."""
+        (bank,) = predictors
+        assert isinstance(bank, Bank)
+        precisions = rank(bank.features, bank.labels, test.features, test.labels, bank.device)
+        average = torch.from_numpy(precisions[:, 0])
+        low, high = bootstrap_interval(average)
+        n = len(test.labels)
+        return Measurement(
+            [
+                Metric("mAP", float(average.mean()), low, high, BOOTSTRAP, n=n),
+                Metric("precision at 1", float(precisions[:, 1].mean()), n=n),
+                Metric("precision at 10", float(precisions[:, 2].mean()), n=n),
+            ]
+        )
 
 
-def _rows(evaluation: Evaluation, model: Model, layer: str) -> list[RetrievalRow]:
-    train, tests = evaluation.features(model, layer)
-    rows = []
-    for name, bank in train.layers.items():
-        for part, test in zip(evaluation.parts.tests, tests, strict=True):
-            found = rank(bank, train.labels, test.layers[name], test.labels, evaluation.models[0].encoder.device)
-            precision = torch.from_numpy(found[:, 0])
-            rows.append(
-                RetrievalRow(
-                    model=model.name,
-                    test=part.name,
-                    layer=name,
-                    mean_average_precision=float(precision.mean()),
-                    mean_average_precision_interval=interval(precision),
-                    precision_at_1=float(found[:, 1].mean()),
-                    precision_at_10=float(found[:, 2].mean()),
-                    n_train=len(bank),
-                    n_test=len(test.labels),
-                    duplicates=count_duplicates(train.hashes, test.hashes),
-                    test_seen_in_pretraining=part.seen_in_pretraining,
-                    weights=model.weights,
-                )
-            )
-    return rows
+class Bank(Predictor):
+    """Training features `[N, D]` and labels `[N]` to rank."""
+
+    def __init__(self, features: Tensor, labels: Tensor, device: torch.device) -> None:
+        self.features, self.labels, self.device, self.n_train = features, labels, device, len(features)
+
+    def scores(self, layers: Layers) -> Tensor:
+        """Return the similarities `[M, N]` to the training samples."""
+        (queries,) = layers.values()
+        return F.normalize(queries, dim=1) @ F.normalize(self.features, dim=1).T
 
 
-def rank(train: Tensor, labels: Tensor, test: Tensor, wanted: Tensor, device: torch.device) -> NDArray[np.float64]:
-    """Return average precision, precision at 1 and at 10 of each test image, `[M, 3]`, ranking by cosine."""
+def retrieval(spec: RetrievalSpec) -> Result:
+    """Evaluate a checkpoint by retrieval, as `sslkit retrieval` does."""
+    return Retrieval().run(spec)
+
+
+def rank(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, device: torch.device) -> NDArray[np.float64]:
+    """Return average precision, precision at 1 and at 10 of each test sample, `[M, 3]`, ranking by cosine."""
     bank = F.normalize(train, dim=1).to(device)
-    found = []
+    chunk, precisions = max(1, _CHUNK // len(train)), []
     with show_progress("ranking", len(test)) as progress:
-        for queries, own in zip(*(part.split(max(1, _CHUNK // len(train))) for part in (test, wanted)), strict=True):
+        for queries, query_labels in zip(test.split(chunk), test_labels.split(chunk), strict=True):
             similarity = F.normalize(queries, dim=1).to(device) @ bank.T
             order = similarity.argsort(dim=1, descending=True, stable=True).cpu()
-            relevant = (labels[order] == own[:, None]).numpy()
-            precisions = (relevant[:, :1].mean(axis=1), relevant[:, :10].mean(axis=1))
-            found.append(np.stack([average_precision(relevant), *precisions], axis=1))
+            relevant = (labels[order] == query_labels[:, None]).numpy()
+            at_one_and_ten = (relevant[:, :1].mean(axis=1), relevant[:, :10].mean(axis=1))
+            precisions.append(np.stack([average_precision(relevant), *at_one_and_ten], axis=1))
             progress.advance(len(queries))
-    return np.concatenate(found)
+    return np.concatenate(precisions)

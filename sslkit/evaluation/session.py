@@ -1,11 +1,15 @@
-"""Fit on the training part, look at each test part once, and say what came of it: for every model that is compared.
+"""Evaluations of frozen features: fit on the training part, then measure on each test part once, for every model compared.
 
-What is fitted never sees a test part: `Fit` gets training features only and returns what predicts.
+What is fitted never sees a test part: `FeatureEvaluation.fit` gets a training view, and the test parts have no reader before
+it returned.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -13,151 +17,146 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.contract.errors import SslkitError
-from sslkit.data.index import Index
+from sslkit.contract.evaluation import Evaluation
+from sslkit.contract.result import Comparison, Data, Fit, Metric, Result, Row, TestData
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.precision import choose_device
 from sslkit.engine.run_folder import append_result
-from sslkit.evaluation.features import cached
-from sslkit.evaluation.metrics import classification, right
-from sslkit.evaluation.models import CHECKPOINT, RANDOM, Model, compared
-from sslkit.evaluation.protocols import PROTOCOLS
-from sslkit.evaluation.splits import Parts, find_labeled, source_of
-from sslkit.evaluation.statistics import Told, count_duplicates, interval, mcnemar_of_rows
+from sslkit.evaluation.features import cached_features
+from sslkit.evaluation.metrics import ByClass, is_correct, score
+from sslkit.evaluation.models import CHECKPOINT, RANDOM, Model, compare_models
+from sslkit.evaluation.notes import write_notes
+from sslkit.evaluation.splits import Parts, find_labeled, held_out_rows, labeled_fingerprint, source_of
+from sslkit.evaluation.statistics import MCNEMAR, Answers, adjust_comparisons, count_duplicates, mcnemar_of_answers
 from sslkit.specs.evaluation import EvaluationSpec
 
 Layers = dict[str, Tensor]  # features by layer, [N, width]
+Settings = dict[str, Any]
+S = TypeVar("S", bound="SplitFeatures")
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """Hold what was fitted: class scores `[M, classes]` of a test part's features, and what was chosen on the way."""
-
-    predict: Callable[[Layers], Tensor]
-    chosen: dict[str, Any]
-    n_train: int
-
-
-Fit = Callable[[Layers, Tensor, int], Fitted]  # training features, labels [N], seed
-
-
-@dataclass(frozen=True)
-class Row:
-    """Hold one line of a result's table; accuracies are shares of 1.
-
-    `p_value` says how likely two equally good models would differ so much from each other on these images: this one and
-    the checkpoint (McNemar's test; with several seeds, of the first).
-    """
-
-    model: str
-    test: str
-    layer: str | None
-    top1: float
-    top1_interval: tuple[float, float]
-    top1_deviation: float | None  # between seeds
-    top5: float | None
-    macro_f1: float | None
-    balanced_accuracy: float | None
-    mean_average_precision: float | None  # of several labels per image
-    per_class: dict[str, float | None]
-    p_value: float | None
-    n_train: int
-    n_test: int
-    duplicates: int  # test images that are in the training part, too
-    test_seen_in_pretraining: bool
-    chosen: list[dict[str, Any]]  # by seed
-    weights: str
-
-
-@dataclass(frozen=True)
-class Result:
-    """Hold what `knn`, `probe` and `finetune --json` print: the checkpoint's first row, and all rows."""
-
-    command: str
-    protocol: str | None
-    settings: dict[str, Any]
-    checkpoint: str
-    weights: str
-    data: dict[str, str | list[str]]  # hashes of images and labels, of each part
-    top1: float
-    n_train: int
-    n_test: int
-    duplicates: int
-    test_seen_in_pretraining: bool
-    rows: list[Row]
-
-
-@dataclass(frozen=True)
-class Part:
-    """Hold features and labels `[N]` of a part of the data."""
+class SplitFeatures:
+    """Features and labels `[N]` of one part of the data."""
 
     layers: Layers
     labels: Tensor
-    rows: NDArray[np.int64]  # places in the data: what cannot be read is missing
+    rows: NDArray[np.int64]  # of the data; unreadable samples are missing
     hashes: NDArray[np.int64]
+
+    @property
+    def features(self) -> Tensor:
+        """Return the features `[N, width]` of the only layer."""
+        (features,) = self.layers.values()
+        return features
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Hold what is compared, and the data it is compared on."""
+class TrainingView(SplitFeatures):
+    """The training part, all that a fit gets to see."""
+
+    classes: tuple[str, ...]
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def hold_out(self, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return rows `[N]` to fit on and rows to choose on: `share` of each class is held out, drawn by the seed."""
+        return held_out_rows(self.labels.numpy(), seed, self.classes, share)
+
+
+class Predictor(ABC):
+    """What a fit returns: it predicts from features alone."""
+
+    n_train: int
+    chosen: Mapping[str, Any] = {}  # on held-out training data
+    held_out: Mapping[str, float] = {}  # accuracy there of each candidate
+
+    @abstractmethod
+    def scores(self, layers: Layers) -> Tensor:
+        """Return class scores `[M, classes]`."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the predictors of all seeds reach on one test part; `correct` `[M]` allows a paired test."""
+
+    metrics: list[Metric]
+    by_class: ByClass = field(default_factory=dict)
+    correct: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class FeatureReader:
+    """Reads one model's features of the training part and, in a second step, of the test parts."""
+
+    session: "EvaluationSession"
+    model: Model
+    layer: str
+    pool: str
+
+    @cached_property
+    def training_source(self) -> IndexedSource:
+        """Return the source of the training part."""
+        spec, model = self.session.spec, self.model
+        return source_of(self.session.checkpoint).for_evaluation(
+            self.session.parts.train, spec, model.encoder, model.size, None
+        )
+
+    def training(self) -> TrainingView:
+        """Return the training part."""
+        features = self._extract(self.training_source)
+        return TrainingView(
+            features.layers, features.labels, features.rows, features.hashes, self.session.classes, self.session.device
+        )
+
+    def tests(self) -> list[SplitFeatures]:
+        """Return the test parts, whose sources are opened now."""
+        spec, model, source_class = self.session.spec, self.model, source_of(self.session.checkpoint)
+        return [
+            self._extract(source_class.for_evaluation(test.index, spec, model.encoder, model.size, self.training_source))
+            for test in self.session.parts.tests
+        ]
+
+    def _extract(self, samples: IndexedSource) -> SplitFeatures:
+        features = cached_features(self.model, samples, self.layer, self.pool, self.session.spec)
+        labels = samples.index.labels
+        assert labels is not None
+        return SplitFeatures(features.layers, torch.from_numpy(labels[features.rows]), features.rows, features.hashes)
+
+
+@dataclass(frozen=True)
+class EvaluationSession:
+    """The models compared, and the data they are compared on."""
 
     spec: EvaluationSpec
     checkpoint: Checkpoint
     models: list[Model]
     parts: Parts
 
-    def features(self, model: Model, layer: str) -> tuple[Part, list[Part]]:
-        """Return the training part and the test parts as a model sees them; `layer` as in `--layer`.
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the class names."""
+        return self.parts.classes
 
-        What is compared with the checkpoint and has no layers, or no class token, is taken as it is.
+    @property
+    def device(self) -> torch.device:
+        """Return where the encoders are."""
+        return self.models[0].encoder.device
+
+    def reader(self, model: Model, layer: str) -> FeatureReader:
+        """Return a reader of a model's features; `layer` as in `--layer`.
+
+        Of a model compared with the checkpoint, the last layer and the encoder's own pooling stand in for what it lacks.
         """
-        pool, own = self.spec.pool, model.name in (CHECKPOINT, RANDOM)
-        if not own and "layers" not in model.encoder.offers:
+        pool, same_encoder = self.spec.pool, model.name in (CHECKPOINT, RANDOM)
+        if not same_encoder and "layers" not in model.encoder.offers:
             layer, pool = "last", "auto"
-        elif not own and not model.encoder.class_token and pool in ("class", "both"):
+        elif not same_encoder and not model.encoder.class_token and pool in ("class", "both"):
             pool = "auto"
-        source_class = source_of(self.checkpoint)
-
-        def shown(index: Index, like: IndexedSource | None = None) -> IndexedSource:
-            return source_class.for_evaluation(index, self.spec, model.encoder, model.size, like)
-
-        def part(samples: IndexedSource) -> Part:
-            found, labels = cached(model, samples, layer, pool, self.spec), samples.index.labels
-            assert labels is not None
-            return Part(found.layers, torch.from_numpy(labels[found.rows]), found.rows, found.hashes)
-
-        train = shown(self.parts.train)
-        return part(train), [part(shown(test.index, like=train)) for test in self.parts.tests]
-
-    def result(self, command: str, protocol: str | None, settings: dict[str, Any], rows: list[Row]) -> Result:
-        """Return the result with its first row's numbers on top, added to the run's results.jsonl if there is a run."""
-        result = Result(
-            command=command,
-            protocol=protocol,
-            settings=self.described(settings),
-            checkpoint=str(self.checkpoint.path),
-            data=self.parts.hashes(),
-            **headed(rows),
-        )
-        self.record(asdict(result))
-        return result
-
-    def described(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Return settings with what else decides the numbers: image size, seed, and which labels were told."""
-        return {**settings, "size": self.models[0].size, "seed": self.spec.seed, "label": self.parts.label}
-
-    def record(self, result: dict[str, Any]) -> None:
-        """Add a result to the run's results.jsonl; nothing where there is no run."""
-        append_result(self.checkpoint.path.parent, result)
+        return FeatureReader(self, model, layer, pool)
 
 
-def headed(rows: list[Row]) -> dict[str, Any]:
-    """Return what a Result says of its rows: the first one's numbers, and all of them."""
-    names = ("weights", "top1", "n_train", "n_test", "duplicates", "test_seen_in_pretraining")
-    return {**{name: getattr(rows[0], name) for name in names}, "rows": rows}
-
-
-def open_evaluation(spec: EvaluationSpec, pixels: int = 32) -> Evaluation:
+def open_session(spec: EvaluationSpec, pixels: int = 32) -> EvaluationSession:
     """Read checkpoint and data for an evaluation; raises SslkitError for anything that is missing or does not fit.
 
     Raw pixels, for comparison, are those of images shrunk to `pixels`.
@@ -165,77 +164,139 @@ def open_evaluation(spec: EvaluationSpec, pixels: int = 32) -> Evaluation:
     checkpoint = read_model(spec.ckpt)
     source_of(checkpoint)
     device, _ = choose_device(spec.device)
-    models = compared(checkpoint, spec, device, pixels)
-    return Evaluation(spec, checkpoint, models, find_labeled(spec, spec.test, checkpoint))
+    models = compare_models(checkpoint, spec, device, pixels)
+    return EvaluationSession(spec, checkpoint, models, find_labeled(spec, spec.test, checkpoint))
 
 
-def settle(spec: EvaluationSpec, protocol: str) -> tuple[str | None, dict[str, Any]]:
-    """Return the protocol's id and settings, with the values given by hand, which make the id None."""
-    settings = {"layer": "last", "pool": "auto", **PROTOCOLS[protocol].settings}
-    own = type(spec).model_fields.keys() - EvaluationSpec.model_fields.keys() - {"protocol"}
-    given = {name: value for name in own if (value := getattr(spec, name)) is not None}
-    foreign = sorted(given.keys() - settings.keys())
+class FeatureEvaluation(Evaluation):
+    """Base of evaluations of frozen features: a subclass fits a predictor, and may measure something else than accuracy."""
+
+    baseline_pixels: ClassVar[int] = 32  # side of the images whose raw pixels are a baseline
+
+    def fit(self, train: TrainingView, settings: Settings, seed: int) -> Predictor:
+        """Return what predicts, fitted on the training part only."""
+        raise TypeError(f"{type(self).__name__} does not define fit()")
+
+    def measure(self, predictors: list[Predictor], test: SplitFeatures, classes: tuple[str, ...]) -> Measurement:
+        """Return what predictors, one for each seed, reach on a test part: accuracies, unless overridden."""
+        scores = [predictor.scores(test.layers) for predictor in predictors]
+        metrics, by_class = score(scores, test.labels, classes)
+        return Measurement(metrics, by_class, is_correct(scores[0], test.labels))
+
+    def resolve(self, spec: Any, session: EvaluationSession) -> tuple[str | None, Settings]:
+        """Return the protocol's id, None if a value was set by hand, and all settings; raises SslkitError for unfit ones."""
+        return resolve_protocol(self, spec)
+
+    def fits_layers_together(self, settings: Settings) -> bool:
+        """Return whether one fit gets all layers at once, not a fit for each layer."""
+        return False
+
+    def run(self, spec: Any) -> Result:
+        """Evaluate and return the result, also added to the run's `results.jsonl`."""
+        started_at = time.monotonic()
+        session = open_session(spec, self.baseline_pixels)
+        protocol, settings = self.resolve(spec, session)
+        table = _Table(session)
+        for model in session.models:
+            self._add_rows(table, model, settings)
+        rows = adjust_comparisons(table.rows)
+        data = Data(labeled_fingerprint(session.parts.train), table.tests)
+        result = Result(
+            verb=self.verb,
+            protocol=protocol,
+            settings={**settings, "size": session.models[0].size, "seed": spec.seed, "label": session.parts.label},
+            checkpoint=str(session.checkpoint.path),
+            weights=rows[0].weights,
+            data=data,
+            rows=rows,
+            notes=write_notes(rows, data),
+            seconds=round(time.monotonic() - started_at, 1),
+        )
+        append_result(session.checkpoint.path.parent, result.to_json())
+        return result
+
+    def _add_rows(self, table: "_Table", model: Model, settings: Settings) -> None:
+        """Add one model's rows: everything is fitted before a test part is read."""
+        reader = table.session.reader(model, settings["layer"])
+        train, together = reader.training(), self.fits_layers_together(settings)
+        seeds = [table.session.spec.seed + number for number in range(settings.get("seeds", 1))]
+        names: list[str | None] = [None] if together else list(train.layers)
+        predictors = {name: [self.fit(_select(train, name), settings, seed) for seed in seeds] for name in names}  # by layer
+        tests = reader.tests()
+        for name in names:
+            for number, test in enumerate(tests):
+                measurement = self.measure(predictors[name], _select(test, name), table.session.classes)
+                fits = [
+                    Fit(seed, predictor.n_train, dict(predictor.chosen), dict(predictor.held_out))
+                    for seed, predictor in zip(seeds, predictors[name], strict=True)
+                ]
+                table.add(model, name, number, measurement, fits, train, test)
+
+
+class _Table:
+    """Rows in the making: the checkpoint's answers are what the other models' are compared with."""
+
+    def __init__(self, session: EvaluationSession) -> None:
+        self.session = session
+        self.rows: list[Row] = []
+        self.tests: list[TestData] = []
+        self._answers: dict[int, dict[str | None, Answers]] = {}  # the checkpoint's, by test part and layer
+
+    def add(
+        self,
+        model: Model,
+        layer: str | None,
+        number: int,
+        measurement: Measurement,
+        fits: list[Fit],
+        train: SplitFeatures,
+        test: SplitFeatures,
+    ) -> None:
+        """Add the row of a model, layer and test part."""
+        part = self.session.parts.tests[number]
+        if len(self.tests) == number:
+            duplicates = count_duplicates(train.hashes, test.hashes)
+            fingerprint = labeled_fingerprint(part.index)
+            self.tests.append(TestData(part.name, fingerprint, len(test.labels), duplicates, part.seen_in_pretraining))
+        compared: dict[str, Comparison] = {}
+        if measurement.correct is not None:
+            answers, by_layer = Answers(test.rows, measurement.correct), self._answers.setdefault(number, {})
+            if model.name == CHECKPOINT:
+                by_layer[layer] = answers
+            else:
+                other = by_layer.get(layer) if len(by_layer) > 1 else next(iter(by_layer.values()))
+                if other is not None:
+                    compared[CHECKPOINT] = Comparison(mcnemar_of_answers(answers, other), MCNEMAR)
+        self.rows.append(
+            Row(
+                model=model.name,
+                metrics=measurement.metrics,
+                test=part.name,
+                layer=layer,
+                by_class=measurement.by_class,
+                compared=compared,
+                weights=model.weights,
+                fits=fits,
+            )
+        )
+
+
+def _select(features: S, layer: str | None) -> S:
+    """Return the features of one layer only, or of all."""
+    return features if layer is None else replace(features, layers={layer: features.layers[layer]})
+
+
+def resolve_protocol(evaluation: Evaluation, spec: EvaluationSpec) -> tuple[str | None, Settings]:
+    """Return the protocol's id and settings, with the values set by hand, which make the id None."""
+    protocol = evaluation.find_protocol(getattr(spec, "protocol", evaluation.protocols[0].id))
+    settings = {"layer": "last", "pool": "auto", **protocol.settings}
+    own_options = type(spec).model_fields.keys() - EvaluationSpec.model_fields.keys() - {"protocol"}
+    values = {name: value for name in own_options if (value := getattr(spec, name)) is not None}
+    foreign = sorted(values.keys() - settings.keys())
     if foreign:
-        raise SslkitError(f"{protocol} has no such setting", "see `sslkit protocols`", flag=foreign[0])
-    given |= {name: getattr(spec, name) for name in ("layer", "pool") if name in spec.model_fields_set} | spec.data_values()
-    several = settings.get("seeds", 1) > 1  # else more seeds are more of the same
-    by_hand = [name for name in given if given[name] != settings.get(name, "auto") or name in own]
-    by_hand = [name for name in by_hand if name != "seeds" or several]
-    return None if by_hand else protocol, {**settings, **given}
-
-
-def classify(evaluation: Evaluation, fit: Fit, settings: dict[str, Any], together: bool = False) -> list[Row]:
-    """Return a row for each model, layer and test part, from as many fits as the settings have seeds, counted from `--seed`.
-
-    With `together`, one fit gets all layers at once instead of a fit for each.
-    """
-    rows: list[Row] = []
-    own: dict[str, dict[str | None, Told]] = {}  # the checkpoint's, by test part and layer
-    for model in evaluation.models:
-        train, tests = evaluation.features(model, settings["layer"])
-        for name in [None] if together else list(train.layers):
-            seen = train.layers if name is None else {name: train.layers[name]}
-            fits = [fit(seen, train.labels, evaluation.spec.seed + number) for number in range(settings["seeds"])]
-            for part, test in zip(evaluation.parts.tests, tests, strict=True):
-                shown = test.layers if name is None else {name: test.layers[name]}
-                scores = [fitted.predict(shown) for fitted in fits]
-                told = test.rows, right(scores[0], test.labels)
-                if model.name == CHECKPOINT:
-                    own.setdefault(part.name, {})[name] = told
-                beside = own[part.name]
-                same = beside.get(name) if len(beside) > 1 else next(iter(beside.values()))
-                rows.append(
-                    Row(
-                        model=model.name,
-                        test=part.name,
-                        layer=name,
-                        **score(scores, test.labels, evaluation.parts.classes),
-                        p_value=None if same is None or model.name == CHECKPOINT else mcnemar_of_rows(told, same),
-                        n_train=fits[0].n_train,
-                        n_test=len(test.labels),
-                        duplicates=count_duplicates(train.hashes, test.hashes),
-                        test_seen_in_pretraining=part.seen_in_pretraining,
-                        chosen=[fitted.chosen for fitted in fits],
-                        weights=model.weights,
-                    )
-                )
-    return rows
-
-
-def score(scores: list[Tensor], labels: Tensor, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Return what a Row says of class scores `[M, classes]`, one of each seed: means, an interval, the seeds' deviation."""
-    each = [classification(one, labels, classes) for one in scores]
-    low, high = interval(torch.stack([right(one, labels) for one in scores]).mean(dim=0))
-    names = ("top1", "top5", "macro_f1", "balanced_accuracy", "mean_average_precision")
-    means: dict[str, Any] = {name: _mean([getattr(one, name) for one in each]) for name in names}
-    return {
-        **means,
-        "top1_interval": (low, high),
-        "top1_deviation": float(np.std([one.top1 for one in each], ddof=1)) if len(each) > 1 else None,
-        "per_class": {name: _mean([one.per_class[name] for one in each]) for name in classes},
-    }
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+        raise SslkitError(f"{protocol.id} has no such setting", "see `sslkit protocols`", flag=foreign[0])
+    values |= {name: getattr(spec, name) for name in ("layer", "pool") if name in spec.model_fields_set} | spec.data_values()
+    repeats = settings.get("seeds", 1) > 1  # a protocol with one seed keeps its id with more
+    by_hand = [name for name in values if values[name] != settings.get(name, "auto") or name in own_options]
+    by_hand = [name for name in by_hand if name != "seeds" or repeats]
+    return None if by_hand else protocol.id, {**settings, **values}

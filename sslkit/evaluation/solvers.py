@@ -1,4 +1,4 @@
-"""Linear classifiers by L-BFGS: the optimum that scikit-learn's LogisticRegression and LinearSVC look for, all classes at once.
+"""Linear classifiers by L-BFGS: the optimum of scikit-learn's LogisticRegression and LinearSVC, all classes at once.
 
 Both objectives are convex, so it does not matter how the optimum is found, and a solution for one C is a good start for
 the next: seconds for what takes liblinear minutes (8,000 × 768 features, ten classes).
@@ -41,7 +41,7 @@ def fit_linear(
 ) -> Matrix:
     """Return weights `[D + 1, classes]`, the intercept last: the minimum of N·C·loss + ½‖w‖² (intercepts are free).
 
-    Features are `[N, D]`; `start` are weights of a similar problem; after so many iterations the search ends.
+    Features are `[N, D]`; `start` are weights of a similar problem; `iterations` bounds the search.
     """
     from scipy.optimize import minimize
 
@@ -54,13 +54,13 @@ def fit_linear(
         slope, intercept = weights[:-1], weights[-1:]
         value, gradient = loss(data @ slope.astype(np.float32) + intercept, targets)
         change = (data.T @ gradient.astype(np.float32)).astype(np.float64) + decay * slope
-        whole = np.concatenate([change, gradient.sum(axis=0, keepdims=True)])
-        return value + 0.5 * decay * float((slope**2).sum()), whole.ravel()
+        full_gradient = np.concatenate([change, gradient.sum(axis=0, keepdims=True)])
+        return value + 0.5 * decay * float((slope**2).sum()), full_gradient.ravel()
 
     first = np.zeros((width + 1, classes)) if start is None else start
     options = {"maxiter": iterations, "maxfun": 2 * iterations, "gtol": 1e-5, "ftol": 1e-8}
-    found = minimize(objective, first.ravel(), jac=True, method="L-BFGS-B", options=options)
-    weights: Matrix = found.x.reshape(width + 1, classes)
+    solution = minimize(objective, first.ravel(), jac=True, method="L-BFGS-B", options=options)
+    weights: Matrix = solution.x.reshape(width + 1, classes)
     return weights
 
 

@@ -24,7 +24,7 @@ _TEST_SHARE = 0.2  # where there is no test part
 
 @dataclass(frozen=True)
 class TestPart:
-    """Hold images that are looked at once; labels count in the training part's classes."""
+    """Samples used once, to test; labels count in the training part's classes."""
 
     name: str
     index: Index
@@ -33,22 +33,18 @@ class TestPart:
 
 @dataclass(frozen=True)
 class Parts:
-    """Hold the labeled parts of the data."""
+    """The labeled parts of the data."""
 
     train: Index
     tests: list[TestPart]
-    data: str  # where they come from
+    data: str  # their location
     label: str | None
-    fingerprint: str  # of the training part, before any of it was split off
+    fingerprint: str  # of the training part, before a test part was split off
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Return the class names."""
         return self.train.classes
-
-    def hashes(self) -> dict[str, str | list[str]]:
-        """Return hashes of the images and labels of the training part, and of each test part."""
-        return {"train": _hash(self.train), "test": [_hash(test.index) for test in self.tests]}
 
 
 def find_labeled(
@@ -61,10 +57,10 @@ def find_labeled(
     """Return labeled training and test parts, and print where each test part comes from.
 
     Without `--data` they are those of the run beside the checkpoint, whose fingerprint has to match. Without a test
-    part, a fifth of each class is split off by the seed. `several` labels per image are for fine-tuning only.
-    `source_class` reads them; by default what the checkpoint is evaluated on.
+    part, a fifth of each class is split off by the seed. `several` labels per sample are for fine-tuning only.
+    `source_class` reads them; by default the source that the checkpoint is evaluated on.
     """
-    data, label, own = named_data(spec, checkpoint)
+    data, label, from_run = named_data(spec, checkpoint)
     if source_class is None:
         assert checkpoint is not None
         source_class = source_of(checkpoint)
@@ -74,40 +70,39 @@ def find_labeled(
     if checkpoint is not None:
         check_channels(train, checkpoint)
     fingerprint = train.fingerprint()
-    seen = fingerprint == pretrained_on
-    check_own(data, own, seen)
-    found = [(test, *_test_location(test, source_class.kind)) for test in tests]
-    if not found and located:
-        found = [(data, *next(iter(located.items())))]
+    pretrained = fingerprint == pretrained_on
+    check_run_data(data, from_run, pretrained)
+    locations = [(test, *_test_location(test, source_class.kind)) for test in tests]
+    if not locations and located:
+        locations = [(data, *next(iter(located.items())))]
     parts = []
-    for holder, name, location in found:
+    for holder, name, location in locations:
         with renamed_flags({"data": "test" if tests else "data"}):
-            part = _in_classes(check_labeled(source_class.read_index(location, label, spec.reindex), "test", several), train)
+            part = _map_classes(check_labeled(source_class.read_index(location, label, spec.reindex), "test", several), train)
         name = holder if location == holder else f"{name} of {holder}"
         say(f"test part: {name}")
         parts.append(TestPart(name, part, part.fingerprint() == pretrained_on))
     if not parts:
-        say(f"test part: a fifth of each class of {data}, drawn by --seed {spec.seed}{', seen in pretraining' if seen else ''}")
+        suffix = "; seen in pretraining" if pretrained else ""
+        say(f"test part: a fifth of each class of {data}, drawn by --seed {spec.seed}{suffix}")
         kept, held_out = held_out_rows(train.labels, spec.seed, train.classes, _TEST_SHARE)
-        parts = [TestPart(f"a fifth of {data}", train.subset(held_out), seen)]
+        parts = [TestPart(f"a fifth of {data}", train.subset(held_out), pretrained)]
         train = train.subset(kept)
     return Parts(train, parts, data, label, fingerprint)
 
 
-def check_own(data: str, own: bool, seen: bool) -> None:
-    """Raise SslkitError if data that nobody named, but the run, is not what the run has seen."""
-    if own and not seen:
-        raise SslkitError(
-            f"{data} is no longer what the run saw", "name it with --data to evaluate on it all the same", flag="data"
-        )
+def check_run_data(data: str, from_run: bool, unchanged: bool) -> None:
+    """Raise SslkitError if the run's data, which the user did not name, has changed since the run."""
+    if from_run and not unchanged:
+        raise SslkitError(f"{data} has changed since the run", "name it with --data to evaluate on it anyway", flag="data")
 
 
 def source_of(checkpoint: Checkpoint, flag: str = "ckpt") -> type[IndexedSource]:
-    """Return what reads the samples that a checkpoint is evaluated on; raises SslkitError if they cannot be labeled."""
+    """Return the source of the samples that a checkpoint is evaluated on; raises SslkitError if they cannot be labeled."""
     modality = load_modality(checkpoint.evaluated_as)
     if checkpoint.modality != modality.encoder_modality:
         raise SslkitError(
-            f"{checkpoint.path} says it encodes {checkpoint.modality} data and was trained on {modality.name} data",
+            f"{checkpoint.path} encodes {checkpoint.modality} data, but its metadata claims training on {modality.name} data",
             "the file was altered",
             flag=flag,
         )
@@ -120,7 +115,7 @@ def source_of(checkpoint: Checkpoint, flag: str = "ckpt") -> type[IndexedSource]
 
 
 def evaluation_size(spec: ModalitySpec, checkpoint: Checkpoint) -> int:
-    """Return the size of samples that the encoder is given: as asked for, by default that of pretraining.
+    """Return the size of the encoder's samples: the user's, by default that of pretraining.
 
     Raises SslkitError for a data option of another modality.
     """
@@ -136,14 +131,14 @@ def check_channels(index: Index, checkpoint: Checkpoint) -> None:
 
 
 def named_data(spec: DataSpec, checkpoint: Checkpoint | None) -> tuple[str, str | None, bool]:
-    """Return `--data` and `--label`, by default those of the run beside the checkpoint, and whether they are its own."""
+    """Return `--data` and `--label`, by default those of the run beside the checkpoint, and whether they come from the run."""
     if spec.data is not None:
         return spec.data, spec.label, False
     if checkpoint is None:
-        raise SslkitError("missing", "give labeled images: class subfolders, or a .csv with --label", flag="data")
+        raise SslkitError("missing", "name labeled data: class subfolders, or a .csv with --label", flag="data")
     folder = Path(checkpoint.path).parent
     if not holds_run(folder):
-        raise SslkitError(f"missing, and {folder} holds no run that would name it", "give the images", flag="data")
+        raise SslkitError(f"missing, and {folder} holds no run that names it", "name the data", flag="data")
     recorded = read_spec(folder)
     data, label = recorded.get("data"), recorded.get("label")
     if not isinstance(data, str):
@@ -165,13 +160,13 @@ def held_out_rows(labels: np.ndarray | None, seed: int, classes: tuple[str, ...]
     for members in groups:
         if len(members) < 2:
             name = classes[labels[members[0]]]
-            raise SslkitError(f"class {name} has one image", "a split needs two; or give a test part with --test", flag="data")
+            raise SslkitError(f"class {name} has one sample", "a split needs two; or name a test part with --test", flag="data")
         chosen[members[: min(max(1, round(share * len(members))), len(members) - 1)]] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
 def _test_location(test: str, kind: FileKind) -> tuple[str, str]:
-    """Return the name and the place of the test part in what `--test` names: not its training part, if it has several."""
+    """Return name and location of the test part of what `--test` names: not its training part, if it has several parts."""
     with renamed_flags({"data": "test"}):
         located = find_parts(test, kind)
     if len(located) > 1:
@@ -179,7 +174,8 @@ def _test_location(test: str, kind: FileKind) -> tuple[str, str]:
     return next(iter(located.items()))
 
 
-def _hash(index: Index) -> str:
+def labeled_fingerprint(index: Index) -> str:
+    """Return a hash of samples, classes and labels."""
     assert index.labels is not None
     digest = blake2b(index.fingerprint().encode(), digest_size=8)
     digest.update("\0".join(index.classes).encode(errors="surrogateescape"))
@@ -188,9 +184,9 @@ def _hash(index: Index) -> str:
 
 
 def check_labeled(index: Index, flag: str, several: bool, split: bool = True) -> Index:
-    """Return the index; raises SslkitError, naming the flag, if its labels are not those an evaluation can use.
+    """Return the index; raises SslkitError, naming the flag, if an evaluation cannot use its labels.
 
-    What is `split`, or fitted and tested on, needs two of each class.
+    Data to `split`, or to fit and test on, needs two samples of each class.
     """
     if index.labels is None:
         raise SslkitError(
@@ -199,21 +195,21 @@ def check_labeled(index: Index, flag: str, several: bool, split: bool = True) ->
             flag=flag,
         )
     if len(index.classes) < 2:
-        raise SslkitError(f"{index.source} has one class only ({index.classes[0]})", "expected two or more", flag=flag)
+        raise SslkitError(f"{index.source} has only one class ({index.classes[0]})", "at least two are needed", flag=flag)
     if index.labels.ndim == 2 and not several:
-        raise SslkitError(f"{index.source} has several labels in one cell", "only finetune takes them", flag=flag)
+        raise SslkitError(f"{index.source} has several labels per sample", "only finetune accepts them", flag=flag)
     if flag == "data" and split and index.labels.ndim == 1:
         counts = np.bincount(index.labels, minlength=len(index.classes))
         if counts.min() < 2:
             raise SslkitError(
-                f"class {index.classes[int(counts.argmin())]} of {index.source} has one image",
-                "expected two or more",
+                f"class {index.classes[int(counts.argmin())]} of {index.source} has one sample",
+                "at least two are needed",
                 flag=flag,
             )
     return index
 
 
-def _in_classes(test: Index, train: Index) -> Index:
+def _map_classes(test: Index, train: Index) -> Index:
     """Return the test index with labels that count in the training part's classes."""
     assert test.labels is not None and train.labels is not None
     if test.channels != train.channels:
@@ -221,14 +217,12 @@ def _in_classes(test: Index, train: Index) -> Index:
             f"images of {test.source} have {test.channels} channels, those of --data {train.channels}", flag="test"
         )
     places = {name: place for place, name in enumerate(train.classes)}
-    unseen = [name for name in test.classes if name not in places]
-    if unseen:
-        raise SslkitError(f"{test.source} has classes that the training part lacks: {', '.join(unseen[:5])}", flag="test")
+    unknown = [name for name in test.classes if name not in places]
+    if unknown:
+        raise SslkitError(f"{test.source} has classes that the training part lacks: {', '.join(unknown[:5])}", flag="test")
     mapping = np.array([places[name] for name in test.classes], dtype=np.int64)
     if train.labels.ndim == 1 and test.labels.ndim == 2:
-        raise SslkitError(
-            f"{test.source} has several labels in one cell, the training part has one for each image", flag="test"
-        )
+        raise SslkitError(f"{test.source} has several labels per sample, the training part one", flag="test")
     if train.labels.ndim == 1:
         return dataclasses.replace(test, labels=mapping[test.labels], classes=train.classes)
     several = np.zeros((len(test), len(train.classes)), dtype=np.int64)

@@ -1,37 +1,68 @@
 """Confidence intervals and significance tests."""
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Told = tuple[NDArray[np.int64], Tensor]  # rows of the data, and 1 where the label was predicted correctly
-_RESAMPLES = 2000
+from sslkit.contract.result import Row
+
+RESAMPLES = 2000
+BOOTSTRAP = f"bootstrap over samples, {RESAMPLES:,} resamples"
+MCNEMAR = "McNemar's exact test"
 
 
-def mcnemar_of_rows(one: Told, other: Told) -> float:
-    """Return McNemar's p-value over the images that both models were shown."""
-    _, mine, theirs = np.intersect1d(one[0], other[0], assume_unique=True, return_indices=True)
-    return mcnemar(one[1][torch.from_numpy(mine)], other[1][torch.from_numpy(theirs)])
+@dataclass(frozen=True)
+class Answers:
+    """Which test samples a model classified correctly."""
+
+    rows: NDArray[np.int64]  # of the test data; unreadable samples are missing
+    correct: Tensor  # 0 or 1, [len(rows)]
+
+
+def mcnemar_of_answers(first: Answers, second: Answers) -> float:
+    """Return McNemar's p-value over the samples that both models classified."""
+    _, first_places, second_places = np.intersect1d(first.rows, second.rows, assume_unique=True, return_indices=True)
+    return mcnemar(first.correct[torch.from_numpy(first_places)], second.correct[torch.from_numpy(second_places)])
 
 
 def count_duplicates(train: NDArray[np.int64], test: NDArray[np.int64]) -> int:
-    """Return how many test images have the same pixels as one of the training part."""
+    """Return how many test samples have the same content as a training sample, given the hashes of both."""
     return int(np.isin(test, train).sum())
 
 
-def interval(values: Tensor, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(values: Tensor, seed: int = 0) -> tuple[float, float]:
     """Return the 95% interval of the mean of `[N]` by the bootstrap's percentiles (Efron, 1979), 2,000 resamples of samples."""
     rng, samples = np.random.default_rng(seed), values.numpy()
-    means = [samples[rng.integers(len(samples), size=len(samples))].mean() for _ in range(_RESAMPLES)]
+    means = [samples[rng.integers(len(samples), size=len(samples))].mean() for _ in range(RESAMPLES)]
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 
-def mcnemar(one: Tensor, other: Tensor) -> float:
-    """Return the exact two-sided p-value of McNemar's test (1947): who was right about the same samples, `[N]` of 0 and 1."""
+def mcnemar(first: Tensor, second: Tensor) -> float:
+    """Return the exact two-sided p-value of McNemar's test (1947) on the correctness of the same samples, `[N]` of 0 and 1."""
     from scipy.stats import binomtest
 
-    only_one, only_other = int(((one == 1) & (other == 0)).sum()), int(((one == 0) & (other == 1)).sum())
-    differing = only_one + only_other
-    return float(binomtest(only_one, differing).pvalue) if differing else 1.0
+    only_first, only_second = int(((first == 1) & (second == 0)).sum()), int(((first == 0) & (second == 1)).sum())
+    discordant = only_first + only_second
+    return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+
+
+def adjust_holm(p_values: list[float]) -> list[float]:
+    """Return p-values adjusted for multiple comparisons (Holm, 1979): the i-th smallest of m times m - i + 1, never falling."""
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def adjust_comparisons(rows: list[Row]) -> list[Row]:
+    """Return the rows of one result with every p-value adjusted for their number."""
+    adjusted = iter(adjust_holm([comparison.p_value for row in rows for comparison in row.compared.values()]))
+    return [
+        replace(row, compared={name: replace(comparison, adjusted=next(adjusted)) for name, comparison in row.compared.items()})
+        for row in rows
+    ]

@@ -8,10 +8,10 @@ from typing import Any
 from sslkit.contract.exporter import Exporter, ExportJob, Settings
 from sslkit.encoders.recipe import encoder_name
 from sslkit.engine.checkpoint import Checkpoint
-from sslkit.engine.run_folder import RESULTS, read_json_lines
+from sslkit.engine.run_folder import RESULTS
 from sslkit.evaluation.models import weights_hash
+from sslkit.evaluation.notes import read_results
 from sslkit.files import write_atomically
-from sslkit.reporting.numbers import protocol_of
 
 
 @dataclass(frozen=True)
@@ -81,23 +81,19 @@ def _network_facts(card: Card) -> dict[str, Any]:
 
 
 def _results(file: Path, weights: str) -> list[str]:
-    """Return a table of what a run's results.jsonl says of these weights; a test part is known by its hash, not its path."""
+    """Return a table of the run's results with these weights; a test part is named by its hash, not its path."""
     rows = []
-    for result in read_json_lines(file):
-        tests = result.get("data", {}).get("test", [])
-        names = list(dict.fromkeys(row["test"] for row in result.get("rows", [])))
-        for row in result.get("rows", []):
-            measure = next((name for name in ("top1", "mean_average_precision") if row.get(name) is not None), None)
-            if row.get("weights") != weights or measure is None:
+    for result in read_results(file):
+        for row in result.rows:
+            if row.weights != weights:
                 continue
-            place = names.index(row["test"])
-            test = f"{row['n_test']:,}" + (f", {tests[place]}" if place < len(tests) else "")
-            low, high = row[f"{measure}_interval"]
-            value = f"{row[measure]:.1%} ({100 * low:.1f} to {100 * high:.1f})" + ("" if measure == "top1" else " mAP")
-            rows.append(f"| {protocol_of(result)} | {test} | {row['layer'] or ''} | {value} |")
+            metric, test = row.headline, result.data.test(row.test)
+            size = f"{metric.n:,}" + (f", {test.fingerprint}" if test is not None else "")
+            interval = f" ({metric.interval_text()})" if metric.interval_text() else ""
+            rows.append(f"| {result.title} | {size} | {row.layer or ''} | {metric.text()}{interval} {metric.name} |")
     if not rows:
-        return ["None were measured beside the checkpoint: `sslkit evaluate` does."]
-    head = "| protocol | test images, hash of images and labels | layer | accuracy (or mAP) and 95% interval |"
+        return ["None were measured beside the checkpoint: run `sslkit evaluate`."]
+    head = "| protocol | test samples, hash of samples and labels | layer | headline metric and 95% interval |"
     return [head, "|---|---|---|---|", *dict.fromkeys(rows)]
 
 

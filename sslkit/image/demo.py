@@ -52,10 +52,10 @@ def demo(spec: DemoSpec) -> DemoResult:
         images=str(images),
         run=run.run,
         checkpoint=run.checkpoint,
-        knn=neighbors.top1,
-        probe=linear.top1,
-        random_knn=neighbors.rows[1].top1,
-        random_probe=linear.rows[1].top1,
+        knn=neighbors.headline.value,
+        probe=linear.headline.value,
+        random_knn=neighbors.rows[1].headline.value,
+        random_probe=linear.rows[1].headline.value,
         export=export(ExportSpec(ckpt=run.checkpoint, to="pt2")).path,
     )
 

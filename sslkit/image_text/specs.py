@@ -7,12 +7,13 @@ from sslkit.specs.data import DataSpec
 
 
 class ZeroshotSpec(DataSpec):
-    """Hold what `sslkit zeroshot` is told."""
+    """Options of `zeroshot`."""
 
     ckpt: str = Field(description="model.safetensors of a run of `clip`.")
     encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
     labels: str | None = Field(
-        default=None, description="File with a line for each class: its name, or CLASS,NAME; default: the data's own names."
+        default=None, description="File with a line per class: its name, or CLASS,NAME; default: the data's class names."
     )
-    templates: Texts = Field(default=["{}"], description="Prompt with {} for the name of a class; the mean of several counts.")
-    baselines: bool = Field(default=True, description="Also the same networks with random weights.")
+    templates: Texts = Field(default=["{}"], description="Prompt with {} for the class name; several are averaged.")
+    baselines: bool = Field(default=True, description="Also evaluate the same networks with random weights.")
+    details: bool = Field(default=False, description="Also print p-values and adjustments.")

@@ -1,10 +1,9 @@
 """`sslkit zeroshot`: classify images by the names of classes, or find captions of images and images of captions."""
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 from sslkit.console import say
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError, did_you_mean
+from sslkit.contract.evaluation import Evaluation, Protocol
+from sslkit.contract.result import Comparison, Data, Metric, Result, Row, TestData
 from sslkit.data.index import Index
 from sslkit.data.locations import find_parts
 from sslkit.encoders.build import build_encoder
@@ -22,13 +23,26 @@ from sslkit.engine.checkpoint import Checkpoint, load_strictly, read_model
 from sslkit.engine.precision import choose_device
 from sslkit.engine.run_folder import append_result
 from sslkit.engine.seeds import seed_stage
-from sslkit.evaluation.features import cached
-from sslkit.evaluation.metrics import right
+from sslkit.evaluation.features import cached_features
+from sslkit.evaluation.metrics import is_correct, score
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, Model
-from sslkit.evaluation.protocols import PROTOCOLS
-from sslkit.evaluation.session import Row, score
-from sslkit.evaluation.splits import check_channels, check_labeled, check_own, evaluation_size, named_data
-from sslkit.evaluation.statistics import Told, interval, mcnemar_of_rows
+from sslkit.evaluation.notes import write_notes
+from sslkit.evaluation.splits import (
+    check_channels,
+    check_labeled,
+    check_run_data,
+    evaluation_size,
+    labeled_fingerprint,
+    named_data,
+)
+from sslkit.evaluation.statistics import (
+    BOOTSTRAP,
+    MCNEMAR,
+    Answers,
+    adjust_comparisons,
+    bootstrap_interval,
+    mcnemar_of_answers,
+)
 from sslkit.image.source import ImageSource
 from sslkit.image_text.encoders import CaptionEncoder
 from sslkit.image_text.source import read_captions
@@ -38,44 +52,12 @@ from sslkit.text.byte_pairs import BytePairs
 _LONGEST = 4096  # tokens of a text
 
 
-_AT_ONCE = 1024  # texts, or images that are compared with all texts
-
-
-@dataclass(frozen=True)
-class RecallRow:
-    """Hold how often what belongs together is among the 1, 5 and 10 nearest, one way; shares of 1."""
-
-    model: str
-    test: str
-    layer: str | None
-    recall_at_1: float
-    recall_at_1_interval: tuple[float, float] | None
-    recall_at_5: float
-    recall_at_10: float
-    p_value: float | None
-    n_train: int
-    n_test: int
-    duplicates: int
-    test_seen_in_pretraining: bool
-    weights: str
-
-
-@dataclass(frozen=True)
-class ZeroshotResult:
-    """Hold what `sslkit zeroshot --json` prints: a row for each model, or for each way of retrieval."""
-
-    command: str
-    protocol: str | None
-    settings: dict[str, Any]
-    checkpoint: str
-    weights: str
-    data: dict[str, str]
-    rows: list[Row] | list[RecallRow]
+_CHUNK = 1024  # texts encoded, or queries compared, at once
 
 
 @dataclass(frozen=True)
 class Towers:
-    """Hold the two networks that say where images and texts lie, and the tokenizer of the texts."""
+    """The image and text encoders of a joint embedding space, and the tokenizer of the texts."""
 
     image: Model
     projector: nn.Linear
@@ -84,193 +66,206 @@ class Towers:
     length: int
 
     @torch.no_grad()
-    def places(self, texts: list[str]) -> Tensor:
+    def embed_texts(self, texts: list[str]) -> Tensor:
         """Return unit vectors of texts, `[N, D]`, on the CPU."""
         tokens = torch.from_numpy(self.tokenizer(texts, self.length)).long()
-        found = [self.text(piece.to(self.text.device)).float().cpu() for piece in tokens.split(_AT_ONCE)]
-        return F.normalize(torch.cat(found), dim=1)
+        vectors = [self.text(chunk.to(self.text.device)).float().cpu() for chunk in tokens.split(_CHUNK)]
+        return F.normalize(torch.cat(vectors), dim=1)
 
     @torch.no_grad()
-    def seen(self, index: Index, spec: ZeroshotSpec) -> tuple[Tensor, NDArray[np.int64]]:
+    def embed_images(self, index: Index, spec: ZeroshotSpec) -> tuple[Tensor, NDArray[np.int64]]:
         """Return unit vectors of images, `[N, D]`, on the CPU, and their rows in the data."""
         model = self.image
-        found = cached(model, ImageSource.for_evaluation(index, spec, model.encoder, model.size), "last", "auto", spec)
-        return F.normalize(self.projector(found.layers["last"]), dim=1), found.rows
+        samples = ImageSource.for_evaluation(index, spec, model.encoder, model.size)
+        features = cached_features(model, samples, "last", "auto", spec)
+        return F.normalize(self.projector(features.layers["last"]), dim=1), features.rows
 
 
-def zeroshot(spec: ZeroshotSpec) -> ZeroshotResult:
-    """Evaluate a checkpoint of images and captions without any training; everything `sslkit zeroshot` does.
+class Zeroshot(Evaluation):
+    """Classify images by the names of classes, or match images and captions, with a checkpoint of clip."""
 
-    Data with labels is classified: an image belongs to the class whose prompts are nearest to it, in the mean over templates
-    (Radford et al., 2021, section 3.1). Of a table with captions and no `--label`, each image looks for its caption and
-    each caption for its images. With train/ and test/ inside, test is read. Raises SslkitError for checkpoints
-    that know no captions.
-    """
-    bad = next((template for template in spec.templates if template.count("{}") != 1), None)
-    if bad is not None:
-        raise SslkitError(f"{bad!r} should hold {{}} once", "a class's name takes its place", flag="templates")
-    checkpoint = read_model(spec.ckpt)
-    device = choose_device(spec.device)[0]
-    towers = _towers(checkpoint, spec, device)
-    data, label, own = named_data(spec, checkpoint)
-    name, location = list(find_parts(data, ImageSource.kind).items())[-1]
-    index = ImageSource.read_index(location, label, spec.reindex)
-    check_channels(index, checkpoint)
-    test = data if name == "train" else f"{name} of {data}"
-    say(f"test part: {test}")
-    seen = index.fingerprint() == checkpoint.metadata["data"]
-    check_own(data, own and name == "train", seen)
-    rows: list[Row] | list[RecallRow]
-    protocol = "zeroshot/recall-v1" if index.labels is None else "zeroshot/names-v1"
-    if index.labels is not None:
-        check_labeled(index, "data", several=False, split=False)
-        rows = _classified(spec, checkpoint, towers, index, test, seen, device)
-    else:
-        rows = _retrieved(spec, towers, index, read_captions(location), test, seen)
-    settings = {"templates": spec.templates, "labels": spec.labels, "size": towers.image.size, "label": label}
-    usual = PROTOCOLS[protocol].settings.items() <= settings.items() and spec.labels is None and not spec.data_values()
-    result = ZeroshotResult(
-        command="zeroshot",
-        protocol=protocol if usual else None,
-        settings=settings,
-        checkpoint=str(spec.ckpt),
-        weights=rows[0].weights,
-        data={"train": index.fingerprint()},
-        rows=rows,
+    verb = "zeroshot"
+    Options = ZeroshotSpec
+    labels = "pair"
+    modalities = ("image_text",)
+    protocols = (
+        Protocol(
+            "zeroshot/names-v1",
+            "the class whose name is nearest by cosine, in the joint space of images and captions (Radford et al., 2021)",
+            {"templates": ["{}"]},
+        ),
+        Protocol("zeroshot/recall-v1", "recall at 1, 5 and 10 of captions by images and of images by captions, by cosine", {}),
     )
-    append_result(checkpoint.path.parent, asdict(result))
-    return result
+
+    def run(self, spec: ZeroshotSpec) -> Result:
+        """Evaluate a checkpoint of images and captions without any training.
+
+        Labeled data is classified: an image belongs to the class whose prompts are nearest to it, averaged over templates
+        (Radford et al., 2021, section 3.1). In a table with captions and without `--label`, each image retrieves its caption
+        and each caption its images. Of data with train/ and test/, test is read. Raises SslkitError for checkpoints without
+        a text encoder.
+        """
+        started_at = time.monotonic()
+        bad = next((template for template in spec.templates if template.count("{}") != 1), None)
+        if bad is not None:
+            raise SslkitError(f"{bad!r} should hold {{}} once", "it stands for the class name", flag="templates")
+        checkpoint = read_model(spec.ckpt)
+        device = choose_device(spec.device)[0]
+        towers = _load_towers(checkpoint, spec, device)
+        data, label, from_run = named_data(spec, checkpoint)
+        name, location = list(find_parts(data, ImageSource.kind).items())[-1]
+        index = ImageSource.read_index(location, label, spec.reindex)
+        check_channels(index, checkpoint)
+        test = data if name == "train" else f"{name} of {data}"
+        say(f"test part: {test}")
+        pretrained = index.fingerprint() == checkpoint.metadata["data"]
+        check_run_data(data, from_run and name == "train", pretrained)
+        if index.labels is not None:
+            check_labeled(index, "data", several=False, split=False)
+            rows = _classify(spec, checkpoint, towers, index, test, device)
+        else:
+            rows = _retrieve(spec, towers, index, read_captions(location), test)
+        protocol = self.find_protocol("zeroshot/recall-v1" if index.labels is None else "zeroshot/names-v1")
+        settings = {"templates": spec.templates, "labels": spec.labels, "size": towers.image.size, "label": label}
+        unchanged = protocol.settings.items() <= settings.items() and spec.labels is None and not spec.data_values()
+        fingerprint = index.fingerprint() if index.labels is None else labeled_fingerprint(index)
+        sizes = {row.test: row.headline.n for row in rows}
+        tests = [TestData(name, fingerprint, n, seen_in_pretraining=pretrained) for name, n in sizes.items()]
+        rows = adjust_comparisons(rows)
+        result = Result(
+            verb=self.verb,
+            protocol=protocol.id if unchanged else None,
+            settings=settings,
+            checkpoint=str(spec.ckpt),
+            weights=rows[0].weights,
+            data=Data(tests=tests),
+            rows=rows,
+            notes=write_notes(rows, Data(tests=tests)),
+            seconds=round(time.monotonic() - started_at, 1),
+        )
+        append_result(checkpoint.path.parent, result.to_json())
+        return result
 
 
-def _classified(
-    spec: ZeroshotSpec, checkpoint: Checkpoint, towers: Towers, index: Index, test: str, seen: bool, device: torch.device
+def zeroshot(spec: ZeroshotSpec) -> Result:
+    """Evaluate a checkpoint of images and captions without any training, as `sslkit zeroshot` does."""
+    return Zeroshot().run(spec)
+
+
+def _classify(
+    spec: ZeroshotSpec, checkpoint: Checkpoint, towers: Towers, index: Index, test: str, device: torch.device
 ) -> list[Row]:
     """Return a row for the checkpoint and one for random weights."""
-    names = _names(spec.labels, index.classes)
+    names = _class_names(spec.labels, index.classes)
     assert index.labels is not None
     rows: list[Row] = []
-    own: Told | None = None
-    for model in [towers, *([_towers(checkpoint, spec, device, trained=False)] if spec.baselines else [])]:
-        prompts = [model.places([template.replace("{}", one) for one in names]) for template in spec.templates]
+    checkpoint_answers: Answers | None = None
+    for model in [towers, *([_load_towers(checkpoint, spec, device, trained=False)] if spec.baselines else [])]:
+        prompts = [model.embed_texts([template.replace("{}", name) for name in names]) for template in spec.templates]
         classes = F.normalize(torch.stack(prompts).mean(dim=0), dim=1)
-        images, places = model.seen(index, spec)
+        images, places = model.embed_images(index, spec)
         scores, labels = images @ classes.T, torch.from_numpy(index.labels[places])
-        told = places, right(scores, labels)
-        rows.append(
-            Row(
-                model=model.image.name,
-                test=test,
-                layer=None,
-                **score([scores], labels, index.classes),
-                p_value=None if own is None else mcnemar_of_rows(told, own),
-                n_train=0,
-                n_test=len(labels),
-                duplicates=0,
-                test_seen_in_pretraining=seen,
-                chosen=[],
-                weights=model.image.weights,
-            )
-        )
-        own = own or told
+        answers = Answers(places, is_correct(scores, labels))
+        metrics, by_class = score([scores], labels, index.classes)
+        compared: dict[str, Comparison] = {}
+        if checkpoint_answers is None:
+            checkpoint_answers = answers
+        else:
+            compared[CHECKPOINT] = Comparison(mcnemar_of_answers(answers, checkpoint_answers), MCNEMAR)
+        weights = model.image.weights
+        rows.append(Row(model.image.name, metrics, test=test, by_class=by_class, compared=compared, weights=weights))
     return rows
 
 
-def _retrieved(spec: ZeroshotSpec, towers: Towers, index: Index, captions: list[str], test: str, seen: bool) -> list[RecallRow]:
-    """Return a row for each way, and below it what chance would reach."""
-    images, places = towers.seen(index, spec)
-    told = [captions[place] for place in places]
-    texts = sorted(set(told))
+def _retrieve(spec: ZeroshotSpec, towers: Towers, index: Index, captions: list[str], test: str) -> list[Row]:
+    """Return a row for each direction, and below it the recall of random ranking."""
+    images, places = towers.embed_images(index, spec)
+    image_captions = [captions[place] for place in places]
+    texts = sorted(set(image_captions))
     numbers = {text: number for number, text in enumerate(texts)}
-    own = torch.tensor([numbers[text] for text in told])
-    vectors = towers.places(texts)
-    belongs = torch.bincount(own, minlength=len(texts))  # images of each caption
-    ways = {
-        "image to caption": (_hits(images, vectors, lambda rows: own[rows][:, None] == torch.arange(len(texts))), None),
-        "caption to image": (_hits(vectors, images, lambda rows: rows[:, None] == own), belongs),
+    targets = torch.tensor([numbers[text] for text in image_captions])
+    vectors = towers.embed_texts(texts)
+    images_by_caption = torch.bincount(targets, minlength=len(texts))
+    directions = {
+        "image to caption": (_hits(images, vectors, targets, torch.arange(len(texts))), None),
+        "caption to image": (_hits(vectors, images, torch.arange(len(texts)), targets), images_by_caption),
     }
     rows = []
-    for way, (hits, relevant) in ways.items():
-        pool = len(texts) if relevant is None else len(own)
-        recalls = [float(hits[:, column].mean()) for column in range(3)]
-        by_chance = torch.ones(len(hits), dtype=torch.int64) if relevant is None else relevant
-        chances = [float(np.mean([chance(pool, int(one), k) for one in by_chance])) for k in (1, 5, 10)]
-        for model, (first, fifth, tenth) in ((way, recalls), (f"chance, {way}", chances)):
-            rows.append(
-                RecallRow(
-                    model=model,
-                    test=test,
-                    layer=None,
-                    recall_at_1=first,
-                    recall_at_1_interval=interval(hits[:, 0].double()) if model == way else None,
-                    recall_at_5=fifth,
-                    recall_at_10=tenth,
-                    p_value=None,
-                    n_train=0,
-                    n_test=len(hits),
-                    duplicates=0,
-                    test_seen_in_pretraining=seen,
-                    weights=towers.image.weights,
-                )
-            )
+    for direction, (hits, relevant) in directions.items():
+        pool = len(texts) if relevant is None else len(targets)
+        counts = torch.ones(len(hits), dtype=torch.int64) if relevant is None else relevant
+        low, high = bootstrap_interval(hits[:, 0].double())
+        metrics, by_chance = [], []
+        for column, k in enumerate((1, 5, 10)):
+            recall = Metric(f"recall at {k}", float(hits[:, column].mean()), n=len(hits), unit_of_n="queries")
+            metrics.append(replace(recall, low=low, high=high, interval_method=BOOTSTRAP) if k == 1 else recall)
+            by_chance.append(replace(recall, value=float(np.mean([chance(pool, int(number), k) for number in counts]))))
+        weights, name = towers.image.weights, f"{test}, {direction}"
+        rows += [Row(CHECKPOINT, metrics, test=name, weights=weights), Row("chance", by_chance, test=name, weights=weights)]
     return rows
 
 
 def chance(pool: int, relevant: int, k: int) -> float:
-    """Return how likely one of the relevant is among k of a pool, drawn at random."""
+    """Return the probability that at least one relevant item is among k drawn at random from a pool."""
     return 1 - math.comb(pool - relevant, min(k, pool)) / math.comb(pool, min(k, pool))
 
 
-def _hits(queries: Tensor, bank: Tensor, belong: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return whether one that belongs to a query is among its 1, 5 and 10 nearest, float `[M, 3]`."""
-    found = []
-    for rows in torch.arange(len(queries)).split(_AT_ONCE):
+def _hits(queries: Tensor, bank: Tensor, query_groups: Tensor, bank_groups: Tensor) -> Tensor:
+    """Return whether an item of the query's group is among its 1, 5 and 10 nearest, float `[M, 3]`."""
+    hits = []
+    for rows in torch.arange(len(queries)).split(_CHUNK):
         order = (queries[rows] @ bank.T).topk(min(10, len(bank)), dim=1).indices
-        right_ones = belong(rows).gather(1, order)
-        found.append(torch.stack([right_ones[:, :k].any(dim=1) for k in (1, 5, 10)], dim=1))
-    return torch.cat(found).float()
+        matches = (query_groups[rows][:, None] == bank_groups).gather(1, order)
+        hits.append(torch.stack([matches[:, :k].any(dim=1) for k in (1, 5, 10)], dim=1))
+    return torch.cat(hits).float()
 
 
-def _names(file: str | None, classes: tuple[str, ...]) -> list[str]:
-    """Return what to call each class: as the data does, or as a file says, CLASS,NAME or a name a line in their order."""
+def _class_names(file: str | None, classes: tuple[str, ...]) -> list[str]:
+    """Return the name of each class: the data's, or a file's, with CLASS,NAME or a name per line in class order."""
     if file is None:
         return [name.replace("_", " ") for name in classes]
     try:
         lines = [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except OSError as error:
-        raise SslkitError(f"cannot read {file}: {error.strerror}", "expected a name a line", flag="labels") from error
+        raise SslkitError(f"cannot read {file}: {error.strerror}", "a name per line is expected", flag="labels") from error
     except UnicodeDecodeError as error:
         raise SslkitError(f"{file} is not UTF-8 text", flag="labels") from error
     if lines and all("," in line for line in lines):
-        said = dict(line.split(",", 1) for line in lines)
-        missing = next((name for name in classes if name not in said), None)
+        names = dict(line.split(",", 1) for line in lines)
+        missing = next((name for name in classes if name not in names), None)
         if missing is not None:
-            raise SslkitError(f"{file} has no line for class {missing}", did_you_mean(missing, list(said)), flag="labels")
-        return [said[name].strip() for name in classes]
+            raise SslkitError(f"{file} has no line for class {missing}", did_you_mean(missing, list(names)), flag="labels")
+        return [names[name].strip() for name in classes]
     if set(lines) == set(classes):
         return list(classes)
     if len(lines) != len(classes):
-        wrong = f"--labels: {file} has {len(lines)} lines for {len(classes)} classes"
-        raise SslkitError(wrong, "expected a name for each, or CLASS,NAME")
+        raise SslkitError(
+            f"{file} has {len(lines)} lines for {len(classes)} classes", "write a name per class, or CLASS,NAME", flag="labels"
+        )
     pairs = ", ".join(f"{name} is {line}" for name, line in zip(classes, lines, strict=True))
-    say(f"names, in the order of the classes: {pairs}")
+    say(f"class names: {pairs}")
     return lines
 
 
-def _towers(checkpoint: Checkpoint, spec: ZeroshotSpec, device: torch.device, trained: bool = True) -> Towers:
+def _load_towers(checkpoint: Checkpoint, spec: ZeroshotSpec, device: torch.device, trained: bool = True) -> Towers:
     """Return both towers, with a checkpoint's weights or random ones."""
     path, parts = checkpoint.path, checkpoint.metadata.get("parts")
     recipe = parts.get("text") if isinstance(parts, dict) else None
     state, projection = checkpoint.part("text"), checkpoint.part("projector")
     if not isinstance(recipe, dict) or projection.keys() != {"weight"} or projection["weight"].dim() != 2:
         task = checkpoint.metadata["task"]
-        raise SslkitError(f"{path} was trained by {task} and knows no captions", "expected a checkpoint of clip", flag="ckpt")
+        raise SslkitError(
+            f"{path} has no text encoder (trained with {task})", "zeroshot needs a checkpoint of clip", flag="ckpt"
+        )
     encoder: Encoder = checkpoint.build_encoder(spec.encoder)
     if not trained:
         seed_stage(spec.seed, "random", 0)
         encoder = build_encoder(checkpoint.recipe, allowed=spec.encoder).eval()
     length = recipe.get("size")
     if type(length) is not int or not 3 <= length <= _LONGEST:
-        raise SslkitError(f"the text tower in {path} reads {length!r} tokens", "the file was altered", flag="ckpt")
+        raise SslkitError(
+            f"the text tower in {path} has an input length of {length!r} tokens", "the file was altered", flag="ckpt"
+        )
     text = build_encoder(recipe)
     out, width = projection["weight"].shape
     if not isinstance(text, CaptionEncoder) or text.width != out or width != encoder.width:
@@ -282,7 +277,7 @@ def _towers(checkpoint: Checkpoint, spec: ZeroshotSpec, device: torch.device, tr
         load_strictly(projector, projection, f"--ckpt: the projector in {path}")
     try:
         if spelling.dtype != torch.uint8:
-            raise ValueError("it is no text")
+            raise ValueError("it is not text")
         tokenizer = BytePairs.read(spelling.numpy().tobytes())
     except ValueError as error:  # UnicodeDecodeError is one
         raise SslkitError(f"the tokenizer in {path} cannot be read: {error}", "the file was altered", flag="ckpt") from error

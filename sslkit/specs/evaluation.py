@@ -9,70 +9,75 @@ from sslkit.specs.data import DataSpec
 
 
 class FeatureSpec(DataSpec):
-    """Hold what all commands that take features are told: by which encoder, and where in it."""
+    """Which encoder computes features, and from which of its layers: the part that all commands on features share."""
 
     ckpt: str = Field(description="model.safetensors of a run.")
     encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
     layer: str = Field(
         default="last",
         pattern=r"^(last|last4|all|[1-9]\d*)$",
-        description="last, last4 (four side by side), all (a row each), or a number.",
+        description="last, last4 (the last four concatenated), all (a row each), or a number counted from the input.",
     )
     pool: Literal["auto", "average", "class", "both"] = Field(
-        default="auto", description="Patches, class token or both side by side; auto: as the encoder pools."
+        default="auto",
+        description="Pooling of tokens: patch average, class token or both concatenated; auto: the encoder's own.",
     )
 
 
 class EvaluationSpec(FeatureSpec):
-    """Hold what all evaluations of frozen features share: labeled data, and what to compare with."""
+    """Test data and models to compare with: the part that all evaluations of frozen features share."""
 
     test: Texts = Field(default=[], description="Test data; default: the test part of --data. May be repeated: a row each.")
     against: Texts = Field(
-        default=[], description="Another checkpoint, or a pretrained NAME or NAME@SIZE of timm or torchvision; may be repeated."
+        default=[],
+        description="Other model to compare with: a checkpoint, or NAME or NAME@SIZE of timm or torchvision. May be repeated.",
     )
-    baselines: bool = Field(default=True, description="Also random weights, and raw pixels or mean spectra.")
+    baselines: bool = Field(default=True, description="Also evaluate random weights, and raw pixels or mean spectra.")
+    details: bool = Field(default=False, description="Also print p-values and adjustments.")
 
 
 class KnnSpec(EvaluationSpec):
-    """Hold what `sslkit knn` is told."""
+    """Options of `knn`."""
 
     protocol: Literal["knn/weighted-v1", "knn/weighted200-v1", "knn/plain-v1", "knn/fewshot-v1"] = Field(
-        default="knn/weighted-v1", description="See `sslkit protocols`."
+        default="knn/weighted-v1", description="Named protocol (see `sslkit protocols`)."
     )
-    k: int | None = Field(default=None, ge=1, description="Neighbors; by hand: the result carries no protocol id.")
+    k: int | None = Field(default=None, ge=1, description="Neighbors that vote; set by hand, the result has no protocol id.")
     temperature: float | None = Field(
-        default=None, gt=0, description="Temperature; by hand: the result carries no protocol id."
+        default=None, gt=0, description="Temperature of the votes; set by hand, the result has no protocol id."
     )
-    shots: int | None = Field(default=None, ge=1, description="Training images of each class; default: all.")
-    seeds: Count | None = Field(default=None, description="Draw the shots with so many seeds: mean and spread.")
+    shots: int | None = Field(default=None, ge=1, description="Training samples per class; default: all.")
+    seeds: Count | None = Field(default=None, description="Random draws of the shots: mean and standard deviation.")
 
 
 class ProbeSpec(EvaluationSpec):
-    """Hold what `sslkit probe` is told."""
+    """Options of `probe`."""
 
     protocol: Literal["probe/logreg-v1", "probe/sweep-v1", "probe/svm-v1"] = Field(
-        default="probe/logreg-v1", description="See `sslkit protocols`."
+        default="probe/logreg-v1", description="Named protocol (see `sslkit protocols`)."
     )
     c: float | None = Field(
-        default=None, gt=0, description="Inverse regularization; by hand: the result carries no protocol id."
+        default=None, gt=0, description="Inverse regularization C; set by hand, the result has no protocol id."
     )
     lr: float | None = Field(
-        default=None, gt=0, description="Learning rate of the sweep's heads; by hand: the result carries no protocol id."
+        default=None, gt=0, description="Learning rate of the sweep's heads; set by hand, the result has no protocol id."
     )
-    seeds: Count | None = Field(default=None, description="Repeat with so many seeds: mean and spread.")
+    seeds: Count | None = Field(default=None, description="Repetitions with different seeds: mean and standard deviation.")
 
 
 class RetrievalSpec(EvaluationSpec):
-    """Hold what `sslkit retrieval` is told."""
+    """Options of `retrieval`."""
 
 
 class EvaluateSpec(EvaluationSpec):
-    """Hold what `sslkit evaluate` is told."""
+    """Options of `evaluate`."""
 
     protocol: Texts = Field(
         default=["knn", "probe", "retrieval"],
-        description="Protocols, or the first part of their names; all: fine-tuning, too. May be repeated.",
+        description="Protocol, verb (all of its protocols) or all (every protocol, including fine-tuning). May be repeated.",
     )
-    seeds: Count | None = Field(default=None, description="Repeat what trains with so many seeds: mean and spread.")
-    out: str | None = Field(default=None, description="Folder for the table, and the runs of fine-tuning.")
-    resume: bool = Field(default=False, description="Go on with the table in --out; starts afresh if there is none.")
+    seeds: Count | None = Field(
+        default=None, description="Repetitions of what depends on the seed: mean and standard deviation."
+    )
+    out: str | None = Field(default=None, description="Folder for the table and for fine-tuning runs.")
+    resume: bool = Field(default=False, description="Continue the table in --out; starts a new one if there is none.")

@@ -127,6 +127,7 @@ class FinetuneSpec(TrainSpec):
     shares: Shares = Field(default=[1.0], description="Share of the labels of each class; may be repeated.")
     seeds: Count = Field(default=1, description="Number of seeds; mean and standard deviation are reported.")
     scratch: bool = Field(default=False, description="Also train the same encoder from random weights by the same schedule.")
+    details: bool = Field(default=False, description="Also print p-values and adjustments.")
 
 
 class CompareSpec(DataSpec):

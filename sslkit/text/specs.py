@@ -5,9 +5,10 @@ from pydantic import Field
 from sslkit.contract.options import Spec, Texts
 
 
-class WordsSpec(Spec):
-    """Hold what `sslkit words` is told."""
+class WordVectorSpec(Spec):
+    """Options of `word-vectors`."""
 
     ckpt: str = Field(description="model.safetensors of a run of `skipgram`.")
-    similarity: Texts = Field(default=[], description="File of pairs: two words and a number a line. May be repeated.")
-    analogies: Texts = Field(default=[], description="File of questions: four words a line, `: section`. May be repeated.")
+    similarity: Texts = Field(default=[], description="File of word pairs: two words and a rating per line. May be repeated.")
+    analogies: Texts = Field(default=[], description="File of analogies: four words per line, `: section`. May be repeated.")
+    details: bool = Field(default=False, description="Also print p-values.")

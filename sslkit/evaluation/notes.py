@@ -1,0 +1,102 @@
+"""Results in sentences, and results stored in a run folder."""
+
+from pathlib import Path
+
+from sslkit.contract.result import Data, Metric, Result, Row
+from sslkit.engine.run_folder import read_json_lines
+
+_MOST = 3  # models that one sentence compares with
+
+
+def read_results(file: Path) -> list[Result]:
+    """Return the results in a run's `results.jsonl`; a line that is damaged or of a newer schema is skipped."""
+    results = []
+    for line in read_json_lines(file):
+        try:
+            results.append(Result.from_json(line))
+        except ValueError:
+            continue
+    return results
+
+
+def write_notes(rows: list[Row], data: Data) -> list[str]:
+    """Return the plain sentences below a table, derived from its rows and its data alone."""
+    notes = [_interpret(rows)]
+    n_train = f"{rows[0].n_train:,} training and " if rows[0].n_train else ""
+    if len(data.tests) == 1:
+        notes.append(f"{n_train}{count(data.tests[0].n, 'test sample')}.")
+    else:
+        tests = ", ".join(f"{test.n:,} of {test.name}" for test in data.tests)
+        notes.append(
+            f"{count(rows[0].n_train, 'training sample')}; test samples: {tests}." if n_train else f"Test samples: {tests}."
+        )
+    for test in data.tests:
+        where = f" of {test.name}" if len(data.tests) > 1 else ""
+        if test.duplicates:
+            verb = "occurs" if test.duplicates == 1 else "occur"
+            notes.append(f"{count(test.duplicates, 'test sample')}{where} also {verb} in the training set.")
+        if test.seen_in_pretraining:
+            notes.append(f"The test data{where} was part of pretraining.")
+    chosen = [", ".join(f"{name} {value}" for name, value in fit.chosen.items()) for fit in rows[0].fits if fit.chosen]
+    if chosen:
+        notes.append(f"Chosen on held-out training data: {'; '.join(chosen)}.")
+    return notes
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun, which has an `s` unless there is exactly one."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def p_text(value: float | None) -> str:
+    """Return a p-value as people read it, nothing if there is none."""
+    return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def describe_comparisons(rows: list[Row]) -> list[str]:
+    """Return a sentence for every comparison of the rows, with its p-value, adjusted too if it was adjusted."""
+    sentences = []
+    for row in rows:
+        place = "".join(f", {name} {value}" for name, value in (("layer", row.layer), ("test part", row.test)) if value)
+        for other, comparison in row.compared.items():
+            adjusted = f", Holm-adjusted {p_text(comparison.adjusted)}" if comparison.adjusted is not None else ""
+            sentences.append(
+                f"{row.model} against {other}{place}: p {p_text(comparison.p_value)}{adjusted} ({comparison.method})"
+            )
+    return sentences
+
+
+def _interpret(rows: list[Row]) -> str:
+    """Return one sentence: the first model's headline on the first test part, and how far it is from the other models."""
+    first = rows[0]
+    for row in rows:  # of several layers the last one
+        if (row.model, row.test) == (first.model, first.test):
+            first = row
+    headline = first.headline
+    others: dict[str, Row] = {}
+    for row in rows:
+        if row.model != first.model and row.test == first.test and row.headline.name == headline.name:
+            others[row.model] = row
+    paired = {name: row for name, row in others.items() if first.model in row.compared}
+    named = list((paired or others).values())[:_MOST]
+    start = f"{first.model}: {headline.text()} {headline.name}"
+    if not named:
+        interval = headline.interval_text()
+        return f"{start} (95% interval {interval})." if interval else f"{start}."
+    return f"{start}, {'; '.join(_difference(headline, row) for row in named)}."
+
+
+def _difference(headline: Metric, other: Row) -> str:
+    """Return how far a headline is from another row's, and whether the intervals overlap."""
+    difference, metric = headline.value - other.headline.value, other.headline
+    if headline.unit == "share":
+        amount = f"{abs(100 * difference):.1f} points"
+    else:
+        amount = f"{abs(difference):.3f}"
+    text = (
+        f"the same as {other.model}" if difference == 0 else f"{amount} {'above' if difference > 0 else 'below'} {other.model}"
+    )
+    if headline.low is None or headline.high is None or metric.low is None or metric.high is None:
+        return text
+    apart = headline.low > metric.high or metric.low > headline.high
+    return f"{text} (95% intervals {'do not overlap' if apart else 'overlap'})"
