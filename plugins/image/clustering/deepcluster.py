@@ -44,9 +44,8 @@ class DeepCluster(ClusterLabels):
         """Cluster the features, sample all clusters equally often, and reset the classifier."""
         if self.clock.epoch % self.options.reassign:
             return
-        components = self.options.components
-        if components == "auto":
-            components = min(256, max(2, self.encoder.width // 4))
+        requested = self.options.components
+        components = min(256, max(2, self.encoder.width // 4)) if requested == "auto" else requested
         features = whiten(run.features(), components).to(self.label.device)
         self.label.copy_(kmeans(features, self.clusters).labels)
         run.balance(self.label)

@@ -38,7 +38,9 @@ class SwAV(PretextTask):
             default="auto", description="Number of prototypes; auto: one per ten images, at most 300 (3,000 in the paper)."
         )
         frozen_epochs: int = Field(default=1, ge=0, description="Epochs at the start in which the prototypes are frozen.")
-        epsilon: float = Field(default=0.05, gt=0, description="Entropy regularization of Sinkhorn-Knopp (ε); larger values give smoother codes.")
+        epsilon: float = Field(
+            default=0.05, gt=0, description="Entropy regularization of Sinkhorn-Knopp (ε); larger values give smoother codes."
+        )
         iterations: int = Field(default=3, ge=1, le=100, description="Iterations of Sinkhorn-Knopp.")
         temperature: float = Field(default=0.1, gt=0, description="Softmax temperature of the predictions.")
         queue: int = Field(
