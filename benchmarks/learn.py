@@ -54,7 +54,7 @@ PRETEXT = {
     "cmc": ("information_bound", 0.0),
     "cpc": ("information_bound", 0.0),
     "infomax": ("accuracy", 1 / 128),
-    "obow": ("lacking", None),  # nats; the first steps say what an untrained student lacks
+    "obow": ("kl_divergence", None),  # nats; the first steps give an untrained student's
     "byol": ("alignment", None),
     "simsiam": ("alignment", None),
     "barlow_twins": ("alignment", None),

@@ -30,7 +30,7 @@ def example_tokenizer(folder: Path) -> Path:
             torch.manual_seed(0)
             encoder = build_encoder(recipe_for("vit_micro", 32, options={"width": "32", "depth": "2"}))
             tokenizer = tokenizer_for(encoder, DataInfo(1, 32), 8, 16, 32)
-            tokenizer.codebook.begin(torch.randn(32, 16), 32)
+            tokenizer.codebook.initialize(torch.randn(32, 16), 32)
         said = {**describe(encoder), "task": "check", "size": 32, "step": 0, "data": ""}
         save_model(path, {"encoder": encoder, "tokenizer": tokenizer}, said)
     return path

@@ -1,17 +1,17 @@
 """Building blocks for tasks of any modality: heads, teacher, queue, memory bank, codebook, clustering, losses."""
 
 from sslkit.nn.adversary import critic_layers, with_frozen_weights
-from sslkit.nn.clustering import Clusters, cluster_count, kmeans, sinkhorn, whiten
+from sslkit.nn.clustering import KMeansResult, cluster_count, kmeans, sinkhorn, whiten
 from sslkit.nn.codebook import Codebook
-from sslkit.nn.heads import Norm, Prototypes, mlp
+from sslkit.nn.heads import Norm, ProjectorOptions, Prototypes, mlp
 from sslkit.nn.losses.contrastive import (
+    in_batch_info_nce,
     info_nce,
     jensen_shannon,
     margin_loss,
-    matched_nce,
-    matched_pairs,
     noise_contrastive,
     nt_xent,
+    symmetric_cross_entropy,
 )
 from sslkit.nn.losses.joint_embedding import barlow_twins, msn, negative_cosine, swapped_prediction, vicreg
 from sslkit.nn.losses.masked import error_share
@@ -24,11 +24,12 @@ from sslkit.nn.transformer import Attention, Block, feed_forward
 __all__ = [
     "Attention",
     "Block",
-    "Clusters",
     "Codebook",
+    "KMeansResult",
     "MemoryBank",
     "Momentum",
     "Norm",
+    "ProjectorOptions",
     "Prototypes",
     "Queue",
     "Teacher",
@@ -39,13 +40,12 @@ __all__ = [
     "critic_layers",
     "error_share",
     "feed_forward",
+    "in_batch_info_nce",
     "in_eval_mode",
     "info_nce",
     "jensen_shannon",
     "kmeans",
     "margin_loss",
-    "matched_nce",
-    "matched_pairs",
     "mlp",
     "momentum_reason",
     "msn",
@@ -54,6 +54,7 @@ __all__ = [
     "nt_xent",
     "sinkhorn",
     "swapped_prediction",
+    "symmetric_cross_entropy",
     "teacher_momentum",
     "vicreg",
     "whiten",

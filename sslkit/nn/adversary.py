@@ -1,4 +1,4 @@
-"""Two networks against each other in one backward pass."""
+"""Adversarial training of two networks in one backward pass."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from torch.func import functional_call
 
 
 def critic_layers(channels: int, width: int) -> list[nn.Module]:
-    """Return strided convolutions from images to `16 * width` values: without norms, which would mix samples."""
+    """Return strided convolutions from images to `16 * width` values, without norms, which would mix samples."""
     layers: list[nn.Module] = []
     for outer in (width, 2 * width, 4 * width):
         layers += [nn.Conv2d(channels, outer, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
@@ -16,15 +16,15 @@ def critic_layers(channels: int, width: int) -> list[nn.Module]:
 
 
 def with_frozen_weights(critic: nn.Module) -> Callable[..., Tensor]:
-    """Return the critic as a function whose gradient reaches its input and not its weights.
+    """Return the critic as a function that passes gradients to its inputs but not to its weights.
 
-    `frozen(critic)(fake)` trains who painted `fake`, `critic(fake.detach())` trains the critic: no second optimizer, and
-    no pass in which the other's gradients have to be thrown away.
+    `with_frozen_weights(critic)(fake)` trains the generator of `fake`, `critic(fake.detach())` trains the critic: neither a
+    second optimizer nor a second backward pass is needed.
     """
-    fixed = {name: value.detach() for name, value in (*critic.named_parameters(), *critic.named_buffers())}
+    constants = {name: value.detach() for name, value in (*critic.named_parameters(), *critic.named_buffers())}
 
-    def judge(*given: Tensor) -> Tensor:
-        said: Tensor = functional_call(critic, fixed, given)
-        return said
+    def apply_critic(*inputs: Tensor) -> Tensor:
+        scores: Tensor = functional_call(critic, constants, inputs)
+        return scores
 
-    return judge
+    return apply_critic

@@ -1,26 +1,37 @@
-"""Heads that stand on an encoder during pretraining."""
+"""Heads on top of an encoder during pretraining, and the options of a projector."""
 
 from itertools import pairwise
 from typing import Literal
 
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from sslkit.contract.options import TaskOptions
+
 Norm = Literal["batch", "layer", "none"]
+
+
+class ProjectorOptions(TaskOptions):
+    """Options of a projector; a task overrides fields to set its own defaults and name the paper's values."""
+
+    hidden: int = Field(default=128, ge=1, description="Hidden width of the projector.")
+    width: int = Field(default=128, ge=1, description="Output width of the projector.")
+    norm: Norm = Field(default="batch", description="Normalization inside the projector.")
 
 
 def mlp(widths: list[int], norm: Norm = "batch", last_norm: bool = False) -> nn.Sequential:
     """Build linear layers of the given widths, input first, with norm and ReLU between them.
 
-    With `norm="batch"` the statistics are those of a micro-batch on one device; `layer` and `none` are exact for any.
-    `last_norm` puts a norm without ReLU on the output, as SimCLR's and SimSiam's projectors have.
+    With `norm="batch"` the statistics are those of a micro-batch on one device; `layer` and `none` do not depend on its
+    size. `last_norm` adds a norm without ReLU to the output, as in the projectors of SimCLR and SimSiam.
     """
     layers: list[nn.Module] = []
     for i, (inner, outer) in enumerate(pairwise(widths)):
         last = i == len(widths) - 2
-        normed = norm != "none" and (last_norm or not last)
-        layers.append(nn.Linear(inner, outer, bias=not normed))
-        if normed:
+        has_norm = norm != "none" and (last_norm or not last)
+        layers.append(nn.Linear(inner, outer, bias=not has_norm))
+        if has_norm:
             layers.append(nn.BatchNorm1d(outer) if norm == "batch" else nn.LayerNorm(outer))
         if not last:
             layers.append(nn.ReLU(inplace=True))
@@ -28,7 +39,7 @@ def mlp(widths: list[int], norm: Norm = "batch", last_norm: bool = False) -> nn.
 
 
 class Prototypes(nn.Linear):
-    """Compare vectors `[..., D]` with prototypes, both of length one: cosines `[..., K]`, as DINO's last layer does."""
+    """Cosine similarities `[..., K]` of vectors `[..., D]` to K learned prototypes, as in DINO's last layer."""
 
     def __init__(self, width: int, count: int) -> None:
         super().__init__(width, count, bias=False)

@@ -1,4 +1,4 @@
-"""Networks that are looked at without being changed: in eval mode, or by the statistics of the samples at hand."""
+"""Temporary modes of a network: eval mode, or BatchNorm by the statistics of the current batch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @contextmanager
 def in_eval_mode(network: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode and, at the end, back into the mode that it had."""
+    """Put a network into eval mode and restore its previous mode at the end."""
     training = network.training
     network.eval()
     try:
@@ -20,7 +20,10 @@ def in_eval_mode(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def batch_statistics(network: nn.Module) -> Iterator[None]:
-    """Let BatchNorm measure each batch and keep nothing of it: before the first step it keeps mean 0 and variance 1."""
+    """Let BatchNorm normalize by the current batch without updating its running statistics.
+
+    Before the first step those are still mean 0 and variance 1.
+    """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     before = [(norm.training, norm.track_running_stats) for norm in norms]
     for norm in norms:

@@ -9,15 +9,17 @@ from sslkit.contract.task import DataInfo
 
 
 def check_queue(size: int, data: DataInfo) -> None:
-    """Raise SslkitError if a queue would not hold one batch: the others' keys would be lost."""
+    """Raise SslkitError if a queue is smaller than a batch: part of the batch's keys would be lost."""
     if size < data.batch_size:
         raise SslkitError(
-            f"{size:,} are fewer than a batch of {data.batch_size:,}", f"give at least {data.batch_size:,}", flag="queue"
+            f"{size:,} is smaller than the batch size of {data.batch_size:,}",
+            f"use at least {data.batch_size:,}",
+            flag="queue",
         )
 
 
 class Queue(nn.Module):
-    """Hold the last `size` unit vectors, `rows` `[size, width]`; random ones until it is full.
+    """A ring buffer of the last `size` vectors, `rows` `[size, width]`, initialized with random unit vectors.
 
     Rows and position are buffers, so that they survive a resume.
     """
@@ -32,7 +34,7 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, rows: Tensor) -> None:
-        """Put rows `[n, width]` in the place of the oldest ones; of more than `size`, the last ones stay."""
+        """Replace the oldest rows by `rows` `[n, width]`; of more than `size`, only the last ones are kept."""
         rows = rows[-len(self.rows) :]
         places = (self.position + torch.arange(len(rows), device=rows.device)) % len(self.rows)
         self.rows[places] = rows.to(self.rows.dtype)

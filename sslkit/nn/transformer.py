@@ -1,11 +1,11 @@
-"""Attention, for transformers that timm has not."""
+"""Transformer blocks that timm lacks: cross-attention and causal attention."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Let each of `[B, Q, width]` look at `[B, M, width]`: heads of dot products (Vaswani et al., 2017, section 3.2)."""
+    """Multi-head attention from queries `[B, Q, width]` to `memory` `[B, M, width]` (Vaswani et al., 2017, section 3.2)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -13,16 +13,16 @@ class Attention(nn.Module):
         self.query, self.key_value, self.output = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor, memory: Tensor, causal: bool = False) -> Tensor:
-        """Return `[B, Q, width]`; `causal`: each sees only those of `memory` at its own place and before."""
+        """Return `[B, Q, width]`; with `causal`, each query attends to its own and earlier positions of `memory` only."""
         key, value = self.key_value(memory).chunk(2, dim=2)
         query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (self.query(x), key, value))
-        found = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
-        said: Tensor = self.output(found.transpose(1, 2).flatten(2))
-        return said
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        output: Tensor = self.output(attended.transpose(1, 2).flatten(2))
+        return output
 
 
 class Block(nn.Module):
-    """Look at all places, or (`causal`) at those before, then at each place alone, both after a norm."""
+    """A pre-norm transformer block: self-attention, optionally causal, and a feed-forward network."""
 
     def __init__(self, width: int, heads: int, causal: bool = False) -> None:
         super().__init__()
@@ -32,12 +32,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[B, N, width]`."""
-        seen = self.norm1(x)
-        x = x + self.attention(seen, seen, self.causal)
-        added: Tensor = x + self.mlp(self.norm2(x))
-        return added
+        normalized = self.norm1(x)
+        x = x + self.attention(normalized, normalized, self.causal)
+        output: Tensor = x + self.mlp(self.norm2(x))
+        return output
 
 
 def feed_forward(width: int) -> nn.Sequential:
-    """Return the network of a transformer's block that looks at each place alone."""
+    """Return the position-wise feed-forward network of a transformer block, four times as wide inside."""
     return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))

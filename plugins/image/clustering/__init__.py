@@ -1,1 +1,1 @@
-"""Clustering tasks: labels come from clusters of the features themselves."""
+"""Clustering tasks: targets are cluster assignments of features."""

@@ -1,92 +1,53 @@
-"""Tell clusters apart that were found in another encoder's features."""
+"""ClusterFit (Yan et al., 2020)."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, Run, SslkitError, TaskOptions, read_model
+from sslkit import Run, SslkitError, read_model
+from sslkit.image.cluster_labels import ClusterCount, ClusterLabels, ClusterOptions
 from sslkit.image.examples import example_checkpoint
-from sslkit.image.transforms import flip, random_resized_crop
-from sslkit.nn import cluster_count, kmeans
-from sslkit.pictures import contact_sheets
-
-Count = Annotated[int, Field(ge=2)]
+from sslkit.nn import kmeans
 
 
-class ClusterFit(PretextTask):
-    """Tell clusters apart that were found in another encoder's features (Yan et al., 2020).
+class ClusterFit(ClusterLabels):
+    """Predict k-means clusters of another encoder's features (ClusterFit; Yan et al., 2020).
 
-    What the other encoder learned for its own task alone is lost on the way; what images have in common stays.
+    Features specific to the teacher's pretext task are lost in the clustering; what images have in common is kept.
     """
 
-    class Options(TaskOptions):
-        """Hold clusterfit's options."""
+    class Options(ClusterOptions):
+        """Options of `clusterfit`."""
 
         teacher: Path = Field(description="model.safetensors of the run whose features are clustered.")
-        clusters: Count | Literal["auto"] = Field(
-            default="auto", description="Clusters; auto: a tenth of the images, 100 at most (16,000 in the paper)."
+        clusters: ClusterCount | Literal["auto"] = Field(
+            default="auto", description="Number of clusters; auto: a tenth of the images, at most 100 (16,000 in the paper)."
         )
-        crop_scale: float = Field(default=0.3, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
 
     options: Options
-    label: Tensor
-    needs: ClassVar = ("index",)
-    defaults: ClassVar = {"optimizer": "sgd", "lr": 0.06, "weight_decay": 5e-4, "batch_size": 256}
-    preview_columns: ClassVar = ("a cluster in each row",)
 
     @classmethod
     def example_options(cls, folder: Path) -> dict[str, Any]:
-        """Return a teacher of random weights."""
-
+        """Return a teacher with random weights."""
         return {"teacher": str(example_checkpoint(folder))}
 
-    def build_head(self) -> nn.Module:
-        """Build the linear classifier."""
-        self.clusters = cluster_count(self.options.clusters, self.data.samples)
-        return nn.Linear(self.encoder.width, self.clusters)
-
-    def setup(self) -> None:
-        """Keep the cluster of each image."""
-        self.register_buffer("label", torch.zeros(self.data.samples, dtype=torch.int64))
-
     def before_epoch(self, run: Run) -> None:
-        """Cluster the teacher's features, once; raises SslkitError for a teacher that can't see these images."""
+        """Cluster the teacher's features before the first epoch; raises SslkitError if the teacher does not fit the images."""
         if self.clock.epoch > 0:
             return
         teacher, data = read_model(self.options.teacher, "teacher"), self.data
         teacher.check_modality("image", "teacher")
         if teacher.channels != data.channels:
-            raise SslkitError(f"it sees {teacher.channels} channels, and the images have {data.channels}", flag="teacher")
+            raise SslkitError(
+                f"the teacher expects {teacher.channels}-channel images, the data has {data.channels}", flag="teacher"
+            )
         if teacher.size != data.size:
             raise SslkitError(
-                f"it was trained at {teacher.size} px, and images are seen at {data.size}",
-                f"try --size {teacher.size}",
+                f"the teacher was trained at {teacher.size} px, the images are {data.size} px",
+                f"use --size {teacher.size}",
                 flag="teacher",
             )
         features = F.normalize(run.features(teacher.build_encoder()), dim=1).to(self.label.device)
         self.label.copy_(kmeans(features, self.clusters).labels)
-
-    def transform(self, batch: Batch) -> Batch:
-        """Return a crop of each image, `[B, C, S, S]`, and its cluster, `label` `[B]`."""
-        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
-        return {"image": image, "label": self.label[batch["index"]]}
-
-    def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy."""
-        return F.cross_entropy(output, batch["label"])
-
-    def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return whether the cluster was told right: by chance, one in `clusters`."""
-        return {"accuracy": (output.argmax(dim=1) == batch["label"]).float()}
-
-    def reasons(self) -> dict[str, str]:
-        """Say what `auto` became."""
-        return {"clusters": f"{self.clusters}: of {self.data.samples:,} images"} if self.options.clusters == "auto" else {}
-
-    def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
-        """Return a contact sheet of the teacher's clusters, or, of a trained task, of those that are told."""
-        return contact_sheets(batch["original"], batch["label"] if output is None else output.argmax(dim=1))

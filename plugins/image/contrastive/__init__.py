@@ -1,1 +1,1 @@
-"""Contrastive tasks: two views of one image agree, views of different images do not."""
+"""Contrastive tasks: match views of one image against those of other images."""

@@ -1,4 +1,4 @@
-"""Match the lightness of an image with its color."""
+"""CMC (Tian et al., 2020)."""
 
 import math
 from typing import ClassVar
@@ -11,24 +11,22 @@ from torch import Tensor, nn
 from sslkit import Batch, Encoder, EncoderBuilder, PretextTask, SslkitError, concat
 from sslkit.encoders.composed import Concat
 from sslkit.image.views import ViewOptions, Views
-from sslkit.nn import Norm, matched_nce, mlp
+from sslkit.nn import ProjectorOptions, in_batch_info_nce, mlp
 
 
 class CMC(PretextTask):
-    """Match the lightness of an image with its color (Tian et al., 2020).
+    """Match an image's lightness (L) to its color (ab) by InfoNCE (CMC; Tian et al., 2020).
 
-    Lightness and color go through an encoder each, half as wide; side by side they are the encoder that is kept. What
-    they are told from are the other images of the batch.
+    Lightness and color have an encoder each, half as wide; their concatenation is the encoder that is exported. The
+    negatives are the other images of the batch.
     """
 
-    class Options(ViewOptions):
-        """Hold cmc's options."""
+    class Options(ProjectorOptions, ViewOptions):
+        """Options of `cmc`."""
 
-        gray: float = Field(default=0.0, ge=0, le=1, description="Share of views without color, which cannot be matched.")
+        gray: float = Field(default=0.0, ge=0, le=1, description="Fraction of grayscale views, whose color cannot be matched.")
         temperature: float = Field(default=0.07, gt=0, description="Temperature of the loss.")
         hidden: int = Field(default=128, ge=1, description="Hidden width of the projectors (none in the paper).")
-        width: int = Field(default=128, ge=1, description="Width of the vectors that are compared.")
-        norm: Norm = Field(default="batch", description="Norm inside the projectors.")
 
     options: Options
     encoder: Concat
@@ -38,37 +36,37 @@ class CMC(PretextTask):
 
     @classmethod
     def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:
-        """Build an encoder of lightness and one of color, each half as wide, side by side."""
+        """Build an encoder of lightness and one of color, each half as wide, and concatenate them."""
         if build.data.channels != 3:
-            raise SslkitError(f"images of {build.data.channels} channels have no color", "cmc needs RGB", flag="data")
+            raise SslkitError(f"images with {build.data.channels} channels have no color", "cmc needs RGB images", flag="data")
         return concat(build(select="l", width=0.5), build(select="ab", width=0.5))
 
     def build_head(self) -> nn.Module:
-        """Build a projector for each."""
+        """Build a projector for each encoder."""
         options = self.options
         return nn.ModuleList(
             mlp([encoder.width, options.hidden, options.width], options.norm) for encoder in self.encoder.encoders
         )
 
     def setup(self) -> None:
-        """Settle how views are drawn."""
+        """Set up the augmentation of views."""
         self.views = Views(self.options, self.data)
 
     def transform(self, batch: Batch) -> Batch:
-        """Return a view of each image, `[B, C, S, S]`; the encoders pick lightness and color out of it."""
+        """Return a view of each image, `[B, C, S, S]`; the encoders select lightness and color from it."""
         return {"image": self.views(batch["image"])}
 
     def predict(self, batch: Batch) -> Tensor:
         """Return unit vectors of lightness and color, `[B, 2, D]`."""
-        said = [head(encoder(batch["image"])) for head, encoder in zip(self.head, self.encoder.encoders, strict=True)]
-        return F.normalize(torch.stack(said, dim=1), dim=2)
+        projections = [head(encoder(batch["image"])) for head, encoder in zip(self.head, self.encoder.encoders, strict=True)]
+        return F.normalize(torch.stack(projections, dim=1), dim=2)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Return InfoNCE from lightness to color and back (equations 2 to 4)."""
+        """Return InfoNCE from lightness to color and from color to lightness (equations 2 to 4)."""
         return self._info_nce(output).mean()
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return how alike both are, cosine, and the bound log N - loss on what they tell of each other, in nats."""
+        """Return the cosine similarity of both, and the bound log N - loss on their mutual information, in nats."""
         lightness, color = output.unbind(1)
         bound = math.log(len(output)) - self._info_nce(output) / 2
         return {"alignment": (lightness * color).sum(dim=1), "information_bound": bound}
@@ -77,4 +75,4 @@ class CMC(PretextTask):
         """Return the sum of both directions, `[B]`."""
         lightness, color = output.unbind(1)
         temperature = self.options.temperature
-        return matched_nce(lightness, color, temperature) + matched_nce(color, lightness, temperature)
+        return in_batch_info_nce(lightness, color, temperature) + in_batch_info_nce(color, lightness, temperature)

@@ -1,4 +1,4 @@
-"""Predict the lower rows of an image's patches from the rows above."""
+"""CPC (van den Oord et al., 2018)."""
 
 import math
 from typing import ClassVar
@@ -18,23 +18,27 @@ _SIDE = 7  # patches in a row, each of which half overlaps the next
 
 
 class CPC(PretextTask):
-    """Predict the lower rows of an image's patches from the rows above (van den Oord et al., 2018).
+    """Predict embeddings of lower patch rows from the rows above (CPC; van den Oord et al., 2018).
 
-    What is predicted is told from other patches of the same and of other images. The row next to the last one seen shows
-    half of the same pixels, so that it is left out.
+    The negatives are other patches of the same and of other images. The row right below the context overlaps it by half,
+    so that it is not predicted.
     """
 
     class Options(TaskOptions):
-        """Hold cpc's options."""
+        """Options of `cpc`."""
 
-        below: int = Field(default=5, ge=2, le=6, description="How many rows below the last one seen are predicted.")
-        negatives: int = Field(default=512, ge=1, description="Patches of the batch that each one is told from.")
-        temperature: float = Field(default=0.1, gt=0, description="Temperature of the similarities (none in the paper).")
-        width: int = Field(default=128, ge=1, description="Width of what is predicted.")
-        layers: int = Field(default=3, ge=1, le=12, description="Masked convolutions that gather the rows above.")
-        crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
-        color_strength: float = Field(default=0.5, ge=0, le=2, description="Scale of each patch's jitter 0.8/0.8/0.8/0.2.")
-        gray: float = Field(default=0.25, ge=0, le=1, description="Share of patches without color.")
+        below: int = Field(
+            default=5, ge=2, le=6, description="Distance of the farthest predicted row below the context, in rows."
+        )
+        negatives: int = Field(default=512, ge=1, description="Negative patches per prediction, sampled from the batch.")
+        temperature: float = Field(default=0.1, gt=0, description="Temperature of the loss (none in the paper).")
+        width: int = Field(default=128, ge=1, description="Width of the predicted patch embeddings.")
+        layers: int = Field(default=3, ge=1, le=12, description="Number of masked convolutions that aggregate the rows above.")
+        crop_scale: float = Field(default=0.5, gt=0, le=1, description="Minimum crop area as a fraction of the image.")
+        color_strength: float = Field(
+            default=0.5, ge=0, le=2, description="Scale of the color jitter 0.8/0.8/0.8/0.2 of each patch."
+        )
+        gray: float = Field(default=0.25, ge=0, le=1, description="Fraction of grayscale patches.")
 
     options: Options
     head: nn.ModuleDict
@@ -43,29 +47,29 @@ class CPC(PretextTask):
     preview_columns: ClassVar = ("image", "patches")
 
     def build_head(self) -> nn.Module:
-        """Build the layer to what is predicted, what gathers the rows above, and a predictor for each row below."""
+        """Build the patch projection, the context network, and a linear predictor for each row below."""
         width = self.options.width
         return nn.ModuleDict(
             {
                 "patch": nn.Linear(self.encoder.width, width),
-                "context": nn.Sequential(*(RowsAbove(width) for _ in range(self.options.layers))),
+                "context": nn.Sequential(*(RowContext(width) for _ in range(self.options.layers))),
                 "predictors": nn.Linear(width, len(self._offsets()) * width),
             }
         )
 
     def setup(self) -> None:
-        """Settle patches in pixels."""
+        """Set the size and stride of patches in pixels."""
         check_hue(self.data.channels, self.options.color_strength)
         self.stride = self.data.size // (_SIDE + 1)
         if self.stride < 2:
             raise SslkitError(
-                f"images of {self.data.size} px are too small for patches", "cpc needs images of 16 px", flag="size"
+                f"images of {self.data.size} px are too small to cut into patches", "cpc needs at least 16 px", flag="size"
             )
         self.patch = 2 * self.stride
-        self.seen = self.encoder.fitting(max(16, self.patch))  # of a smaller patch nothing would be left after a few strides
+        self.input_size = self.encoder.fitting(max(16, self.patch))  # a smaller patch would vanish after a few strides
 
     def transform(self, batch: Batch) -> Batch:
-        """Return the patches row by row, each with colors changed on its own, `[B, 49, C, s, s]`."""
+        """Return the patches row by row, each with its own color jitter, `[B, 49, C, s, s]`."""
         options = self.options
         image = flip(random_resized_crop(batch["image"], (_SIDE + 1) * self.stride, scale=(options.crop_scale, 1.0)))
         corner = torch.arange(_SIDE, device=image.device) * self.stride
@@ -74,53 +78,54 @@ class CPC(PretextTask):
         strength = 0.8 * options.color_strength
         patch = color_jitter(patch, strength, strength, strength, min(0.5, 0.2 * options.color_strength))
         patch = grayscale(patch, options.gray)
-        return {"image": resized(patch.unflatten(0, (len(image), -1)), self.seen)}
+        return {"image": resized(patch.unflatten(0, (len(image), -1)), self.input_size)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Return unit vectors of patches, `[B, 7, 7, D]`, and what each place predicts of rows below, `[B, R, 7, 7, D]`."""
-        said = self.each_view(lambda patch: self.head["patch"](self.encoder(patch)), batch["image"])  # [B, 49, D]
-        context = self.head["context"](said.transpose(1, 2).unflatten(2, (_SIDE, _SIDE))).permute(0, 2, 3, 1)
+        """Return unit vectors of patches, `[B, 7, 7, D]`, and the predictions of R rows below each, `[B, R, 7, 7, D]`."""
+        embeddings = self.each_view(lambda patch: self.head["patch"](self.encoder(patch)), batch["image"])  # [B, 49, D]
+        context = self.head["context"](embeddings.transpose(1, 2).unflatten(2, (_SIDE, _SIDE))).permute(0, 2, 3, 1)
         predictions = self.head["predictors"](context).unflatten(3, (-1, self.options.width)).permute(0, 3, 1, 2, 4)
         return {
-            "patch": F.normalize(said, dim=2).unflatten(1, (_SIDE, _SIDE)),
+            "patch": F.normalize(embeddings, dim=2).unflatten(1, (_SIDE, _SIDE)),
             "prediction": F.normalize(predictions, dim=4),
         }
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Return InfoNCE of predictions against patches drawn from the batch, the mean over rows below (equation 4)."""
+        """Return InfoNCE of predictions against patches sampled from the batch, averaged over rows below (equation 4)."""
         return torch.stack([self._info_nce(output, below).mean() for below in self._offsets()]).mean()
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the bound log N - loss on what rows above tell of rows below, in nats."""
+        """Return the bound log N - loss on the mutual information of rows above and below, in nats."""
         losses = torch.stack([self._info_nce(output, below).mean(dim=1) for below in self._offsets()]).mean(dim=0)
         return {"information_bound": math.log(1 + self.options.negatives) - losses}
 
     def reasons(self) -> dict[str, str]:
-        """Say how large the patches are."""
-        grown = f", enlarged to {self.seen}" if self.patch < self.seen else ""
-        return {"patch": f"{self.patch} px{grown}, {_SIDE} in a row, half overlapping"}
+        """Return the size of patches."""
+        enlarged = f", enlarged to {self.input_size}" if self.patch < self.input_size else ""
+        return {"patch": f"{self.patch} px{enlarged}, {_SIDE} per row, half overlapping"}
 
     def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor:
-        """Return image and patches in their places."""
+        """Return the image and its patches on a grid."""
         return side_by_side(batch["original"], tile_grid(batch["image"], _SIDE))
 
     def _offsets(self) -> range:
         return range(2, self.options.below + 1)
 
     def _info_nce(self, output: dict[str, Tensor], below: int) -> Tensor:
-        """Return InfoNCE of what is predicted of rows so far below, `[B, places]`."""
+        """Return InfoNCE of the predictions of patches `below` rows further down, `[B, positions]`."""
         patch = output["patch"]
         number = torch.arange(patch[..., 0].numel(), device=patch.device).view(patch.shape[:3])
-        drawn = torch.randint(number.numel(), (self.options.negatives,), device=patch.device)
-        own = number[:, below:].flatten()
+        negative = torch.randint(number.numel(), (self.options.negatives,), device=patch.device)
+        positive = number[:, below:].flatten()
         query = output["prediction"][:, below - 2, : _SIDE - below].flatten(0, 2)
         flat = patch.flatten(0, 2)
-        losses = info_nce(query, flat[own], flat[drawn], self.options.temperature, same=own[:, None] == drawn)
+        same = positive[:, None] == negative
+        losses = info_nce(query, flat[positive], flat[negative], self.options.temperature, same=same)
         return losses.view(len(patch), -1)
 
 
-class RowsAbove(nn.Module):
-    """Add to each place of a map what a convolution finds in its row and the one above."""
+class RowContext(nn.Module):
+    """Add to each position of a map a convolution over its own row and the one above."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -128,5 +133,5 @@ class RowsAbove(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[B, D, h, w]`."""
-        seen: Tensor = self.mix(F.relu(self.gather(F.pad(x, (1, 1, 1, 0)))))
-        return x + seen
+        context: Tensor = self.mix(F.relu(self.gather(F.pad(x, (1, 1, 1, 0)))))
+        return x + context

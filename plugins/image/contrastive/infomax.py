@@ -1,4 +1,4 @@
-"""Tell which image a place on the feature map belongs to."""
+"""Deep InfoMax (Hjelm et al., 2019)."""
 
 from typing import Any, ClassVar, Literal
 
@@ -9,29 +9,30 @@ from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask
 from sslkit.image.views import ViewOptions, Views
-from sslkit.nn import Norm, jensen_shannon, mlp, with_frozen_weights
+from sslkit.nn import ProjectorOptions, jensen_shannon, mlp, with_frozen_weights
 
 
 class InfoMax(PretextTask):
-    """Tell which image a place on the feature map belongs to (Hjelm et al., 2019): local against global.
+    """Maximize mutual information of local and global features (Deep InfoMax; Hjelm et al., 2019).
 
-    The vector of an image should share information with every place of its map, and none with places of others. A critic
-    that tells vectors from uniform noise spreads them out.
+    The vector of an image should share information with every position of its feature map, and none with positions of
+    other images. A critic that distinguishes codes from uniform noise spreads them out.
     """
 
-    class Options(ViewOptions):
-        """Hold infomax's options."""
+    class Options(ProjectorOptions, ViewOptions):
+        """Options of `infomax`."""
 
         estimator: Literal["jensen_shannon", "info_nce"] = Field(
-            default="jensen_shannon", description="Bound on mutual information that is raised."
+            default="jensen_shannon", description="Lower bound on mutual information to maximize."
         )
-        local: float = Field(default=1.0, gt=0, description="Weight of places against vectors (β).")
-        prior: float = Field(default=0.1, ge=0, description="Weight of the critic that wants vectors uniform (γ); 0: none.")
-        temperature: float = Field(default=0.1, gt=0, description="Temperature of info_nce.")
-        hidden: int = Field(default=256, ge=1, description="Hidden width of what compares (2,048 in the paper).")
-        width: int = Field(default=128, ge=1, description="Width of the vectors that are compared (2,048 in the paper).")
-        code: int = Field(default=64, ge=1, description="Values that should be uniform.")
-        norm: Norm = Field(default="batch", description="Norm inside what compares.")
+        local: float = Field(default=1.0, gt=0, description="Weight of the local term, positions against vectors (β).")
+        prior: float = Field(
+            default=0.1, ge=0, description="Weight of the adversarial term for a uniform code (γ); 0: no critic."
+        )
+        temperature: float = Field(default=0.1, gt=0, description="Temperature of `info_nce`.")
+        hidden: int = Field(default=256, ge=1, description="Hidden width of the projectors (2,048 in the paper).")
+        width: int = Field(default=128, ge=1, description="Output width of the projectors (2,048 in the paper).")
+        code: int = Field(default=64, ge=1, description="Width of the code that should be uniform.")
 
     options: Options
     head: nn.ModuleDict
@@ -40,12 +41,12 @@ class InfoMax(PretextTask):
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 128}
 
     def build_head(self) -> nn.Module:
-        """Build what maps vectors and places to where they are compared."""
+        """Build a projector for vectors and one for positions."""
         options, width = self.options, self.encoder.width
         return nn.ModuleDict({name: mlp([width, options.hidden, options.width], options.norm) for name in ("vector", "place")})
 
     def setup(self) -> None:
-        """Build the code that should be uniform, and its critic."""
+        """Build the layer of the code that should be uniform, and its critic."""
         options = self.options
         self.views = Views(options, self.data)
         if options.prior:
@@ -53,7 +54,7 @@ class InfoMax(PretextTask):
             self.critic = mlp([options.code, options.hidden, options.hidden, 1], "none")
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Clip the critic by its own norm."""
+        """Put the critic into a group of its own, whose gradient is clipped separately."""
         return [{"params": self.critic.parameters()}] if self.options.prior else []
 
     def transform(self, batch: Batch) -> Batch:
@@ -62,36 +63,36 @@ class InfoMax(PretextTask):
         return {"image": image, "uniform": torch.rand(len(image), self.options.code, device=image.device)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Return vectors `[B, D]` and places `[B, N, D]`, and what the critic says of codes and noise, `[B]` each."""
+        """Return vectors `[B, D]` and positions `[B, N, D]`, and the critic's scores of codes and noise, `[B]` each."""
         features = self.encoder.feature_map(batch["image"]).flatten(2).transpose(1, 2)  # [B, N, width]
         vector = features.mean(dim=1)
-        found = {
+        output = {
             "vector": self.head["vector"](vector),
             "place": self.head["place"](features.flatten(0, 1)).unflatten(0, features.shape[:2]),
         }
         if self.options.prior:
             code = self.code(vector).sigmoid()
-            found["fooled"] = with_frozen_weights(self.critic)(code)[:, 0]
-            found["code"] = self.critic(code.detach())[:, 0]
-            found["uniform"] = self.critic(batch["uniform"])[:, 0]
-        return found
+            output["frozen_critic"] = with_frozen_weights(self.critic)(code)[:, 0]
+            output["code"] = self.critic(code.detach())[:, 0]
+            output["uniform"] = self.critic(batch["uniform"])[:, 0]
+        return output
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return minus the bound on what vectors and places share, and both sides of the critic (equations 5, 7 and 8)."""
+        """Return the negative bound on local mutual information, and both adversarial terms (equations 5, 7 and 8)."""
         terms = {"local": self.options.local * self._local(output)}
         if self.options.prior:
-            terms["prior"] = self.options.prior * F.softplus(-output["fooled"]).mean()
+            terms["prior"] = self.options.prior * F.softplus(-output["frozen_critic"]).mean()
             terms["critic"] = F.softplus(output["code"]).mean() + F.softplus(-output["uniform"]).mean()
         return terms
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return how often the vector that fits a place best is its own image's."""
+        """Return how often a position scores highest with the vector of its own image."""
         scores, _ = self._scores(output)
-        own = torch.arange(len(scores), device=scores.device)
-        return {"accuracy": (scores.argmax(dim=2) == own[:, None]).float().mean(dim=1)}
+        target = torch.arange(len(scores), device=scores.device)
+        return {"accuracy": (scores.argmax(dim=2) == target[:, None]).float().mean(dim=1)}
 
     def _scores(self, output: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return scores of places with vectors, `[B, N, B]`, and which belong together."""
+        """Return scores of positions with vectors, `[B, N, B]`, and which pairs are of the same image."""
         vector, place = output["vector"], output["place"]
         if self.options.estimator == "info_nce":
             vector, place = F.normalize(vector, dim=1), F.normalize(place, dim=2)
@@ -103,6 +104,6 @@ class InfoMax(PretextTask):
         scores, same = self._scores(output)
         if self.options.estimator == "jensen_shannon":
             return jensen_shannon(scores, same)
-        # The right vector of a place, among those of all images.
-        own = torch.arange(len(scores), device=scores.device)[:, None].expand(scores.shape[:2])
-        return F.cross_entropy(scores.flatten(0, 1) / self.options.temperature, own.flatten())
+        # Each position is classified among the vectors of all images.
+        target = torch.arange(len(scores), device=scores.device)[:, None].expand(scores.shape[:2])
+        return F.cross_entropy(scores.flatten(0, 1) / self.options.temperature, target.flatten())

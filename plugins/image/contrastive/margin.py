@@ -1,4 +1,4 @@
-"""Pull two views of one image together and push other images beyond a margin."""
+"""Contrastive loss with a margin (Hadsell et al., 2006)."""
 
 from typing import ClassVar
 
@@ -8,31 +8,30 @@ from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask
 from sslkit.image.views import ViewOptions, Views
-from sslkit.nn import Norm, margin_loss, mlp
+from sslkit.nn import ProjectorOptions, margin_loss, mlp
 
 
 class Margin(PretextTask):
-    """Pull two views of one image together and push other images beyond a margin (Hadsell et al., 2006)."""
+    """Pull views of an image together and push others beyond a margin (Hadsell et al., 2006)."""
 
-    class Options(ViewOptions):
-        """Hold margin's options."""
+    class Options(ProjectorOptions, ViewOptions):
+        """Options of `margin`."""
 
-        margin: float = Field(default=1.0, gt=0, le=2, description="Distance beyond which other images are left alone.")
-        hidden: int = Field(default=128, ge=1, description="Hidden width of the projector.")
-        width: int = Field(default=128, ge=1, description="Width of the unit vectors that are compared.")
-        norm: Norm = Field(default="batch", description="Norm inside the projector.")
+        margin: float = Field(
+            default=1.0, gt=0, le=2, description="Distance beyond which other images are no longer pushed away."
+        )
 
     options: Options
     couples_samples: ClassVar = True
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
-    preview_columns: ClassVar = ("first view", "second view")
+    preview_columns: ClassVar = ("view 1", "view 2")
 
     def build_head(self) -> nn.Module:
         """Build the projector."""
         return mlp([self.encoder.width, self.options.hidden, self.options.width], self.options.norm)
 
     def setup(self) -> None:
-        """Settle how views are drawn."""
+        """Set up the augmentation of views."""
         self.views = Views(self.options, self.data)
 
     def transform(self, batch: Batch) -> Batch:
@@ -45,7 +44,7 @@ class Margin(PretextTask):
         return margin_loss(first, second, self.options.margin)
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return how alike the two views are, cosine, and how often the nearest second view is the image's own."""
+        """Return the cosine similarity of the two views, and how often an image's own second view is the nearest."""
         first, second = F.normalize(output, dim=2).unbind(1)
         similarity = first @ second.T
         return {"alignment": similarity.diagonal(), "accuracy": (similarity.diagonal() >= similarity.amax(dim=1)).float()}

@@ -1,4 +1,4 @@
-"""Match a view to its key among past keys kept in a queue."""
+"""MoCo, v1 and v2 (He et al., 2020; Chen et al., 2020)."""
 
 import math
 from typing import Annotated, Any, ClassVar, Literal
@@ -11,7 +11,18 @@ from torch import Tensor, nn
 from sslkit import Batch, PretextTask, SslkitError
 from sslkit.image.transforms import color_jitter, flip, grayscale, random_resized_crop
 from sslkit.image.views import ViewOptions, Views
-from sslkit.nn import Momentum, Norm, Queue, Teacher, check_queue, info_nce, mlp, momentum_reason, teacher_momentum
+from sslkit.nn import (
+    Momentum,
+    Norm,
+    ProjectorOptions,
+    Queue,
+    Teacher,
+    check_queue,
+    info_nce,
+    mlp,
+    momentum_reason,
+    teacher_momentum,
+)
 
 Temperature = Annotated[float, Field(gt=0)]
 
@@ -20,13 +31,14 @@ _PAPER_MOMENTUM = 0.999
 
 
 class MoCo(PretextTask):
-    """Match a view to its key among past keys kept in a queue (He et al., 2020; v2: Chen et al., 2020).
+    """Match a view to its EMA key against a queue of past keys (MoCo; He et al., 2020).
 
-    Keys come from a teacher in eval mode: BatchNorm cannot leak which of them belong to one batch.
+    The default recipe is v2 (Chen et al., 2020). Keys come from a teacher in eval mode, so that BatchNorm cannot leak which
+    keys belong to one batch.
     """
 
-    class Options(ViewOptions):
-        """Hold MoCo's options."""
+    class Options(ProjectorOptions, ViewOptions):
+        """Options of `moco`."""
 
         recipe: Literal["v1", "v2"] = Field(
             default="v2", description="v1: linear head, weak augmentation; v2: MLP head, strong augmentation."
@@ -34,19 +46,20 @@ class MoCo(PretextTask):
         temperature: Temperature | Literal["auto"] = Field(
             default="auto", description="Temperature of the loss; auto: 0.07 for v1, 0.2 for v2."
         )
-        queue: int = Field(default=4096, ge=1, description="Keys in the queue (65,536 in the paper).")
+        queue: int = Field(default=4096, ge=1, description="Number of keys in the queue (65,536 in the paper).")
         momentum: Momentum = Field(
             default="auto", description="Momentum of the teacher; auto: 1 - 10/steps, from 0.9 to the paper's 0.999."
         )
         hidden: int = Field(default=128, ge=1, description="Hidden width of v2's head (the encoder's width in the paper).")
-        width: int = Field(default=128, ge=1, description="Width of queries and keys.")
-        norm: Norm = Field(default="batch", description="Norm inside v2's head (none in the paper, whose runs are longer).")
+        norm: Norm = Field(
+            default="batch", description="Normalization inside v2's head (none in the paper, whose runs are longer)."
+        )
 
         @field_validator("recipe", mode="before")
         @classmethod
-        def _third(cls, recipe: Any) -> Any:
+        def _refuse_v3(cls, recipe: Any) -> Any:
             if recipe == "v3":
-                raise ValueError("v3 is a task of its own: sslkit pretrain mocov3")
+                raise ValueError("v3 is a separate task: use sslkit pretrain mocov3")
             return recipe
 
     options: Options
@@ -60,18 +73,20 @@ class MoCo(PretextTask):
         return mlp([self.encoder.width, *hidden, options.width], options.norm)
 
     def setup(self) -> None:
-        """Build teacher and queue."""
+        """Build the teacher and the queue."""
         self.teacher = Teacher(self.encoder, self.head)
         check_queue(self.options.queue, self.data)
         self.queue = Queue(self.options.queue, self.options.width)
         self.views = Views(self.options, self.data)
         if self.options.recipe == "v1" and (self.options.color_strength, self.options.blur) != ("auto", "auto"):
             raise SslkitError(
-                "v1 has its own color jitter and no blur", "leave them out, or use --recipe v2", flag=("color_strength", "blur")
+                "v1 has a fixed color jitter and no blur",
+                "remove these flags or use --recipe v2",
+                flag=("color_strength", "blur"),
             )
 
     def transform(self, batch: Batch) -> Batch:
-        """Return query and key view of each image, `[B, 2, C, S, S]`."""
+        """Return a query view and a key view of each image, `[B, 2, C, S, S]`."""
         return {"image": torch.stack([self._view(batch["image"]) for _ in range(2)], dim=1)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
@@ -87,30 +102,30 @@ class MoCo(PretextTask):
         return self._info_nce(output).mean()
 
     def remember(self, output: dict[str, Tensor], batch: Batch) -> Batch:
-        """Keep the keys for the queue."""
+        """Return the keys, for the queue."""
         return {"key": output["key"]}
 
-    def after_step(self, seen: Batch) -> None:
-        """Let the teacher follow and push the keys."""
+    def after_step(self, remembered: Batch) -> None:
+        """Update the teacher and push the keys."""
         self.teacher.update(self.encoder, self.head, momentum=self.momentum)
-        self.queue.push(seen["key"])
+        self.queue.push(remembered["key"])
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return how alike query and key are, cosine, and the bound log N - loss on what they tell of each other, in nats."""
+        """Return the cosine similarity of query and key, and the bound log N - loss on their mutual information, in nats."""
         bound = math.log(1 + self.options.queue) - self._info_nce(output)
         return {"alignment": (output["query"] * output["key"]).sum(dim=1), "information_bound": bound}
 
     def reasons(self) -> dict[str, str]:
-        """Say what `auto` became."""
+        """Return what options left on `auto` became."""
         options = self.options
-        said = {"temperature": f"{self.temperature:g}: the one of {options.recipe}"} if options.temperature == "auto" else {}
-        return said | momentum_reason(options.momentum, self.clock, _PAPER_MOMENTUM)
+        reasons = {"temperature": f"{self.temperature:g}: default of {options.recipe}"} if options.temperature == "auto" else {}
+        return reasons | momentum_reason(options.momentum, self.clock, _PAPER_MOMENTUM)
 
     @property
     def temperature(self) -> float:
         """Return the temperature in use."""
-        asked = self.options.temperature
-        return asked if asked != "auto" else {"v1": 0.07, "v2": 0.2}[self.options.recipe]
+        temperature = self.options.temperature
+        return temperature if temperature != "auto" else {"v1": 0.07, "v2": 0.2}[self.options.recipe]
 
     @property
     def momentum(self) -> float:

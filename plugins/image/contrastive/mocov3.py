@@ -1,4 +1,4 @@
-"""Predict which key of the batch, made by a teacher, belongs to a view."""
+"""MoCo v3 (Chen et al., 2021)."""
 
 import math
 from typing import Annotated, ClassVar, Literal
@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask
 from sslkit.image.views import UnlikeViewOptions, Views
-from sslkit.nn import Momentum, Norm, Teacher, matched_nce, mlp, momentum_reason, teacher_momentum
+from sslkit.nn import (
+    Momentum,
+    Norm,
+    ProjectorOptions,
+    Teacher,
+    in_batch_info_nce,
+    mlp,
+    momentum_reason,
+    teacher_momentum,
+)
 
 Temperature = Annotated[float, Field(gt=0)]
 
@@ -19,28 +28,30 @@ _PAPER_MOMENTUM = 0.99
 
 
 class MoCoV3(PretextTask):
-    """Predict which key of the batch, made by a teacher, belongs to a view (Chen et al., 2021).
+    """Match a view to its EMA teacher's key within the batch (MoCo v3; Chen et al., 2021).
 
-    No queue: large batches are. The patch embedding of a vision transformer stays random, which keeps training stable.
+    Large batches replace the queue. The patch embedding of a vision transformer stays random, which keeps training stable.
     """
 
-    class Options(UnlikeViewOptions):
-        """Hold the options of mocov3."""
+    class Options(ProjectorOptions, UnlikeViewOptions):
+        """Options of `mocov3`."""
 
         temperature: Temperature | Literal["auto"] = Field(
             default="auto", description="Temperature of the loss; auto: 0.2 for encoders with tokens, 1 for others."
         )
         momentum: Momentum = Field(
-            default="auto", description="First momentum of the teacher, rising to 1; auto: 1 - 10/steps, from 0.9 to 0.99."
+            default="auto", description="Initial momentum of the teacher, rising to 1; auto: 1 - 10/steps, from 0.9 to 0.99."
         )
         hidden: int = Field(default=512, ge=1, description="Hidden width of projector and predictor (4,096 in the paper).")
-        width: int = Field(default=128, ge=1, description="Width of queries and keys (256 in the paper).")
-        norm: Norm = Field(default="batch", description="Norm inside projector and predictor, and on the projector's output.")
+        width: int = Field(default=128, ge=1, description="Output width of projector and predictor (256 in the paper).")
+        norm: Norm = Field(
+            default="batch", description="Normalization inside projector and predictor, and on the projector's output."
+        )
 
     options: Options
     couples_samples: ClassVar = True
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
-    preview_columns: ClassVar = ("first view", "second view")
+    preview_columns: ClassVar = ("view 1", "view 2")
 
     def build_head(self) -> nn.Module:
         """Build the projector."""
@@ -48,7 +59,7 @@ class MoCoV3(PretextTask):
         return mlp([self.encoder.width, options.hidden, options.width], options.norm, last_norm=True)
 
     def setup(self) -> None:
-        """Freeze a patch embedding, build predictor and teacher."""
+        """Freeze the patch embedding, if any, and build the predictor and the teacher."""
         options = self.options
         for name, parameter in self.encoder.named_parameters():
             if "patch_embed" in name:
@@ -58,7 +69,7 @@ class MoCoV3(PretextTask):
         self.views = Views(options, self.data)
 
     def transform(self, batch: Batch) -> Batch:
-        """Return two views of each image, unlike in blur and solarization, `[B, 2, C, S, S]`."""
+        """Return two views of each image, with different blur and solarization, `[B, 2, C, S, S]`."""
         return {"image": self.views.two(batch["image"])}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
@@ -73,29 +84,33 @@ class MoCoV3(PretextTask):
         """Return InfoNCE of each view's queries against the other's keys, times 2T (algorithm 1)."""
         return 2 * self.temperature * self._info_nce(output).sum(dim=1).mean()
 
-    def after_step(self, seen: Batch) -> None:
-        """Let the teacher follow."""
+    def after_step(self, remembered: Batch) -> None:
+        """Update the teacher."""
         momentum = teacher_momentum(self.options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)
         self.teacher.update(self.encoder, self.head, momentum=momentum)
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return how alike query and key are, cosine, and the bound log N - loss on what they tell of each other, in nats."""
+        """Return the cosine similarity of query and key, and the bound log N - loss on their mutual information, in nats."""
         alignment = (output["query"] * output["key"].flip(1)).sum(dim=2).mean(dim=1)
         return {"alignment": alignment, "information_bound": math.log(len(alignment)) - self._info_nce(output).mean(dim=1)}
 
     def reasons(self) -> dict[str, str]:
-        """Say what `auto` became."""
+        """Return what options left on `auto` became."""
         options = self.options
-        said = {} if options.temperature != "auto" else {"temperature": f"{self.temperature:g}: the paper's for such encoders"}
-        return said | momentum_reason(options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)
+        reasons = (
+            {}
+            if options.temperature != "auto"
+            else {"temperature": f"{self.temperature:g}: the paper's value for this kind of encoder"}
+        )
+        return reasons | momentum_reason(options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)
 
     @property
     def temperature(self) -> float:
         """Return the temperature in use."""
-        asked = self.options.temperature
-        return asked if asked != "auto" else 0.2 if "tokens" in self.encoder.offers else 1.0
+        temperature = self.options.temperature
+        return temperature if temperature != "auto" else 0.2 if "tokens" in self.encoder.offers else 1.0
 
     def _info_nce(self, output: dict[str, Tensor]) -> Tensor:
         """Return InfoNCE of both views, `[B, 2]`."""
         pairs = zip(output["query"].unbind(1), output["key"].flip(1).unbind(1), strict=True)
-        return torch.stack([matched_nce(query, key, self.temperature) for query, key in pairs], dim=1)
+        return torch.stack([in_batch_info_nce(query, key, self.temperature) for query, key in pairs], dim=1)

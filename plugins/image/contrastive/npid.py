@@ -1,4 +1,4 @@
-"""Tell each image from all others, by what was remembered of them."""
+"""Instance discrimination with a memory bank (NPID; Wu et al., 2018)."""
 
 import math
 from typing import ClassVar
@@ -14,39 +14,39 @@ from sslkit.nn import MemoryBank, noise_contrastive
 
 
 class NPID(PretextTask):
-    """Tell each image from all others, by what was remembered of them (Wu et al., 2018).
+    """Classify each image as its own class, using a memory bank (NPID; Wu et al., 2018).
 
-    Each image is a class of its own; its weight vector is what the encoder said of it last time.
+    The weight vector of a class is a moving average of the embeddings of its image.
     """
 
     class Options(ViewOptions):
-        """Hold npid's options."""
+        """Options of `npid`."""
 
-        temperature: float = Field(default=0.07, gt=0, description="Temperature of the similarities.")
-        negatives: int = Field(default=4096, ge=1, description="Remembered images that each one is told from; at most all.")
-        momentum: float = Field(default=0.5, ge=0, lt=1, description="Share that the memory keeps of what it held.")
+        temperature: float = Field(default=0.07, gt=0, description="Temperature of the loss.")
+        negatives: int = Field(default=4096, ge=1, description="Negative samples per image from the memory bank; at most all.")
+        momentum: float = Field(default=0.5, ge=0, lt=1, description="Momentum of the memory bank.")
         proximal: float = Field(
-            default=30.0, ge=0, description="Weight of the squared distance to what is remembered: steadies the start."
+            default=30.0, ge=0, description="Weight of the squared distance to the memory bank (λ), which stabilizes the start."
         )
-        width: int = Field(default=128, ge=4, description="Width of the unit vectors that are compared.")
+        width: int = Field(default=128, ge=4, description="Output width of the head.")
 
     options: Options
     needs: ClassVar = ("index",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
 
     def build_head(self) -> nn.Module:
-        """Build the linear layer to the compared vectors."""
+        """Build the linear projection."""
         return nn.Linear(self.encoder.width, self.options.width)
 
     def setup(self) -> None:
-        """Build the bank."""
+        """Build the memory bank."""
         self.bank = MemoryBank(self.data.samples, self.options.width)
         self.negatives = min(self.options.negatives, self.data.samples - 1)
-        self.expected = self.bank.log_normalizer(self.negatives, self.options.temperature)
+        self.log_normalizer = self.bank.log_normalizer(self.negatives, self.options.temperature)
         self.views = Views(self.options, self.data)
 
     def transform(self, batch: Batch) -> Batch:
-        """Return a view of each image, `[B, C, S, S]`, and which image it is, `index` `[B]`."""
+        """Return a view of each image, `[B, C, S, S]`, and its place in the data, `index` `[B]`."""
         return {"image": self.views(batch["image"]), "index": batch["index"]}
 
     def predict(self, batch: Batch) -> Tensor:
@@ -54,31 +54,32 @@ class NPID(PretextTask):
         return F.normalize(self.head(self.encoder(batch["image"])), dim=1)
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return noise-contrastive estimation and how far the vectors moved (equations 7 and 10)."""
-        own, others = self._scores(output, batch)
-        moved = (output - self.bank.rows[batch["index"]]).square().sum(dim=1)
+        """Return noise-contrastive estimation and the weighted squared distance to the bank (equations 7 and 10)."""
+        positive, negative = self._scores(output, batch)
+        distance = (output - self.bank.rows[batch["index"]]).square().sum(dim=1)
         return {
-            "contrast": noise_contrastive(own, others, self.expected).mean(),
-            "proximal": self.options.proximal * moved.mean(),
+            "contrast": noise_contrastive(positive, negative, self.log_normalizer).mean(),
+            "proximal": self.options.proximal * distance.mean(),
         }
 
     def remember(self, output: Tensor, batch: Batch) -> Batch:
-        """Keep the vectors for the bank."""
+        """Return the vectors and their indices, for the memory bank."""
         return {"vector": output, "index": batch["index"]}
 
-    def after_step(self, seen: Batch) -> None:
-        """Remember the vectors."""
-        self.bank.update(seen["index"], seen["vector"], self.options.momentum)
+    def after_step(self, remembered: Batch) -> None:
+        """Update the memory bank."""
+        self.bank.update(remembered["index"], remembered["vector"], self.options.momentum)
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return how alike vectors and memory are, cosine, and how often a memory of another image is not nearer."""
-        own, others = self._scores(output, batch)
+        """Return the cosine similarity to an image's own row, how often no negative is nearer, and log N - loss, in nats."""
+        positive, negative = self._scores(output, batch)
+        logits = torch.cat([positive[:, None], negative], dim=1)
         return {
-            "alignment": own * self.options.temperature,
-            "accuracy": (own > others.amax(dim=1)).float(),
-            "information_bound": math.log(1 + self.negatives) + F.log_softmax(torch.cat([own[:, None], others], 1), 1)[:, 0],
+            "alignment": positive * self.options.temperature,
+            "accuracy": (positive > negative.amax(dim=1)).float(),
+            "information_bound": math.log(1 + self.negatives) + F.log_softmax(logits, dim=1)[:, 0],
         }
 
     def _scores(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        noise = self.bank.sample_negatives(self.options.negatives, self.clock.step)
-        return self.bank.scores(output, batch["index"], noise, self.options.temperature)
+        negatives = self.bank.sample_negatives(self.options.negatives, self.clock.step)
+        return self.bank.scores(output, batch["index"], negatives, self.options.temperature)

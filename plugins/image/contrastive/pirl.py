@@ -1,4 +1,4 @@
-"""Say the same of an image and of its shuffled tiles."""
+"""PIRL (Misra & van der Maaten, 2020)."""
 
 from typing import ClassVar
 
@@ -17,21 +17,23 @@ _TILE = 64 / 75  # of a cell's side, as in jigsaw
 
 
 class PIRL(PretextTask):
-    """Say the same of an image and of its shuffled tiles (Misra & van der Maaten, 2020).
+    """Match an image to its shuffled tiles via a memory bank (PIRL; Misra & van der Maaten, 2020).
 
-    Both are compared with what is remembered of the image, and told from what is remembered of others. jigsaw wants to
-    know the shuffle; here it should leave no trace.
+    Both are matched to the image's row of the bank, with other images' rows as negatives. Whereas `jigsaw` predicts the
+    permutation, the embedding here should be invariant to it.
     """
 
     class Options(ViewOptions):
-        """Hold pirl's options."""
+        """Options of `pirl`."""
 
-        temperature: float = Field(default=0.07, gt=0, description="Temperature of the similarities.")
-        tiles: float = Field(default=0.5, ge=0, le=1, description="Weight of the tiles' term; the image's has the rest (λ).")
-        negatives: int = Field(default=4096, ge=1, description="Remembered images (32,000 in the paper); at most all.")
-        momentum: float = Field(default=0.5, ge=0, lt=1, description="Share that the memory keeps of what it held.")
-        width: int = Field(default=128, ge=4, description="Width of the unit vectors that are compared.")
-        norm: Norm = Field(default="none", description="Norm on what is said of each tile.")
+        temperature: float = Field(default=0.07, gt=0, description="Temperature of the loss.")
+        tiles: float = Field(default=0.5, ge=0, le=1, description="Weight of the tiles' loss (λ); the image's loss has 1 - λ.")
+        negatives: int = Field(
+            default=4096, ge=1, description="Negative samples from the memory bank (32,000 in the paper); at most all."
+        )
+        momentum: float = Field(default=0.5, ge=0, lt=1, description="Momentum of the memory bank.")
+        width: int = Field(default=128, ge=4, description="Embedding width.")
+        norm: Norm = Field(default="none", description="Normalization of the tile embeddings.")
 
     options: Options
     head: nn.ModuleDict
@@ -40,7 +42,7 @@ class PIRL(PretextTask):
     preview_columns: ClassVar = ("image", "view", "tiles")
 
     def build_head(self) -> nn.Module:
-        """Build what says something of an image, and of its tiles: each alone, then all in their shuffled order."""
+        """Build projections of the image, of each tile, and of all tiles concatenated in shuffled order."""
         width, options = self.encoder.width, self.options
         tile = mlp([width, options.width], options.norm, last_norm=True)
         return nn.ModuleDict(
@@ -52,17 +54,19 @@ class PIRL(PretextTask):
         )
 
     def setup(self) -> None:
-        """Settle cells and tiles in pixels, and build the bank."""
+        """Set the size of cells and tiles in pixels, and build the memory bank."""
         self.cell = self.data.size // 3
         self.tile = round(_TILE * self.cell)
         if self.tile < 4:
             raise SslkitError(
-                f"the nine tiles of images of {self.data.size} px have {self.tile} px", "pirl needs 15 px", flag="size"
+                f"images of {self.data.size} px give nine tiles of only {self.tile} px",
+                "pirl needs at least 15 px",
+                flag="size",
             )
-        self.seen = self.encoder.fitting(max(16, self.tile))
+        self.input_size = self.encoder.fitting(max(16, self.tile))
         self.bank = MemoryBank(self.data.samples, self.options.width)
         self.negatives = min(self.options.negatives, self.data.samples - 1)
-        self.expected = self.bank.log_normalizer(self.negatives, self.options.temperature)
+        self.log_normalizer = self.bank.log_normalizer(self.negatives, self.options.temperature)
         self.views = Views(self.options, self.data)
 
     def transform(self, batch: Batch) -> Batch:
@@ -70,50 +74,50 @@ class PIRL(PretextTask):
         views, image = self.views, batch["image"]
         whole = strong_view(image, self.data.size, (0.6, 1.0), views.strength, views.gray, views.blur[1])
         order = torch.rand(len(image), 9, device=image.device).argsort(dim=1)
-        tiles = resized(tiles_in_cells(whole, order, 3, self.tile), self.seen)
+        tiles = resized(tiles_in_cells(whole, order, 3, self.tile), self.input_size)
         return {"image": views(image), "tiles": tiles, "index": batch["index"]}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return unit vectors of image and tiles, `[B, D]`."""
-        each = self.each_view(lambda tile: self.head["tile"](self.encoder(tile)), batch["tiles"])
+        tile_vectors = self.each_view(lambda tile: self.head["tile"](self.encoder(tile)), batch["tiles"])
         return {
             "image": F.normalize(self.head["image"](self.encoder(batch["image"])), dim=1),
-            "tiles": F.normalize(self.head["tiles"](each.flatten(1)), dim=1),
+            "tiles": F.normalize(self.head["tiles"](tile_vectors.flatten(1)), dim=1),
         }
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return noise-contrastive estimation of both against the bank (equation 5)."""
-        share = {"tiles": self.options.tiles, "image": 1 - self.options.tiles}
+        weights = {"tiles": self.options.tiles, "image": 1 - self.options.tiles}
         return {
-            name: weight * noise_contrastive(*self._scores(output[name], batch), self.expected).mean()
-            for name, weight in share.items()
+            name: weight * noise_contrastive(*self._scores(output[name], batch), self.log_normalizer).mean()
+            for name, weight in weights.items()
         }
 
     def remember(self, output: dict[str, Tensor], batch: Batch) -> Batch:
-        """Keep what is said of the images for the bank."""
+        """Return the image vectors and their indices, for the memory bank."""
         return {"vector": output["image"], "index": batch["index"]}
 
-    def after_step(self, seen: Batch) -> None:
-        """Remember it."""
-        self.bank.update(seen["index"], seen["vector"], self.options.momentum)
+    def after_step(self, remembered: Batch) -> None:
+        """Update the memory bank."""
+        self.bank.update(remembered["index"], remembered["vector"], self.options.momentum)
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return how alike image and tiles are, cosine, and how often the image is told from its tiles."""
-        own, others = self._scores(output["tiles"], batch)
+        """Return the cosine similarity of image and tiles, and how often no negative is nearer to the tiles."""
+        positive, negative = self._scores(output["tiles"], batch)
         return {
             "alignment": (output["image"] * output["tiles"]).sum(dim=1),
-            "accuracy": (own > others.amax(dim=1)).float(),
+            "accuracy": (positive > negative.amax(dim=1)).float(),
         }
 
     def reasons(self) -> dict[str, str]:
-        """Say how large the tiles are."""
-        grown = f", enlarged to {self.seen}" if self.tile < self.seen else ""
-        return {"tile": f"{self.tile} px{grown}, anywhere in cells of {self.cell}: the paper's shares"}
+        """Return the size of tiles."""
+        enlarged = f", enlarged to {self.input_size}" if self.tile < self.input_size else ""
+        return {"tile": f"{self.tile} px{enlarged}, at random positions in cells of {self.cell} px: the paper's proportions"}
 
     def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor:
-        """Return image, view and shuffled tiles."""
+        """Return the image, its view and the shuffled tiles."""
         return side_by_side(batch["original"], batch["image"], tile_grid(batch["tiles"], 3))
 
     def _scores(self, vector: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        noise = self.bank.sample_negatives(self.options.negatives, self.clock.step)
-        return self.bank.scores(vector, batch["index"], noise, self.options.temperature)
+        negatives = self.bank.sample_negatives(self.options.negatives, self.clock.step)
+        return self.bank.scores(vector, batch["index"], negatives, self.options.temperature)

@@ -1,4 +1,4 @@
-"""Tell two views of one image from views of all others."""
+"""SimCLR (Chen et al., 2020)."""
 
 import math
 from typing import ClassVar, Literal
@@ -9,30 +9,28 @@ from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask
 from sslkit.image.views import ViewOptions, Views
-from sslkit.nn import Norm, mlp, nt_xent
+from sslkit.nn import ProjectorOptions, mlp, nt_xent
 
 
 class SimCLR(PretextTask):
-    """Tell two views of one image from views of all others (Chen et al., 2020)."""
+    """Match two views of each image against all other images (SimCLR; Chen et al., 2020)."""
 
-    class Options(ViewOptions):
-        """Hold SimCLR's options."""
+    class Options(ProjectorOptions, ViewOptions):
+        """Options of `simclr`."""
 
-        crop_scale: float = Field(default=0.08, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
+        crop_scale: float = Field(default=0.08, gt=0, le=1, description="Minimum crop area as a fraction of the image.")
         temperature: float = Field(
             default=0.5, gt=0, description="Temperature of the loss (0.1 in the paper at ImageNet scale)."
         )
-        projector: Literal["none", "linear", "mlp"] = Field(default="mlp", description="Head between features and loss.")
+        projector: Literal["none", "linear", "mlp"] = Field(default="mlp", description="Architecture of the projector.")
         hidden: int = Field(
-            default=128, ge=1, description="Hidden width of the mlp projector (the encoder's width in the paper)."
+            default=128, ge=1, description="Hidden width of the MLP projector (the encoder's width in the paper)."
         )
-        width: int = Field(default=128, ge=1, description="Width of the vectors that are compared.")
-        norm: Norm = Field(default="batch", description="Norm inside the projector.")
 
     options: Options
     couples_samples: ClassVar = True
     defaults: ClassVar = {"optimizer": "sgd", "lr": 0.12, "weight_decay": 5e-4, "batch_size": 256}
-    preview_columns: ClassVar = ("first view", "second view")
+    preview_columns: ClassVar = ("view 1", "view 2")
 
     def build_head(self) -> nn.Module:
         """Build the projector."""
@@ -43,7 +41,7 @@ class SimCLR(PretextTask):
         return mlp([self.encoder.width, *hidden, options.width], options.norm)
 
     def setup(self) -> None:
-        """Settle how views are drawn."""
+        """Set up the augmentation of views."""
         self.views = Views(self.options, self.data)
 
     def transform(self, batch: Batch) -> Batch:
@@ -55,7 +53,7 @@ class SimCLR(PretextTask):
         return nt_xent(output, self.options.temperature)
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return how alike the two views are, cosine, and the bound log N - loss on what they tell of each other, in nats."""
+        """Return the cosine similarity of the views, and the bound log N - loss on their mutual information, in nats."""
         first, second = F.normalize(output, dim=-1).unbind(1)
         bound = math.log(2 * len(output) - 1) - nt_xent(output, self.options.temperature)
         return {"alignment": (first * second).sum(dim=-1), "information_bound": bound.expand(len(output))}

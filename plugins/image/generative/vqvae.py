@@ -65,7 +65,7 @@ class VQVAE(PretextTask):
         images = center_view(run.images(_MEASURED), self.data.size).split(128)
         with torch.no_grad(), batch_statistics(self.encoder):
             vectors = torch.cat([self.tokenizer(self.encoder, some).flatten(0, 1) for some in images])
-        self.tokenizer.codebook.begin(vectors, self.data.batch_size * self.side**2)
+        self.tokenizer.codebook.initialize(vectors, self.data.batch_size * self.side**2)
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop of the image, `[B, C, S, S]`."""

@@ -1,1 +1,1 @@
-"""Joint-embedding tasks: two views of one image agree; collapse is prevented without negatives."""
+"""Joint-embedding tasks: align views of one image, avoiding collapse without negatives."""

@@ -1,4 +1,4 @@
-"""Predict what a slowly following teacher says of another view."""
+"""BYOL (Grill et al., 2020)."""
 
 from typing import ClassVar
 
@@ -8,47 +8,47 @@ from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask
 from sslkit.image.views import UnlikeViewOptions, Views
-from sslkit.nn import Momentum, Norm, Teacher, mlp, momentum_reason, negative_cosine, teacher_momentum
+from sslkit.nn import Momentum, Norm, ProjectorOptions, Teacher, mlp, momentum_reason, negative_cosine, teacher_momentum
 
 _PAPER_MOMENTUM = 0.996
 
 
 class BYOL(PretextTask):
-    """Predict what a slowly following teacher says of another view (Grill et al., 2020).
+    """Predict an EMA teacher's projection of another view (BYOL; Grill et al., 2020).
 
-    No other images are compared with: the predictor and the slow teacher keep the vectors from becoming all alike.
+    There are no negatives: the predictor and the slow teacher prevent collapse.
     """
 
-    class Options(UnlikeViewOptions):
-        """Hold BYOL's options."""
+    class Options(ProjectorOptions, UnlikeViewOptions):
+        """Options of `byol`."""
 
         crop_scale: float = Field(
-            default=0.2, gt=0, le=1, description="Smallest share of the image that a random crop keeps (0.08 in the paper)."
+            default=0.2, gt=0, le=1, description="Minimum crop area as a fraction of the image (0.08 in the paper)."
         )
         hidden: int = Field(default=512, ge=1, description="Hidden width of projector and predictor (4,096 in the paper).")
-        width: int = Field(default=128, ge=1, description="Width of the vectors that are predicted (256 in the paper).")
-        norm: Norm = Field(default="batch", description="Norm inside projector and predictor.")
+        width: int = Field(default=128, ge=1, description="Output width of projector and predictor (256 in the paper).")
+        norm: Norm = Field(default="batch", description="Normalization inside projector and predictor.")
         momentum: Momentum = Field(
-            default="auto", description="First momentum of the teacher, rising to 1; auto: 1 - 10/steps, from 0.9 to 0.996."
+            default="auto", description="Initial momentum of the teacher, rising to 1; auto: 1 - 10/steps, from 0.9 to 0.996."
         )
 
     options: Options
     defaults: ClassVar = {"optimizer": "sgd", "lr": 0.12, "weight_decay": 5e-4, "batch_size": 256}
-    preview_columns: ClassVar = ("first view", "second view")
+    preview_columns: ClassVar = ("view 1", "view 2")
 
     def build_head(self) -> nn.Module:
         """Build the projector."""
         return mlp([self.encoder.width, self.options.hidden, self.options.width], self.options.norm)
 
     def setup(self) -> None:
-        """Build predictor and teacher."""
+        """Build the predictor and the teacher."""
         options = self.options
         self.predictor = mlp([options.width, options.hidden, options.width], options.norm)
         self.teacher = Teacher(self.encoder, self.head, use_batch_statistics=True)
         self.views = Views(options, self.data)
 
     def transform(self, batch: Batch) -> Batch:
-        """Return two views of each image, unlike in blur and solarization, `[B, 2, C, S, S]`."""
+        """Return two views of each image, with different blur and solarization, `[B, 2, C, S, S]`."""
         return {"image": self.views.two(batch["image"])}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
@@ -62,16 +62,16 @@ class BYOL(PretextTask):
         """Return the squared distance of unit vectors, each view's prediction to the other's target (equations 2 and 3)."""
         return 2 + 2 * negative_cosine(output["prediction"], output["target"].flip(1))
 
-    def after_step(self, seen: Batch) -> None:
-        """Let the teacher follow."""
+    def after_step(self, remembered: Batch) -> None:
+        """Update the teacher."""
         momentum = teacher_momentum(self.options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)
         self.teacher.update(self.encoder, self.head, momentum=momentum)
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return how alike the teacher finds the two views, cosine."""
+        """Return the cosine similarity of the teacher's projections of the two views."""
         first, second = output["target"].unbind(1)
         return {"alignment": F.cosine_similarity(first, second, dim=1)}
 
     def reasons(self) -> dict[str, str]:
-        """Say what `auto` became."""
+        """Return what options left on `auto` became."""
         return momentum_reason(self.options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)

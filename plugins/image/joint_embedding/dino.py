@@ -1,4 +1,4 @@
-"""Say of a small part what a teacher says of the whole."""
+"""DINO (Caron et al., 2021)."""
 
 from typing import Any, ClassVar
 
@@ -15,39 +15,43 @@ _PAPER_MOMENTUM = 0.996
 
 
 class DINO(PretextTask):
-    """Say of a small part what a teacher says of the whole (Caron et al., 2021).
+    """Match an EMA teacher's output of large crops from other crops (DINO; Caron et al., 2021).
 
-    What the teacher says is centered and sharpened: the one keeps a single output from taking all images, the other keeps
-    outputs from being all alike. The teacher is what is kept.
+    The teacher's output is centered and sharpened: centering keeps one dimension from dominating, sharpening keeps the
+    output from becoming uniform. The teacher is exported.
     """
 
     class Options(CropOptions):
-        """Hold DINO's options."""
+        """Options of `dino`."""
 
         crops: str = Field(
-            default="2+2", pattern=r"^2\+\d\d?$", description="Large and small crops of each image (2+8 in the paper)."
+            default="2+2", pattern=r"^2\+\d\d?$", description="Large and small crops per image (2+8 in the paper)."
         )
-        crop_scale: float = Field(default=0.4, gt=0, le=1, description="Smallest share of the image in a large crop.")
-        small_scale: float = Field(default=0.4, gt=0, le=1, description="Largest share in a small crop; the smallest is 0.05.")
-        outputs: int = Field(default=1024, ge=2, description="Outputs of the head (65,536 in the paper).")
+        crop_scale: float = Field(
+            default=0.4, gt=0, le=1, description="Minimum area of a large crop as a fraction of the image."
+        )
+        small_scale: float = Field(default=0.4, gt=0, le=1, description="Maximum area of a small crop; the minimum is 0.05.")
+        outputs: int = Field(default=1024, ge=2, description="Output width of the head (65,536 in the paper).")
         hidden: int = Field(default=512, ge=1, description="Hidden width of the head (2,048 in the paper).")
         bottleneck: int = Field(default=128, ge=1, description="Width before the last layer (256 in the paper).")
-        norm: Norm = Field(default="batch", description="Norm inside the head (none in the paper, whose runs are longer).")
-        temperature: float = Field(default=0.1, gt=0, description="Temperature of the student.")
-        teacher_temperature: float = Field(
-            default=0.04, gt=0, description="Temperature of the teacher, once it has risen (0.07 in the paper's longer runs)."
+        norm: Norm = Field(
+            default="batch", description="Normalization inside the head (none in the paper, whose runs are longer)."
         )
-        first_teacher_temperature: float = Field(default=0.04, gt=0, description="Temperature of the teacher at the start.")
-        rise: int = Field(default=30, ge=0, description="Epochs in which the teacher's temperature to_one.")
+        temperature: float = Field(default=0.1, gt=0, description="Softmax temperature of the student.")
+        teacher_temperature: float = Field(
+            default=0.04, gt=0, description="Final softmax temperature of the teacher (0.07 in the paper's longer runs)."
+        )
+        first_teacher_temperature: float = Field(default=0.04, gt=0, description="Initial softmax temperature of the teacher.")
+        rise: int = Field(default=30, ge=0, description="Epochs in which the teacher's temperature rises to its final value.")
         centering: float = Field(
             default=0.5,
             ge=0,
             lt=1,
-            description="Momentum of the center, which is taken off what the teacher says (0.9 in the paper's longer runs).",
+            description="Momentum of the center subtracted from the teacher's output (0.9 in the paper's longer runs).",
         )
-        frozen_epochs: int = Field(default=1, ge=0, description="Epochs in which the last layer stays as it is.")
+        frozen_epochs: int = Field(default=1, ge=0, description="Epochs at the start in which the last layer is frozen.")
         momentum: Momentum = Field(
-            default="auto", description="First momentum of the teacher, rising to 1; auto: 1 - 10/steps, from 0.9 to 0.996."
+            default="auto", description="Initial momentum of the teacher, rising to 1; auto: 1 - 10/steps, from 0.9 to 0.996."
         )
 
     options: Options
@@ -63,7 +67,7 @@ class DINO(PretextTask):
     }
 
     def build_head(self) -> nn.Module:
-        """Build the head: an MLP with a bottleneck, and a last layer of unit vectors."""
+        """Build the head: an MLP with a bottleneck, and a last layer with unit-length weights."""
         options = self.options
         widths = [self.encoder.width, options.hidden, options.hidden, options.bottleneck]
         return nn.Sequential(mlp(widths, options.norm), Prototypes(options.bottleneck, options.outputs))
@@ -75,7 +79,7 @@ class DINO(PretextTask):
         self.crops = Crops(self.options, self.data, self.encoder)
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Keep the last layer as it is for a while: features come to it first."""
+        """Freeze the last layer at first, while the features adapt to it."""
         return [{"params": self.head[1].parameters(), "frozen_epochs": self.options.frozen_epochs}]
 
     def transform(self, batch: Batch) -> Batch:
@@ -83,38 +87,39 @@ class DINO(PretextTask):
         return self.crops.draw(batch["image"])
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Return what the student says of all crops, `[B, 2 + V, K]`, and the teacher of the large ones, `[B, 2, K]`."""
+        """Return the student's logits of all crops, `[B, 2 + V, K]`, and the teacher's of the large ones, `[B, 2, K]`."""
         features = self.crops.features(lambda views: self.each_view(self.encoder, views), batch)
         student = self.head(features.flatten(0, 1)).unflatten(0, features.shape[:2])
         return {"student": student, "teacher": self.each_view(self.teacher, batch["image"])}
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Return the cross-entropy of what the teacher says of a large crop and the student of every other (equation 3)."""
+        """Return the cross-entropy of the teacher's output of a large crop and the student's of every other (equation 3)."""
         return swapped_prediction(output["student"], self._target(output), self.options.temperature)
 
     def remember(self, output: dict[str, Tensor], batch: Batch) -> Batch:
-        """Return the sum of what the teacher says, and of how many crops."""
+        """Return the sum of the teacher's outputs, and the number of crops."""
         teacher = output["teacher"].flatten(0, 1)
-        return {"said": teacher.sum(dim=0, keepdim=True), "crops": torch.full((1,), len(teacher), device=teacher.device)}
+        return {"sum": teacher.sum(dim=0, keepdim=True), "crops": torch.full((1,), len(teacher), device=teacher.device)}
 
-    def after_step(self, seen: Batch) -> None:
-        """Let the teacher follow, and the center what it says (equation 4)."""
+    def after_step(self, remembered: Batch) -> None:
+        """Update the teacher, and the center by the teacher's mean output (equation 4)."""
         momentum = teacher_momentum(self.options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)
         self.teacher.update(self.encoder, self.head, momentum=momentum)
-        self.center.lerp_(seen["said"].sum(dim=0) / seen["crops"].sum(), 1 - self.options.centering)
+        mean = remembered["sum"].sum(dim=0) / remembered["crops"].sum()
+        self.center.lerp_(mean, 1 - self.options.centering)
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return how often student and teacher name the same output for large crops, and the latter's entropy in nats."""
+        """Return how often student and teacher agree on a large crop's top output, and the teacher's entropy in nats."""
         target = self._target(output)
         same = (output["student"][:, :2].argmax(dim=2) == target.flip(1).argmax(dim=2)).float().mean(dim=1)
         return {"accuracy": same, "teacher_entropy": torch.special.entr(target).sum(dim=2).mean(dim=1)}
 
     def reasons(self) -> dict[str, str]:
-        """Say what `auto` became."""
+        """Return what options left on `auto` became."""
         return self.crops.reasons() | momentum_reason(self.options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)
 
     def exports(self) -> dict[str, nn.Module]:
-        """Keep the teacher's encoder, which is the better one (section 5.2 of the paper)."""
+        """Return the teacher's encoder, which is better than the student's (section 5.2 of the paper)."""
         return {"encoder": self.teacher.parts[0]}
 
     def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor:
@@ -123,8 +128,8 @@ class DINO(PretextTask):
 
     def _target(self, output: dict[str, Tensor]) -> Tensor:
         options = self.options
-        risen = min(1.0, self.clock.epoch / options.rise) if options.rise else 1.0
-        temperature = options.first_teacher_temperature + risen * (
+        progress = min(1.0, self.clock.epoch / options.rise) if options.rise else 1.0
+        temperature = options.first_teacher_temperature + progress * (
             options.teacher_temperature - options.first_teacher_temperature
         )
         return F.softmax((output["teacher"] - self.center) / temperature, dim=-1)

@@ -1,4 +1,4 @@
-"""Say of a part of the patches which prototypes the whole belongs to."""
+"""MSN (Assran et al., 2022)."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -10,41 +10,58 @@ from torch import Tensor, nn
 from sslkit import Batch, PretextTask, SslkitError
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.views import CropOptions, Crops
-from sslkit.nn import Momentum, Norm, Prototypes, Teacher, cluster_count, mlp, momentum_reason, msn, sinkhorn, teacher_momentum
+from sslkit.nn import (
+    Momentum,
+    ProjectorOptions,
+    Prototypes,
+    Teacher,
+    cluster_count,
+    mlp,
+    momentum_reason,
+    msn,
+    sinkhorn,
+    teacher_momentum,
+)
 
-Count = Annotated[int, Field(ge=2)]
+PrototypeCount = Annotated[int, Field(ge=2)]
 
 
-_MOST, _PAPER_MOMENTUM = 1024, 0.996
+_MAX_PROTOTYPES, _PAPER_MOMENTUM = 1024, 0.996
 
 
 class MSN(PretextTask):
-    """Say of a part of the patches which prototypes the whole belongs to (Assran et al., 2022).
+    """Match a masked view's prototype assignment to the full image's (MSN; Assran et al., 2022).
 
-    A masked view and small focal ones are compared with what a teacher says of the whole; all prototypes are to be used.
+    A masked view and small focal views predict an EMA teacher's assignment of an unmasked view; a regularizer spreads the
+    predictions over all prototypes.
     """
 
-    class Options(CropOptions):
-        """Hold msn's options."""
+    class Options(ProjectorOptions, CropOptions):
+        """Options of `msn`."""
 
         crops: str = Field(
-            default="2+10", pattern=r"^2\+\d\d?$", description="Target and masked view, and focal ones (1 + 10 in the paper)."
+            default="2+10",
+            pattern=r"^2\+\d\d?$",
+            description="Target and masked view, and focal views (1 masked, 10 focal in the paper).",
         )
-        crop_scale: float = Field(default=0.3, gt=0, le=1, description="Smallest share of the image in the large views.")
-        small_scale: float = Field(default=0.3, gt=0, le=1, description="Largest share in a focal view; the smallest is 0.05.")
-        drop: float = Field(default=0.15, ge=0, lt=1, description="Share of patches that the masked view lacks.")
-        prototypes: Count | Literal["auto"] = Field(
-            default="auto", description="Prototypes; auto: one for ten images, the paper's 1,024 at most."
+        crop_scale: float = Field(
+            default=0.3, gt=0, le=1, description="Minimum area of target and masked view as a fraction of the image."
+        )
+        small_scale: float = Field(default=0.3, gt=0, le=1, description="Maximum area of a focal view; the minimum is 0.05.")
+        drop: float = Field(default=0.15, ge=0, lt=1, description="Fraction of patches dropped from the masked view.")
+        prototypes: PrototypeCount | Literal["auto"] = Field(
+            default="auto", description="Number of prototypes; auto: one per ten images, at most 1,024 (the paper's value)."
         )
         hidden: int = Field(default=512, ge=1, description="Hidden width of the projector (2,048 in the paper).")
-        width: int = Field(default=256, ge=1, description="Width of the vectors that are compared with prototypes.")
-        norm: Norm = Field(default="batch", description="Norm inside the projector.")
-        temperature: float = Field(default=0.1, gt=0, description="Temperature of what is said.")
-        sharpening: float = Field(default=0.25, gt=0, le=1, description="Temperature that sharpens the targets further.")
-        sinkhorn: bool = Field(default=True, description="Let targets use all prototypes alike (Sinkhorn-Knopp).")
-        entropy: float = Field(default=1.0, ge=0, description="Weight of the mean's entropy: prototypes used over all.")
+        width: int = Field(default=256, ge=1, description="Output width of the projector (256 in the paper).")
+        temperature: float = Field(default=0.1, gt=0, description="Softmax temperature of the predictions.")
+        sharpening: float = Field(default=0.25, gt=0, le=1, description="Additional temperature that sharpens the targets.")
+        sinkhorn: bool = Field(default=True, description="Balance the targets over all prototypes (Sinkhorn-Knopp).")
+        entropy: float = Field(
+            default=1.0, ge=0, description="Weight of the entropy of the mean prediction, which is maximized."
+        )
         momentum: Momentum = Field(
-            default="auto", description="First momentum of the teacher, rising to 1; auto: 1 - 10/steps, from 0.9 to 0.996."
+            default="auto", description="Initial momentum of the teacher, rising to 1; auto: 1 - 10/steps, from 0.9 to 0.996."
         )
 
     options: Options
@@ -59,24 +76,27 @@ class MSN(PretextTask):
         return mlp([self.encoder.width, options.hidden, options.hidden, options.width], options.norm)
 
     def setup(self) -> None:
-        """Build prototypes and teacher."""
+        """Build the prototypes and the teacher."""
         options = self.options
         self.crops = Crops(options, self.data, self.encoder)
-        self.prototypes = Prototypes(options.width, cluster_count(options.prototypes, self.data.samples, _MOST, "prototypes"))
+        count = cluster_count(options.prototypes, self.data.samples, _MAX_PROTOTYPES, "prototypes")
+        self.prototypes = Prototypes(options.width, count)
         self.teacher = Teacher(self.encoder, self.head, use_batch_statistics=True)
         self.grid = self.encoder.grid(torch.empty(1, self.data.channels, self.data.size, self.data.size))
         patches = self.grid[0] * self.grid[1]
         self.kept = round((1 - options.drop) * patches)
         if not self.kept:
-            raise SslkitError(f"{options.drop} of {patches} patches leaves none", "give less", flag="drop")
+            raise SslkitError(
+                f"dropping {options.drop} of {patches} patches leaves none", "use a smaller fraction", flag="drop"
+            )
 
     def transform(self, batch: Batch) -> Batch:
-        """Return target and masked view `[B, 2, C, S, S]`, focal ones `small` `[B, V, C, s, s]`, and what is kept, `[B, K]`."""
+        """Return target and masked view `[B, 2, C, S, S]`, focal views `small` `[B, V, C, s, s]`, and kept patches, `keep` `[B, K]`."""
         order = torch.rand(len(batch["image"]), self.grid[0] * self.grid[1], device=batch["image"].device).argsort(dim=1)
         return {**self.crops.draw(batch["image"]), "keep": order[:, : self.kept]}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the vectors of masked and focal views, `[B, 1 + V, D]`, and the teacher's of the whole, `[B, D]`."""
+        """Return projections of masked and focal views, `[B, 1 + V, D]`, and the teacher's of the target view, `[B, D]`."""
         whole, masked = batch["image"].unbind(1)
         features = self.encoder.pool(self.encoder.tokens(masked, keep=batch["keep"]))[:, None]
         if self.crops.small:
@@ -85,41 +105,41 @@ class MSN(PretextTask):
         return {"anchor": anchor, "target": self.teacher(whole)}
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the cross-entropy with the targets, and how far the mean is from using all prototypes (equation 1)."""
+        """Return the cross-entropy with the targets, and the weighted entropy gap of the mean prediction (equation 1)."""
         terms = msn(self.prototypes(output["anchor"]), self._target(output), self.options.temperature)
-        return {**terms, "uneven": self.options.entropy * terms["uneven"]}
+        return {**terms, "entropy_gap": self.options.entropy * terms["entropy_gap"]}
 
-    def after_step(self, seen: Batch) -> None:
-        """Let the teacher follow."""
+    def after_step(self, remembered: Batch) -> None:
+        """Update the teacher."""
         momentum = teacher_momentum(self.options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)
         self.teacher.update(self.encoder, self.head, momentum=momentum)
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return how often the masked view is given the target's prototype."""
-        target, said = self._target(output), self.prototypes(output["anchor"][:, 0])
-        return {"accuracy": (target.argmax(dim=1) == said.argmax(dim=1)).float()}
+        """Return how often the masked view is assigned to the target's prototype."""
+        target, scores = self._target(output), self.prototypes(output["anchor"][:, 0])
+        return {"accuracy": (target.argmax(dim=1) == scores.argmax(dim=1)).float()}
 
     def reasons(self) -> dict[str, str]:
-        """Say what `auto` became."""
-        said = self.crops.reasons() | momentum_reason(self.options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)
+        """Return what options left on `auto` became."""
+        reasons = self.crops.reasons() | momentum_reason(self.options.momentum, self.clock, _PAPER_MOMENTUM, to_one=True)
         if self.options.prototypes == "auto":
-            said["prototypes"] = f"{self.prototypes.out_features}: for {self.data.samples:,} images"
-        return said
+            reasons["prototypes"] = f"{self.prototypes.out_features}: for {self.data.samples:,} images"
+        return reasons
 
     def exports(self) -> dict[str, nn.Module]:
-        """Keep the teacher's encoder, as the authors evaluate it."""
+        """Return the teacher's encoder, which the authors evaluate."""
         return {"encoder": self.teacher.parts[0]}
 
     def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor:
-        """Return target, masked and focal views of each image, patches that are lacking in gray."""
+        """Return the target, masked and focal views of each image, with dropped patches in gray."""
         whole, masked = batch["image"].unbind(1)
-        seen = torch.zeros(len(whole), self.grid[0] * self.grid[1], device=whole.device).scatter_(1, batch["keep"], 1.0)
-        seen = F.interpolate(seen.view(-1, 1, *self.grid), size=whole.shape[-2:])
-        shown = torch.stack([whole, torch.where(seen > 0, masked, 0.5)], dim=1)
-        return self.crops.pictures({**batch, "image": shown})
+        visible = torch.zeros(len(whole), self.grid[0] * self.grid[1], device=whole.device).scatter_(1, batch["keep"], 1.0)
+        visible = F.interpolate(visible.view(-1, 1, *self.grid), size=whole.shape[-2:])
+        large = torch.stack([whole, torch.where(visible > 0, masked, 0.5)], dim=1)
+        return self.crops.pictures({**batch, "image": large})
 
     def _target(self, output: dict[str, Tensor]) -> Tensor:
-        """Return sharpened assignments of the teacher's vectors, `[B, K]`."""
+        """Return the teacher's sharpened prototype assignments, `[B, K]`."""
         with torch.no_grad():
             options = self.options
             scores = self.prototypes(output["target"]) / options.temperature

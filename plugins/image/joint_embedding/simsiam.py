@@ -1,4 +1,4 @@
-"""Predict one view from another, without gradient through the one."""
+"""SimSiam (Chen & He, 2021)."""
 
 from typing import Any, ClassVar
 
@@ -8,30 +8,31 @@ from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask
 from sslkit.image.views import ViewOptions, Views
-from sslkit.nn import Norm, mlp, negative_cosine
+from sslkit.nn import Norm, ProjectorOptions, mlp, negative_cosine
 
 
 class SimSiam(PretextTask):
-    """Predict one view from another, without gradient through the one (Chen & He, 2021).
+    """Predict one view's projection from the other, with stop-gradient (SimSiam; Chen & He, 2021).
 
-    No teacher, no other images: a predictor narrow in the middle and the stopped gradient keep vectors from becoming all
-    alike.
+    There is neither a teacher nor negatives: a bottleneck predictor and the stop-gradient prevent collapse.
     """
 
-    class Options(ViewOptions):
-        """Hold SimSiam's options."""
+    class Options(ProjectorOptions, ViewOptions):
+        """Options of `simsiam`."""
 
         hidden: int = Field(default=512, ge=1, description="Hidden width of the projector (2,048 in the paper).")
-        width: int = Field(default=512, ge=1, description="Width of the vectors that are predicted (2,048 in the paper).")
+        width: int = Field(default=512, ge=1, description="Output width of projector and predictor (2,048 in the paper).")
         bottleneck: int = Field(default=128, ge=1, description="Hidden width of the predictor (512 in the paper).")
-        norm: Norm = Field(default="batch", description="Norm inside projector, on its output, and inside the predictor.")
+        norm: Norm = Field(
+            default="batch", description="Normalization inside projector and predictor, and on the projector's output."
+        )
 
     options: Options
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
-    preview_columns: ClassVar = ("first view", "second view")
+    preview_columns: ClassVar = ("view 1", "view 2")
 
     def build_head(self) -> nn.Module:
-        """Build the projector: three layers, and a norm on the output."""
+        """Build the projector: three layers, with a norm on the output."""
         options = self.options
         widths = [self.encoder.width, options.hidden, options.hidden, options.width]
         return mlp(widths, options.norm, last_norm=True)
@@ -43,7 +44,7 @@ class SimSiam(PretextTask):
         self.views = Views(options, self.data)
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Keep the predictor's rate: it has to keep up with the vectors it predicts (appendix D of the paper)."""
+        """Fix the predictor's learning rate, so that it adapts to the latest projections (appendix D of the paper)."""
         return [{"params": self.predictor.parameters(), "fixed_lr": True}]
 
     def transform(self, batch: Batch) -> Batch:
@@ -57,10 +58,10 @@ class SimSiam(PretextTask):
         return {"prediction": prediction, "target": projection.detach()}
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Return the mean negative cosine of each view's prediction and the other's projection (equation 2)."""
+        """Return the mean negative cosine of each view's prediction and the other view's projection (equation 2)."""
         return negative_cosine(output["prediction"], output["target"].flip(1))
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return how alike the two projections are, cosine."""
+        """Return the cosine similarity of the two projections."""
         first, second = output["target"].unbind(1)
         return {"alignment": F.cosine_similarity(first, second, dim=1)}

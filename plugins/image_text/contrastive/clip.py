@@ -12,7 +12,7 @@ from sslkit import Batch, PretextTask, TaskOptions, build_encoder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.image.transforms import random_resized_crop
 from sslkit.image_text.encoders import CaptionEncoder
-from sslkit.nn import matched_pairs
+from sslkit.nn import symmetric_cross_entropy
 from sslkit.pictures import add_frame, side_by_side
 
 
@@ -83,7 +83,7 @@ class CLIP(PretextTask):
         # With the gradient of the value itself: above the clamp it can still be led back.
         above = (self.log_scale - math.log(100)).clamp(min=0).detach()
         scale = (self.log_scale - above).exp()
-        return matched_pairs(scale * output["image"] @ output["text"].T, alike(batch["caption"]))
+        return symmetric_cross_entropy(scale * output["image"] @ output["text"].T, alike(batch["caption"]))
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return whether an image's own caption is the nearest, its cosine, and the temperature."""

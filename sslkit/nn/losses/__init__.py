@@ -1,1 +1,1 @@
-"""Losses, each once, in float32 whatever the networks run in."""
+"""Loss functions and error measures that several tasks share, in float32 or wider."""

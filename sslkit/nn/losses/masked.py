@@ -1,11 +1,11 @@
-"""Measures of reconstruction."""
+"""Error measures of reconstructed images."""
 
 from torch import Tensor
 
-_FLAT = 1e-4  # variance of a picture below which nothing is there to be told
+_MIN_VARIANCE = 1e-4  # an image of less variance is a single color, with nothing to predict
 
 
-def error_share(told: Tensor, true: Tensor) -> Tensor:
-    """Return the squared error of pictures `[B, C, H, W]` as a share of what each one's own mean color would make, `[B]`."""
-    plain = (true - true.mean(dim=(2, 3), keepdim=True)).square().mean(dim=(1, 2, 3))
-    return (told - true).square().mean(dim=(1, 2, 3)) / plain.clamp(min=_FLAT)
+def error_share(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return the squared error of images `[B, C, H, W]`, relative to that of each target's mean color, `[B]`."""
+    variance = (target - target.mean(dim=(2, 3), keepdim=True)).square().mean(dim=(1, 2, 3))
+    return (prediction - target).square().mean(dim=(1, 2, 3)) / variance.clamp(min=_MIN_VARIANCE)

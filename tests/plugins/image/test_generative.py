@@ -107,7 +107,7 @@ def test_vae_divergence_is_that_of_normal_distributions(build: Callable[..., Any
 def test_codebook_against_a_loop() -> None:
     torch.manual_seed(0)
     book, vectors = Codebook(4, 3), torch.randn(100, 3)
-    book.begin(torch.randn(20, 3), 40)
+    book.initialize(torch.randn(20, 3), 40)
     assert book.counts.tolist() == [10.0] * 4
     counts, sums, codes = book.counts.clone(), book.sums.clone(), book.codes.clone()
     nearest = [min(range(4), key=lambda k: float((codes[k] - vector).square().sum())) for vector in vectors]
@@ -123,7 +123,7 @@ def test_codebook_against_a_loop() -> None:
 
 def test_dead_codes_begin_anew_at_a_vector() -> None:
     book, vectors = Codebook(4, 3), torch.randn(100, 3)
-    book.begin(vectors, 100)
+    book.initialize(vectors, 100)
     book.codes[2] = 1000.0
     for _ in range(60):
         book.update(vectors, decay=0.9)

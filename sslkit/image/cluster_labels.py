@@ -1,0 +1,66 @@
+"""What tasks share that classify images by clusters of features: options, label buffer, head, loss and preview."""
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslkit.contract.options import TaskOptions
+from sslkit.contract.task import Batch, PretextTask
+from sslkit.image.transforms import flip, random_resized_crop
+from sslkit.nn import cluster_count
+from sslkit.pictures import contact_sheets
+
+ClusterCount = Annotated[int, Field(ge=2)]
+
+
+class ClusterOptions(TaskOptions):
+    """Options of a task that classifies images by clusters."""
+
+    clusters: ClusterCount | Literal["auto"] = Field(
+        default="auto", description="Number of clusters; auto: a tenth of the images, at most 100."
+    )
+    crop_scale: float = Field(default=0.3, gt=0, le=1, description="Minimum crop area as a fraction of the image.")
+
+
+class ClusterLabels(PretextTask):
+    """Classify images by cluster; subclasses fill `label`, int64 `[samples]`, in `before_epoch`."""
+
+    options: ClusterOptions
+    head: nn.Linear
+    label: Tensor
+    needs: ClassVar = ("index",)
+    defaults: ClassVar = {"optimizer": "sgd", "lr": 0.06, "weight_decay": 5e-4, "batch_size": 256}
+    preview_columns: ClassVar = ("one cluster per row",)
+
+    def build_head(self) -> nn.Module:
+        """Build the linear classifier."""
+        self.clusters = cluster_count(self.options.clusters, self.data.samples)
+        return nn.Linear(self.encoder.width, self.clusters)
+
+    def setup(self) -> None:
+        """Register the buffer with the cluster of each image."""
+        self.register_buffer("label", torch.zeros(self.data.samples, dtype=torch.int64))
+
+    def transform(self, batch: Batch) -> Batch:
+        """Return a crop of each image, `[B, C, S, S]`, and its cluster, `label` `[B]`."""
+        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        return {"image": image, "label": self.label[batch["index"]]}
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy."""
+        return F.cross_entropy(output, batch["label"])
+
+    def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return whether the predicted cluster is correct; chance is one in `clusters`."""
+        return {"accuracy": (output.argmax(dim=1) == batch["label"]).float()}
+
+    def reasons(self) -> dict[str, str]:
+        """Return the number of clusters that `auto` became."""
+        return {"clusters": f"{self.clusters}: for {self.data.samples:,} images"} if self.options.clusters == "auto" else {}
+
+    def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
+        """Return a contact sheet of the clusters: the labels, or a trained task's predictions."""
+        return contact_sheets(batch["original"], batch["label"] if output is None else output.argmax(dim=1))
