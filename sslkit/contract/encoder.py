@@ -37,7 +37,7 @@ class Encoder(nn.Module):
         """Return how many tokens, class token and registers, stand before the others."""
         return 0
 
-    def fitting(self, side: int) -> int:
+    def nearest_valid_size(self, side: int) -> int:
         """Return the size nearest above `side` that images may have for this encoder: whole patches, where it has some."""
         return side
 

@@ -21,7 +21,7 @@ from sslkit import registry
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.encoders.composed import Concat
-from sslkit.image.encoders.base import Wrapped
+from sslkit.image.encoders.base import WrappedEncoder
 from sslkit.image.encoders.select import CHANNELS, Select
 
 Recipe = dict[str, Any]
@@ -98,9 +98,9 @@ def scale_width(recipe: Recipe, factor: float) -> Recipe:
             width = inspect.signature(registry.load(registry.find(registry.ENCODERS, name))).parameters.get("width")
             found = {} if width is None else {"width": options.get("width", width.default) * factor}
         elif ":" not in name:
-            from sslkit.image.encoders.timm import narrowed_options
+            from sslkit.image.encoders.timm import width_options
 
-            found = narrowed_options(name, options, factor)
+            found = width_options(name, options, factor)
     if not found:
         raise SslkitError(
             f"{name} cannot be made narrower",
@@ -232,7 +232,7 @@ def _as_encoder(module: nn.Module, settings: dict[str, int]) -> Encoder:
     if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise SslkitError(f"the factory's module should return [B, width] (got {shape} for 2 images)", flag="encoder")
-    return Wrapped(module, width=output.shape[1], in_channels=settings["in_channels"])
+    return WrappedEncoder(module, width=output.shape[1], in_channels=settings["in_channels"])
 
 
 def _literal(text: str) -> Any:

@@ -90,7 +90,7 @@ def export(spec: ExportSpec) -> ExportResult:
         images = images[:1]
     shown = [images]
     if spec.dynamic_size:
-        shown.append(F.interpolate(images, size=(encoder.fitting(2 * size), encoder.fitting(size + 8))))
+        shown.append(F.interpolate(images, size=(encoder.nearest_valid_size(2 * size), encoder.nearest_valid_size(size + 8))))
     expected = _computed(network, shown, size)
     temporary = path.with_name(f"{path.stem}.tmp{os.getpid()}{suffix}")  # torch wants the suffix
     try:

@@ -7,7 +7,7 @@ import torch
 from sslkit.contract.task import DataInfo
 from sslkit.encoders.build import build_encoder, recipe_for
 from sslkit.engine.checkpoint import describe, save_model
-from sslkit.image.tokenizer import tokenizer_for
+from sslkit.image.tokenizer import build_tokenizer
 
 
 def example_checkpoint(folder: Path) -> Path:
@@ -28,7 +28,7 @@ def example_tokenizer(folder: Path) -> Path:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             encoder = build_encoder(recipe_for("vit_micro", 32, options={"width": "32", "depth": "2"}))
-            tokenizer = tokenizer_for(encoder, DataInfo(1, 32), 8, 16, 32)
+            tokenizer = build_tokenizer(encoder, DataInfo(1, 32), 8, 16, 32)
             tokenizer.codebook.begin(torch.randn(32, 16), 32)
         said = {**describe(encoder), "task": "check", "size": 32, "step": 0, "data": ""}
         save_model(path, {"encoder": encoder, "tokenizer": tokenizer}, said)

@@ -39,7 +39,7 @@ class Tokenizer(nn.Module):
         return torch.stack(added).sum(dim=0).flatten(2).transpose(1, 2)
 
 
-def tokenizer_for(encoder: Encoder, data: DataInfo, side: int, width: int, codes: int) -> Tokenizer:
+def build_tokenizer(encoder: Encoder, data: DataInfo, side: int, width: int, codes: int) -> Tokenizer:
     """Build a tokenizer on a grid of `side` × `side`; raises SslkitError if the encoder has no map of that size."""
     with torch.no_grad(), in_eval_mode(encoder):
         maps = _maps(encoder, torch.zeros(1, data.channels, data.size, data.size))

@@ -55,7 +55,7 @@ class UnlikeViewOptions(ViewOptions):
     solarize: Share = Field(default=0.2, description="Share of solarized second views.")
 
 
-class CropOptions(ViewOptions):
+class MultiCropOptions(ViewOptions):
     """Hold how large and small crops are drawn (Caron et al., 2020, section 3.3)."""
 
     crops: str = Field(
@@ -99,12 +99,12 @@ class Views:
 class Crops(Views):
     """Draw large and small crops; the encoder sees those of one size in one pass."""
 
-    def __init__(self, options: CropOptions, data: "DataInfo", encoder: "Encoder") -> None:
+    def __init__(self, options: MultiCropOptions, data: "DataInfo", encoder: "Encoder") -> None:
         """Settle how many small crops there are, and their size."""
         super().__init__(options, data)
         self.small = int(options.crops.partition("+")[2])
         asked = max(16, round(_SMALL_SIZE * data.size)) if options.small_size == "auto" else options.small_size
-        self.small_size = encoder.fitting(asked)
+        self.small_size = encoder.nearest_valid_size(asked)
         self.small_scale = (min(_SMALLEST, options.small_scale), options.small_scale)
         check_crop(data.size, options.small_scale, "small_scale")
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, SslkitError, TaskOptions
-from sslkit.image.transforms import color_jitter, flip, grayscale, random_resized_crop, resized, tiles
+from sslkit.image.transforms import color_jitter, cut_tiles, flip, grayscale, random_resized_crop, resize
 from sslkit.image.views import check_hue
 from sslkit.nn import info_nce
 from sslkit.pictures import side_by_side, tile_grid
@@ -62,7 +62,9 @@ class CPC(PretextTask):
                 f"images of {self.data.size} px are too small for patches", "cpc needs images of 16 px", flag="size"
             )
         self.patch = 2 * self.stride
-        self.seen = self.encoder.fitting(max(16, self.patch))  # of a smaller patch nothing would be left after a few strides
+        self.seen = self.encoder.nearest_valid_size(
+            max(16, self.patch)
+        )  # of a smaller patch nothing would be left after a few strides
 
     def transform(self, batch: Batch) -> Batch:
         """Return the patches row by row, each with colors changed on its own, `[B, 49, C, s, s]`."""
@@ -70,11 +72,11 @@ class CPC(PretextTask):
         image = flip(random_resized_crop(batch["image"], (_SIDE + 1) * self.stride, scale=(options.crop_scale, 1.0)))
         corner = torch.arange(_SIDE, device=image.device) * self.stride
         top, left = (side.flatten().expand(len(image), -1) for side in torch.meshgrid(corner, corner, indexing="ij"))
-        patch = tiles(image, top, left, self.patch).flatten(0, 1)
+        patch = cut_tiles(image, top, left, self.patch).flatten(0, 1)
         strength = 0.8 * options.color_strength
         patch = color_jitter(patch, strength, strength, strength, min(0.5, 0.2 * options.color_strength))
         patch = grayscale(patch, options.gray)
-        return {"image": resized(patch.unflatten(0, (len(image), -1)), self.seen)}
+        return {"image": resize(patch.unflatten(0, (len(image), -1)), self.seen)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return unit vectors of patches, `[B, 7, 7, D]`, and what each place predicts of rows below, `[B, R, 7, 7, D]`."""

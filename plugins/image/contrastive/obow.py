@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask
 from sslkit.image.transforms import flip, random_resized_crop
-from sslkit.image.views import CropOptions, Crops
+from sslkit.image.views import Crops, MultiCropOptions
 from sslkit.nn import Momentum, Norm, Queue, Teacher, cluster_count, mlp, momentum_reason, teacher_momentum
 
 Count = Annotated[int, Field(ge=2)]
@@ -25,7 +25,7 @@ class OBoW(PretextTask):
     generated from the words, so that it moves as they do.
     """
 
-    class Options(CropOptions):
+    class Options(MultiCropOptions):
         """Hold obow's options."""
 
         crops: str = Field(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sslkit import Batch, EncoderBuilder, PretextTask, Run, SslkitError, TaskOptions
 from sslkit.contract.encoder import Encoder
 from sslkit.image.encoders.igpt import PixelTransformer
-from sslkit.image.transforms import center_view, flip, random_resized_crop, resized
+from sslkit.image.transforms import center_view, flip, random_resized_crop, resize
 from sslkit.nn import kmeans
 from sslkit.pictures import side_by_side
 
@@ -93,4 +93,4 @@ class IGPT(PretextTask):
                 chances = self.head(self.encoder.read(read)[-1][:, -1]).float().softmax(dim=1)
                 told = torch.cat([told, torch.multinomial(chances, 1)], dim=1)
             pictures.append(self.encoder.pictures(told))
-        return side_by_side(batch["image"][:_DRAWN], *(resized(picture, self.data.size) for picture in pictures))
+        return side_by_side(batch["image"][:_DRAWN], *(resize(picture, self.data.size) for picture in pictures))

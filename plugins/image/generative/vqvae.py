@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, Run, TaskOptions
 from sslkit.image.decoders import ConvDecoder
-from sslkit.image.tokenizer import tokenizer_for
+from sslkit.image.tokenizer import build_tokenizer
 from sslkit.image.transforms import center_view, flip, random_resized_crop
 from sslkit.nn import Norm, batch_statistics, error_share
 from sslkit.pictures import side_by_side
@@ -52,7 +52,7 @@ class VQVAE(PretextTask):
         """Build the decoder from codes."""
         options, data = self.options, self.data
         self.side = data.size // (4 if data.size <= 64 else 16) if options.grid == "auto" else options.grid
-        self.tokenizer = tokenizer_for(self.encoder, data, self.side, options.width, options.codes)
+        self.tokenizer = build_tokenizer(self.encoder, data, self.side, options.width, options.codes)
         widen = nn.Conv2d(options.width, self.encoder.width, 1)
         return nn.Sequential(
             widen, ConvDecoder(self.encoder.width, (self.side, self.side), data.size, data.channels, options.norm)

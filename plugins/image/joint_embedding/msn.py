@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, SslkitError
 from sslkit.image.encoders.base import PatchEncoder
-from sslkit.image.views import CropOptions, Crops
+from sslkit.image.views import Crops, MultiCropOptions
 from sslkit.nn import Momentum, Norm, Prototypes, Teacher, cluster_count, mlp, momentum_reason, msn, sinkhorn, teacher_momentum
 
 Count = Annotated[int, Field(ge=2)]
@@ -24,7 +24,7 @@ class MSN(PretextTask):
     A masked view and small focal ones are compared with what a teacher says of the whole; all prototypes are to be used.
     """
 
-    class Options(CropOptions):
+    class Options(MultiCropOptions):
         """Hold msn's options."""
 
         crops: str = Field(

@@ -15,11 +15,11 @@ from sslkit.image.tokenizer import read_tokenizer
 from sslkit.image.transforms import (
     block_mask,
     flip,
-    hidden_count,
+    gray_out_patches,
+    masked_patch_count,
     random_resized_crop,
     split_patches,
     take_patches,
-    with_hidden,
 )
 from sslkit.pictures import side_by_side
 
@@ -58,7 +58,7 @@ class BEiT(PretextTask):
 
     def setup(self) -> None:
         """Settle how much is hidden."""
-        self.hidden = hidden_count(self.options.mask_ratio, self.grid)
+        self.hidden = masked_patch_count(self.options.mask_ratio, self.grid)
         self.fill = nn.Parameter(0.02 * torch.randn(self.encoder.width))
 
     def transform(self, batch: Batch) -> Batch:
@@ -84,4 +84,4 @@ class BEiT(PretextTask):
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return the image, and what is visible of it."""
-        return side_by_side(batch["image"], with_hidden(batch["image"], batch["hidden"], self.grid))
+        return side_by_side(batch["image"], gray_out_patches(batch["image"], batch["hidden"], self.grid))

@@ -13,7 +13,7 @@ from sslkit.image.decoders import sine_positions
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.examples import example_tokenizer
 from sslkit.image.tokenizer import read_tokenizer
-from sslkit.image.transforms import block_mask, flip, hidden_count, random_resized_crop, split_patches, with_hidden
+from sslkit.image.transforms import block_mask, flip, gray_out_patches, masked_patch_count, random_resized_crop, split_patches
 from sslkit.nn.transformer import Attention, Block, feed_forward
 from sslkit.pictures import side_by_side
 
@@ -71,7 +71,7 @@ class CAE(PretextTask):
 
     def setup(self) -> None:
         """Settle how much is hidden, and what stands for it."""
-        self.hidden = hidden_count(self.options.mask_ratio, self.grid)
+        self.hidden = masked_patch_count(self.options.mask_ratio, self.grid)
         self.query = nn.Parameter(0.02 * torch.randn(self.encoder.width))
         self.register_buffer("positions", sine_positions(self.grid, self.encoder.width), persistent=False)
 
@@ -108,7 +108,7 @@ class CAE(PretextTask):
 
     def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor:
         """Return the image, and what is visible of it."""
-        return side_by_side(batch["image"], with_hidden(batch["image"], batch["hidden"], self.grid))
+        return side_by_side(batch["image"], gray_out_patches(batch["image"], batch["hidden"], self.grid))
 
 
 class CrossBlock(nn.Module):

@@ -11,14 +11,14 @@ from sslkit import Batch, PretextTask, SslkitError, TaskOptions
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.transforms import (
     flip,
-    hidden_count,
-    patches,
+    gray_out_patches,
+    masked_patch_count,
+    patchify,
     random_mask,
     random_resized_crop,
+    replace_patches,
     split_patches,
     take_patches,
-    with_hidden,
-    with_patches,
 )
 from sslkit.pictures import side_by_side
 
@@ -66,7 +66,7 @@ class SimMIM(PretextTask):
         self.square, self.squares = side // patch, size // side
         if self.squares < 2 <= size // patch:
             raise SslkitError(f"a square of {side} px is all of the image", "give less", flag="mask_patch")
-        self.hidden = hidden_count(self.options.mask_ratio, (self.squares, self.squares))
+        self.hidden = masked_patch_count(self.options.mask_ratio, (self.squares, self.squares))
         self.fill = nn.Parameter(0.02 * torch.randn(self.encoder.width))
 
     def transform(self, batch: Batch) -> Batch:
@@ -98,9 +98,9 @@ class SimMIM(PretextTask):
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return the image, what is visible of it, and the hidden part as it is painted."""
-        columns = [batch["image"], with_hidden(batch["image"], batch["hidden"], self.grid)]
+        columns = [batch["image"], gray_out_patches(batch["image"], batch["hidden"], self.grid)]
         if output is not None:
-            columns.append(with_patches(batch["image"], batch["hidden"], output, self.encoder.patch).clamp(0, 1))
+            columns.append(replace_patches(batch["image"], batch["hidden"], output, self.encoder.patch).clamp(0, 1))
         return side_by_side(*columns)
 
     def reasons(self) -> dict[str, str]:
@@ -109,4 +109,4 @@ class SimMIM(PretextTask):
         return {"mask_patch": f"{pixels} px of {self.data.size}"} if self.options.mask_patch == "auto" else {}
 
     def _patches(self, image: Tensor) -> Tensor:
-        return patches(image, self.encoder.patch)
+        return patchify(image, self.encoder.patch)

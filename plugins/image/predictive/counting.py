@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, SslkitError, TaskOptions
-from sslkit.image.transforms import flip, grayscale, random_resized_crop, random_shrink
+from sslkit.image.transforms import flip, grayscale, random_downscale, random_resized_crop
 from sslkit.pictures import side_by_side, tile_grid
 
 _TOP_LEFT = [(0, 0), (0, 1), (1, 0), (1, 1)]
@@ -48,7 +48,7 @@ class Counting(PretextTask):
 
     def setup(self) -> None:
         """Settle the size of a quarter."""
-        self.quarter = self.encoder.fitting(self.data.size // 2)
+        self.quarter = self.encoder.nearest_valid_size(self.data.size // 2)
         if self.quarter < 8:
             raise SslkitError(
                 f"quarters of {self.data.size} px images have {self.quarter} px", "counting needs 16 px", flag="size"
@@ -59,7 +59,7 @@ class Counting(PretextTask):
         scale = (self.options.crop_scale, 1.0)
         large = flip(random_resized_crop(batch["image"], 3 * self.quarter, scale=scale))
         large = grayscale(large, self.options.gray)
-        full, whole = random_shrink(large, 2 * self.quarter), random_shrink(large, self.quarter)
+        full, whole = random_downscale(large, 2 * self.quarter), random_downscale(large, self.quarter)
         quarters = [
             full[..., row * self.quarter : (row + 1) * self.quarter, column * self.quarter : (column + 1) * self.quarter]
             for row, column in _TOP_LEFT

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, Run, SslkitError, TaskOptions
-from sslkit.image.transforms import color_jitter, flip, grayscale, random_resized_crop, random_turn
+from sslkit.image.transforms import color_jitter, flip, grayscale, random_resized_crop, random_rotation
 from sslkit.image.views import check_hue
 from sslkit.pictures import add_frame, side_by_side
 
@@ -65,7 +65,7 @@ class Exemplar(PretextTask):
     def transform(self, batch: Batch) -> Batch:
         """Return each image strongly changed, `[B, C, S, S]`, and its class, `label` `[B]`."""
         options = self.options
-        image = random_turn(batch["image"], options.turn) if options.turn else batch["image"]
+        image = random_rotation(batch["image"], options.turn) if options.turn else batch["image"]
         image = flip(random_resized_crop(image, self.data.size, scale=(options.crop_scale, 1.0)))
         strength = 0.6 * options.color_strength
         image = color_jitter(image, strength, strength, strength, 0.1 * options.color_strength, probability=1.0)

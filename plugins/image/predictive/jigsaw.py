@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, SslkitError, TaskOptions
-from sslkit.image.transforms import flip, grayscale, random_resized_crop, resized, tiles_in_cells
+from sslkit.image.transforms import cut_tiles_in_cells, flip, grayscale, random_resized_crop, resize
 from sslkit.nn import Norm, mlp
 from sslkit.pictures import add_frame, side_by_side, tile_grid
 
@@ -51,7 +51,9 @@ class Jigsaw(PretextTask):
             raise SslkitError(
                 f"the nine tiles of images of {self.data.size} px have {self.tile} px", "jigsaw needs 15 px", flag="size"
             )
-        self.seen = self.encoder.fitting(max(16, self.tile))  # of a smaller tile nothing would be left after a few strides
+        self.seen = self.encoder.nearest_valid_size(
+            max(16, self.tile)
+        )  # of a smaller tile nothing would be left after a few strides
         self.register_buffer("orders", permutation_set(self.options.permutations).clone(), persistent=False)
 
     def transform(self, batch: Batch) -> Batch:
@@ -59,10 +61,10 @@ class Jigsaw(PretextTask):
         image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
         image, device = grayscale(image, self.options.gray), image.device
         shuffle = torch.randint(len(self.orders), (len(image),), device=device)
-        cut = tiles_in_cells(image, self.orders[shuffle], 3, self.tile)  # tile j lay at orders[shuffle][j]
+        cut = cut_tiles_in_cells(image, self.orders[shuffle], 3, self.tile)  # tile j lay at orders[shuffle][j]
         mean, deviation = cut.mean(dim=(2, 3, 4), keepdim=True), cut.std(dim=(2, 3, 4), keepdim=True)
         # An encoder expects images in [0, 1], of which 0.25 is a usual deviation.
-        return {"image": resized((cut - mean) / (deviation + 0.02) * 0.25 + 0.5, self.seen), "shuffle": shuffle}
+        return {"image": resize((cut - mean) / (deviation + 0.02) * 0.25 + 0.5, self.seen), "shuffle": shuffle}
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits of the shuffles, `[B, P]`."""

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, SslkitError, TaskOptions
-from sslkit.image.transforms import flip, random_resized_crop, resized, tiles
+from sslkit.image.transforms import cut_tiles, flip, random_resized_crop, resize
 from sslkit.nn import Norm, mlp
 from sslkit.pictures import add_frame, side_by_side, tile_grid
 
@@ -61,7 +61,9 @@ class RelativePosition(PretextTask):
             raise SslkitError(
                 f"images of {size} px have patches of {self.patch} px", "relative_position needs 18 px", flag="size"
             )
-        self.seen = self.encoder.fitting(max(16, self.patch))  # of a smaller patch nothing would be left after a few strides
+        self.seen = self.encoder.nearest_valid_size(
+            max(16, self.patch)
+        )  # of a smaller patch nothing would be left after a few strides
         self.register_buffer("places", torch.tensor(_PLACES), persistent=False)
 
     def transform(self, batch: Batch) -> Batch:
@@ -74,9 +76,9 @@ class RelativePosition(PretextTask):
         start = (size - 3 * self.patch - 2 * self.gap) // 2
         moved = torch.randint(-self.jitter, self.jitter + 1, (2, len(image), 2), device=device)
         top, left = start + place // 3 * step + moved[0], start + place % 3 * step + moved[1]
-        cut = self._without_aberration(tiles(image, top, left, self.patch))
+        cut = self._without_aberration(cut_tiles(image, top, left, self.patch))
         cut = cut - cut.mean(dim=(-2, -1), keepdim=True) + 0.5
-        return {"image": resized(cut, self.seen), "side": side}
+        return {"image": resize(cut, self.seen), "side": side}
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits of the eight sides, `[B, 8]`."""

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, TaskOptions
-from sslkit.image.transforms import flip, random_resized_crop, right_angles
+from sslkit.image.transforms import flip, random_resized_crop, right_angle_rotations
 from sslkit.pictures import add_frame
 
 
@@ -34,7 +34,7 @@ class Rotation(PretextTask):
     def transform(self, batch: Batch) -> Batch:
         """Return every image in its four turns, `[B, 4, C, S, S]`."""
         image = random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0))
-        return {"image": right_angles(flip(image))}
+        return {"image": right_angle_rotations(flip(image))}
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Return the cross-entropy of logits `[B, 4, 4]` against the turns."""

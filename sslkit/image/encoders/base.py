@@ -40,7 +40,7 @@ class PatchEncoder(ImageEncoder):
         """Return the side of a patch in pixels."""
         raise TypeError(f"{type(self).__name__} does not define patch")
 
-    def fitting(self, side: int) -> int:
+    def nearest_valid_size(self, side: int) -> int:
         """Return `side`, rounded up to whole patches."""
         return -(-side // self.patch) * self.patch
 
@@ -66,14 +66,14 @@ class FeatureMapEncoder(ImageEncoder):
         return self.feature_map(image).mean(dim=(2, 3))
 
 
-class Wrapped(ImageEncoder):
+class WrappedEncoder(ImageEncoder):
     """Be an encoder around any module that returns `[B, width]`."""
 
     def __init__(self, model: nn.Module, width: int, in_channels: int) -> None:
         super().__init__(width, in_channels)
         self.model = model
 
-    def fitting(self, side: int) -> int:
+    def nearest_valid_size(self, side: int) -> int:
         """Return the only size of a model that says it has one, such as torchvision's ViT; `side` for the others."""
         return int(getattr(self.model, "image_size", side))
 

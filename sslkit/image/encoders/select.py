@@ -37,9 +37,9 @@ class Select(Encoder):
         """Return `[B, width]` of tokens, as the inner encoder pools."""
         return self.encoder.pool(tokens)
 
-    def fitting(self, side: int) -> int:
+    def nearest_valid_size(self, side: int) -> int:
         """Return what fits the inner encoder."""
-        return self.encoder.fitting(side)
+        return self.encoder.nearest_valid_size(side)
 
     def channels(self, image: Tensor) -> Tensor:
         """Return what the encoder inside sees of `[B, 3, H, W]`, in about [0, 1]: `[B, 1, H, W]`, or 2 channels for `ab`."""

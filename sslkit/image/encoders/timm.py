@@ -42,7 +42,7 @@ def timm_encoder(
     return PlainEncoder(model, in_channels, normalization)
 
 
-def narrowed_options(name: str, options: dict[str, Any], factor: float) -> dict[str, Any]:
+def width_options(name: str, options: dict[str, Any], factor: float) -> dict[str, Any]:
     """Return the options that make a timm model `factor` times as wide; none if it is neither ResNet nor ViT."""
     with torch.device("meta"):
         model: Any = timm.create_model(name, num_classes=0, **options)
@@ -113,7 +113,7 @@ class PlainEncoder(ImageEncoder):
         """Return the parameters of stem and blocks."""
         return timm_stages(self.model)
 
-    def fitting(self, side: int) -> int:
+    def nearest_valid_size(self, side: int) -> int:
         """Return the only size that some models take, such as Swin; `side` for the others."""
         if not self.model.pretrained_cfg.get("fixed_input_size"):
             return side

@@ -7,7 +7,7 @@ from torch import nn
 
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError, did_you_mean
-from sslkit.image.encoders.base import Wrapped
+from sslkit.image.encoders.base import WrappedEncoder
 from sslkit.image.encoders.timm import small_stem
 
 CLASSIFIERS = ("fc", "head", "heads", "classifier")  # what torchvision's models call theirs
@@ -39,4 +39,4 @@ def _without_classifier(model: nn.Module, attribute: str, width: int) -> Encoder
     kept = [part for part in getattr(model, attribute).children() if not isinstance(part, nn.Linear | nn.Dropout)]
     keeps = [part for part in kept if isinstance(part, nn.Flatten) or "Norm" in type(part).__name__]
     setattr(model, attribute, nn.Sequential(*keeps))
-    return Wrapped(model, width, in_channels=3)
+    return WrappedEncoder(model, width, in_channels=3)
