@@ -17,7 +17,7 @@ _TILE, _GAP, _TEXT = 96, 6, 15
 
 
 def to_rgb(image: Tensor) -> Tensor:
-    """Return `[..., 3, H, W]` for any number of channels: one becomes gray, of others the first three are kept, padded with zeros."""
+    """Return `[..., 3, H, W]` for any number of channels: gray for one, else the first three, padded with zeros."""
     channels = image.shape[-3]
     if channels == 1:
         return image.expand(*image.shape[:-3], 3, *image.shape[-2:])
@@ -35,7 +35,7 @@ def heat_map(values: Tensor) -> Tensor:
 
 
 def add_frame(image: Tensor, correct: Tensor, width: int = 1) -> Tensor:
-    """Add a frame around images `[..., C, H, W]`, green where `correct` (bool `[...]`), else red: `[..., 3, H + 2w, W + 2w]`."""
+    """Add a frame around images `[..., C, H, W]`, green where `correct` (bool `[...]`), else red."""
     image = F.pad(to_rgb(image), (width,) * 4)
     colors = torch.where(correct[..., None], image.new_tensor(_CORRECT), image.new_tensor(_INCORRECT))
     frame = torch.ones(image.shape[-2:], dtype=torch.bool, device=image.device)

@@ -1,4 +1,4 @@
-"""Small checkpoints of images, for tasks that begin with one: what `example_options` writes."""
+"""Small image checkpoints with random weights, for the `example_options` of tasks that start from a checkpoint."""
 
 from pathlib import Path
 
@@ -11,18 +11,18 @@ from sslkit.image.tokenizer import build_tokenizer
 
 
 def example_checkpoint(folder: Path) -> Path:
-    """Write a checkpoint of a small encoder with random weights into a folder, for tasks that begin with one."""
+    """Write a checkpoint of a small encoder with random weights into a folder, and return its path."""
     path = folder / "model.safetensors"
     if not path.exists():
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # the same for every process
+            torch.manual_seed(0)  # the same weights in every process
             encoder = build_encoder(recipe_for("resnet_micro", 32, options={"width": "16"}))
         save_model(path, {"encoder": encoder}, {**describe(encoder), "task": "check", "size": 32, "step": 0, "data": ""})
     return path
 
 
 def example_tokenizer(folder: Path) -> Path:
-    """Write a tokenizer of random weights into a folder, for tasks that tell its codes: a grid of 8 × 8 for 32 px."""
+    """Write a tokenizer with random weights, on a grid of 8 × 8 for 32 px, into a folder, and return its path."""
     path = folder / "tokenizer.safetensors"
     if not path.exists():
         with torch.random.fork_rng(devices=[]):
@@ -30,6 +30,6 @@ def example_tokenizer(folder: Path) -> Path:
             encoder = build_encoder(recipe_for("vit_micro", 32, options={"width": "32", "depth": "2"}))
             tokenizer = build_tokenizer(encoder, DataInfo(1, 32), 8, 16, 32)
             tokenizer.codebook.begin(torch.randn(32, 16), 32)
-        said = {**describe(encoder), "task": "check", "size": 32, "step": 0, "data": ""}
-        save_model(path, {"encoder": encoder, "tokenizer": tokenizer}, said)
+        metadata = {**describe(encoder), "task": "check", "size": 32, "step": 0, "data": ""}
+        save_model(path, {"encoder": encoder, "tokenizer": tokenizer}, metadata)
     return path

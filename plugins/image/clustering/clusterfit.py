@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, Run, SslkitError, TaskOptions, read_model
+from sslkit import Batch, PretextTask, Run, SslkitError, read_model
 from sslkit.image.examples import example_checkpoint
-from sslkit.image.transforms import flip, random_resized_crop
+from sslkit.image.views import CropOptions, CropScale, random_crop_view
 from sslkit.nn import cluster_count, kmeans
 from sslkit.pictures import contact_sheets
 
@@ -23,14 +23,14 @@ class ClusterFit(PretextTask):
     What the other encoder learned for its own task alone is lost on the way; what images have in common stays.
     """
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold clusterfit's options."""
 
         teacher: Path = Field(description="model.safetensors of the run whose features are clustered.")
         clusters: Count | Literal["auto"] = Field(
             default="auto", description="Clusters; auto: a tenth of the images, 100 at most (16,000 in the paper)."
         )
-        crop_scale: float = Field(default=0.3, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
+        crop_scale: CropScale = 0.3
 
     options: Options
     label: Tensor
@@ -72,7 +72,7 @@ class ClusterFit(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop of each image, `[B, C, S, S]`, and its cluster, `label` `[B]`."""
-        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
         return {"image": image, "label": self.label[batch["index"]]}
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:

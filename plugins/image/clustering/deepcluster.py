@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, Encoder, EncoderBuilder, PretextTask, Run, SslkitError, TaskOptions
-from sslkit.image.transforms import flip, random_resized_crop
+from sslkit import Batch, Encoder, EncoderBuilder, PretextTask, Run, SslkitError
+from sslkit.image.views import CropOptions, CropScale, random_crop_view
 from sslkit.nn import cluster_count, kmeans, whiten
 from sslkit.pictures import contact_sheets
 
@@ -22,7 +22,7 @@ class DeepCluster(PretextTask):
     the labels: their numbers mean something else each time.
     """
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold deepcluster's options."""
 
         clusters: Count | Literal["auto"] = Field(
@@ -34,7 +34,7 @@ class DeepCluster(PretextTask):
         )
         reassign: int = Field(default=2, ge=1, description="Epochs between two clusterings (1 in the paper, of 5,000 steps).")
         sobel: bool = Field(default=False, description="Show the encoder edges instead of colors, as the paper does.")
-        crop_scale: float = Field(default=0.3, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
+        crop_scale: CropScale = 0.3
 
     options: Options
     head: nn.Linear
@@ -74,7 +74,7 @@ class DeepCluster(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop of each image, `[B, C, S, S]`, and its cluster, `label` `[B]`."""
-        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
         return {"image": image, "label": self.label[batch["index"]]}
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError, TaskOptions
-from sslkit.image.transforms import color_jitter, cut_tiles, flip, grayscale, random_resized_crop, resize
-from sslkit.image.views import check_hue
+from sslkit import Batch, PretextTask, SslkitError
+from sslkit.image.transforms import color_jitter, cut_tiles, grayscale, resize
+from sslkit.image.views import CropOptions, check_hue, random_crop_view
 from sslkit.nn import info_nce
 from sslkit.pictures import side_by_side, tile_grid
 
@@ -24,7 +24,7 @@ class CPC(PretextTask):
     half of the same pixels, so that it is left out.
     """
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold cpc's options."""
 
         below: int = Field(default=5, ge=2, le=6, description="How many rows below the last one seen are predicted.")
@@ -32,7 +32,6 @@ class CPC(PretextTask):
         temperature: float = Field(default=0.1, gt=0, description="Temperature of the similarities (none in the paper).")
         width: int = Field(default=128, ge=1, description="Width of what is predicted.")
         layers: int = Field(default=3, ge=1, le=12, description="Masked convolutions that gather the rows above.")
-        crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
         color_strength: float = Field(default=0.5, ge=0, le=2, description="Scale of each patch's jitter 0.8/0.8/0.8/0.2.")
         gray: float = Field(default=0.25, ge=0, le=1, description="Share of patches without color.")
 
@@ -69,7 +68,7 @@ class CPC(PretextTask):
     def transform(self, batch: Batch) -> Batch:
         """Return the patches row by row, each with colors changed on its own, `[B, 49, C, s, s]`."""
         options = self.options
-        image = flip(random_resized_crop(batch["image"], (_SIDE + 1) * self.stride, scale=(options.crop_scale, 1.0)))
+        image = random_crop_view(batch["image"], (_SIDE + 1) * self.stride, options.crop_scale)
         corner = torch.arange(_SIDE, device=image.device) * self.stride
         top, left = (side.flatten().expand(len(image), -1) for side in torch.meshgrid(corner, corner, indexing="ij"))
         patch = cut_tiles(image, top, left, self.patch).flatten(0, 1)

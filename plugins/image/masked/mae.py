@@ -23,11 +23,11 @@ from sslkit.image.transforms import (
     patchify,
     random_crop,
     random_mask,
-    random_resized_crop,
     replace_patches,
     split_patches,
     take_patches,
 )
+from sslkit.image.views import CropOptions, CropScale, random_crop_view
 from sslkit.nn import kmeans
 from sslkit.pictures import side_by_side
 
@@ -40,7 +40,7 @@ _MEASURED = 1024  # images that components and codes are found on
 class MAE(PretextTask):
     """Fill in hidden patches; the encoder sees only the visible ones (He et al., 2022)."""
 
-    class Options(PatchDecoderOptions):
+    class Options(CropOptions, PatchDecoderOptions):
         """Hold MAE's options; names of choices are those of the paper's ablations."""
 
         mask_ratio: float = Field(default=0.75, gt=0, lt=1, description="Share of patches that are hidden.")
@@ -66,7 +66,7 @@ class MAE(PretextTask):
             default="resized-crop",
             description="none: the middle; crop: fixed size; color: resized, and color jitter.",
         )
-        crop_scale: float = Field(default=0.2, gt=0, le=1, description="Smallest share of the image that a resized crop keeps.")
+        crop_scale: CropScale = 0.2
 
     options: Options
     preview_columns: ClassVar = ("as seen", "filled in", "image")
@@ -170,7 +170,7 @@ class MAE(PretextTask):
             return center_view(image, size)
         if kind == "crop":
             return flip(random_crop(image, size))
-        image = flip(random_resized_crop(image, size, scale=(self.options.crop_scale, 1.0)))
+        image = random_crop_view(image, size, self.options.crop_scale)
         return color_jitter(image, 0.4, 0.4, 0.4, 0.1) if kind == "color" else image
 
     def _mask(self, image: Tensor) -> Tensor:

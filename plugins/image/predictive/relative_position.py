@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError, TaskOptions
-from sslkit.image.transforms import cut_tiles, flip, random_resized_crop, resize
+from sslkit import Batch, PretextTask, SslkitError
+from sslkit.image.transforms import cut_tiles, resize
+from sslkit.image.views import CropOptions, random_crop_view
 from sslkit.nn import Norm, mlp
 from sslkit.pictures import add_frame, side_by_side, tile_grid
 
@@ -32,14 +33,13 @@ class RelativePosition(PretextTask):
     middle and would tell the place: they are dropped or projected out. The mean of each patch is taken away.
     """
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold the options of relative_position."""
 
         color: Literal["drop", "project", "keep"] = Field(
             default="project",
             description="Against chromatic aberration: drop all channels of a patch but one, or project out green-magenta.",
         )
-        crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
         hidden: int = Field(default=512, ge=1, description="Hidden width of the head (4,096 in the paper).")
         norm: Norm = Field(default="batch", description="Norm inside the head.")
 
@@ -69,7 +69,7 @@ class RelativePosition(PretextTask):
     def transform(self, batch: Batch) -> Batch:
         """Return the middle patch and one beside it, `[B, 2, C, s, s]`, and which of the eight it is, `side` `[B]`."""
         size, device = self.data.size, batch["image"].device
-        image = flip(random_resized_crop(batch["image"], size, scale=(self.options.crop_scale, 1.0)))
+        image = random_crop_view(batch["image"], size, self.options.crop_scale)
         side = torch.randint(8, (len(image),), device=device)
         place = torch.stack([torch.full_like(side, _CENTER), self.places[side]], dim=1)  # [B, 2]
         step = self.patch + self.gap

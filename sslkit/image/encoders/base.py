@@ -1,4 +1,4 @@
-"""What every image encoder shares: normalization of its input, patches, feature maps."""
+"""Base classes of image encoders: input normalization, patches, feature maps."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class ImageEncoder(Encoder):
-    """Be an encoder of images `[B, C, H, W]`, floats in [0, 1], that normalizes its own input."""
+    """Encoder of images `[B, C, H, W]`, floats in [0, 1], that normalizes its input itself."""
 
     mean: Tensor
     std: Tensor
@@ -26,12 +26,12 @@ class ImageEncoder(Encoder):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def normalize(self, image: Tensor) -> Tensor:
-        """Return the image minus mean, over standard deviation."""
+        """Subtract the mean and divide by the standard deviation."""
         return (image - self.mean) / self.std
 
 
 class PatchEncoder(ImageEncoder):
-    """Be an encoder whose tokens are the patches of an image, row by row, after `prefix` others."""
+    """Encoder whose tokens are `prefix` extra tokens, then the patches of an image in row-major order."""
 
     offers: tuple[str, ...] = ("pooled", "tokens", "feature_map", "layers")
 
@@ -45,15 +45,15 @@ class PatchEncoder(ImageEncoder):
         return -(-side // self.patch) * self.patch
 
     def grid(self, image: Tensor) -> tuple[int, int]:
-        """Return rows and columns of patches; an image that patches do not divide is an SslkitError."""
+        """Return the rows and columns of patches; raise SslkitError if patches do not divide the image."""
         height, width = image.shape[-2:]
         if height % self.patch or width % self.patch:
-            raise SslkitError(f"{height} is not a multiple of the encoder's patch of {self.patch} pixels", flag="size")
+            raise SslkitError(f"{height} is not a multiple of the encoder's patch of {self.patch} px", flag="size")
         return height // self.patch, width // self.patch
 
 
 class FeatureMapEncoder(ImageEncoder):
-    """Be an encoder whose features are the mean over a last feature map."""
+    """Encoder whose features are the spatial mean of its last feature map."""
 
     offers = ("pooled", "feature_map", "layers")
 
@@ -67,14 +67,14 @@ class FeatureMapEncoder(ImageEncoder):
 
 
 class WrappedEncoder(ImageEncoder):
-    """Be an encoder around any module that returns `[B, width]`."""
+    """Encoder around any module that returns `[B, width]`."""
 
     def __init__(self, model: nn.Module, width: int, in_channels: int) -> None:
         super().__init__(width, in_channels)
         self.model = model
 
     def nearest_valid_size(self, side: int) -> int:
-        """Return the only size of a model that says it has one, such as torchvision's ViT; `side` for the others."""
+        """Return the only size of a model with a fixed `image_size`, such as torchvision's ViT, else `side`."""
         return int(getattr(self.model, "image_size", side))
 
     def forward(self, image: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
 
 
 def _weighted_sum(image: Tensor, weights: tuple[float, ...]) -> Tensor:
-    """Return the weighted sum of the channels, `[B, H, W]`, without a matrix product, which autocast would round to half precision."""
+    """Return the weighted sum of the channels, `[B, H, W]`, without a matrix product, which autocast would round."""
     return torch.stack([weight * image[:, channel] for channel, weight in enumerate(weights)]).sum(dim=0)
 
 

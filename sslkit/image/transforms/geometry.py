@@ -58,7 +58,7 @@ def random_crop(image: Tensor, size: int, padding: float = 0.125) -> Tensor:
 
 
 def cut_tiles(image: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
-    """Cut squares of `side` pixels out of each image `[B, C, H, W]` at whole pixels `top`, `left` `[B, V]`: `[B, V, C, side, side]`."""
+    """Cut squares of `side` pixels out of each image `[B, C, H, W]` at whole pixels `[B, V]`: `[B, V, C, side, side]`."""
     offset = torch.arange(side, device=image.device)
     sample = torch.arange(len(image), device=image.device).view(-1, 1, 1, 1)
     rows, columns = (top[:, :, None] + offset)[..., None], (left[:, :, None] + offset)[:, :, None]

@@ -109,7 +109,7 @@ def normalize_patches(patch: Tensor) -> Tensor:
 
 
 def denormalize_patches(normalized: Tensor, patch: Tensor) -> Tensor:
-    """Return normalized patches `[B, N, D]` with the means and standard deviations of `patch` `[B, N, D]`: undo `normalize_patches`."""
+    """Return normalized patches `[B, N, D]` with the means and deviations of `patch`: the inverse of `normalize_patches`."""
     return normalized * (patch.var(dim=2, keepdim=True) + 1e-6).sqrt() + patch.mean(dim=2, keepdim=True)
 
 
