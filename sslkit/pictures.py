@@ -1,4 +1,4 @@
-"""Pictures that tasks make of what they see and predict: float `[N, C, H, W]` in [0, 1]."""
+"""Pictures for previews of tasks: float `[N, C, H, W]` in [0, 1], arranged in columns, grids and sheets."""
 
 from typing import BinaryIO
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-_RIGHT, _WRONG = (0.18, 0.62, 0.34), (0.85, 0.25, 0.2)
+_CORRECT, _INCORRECT = (0.18, 0.62, 0.34), (0.85, 0.25, 0.2)
 
 
 _HEAT = ((0.0, 0.0, 0.0), (0.3, 0.07, 0.43), (0.73, 0.21, 0.33), (0.98, 0.55, 0.04), (0.99, 1.0, 0.9))
@@ -17,7 +17,7 @@ _TILE, _GAP, _TEXT = 96, 6, 15
 
 
 def to_rgb(image: Tensor) -> Tensor:
-    """Return `[..., 3, H, W]` of images of any number of channels: of one, gray; of others, the first three or zeros."""
+    """Return `[..., 3, H, W]` for any number of channels: gray for one, else the first three, padded with zeros."""
     channels = image.shape[-3]
     if channels == 1:
         return image.expand(*image.shape[:-3], 3, *image.shape[-2:])
@@ -25,33 +25,33 @@ def to_rgb(image: Tensor) -> Tensor:
 
 
 def heat_map(values: Tensor) -> Tensor:
-    """Return maps `[..., H, W]` as pictures `[..., 3, H, W]`, from black (the smallest of each) to white (its largest)."""
+    """Color maps `[..., H, W]` as pictures `[..., 3, H, W]`, from black (the minimum of each map) to white (its maximum)."""
     low, high = values.amin(dim=(-2, -1), keepdim=True), values.amax(dim=(-2, -1), keepdim=True)
-    place = (values - low) / (high - low).clamp(min=1e-6) * (len(_HEAT) - 1)
-    below = place.floor().clamp(max=len(_HEAT) - 2)
+    position = (values - low) / (high - low).clamp(min=1e-6) * (len(_HEAT) - 1)
+    below = position.floor().clamp(max=len(_HEAT) - 2)
     colors = torch.tensor(_HEAT, device=values.device, dtype=values.dtype)
-    picture = torch.lerp(colors[below.long()], colors[below.long() + 1], (place - below)[..., None])
+    picture = torch.lerp(colors[below.long()], colors[below.long() + 1], (position - below)[..., None])
     return picture.movedim(-1, -3)
 
 
-def add_frame(image: Tensor, right: Tensor, width: int = 1) -> Tensor:
-    """Return images `[..., C, H, W]` in a frame, green where `right`, bool `[...]`, else red; they grow by the frame."""
+def add_frame(image: Tensor, correct: Tensor, width: int = 1) -> Tensor:
+    """Add a frame around images `[..., C, H, W]`, green where `correct` (bool `[...]`), else red."""
     image = F.pad(to_rgb(image), (width,) * 4)
-    colors = torch.where(right[..., None], image.new_tensor(_RIGHT), image.new_tensor(_WRONG))
+    colors = torch.where(correct[..., None], image.new_tensor(_CORRECT), image.new_tensor(_INCORRECT))
     frame = torch.ones(image.shape[-2:], dtype=torch.bool, device=image.device)
     frame[width:-width, width:-width] = False
     return torch.where(frame, colors[..., None, None], image)
 
 
 def tile_grid(tiles: Tensor, columns: int, gap: int = 1) -> Tensor:
-    """Return tiles `[N, V, C, s, s]` row by row as one picture each, white between them, `[N, C, H, W]`."""
+    """Arrange tiles `[N, V, C, s, s]` in row-major order as one picture per sample, white between them, `[N, C, H, W]`."""
     tiles = F.pad(tiles, (0, gap, 0, gap), value=1.0)
     lines = [torch.cat(list(line.unbind(1)), dim=-1) for line in tiles.split(columns, dim=1)]
     return torch.cat(lines, dim=-2)[..., :-gap, :-gap]
 
 
 def pad_or_shrink(image: Tensor, size: int) -> Tensor:
-    """Return images `[..., C, h, w]` in the middle of white ones of `size`, or, where they are larger, shrunk to it."""
+    """Center images `[..., C, h, w]` on white squares of `size` pixels; shrink those that are larger to `size`."""
     height, width = image.shape[-2:]
     if max(height, width) > size:
         flat = F.interpolate(image.reshape(-1, *image.shape[-3:]), size=(size, size), mode="bilinear", antialias=True)
@@ -61,36 +61,36 @@ def pad_or_shrink(image: Tensor, size: int) -> Tensor:
 
 
 def side_by_side(*columns: Tensor) -> Tensor:
-    """Return pictures `[N, C, H, W]` of any sizes and channels as columns, `[N, columns, 3, H, W]`, smaller ones on white."""
+    """Stack pictures `[N, C, H, W]` of any sizes and channels as columns, `[N, columns, 3, H, W]`, smaller ones on white."""
     size = max(max(column.shape[-2:]) for column in columns)
     return torch.stack([pad_or_shrink(to_rgb(column), size) for column in columns], dim=1)
 
 
 def contact_sheets(image: Tensor, labels: Tensor, rows: int = 8, columns: int = 8) -> Tensor:
-    """Return a row of images for each of the most frequent labels, `[rows, columns, C, H, W]`, white beyond the last."""
+    """Return a row of images for each of the most frequent labels, `[rows, columns, C, H, W]`, white after the last image."""
     frequent = torch.bincount(labels).argsort(descending=True, stable=True)[:rows]
     sheet = torch.ones(len(frequent), columns, *image.shape[1:], device=image.device)
     for line, label in zip(sheet, frequent, strict=True):
-        own = image[labels == label][:columns]
-        line[: len(own)] = own
+        members = image[labels == label][:columns]
+        line[: len(members)] = members
     return sheet
 
 
 def draw_previews(pictures: Tensor, names: tuple[str, ...], stream: BinaryIO) -> None:
-    """Write pictures `[N, columns, C, H, W]` as one PNG, a row for each sample, with the columns' names above."""
+    """Write pictures `[N, columns, C, H, W]` as one PNG with a row per sample and the column names above."""
     pictures = to_rgb(pictures).clamp(0, 1).cpu()
     rows, columns, _, height, width = pictures.shape
-    scale = max(1, round(_TILE / height))  # whole, so that small images keep their pixels
-    tall, wide = height * scale, width * scale
+    scale = max(1, round(_TILE / height))  # an integer, so that pixels of small images stay sharp
+    tile_height, tile_width = height * scale, width * scale
     title = _TEXT + _GAP if names else 0
-    sheet = Image.new("RGB", (columns * (wide + _GAP) + _GAP, rows * (tall + _GAP) + _GAP + title), "white")
+    sheet = Image.new("RGB", (columns * (tile_width + _GAP) + _GAP, rows * (tile_height + _GAP) + _GAP + title), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     values = (pictures * 255).round().byte().permute(0, 1, 3, 4, 2).numpy()
     for column in range(columns):
-        left = _GAP + column * (wide + _GAP)
+        left = _GAP + column * (tile_width + _GAP)
         if column < len(names):
             pen.text((left, _GAP), names[column], fill="black", font=font)
         for row in range(rows):
-            tile = Image.fromarray(values[row, column]).resize((wide, tall), Image.Resampling.NEAREST)
-            sheet.paste(tile, (left, title + _GAP + row * (tall + _GAP)))
+            tile = Image.fromarray(values[row, column]).resize((tile_width, tile_height), Image.Resampling.NEAREST)
+            sheet.paste(tile, (left, title + _GAP + row * (tile_height + _GAP)))
     sheet.save(stream, format="PNG")

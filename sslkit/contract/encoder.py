@@ -47,7 +47,7 @@ class Encoder(nn.Module):
         """Return the step in which sample sizes may grow: the side of a patch, where the encoder has patches, else 1."""
         return 1
 
-    def fitting(self, side: int) -> int:
+    def nearest_valid_size(self, side: int) -> int:
         """Return the size nearest above `side` that images may have for this encoder: whole patches, where it has some."""
         return side
 

@@ -44,9 +44,9 @@ class Concat(Encoder):
         pieces = tokens.split([part.width for part in self.encoders], dim=2)
         return torch.cat([part.pool(piece) for part, piece in zip(self.encoders, pieces, strict=True)], dim=1)
 
-    def fitting(self, side: int) -> int:
+    def nearest_valid_size(self, side: int) -> int:
         """Return what fits the first part; the others are of its kind."""
-        return self.encoders[0].fitting(side)
+        return self.encoders[0].nearest_valid_size(side)
 
     @property
     def encoders(self) -> list[Encoder]:

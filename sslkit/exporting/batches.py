@@ -29,7 +29,7 @@ def verification_batches(job: ExportJob, checkpoint: Checkpoint) -> tuple[list[T
         samples = samples[:1]
     batches = [samples]
     if job.dynamic_size:
-        sizes = (encoder.fitting(2 * job.size), encoder.fitting(job.size + 8))
+        sizes = (encoder.nearest_valid_size(2 * job.size), encoder.nearest_valid_size(job.size + 8))
         batches.append(F.interpolate(samples, size=sizes[: samples.dim() - 2]))
     return batches, origin
 

@@ -7,22 +7,21 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit.contract.options import TaskOptions
 from sslkit.contract.task import Batch, PretextTask
-from sslkit.image.transforms import flip, random_resized_crop
+from sslkit.image.views import CropOptions, CropScale, random_crop_view
 from sslkit.nn import cluster_count
 from sslkit.pictures import contact_sheets
 
 ClusterCount = Annotated[int, Field(ge=2)]
 
 
-class ClusterOptions(TaskOptions):
+class ClusterOptions(CropOptions):
     """Options of a task that classifies images by clusters."""
 
     clusters: ClusterCount | Literal["auto"] = Field(
         default="auto", description="Number of clusters; auto: a tenth of the images, at most 100."
     )
-    crop_scale: float = Field(default=0.3, gt=0, le=1, description="Minimum crop area as a fraction of the image.")
+    crop_scale: CropScale = 0.3
 
 
 class ClusterLabels(PretextTask):
@@ -46,7 +45,7 @@ class ClusterLabels(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop of each image, `[B, C, S, S]`, and its cluster, `label` `[B]`."""
-        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
         return {"image": image, "label": self.label[batch["index"]]}
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:

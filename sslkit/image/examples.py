@@ -1,4 +1,4 @@
-"""Small checkpoints of images, for tasks that begin with one: what `example_options` writes."""
+"""Small image checkpoints with random weights, for the `example_options` of tasks that start from a checkpoint."""
 
 from pathlib import Path
 
@@ -8,28 +8,28 @@ from sslkit.contract.task import DataInfo
 from sslkit.encoders.build import build_encoder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.checkpoint import describe, save_model
-from sslkit.image.tokenizer import tokenizer_for
+from sslkit.image.tokenizer import build_tokenizer
 
 
 def example_checkpoint(folder: Path) -> Path:
-    """Write a checkpoint of a small encoder with random weights into a folder, for tasks that begin with one."""
+    """Write a checkpoint of a small encoder with random weights into a folder, and return its path."""
     path = folder / "model.safetensors"
     if not path.exists():
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # the same for every process
+            torch.manual_seed(0)  # the same weights in every process
             encoder = build_encoder(recipe_for("resnet_micro", 32, options={"width": "16"}))
         save_model(path, {"encoder": encoder}, {**describe(encoder), "task": "check", "size": 32, "step": 0, "data": ""})
     return path
 
 
 def example_tokenizer(folder: Path) -> Path:
-    """Write a tokenizer of random weights into a folder, for tasks that tell its codes: a grid of 8 × 8 for 32 px."""
+    """Write a tokenizer with random weights, on a grid of 8 × 8 for 32 px, into a folder, and return its path."""
     path = folder / "tokenizer.safetensors"
     if not path.exists():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             encoder = build_encoder(recipe_for("vit_micro", 32, options={"width": "32", "depth": "2"}))
-            tokenizer = tokenizer_for(encoder, DataInfo(1, 32), 8, 16, 32)
+            tokenizer = build_tokenizer(encoder, DataInfo(1, 32), 8, 16, 32)
             tokenizer.codebook.initialize(torch.randn(32, 16), 32)
         said = {**describe(encoder), "task": "check", "size": 32, "step": 0, "data": ""}
         save_model(path, {"encoder": encoder, "tokenizer": tokenizer}, said)

@@ -1,26 +1,34 @@
-"""A tokenizer: images as grids of codes from a codebook that follows the vectors it stands for."""
+"""Image tokenizers (grids of codes from a codebook), and the options and loss of tasks that predict their codes."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
+from sslkit.contract.options import TaskOptions
 from sslkit.contract.task import DataInfo
 from sslkit.engine.checkpoint import load_strictly, read_model
 from sslkit.nn.codebook import Codebook
 from sslkit.nn.norms import in_eval_mode
 
-_IMAGES = 128  # tokenized at once
+_CHUNK = 128  # images tokenized at once
+
+
+class TokenizerOptions(TaskOptions):
+    """Option of tasks that predict the codes of a trained tokenizer."""
+
+    tokenizer: Path | None = Field(default=None, description="Tokenizer: the model.safetensors of a vqvae run.")
 
 
 class Tokenizer(nn.Module):
-    """Turn the maps of an encoder into vectors on a grid, `[B, h * w, D]`, and those into codes.
+    """Map an encoder's feature maps to vectors on a grid, `[B, h * w, D]`, and these to codes of a codebook.
 
-    Maps from the grid's resolution down to the last one are added up, so that all of the encoder takes part.
+    The maps from the grid's resolution down to the last one are projected and summed, so that the whole encoder is trained.
     """
 
     grid: Tensor
@@ -30,32 +38,32 @@ class Tokenizer(nn.Module):
         self.project = nn.ModuleList(nn.Conv2d(inner, width, 1) for inner in widths)
         self.codebook = Codebook(codes, width)
         self.register_buffer("grid", torch.tensor(grid))
-        self.shape = grid  # the same in Python, for what is compiled
+        self.shape = grid  # the same as Python numbers, for compiled code
 
     def forward(self, encoder: Encoder, image: Tensor) -> Tensor:
-        """Return vectors `[B, h * w, D]` of images `[B, C, H, W]`."""
+        """Return vectors `[B, h * w, D]` for images `[B, C, H, W]`."""
         maps = _maps(encoder, image)[-len(self.project) :]
-        added = [F.interpolate(project(found), size=self.shape) for project, found in zip(self.project, maps, strict=True)]
-        return torch.stack(added).sum(dim=0).flatten(2).transpose(1, 2)
+        projected = [F.interpolate(project(x), size=self.shape) for project, x in zip(self.project, maps, strict=True)]
+        return torch.stack(projected).sum(dim=0).flatten(2).transpose(1, 2)
 
 
-def tokenizer_for(encoder: Encoder, data: DataInfo, side: int, width: int, codes: int) -> Tokenizer:
-    """Build a tokenizer on a grid of `side` × `side`; raises SslkitError if the encoder has no map of that size."""
+def build_tokenizer(encoder: Encoder, data: DataInfo, side: int, width: int, codes: int) -> Tokenizer:
+    """Build a tokenizer on a grid of `side` × `side`; raise SslkitError if the encoder has no feature map of that size."""
     with torch.no_grad(), in_eval_mode(encoder):
         maps = _maps(encoder, torch.zeros(1, data.channels, data.size, data.size))
-    sides = [found.shape[2] for found in maps]
+    sides = [feature_map.shape[2] for feature_map in maps]
     if side not in sides:
         raise SslkitError(
-            f"{side}, but the encoder's maps at {data.size} px are {', '.join(map(str, sides))} wide",
-            "give one of them",
+            f"the encoder has no feature map of side {side} at {data.size} px, only {', '.join(map(str, sides))}",
+            "use one of these",
             flag="grid",
         )
-    used = maps[sides.index(side) :]
-    return Tokenizer([found.shape[1] for found in used], (side, side), width, codes)
+    widths = [feature_map.shape[1] for feature_map in maps[sides.index(side) :]]
+    return Tokenizer(widths, (side, side), width, codes)
 
 
-class Tokens(nn.Module):
-    """Say the codes of images as a trained tokenizer does, always in eval mode and without a gradient."""
+class FrozenTokenizer(nn.Module):
+    """Trained encoder and tokenizer that map images to codes, always in eval mode and without gradients."""
 
     def __init__(self, encoder: Encoder, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -64,27 +72,31 @@ class Tokens(nn.Module):
         self.eval()
 
     @property
-    def codes(self) -> int:
-        """Return how many codes there are."""
+    def num_codes(self) -> int:
+        """Return the number of codes in the codebook."""
         return len(self.tokenizer.codebook.codes)
 
-    def train(self, mode: bool = True) -> "Tokens":
-        """Stay in eval mode."""
+    def train(self, mode: bool = True) -> "FrozenTokenizer":
+        """Stay in eval mode, whatever the mode of the task."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """Return the code of each place, row by row, int64 `[B, N]`."""
+        """Return the code of each grid position in row-major order, int64 `[B, N]`."""
         codebook = self.tokenizer.codebook
-        parts = image.to(codebook.codes.dtype).split(_IMAGES)  # of a large batch that nobody else has cut
-        return torch.cat([codebook.nearest(self.tokenizer(self.encoder, part)) for part in parts])
+        chunks = image.to(codebook.codes.dtype).split(_CHUNK)  # transform gets the whole batch, not a micro-batch
+        return torch.cat([codebook.nearest(self.tokenizer(self.encoder, chunk)) for chunk in chunks])
 
 
-def read_tokenizer(path: Path | None, task: str, data: DataInfo, grid: tuple[int, int]) -> Tokens:
-    """Return the tokenizer of a vqvae's checkpoint; raises SslkitError if there is none or it does not fit data and grid."""
+def read_tokenizer(path: Path | None, task: str, data: DataInfo, grid: tuple[int, int]) -> FrozenTokenizer:
+    """Read the tokenizer in a vqvae checkpoint for a task whose encoder has patches on `grid` (rows, columns).
+
+    Raises:
+        SslkitError: `path` is None, is not a tokenizer, or does not fit the data or the grid.
+    """
     if path is None:
         raise SslkitError(
-            f"{task} tells the codes of a tokenizer, and none was given",
+            f"{task} predicts the codes of a tokenizer, and no tokenizer was given",
             f"train one: sslkit pretrain vqvae --data DATA; then: sslkit pretrain {task} --data DATA "
             "--tokenizer runs/vqvae/model.safetensors",
             flag="tokenizer",
@@ -92,29 +104,41 @@ def read_tokenizer(path: Path | None, task: str, data: DataInfo, grid: tuple[int
     model = read_model(path, "tokenizer")
     state = model.part("tokenizer")
     if not state:
-        raise SslkitError(f"{path} is a run of {model.metadata['task']}", "it needs one of vqvae", flag="tokenizer")
+        raise SslkitError(
+            f"{path} was trained by {model.metadata['task']} and contains no tokenizer", "use a vqvae run", flag="tokenizer"
+        )
     if (model.channels, model.size) != (data.channels, data.size):
         raise SslkitError(
-            f"it sees {model.size} px of {model.channels} channels, and images are seen at {data.size} px of {data.channels}",
+            f"it takes {model.size} px and {model.channels} channels, but the data has {data.size} px and {data.channels}",
             f"try --size {model.size}" if model.channels == data.channels else "train it on the same data",
             flag="tokenizer",
         )
     height, width = map(int, state["grid"])
     if (height, width) != grid:
         raise SslkitError(
-            f"its grid is {height}×{width}, and the encoder's patches are {grid[0]}×{grid[1]}",
-            f"train it with --grid {grid[0]}, or give the encoder other patches",
+            f"its grid is {height}×{width}, but the encoder has {grid[0]}×{grid[1]} patches",
+            f"train it with --grid {grid[0]}, or use an encoder with another patch size",
             flag="tokenizer",
         )
     codes, code_width = state["codebook.codes"].shape
     widths = [value.shape[1] for name, value in state.items() if name.startswith("project.") and value.dim() == 4]
     tokenizer = Tokenizer(widths, (height, width), code_width, codes)
     load_strictly(tokenizer, state, str(path))
-    return Tokens(model.build_encoder(), tokenizer)
+    return FrozenTokenizer(model.build_encoder(), tokenizer)
+
+
+def masked_code_loss(logits: Tensor, codes: Tensor) -> Tensor:
+    """Return the mean cross-entropy of logits `[B, H, K]` with codes int64 `[B, H]` (BEiT; Bao et al., 2022, equation 3)."""
+    return F.cross_entropy(logits.flatten(0, 1), codes.flatten())
+
+
+def code_accuracy(logits: Tensor, codes: Tensor) -> Tensor:
+    """Return, per sample `[B]`, the fraction of codes `[B, H]` that logits `[B, H, K]` predict correctly."""
+    return (logits.argmax(dim=2) == codes).float().mean(dim=1)
 
 
 def _maps(encoder: Encoder, image: Tensor) -> list[Tensor]:
-    """Return feature maps from the largest to the last, `[B, width, h, w]`; of a transformer the only one."""
+    """Return the encoder's feature maps from the largest to the last, `[B, width, h, w]`; a transformer has one."""
     if "layers" in encoder.offers:
         layers: list[Any] = [layer for layer in encoder.layers(image) if layer.dim() == 4]
         if layers:

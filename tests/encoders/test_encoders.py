@@ -339,8 +339,10 @@ def test_layers_and_pooling_of_tokens() -> None:
 def test_views_of_other_sizes_are_whole_patches() -> None:
     data = DataInfo(8, 32)
     vit, plain = (RecipeBuilder(recipe_for(name, 32, 3), data) for name in ("vit_micro", "resnet_micro"))
-    assert [vit().fitting(side) for side in (16, 17, 20)] == [16, 20, 20] and plain().fitting(17) == 17
-    assert vit(select="l").fitting(18) == 20 and concat(vit(select="l"), vit(select="ab")).fitting(9) == 12
+    assert [vit().nearest_valid_size(side) for side in (16, 17, 20)] == [16, 20, 20] and plain().nearest_valid_size(17) == 17
+    assert (
+        vit(select="l").nearest_valid_size(18) == 20 and concat(vit(select="l"), vit(select="ab")).nearest_valid_size(9) == 12
+    )
     for name in ("jigsaw", "relative_position", "counting", "swav"):
         task_class = load_task(name)
         task = task_class(task_class.Options(), vit(), DataInfo(8, 64))
@@ -350,7 +352,7 @@ def test_views_of_other_sizes_are_whole_patches() -> None:
 def test_views_for_an_encoder_of_one_size_have_that_size() -> None:
     recipe = recipe_for("swin_tiny_patch4_window7_224", 64, options={"img_size": "64", "window_size": "4", "embed_dim": "24"})
     swin = RecipeBuilder(recipe, DataInfo(8, 64))()
-    assert swin.fitting(16) == 64 and built("torchvision:vit_b_16", size=224).fitting(96) == 224
+    assert swin.nearest_valid_size(16) == 64 and built("torchvision:vit_b_16", size=224).nearest_valid_size(96) == 224
     for name in ("jigsaw", "swav"):
         task_class = load_task(name)
         task = task_class(task_class.Options(), swin, DataInfo(8, 64))

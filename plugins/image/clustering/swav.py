@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask
-from sslkit.image.views import CropOptions, Crops
+from sslkit.image.views import Crops, MultiCropOptions
 from sslkit.nn import ProjectorOptions, Queue, check_queue, cluster_count, mlp, sinkhorn, swapped_prediction
 from sslkit.pictures import contact_sheets
 
@@ -25,7 +25,7 @@ class SwAV(PretextTask):
     codes of the two large ones.
     """
 
-    class Options(ProjectorOptions, CropOptions):
+    class Options(ProjectorOptions, MultiCropOptions):
         """Options of `swav`."""
 
         crop_scale: float = Field(

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError, TaskOptions
-from sslkit.image.transforms import color_jitter, flip, grayscale, random_resized_crop, resized, tiles
-from sslkit.image.views import check_hue
+from sslkit import Batch, PretextTask, SslkitError
+from sslkit.image.transforms import color_jitter, cut_tiles, grayscale, resize
+from sslkit.image.views import CropOptions, check_hue, random_crop_view
 from sslkit.nn import info_nce
 from sslkit.pictures import side_by_side, tile_grid
 
@@ -24,7 +24,7 @@ class CPC(PretextTask):
     so that it is not predicted.
     """
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Options of `cpc`."""
 
         below: int = Field(
@@ -34,7 +34,6 @@ class CPC(PretextTask):
         temperature: float = Field(default=0.1, gt=0, description="Temperature of the loss (none in the paper).")
         width: int = Field(default=128, ge=1, description="Width of the predicted patch embeddings.")
         layers: int = Field(default=3, ge=1, le=12, description="Number of masked convolutions that aggregate the rows above.")
-        crop_scale: float = Field(default=0.5, gt=0, le=1, description="Minimum crop area as a fraction of the image.")
         color_strength: float = Field(
             default=0.5, ge=0, le=2, description="Scale of the color jitter 0.8/0.8/0.8/0.2 of each patch."
         )
@@ -66,19 +65,19 @@ class CPC(PretextTask):
                 f"images of {self.data.size} px are too small to cut into patches", "cpc needs at least 16 px", flag="size"
             )
         self.patch = 2 * self.stride
-        self.input_size = self.encoder.fitting(max(16, self.patch))  # a smaller patch would vanish after a few strides
+        self.input_size = self.encoder.nearest_valid_size(max(16, self.patch))  # smaller ones vanish after a few strides
 
     def transform(self, batch: Batch) -> Batch:
         """Return the patches row by row, each with its own color jitter, `[B, 49, C, s, s]`."""
         options = self.options
-        image = flip(random_resized_crop(batch["image"], (_SIDE + 1) * self.stride, scale=(options.crop_scale, 1.0)))
+        image = random_crop_view(batch["image"], (_SIDE + 1) * self.stride, options.crop_scale)
         corner = torch.arange(_SIDE, device=image.device) * self.stride
         top, left = (side.flatten().expand(len(image), -1) for side in torch.meshgrid(corner, corner, indexing="ij"))
-        patch = tiles(image, top, left, self.patch).flatten(0, 1)
+        patch = cut_tiles(image, top, left, self.patch).flatten(0, 1)
         strength = 0.8 * options.color_strength
         patch = color_jitter(patch, strength, strength, strength, min(0.5, 0.2 * options.color_strength))
         patch = grayscale(patch, options.gray)
-        return {"image": resized(patch.unflatten(0, (len(image), -1)), self.input_size)}
+        return {"image": resize(patch.unflatten(0, (len(image), -1)), self.input_size)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return unit vectors of patches, `[B, 7, 7, D]`, and the predictions of R rows below each, `[B, R, 7, 7, D]`."""

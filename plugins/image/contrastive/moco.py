@@ -9,8 +9,8 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, SslkitError
-from sslkit.image.transforms import color_jitter, flip, grayscale, random_resized_crop
-from sslkit.image.views import ViewOptions, Views
+from sslkit.image.transforms import color_jitter, grayscale
+from sslkit.image.views import ViewOptions, Views, random_crop_view
 from sslkit.nn import (
     Momentum,
     Norm,
@@ -138,5 +138,5 @@ class MoCo(PretextTask):
     def _view(self, image: Tensor) -> Tensor:
         if self.options.recipe == "v2":
             return self.views(image)
-        image = flip(random_resized_crop(image, self.data.size, scale=(self.options.crop_scale, 1.0)))
+        image = random_crop_view(image, self.data.size, self.options.crop_scale)
         return grayscale(color_jitter(image, 0.4, 0.4, 0.4, 0.4, probability=1.0), self.options.gray)

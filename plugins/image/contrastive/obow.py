@@ -8,8 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask
-from sslkit.image.transforms import flip, random_resized_crop
-from sslkit.image.views import CropOptions, Crops
+from sslkit.image.views import Crops, MultiCropOptions, random_crop_view
 from sslkit.nn import Momentum, Norm, Queue, Teacher, cluster_count, mlp, momentum_reason, teacher_momentum
 
 WordCount = Annotated[int, Field(ge=2)]
@@ -25,7 +24,7 @@ class OBoW(PretextTask):
     from the words, so that they follow them.
     """
 
-    class Options(CropOptions):
+    class Options(MultiCropOptions):
         """Options of `obow`."""
 
         crops: str = Field(
@@ -64,7 +63,7 @@ class OBoW(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return crops, `image` `[B, 2, C, S, S]` and `small`, the teacher's view `whole`, and a `place` on it, `[B, 2]`."""
-        whole = flip(random_resized_crop(batch["image"], self.data.size, scale=(0.6, 1.0)))
+        whole = random_crop_view(batch["image"], self.data.size, 0.6)
         place = torch.rand(len(whole), 2, device=whole.device)
         return {**self.crops.draw(batch["image"]), "whole": whole, "place": place}
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, SslkitError
-from sslkit.image.transforms import resized, tiles_in_cells
+from sslkit.image.transforms import cut_tiles_in_cells, resize
 from sslkit.image.views import ViewOptions, Views, strong_view
 from sslkit.nn import MemoryBank, Norm, mlp, noise_contrastive
 from sslkit.pictures import side_by_side, tile_grid
@@ -63,7 +63,7 @@ class PIRL(PretextTask):
                 "pirl needs at least 15 px",
                 flag="size",
             )
-        self.input_size = self.encoder.fitting(max(16, self.tile))
+        self.input_size = self.encoder.nearest_valid_size(max(16, self.tile))
         self.bank = MemoryBank(self.data.samples, self.options.width)
         self.negatives = min(self.options.negatives, self.data.samples - 1)
         self.log_normalizer = self.bank.log_normalizer(self.negatives, self.options.temperature)
@@ -74,7 +74,7 @@ class PIRL(PretextTask):
         views, image = self.views, batch["image"]
         whole = strong_view(image, self.data.size, (0.6, 1.0), views.strength, views.gray, views.blur[1])
         order = torch.rand(len(image), 9, device=image.device).argsort(dim=1)
-        tiles = resized(tiles_in_cells(whole, order, 3, self.tile), self.input_size)
+        tiles = resize(cut_tiles_in_cells(whole, order, 3, self.tile), self.input_size)
         return {"image": views(image), "tiles": tiles, "index": batch["index"]}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask
-from sslkit.image.views import ViewOptions, Views
+from sslkit.image.views import CropScale, ViewOptions, Views
 from sslkit.nn import ProjectorOptions, mlp, nt_xent
 
 
@@ -18,7 +18,7 @@ class SimCLR(PretextTask):
     class Options(ProjectorOptions, ViewOptions):
         """Options of `simclr`."""
 
-        crop_scale: float = Field(default=0.08, gt=0, le=1, description="Minimum crop area as a fraction of the image.")
+        crop_scale: CropScale = 0.08
         temperature: float = Field(
             default=0.5, gt=0, description="Temperature of the loss (0.1 in the paper at ImageNet scale)."
         )

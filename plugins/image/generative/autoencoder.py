@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sslkit import Batch, PretextTask, SslkitError, TaskOptions
+from sslkit import Batch, PretextTask, SslkitError
 from sslkit.contract.encoder import Encoder
 from sslkit.image.decoders import CodeDecoder, ConvDecoder
-from sslkit.image.transforms import flip, random_resized_crop
+from sslkit.image.views import CropOptions, random_crop_view
 from sslkit.nn import Norm, error_share, in_eval_mode
 from sslkit.pictures import side_by_side
 
@@ -25,7 +25,7 @@ class Autoencoder(PretextTask):
     2007).
     """
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold the options of autoencoder."""
 
         code: int = Field(default=64, ge=1, description="Width of the code; narrower than the image has values.")
@@ -34,7 +34,6 @@ class Autoencoder(PretextTask):
         layerwise: bool = Field(
             default=False, description="Train the encoder's stages one after the other, for the same time each."
         )
-        crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
         norm: Norm = Field(default="batch", description="Norm inside the decoder.")
 
     options: Options
@@ -76,7 +75,7 @@ class Autoencoder(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return the image, `[B, C, S, S]`, what the encoder sees of it, `seen`, and which stage learns."""
-        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
         seen = image
         if self.options.noise:
             seen = image * (torch.rand(len(image), 1, *image.shape[2:], device=image.device) >= self.options.noise)

@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, TaskOptions
+from sslkit import Batch, PretextTask
 from sslkit.image.decoders import CodeDecoder
-from sslkit.image.transforms import flip, random_resized_crop
+from sslkit.image.views import CropOptions, random_crop_view
 from sslkit.nn import Norm, critic_layers, with_frozen_weights
 from sslkit.pictures import side_by_side
 
@@ -19,13 +19,12 @@ class BiGAN(PretextTask):
     Where it can't, the encoder undoes the painter, without an image ever being compared with its copy.
     """
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold the options of bigan."""
 
         code: int = Field(default=64, ge=1, description="Width of the code (50 to 200 in the paper).")
         critic_lr: float = Field(default=2e-4, ge=0, description="The critic's learning rate.")
         critic_width: int = Field(default=32, ge=8, description="Channels of the critic's first layer.")
-        crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
         norm: Norm = Field(default="batch", description="Norm inside the painter.")
 
     options: Options
@@ -49,7 +48,7 @@ class BiGAN(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return the image, `[B, C, S, S]`, and a code to paint, `[B, D]`."""
-        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
         return {"image": image, "noise": torch.randn(len(image), self.options.code, device=image.device)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:

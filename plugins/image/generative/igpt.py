@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, EncoderBuilder, PretextTask, Run, SslkitError, TaskOptions
+from sslkit import Batch, EncoderBuilder, PretextTask, Run, SslkitError
 from sslkit.contract.encoder import Encoder
 from sslkit.image.encoders.igpt import PixelTransformer
-from sslkit.image.transforms import center_view, flip, random_resized_crop, resized
+from sslkit.image.transforms import center_view, resize
+from sslkit.image.views import CropOptions, random_crop_view
 from sslkit.nn import kmeans
 from sslkit.pictures import side_by_side
 
@@ -23,12 +24,11 @@ _MEASURED, _PIXELS = 1024, 50_000  # images that colors are found on, and at mos
 class IGPT(PretextTask):
     """Tell the next pixel from all before it, in raster order and a few hundred colors (Chen et al., 2020)."""
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold the options of igpt."""
 
         side: int = Field(default=16, ge=2, description="Pixels of a side that are read (32 to 64 in the paper).")
         colors: int = Field(default=512, ge=2, description="Colors of the palette, which is measured on the data.")
-        crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
 
     options: Options
     encoder: PixelTransformer
@@ -66,12 +66,12 @@ class IGPT(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return the colors of a crop's pixels, `code` `[B, side * side]`, and the crop."""
-        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
         return {"code": self.encoder.codes(image), "image": image}
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits of the color at each place, `[B, N, colors]`."""
-        said: Tensor = self.head(self.encoder.read(batch["code"])[-1])
+        said: Tensor = self.head(self.encoder.code_layers(batch["code"])[-1])
         return said
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
@@ -85,12 +85,12 @@ class IGPT(PretextTask):
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return the crop, the crop in the palette, and its upper half with a lower one drawn pixel by pixel."""
         code = batch["code"][:_DRAWN]
-        pictures = [self.encoder.pictures(code)]
+        pictures = [self.encoder.decode(code)]
         if output is not None:
             told = code[:, : code.shape[1] // 2]
             while told.shape[1] < code.shape[1]:
                 read = torch.cat([told, told[:, :1]], dim=1)  # what stands at a place is not seen there
-                chances = self.head(self.encoder.read(read)[-1][:, -1]).float().softmax(dim=1)
+                chances = self.head(self.encoder.code_layers(read)[-1][:, -1]).float().softmax(dim=1)
                 told = torch.cat([told, torch.multinomial(chances, 1)], dim=1)
-            pictures.append(self.encoder.pictures(told))
-        return side_by_side(batch["image"][:_DRAWN], *(resized(picture, self.data.size) for picture in pictures))
+            pictures.append(self.encoder.decode(told))
+        return side_by_side(batch["image"][:_DRAWN], *(resize(picture, self.data.size) for picture in pictures))

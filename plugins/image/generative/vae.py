@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, TaskOptions
+from sslkit import Batch, PretextTask
 from sslkit.image.decoders import CodeDecoder
-from sslkit.image.transforms import flip, random_resized_crop
+from sslkit.image.views import CropOptions, random_crop_view
 from sslkit.nn import Norm, error_share
 from sslkit.pictures import side_by_side
 
@@ -21,7 +21,7 @@ class VAE(PretextTask):
     The encoder says where the code lies and how surely; what it says costs as much as it differs from a standard normal.
     """
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold the options of vae."""
 
         code: int = Field(default=64, ge=1, description="Width of the code.")
@@ -29,7 +29,6 @@ class VAE(PretextTask):
         deviation: float = Field(
             default=0.1, gt=0, description="Standard deviation of pixels about what is painted: less lets the code say more."
         )
-        crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
         norm: Norm = Field(default="batch", description="Norm inside the decoder.")
 
     options: Options
@@ -45,7 +44,7 @@ class VAE(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return the image, `[B, C, S, S]`, and the noise of its code, `[B, D]`."""
-        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
         return {"image": image, "noise": torch.randn(len(image), self.options.code, device=image.device)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:

@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, Run, TaskOptions
+from sslkit import Batch, PretextTask, Run
 from sslkit.image.decoders import ConvDecoder
-from sslkit.image.tokenizer import tokenizer_for
-from sslkit.image.transforms import center_view, flip, random_resized_crop
+from sslkit.image.tokenizer import build_tokenizer
+from sslkit.image.transforms import center_view
+from sslkit.image.views import CropOptions, random_crop_view
 from sslkit.nn import Norm, batch_statistics, error_share
 from sslkit.pictures import side_by_side
 
@@ -29,7 +30,7 @@ class VQVAE(PretextTask):
     The run's checkpoint is a tokenizer: `beit` and `cae` take it with `--tokenizer`.
     """
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold the options of vqvae."""
 
         codes: int = Field(default=512, ge=2, description="Codes in the codebook (512 in the paper; 8,192 for beit there).")
@@ -40,7 +41,6 @@ class VQVAE(PretextTask):
         )
         commitment: float = Field(default=0.25, ge=0, description="Weight of the distance of vectors to their codes (β).")
         decay: float = Field(default=0.99, ge=0, lt=1, description="Share of the codes that a step leaves as they were.")
-        crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
         norm: Norm = Field(default="batch", description="Norm inside the decoder.")
 
     options: Options
@@ -52,7 +52,7 @@ class VQVAE(PretextTask):
         """Build the decoder from codes."""
         options, data = self.options, self.data
         self.side = data.size // (4 if data.size <= 64 else 16) if options.grid == "auto" else options.grid
-        self.tokenizer = tokenizer_for(self.encoder, data, self.side, options.width, options.codes)
+        self.tokenizer = build_tokenizer(self.encoder, data, self.side, options.width, options.codes)
         widen = nn.Conv2d(options.width, self.encoder.width, 1)
         return nn.Sequential(
             widen, ConvDecoder(self.encoder.width, (self.side, self.side), data.size, data.channels, options.norm)
@@ -69,7 +69,7 @@ class VQVAE(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop of the image, `[B, C, S, S]`."""
-        return {"image": flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))}
+        return {"image": random_crop_view(batch["image"], self.data.size, self.options.crop_scale)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return vectors `[B, N, D]`, their codes, int64 `[B, N]`, and the image painted of the codes."""

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask
-from sslkit.image.views import CropOptions, Crops
+from sslkit.image.views import Crops, MultiCropOptions
 from sslkit.nn import Momentum, Norm, Prototypes, Teacher, mlp, momentum_reason, swapped_prediction, teacher_momentum
 
 _PAPER_MOMENTUM = 0.996
@@ -21,7 +21,7 @@ class DINO(PretextTask):
     output from becoming uniform. The teacher is exported.
     """
 
-    class Options(CropOptions):
+    class Options(MultiCropOptions):
         """Options of `dino`."""
 
         crops: str = Field(

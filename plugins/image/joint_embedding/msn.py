@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, SslkitError
 from sslkit.image.encoders.base import PatchEncoder
-from sslkit.image.views import CropOptions, Crops
+from sslkit.image.views import Crops, MultiCropOptions
 from sslkit.nn import (
     Momentum,
     ProjectorOptions,
@@ -36,7 +36,7 @@ class MSN(PretextTask):
     predictions over all prototypes.
     """
 
-    class Options(ProjectorOptions, CropOptions):
+    class Options(ProjectorOptions, MultiCropOptions):
         """Options of `msn`."""
 
         crops: str = Field(
@@ -91,7 +91,7 @@ class MSN(PretextTask):
             )
 
     def transform(self, batch: Batch) -> Batch:
-        """Return target and masked view `[B, 2, C, S, S]`, focal views `small` `[B, V, C, s, s]`, and kept patches, `keep` `[B, K]`."""
+        """Return both large views `[B, 2, C, S, S]`, focal ones `small` `[B, V, C, s, s]` and patches to `keep` `[B, K]`."""
         order = torch.rand(len(batch["image"]), self.grid[0] * self.grid[1], device=batch["image"].device).argsort(dim=1)
         return {**self.crops.draw(batch["image"]), "keep": order[:, : self.kept]}
 

@@ -8,19 +8,18 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, TaskOptions
+from sslkit import Batch, PretextTask
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.examples import example_tokenizer
 from sslkit.image.tokenizer import read_tokenizer
 from sslkit.image.transforms import (
     block_mask,
-    flip,
-    hidden_count,
-    random_resized_crop,
+    gray_out_patches,
+    masked_patch_count,
     split_patches,
     take_patches,
-    with_hidden,
 )
+from sslkit.image.views import CropOptions, CropScale, random_crop_view
 from sslkit.pictures import side_by_side
 
 
@@ -30,12 +29,12 @@ class BEiT(PretextTask):
     The tokenizer is a checkpoint of `vqvae`; the encoder sees a mask token in place of blocks of patches.
     """
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold the options of beit."""
 
         tokenizer: Path | None = Field(default=None, description="model.safetensors of a run of vqvae.")
         mask_ratio: float = Field(default=0.4, gt=0, lt=1, description="Share of patches that are hidden, in blocks.")
-        crop_scale: float = Field(default=0.2, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
+        crop_scale: CropScale = 0.2
 
     options: Options
     encoder: PatchEncoder
@@ -53,20 +52,20 @@ class BEiT(PretextTask):
         """Read the tokenizer, and build the linear layer to its codes."""
         data = self.data
         self.grid = self.encoder.grid(torch.empty(1, data.channels, data.size, data.size))
-        self.tokens = read_tokenizer(self.options.tokenizer, "beit", data, self.grid)
-        return nn.Linear(self.encoder.width, self.tokens.codes)
+        self.tokenizer = read_tokenizer(self.options.tokenizer, "beit", data, self.grid)
+        return nn.Linear(self.encoder.width, self.tokenizer.num_codes)
 
     def setup(self) -> None:
         """Settle how much is hidden."""
-        self.hidden = hidden_count(self.options.mask_ratio, self.grid)
+        self.hidden = masked_patch_count(self.options.mask_ratio, self.grid)
         self.fill = nn.Parameter(0.02 * torch.randn(self.encoder.width))
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop, which patches are hidden, bool `mask` `[B, N]`, their places and their codes, `[B, H]`."""
-        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
         mask = block_mask(len(image), self.grid, self.hidden, image.device)
         _, hidden = split_patches(mask, self.hidden)
-        return {"image": image, "mask": mask, "hidden": hidden, "code": self.tokens(image).gather(1, hidden)}
+        return {"image": image, "mask": mask, "hidden": hidden, "code": self.tokenizer(image).gather(1, hidden)}
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits of the codes of hidden patches, `[B, H, K]`."""
@@ -84,4 +83,4 @@ class BEiT(PretextTask):
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return the image, and what is visible of it."""
-        return side_by_side(batch["image"], with_hidden(batch["image"], batch["hidden"], self.grid))
+        return side_by_side(batch["image"], gray_out_patches(batch["image"], batch["hidden"], self.grid))

@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError, TaskOptions
+from sslkit import Batch, PretextTask, SslkitError
 from sslkit.image.decoders import sine_positions
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.examples import example_tokenizer
 from sslkit.image.tokenizer import read_tokenizer
-from sslkit.image.transforms import block_mask, flip, hidden_count, random_resized_crop, split_patches, with_hidden
+from sslkit.image.transforms import block_mask, gray_out_patches, masked_patch_count, split_patches
+from sslkit.image.views import CropOptions, CropScale, random_crop_view
 from sslkit.nn.transformer import Attention, Block, feed_forward
 from sslkit.pictures import side_by_side
 
@@ -25,7 +26,7 @@ class CAE(PretextTask):
     reads the codes off that: making pictures is not the encoder's business.
     """
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold the options of cae."""
 
         tokenizer: Path | None = Field(default=None, description="model.safetensors of a run of vqvae.")
@@ -35,7 +36,7 @@ class CAE(PretextTask):
         )
         regressor_depth: int = Field(default=2, ge=1, le=64, description="Cross-attention blocks (4 in the paper).")
         decoder_depth: int = Field(default=2, ge=0, le=64, description="Blocks between regressor and codes (4 in the paper).")
-        crop_scale: float = Field(default=0.2, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
+        crop_scale: CropScale = 0.2
 
     options: Options
     encoder: PatchEncoder
@@ -59,27 +60,27 @@ class CAE(PretextTask):
                 f"its width of {width} is no multiple of 4", "cae adds sines and cosines of two axes", flag="encoder"
             )
         self.grid = self.encoder.grid(torch.empty(1, data.channels, data.size, data.size))
-        self.tokens = read_tokenizer(options.tokenizer, "cae", data, self.grid)
+        self.tokenizer = read_tokenizer(options.tokenizer, "cae", data, self.grid)
         heads = next(heads for heads in range(max(1, width // 32), 0, -1) if width % heads == 0)
         self.regressor = nn.ModuleList(CrossBlock(width, heads) for _ in range(options.regressor_depth))
         return nn.ModuleDict(
             {
                 "decoder": nn.Sequential(*(Block(width, heads) for _ in range(options.decoder_depth))),
-                "codes": nn.Sequential(nn.LayerNorm(width), nn.Linear(width, self.tokens.codes)),
+                "codes": nn.Sequential(nn.LayerNorm(width), nn.Linear(width, self.tokenizer.num_codes)),
             }
         )
 
     def setup(self) -> None:
         """Settle how much is hidden, and what stands for it."""
-        self.hidden = hidden_count(self.options.mask_ratio, self.grid)
+        self.hidden = masked_patch_count(self.options.mask_ratio, self.grid)
         self.query = nn.Parameter(0.02 * torch.randn(self.encoder.width))
         self.register_buffer("positions", sine_positions(self.grid, self.encoder.width), persistent=False)
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop, the places of visible and hidden patches, and the codes of the latter, `[B, H]`."""
-        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
         visible, hidden = split_patches(block_mask(len(image), self.grid, self.hidden, image.device), self.hidden)
-        return {"image": image, "visible": visible, "hidden": hidden, "code": self.tokens(image).gather(1, hidden)}
+        return {"image": image, "visible": visible, "hidden": hidden, "code": self.tokenizer(image).gather(1, hidden)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return logits of the codes `[B, H, K]`, what the regressor says of hidden patches, and what the encoder does."""
@@ -108,7 +109,7 @@ class CAE(PretextTask):
 
     def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor:
         """Return the image, and what is visible of it."""
-        return side_by_side(batch["image"], with_hidden(batch["image"], batch["hidden"], self.grid))
+        return side_by_side(batch["image"], gray_out_patches(batch["image"], batch["hidden"], self.grid))
 
 
 class CrossBlock(nn.Module):

@@ -11,23 +11,23 @@ from sslkit import Batch, PretextTask, Run, SslkitError
 from sslkit.image.decoders import PatchDecoder, PatchDecoderOptions
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.transforms import (
-    as_pixels,
     block_mask,
     center_view,
     color_jitter,
+    denormalize_patches,
     flip,
+    gray_out_patches,
     grid_mask,
-    hidden_count,
+    masked_patch_count,
     normalize_patches,
-    patches,
+    patchify,
     random_crop,
     random_mask,
-    random_resized_crop,
+    replace_patches,
     split_patches,
     take_patches,
-    with_hidden,
-    with_patches,
 )
+from sslkit.image.views import CropOptions, CropScale, random_crop_view
 from sslkit.nn import kmeans
 from sslkit.pictures import side_by_side
 
@@ -40,7 +40,7 @@ _MEASURED = 1024  # images that components and codes are found on
 class MAE(PretextTask):
     """Fill in hidden patches; the encoder sees only the visible ones (He et al., 2022)."""
 
-    class Options(PatchDecoderOptions):
+    class Options(CropOptions, PatchDecoderOptions):
         """Hold MAE's options; names of choices are those of the paper's ablations."""
 
         mask_ratio: float = Field(default=0.75, gt=0, lt=1, description="Share of patches that are hidden.")
@@ -66,7 +66,7 @@ class MAE(PretextTask):
             default="resized-crop",
             description="none: the middle; crop: fixed size; color: resized, and color jitter.",
         )
-        crop_scale: float = Field(default=0.2, gt=0, le=1, description="Smallest share of the image that a resized crop keeps.")
+        crop_scale: CropScale = 0.2
 
     options: Options
     preview_columns: ClassVar = ("as seen", "filled in", "image")
@@ -99,7 +99,7 @@ class MAE(PretextTask):
             raise SslkitError(
                 f"{self.components} of patches with {self.values} values", "give at most as many", flag="components"
             )
-        self.hidden = hidden_count(options.mask_ratio, self.grid)
+        self.hidden = masked_patch_count(options.mask_ratio, self.grid)
         if options.sampling == "grid":
             self.hidden = int(grid_mask(1, self.grid, torch.device("cpu")).sum())
         if options.mask_tokens_in == "encoder":
@@ -159,9 +159,9 @@ class MAE(PretextTask):
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return what is visible of each image, the hidden part as it is filled in, and the image."""
         image, hidden = batch["image"], batch["hidden"]
-        columns = [with_hidden(image, hidden, self.grid)]
+        columns = [gray_out_patches(image, hidden, self.grid)]
         if output is not None:
-            columns.append(with_patches(image, hidden, self._pixels(output, image, hidden), self.encoder.patch).clamp(0, 1))
+            columns.append(replace_patches(image, hidden, self._pixels(output, image, hidden), self.encoder.patch).clamp(0, 1))
         return side_by_side(*columns, image)
 
     def _view(self, image: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ class MAE(PretextTask):
             return center_view(image, size)
         if kind == "crop":
             return flip(random_crop(image, size))
-        image = flip(random_resized_crop(image, size, scale=(self.options.crop_scale, 1.0)))
+        image = random_crop_view(image, size, self.options.crop_scale)
         return color_jitter(image, 0.4, 0.4, 0.4, 0.1) if kind == "color" else image
 
     def _mask(self, image: Tensor) -> Tensor:
@@ -182,13 +182,13 @@ class MAE(PretextTask):
         return random_mask(batch, self.grid[0] * self.grid[1], self.hidden, image.device)
 
     def _patches(self, image: Tensor) -> Tensor:
-        return patches(image, self.encoder.patch)
+        return patchify(image, self.encoder.patch)
 
     def _pixels(self, output: Tensor, image: Tensor, hidden: Tensor) -> Tensor:
         """Return the pixels that are told of hidden patches; a patch's own mean and deviation are what they were."""
         kind = self.options.target
         if kind == "normalized":
-            return as_pixels(output, take_patches(self._patches(image), hidden))
+            return denormalize_patches(output, take_patches(self._patches(image), hidden))
         if kind == "pca":
             return output @ self.axes.T + self.mean_patch
         return self.codebook[output.argmax(dim=2)] if kind == "tokens" else output

@@ -11,18 +11,17 @@ from sslkit import Batch, PretextTask
 from sslkit.image.decoders import PatchDecoder, PatchDecoderOptions
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.transforms import (
-    as_pixels,
-    flip,
-    hidden_count,
+    denormalize_patches,
+    gray_out_patches,
+    masked_patch_count,
     normalize_patches,
-    patches,
+    patchify,
     random_mask,
-    random_resized_crop,
+    replace_patches,
     split_patches,
     take_patches,
-    with_hidden,
-    with_patches,
 )
+from sslkit.image.views import CropOptions, CropScale, random_crop_view
 from sslkit.pictures import side_by_side
 
 
@@ -32,11 +31,11 @@ class MCMAE(PretextTask):
     What is hidden of the last grid is hidden at every resolution before, so that nothing of it leaks through a convolution.
     """
 
-    class Options(PatchDecoderOptions):
+    class Options(CropOptions, PatchDecoderOptions):
         """Hold the options of mcmae."""
 
         mask_ratio: float = Field(default=0.75, gt=0, lt=1, description="Share of patches that are hidden.")
-        crop_scale: float = Field(default=0.2, gt=0, le=1, description="Smallest share of the image that a resized crop keeps.")
+        crop_scale: CropScale = 0.2
 
     options: Options
     encoder: PatchEncoder
@@ -53,14 +52,14 @@ class MCMAE(PretextTask):
 
     def setup(self) -> None:
         """Settle how much is hidden."""
-        self.hidden = hidden_count(self.options.mask_ratio, self.grid)
+        self.hidden = masked_patch_count(self.options.mask_ratio, self.grid)
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop, the places of visible and hidden patches, and the pixels of the latter, normalized per patch."""
-        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
         mask = random_mask(len(image), self.grid[0] * self.grid[1], self.hidden, image.device)
         visible, hidden = split_patches(mask, self.hidden)
-        target = normalize_patches(take_patches(patches(image, self.encoder.patch), hidden))
+        target = normalize_patches(take_patches(patchify(image, self.encoder.patch), hidden))
         return {"image": image, "visible": visible, "hidden": hidden, "target": target}
 
     def predict(self, batch: Batch) -> Tensor:
@@ -80,8 +79,8 @@ class MCMAE(PretextTask):
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return what is visible of each image, the hidden part as it is filled in, and the image."""
         image, hidden = batch["image"], batch["hidden"]
-        columns = [with_hidden(image, hidden, self.grid)]
+        columns = [gray_out_patches(image, hidden, self.grid)]
         if output is not None:
-            told = as_pixels(output, take_patches(patches(image, self.encoder.patch), hidden))
-            columns.append(with_patches(image, hidden, told, self.encoder.patch).clamp(0, 1))
+            told = denormalize_patches(output, take_patches(patchify(image, self.encoder.patch), hidden))
+            columns.append(replace_patches(image, hidden, told, self.encoder.patch).clamp(0, 1))
         return side_by_side(*columns, image)

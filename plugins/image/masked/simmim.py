@@ -7,19 +7,18 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError, TaskOptions
+from sslkit import Batch, PretextTask, SslkitError
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.transforms import (
-    flip,
-    hidden_count,
-    patches,
+    gray_out_patches,
+    masked_patch_count,
+    patchify,
     random_mask,
-    random_resized_crop,
+    replace_patches,
     split_patches,
     take_patches,
-    with_hidden,
-    with_patches,
 )
+from sslkit.image.views import CropOptions, CropScale, random_crop_view
 from sslkit.pictures import side_by_side
 
 Pixels = Annotated[int, Field(ge=1)]
@@ -28,7 +27,7 @@ Pixels = Annotated[int, Field(ge=1)]
 class SimMIM(PretextTask):
     """Paint hidden patches, from an encoder that sees a mask token in their place (Xie et al., 2022)."""
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold the options of simmim."""
 
         mask_ratio: float = Field(default=0.6, gt=0, lt=1, description="Share of the image that is hidden.")
@@ -36,7 +35,7 @@ class SimMIM(PretextTask):
             default="auto",
             description="Pixels of a hidden square's side; auto: a quarter of the image up to 64 px, else a sixth (32 of 192).",
         )
-        crop_scale: float = Field(default=0.67, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
+        crop_scale: CropScale = 0.67
 
     options: Options
     encoder: PatchEncoder
@@ -66,12 +65,12 @@ class SimMIM(PretextTask):
         self.square, self.squares = side // patch, size // side
         if self.squares < 2 <= size // patch:
             raise SslkitError(f"a square of {side} px is all of the image", "give less", flag="mask_patch")
-        self.hidden = hidden_count(self.options.mask_ratio, (self.squares, self.squares))
+        self.hidden = masked_patch_count(self.options.mask_ratio, (self.squares, self.squares))
         self.fill = nn.Parameter(0.02 * torch.randn(self.encoder.width))
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop, which patches are hidden, bool `mask` `[B, N]`, their places and what they are."""
-        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
         coarse = random_mask(len(image), self.squares**2, self.hidden, image.device).view(-1, self.squares, self.squares)
         mask = coarse.repeat_interleave(self.square, dim=1).repeat_interleave(self.square, dim=2).flatten(1)
         _, hidden = split_patches(mask, self.hidden * self.square**2)
@@ -98,9 +97,9 @@ class SimMIM(PretextTask):
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return the image, what is visible of it, and the hidden part as it is painted."""
-        columns = [batch["image"], with_hidden(batch["image"], batch["hidden"], self.grid)]
+        columns = [batch["image"], gray_out_patches(batch["image"], batch["hidden"], self.grid)]
         if output is not None:
-            columns.append(with_patches(batch["image"], batch["hidden"], output, self.encoder.patch).clamp(0, 1))
+            columns.append(replace_patches(batch["image"], batch["hidden"], output, self.encoder.patch).clamp(0, 1))
         return side_by_side(*columns)
 
     def reasons(self) -> dict[str, str]:
@@ -109,4 +108,4 @@ class SimMIM(PretextTask):
         return {"mask_patch": f"{pixels} px of {self.data.size}"} if self.options.mask_patch == "auto" else {}
 
     def _patches(self, image: Tensor) -> Tensor:
-        return patches(image, self.encoder.patch)
+        return patchify(image, self.encoder.patch)

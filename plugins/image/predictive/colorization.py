@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, Encoder, EncoderBuilder, PretextTask, Run, SslkitError, TaskOptions
+from sslkit import Batch, Encoder, EncoderBuilder, PretextTask, Run, SslkitError
 from sslkit.image.color_bins import ab_bins, annealed_mean, rarity_weights, soft_bins
 from sslkit.image.decoders import ConvDecoder, map_size
-from sslkit.image.transforms import center_view, flip, lab_to_rgb, random_resized_crop, rgb_to_lab
+from sslkit.image.transforms import center_view, lab_to_rgb, rgb_to_lab
+from sslkit.image.views import CropOptions, random_crop_view
 from sslkit.nn import Norm
 from sslkit.pictures import side_by_side
 
@@ -27,7 +28,7 @@ class Colorization(PretextTask):
     only, and the checkpoint says so.
     """
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold colorization's options."""
 
         rebalance: float = Field(
@@ -36,7 +37,6 @@ class Colorization(PretextTask):
             lt=1,
             description="Share of the prior in the weights of colors: 0 counts all alike, 1 rare ones most.",
         )
-        crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
         norm: Norm = Field(default="batch", description="Norm inside the decoder.")
 
     options: Options
@@ -79,7 +79,7 @@ class Colorization(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop, and the five nearest colors of each place in it and their shares, `[B, h, w, 5]`."""
-        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
         nearest, shares = self._classes(image)
         return {"image": image, "nearest": nearest, "shares": shares}
 

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError, TaskOptions
-from sslkit.image.transforms import flip, grayscale, random_resized_crop, random_shrink
+from sslkit import Batch, PretextTask, SslkitError
+from sslkit.image.transforms import grayscale, random_downscale
+from sslkit.image.views import CropOptions, random_crop_view
 from sslkit.pictures import side_by_side, tile_grid
 
 _TOP_LEFT = [(0, 0), (0, 1), (1, 0), (1, 1)]
@@ -22,7 +23,7 @@ class Counting(PretextTask):
     tell whole and part apart.
     """
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold counting's options."""
 
         counters: int = Field(default=1000, ge=1, description="How many things are counted.")
@@ -30,7 +31,6 @@ class Counting(PretextTask):
             default=10.0, gt=0, description="How far, squared, the counts of different images should be apart."
         )
         gray: float = Field(default=0.5, ge=0, le=1, description="Share of images without color.")
-        crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
 
     options: Options
     couples_samples: ClassVar = True
@@ -48,7 +48,7 @@ class Counting(PretextTask):
 
     def setup(self) -> None:
         """Settle the size of a quarter."""
-        self.quarter = self.encoder.fitting(self.data.size // 2)
+        self.quarter = self.encoder.nearest_valid_size(self.data.size // 2)
         if self.quarter < 8:
             raise SslkitError(
                 f"quarters of {self.data.size} px images have {self.quarter} px", "counting needs 16 px", flag="size"
@@ -56,10 +56,9 @@ class Counting(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return the whole at half the size and the four quarters, `[B, 5, C, h, h]`."""
-        scale = (self.options.crop_scale, 1.0)
-        large = flip(random_resized_crop(batch["image"], 3 * self.quarter, scale=scale))
+        large = random_crop_view(batch["image"], 3 * self.quarter, self.options.crop_scale)
         large = grayscale(large, self.options.gray)
-        full, whole = random_shrink(large, 2 * self.quarter), random_shrink(large, self.quarter)
+        full, whole = random_downscale(large, 2 * self.quarter), random_downscale(large, self.quarter)
         quarters = [
             full[..., row * self.quarter : (row + 1) * self.quarter, column * self.quarter : (column + 1) * self.quarter]
             for row, column in _TOP_LEFT

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, Run, SslkitError, TaskOptions
-from sslkit.image.transforms import color_jitter, flip, grayscale, random_resized_crop, random_turn
-from sslkit.image.views import check_hue
+from sslkit import Batch, PretextTask, Run, SslkitError
+from sslkit.image.transforms import color_jitter, grayscale, random_rotation
+from sslkit.image.views import CropOptions, CropScale, check_hue, random_crop_view
 from sslkit.pictures import add_frame, side_by_side
 
 Count = Annotated[int, Field(ge=2)]
@@ -24,13 +24,13 @@ class Exemplar(PretextTask):
     Only these images are seen. With more of them two may look alike, with fewer there is less to learn from.
     """
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold exemplar's options."""
 
         exemplars: Count | Literal["auto"] = Field(
             default="auto", description="Images that are classes; auto: all, 2,000 at most (8,000 in the paper)."
         )
-        crop_scale: float = Field(default=0.3, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
+        crop_scale: CropScale = 0.3
         turn: float = Field(default=20.0, ge=0, le=180, description="Largest turn in degrees, either way.")
         color_strength: float = Field(default=1.0, ge=0, le=2, description="Scale of the color jitter 0.6/0.6/0.6/0.1.")
         gray: float = Field(default=0.1, ge=0, le=1, description="Share of images without color.")
@@ -65,8 +65,8 @@ class Exemplar(PretextTask):
     def transform(self, batch: Batch) -> Batch:
         """Return each image strongly changed, `[B, C, S, S]`, and its class, `label` `[B]`."""
         options = self.options
-        image = random_turn(batch["image"], options.turn) if options.turn else batch["image"]
-        image = flip(random_resized_crop(image, self.data.size, scale=(options.crop_scale, 1.0)))
+        image = random_rotation(batch["image"], options.turn) if options.turn else batch["image"]
+        image = random_crop_view(image, self.data.size, options.crop_scale)
         strength = 0.6 * options.color_strength
         image = color_jitter(image, strength, strength, strength, 0.1 * options.color_strength, probability=1.0)
         return {"image": grayscale(image, options.gray), "label": self.label[batch["index"]]}

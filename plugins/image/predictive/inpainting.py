@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, TaskOptions
+from sslkit import Batch, PretextTask
 from sslkit.image.decoders import ConvDecoder, map_size
-from sslkit.image.transforms import flip, hole_mask, random_resized_crop
+from sslkit.image.transforms import hole_mask
+from sslkit.image.views import CropOptions, random_crop_view
 from sslkit.nn import Norm, critic_layers, with_frozen_weights
 from sslkit.pictures import side_by_side
 
@@ -26,7 +27,7 @@ class Inpainting(PretextTask):
     one backward pass.
     """
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold inpainting's options."""
 
         region: Literal["center", "block", "region"] = Field(
@@ -40,7 +41,6 @@ class Inpainting(PretextTask):
             description="Weight of the adversarial loss, 0.001 in the paper's pictures; L2 has the rest.",
         )
         critic_lr: float = Field(default=1e-4, ge=0, description="The critic's learning rate.")
-        crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
         norm: Norm = Field(default="batch", description="Norm inside the decoder.")
 
     options: Options
@@ -69,7 +69,7 @@ class Inpainting(PretextTask):
         1 in the hole, 10 in the border around it, which is seen and painted all the same, 0 elsewhere.
         """
         options, size = self.options, self.data.size
-        image = flip(random_resized_crop(batch["image"], size, scale=(options.crop_scale, 1.0)))
+        image = random_crop_view(batch["image"], size, options.crop_scale)
         hidden = hole_mask(len(image), size, options.region, options.hidden_share, image.device)[:, None]
         around = F.max_pool2d(hidden.float(), 2 * self.border + 1, stride=1, padding=self.border)
         weight = torch.where(hidden, 1.0, _BORDER_WEIGHT * around)

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError, TaskOptions
-from sslkit.image.transforms import flip, grayscale, random_resized_crop, resized, tiles_in_cells
+from sslkit import Batch, PretextTask, SslkitError
+from sslkit.image.transforms import cut_tiles_in_cells, grayscale, resize
+from sslkit.image.views import CropOptions, random_crop_view
 from sslkit.nn import Norm, mlp
 from sslkit.pictures import add_frame, side_by_side, tile_grid
 
@@ -24,12 +25,11 @@ class Jigsaw(PretextTask):
     some images are gray, for colors shift toward the border of a lens.
     """
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold jigsaw's options."""
 
         permutations: int = Field(default=100, ge=2, le=2000, description="Shuffles to tell apart (1,000 in the paper).")
         gray: float = Field(default=0.3, ge=0, le=1, description="Share of images without color.")
-        crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
         hidden: int = Field(default=512, ge=1, description="Hidden width of the head (4,096 in the paper).")
         norm: Norm = Field(default="batch", description="Norm inside the head.")
 
@@ -51,18 +51,20 @@ class Jigsaw(PretextTask):
             raise SslkitError(
                 f"the nine tiles of images of {self.data.size} px have {self.tile} px", "jigsaw needs 15 px", flag="size"
             )
-        self.seen = self.encoder.fitting(max(16, self.tile))  # of a smaller tile nothing would be left after a few strides
+        self.seen = self.encoder.nearest_valid_size(
+            max(16, self.tile)
+        )  # of a smaller tile nothing would be left after a few strides
         self.register_buffer("orders", permutation_set(self.options.permutations).clone(), persistent=False)
 
     def transform(self, batch: Batch) -> Batch:
         """Return the shuffled tiles, `[B, 9, C, s, s]`, and which shuffle it was, `shuffle` `[B]`."""
-        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
         image, device = grayscale(image, self.options.gray), image.device
         shuffle = torch.randint(len(self.orders), (len(image),), device=device)
-        cut = tiles_in_cells(image, self.orders[shuffle], 3, self.tile)  # tile j lay at orders[shuffle][j]
+        cut = cut_tiles_in_cells(image, self.orders[shuffle], 3, self.tile)  # tile j lay at orders[shuffle][j]
         mean, deviation = cut.mean(dim=(2, 3, 4), keepdim=True), cut.std(dim=(2, 3, 4), keepdim=True)
         # An encoder expects images in [0, 1], of which 0.25 is a usual deviation.
-        return {"image": resized((cut - mean) / (deviation + 0.02) * 0.25 + 0.5, self.seen), "shuffle": shuffle}
+        return {"image": resize((cut - mean) / (deviation + 0.02) * 0.25 + 0.5, self.seen), "shuffle": shuffle}
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits of the shuffles, `[B, P]`."""

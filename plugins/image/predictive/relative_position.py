@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError, TaskOptions
-from sslkit.image.transforms import flip, random_resized_crop, resized, tiles
+from sslkit import Batch, PretextTask, SslkitError
+from sslkit.image.transforms import cut_tiles, resize
+from sslkit.image.views import CropOptions, random_crop_view
 from sslkit.nn import Norm, mlp
 from sslkit.pictures import add_frame, side_by_side, tile_grid
 
@@ -32,14 +33,13 @@ class RelativePosition(PretextTask):
     middle and would tell the place: they are dropped or projected out. The mean of each patch is taken away.
     """
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold the options of relative_position."""
 
         color: Literal["drop", "project", "keep"] = Field(
             default="project",
             description="Against chromatic aberration: drop all channels of a patch but one, or project out green-magenta.",
         )
-        crop_scale: float = Field(default=0.5, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
         hidden: int = Field(default=512, ge=1, description="Hidden width of the head (4,096 in the paper).")
         norm: Norm = Field(default="batch", description="Norm inside the head.")
 
@@ -61,22 +61,24 @@ class RelativePosition(PretextTask):
             raise SslkitError(
                 f"images of {size} px have patches of {self.patch} px", "relative_position needs 18 px", flag="size"
             )
-        self.seen = self.encoder.fitting(max(16, self.patch))  # of a smaller patch nothing would be left after a few strides
+        self.seen = self.encoder.nearest_valid_size(
+            max(16, self.patch)
+        )  # of a smaller patch nothing would be left after a few strides
         self.register_buffer("places", torch.tensor(_PLACES), persistent=False)
 
     def transform(self, batch: Batch) -> Batch:
         """Return the middle patch and one beside it, `[B, 2, C, s, s]`, and which of the eight it is, `side` `[B]`."""
         size, device = self.data.size, batch["image"].device
-        image = flip(random_resized_crop(batch["image"], size, scale=(self.options.crop_scale, 1.0)))
+        image = random_crop_view(batch["image"], size, self.options.crop_scale)
         side = torch.randint(8, (len(image),), device=device)
         place = torch.stack([torch.full_like(side, _CENTER), self.places[side]], dim=1)  # [B, 2]
         step = self.patch + self.gap
         start = (size - 3 * self.patch - 2 * self.gap) // 2
         moved = torch.randint(-self.jitter, self.jitter + 1, (2, len(image), 2), device=device)
         top, left = start + place // 3 * step + moved[0], start + place % 3 * step + moved[1]
-        cut = self._without_aberration(tiles(image, top, left, self.patch))
+        cut = self._without_aberration(cut_tiles(image, top, left, self.patch))
         cut = cut - cut.mean(dim=(-2, -1), keepdim=True) + 0.5
-        return {"image": resized(cut, self.seen), "side": side}
+        return {"image": resize(cut, self.seen), "side": side}
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits of the eight sides, `[B, 8]`."""

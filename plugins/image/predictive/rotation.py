@@ -4,11 +4,11 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, TaskOptions
-from sslkit.image.transforms import flip, random_resized_crop, right_angles
+from sslkit import Batch, PretextTask
+from sslkit.image.transforms import right_angle_rotations
+from sslkit.image.views import CropOptions, CropScale, random_crop_view
 from sslkit.pictures import add_frame
 
 
@@ -18,10 +18,10 @@ class Rotation(PretextTask):
     All four turns of each image are in every step, as the paper found best.
     """
 
-    class Options(TaskOptions):
+    class Options(CropOptions):
         """Hold rotation's options."""
 
-        crop_scale: float = Field(default=0.6, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
+        crop_scale: CropScale = 0.6
 
     options: Options
     defaults: ClassVar = {"optimizer": "sgd", "lr": 0.06, "weight_decay": 5e-4, "batch_size": 128}
@@ -33,8 +33,8 @@ class Rotation(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return every image in its four turns, `[B, 4, C, S, S]`."""
-        image = random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0))
-        return {"image": right_angles(flip(image))}
+        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
+        return {"image": right_angle_rotations(image)}
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Return the cross-entropy of logits `[B, 4, 4]` against the turns."""

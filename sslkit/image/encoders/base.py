@@ -1,4 +1,4 @@
-"""What every image encoder shares: normalization of its input, patches, feature maps."""
+"""Base classes of image encoders: input normalization, patches, feature maps."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class ImageEncoder(Encoder):
-    """Be an encoder of images `[B, C, H, W]`, floats in [0, 1], that normalizes its own input."""
+    """Encoder of images `[B, C, H, W]`, floats in [0, 1], that normalizes its input itself."""
 
     mean: Tensor
     std: Tensor
@@ -32,12 +32,12 @@ class ImageEncoder(Encoder):
         return {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}
 
     def normalize(self, image: Tensor) -> Tensor:
-        """Return the image minus mean, over standard deviation."""
+        """Subtract the mean and divide by the standard deviation."""
         return (image - self.mean) / self.std
 
 
 class PatchEncoder(ImageEncoder):
-    """Be an encoder whose tokens are the patches of an image, row by row, after `prefix` others."""
+    """Encoder whose tokens are `prefix` extra tokens, then the patches of an image in row-major order."""
 
     offers: tuple[str, ...] = ("pooled", "tokens", "feature_map", "layers")
 
@@ -51,20 +51,20 @@ class PatchEncoder(ImageEncoder):
         """Return the side of a patch: image sides must be multiples of it."""
         return self.patch
 
-    def fitting(self, side: int) -> int:
+    def nearest_valid_size(self, side: int) -> int:
         """Return `side`, rounded up to whole patches."""
         return -(-side // self.patch) * self.patch
 
     def grid(self, image: Tensor) -> tuple[int, int]:
-        """Return rows and columns of patches; an image that patches do not divide is an SslkitError."""
+        """Return the rows and columns of patches; raise SslkitError if patches do not divide the image."""
         height, width = image.shape[-2:]
         if height % self.patch or width % self.patch:
-            raise SslkitError(f"{height} is not a multiple of the encoder's patch of {self.patch} pixels", flag="size")
+            raise SslkitError(f"{height} is not a multiple of the encoder's patch of {self.patch} px", flag="size")
         return height // self.patch, width // self.patch
 
 
 class FeatureMapEncoder(ImageEncoder):
-    """Be an encoder whose features are the mean over a last feature map."""
+    """Encoder whose features are the spatial mean of its last feature map."""
 
     offers = ("pooled", "feature_map", "layers")
 
@@ -77,15 +77,15 @@ class FeatureMapEncoder(ImageEncoder):
         return self.feature_map(image).mean(dim=(2, 3))
 
 
-class Wrapped(ImageEncoder):
-    """Be an encoder around any module that returns `[B, width]`."""
+class WrappedEncoder(ImageEncoder):
+    """Encoder around any module that returns `[B, width]`."""
 
     def __init__(self, model: nn.Module, width: int, in_channels: int) -> None:
         super().__init__(width, in_channels)
         self.model = model
 
-    def fitting(self, side: int) -> int:
-        """Return the only size of a model that says it has one, such as torchvision's ViT; `side` for the others."""
+    def nearest_valid_size(self, side: int) -> int:
+        """Return the only size of a model with a fixed `image_size`, such as torchvision's ViT, else `side`."""
         return int(getattr(self.model, "image_size", side))
 
     def forward(self, image: Tensor) -> Tensor:

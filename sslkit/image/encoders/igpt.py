@@ -1,4 +1,4 @@
-"""A causal transformer over the pixels of a small image, each one of a few hundred colors (Chen et al., 2020)."""
+"""The encoder of iGPT: a causal transformer over the quantized pixels of a small image (Chen et al., 2020)."""
 
 import torch
 import torch.nn.functional as F
@@ -8,23 +8,23 @@ from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.nn.transformer import Block
 
-_IMAGES = 128  # whose distances to the palette are in memory at once
+_CHUNK = 128  # images whose distances to the palette are computed at once, to bound memory
 
 
 def igpt(
     in_channels: int = 3, size: int = 32, side: int = 16, colors: int = 512, width: int = 128, depth: int = 8, heads: int = 4
 ) -> "PixelTransformer":
-    """Causal transformer over 16×16 pixels of a palette (width 128, depth 8, 4 heads); its features are those of the middle."""
+    """Causal transformer over 16×16 palette pixels (width 128, depth 8, 4 heads); features come from its middle layer."""
     if width % heads:
-        raise SslkitError(f"width {width} of igpt is no multiple of its {heads} heads", flag="encoder_option")
+        raise SslkitError(f"width {width} of igpt is not a multiple of its {heads} heads", flag="encoder_option")
     return PixelTransformer(in_channels, side, colors, width, depth, heads)
 
 
 class PixelTransformer(Encoder):
-    """Read an image, shrunk to `side` × `side` and in the colors of a palette, pixel by pixel in raster order.
+    """Autoregressive transformer over an image of `side` × `side` pixels, quantized to a palette, in raster order.
 
-    Features are the mean over all places of a layer in the middle, where the paper finds the best ones (section 4.1): the last
-    layers turn back to pixels. The palette is measured by the task and kept with the weights.
+    Features are the mean over positions of a middle layer, where the paper finds the best ones (section 4.1): the last layers
+    specialize in predicting pixels. The palette is computed by the task and saved with the weights.
     """
 
     offers = ("pooled", "layers", "palette")
@@ -42,28 +42,28 @@ class PixelTransformer(Encoder):
         nn.init.normal_(self.color.weight, std=0.02)
 
     def stages(self) -> list[list[nn.Parameter]]:
-        """Return the parameters of embedding and blocks."""
+        """Return the parameters of the embedding, then those of each block."""
         first = [self.start, self.position, *self.color.parameters()]
         blocks = [list(block.parameters()) for block in self.blocks]
         return [first, *blocks[:-1], [*blocks[-1], *self.norm.parameters()]]
 
     @torch.no_grad()
     def codes(self, image: Tensor) -> Tensor:
-        """Return the nearest color of each pixel of images `[B, C, H, W]`, row by row, int64 `[B, side * side]`."""
+        """Return the nearest palette color of each pixel of images `[B, C, H, W]` in raster order, int64 `[B, side * side]`."""
         with torch.autocast(image.device.type, enabled=False):
             small = F.interpolate(image.to(self.palette.dtype), size=(self.side, self.side), mode="area")
-            size, found = self.palette.square().sum(dim=1), []
-            for pixel in small.flatten(2).transpose(1, 2).split(_IMAGES):  # distances of all would be large
-                found.append((size - 2 * pixel @ self.palette.T).argmin(dim=2))
-            return torch.cat(found)
+            squared_norm, codes = self.palette.square().sum(dim=1), []
+            for pixels in small.flatten(2).transpose(1, 2).split(_CHUNK):
+                codes.append((squared_norm - 2 * pixels @ self.palette.T).argmin(dim=2))
+            return torch.cat(codes)
 
-    def pictures(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor) -> Tensor:
         """Return the images `[B, C, side, side]` of codes `[B, side * side]`."""
-        pictures: Tensor = self.palette[codes].transpose(1, 2).unflatten(2, (self.side, self.side))
-        return pictures
+        images: Tensor = self.palette[codes].transpose(1, 2).unflatten(2, (self.side, self.side))
+        return images
 
-    def read(self, codes: Tensor) -> list[Tensor]:
-        """Return what each layer says at each place of codes `[B, N]` before that place's own, `[B, N, width]`."""
+    def code_layers(self, codes: Tensor) -> list[Tensor]:
+        """Return each layer's output for codes `[B, N]`, `[B, N, width]`; position i depends on the codes before i only."""
         x = self._embed(codes)
         outputs: list[Tensor] = []
         for block in self.blocks:
@@ -72,17 +72,17 @@ class PixelTransformer(Encoder):
         return [*outputs[:-1], self.norm(x)]
 
     def layers(self, image: Tensor) -> list[Tensor]:
-        """Return the tokens after each block, `[B, N, width]`, the last one normed."""
-        return self.read(self.codes(image))
+        """Return the tokens after each block, `[B, N, width]`, the last one after the final norm."""
+        return self.code_layers(self.codes(image))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return features `[B, width]`: the mean of the middle layer, whose blocks are the only ones computed."""
+        """Return features `[B, width]`: the mean of the middle layer; later blocks are not computed."""
         x = self._embed(self.codes(image))
         for block in self.blocks[: self.middle]:
             x = block(x)
         return x.mean(dim=1)
 
     def _embed(self, codes: Tensor) -> Tensor:
-        """Return what each place begins with, `[B, N, width]`: the color before it, and where it is."""
+        """Return the input of each position, `[B, N, width]`: the embeddings of the previous color and of the position."""
         start = self.start.expand(len(codes), 1, -1)
         return torch.cat([start, self.color(codes[:, :-1])], dim=1) + self.position[: codes.shape[1]]

@@ -14,16 +14,16 @@ from sslkit.image.encoders.base import FeatureMapEncoder
 def resnet_micro(in_channels: int = 3, size: int = 32, width: int = 16) -> FeatureMapEncoder:
     """ResNet of four basic blocks, widths 16-32-64-128 (`width=16`), 3×3 stem: trains on a laptop CPU."""
     if width < 8 or width % 8:
-        # Fewer than a vector register holds gain nothing, and in torch 2.14 the backward of a strided 1×1 convolution
-        # with fewer than 8 input channels corrupts memory on one CPU thread.
-        raise SslkitError(f"width of resnet_micro should be a multiple of 8 (got {width})", flag="encoder_option")
+        # Fewer channels than fit a vector register are no faster, and in torch 2.14 the backward pass of a strided 1×1
+        # convolution with fewer than 8 input channels corrupts memory on one CPU thread.
+        raise SslkitError(f"width of resnet_micro must be a multiple of 8 (got {width})", flag="encoder_option")
     return ResNetMicro(in_channels, width)
 
 
 class ResNetMicro(FeatureMapEncoder):
-    """Stack four basic blocks (He et al., 2016, figure 5 left) with strides 1-2-2-2 on a 3×3 stem; any image size.
+    """Four basic blocks (He et al., 2016, figure 5 left) with strides 1-2-2-2 after a 3×3 stem; takes any image size.
 
-    Spectrograms are images to it: of other values, with another `norm`, and at less detail (`stride` of the first block).
+    `normalization`, `norm` and `stride` (of the first block) adapt it to spectrograms.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class ResNetMicro(FeatureMapEncoder):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def stages(self) -> list[list[nn.Parameter]]:
-        """Return the parameters of stem and blocks."""
+        """Return the parameters of the stem, then those of each block."""
         stem = [*self.stem.parameters(), *self.stem_norm.parameters()]
         return [stem, *(list(block.parameters()) for block in self.blocks)]
 
     def layers(self, image: Tensor) -> list[Tensor]:
         """Return the outputs of the four blocks, `[B, w, h, w]` each."""
-        # channels_last is what convolutions are fastest in, on CPUs as well as on tensor cores.
+        # channels_last is the fastest format for convolutions, on CPUs as well as on tensor cores.
         x = self.normalize(image).contiguous(memory_format=torch.channels_last)
         x = F.relu(self.stem_norm(self.stem(x)), inplace=True)
         maps = []
@@ -63,7 +63,7 @@ class ResNetMicro(FeatureMapEncoder):
 
 
 class BasicBlock(nn.Module):
-    """Add two 3×3 convolutions to their input, which a 1×1 convolution fits where the shape changes."""
+    """Residual block of two 3×3 convolutions, with a 1×1 convolution on the shortcut where the shape changes."""
 
     def __init__(self, inner: int, outer: int, stride: int, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class BasicBlock(nn.Module):
         self.norm1 = norm(outer)
         self.conv2 = nn.Conv2d(outer, outer, 3, padding=1, bias=False)
         self.norm2 = norm(outer)
-        self.drop_path: nn.Module = nn.Identity()  # fine-tuning may put something here
+        self.drop_path: nn.Module = nn.Identity()  # fine-tuning may replace it with stochastic depth
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inner != outer:
             self.shortcut = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), norm(outer))

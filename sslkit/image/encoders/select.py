@@ -1,4 +1,4 @@
-"""An encoder that sees only some channels of an image: lightness, color, gray or edges."""
+"""An encoder of selected channels of an image: lightness, color, gray or edges."""
 
 import torch
 from torch import Tensor, nn
@@ -7,17 +7,17 @@ from sslkit.contract.encoder import Encoder
 from sslkit.image.transforms.color import grayscale, rgb_to_lab
 from sslkit.image.transforms.edges import sobel
 
-CHANNELS = {"l": 1, "ab": 2, "gray": 1, "sobel": 2}  # what may be selected, and how many channels that has
+CHANNELS = {"l": 1, "ab": 2, "gray": 1, "sobel": 2}  # selection: number of channels
 
 
 class Select(Encoder):
-    """Show an encoder only lightness (`l`), color (`ab`), gray or edges (`sobel`) of RGB images; the conversion is inside."""
+    """Encoder of the lightness (`l`), color (`ab`), gray or edges (`sobel`) of RGB images; converts its input itself."""
 
     def __init__(self, select: str, encoder: Encoder) -> None:
         super().__init__(encoder.width, in_channels=3)
         self.select, self.encoder = select, encoder
-        # Tokens stay inside: who reads them also asks for the grid, which is the inner encoder's.
-        self.offers = tuple(what for what in encoder.offers if what != "tokens")
+        # No tokens: their users also need the grid and patch, which only the inner encoder has.
+        self.offers = tuple(offer for offer in encoder.offers if offer != "tokens")
         self.class_token = encoder.class_token
 
     @property
@@ -26,7 +26,7 @@ class Select(Encoder):
         return self.encoder.prefix
 
     def checkpoint_activations(self) -> bool:
-        """Let the inner encoder do it."""
+        """Delegate to the inner encoder."""
         return self.encoder.checkpoint_activations()
 
     def stages(self) -> list[list[nn.Parameter]]:
@@ -37,13 +37,13 @@ class Select(Encoder):
         """Return `[B, width]` of tokens, as the inner encoder pools."""
         return self.encoder.pool(tokens)
 
-    def fitting(self, side: int) -> int:
-        """Return what fits the inner encoder."""
-        return self.encoder.fitting(side)
+    def nearest_valid_size(self, side: int) -> int:
+        """Return the nearest valid size of the inner encoder."""
+        return self.encoder.nearest_valid_size(side)
 
     def channels(self, image: Tensor) -> Tensor:
-        """Return what the encoder inside sees of `[B, 3, H, W]`, in about [0, 1]: `[B, 1, H, W]`, or 2 channels for `ab`."""
-        with torch.autocast(image.device.type, enabled=False):  # half precision would leave lightness in the colors
+        """Return the inner encoder's input for `[B, 3, H, W]`, in about [0, 1]: 1 channel, 2 for `ab` and `sobel`."""
+        with torch.autocast(image.device.type, enabled=False):  # in half precision, lightness would leak into the colors
             if self.select == "gray":
                 return grayscale(image, probability=1.0)[:, :1]
             if self.select == "sobel":

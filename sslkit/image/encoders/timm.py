@@ -1,4 +1,4 @@
-"""timm's models as encoders."""
+"""timm models as encoders."""
 
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sslkit.contract.encoder import Encoder, EncoderLibrary
 from sslkit.contract.errors import SslkitError
-from sslkit.image.encoders.base import ImageEncoder, PatchEncoder, Wrapped
+from sslkit.image.encoders.base import ImageEncoder, PatchEncoder, WrappedEncoder
 
 
 class TimmLibrary(EncoderLibrary):
@@ -32,7 +32,7 @@ class TimmLibrary(EncoderLibrary):
 
     def scale_width(self, name: str, options: dict[str, Any], factor: float) -> dict[str, Any]:
         """Return the options of a wider ResNet or vision transformer."""
-        return scaled_options(name, options, factor)
+        return width_options(name, options, factor)
 
     def wrap(self, module: nn.Module, in_channels: int, size: int) -> Encoder:
         """Measure the width of what a module returns for images, and wrap it."""
@@ -44,7 +44,7 @@ class TimmLibrary(EncoderLibrary):
         if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != 2:
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise SslkitError(f"the factory's module should return [B, width] (got {shape} for 2 images)", flag="encoder")
-        return Wrapped(module, width=output.shape[1], in_channels=in_channels)
+        return WrappedEncoder(module, width=output.shape[1], in_channels=in_channels)
 
     def version(self) -> str:
         """Return timm's version."""
@@ -52,14 +52,14 @@ class TimmLibrary(EncoderLibrary):
 
 
 def timm_names() -> list[str]:
-    """Return the names of all of timm's architectures."""
+    """Return the names of all timm architectures."""
     return list(timm.list_models())
 
 
 def timm_encoder(
     name: str, in_channels: int, size: int, stem: str = "standard", pretrained: bool = False, **options: Any
 ) -> ImageEncoder:
-    """Build a timm model without its classifier; vision transformers take any image size their patches divide."""
+    """Build a timm model without its classifier; vision transformers take any image size that their patches divide."""
     from timm.models import model_entrypoint
 
     probe = model_entrypoint(name.partition(".")[0])
@@ -80,7 +80,7 @@ def timm_encoder(
     return PlainEncoder(model, in_channels, normalization)
 
 
-def scaled_options(name: str, options: dict[str, Any], factor: float) -> dict[str, Any]:
+def width_options(name: str, options: dict[str, Any], factor: float) -> dict[str, Any]:
     """Return the options that make a timm model `factor` times as wide; none if it is neither ResNet nor ViT."""
     with torch.device("meta"):
         model: Any = timm.create_model(name, num_classes=0, **options)
@@ -93,9 +93,9 @@ def scaled_options(name: str, options: dict[str, Any], factor: float) -> dict[st
 
 
 def small_stem(model: nn.Module, in_channels: int) -> None:
-    """Put a 3×3 convolution with stride 1 in place of a 7×7 stride-2 stem, and drop the max-pooling after it.
+    """Replace a 7×7 stride-2 stem by a 3×3 convolution with stride 1, and remove the max-pooling after it.
 
-    That is the usual change for images up to 64 px (SimCLR, appendix B.9); models with another stem stay as they are.
+    This is the usual change for images up to 64 px (SimCLR, appendix B.9); models with another stem are left unchanged.
     """
     first = getattr(model, "conv1", None)
     if isinstance(first, nn.Conv2d) and first.kernel_size == (7, 7) and isinstance(model.maxpool, nn.Module):
@@ -105,14 +105,14 @@ def small_stem(model: nn.Module, in_channels: int) -> None:
 
 
 def timm_stages(model: Any) -> list[list[nn.Parameter]]:
-    """Return a timm model's parameters in the order of depth, as timm groups them; all together where it does not."""
+    """Return a timm model's parameters in order of depth, as timm groups them, or as one group if timm does not group them."""
     if not hasattr(model, "group_matcher"):
         return [list(model.parameters())]
     from timm.models import group_parameters
 
     groups = group_parameters(model, model.group_matcher())
     names = [groups[depth] for depth in sorted(groups)]
-    # What timm does not match comes last: norms and pools after the last block, which go with it.
+    # Parameters that timm does not match come last: norms and pools after the last block, which join its group.
     if len(names) > 1 and not _is_block(model, names[-1], names[-2]):
         last = names.pop()
         names[-1] = names[-1] + last
@@ -120,43 +120,43 @@ def timm_stages(model: Any) -> list[list[nn.Parameter]]:
 
 
 def _is_block(model: nn.Module, names: list[str], before: list[str]) -> bool:
-    """Tell whether a group is a block like the one before: numbered, if that is, and with more than norms in it."""
+    """Return whether a group is a block like the previous one: numbered if that is, and with more than norms."""
 
-    def numbered(names: list[str]) -> bool:
+    def has_number(names: list[str]) -> bool:
         return any(part.isdigit() for name in names for part in name.split("."))
 
     weights = any(model.get_parameter(name).dim() > 1 for name in names)
-    return weights and (numbered(names) or not numbered(before))
+    return weights and (has_number(names) or not has_number(before))
 
 
 class PlainEncoder(ImageEncoder):
-    """Be any timm model, seen only through its pooled features."""
+    """Any timm model, with pooled features only."""
 
     def __init__(self, model: Any, in_channels: int, normalization: Any = None) -> None:
         super().__init__(model.num_features, in_channels, normalization)
         self.model = model
 
     def checkpoint_activations(self) -> bool:
-        """Let timm compute blocks again for their gradient; BatchNorm would count every batch twice, and is left alone."""
-        normed = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules())
-        if normed or not hasattr(self.model, "set_grad_checkpointing"):
+        """Let timm recompute blocks in the backward pass, except with BatchNorm, which would count every batch twice."""
+        has_batch_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules())
+        if has_batch_norm or not hasattr(self.model, "set_grad_checkpointing"):
             return False
         try:
             self.model.set_grad_checkpointing(True)
-        except AssertionError:  # what timm's models say that cannot
+        except AssertionError:  # raised by timm models that do not support it
             return False
         return True
 
     def stages(self) -> list[list[nn.Parameter]]:
-        """Return the parameters of stem and blocks."""
+        """Return the parameters of the stem, then those of each block."""
         return timm_stages(self.model)
 
-    def fitting(self, side: int) -> int:
-        """Return the only size that some models take, such as Swin; `side` for the others."""
+    def nearest_valid_size(self, side: int) -> int:
+        """Return the only size of a model with a fixed input size, such as Swin, else `side`."""
         if not self.model.pretrained_cfg.get("fixed_input_size"):
             return side
-        built = getattr(getattr(self.model, "patch_embed", None), "img_size", None)
-        return int((built or self.model.pretrained_cfg["input_size"])[-1])
+        built_size = getattr(getattr(self.model, "patch_embed", None), "img_size", None)
+        return int((built_size or self.model.pretrained_cfg["input_size"])[-1])
 
     def forward(self, image: Tensor) -> Tensor:
         """Return features `[B, width]`."""
@@ -165,7 +165,7 @@ class PlainEncoder(ImageEncoder):
 
 
 class ConvolutionalEncoder(PlainEncoder):
-    """Be a timm model that ends in a feature map."""
+    """timm model with feature maps."""
 
     def __init__(self, model: Any, in_channels: int, normalization: Any = None) -> None:
         super().__init__(model, in_channels, normalization)
@@ -183,14 +183,14 @@ class ConvolutionalEncoder(PlainEncoder):
         return x.permute(0, 3, 1, 2) if getattr(self.model, "output_fmt", "NCHW") == "NHWC" else x
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return features `[B, width]`, pooled as the architecture pools (some have a norm or a layer after it)."""
+        """Return features `[B, width]`, pooled by the architecture's own head (some have a norm or a layer after pooling)."""
         x = self.model.forward_features(self.normalize(image).contiguous(memory_format=torch.channels_last))
         features: Tensor = self.model.forward_head(x)
         return features
 
 
 class VisionTransformerEncoder(PatchEncoder):
-    """Be a timm vision transformer, with class token and registers if it has them."""
+    """timm vision transformer, with class token and registers if it has them."""
 
     def __init__(self, model: VisionTransformer, in_channels: int, normalization: Any = None) -> None:
         super().__init__(model.num_features, in_channels, normalization)
@@ -199,17 +199,17 @@ class VisionTransformerEncoder(PatchEncoder):
         self.class_token = model.cls_token is not None
 
     def stages(self) -> list[list[nn.Parameter]]:
-        """Return the parameters of stem and blocks."""
+        """Return the parameters of the stem, then those of each block."""
         return timm_stages(self.model)
 
     def checkpoint_activations(self) -> bool:
-        """Compute blocks again for their gradient."""
+        """Recompute blocks in the backward pass."""
         self._recomputes = True
         return True
 
     @property
     def prefix(self) -> int:
-        """Return how many tokens, class token and registers, stand before the patches."""
+        """Return the number of tokens (class token and registers) before the patches."""
         return int(self.model.num_prefix_tokens)
 
     @property
@@ -220,10 +220,10 @@ class VisionTransformerEncoder(PatchEncoder):
     def tokens(
         self, image: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, fill: Tensor | None = None
     ) -> Tensor:
-        """Return `[B, prefix + N, width]`, the class token and registers first.
+        """Return `[B, prefix + N, width]`, class token and registers first.
 
         `keep` (int64 `[B, K]`) computes only those patches: `[B, prefix + K, width]`. `mask` (bool `[B, N]`) replaces
-        patches by `fill` (`[width]`), the task's own mask token, before positions are added.
+        patches by `fill` (`[width]`), the task's mask token, before positions are added.
         """
         x = self._embed(image, mask, fill)
         if keep is not None:
@@ -231,27 +231,27 @@ class VisionTransformerEncoder(PatchEncoder):
             x = torch.cat([x[:, : self.prefix], patches], dim=1)
         x = self.model.norm_pre(x)
         for block in self.model.blocks:
-            x = self._through(block, x)
+            x = self._run_block(block, x)
         normed: Tensor = self.model.norm(x)
         return normed
 
     def layers(self, image: Tensor) -> list[Tensor]:
-        """Return the tokens after each block, `[B, prefix + N, width]`, the last one normed."""
+        """Return the tokens after each block, `[B, prefix + N, width]`, the last one after the final norm."""
         x = self.model.norm_pre(self._embed(image, None, None))
         outputs = []
         for block in self.model.blocks:
-            x = self._through(block, x)
+            x = self._run_block(block, x)
             outputs.append(x)
         return [*outputs[:-1], self.model.norm(x)]
 
     def feature_map(self, image: Tensor) -> Tensor:
-        """Return the patch tokens in their places, `[B, width, h, w]`."""
+        """Return the patch tokens on their grid, `[B, width, h, w]`."""
         patches: Tensor = self.tokens(image)[:, self.prefix :]
         grid: Tensor = patches.transpose(1, 2).unflatten(2, self.grid(image))
         return grid
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Return `[B, width]` of tokens, as the model pools."""
+        """Return features `[B, width]` of tokens, pooled by the model's own head."""
         features: Tensor = self.model.forward_head(tokens, pre_logits=True)
         return features
 
@@ -259,31 +259,31 @@ class VisionTransformerEncoder(PatchEncoder):
         """Return features `[B, width]`: `pool(tokens(image))`."""
         return self.pool(self.tokens(image))
 
-    def _through(self, block: nn.Module, x: Tensor) -> Tensor:
+    def _run_block(self, block: nn.Module, x: Tensor) -> Tensor:
         if self._recomputes and torch.is_grad_enabled():
-            passed: Tensor = checkpoint(block, x, use_reentrant=False)
+            output: Tensor = checkpoint(block, x, use_reentrant=False)
         else:
-            passed = block(x)
-        return passed
+            output = block(x)
+        return output
 
     def _embed(self, image: Tensor, mask: Tensor | None, fill: Tensor | None) -> Tensor:
         height, width = self.grid(image)
         x = self.model.patch_embed(self.normalize(image))  # [B, h, w, width]: dynamic_img_size keeps the grid
         if mask is not None:
-            assert fill is not None, "a mask needs something to fill in"
+            assert fill is not None, "a mask needs a fill vector"
             x = torch.where(mask.view(-1, height, width, 1), fill.to(x.dtype), x)
-        embedded: Tensor = self.model._pos_embed(x) if x.dtype != torch.float64 else self._exactly_placed(x)
+        embedded: Tensor = self.model._pos_embed(x) if x.dtype != torch.float64 else self._add_positions_float64(x)
         return embedded
 
-    def _exactly_placed(self, x: Tensor) -> Tensor:
-        """Add positions to `[B, h, w, width]` as timm does, in double precision: timm resamples them in float32."""
+    def _add_positions_float64(self, x: Tensor) -> Tensor:
+        """Add positions to `[B, h, w, width]` in double precision, as timm does in float32."""
         model, grid = self.model, x.shape[1:3]
         prefix = 0 if model.no_embed_class else self.prefix
-        positions, old = model.pos_embed, tuple(model.patch_embed.grid_size)
-        if old != tuple(grid):
-            placed = positions[:, prefix:].transpose(1, 2).unflatten(2, old)
-            placed = F.interpolate(placed, size=grid, mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
-            positions = torch.cat([positions[:, :prefix], placed], dim=1)
+        positions, old_grid = model.pos_embed, tuple(model.patch_embed.grid_size)
+        if old_grid != tuple(grid):
+            resampled = positions[:, prefix:].transpose(1, 2).unflatten(2, old_grid)
+            resampled = F.interpolate(resampled, size=grid, mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
+            positions = torch.cat([positions[:, :prefix], resampled], dim=1)
         first = [token.expand(len(x), -1, -1) for token in (model.cls_token, model.reg_token) if token is not None]
         x = x.flatten(1, 2)
         x = torch.cat([*first, x + positions], dim=1) if model.no_embed_class else torch.cat([*first, x], dim=1) + positions

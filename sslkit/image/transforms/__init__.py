@@ -1,7 +1,7 @@
 """Random image transforms, batched over samples on the device: float [0, 1] in and out.
 
-Every function takes `[B, C, H, W]`, draws one set of values per sample from torch's default generator on the image's
-device, and never synchronizes with it.
+Every function takes `[B, C, H, W]`, samples one set of parameters per image from torch's default generator on the image's
+device, and never synchronizes host and device.
 """
 
 from sslkit.image.transforms.blur import gaussian_blur
@@ -9,59 +9,59 @@ from sslkit.image.transforms.color import color_jitter, grayscale, lab_to_rgb, r
 from sslkit.image.transforms.edges import sobel
 from sslkit.image.transforms.geometry import (
     center_view,
+    cut_tiles,
+    cut_tiles_in_cells,
     flip,
     random_crop,
+    random_downscale,
     random_resized_crop,
-    random_shrink,
-    random_turn,
-    resized,
-    right_angles,
-    tiles,
-    tiles_in_cells,
+    random_rotation,
+    resize,
+    right_angle_rotations,
 )
 from sslkit.image.transforms.masks import (
-    as_pixels,
     block_mask,
+    denormalize_patches,
+    gray_out_patches,
     grid_mask,
-    hidden_count,
     hole_mask,
+    masked_patch_count,
     normalize_patches,
-    patches,
+    patchify,
     random_mask,
+    replace_patches,
     split_patches,
     take_patches,
-    with_hidden,
-    with_patches,
 )
 
 __all__ = [
-    "as_pixels",
     "block_mask",
     "center_view",
     "color_jitter",
+    "cut_tiles",
+    "cut_tiles_in_cells",
+    "denormalize_patches",
     "flip",
     "gaussian_blur",
+    "gray_out_patches",
     "grayscale",
     "grid_mask",
-    "hidden_count",
     "hole_mask",
     "lab_to_rgb",
+    "masked_patch_count",
     "normalize_patches",
-    "patches",
+    "patchify",
     "random_crop",
+    "random_downscale",
     "random_mask",
     "random_resized_crop",
-    "random_shrink",
-    "random_turn",
-    "resized",
+    "random_rotation",
+    "replace_patches",
+    "resize",
     "rgb_to_lab",
-    "right_angles",
+    "right_angle_rotations",
     "sobel",
     "solarize",
     "split_patches",
     "take_patches",
-    "tiles",
-    "tiles_in_cells",
-    "with_hidden",
-    "with_patches",
 ]

@@ -1,7 +1,7 @@
-"""What color the pixels have. Brightness, saturation and hue are one 3×3 matrix per sample; contrast follows.
+"""Color transforms. Brightness, saturation and hue are one 3×3 matrix per sample; contrast is jittered after it.
 
-Hue is a rotation about the gray axis (1, 1, 1), not torchvision's way through HSV, and values are clamped once, at the
-end. Both keep color one matrix product per image. `color_jitter` documents where this differs from torchvision.
+Hue is a rotation about the gray axis (1, 1, 1) instead of torchvision's detour through HSV, and values are clamped once, at
+the end: so all of it is one matrix product per image. `color_jitter` documents where this differs from torchvision.
 """
 
 import math
@@ -13,7 +13,7 @@ from torch import Tensor
 _LUMA = (0.299, 0.587, 0.114)
 
 
-# Linear sRGB to XYZ, and the white of D65.
+# Linear sRGB to XYZ, and the D65 white point.
 _XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 
 
@@ -29,100 +29,101 @@ def color_jitter(
     probability: float = 0.8,
     gray: float = 0.0,
 ) -> Tensor:
-    """Change the colors of each image `[B, C, H, W]` with the given probability, then take them out of a share `gray`.
+    """Jitter the colors of each image `[B, C, H, W]` with the given probability, then turn a fraction `gray` of them gray.
 
-    Factors are uniform in [max(0, 1 - s), 1 + s]; hue turns by up to ±`hue` of a full circle. The order is fixed:
-    brightness, saturation, hue, contrast. Brightness, saturation, contrast and gray alone equal torchvision's functions
-    where nothing is clamped; hue differs (a rotation about the gray axis), and torchvision clamps after each of them
-    and shuffles their order. A single channel has neither saturation nor hue; other channel counts need both to be 0.
+    Factors are uniform in [max(0, 1 - s), 1 + s]; hue is rotated by up to ±`hue` of a full circle. The order is fixed:
+    brightness, saturation, hue, contrast. Brightness, saturation, contrast and gray each equal torchvision's functions
+    where nothing is clamped; hue differs (a rotation about the gray axis), and torchvision clamps after each adjustment
+    and shuffles their order. A single channel has neither saturation nor hue; channel counts other than 1 and 3 need both to
+    be 0 (ValueError).
     """
     batch, channels = image.shape[:2]
     if channels not in (1, 3) and (saturation or hue):
-        raise ValueError(f"saturation and hue are defined for 1 or 3 channels (got {channels}): set both to 0")
-    drawn = torch.rand(batch, 6, device=image.device, dtype=image.dtype)
+        raise ValueError(f"saturation and hue are only defined for 1 or 3 channels (got {channels}): set both to 0")
+    uniform = torch.rand(batch, 6, device=image.device, dtype=image.dtype)
     strength = torch.tensor([brightness, contrast, saturation], device=image.device, dtype=image.dtype)
     low, high = (1 - strength).clamp(min=0), 1 + strength
-    applied = drawn[:, 4:5] < probability
-    factors = torch.where(applied, low + (high - low) * drawn[:, :3], 1.0)
-    turn = torch.where(applied[:, 0], hue * (2 * drawn[:, 3] - 1), 0.0)
+    jittered = uniform[:, 4:5] < probability
+    factors = torch.where(jittered, low + (high - low) * uniform[:, :3], 1.0)
+    turn = torch.where(jittered[:, 0], hue * (2 * uniform[:, 3] - 1), 0.0)
     matrix = color_matrix(factors[:, 0], factors[:, 2], turn, channels)
     luma = _luma(image)
     if gray:
-        chosen = drawn[:, 5] < gray
-        matrix = torch.where(chosen[:, None, None], (luma @ matrix)[:, None], matrix)
-    # Contrast moves away from the mean gray of the image as it is by then; a mean commutes with the matrix.
-    contrasted = factors[:, 1, None, None]
+        selected = uniform[:, 5] < gray
+        matrix = torch.where(selected[:, None, None], (luma @ matrix)[:, None], matrix)
+    # Contrast scales around the mean luma of the image after the matrix; the mean commutes with the matrix.
+    contrast_factor = factors[:, 1, None, None]
     mean = luma @ (matrix @ image.mean(dim=(2, 3))[:, :, None])
-    offset = ((1 - contrasted) * mean[:, None]).expand(batch, channels, 1)
-    changed = torch.baddbmm(offset, contrasted * matrix, image.flatten(2)).view(image.shape)
-    return changed.clamp_(0, 1)
+    offset = ((1 - contrast_factor) * mean[:, None]).expand(batch, channels, 1)
+    jittered_image = torch.baddbmm(offset, contrast_factor * matrix, image.flatten(2)).view(image.shape)
+    return jittered_image.clamp_(0, 1)
 
 
 def color_matrix(brightness: Tensor, saturation: Tensor, turn: Tensor, channels: int = 3) -> Tensor:
-    """Return `[B, C, C]` that multiply pixels by a brightness, mix them with their gray, and turn them about the gray axis.
+    """Return matrices `[B, C, C]` that scale brightness, blend pixels with their luma, and rotate them about the gray axis.
 
-    All are `[B]`: saturation 0 is gray and 1 the image; `turn` is a share of a full circle (Rodrigues' formula). The turn
-    leaves gray alone, so that the product is a sum: b s R + b (1 - s) 1 luma', where R has a part for the cosine, one for the
-    sine, and the axis.
+    All arguments are `[B]`: saturation 0 is gray and 1 is the image; `turn` is a fraction of a full circle (Rodrigues'
+    formula). The rotation leaves gray unchanged, so the product is the sum b s R + b (1 - s) 1 luma', where R has a cosine
+    term, a sine term and the axis.
     """
     eye = torch.eye(channels, device=turn.device, dtype=turn.dtype)
     if channels != 3:
         return brightness[:, None, None] * eye
-    along = torch.full_like(eye, 1 / 3)
+    projection = torch.full_like(eye, 1 / 3)
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=turn.device, dtype=turn.dtype) / math.sqrt(3)
     luma = torch.tensor(_LUMA, device=turn.device, dtype=turn.dtype).expand(3, 3)
-    angle, colored = 2 * math.pi * turn, brightness * saturation
-    shares = torch.stack([colored * angle.cos(), colored * angle.sin(), colored, brightness - colored], dim=1)
-    return torch.einsum("bk,kij->bij", shares, torch.stack([eye - along, cross, along, luma]))
+    angle, chroma = 2 * math.pi * turn, brightness * saturation
+    coefficients = torch.stack([chroma * angle.cos(), chroma * angle.sin(), chroma, brightness - chroma], dim=1)
+    return torch.einsum("bk,kij->bij", coefficients, torch.stack([eye - projection, cross, projection, luma]))
 
 
 def grayscale(image: Tensor, probability: float = 0.2) -> Tensor:
-    """Take the color out of each image `[B, C, H, W]` with the given probability; C stays."""
-    chosen = torch.rand(len(image), device=image.device) < probability
-    gray = _mixed(image, _luma_weights(image.shape[1]))[:, None]
-    return torch.where(chosen[:, None, None, None], gray, image)
+    """Convert each image `[B, C, H, W]` to gray with the given probability; the number of channels stays C."""
+    selected = torch.rand(len(image), device=image.device) < probability
+    gray = _weighted_sum(image, _luma_weights(image.shape[1]))[:, None]
+    return torch.where(selected[:, None, None, None], gray, image)
 
 
 def solarize(image: Tensor, threshold: float = 0.5, probability: float = 0.2) -> Tensor:
     """Invert the values at or above `threshold` of each image `[B, C, H, W]` with the given probability."""
-    chosen = torch.rand(len(image), device=image.device) < probability
-    return torch.where(chosen[:, None, None, None] & (image >= threshold), 1 - image, image)
+    selected = torch.rand(len(image), device=image.device) < probability
+    return torch.where(selected[:, None, None, None] & (image >= threshold), 1 - image, image)
 
 
 def rgb_to_lab(image: Tensor) -> Tensor:
     """Return CIE L*a*b* (D65, 2 degrees) of sRGB images `[B, 3, H, W]` in [0, 1]: L in [0, 100], a and b in about ±110.
 
-    (IEC 61966-2-1 for sRGB, CIE 15 for the rest; as scikit-image's rgb2lab.)
+    (IEC 61966-2-1 for sRGB, CIE 15 for the rest; same as scikit-image's rgb2lab.)
     """
     linear = torch.where(image > 0.04045, ((image.clamp(min=0) + 0.055) / 1.055) ** 2.4, image / 12.92)
-    ratio = torch.stack([_mixed(linear, row) / white for row, white in zip(_XYZ, _WHITE, strict=True)], dim=1)
+    ratio = torch.stack([_weighted_sum(linear, row) / white for row, white in zip(_XYZ, _WHITE, strict=True)], dim=1)
     cube = torch.where(ratio > 0.008856, ratio.clamp(min=1e-6) ** (1 / 3), 7.787 * ratio + 16 / 116)
     x, y, z = cube.unbind(1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
-    """Return sRGB images `[B, 3, H, W]`, clamped to [0, 1], of CIE L*a*b* (D65): what `rgb_to_lab` undoes."""
+    """Return sRGB images `[B, 3, H, W]`, clamped to [0, 1], of CIE L*a*b* (D65): the inverse of `rgb_to_lab`."""
     lightness, a, b = lab.unbind(1)
     y = (lightness + 16) / 116
     cube = torch.stack([y + a / 500, y, y - b / 200], dim=1)
     xyz = torch.where(cube > 0.2068966, cube**3, (cube - 16 / 116) / 7.787)
     xyz = xyz * torch.tensor(_WHITE, device=lab.device, dtype=lab.dtype).view(1, 3, 1, 1)
-    back = torch.linalg.inv(torch.tensor(_XYZ, dtype=torch.float64)).tolist()
-    linear = torch.stack([_mixed(xyz, tuple(row)) for row in back], dim=1)
+    inverse = torch.linalg.inv(torch.tensor(_XYZ, dtype=torch.float64)).tolist()
+    linear = torch.stack([_weighted_sum(xyz, tuple(row)) for row in inverse], dim=1)
     return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=1e-6) ** (1 / 2.4) - 0.055, 12.92 * linear).clamp(0, 1)
 
 
-def _mixed(image: Tensor, weights: tuple[float, ...]) -> Tensor:
-    """Return the weighted sum of the channels, `[B, H, W]`: no matrix product, which half precision would round."""
+def _weighted_sum(image: Tensor, weights: tuple[float, ...]) -> Tensor:
+    """Return the weighted sum of the channels, `[B, H, W]`, without a matrix product, which autocast would round."""
     return torch.stack([weight * image[:, channel] for channel, weight in enumerate(weights)]).sum(dim=0)
 
 
 def _luma(image: Tensor) -> Tensor:
-    """Return the weights `[C]` of gray."""
+    """Return the luma weights `[C]` on the image's device."""
     return torch.tensor(_luma_weights(image.shape[1]), device=image.device, dtype=image.dtype)
 
 
 def _luma_weights(channels: int) -> tuple[float, ...]:
-    """Return BT.601 for RGB, the plain mean for any other number of channels."""
+    """Return the BT.601 weights for RGB, and equal weights for any other number of channels."""
     return _LUMA if channels == 3 else (1 / channels,) * channels

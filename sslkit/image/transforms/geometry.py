@@ -1,4 +1,4 @@
-"""Where the pixels come from: crops, flips and right-angle turns."""
+"""Geometric transforms: crops, flips, rotations, tiles and resizing."""
 
 import math
 
@@ -14,19 +14,19 @@ def random_resized_crop(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     flipped: float = 0.0,
 ) -> Tensor:
-    """Cut a random part out of each image `[B, C, H, W]` and resize it to `[B, C, size, size]`.
+    """Crop a random box of each image `[B, C, H, W]` and resize it to `[B, C, size, size]`.
 
-    The share of the area is uniform in `scale`, the logarithm of width/height uniform in `ratio`; of ten such boxes the
-    first that fits is taken, as in torchvision, and if none does the last is narrowed to the image. The box lies
-    anywhere, not on whole pixels only, and is sampled bilinearly without a low-pass filter. A share `flipped` is mirrored, as
-    `flip` does afterwards, and at no cost.
+    The area, as a fraction of the image, is uniform in `scale`, and the logarithm of width/height is uniform in `ratio`; of ten
+    such boxes the first that fits is used, as in torchvision, and if none fits, the last one is clamped to the image. Boxes
+    are not aligned to whole pixels and are sampled bilinearly without a low-pass filter. A fraction `flipped` of the crops is
+    mirrored as by `flip`, at no extra cost.
     """
     batch, _, height, width = image.shape
     area = scale[0] + (scale[1] - scale[0]) * torch.rand(batch, 10, device=image.device, dtype=image.dtype)
     log_ratio = math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * torch.rand(
         batch, 10, device=image.device, dtype=image.dtype
     )
-    # In shares of the image's sides; on an image that is not square the ratio is one of pixels.
+    # As fractions of the image's sides; `ratio` is a ratio of pixels, also on images that are not square.
     across = (area * log_ratio.exp() * (height / width)).sqrt()
     down = (area / log_ratio.exp() * (width / height)).sqrt()
     fits = (across <= 1) & (down <= 1)
@@ -40,117 +40,118 @@ def random_resized_crop(
 
 
 def random_crop(image: Tensor, size: int, padding: float = 0.125) -> Tensor:
-    """Cut a square of `size` pixels, not resized, at a random whole pixel out of each image `[B, C, H, W]`.
+    """Crop a square of `size` pixels at a random whole pixel of each image `[B, C, H, W]`, without resizing it.
 
-    An image with less than `padding` of `size` to spare is first widened by that on each side, mirrored, as is usual
-    for small images; one that is smaller than `size` is enlarged to it before.
+    An image with a margin of less than `padding * size` is first padded by that much on each side by reflection, as is usual
+    for small images; one that is smaller than `size` is enlarged to `size` before.
     """
     if min(image.shape[-2:]) < size:
         image = F.interpolate(image, size=(size, size), mode="bilinear")
     height, width = image.shape[-2:]
-    spare = round(padding * size)
-    if min(height, width) < size + spare:
-        image = F.pad(image, (spare,) * 4, mode="reflect")
+    margin = round(padding * size)
+    if min(height, width) < size + margin:
+        image = F.pad(image, (margin,) * 4, mode="reflect")
         height, width = image.shape[-2:]
     top = torch.randint(height - size + 1, (len(image), 1), device=image.device)
     left = torch.randint(width - size + 1, (len(image), 1), device=image.device)
-    return tiles(image, top, left, size)[:, 0]
+    return cut_tiles(image, top, left, size)[:, 0]
 
 
-def tiles(image: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
+def cut_tiles(image: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
     """Cut squares of `side` pixels out of each image `[B, C, H, W]` at whole pixels `[B, V]`: `[B, V, C, side, side]`."""
-    along = torch.arange(side, device=image.device)
+    offset = torch.arange(side, device=image.device)
     sample = torch.arange(len(image), device=image.device).view(-1, 1, 1, 1)
-    rows, columns = (top[:, :, None] + along)[..., None], (left[:, :, None] + along)[:, :, None]
+    rows, columns = (top[:, :, None] + offset)[..., None], (left[:, :, None] + offset)[:, :, None]
     return image.permute(0, 2, 3, 1)[sample, rows, columns].permute(0, 1, 4, 2, 3).contiguous()
 
 
-def tiles_in_cells(image: Tensor, place: Tensor, across: int, side: int) -> Tensor:
-    """Cut a square of `side` pixels at a random place out of cells of square images: `[B, V, C, side, side]`.
+def cut_tiles_in_cells(image: Tensor, cells: Tensor, columns: int, side: int) -> Tensor:
+    """Cut a square of `side` pixels at a random position inside each cell of square images: `[B, V, C, side, side]`.
 
-    `place` int64 `[B, V]` numbers the cells, `across` in a row, row by row.
+    `cells` int64 `[B, V]` are cell numbers in row-major order on a grid of `columns` × `columns`.
     """
-    cell = image.shape[-1] // across
-    moved = torch.randint(cell - side + 1, (2, *place.shape), device=image.device)
-    return tiles(image, place // across * cell + moved[0], place % across * cell + moved[1], side)
+    pitch = image.shape[-1] // columns
+    offset = torch.randint(pitch - side + 1, (2, *cells.shape), device=image.device)
+    return cut_tiles(image, cells // columns * pitch + offset[0], cells % columns * pitch + offset[1], side)
 
 
-def resized(image: Tensor, side: int) -> Tensor:
-    """Return images or tiles `[..., C, S, S]` at `side` pixels, bilinearly; as they are if they have that size."""
+def resize(image: Tensor, side: int) -> Tensor:
+    """Resize images or tiles `[..., C, S, S]` to `side` pixels bilinearly; return them unchanged if they have that size."""
     if image.shape[-1] == side:
         return image
     flat = image.flatten(0, -4) if image.dim() > 4 else image
     return F.interpolate(flat, size=(side, side), mode="bilinear").view(*image.shape[:-2], side, side)
 
 
-def random_turn(image: Tensor, degrees: float) -> Tensor:
-    """Turn each square image `[B, C, S, S]` by an angle uniform in ±`degrees`; corners repeat the border's pixels."""
+def random_rotation(image: Tensor, degrees: float) -> Tensor:
+    """Rotate each square image `[B, C, S, S]` by an angle uniform in ±`degrees`; corners are filled with border pixels."""
     angle = math.radians(degrees) * (2 * torch.rand(len(image), device=image.device, dtype=image.dtype) - 1)
     cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     theta = torch.stack([cosine, -sine, zero, sine, cosine, zero], dim=1).view(-1, 2, 3)
-    return _sampled(image, theta, image.shape[-1])
+    return _sample_bilinear(image, theta, image.shape[-1])
 
 
-def random_shrink(image: Tensor, size: int) -> Tensor:
-    """Shrink images `[B, C, H, W]` to `size` by a filter drawn for each: area, bilinear or bicubic, a third each.
+def random_downscale(image: Tensor, size: int) -> Tensor:
+    """Downscale images `[B, C, H, W]` to `size`, a random third each by an area, a bilinear and a bicubic filter.
 
-    Which filter made an image small shows in its pixels, and a task that compares images of two sizes could tell them
-    apart by it (Noroozi et al., 2017, section 3.3).
+    A resampling filter leaves traces in the pixels, by which a task that compares images of two sizes could tell them apart
+    (Noroozi et al., 2017, section 3.3).
     """
     order = torch.randperm(len(image), device=image.device)
-    shapes = (size, size)
-    parts = [
-        F.interpolate(part, size=shapes, mode="area")
+    target = (size, size)
+    thirds = [
+        F.interpolate(third, size=target, mode="area")
         if number == 0
-        else F.interpolate(part, size=shapes, mode="bilinear" if number == 1 else "bicubic", antialias=True)
-        for number, part in enumerate(image[order].tensor_split(3))
-        if len(part)
+        else F.interpolate(third, size=target, mode="bilinear" if number == 1 else "bicubic", antialias=True)
+        for number, third in enumerate(image[order].tensor_split(3))
+        if len(third)
     ]
-    return torch.cat(parts)[order.argsort()].clamp(0, 1)
+    return torch.cat(thirds)[order.argsort()].clamp(0, 1)
 
 
 def crop(
     image: Tensor, top: Tensor, left: Tensor, down: Tensor, across: Tensor, size: int, mirrored: Tensor | None = None
 ) -> Tensor:
-    """Cut boxes `[B]` each, in shares of the image's sides, out of `[B, C, H, W]` and resize them to `size`.
+    """Crop one box of each image `[B, C, H, W]` and resize it to `size` pixels.
 
-    Those that are `mirrored` are read from right to left.
+    `top`, `left`, `down` (height) and `across` (width) are `[B]`, as fractions of the image's sides; crops that are `mirrored`
+    (bool `[B]`) are flipped left to right.
     """
     zero = torch.zeros_like(top)
-    rightwards = across if mirrored is None else torch.where(mirrored, -across, across)
-    # affine_grid works in [-1, 1]: scale is the box's share, translation its center.
-    theta = torch.stack([rightwards, zero, 2 * left + across - 1, zero, down, 2 * top + down - 1], dim=1).view(-1, 2, 3)
-    return _sampled(image, theta, size)
+    signed_width = across if mirrored is None else torch.where(mirrored, -across, across)
+    # affine_grid works in [-1, 1]: the scale is the box's fraction of the side, the translation its center.
+    theta = torch.stack([signed_width, zero, 2 * left + across - 1, zero, down, 2 * top + down - 1], dim=1).view(-1, 2, 3)
+    return _sample_bilinear(image, theta, size)
 
 
-def _sampled(image: Tensor, theta: Tensor, size: int) -> Tensor:
-    """Return images at `size` pixels, looked at through maps of places `theta` `[B, 2, 3]`; beyond the border, its pixels."""
+def _sample_bilinear(image: Tensor, theta: Tensor, size: int) -> Tensor:
+    """Sample images at `size` pixels through affine maps `theta` `[B, 2, 3]`; outside the image, border pixels are repeated."""
     grid = F.affine_grid(theta, [len(image), image.shape[1], size, size], align_corners=False)
     return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def flip(image: Tensor, probability: float = 0.5) -> Tensor:
     """Mirror each image `[B, C, H, W]` left to right with the given probability."""
-    chosen = torch.rand(len(image), device=image.device) < probability
-    return torch.where(chosen[:, None, None, None], image.flip(-1), image)
+    selected = torch.rand(len(image), device=image.device) < probability
+    return torch.where(selected[:, None, None, None], image.flip(-1), image)
 
 
-def right_angles(image: Tensor) -> Tensor:
-    """Turn square images `[B, C, S, S]` by 0, 90, 180 and 270 degrees: `[B, 4, C, S, S]`, exactly, no interpolation."""
-    return torch.stack([image.rot90(turns, (-2, -1)) for turns in range(4)], dim=1)
+def right_angle_rotations(image: Tensor) -> Tensor:
+    """Rotate square images `[B, C, S, S]` by 0, 90, 180 and 270 degrees: `[B, 4, C, S, S]`, exact, without interpolation."""
+    return torch.stack([image.rot90(quarter_turns, (-2, -1)) for quarter_turns in range(4)], dim=1)
 
 
 def center_view(image: Tensor, size: int) -> Tensor:
-    """Return what evaluation sees of canvases `[B, C, S, S]`: the middle 7/8, resized to `size`.
+    """Return the evaluation view of canvases `[B, C, S, S]`: the center crop of 7/8 of the side, resized to `size`.
 
-    A canvas of exactly `size` is taken whole: small images have no margin to spare.
+    A canvas of exactly `size` pixels is returned unchanged: small images have no margin to lose.
     """
     canvas = image.shape[-1]
     if canvas == size:
         return image
     keep = min(canvas, max(size, round(canvas * 7 / 8)))
     start = (canvas - keep) // 2
-    middle = image[..., start : start + keep, start : start + keep]
+    center = image[..., start : start + keep, start : start + keep]
     if keep == size:
-        return middle
-    return F.interpolate(middle, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
+        return center
+    return F.interpolate(center, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sslkit.image.transforms import block_mask, grid_mask, patches, random_crop, random_mask, rgb_to_lab, split_patches
+from sslkit.image.transforms import block_mask, grid_mask, patchify, random_crop, random_mask, rgb_to_lab, split_patches
 
 CPU = torch.device("cpu")
 
@@ -40,7 +40,7 @@ def test_a_grid_keeps_one_of_four() -> None:
 
 def test_patches_are_in_their_places() -> None:
     image = torch.rand(2, 3, 8, 12)
-    cut = patches(image, 4)
+    cut = patchify(image, 4)
     assert cut.shape == (2, 6, 48)
     assert torch.equal(cut[1, 4], image[1, :, 4:8, 4:8].permute(1, 2, 0).flatten())
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from scipy import ndimage
 
-from sslkit.image.transforms import hole_mask, random_shrink, random_turn, resized, sobel, tiles
+from sslkit.image.transforms import cut_tiles, hole_mask, random_downscale, random_rotation, resize, sobel
 from sslkit.image.views import strong_view
 
 CPU = torch.device("cpu")
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 def test_tiles_are_cut_pixel_by_pixel() -> None:
     image = torch.rand(2, 3, 12, 10)
     top, left = torch.tensor([[0, 5], [8, 3]]), torch.tensor([[6, 0], [2, 1]])
-    cut = tiles(image, top, left, 4)
+    cut = cut_tiles(image, top, left, 4)
     assert cut.shape == (2, 2, 3, 4, 4)
     for sample in range(2):
         for view in range(2):
@@ -27,10 +27,10 @@ def test_tiles_are_cut_pixel_by_pixel() -> None:
 
 def test_tiles_are_brought_to_a_size() -> None:
     small, large = torch.rand(2, 9, 3, 9, 9), torch.rand(2, 9, 3, 20, 20)
-    grown = resized(small, 16)
-    assert grown.shape == (2, 9, 3, 16, 16) and resized(large, 20) is large
+    grown = resize(small, 16)
+    assert grown.shape == (2, 9, 3, 16, 16) and resize(large, 20) is large
     assert torch.allclose(grown[1, 4], F.interpolate(small[1, 4:5], size=16, mode="bilinear")[0])
-    assert resized(small[0], 16).shape == (9, 3, 16, 16)
+    assert resize(small[0], 16).shape == (9, 3, 16, 16)
 
 
 @pytest.mark.parametrize("kind", ["center", "block", "region"])
@@ -65,7 +65,7 @@ def test_silhouettes_differ() -> None:
 def test_turns_against_torchvision() -> None:
     image = F.interpolate(torch.rand(4, 3, 6, 6), size=33, mode="bicubic").clamp(0, 1)
     torch.manual_seed(0)
-    turned = random_turn(image, 20)
+    turned = random_rotation(image, 20)
     torch.manual_seed(0)
     angles = 20 * (2 * torch.rand(4) - 1)
     for one, other, angle in zip(image, turned, angles.tolist(), strict=True):
@@ -76,7 +76,7 @@ def test_turns_against_torchvision() -> None:
 
 def test_smaller_copies_are_made_by_three_filters_alike() -> None:
     image = torch.rand(1, 3, 24, 24).expand(90, -1, -1, -1)
-    small = random_shrink(image, 8)
+    small = random_downscale(image, 8)
     assert small.shape == (90, 3, 8, 8) and small.min() >= 0 and small.max() <= 1
     kinds, counts = small.unique(dim=0, return_counts=True)
     assert len(kinds) == 3 and counts.tolist() == [30, 30, 30]
@@ -86,7 +86,7 @@ def test_smaller_copies_are_made_by_three_filters_alike() -> None:
 
 def test_smaller_copies_stay_in_order() -> None:
     image = torch.arange(30.0).view(30, 1, 1, 1).expand(30, 1, 12, 12) / 30
-    assert torch.allclose(random_shrink(image, 6)[:, 0, 0, 0], torch.arange(30.0) / 30, atol=1e-4)
+    assert torch.allclose(random_downscale(image, 6)[:, 0, 0, 0], torch.arange(30.0) / 30, atol=1e-4)
 
 
 def test_sobel_sees_edges_and_their_direction() -> None:

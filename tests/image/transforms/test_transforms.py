@@ -23,7 +23,7 @@ ALL = {
     "gray": transforms.grayscale,
     "blur": transforms.gaussian_blur,
     "solarize": transforms.solarize,
-    "turns": lambda x: transforms.right_angles(x).flatten(0, 1),
+    "turns": lambda x: transforms.right_angle_rotations(x).flatten(0, 1),
 }
 
 
@@ -105,7 +105,7 @@ def test_flip_and_turns_are_exact() -> None:
     ramp = torch.linspace(0, 1, 16).expand(400, 1, 16, 16)
     mirrored = transforms.random_resized_crop(ramp, 8, flipped=0.5)
     assert float((mirrored[..., 0] > mirrored[..., -1]).float().mean()) == pytest.approx(0.5, abs=0.08)
-    turned = transforms.right_angles(image)
+    turned = transforms.right_angle_rotations(image)
     for b in range(len(image)):
         for turns in range(4):
             assert torch.equal(turned[b, turns], torch.rot90(image[b], turns, (1, 2)))

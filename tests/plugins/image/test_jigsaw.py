@@ -36,8 +36,8 @@ def test_tiles_come_from_the_cells_of_their_shuffle(build: Callable[..., Any], m
     monkeypatch.setattr(module(), "random_resized_crop", lambda image, size, scale: image)
     monkeypatch.setattr(module(), "flip", lambda image: image)
     cut: list[torch.Tensor] = []
-    real = module().tiles_in_cells
-    monkeypatch.setattr(module(), "tiles_in_cells", lambda *given: cut.append(real(*given)) or cut[-1])
+    real = module().cut_tiles_in_cells
+    monkeypatch.setattr(module(), "cut_tiles_in_cells", lambda *given: cut.append(real(*given)) or cut[-1])
     task = build("jigsaw", size=48, gray=0.0)
     row, column = (torch.arange(48) // 16).view(48, 1).expand(48, 48), (torch.arange(48) // 16).expand(48, 48)
     cell = (3 * row + column).float() / 9  # the number of the cell that a pixel lies in

@@ -8,7 +8,7 @@ import torch
 from sslkit import DataInfo, SslkitError
 from sslkit.encoders.build import build_encoder
 from sslkit.encoders.recipe import recipe_for
-from sslkit.image.transforms import patches
+from sslkit.image.transforms import patchify
 from sslkit.tasks.load import load_task
 
 
@@ -85,7 +85,7 @@ def test_the_loss_is_on_hidden_patches_normalized_one_by_one() -> None:
 
 def test_components_are_those_of_the_data() -> None:
     task = mae(target="pca", components=48)
-    found = patches(Measured().images(40)[..., 2:34, 2:34], 4).flatten(0, 1)
+    found = patchify(Measured().images(40)[..., 2:34, 2:34], 4).flatten(0, 1)
     back = task._target(found[None])[0] @ task.axes.T + task.mean_patch  # all 48 components lose nothing
     assert torch.allclose(back, found, atol=1e-4)
     variances = task._target(found[None])[0].var(dim=0)

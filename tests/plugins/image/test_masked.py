@@ -13,7 +13,7 @@ from sslkit.encoders.build import build_encoder
 from sslkit.encoders.builder import RecipeBuilder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.image.examples import example_checkpoint, example_tokenizer
-from sslkit.image.transforms import patches, random_mask, split_patches, take_patches, with_hidden, with_patches
+from sslkit.image.transforms import gray_out_patches, patchify, random_mask, replace_patches, split_patches, take_patches
 from sslkit.tasks.load import load_task
 
 CPU = torch.device("cpu")
@@ -31,9 +31,9 @@ def test_patches_come_back_to_their_places() -> None:
     image = torch.rand(3, 3, 32, 32)
     mask = random_mask(3, 64, 40, CPU)
     _, hidden = split_patches(mask, 40)
-    values = take_patches(patches(image, 4), hidden)
-    painted = with_patches(torch.zeros_like(image), hidden, values, 4)
-    grayed = with_hidden(image, hidden, (8, 8))
+    values = take_patches(patchify(image, 4), hidden)
+    painted = replace_patches(torch.zeros_like(image), hidden, values, 4)
+    grayed = gray_out_patches(image, hidden, (8, 8))
     for row in range(32):
         for column in range(32):
             for sample in range(3):
@@ -64,7 +64,7 @@ def test_encoders_see_no_hidden_patch(name: str, tmp_path: Path) -> None:
     options = {"tokenizer": example_tokenizer(tmp_path)} if name == "cae" else {}
     task = task_on(name, "convvit_micro" if name == "mcmae" else "vit_micro", **options)
     batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
-    other = {**batch, "image": with_hidden(batch["image"], batch["hidden"], (8, 8))}
+    other = {**batch, "image": gray_out_patches(batch["image"], batch["hidden"], (8, 8))}
     seen, again = (task.encoder.tokens(one["image"], keep=batch["visible"]) for one in (batch, other))
     assert torch.allclose(seen, again, atol=1e-5)
     assert not torch.allclose(task.encoder.tokens(batch["image"]), task.encoder.tokens(other["image"]), atol=1e-3)
@@ -75,7 +75,7 @@ def test_mcmae_places_outside_the_mask_see_no_hidden_patch_either() -> None:
     image, mask = torch.rand(2, 3, 32, 32), random_mask(2, 64, 32, CPU)
     fill = torch.zeros(32)
     told = encoder.tokens(image, mask=mask, fill=fill)
-    again = encoder.tokens(with_hidden(image, split_patches(mask, 32)[1], (8, 8)), mask=mask, fill=fill)
+    again = encoder.tokens(gray_out_patches(image, split_patches(mask, 32)[1], (8, 8)), mask=mask, fill=fill)
     assert torch.allclose(told, again, atol=1e-5)
 
 
@@ -87,7 +87,7 @@ def test_simmim_hides_whole_squares() -> None:
     assert torch.equal(squares.any(dim=4).any(dim=2), squares.all(dim=4).all(dim=2))
     assert (batch["mask"].sum(dim=1) == 40).all()  # 60% of 16 squares, rounded, of 4 patches
     wanted = sum(
-        float((value - patches(batch["image"], 4)[sample, place]).abs().mean())
+        float((value - patchify(batch["image"], 4)[sample, place]).abs().mean())
         for sample in range(16)
         for value, place in zip(batch["target"][sample] + 0.5, batch["hidden"][sample], strict=True)
     )
@@ -103,7 +103,7 @@ def test_simmim_refuses_squares_that_do_not_fill_the_image(patch: int, size: int
 def test_simmim_error_share_is_one_for_the_mean_color() -> None:
     task = task_on("simmim")
     batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
-    colors = patches(batch["image"], 4).unflatten(2, (-1, 3)).mean(dim=2)
+    colors = patchify(batch["image"], 4).unflatten(2, (-1, 3)).mean(dim=2)
     seen = torch.stack([colors[sample][~batch["mask"][sample]].mean(dim=0) for sample in range(4)])
     plain = seen[:, None].repeat(1, batch["target"].shape[1], 16)
     assert torch.allclose(task.metrics(plain, batch)["error_share"], torch.ones(4), atol=1e-4)

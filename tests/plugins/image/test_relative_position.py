@@ -21,7 +21,7 @@ def test_patches_lie_where_the_label_says(build: Callable[..., Any], monkeypatch
     module = sys.modules[load_task("relative_position").__module__]
     monkeypatch.setattr(module, "random_resized_crop", lambda image, size, scale: image)
     monkeypatch.setattr(module, "flip", lambda image: image)
-    monkeypatch.setattr(module, "resized", lambda image, side: image)
+    monkeypatch.setattr(module, "resize", lambda image, side: image)
     task = build("relative_position", size=64, color="keep")
     monkeypatch.setattr(task, "_without_aberration", lambda cut: seen.append(cut) or cut)
     seen: list[torch.Tensor] = []
