@@ -127,13 +127,13 @@ def read_tokenizer(path: Path | None, task: str, data: DataInfo, grid: tuple[int
     return FrozenTokenizer(model.build_encoder(), tokenizer)
 
 
-def masked_code_loss(logits: Tensor, codes: Tensor) -> Tensor:
-    """Return the mean cross-entropy of logits `[B, H, K]` with codes int64 `[B, H]` (BEiT; Bao et al., 2022, equation 3)."""
+def code_loss(logits: Tensor, codes: Tensor) -> Tensor:
+    """Return the mean cross-entropy of logits `[B, N, K]` with codes int64 `[B, N]`."""
     return F.cross_entropy(logits.flatten(0, 1), codes.flatten())
 
 
 def code_accuracy(logits: Tensor, codes: Tensor) -> Tensor:
-    """Return, per sample `[B]`, the fraction of codes `[B, H]` that logits `[B, H, K]` predict correctly."""
+    """Return the accuracy of logits `[B, N, K]` on codes int64 `[B, N]`, per sample `[B]`."""
     return (logits.argmax(dim=2) == codes).float().mean(dim=1)
 
 

@@ -1,1 +1,1 @@
-"""Generative tasks: reconstruct images from a code, or predict pixels from earlier ones."""
+"""Generative tasks: reconstruct images from latent codes, or predict pixels autoregressively."""

@@ -1,4 +1,4 @@
-"""Paint an image again from a narrow code of it."""
+"""Autoencoders: plain, sparse, denoising and layer-wise."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -18,42 +18,43 @@ from sslkit.pictures import side_by_side
 
 
 class Autoencoder(PretextTask):
-    """Paint an image again from a narrow code of it (Hinton & Salakhutdinov, 2006).
+    """Reconstruct an image from a low-dimensional code (autoencoder; Hinton & Salakhutdinov, 2006).
 
-    The code may have to be sparse (`--sparsity`), or be found in an image with pixels set to zero (`--noise`; Vincent et
-    al., 2010). With `--layerwise` the encoder's stages learn one after the other, each to paint what it sees (Bengio et al.,
-    2007).
+    `--sparsity` penalizes the code's L1 norm; `--noise` sets input pixels to zero (denoising; Vincent et al., 2010). With
+    `--layerwise`, the encoder's stages are trained one after the other, each to reconstruct its input (Bengio et al., 2007).
     """
 
     class Options(CropOptions):
-        """Hold the options of autoencoder."""
+        """Options of `autoencoder`."""
 
-        code: int = Field(default=64, ge=1, description="Width of the code; narrower than the image has values.")
-        sparsity: float = Field(default=0.0, ge=0, description="Weight of the code's mean absolute value (λ).")
-        noise: float = Field(default=0.0, ge=0, lt=1, description="Share of pixels that the encoder sees as zero.")
+        code: int = Field(default=64, ge=1, description="Width of the code; less than the number of values of an image.")
+        sparsity: float = Field(default=0.0, ge=0, description="Weight of the L1 penalty, the code's mean absolute value (λ).")
+        noise: float = Field(default=0.0, ge=0, lt=1, description="Fraction of input pixels set to zero.")
         layerwise: bool = Field(
-            default=False, description="Train the encoder's stages one after the other, for the same time each."
+            default=False, description="Train the encoder's stages one after the other, for an equal number of steps each."
         )
-        norm: Norm = Field(default="batch", description="Norm inside the decoder.")
+        norm: Norm = Field(default="batch", description="Normalization inside the decoder.")
 
     options: Options
-    head: Any  # a decoder for each stage, or code and decoder
+    head: Any  # a decoder per stage, or code and decoder
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 128}
 
     def build_head(self) -> nn.Module:
-        """Build the layer to the code and the decoder, or a decoder for each stage."""
+        """Build the layer to the code and the decoder, or a decoder per stage."""
         options, data, width = self.options, self.data, self.encoder.width
         values = data.channels * data.size**2
         if options.layerwise:
             if options.sparsity:
                 raise SslkitError(
-                    "stages trained layer by layer have no code to keep sparse",
-                    "leave one of them out",
+                    "layer-wise training has no code that could be sparse",
+                    "use only one of them",
                     flag=("layerwise", "sparsity"),
                 )
             return nn.ModuleDict({str(stage): decoder for stage, decoder in enumerate(self._stage_decoders())})
         if options.code >= values:
-            raise SslkitError(f"{options.code} values for an image of {values}", "a bottleneck is narrower", flag="code")
+            raise SslkitError(
+                f"{options.code} is not a bottleneck for images of {values} values", f"use less than {values}", flag="code"
+            )
         return nn.ModuleDict(
             {
                 "code": nn.Linear(width, options.code),
@@ -62,93 +63,100 @@ class Autoencoder(PretextTask):
         )
 
     def setup(self) -> None:
-        """Settle which parameters belong to which stage."""
+        """Determine which parameters belong to which stage."""
         if self.options.layerwise:
-            self.layers_of = (_Layers(self.encoder),)  # in a tuple, or the encoder would be registered twice
+            self.layers_of = (_Layers(self.encoder),)  # in a tuple, so that the encoder is not registered twice
             self.stages = _stages(self.layers_of[0], self._example())
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Give all stages the same rate: on the run's cosine the last would hardly learn."""
+        """Give all stages the same learning rate: under the run's cosine schedule, the last would hardly train."""
         if not self.options.layerwise:
             return []
         return [{"params": [*self.encoder.parameters(), *self.head.parameters()], "fixed_lr": True}]
 
     def transform(self, batch: Batch) -> Batch:
-        """Return the image, `[B, C, S, S]`, what the encoder sees of it, `seen`, and which stage learns."""
+        """Return the image, `[B, C, S, S]`, the encoder's `input`, and, layer-wise, the index of the trained stage."""
         image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
-        seen = image
+        corrupted = image
         if self.options.noise:
-            seen = image * (torch.rand(len(image), 1, *image.shape[2:], device=image.device) >= self.options.noise)
+            corrupted = image * (torch.rand(len(image), 1, *image.shape[2:], device=image.device) >= self.options.noise)
         if not self.options.layerwise:
-            return {"image": image, "seen": seen}
+            return {"image": image, "input": corrupted}
         stage = min(len(self.stages) - 1, int(self.clock.progress * len(self.stages)))
-        return {"image": image, "seen": seen, "stage": str(stage)}  # a text: a compiled graph is made for each
+        return {
+            "image": image,
+            "input": corrupted,
+            "stage": str(stage),
+        }  # a string, so that each stage gets its own compiled graph
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the code and the image painted from it; or what a stage sees, `wanted`, and what is painted of it."""
+        """Return the `code` and the `reconstruction`; layer-wise, a stage's `target` and its `reconstruction`."""
         if self.options.layerwise:
             return self._predict_stage(batch)
-        code = self.head["code"](self.encoder(batch["seen"]))
+        code = self.head["code"](self.encoder(batch["input"]))
         if self.options.sparsity:
-            code = F.relu(code)  # so that values can be nothing
-        return {"code": code, "painted": self.head["decoder"](code)}
+            code = F.relu(code)  # so that values can be exactly zero
+        return {"code": code, "reconstruction": self.head["decoder"](code)}
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the mean squared error, and how far the code is from nothing."""
-        terms = {"reconstruction": F.mse_loss(output["painted"], self._wanted(output, batch))}
+        """Return the mean squared error and the L1 penalty of the code."""
+        terms = {"reconstruction": F.mse_loss(output["reconstruction"], self._target(output, batch))}
         if self.options.sparsity and "code" in output:
             terms["sparsity"] = self.options.sparsity * output["code"].abs().mean()
         return terms
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the error as a share of what the mean color (or mean of each channel that a stage sees) would make."""
-        return {"error_share": error_share(output["painted"], self._wanted(output, batch))}
+        """Return the squared error relative to predicting the mean color (layer-wise: the mean of each input channel)."""
+        return {"error_share": error_share(output["reconstruction"], self._target(output, batch))}
 
-    preview_columns: ClassVar = ("image", "as seen", "painted")
+    preview_columns: ClassVar = ("image", "input", "reconstruction")
 
     def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor:
-        """Return the image, what the encoder sees, and what is painted."""
-        columns = [batch["image"], batch["seen"]]
+        """Return the image, the encoder's input, and the reconstruction."""
+        columns = [batch["image"], batch["input"]]
         if output is not None and "code" in output:
-            columns.append(output["painted"].clamp(0, 1))
+            columns.append(output["reconstruction"].clamp(0, 1))
         return side_by_side(*columns)
 
     @staticmethod
-    def _wanted(output: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Return what is to be painted: the image, or what a stage sees."""
-        wanted: Tensor = output["wanted"] if "wanted" in output else batch["image"]
-        return wanted
+    def _target(output: dict[str, Tensor], batch: Batch) -> Tensor:
+        """Return the reconstruction target: the image, or a stage's input."""
+        target: Tensor = output["target"] if "target" in output else batch["image"]
+        return target
 
     def _example(self) -> Tensor:
         return torch.zeros(1, self.data.channels, self.data.size, self.data.size)
 
     def _stage_decoders(self) -> Iterator[nn.Module]:
-        """Build, for each stage, a decoder from what it says to what it sees."""
+        """Build, for each stage, a decoder from its output to its input."""
         if "layers" not in self.encoder.offers:
-            raise SslkitError(f"the encoder offers {', '.join(self.encoder.offers)}", "it needs layers", flag="layerwise")
+            raise SslkitError(
+                f"the encoder offers {', '.join(self.encoder.offers)}, but no layers", "use resnet_micro", flag="layerwise"
+            )
         with torch.no_grad(), in_eval_mode(self.encoder):
             maps = self.encoder.layers(self._example())
         if maps[0].dim() != 4:
-            raise SslkitError("the encoder's layers are no feature maps", "try resnet_micro", flag="layerwise")
-        for seen, said in zip([self._example(), *maps[:-1]], maps, strict=True):
-            height, width = said.shape[2:]
-            yield ConvDecoder(said.shape[1], (height, width), seen.shape[2], seen.shape[1], self.options.norm)
+            raise SslkitError("the encoder's layers are not feature maps", "use resnet_micro", flag="layerwise")
+        for stage_input, stage_output in zip([self._example(), *maps[:-1]], maps, strict=True):
+            height, width = stage_output.shape[2:]
+            side, channels = stage_input.shape[2], stage_input.shape[1]
+            yield ConvDecoder(stage_output.shape[1], (height, width), side, channels, self.options.norm)
 
     def _predict_stage(self, batch: Batch) -> dict[str, Tensor]:
         stage = int(batch["stage"])
         layers = self.layers_of[0]
-        # Only this stage's own parameters get a gradient: what it sees comes from stages that are done.
+        # Only the parameters of this stage get a gradient; those of earlier stages are already trained.
         fixed = {
             name: value if name in self.stages[stage] else value.detach()
             for name, value in (*layers.named_parameters(), *layers.named_buffers())
         }
-        found = functional_call(layers, fixed, (batch["seen"],))
-        wanted = found[stage - 1].detach() if stage else batch["image"]
-        return {"wanted": wanted, "painted": self.head[batch["stage"]](found[stage])}
+        outputs = functional_call(layers, fixed, (batch["input"],))
+        target = outputs[stage - 1].detach() if stage else batch["image"]
+        return {"target": target, "reconstruction": self.head[batch["stage"]](outputs[stage])}
 
 
 class _Layers(nn.Module):
-    """Return an encoder's layers when called."""
+    """Module whose forward pass returns an encoder's layers."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -159,13 +167,13 @@ class _Layers(nn.Module):
 
 
 def _stages(layers: nn.Module, image: Tensor) -> list[set[str]]:
-    """Return the names of the parameters of each stage: those that its layer depends on, and no earlier one."""
-    named: dict[str, Any] = dict(layers.named_parameters())
-    found: list[set[str]] = []
+    """Return the names of the parameters of each stage: those that its layer depends on and no earlier layer does."""
+    parameters: dict[str, Any] = dict(layers.named_parameters())
+    stages: list[set[str]] = []
     with in_eval_mode(layers):
-        said = layers(image)
-    for layer in said:
-        gradients = torch.autograd.grad(layer.sum(), list(named.values()), retain_graph=True, allow_unused=True)
-        reached = {name for name, gradient in zip(named, gradients, strict=True) if gradient is not None}
-        found.append(reached.difference(*found))
-    return found
+        outputs = layers(image)
+    for output in outputs:
+        gradients = torch.autograd.grad(output.sum(), list(parameters.values()), retain_graph=True, allow_unused=True)
+        reached = {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+        stages.append(reached.difference(*stages))
+    return stages

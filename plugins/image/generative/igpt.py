@@ -1,4 +1,4 @@
-"""Tell the next pixel from all before it."""
+"""Image GPT (Chen et al., 2020)."""
 
 from typing import ClassVar
 
@@ -10,87 +10,96 @@ from torch import Tensor, nn
 from sslkit import Batch, EncoderBuilder, PretextTask, Run, SslkitError
 from sslkit.contract.encoder import Encoder
 from sslkit.image.encoders.igpt import PixelTransformer
+from sslkit.image.tokenizer import code_accuracy, code_loss
 from sslkit.image.transforms import center_view, resize
 from sslkit.image.views import CropOptions, random_crop_view
 from sslkit.nn import kmeans
 from sslkit.pictures import side_by_side
 
-_DRAWN = 16  # pictures at most: each takes a pass of the network for every pixel
+_PREVIEW_IMAGES = 16  # at most: generation takes a forward pass per pixel
 
 
-_MEASURED, _PIXELS = 1024, 50_000  # images that colors are found on, and at most so many pixels of them
+_PALETTE_IMAGES, _PALETTE_PIXELS = 1024, 50_000  # images from which the palette is computed, and at most so many pixels
 
 
 class IGPT(PretextTask):
-    """Tell the next pixel from all before it, in raster order and a few hundred colors (Chen et al., 2020)."""
+    """Predict each pixel's palette color from all previous pixels (Image GPT; Chen et al., 2020)."""
 
     class Options(CropOptions):
-        """Hold the options of igpt."""
+        """Options of `igpt`."""
 
-        side: int = Field(default=16, ge=2, description="Pixels of a side that are read (32 to 64 in the paper).")
-        colors: int = Field(default=512, ge=2, description="Colors of the palette, which is measured on the data.")
+        side: int = Field(default=16, ge=2, description="Side in pixels of the image that is modeled (32 to 64 in the paper).")
+        colors: int = Field(
+            default=512, ge=2, description="Colors of the palette, k-means centers of the data's pixels (512 in the paper)."
+        )
 
     options: Options
     encoder: PixelTransformer
     reads: ClassVar = ("palette",)
     defaults: ClassVar = {"encoder": "igpt", "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "batch_size": 64}
-    preview_columns: ClassVar = ("image", "in the palette", "lower half told")
+    preview_columns: ClassVar = ("image", "palette", "completion")
 
     @classmethod
     def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:
-        """Build the encoder for so many pixels and colors."""
+        """Build the encoder with the task's side and number of colors."""
         if build.recipe["name"] != "igpt":
             return build()
-        given = {"side", "colors"} & build.recipe["options"].keys()
-        if given:
-            raise SslkitError(f"igpt has its own flag for {min(given)}", f"use --{min(given)}", flag="encoder_option")
+        conflicting = {"side", "colors"} & build.recipe["options"].keys()
+        if conflicting:
+            raise SslkitError(
+                f"igpt has its own flag for {min(conflicting)}", f"use --{min(conflicting)}", flag="encoder_option"
+            )
         if options.side > build.data.size:
-            raise SslkitError(f"{options.side} of images of {build.data.size} px", "pixels would only repeat", flag="side")
+            raise SslkitError(
+                f"{options.side} exceeds the image size of {build.data.size} px", f"use at most {build.data.size}", flag="side"
+            )
         return build(options={**build.recipe["options"], "side": options.side, "colors": options.colors})
 
     def build_head(self) -> nn.Module:
-        """Build the linear layer to the colors."""
+        """Build the linear layer to the palette colors."""
         return nn.Linear(self.encoder.width, len(self.encoder.palette))
 
     def before_epoch(self, run: Run) -> None:
-        """Find the palette by k-means on pixels of the data, once (section 3.1)."""
+        """Compute the palette by k-means on pixels of the data, once (section 3.1)."""
         if self.clock.epoch > 0:
             return
-        view = center_view(run.images(_MEASURED), self.data.size)
+        view = center_view(run.images(_PALETTE_IMAGES), self.data.size)
         pixels = F.interpolate(view, size=(self.encoder.side,) * 2, mode="area").permute(0, 2, 3, 1).flatten(0, 2)
-        some = pixels[torch.randperm(len(pixels))[:_PIXELS].to(pixels.device)]
+        sample = pixels[torch.randperm(len(pixels))[:_PALETTE_PIXELS].to(pixels.device)]
         colors = len(self.encoder.palette)
-        if len(some.unique(dim=0)) < colors:
-            raise SslkitError(f"{colors} of {len(some.unique(dim=0))} that there are", "give fewer", flag="colors")
-        self.encoder.palette.copy_(kmeans(some, colors).centers)
+        if len(sample.unique(dim=0)) < colors:
+            raise SslkitError(
+                f"{colors} exceeds the {len(sample.unique(dim=0))} colors of the data", "use fewer colors", flag="colors"
+            )
+        self.encoder.palette.copy_(kmeans(sample, colors).centers)
 
     def transform(self, batch: Batch) -> Batch:
-        """Return the colors of a crop's pixels, `code` `[B, side * side]`, and the crop."""
+        """Return a crop, and the palette colors of its pixels, `code` `[B, side * side]`."""
         image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
         return {"code": self.encoder.codes(image), "image": image}
 
     def predict(self, batch: Batch) -> Tensor:
-        """Return logits of the color at each place, `[B, N, colors]`."""
-        said: Tensor = self.head(self.encoder.code_layers(batch["code"])[-1])
-        return said
+        """Return logits of the color at each position, `[B, N, colors]`."""
+        logits: Tensor = self.head(self.encoder.code_layers(batch["code"])[-1])
+        return logits
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Return the mean cross-entropy of the colors, in nats for a pixel (equation 2)."""
-        return F.cross_entropy(output.flatten(0, 1), batch["code"].flatten())
+        """Return the mean cross-entropy of the colors in nats per pixel (equation 2)."""
+        return code_loss(output, batch["code"])
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the share of pixels whose color was told right."""
-        return {"accuracy": (output.argmax(dim=2) == batch["code"]).float().mean(dim=1)}
+        """Return the accuracy over pixels."""
+        return {"accuracy": code_accuracy(output, batch["code"])}
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
-        """Return the crop, the crop in the palette, and its upper half with a lower one drawn pixel by pixel."""
-        code = batch["code"][:_DRAWN]
+        """Return the crop, the crop in palette colors, and its upper half with a sampled lower half."""
+        code = batch["code"][:_PREVIEW_IMAGES]
         pictures = [self.encoder.decode(code)]
         if output is not None:
-            told = code[:, : code.shape[1] // 2]
-            while told.shape[1] < code.shape[1]:
-                read = torch.cat([told, told[:, :1]], dim=1)  # what stands at a place is not seen there
-                chances = self.head(self.encoder.code_layers(read)[-1][:, -1]).float().softmax(dim=1)
-                told = torch.cat([told, torch.multinomial(chances, 1)], dim=1)
-            pictures.append(self.encoder.decode(told))
-        return side_by_side(batch["image"][:_DRAWN], *(resize(picture, self.data.size) for picture in pictures))
+            completion = code[:, : code.shape[1] // 2]
+            while completion.shape[1] < code.shape[1]:
+                padded = torch.cat([completion, completion[:, :1]], dim=1)  # any code: a position does not depend on its own
+                probabilities = self.head(self.encoder.code_layers(padded)[-1][:, -1]).float().softmax(dim=1)
+                completion = torch.cat([completion, torch.multinomial(probabilities, 1)], dim=1)
+            pictures.append(self.encoder.decode(completion))
+        return side_by_side(batch["image"][:_PREVIEW_IMAGES], *(resize(picture, self.data.size) for picture in pictures))

@@ -1,4 +1,4 @@
-"""Paint an image again from a code that is drawn, close to noise."""
+"""Variational autoencoder (Kingma & Welling, 2014)."""
 
 from typing import ClassVar
 
@@ -12,32 +12,34 @@ from sslkit.image.views import CropOptions, random_crop_view
 from sslkit.nn import Norm, error_share
 from sslkit.pictures import side_by_side
 
-_MOST = 10.0  # of a log variance, either way: exp() of more overflows half precision
+_MAX_LOG_VARIANCE = 10.0  # absolute value: exp() of more overflows half precision
 
 
 class VAE(PretextTask):
-    """Paint an image again from a code that is drawn, close to noise (variational autoencoder; Kingma & Welling, 2014).
+    """Reconstruct an image from a latent code close to a standard normal (VAE; Kingma & Welling, 2014).
 
-    The encoder says where the code lies and how surely; what it says costs as much as it differs from a standard normal.
+    The encoder predicts mean and variance of the code, whose divergence from a standard normal is penalized.
     """
 
     class Options(CropOptions):
-        """Hold the options of vae."""
+        """Options of `vae`."""
 
         code: int = Field(default=64, ge=1, description="Width of the code.")
         beta: float = Field(default=1.0, ge=0, description="Weight of the divergence from the prior (β; Higgins et al., 2017).")
         deviation: float = Field(
-            default=0.1, gt=0, description="Standard deviation of pixels about what is painted: less lets the code say more."
+            default=0.1,
+            gt=0,
+            description="Standard deviation of pixels around the reconstruction; smaller values make codes more informative.",
         )
-        norm: Norm = Field(default="batch", description="Norm inside the decoder.")
+        norm: Norm = Field(default="batch", description="Normalization inside the decoder.")
 
     options: Options
     head: nn.ModuleDict
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 128}
-    preview_columns: ClassVar = ("image", "painted", "painted of noise")
+    preview_columns: ClassVar = ("image", "reconstruction", "sample")
 
     def build_head(self) -> nn.Module:
-        """Build the layer to mean and log variance of the code, and the decoder."""
+        """Build the layer to the mean and log variance of the code, and the decoder."""
         options, data, width = self.options, self.data, self.encoder.width
         decoder = CodeDecoder(options.code, width, data.size, data.channels, options.norm)
         return nn.ModuleDict({"code": nn.Linear(width, 2 * options.code), "decoder": decoder})
@@ -48,15 +50,15 @@ class VAE(PretextTask):
         return {"image": image, "noise": torch.randn(len(image), self.options.code, device=image.device)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Return mean and log variance of the code, `[B, D]`, and the image painted of a code drawn so."""
+        """Return the mean and log variance of the code, `[B, D]`, and the reconstruction from a sampled code."""
         mean, log_variance = self.head["code"](self.encoder(batch["image"])).chunk(2, dim=1)
-        log_variance = log_variance.clamp(-_MOST, _MOST)
+        log_variance = log_variance.clamp(-_MAX_LOG_VARIANCE, _MAX_LOG_VARIANCE)
         code = mean + (log_variance / 2).exp() * batch["noise"]
-        return {"mean": mean, "log_variance": log_variance, "painted": self.head["decoder"](code)}
+        return {"mean": mean, "log_variance": log_variance, "reconstruction": self.head["decoder"](code)}
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return minus the lower bound in nats for each value of the image, without constants (equation 10)."""
-        error = (output["painted"] - batch["image"]).square().mean()
+        """Return the negative evidence lower bound in nats per value of the image, without constants (equation 10)."""
+        error = (output["reconstruction"] - batch["image"]).square().mean()
         values = batch["image"][0].numel()
         return {
             "reconstruction": error / (2 * self.options.deviation**2),
@@ -64,18 +66,18 @@ class VAE(PretextTask):
         }
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the error as a share of what the mean color would make, and the nats that the code tells."""
-        return {"error_share": error_share(output["painted"], batch["image"]), "code_nats": self._divergence(output)}
+        """Return the squared error relative to predicting the mean color, and the code's divergence in nats."""
+        return {"error_share": error_share(output["reconstruction"], batch["image"]), "code_nats": self._divergence(output)}
 
     def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor:
-        """Return the image, what is painted of its code, and what is painted of noise."""
+        """Return the image, its reconstruction, and a sample from the prior."""
         columns = [batch["image"]]
         if output is not None:
-            columns += [output["painted"].clamp(0, 1), self.head["decoder"](batch["noise"]).clamp(0, 1)]
+            columns += [output["reconstruction"].clamp(0, 1), self.head["decoder"](batch["noise"]).clamp(0, 1)]
         return side_by_side(*columns)
 
     @staticmethod
     def _divergence(output: dict[str, Tensor]) -> Tensor:
-        """Return the divergence of each code from a standard normal, in nats, `[B]` (appendix B)."""
+        """Return the KL divergence of each code from a standard normal in nats, `[B]` (appendix B)."""
         mean, log_variance = output["mean"], output["log_variance"]
         return (mean.square() + log_variance.exp() - log_variance - 1).sum(dim=1) / 2

@@ -1,4 +1,4 @@
-"""Paint an image again from a grid of codes, each one of a few hundred."""
+"""VQ-VAE (van den Oord et al., 2017)."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -18,38 +18,38 @@ from sslkit.pictures import side_by_side
 Side = Annotated[int, Field(ge=2)]
 
 
-_MEASURED = 1024  # images that the first codes are taken from
+_INIT_IMAGES = 1024  # images from which the codebook is initialized
 
 
-_VARIANCE = 0.0625  # of pixels in [0, 1], about: what errors are measured by, so that the commitment weighs what it does there
+_VARIANCE = 0.0625  # typical, of pixels in [0, 1]: normalizes the error, so that the commitment weighs as in the paper
 
 
 class VQVAE(PretextTask):
-    """Paint an image again from a grid of codes, each one of a few hundred (van den Oord et al., 2017).
+    """Reconstruct an image from a grid of codes of a codebook (VQ-VAE; van den Oord et al., 2017).
 
-    The run's checkpoint is a tokenizer: `beit` and `cae` take it with `--tokenizer`.
+    The checkpoint serves as a tokenizer: `beit` and `cae` take it with `--tokenizer`.
     """
 
     class Options(CropOptions):
-        """Hold the options of vqvae."""
+        """Options of `vqvae`."""
 
-        codes: int = Field(default=512, ge=2, description="Codes in the codebook (512 in the paper; 8,192 for beit there).")
-        width: int = Field(default=64, ge=1, description="Width of a code.")
+        codes: int = Field(default=512, ge=2, description="Codes in the codebook (512 in the paper; 8,192 in BEiT).")
+        width: int = Field(default=64, ge=1, description="Width of a code vector.")
         grid: Side | Literal["auto"] = Field(
             default="auto",
-            description="Codes in a row; auto: one for 4 px up to 64 px, else for 16, as patches of ViTs.",
+            description="Codes per row and column; auto: one per 4 px for images up to 64 px, else one per 16 px.",
         )
-        commitment: float = Field(default=0.25, ge=0, description="Weight of the distance of vectors to their codes (β).")
-        decay: float = Field(default=0.99, ge=0, lt=1, description="Share of the codes that a step leaves as they were.")
-        norm: Norm = Field(default="batch", description="Norm inside the decoder.")
+        commitment: float = Field(default=0.25, ge=0, description="Weight of the commitment loss (β; 0.25 in the paper).")
+        decay: float = Field(default=0.99, ge=0, lt=1, description="Decay of the codes' moving averages (0.99 in the paper).")
+        norm: Norm = Field(default="batch", description="Normalization inside the decoder.")
 
     options: Options
     reads: ClassVar = ("feature_map",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 128}
-    preview_columns: ClassVar = ("image", "painted of codes")
+    preview_columns: ClassVar = ("image", "reconstruction")
 
     def build_head(self) -> nn.Module:
-        """Build the decoder from codes."""
+        """Build the tokenizer and the decoder."""
         options, data = self.options, self.data
         self.side = data.size // (4 if data.size <= 64 else 16) if options.grid == "auto" else options.grid
         self.tokenizer = build_tokenizer(self.encoder, data, self.side, options.width, options.codes)
@@ -59,12 +59,12 @@ class VQVAE(PretextTask):
         )
 
     def before_epoch(self, run: Run) -> None:
-        """Take the first codes from what the untrained encoder says, once."""
+        """Initialize the codebook from vectors of the untrained encoder, once."""
         if self.clock.epoch > 0:
             return
-        images = center_view(run.images(_MEASURED), self.data.size).split(128)
+        images = center_view(run.images(_INIT_IMAGES), self.data.size).split(128)
         with torch.no_grad(), batch_statistics(self.encoder):
-            vectors = torch.cat([self.tokenizer(self.encoder, some).flatten(0, 1) for some in images])
+            vectors = torch.cat([self.tokenizer(self.encoder, chunk).flatten(0, 1) for chunk in images])
         self.tokenizer.codebook.initialize(vectors, self.data.batch_size * self.side**2)
 
     def transform(self, batch: Batch) -> Batch:
@@ -72,44 +72,47 @@ class VQVAE(PretextTask):
         return {"image": random_crop_view(batch["image"], self.data.size, self.options.crop_scale)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Return vectors `[B, N, D]`, their codes, int64 `[B, N]`, and the image painted of the codes."""
+        """Return vectors `[B, N, D]`, their codes, int64 `[B, N]`, and the reconstruction from the codes."""
         vector = self.tokenizer(self.encoder, batch["image"])
         code = self.tokenizer.codebook.nearest(vector)
-        # The decoder sees the codes; what it wants of them goes to the vectors (section 3.2).
-        seen = vector + (self.tokenizer.codebook.codes[code] - vector).detach()
-        painted = self.head(seen.transpose(1, 2).unflatten(2, (self.side, self.side)).to(vector.dtype))
-        return {"vector": vector, "code": code, "painted": painted}
+        # Straight-through estimator: the decoder's input is the codes, its gradient goes to the vectors (section 3.2).
+        quantized = vector + (self.tokenizer.codebook.codes[code] - vector).detach()
+        reconstruction = self.head(quantized.transpose(1, 2).unflatten(2, (self.side, self.side)).to(vector.dtype))
+        return {"vector": vector, "code": code, "reconstruction": reconstruction}
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the squared error, and how far vectors are from their codes (equation 3; codes follow by themselves)."""
+        """Return the squared error and the commitment loss (equation 3; codes are moving averages and need no loss)."""
         codes = self.tokenizer.codebook.codes[output["code"]]
         return {
-            "reconstruction": F.mse_loss(output["painted"], batch["image"]) / _VARIANCE,
+            "reconstruction": F.mse_loss(output["reconstruction"], batch["image"]) / _VARIANCE,
             "commitment": self.options.commitment * F.mse_loss(output["vector"], codes),
         }
 
     def remember(self, output: dict[str, Tensor], batch: Batch) -> Batch:
-        """Keep the vectors for the codebook."""
+        """Return the vectors for the update of the codebook."""
         return {"vector": output["vector"].detach()}
 
-    def after_step(self, seen: Batch) -> None:
-        """Let the codes follow the vectors."""
-        self.tokenizer.codebook.update(seen["vector"].flatten(0, 1), self.options.decay)
+    def after_step(self, remembered: Batch) -> None:
+        """Update the codebook with the vectors."""
+        self.tokenizer.codebook.update(remembered["vector"].flatten(0, 1), self.options.decay)
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the error as a share of what the mean color would make, and how many codes are in use."""
-        used = self.tokenizer.codebook.perplexity()
-        return {"error_share": error_share(output["painted"], batch["image"]), "perplexity": used.expand(len(batch["image"]))}
+        """Return the squared error relative to predicting the mean color, and the perplexity of the codebook."""
+        perplexity = self.tokenizer.codebook.perplexity()
+        return {
+            "error_share": error_share(output["reconstruction"], batch["image"]),
+            "perplexity": perplexity.expand(len(batch["image"])),
+        }
 
     def reasons(self) -> dict[str, str]:
-        """Say how large the grid is."""
-        return {"grid": f"{self.side}×{self.side} codes of {self.data.size} px"} if self.options.grid == "auto" else {}
+        """Return the resolved size of the grid."""
+        return {"grid": f"{self.side}×{self.side} codes for {self.data.size} px"} if self.options.grid == "auto" else {}
 
     def exports(self) -> dict[str, nn.Module]:
-        """Keep the encoder, and what makes codes of what it says."""
+        """Return the encoder and the tokenizer."""
         return {"encoder": self.encoder, "tokenizer": self.tokenizer}
 
     def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor:
-        """Return the image, and what is painted of its codes."""
+        """Return the image and its reconstruction."""
         columns = [batch["image"]]
-        return side_by_side(*columns, *([] if output is None else [output["painted"].clamp(0, 1)]))
+        return side_by_side(*columns, *([] if output is None else [output["reconstruction"].clamp(0, 1)]))

@@ -1,1 +1,1 @@
-"""Masked tasks: hide a part of the image and predict it from the rest."""
+"""Masked image modeling: predict the masked patches of an image."""

@@ -1,4 +1,4 @@
-"""Fill in hidden patches; the encoder sees only the visible ones."""
+"""MAE (He et al., 2022)."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sslkit import Batch, PretextTask, Run, SslkitError
 from sslkit.image.decoders import PatchDecoder, PatchDecoderOptions
 from sslkit.image.encoders.base import PatchEncoder
+from sslkit.image.tokenizer import code_accuracy, code_loss
 from sslkit.image.transforms import (
     block_mask,
     center_view,
@@ -34,42 +35,43 @@ from sslkit.pictures import side_by_side
 Components = Annotated[int, Field(ge=1)]
 
 
-_MEASURED = 1024  # images that components and codes are found on
+_FIT_IMAGES = 1024  # images on which components and codes are fitted
 
 
 class MAE(PretextTask):
-    """Fill in hidden patches; the encoder sees only the visible ones (He et al., 2022)."""
+    """Reconstruct masked patches from an encoding of the visible ones (MAE; He et al., 2022)."""
 
     class Options(CropOptions, PatchDecoderOptions):
-        """Hold MAE's options; names of choices are those of the paper's ablations."""
+        """Options of `mae`, most of them ablations of the paper."""
 
-        mask_ratio: float = Field(default=0.75, gt=0, lt=1, description="Share of patches that are hidden.")
+        mask_ratio: float = Field(default=0.75, gt=0, lt=1, description="Fraction of masked patches (0.75 in the paper).")
         sampling: Literal["random", "block", "grid"] = Field(
-            default="random", description="Which are hidden: any, large blocks, or all but one of every two by two."
+            default="random", description="Masked patches: random ones, large blocks, or all but one of every 2 × 2."
         )
         mask_tokens_in: Literal["encoder", "decoder"] = Field(
-            default="decoder", description="Where mask tokens stand for hidden patches; encoder: it sees all places."
+            default="decoder", description="Where mask tokens are inserted; encoder: it processes all patches."
         )
         target: Literal["pixels", "normalized", "pca", "tokens"] = Field(
             default="normalized",
-            description="What is predicted: pixels, pixels normalized per patch, their components, or the nearest of --codes.",
+            description="Target: pixels, pixels normalized per patch, PCA components, or the nearest of --codes.",
         )
         components: Components | Literal["auto"] = Field(
-            default="auto", description="Components of --target pca, measured on the data; auto: an eighth of a patch's values."
+            default="auto",
+            description="Principal components of --target pca; auto: 1/8 of a patch's values.",
         )
         codes: int = Field(
             default=512,
             ge=2,
-            description="Codes of --target tokens: k-means centers of patches (8,192 of a dVAE there).",
+            description="Codes of --target tokens: k-means centers of patches (8,192 codes of a dVAE in the paper).",
         )
         augmentation: Literal["none", "crop", "resized-crop", "color"] = Field(
             default="resized-crop",
-            description="none: the middle; crop: fixed size; color: resized, and color jitter.",
+            description="none: center view; crop: random fixed-size crop; color: resized crop and color jitter.",
         )
         crop_scale: CropScale = 0.2
 
     options: Options
-    preview_columns: ClassVar = ("as seen", "filled in", "image")
+    preview_columns: ClassVar = ("masked", "prediction", "image")
     encoder: PatchEncoder
     mean_patch: Tensor
     axes: Tensor
@@ -89,19 +91,23 @@ class MAE(PretextTask):
         return PatchDecoder(self.encoder.width, width, depth, self.grid, output, fills)
 
     def setup(self) -> None:
-        """Settle what is hidden, and keep room for what is measured."""
+        """Compute the number of masked patches, and register buffers; raise SslkitError for options that conflict."""
         options = self.options
         if options.sampling == "grid" and options.mask_ratio != 0.75:
             raise SslkitError(
-                f"{options.mask_ratio} with --sampling grid", "a grid hides three of every four: 0.75", flag="mask_ratio"
+                f"{options.mask_ratio} conflicts with --sampling grid",
+                "a grid masks three of every four patches: use 0.75",
+                flag="mask_ratio",
             )
         if self.components > self.values:
             raise SslkitError(
-                f"{self.components} of patches with {self.values} values", "give at most as many", flag="components"
+                f"{self.components} exceeds the {self.values} values of a patch",
+                f"use at most {self.values}",
+                flag="components",
             )
-        self.hidden = masked_patch_count(options.mask_ratio, self.grid)
+        self.num_masked = masked_patch_count(options.mask_ratio, self.grid)
         if options.sampling == "grid":
-            self.hidden = int(grid_mask(1, self.grid, torch.device("cpu")).sum())
+            self.num_masked = int(grid_mask(1, self.grid, torch.device("cpu")).sum())
         if options.mask_tokens_in == "encoder":
             self.fill = nn.Parameter(0.02 * torch.randn(self.encoder.width))
         if options.target == "pca":
@@ -111,57 +117,59 @@ class MAE(PretextTask):
             self.register_buffer("codebook", torch.zeros(options.codes, self.values))
 
     def before_epoch(self, run: Run) -> None:
-        """Measure components or codes of the data's patches, once."""
+        """Fit components or codes to patches of the data, once."""
         if self.clock.epoch > 0 or self.options.target not in ("pca", "tokens"):
             return
-        found = self._patches(center_view(run.images(_MEASURED), self.data.size)).flatten(0, 1)
+        patch = self._patches(center_view(run.images(_FIT_IMAGES), self.data.size)).flatten(0, 1)
         if self.options.target == "pca":
-            self.mean_patch.copy_(found.mean(dim=0))
-            _, vectors = torch.linalg.eigh(torch.cov((found - self.mean_patch).T))  # ascending
+            self.mean_patch.copy_(patch.mean(dim=0))
+            _, vectors = torch.linalg.eigh(torch.cov((patch - self.mean_patch).T))  # ascending
             self.axes.copy_(vectors.flip(1)[:, : self.components])
             return
-        if len(found) < self.options.codes:
-            raise SslkitError(f"{self.options.codes} of {len(found)} patches", "give fewer, or more images", flag="codes")
-        some = torch.randperm(len(found))[:20_000]
-        self.codebook.copy_(kmeans(found[some.to(found.device)], self.options.codes).centers)
+        if len(patch) < self.options.codes:
+            raise SslkitError(
+                f"{self.options.codes} exceeds the {len(patch)} patches", "use fewer, or more images", flag="codes"
+            )
+        sample = torch.randperm(len(patch))[:20_000]
+        self.codebook.copy_(kmeans(patch[sample.to(patch.device)], self.options.codes).centers)
 
     def transform(self, batch: Batch) -> Batch:
-        """Return the view, the places of visible and hidden patches, and what the hidden ones are."""
+        """Return a view, the indices of `visible` and `masked` patches, and the `target` of the latter."""
         image = self._view(batch["image"])
-        visible, hidden = split_patches(self._mask(image), self.hidden)
-        target = self._target(take_patches(self._patches(image), hidden))
-        return {"image": image, "visible": visible, "hidden": hidden, "target": target}
+        visible, masked = split_patches(self._mask(image), self.num_masked)
+        target = self._target(take_patches(self._patches(image), masked))
+        return {"image": image, "visible": visible, "masked": masked, "target": target}
 
     def predict(self, batch: Batch) -> Tensor:
-        """Return what the decoder says of the hidden patches, `[B, H, values]`."""
-        image, hidden = batch["image"], batch["hidden"]
+        """Return the prediction for the masked patches, `[B, H, values]`."""
+        image, masked = batch["image"], batch["masked"]
         if self.options.mask_tokens_in == "decoder":
             tokens = self.encoder.tokens(image, keep=batch["visible"])
-            return take_patches(self.head(tokens, self.encoder.prefix, keep=batch["visible"]), hidden)
+            return take_patches(self.head(tokens, self.encoder.prefix, keep=batch["visible"]), masked)
         mask = torch.zeros(len(image), self.grid[0] * self.grid[1], dtype=torch.bool, device=image.device)
-        tokens = self.encoder.tokens(image, mask=mask.scatter(1, hidden, True), fill=self.fill)
-        return take_patches(self.head(tokens, self.encoder.prefix), hidden)
+        tokens = self.encoder.tokens(image, mask=mask.scatter(1, masked, True), fill=self.fill)
+        return take_patches(self.head(tokens, self.encoder.prefix), masked)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Return the mean squared error on hidden patches, or the cross-entropy of their codes."""
+        """Return the mean squared error on masked patches, or the cross-entropy of their codes."""
         if self.options.target == "tokens":
-            return F.cross_entropy(output.flatten(0, 1), batch["target"].flatten())
+            return code_loss(output, batch["target"])
         return F.mse_loss(output, batch["target"])
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the error as a share of what each target's own mean would make, or, for codes, the share told right."""
+        """Return the squared error relative to predicting each image's mean target, or, for codes, the accuracy."""
         target = batch["target"]
         if self.options.target == "tokens":
-            return {"accuracy": (output.argmax(dim=2) == target).float().mean(dim=1)}
-        plain = (target - target.mean(dim=(1, 2), keepdim=True)).square().mean(dim=(1, 2))
-        return {"error_share": (output - target).square().mean(dim=(1, 2)) / plain.clamp(min=1e-4)}
+            return {"accuracy": code_accuracy(output, target)}
+        baseline = (target - target.mean(dim=(1, 2), keepdim=True)).square().mean(dim=(1, 2))
+        return {"error_share": (output - target).square().mean(dim=(1, 2)) / baseline.clamp(min=1e-4)}
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
-        """Return what is visible of each image, the hidden part as it is filled in, and the image."""
-        image, hidden = batch["image"], batch["hidden"]
-        columns = [gray_out_patches(image, hidden, self.grid)]
+        """Return the masked image, the image with predicted patches, and the image."""
+        image, masked = batch["image"], batch["masked"]
+        columns = [gray_out_patches(image, masked, self.grid)]
         if output is not None:
-            columns.append(replace_patches(image, hidden, self._pixels(output, image, hidden), self.encoder.patch).clamp(0, 1))
+            columns.append(replace_patches(image, masked, self._pixels(output, image, masked), self.encoder.patch).clamp(0, 1))
         return side_by_side(*columns, image)
 
     def _view(self, image: Tensor) -> Tensor:
@@ -178,23 +186,23 @@ class MAE(PretextTask):
         if sampling == "grid":
             return grid_mask(batch, self.grid, image.device)
         if sampling == "block":
-            return block_mask(batch, self.grid, self.hidden, image.device)
-        return random_mask(batch, self.grid[0] * self.grid[1], self.hidden, image.device)
+            return block_mask(batch, self.grid, self.num_masked, image.device)
+        return random_mask(batch, self.grid[0] * self.grid[1], self.num_masked, image.device)
 
     def _patches(self, image: Tensor) -> Tensor:
         return patchify(image, self.encoder.patch)
 
-    def _pixels(self, output: Tensor, image: Tensor, hidden: Tensor) -> Tensor:
-        """Return the pixels that are told of hidden patches; a patch's own mean and deviation are what they were."""
+    def _pixels(self, output: Tensor, image: Tensor, masked: Tensor) -> Tensor:
+        """Return the predicted pixels of masked patches; normalized ones get the true mean and deviation of their patch."""
         kind = self.options.target
         if kind == "normalized":
-            return denormalize_patches(output, take_patches(self._patches(image), hidden))
+            return denormalize_patches(output, take_patches(self._patches(image), masked))
         if kind == "pca":
             return output @ self.axes.T + self.mean_patch
         return self.codebook[output.argmax(dim=2)] if kind == "tokens" else output
 
     def _target(self, patch: Tensor) -> Tensor:
-        """Return what is predicted of patches `[B, H, values]`."""
+        """Return the targets of patches `[B, H, values]`."""
         kind = self.options.target
         if kind == "normalized":
             return normalize_patches(patch)

@@ -1,4 +1,4 @@
-"""Paint hidden patches, from an encoder that sees a mask token in their place."""
+"""SimMIM (Xie et al., 2022)."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -25,15 +25,15 @@ Pixels = Annotated[int, Field(ge=1)]
 
 
 class SimMIM(PretextTask):
-    """Paint hidden patches, from an encoder that sees a mask token in their place (Xie et al., 2022)."""
+    """Predict the pixels of masked patches with a linear head (SimMIM; Xie et al., 2022)."""
 
     class Options(CropOptions):
-        """Hold the options of simmim."""
+        """Options of `simmim`."""
 
-        mask_ratio: float = Field(default=0.6, gt=0, lt=1, description="Share of the image that is hidden.")
+        mask_ratio: float = Field(default=0.6, gt=0, lt=1, description="Masked fraction of the image (0.6 in the paper).")
         mask_patch: Pixels | Literal["auto"] = Field(
             default="auto",
-            description="Pixels of a hidden square's side; auto: a quarter of the image up to 64 px, else a sixth (32 of 192).",
+            description="Side of a masked square in pixels; auto: 1/4 of the image up to 64 px, else 1/6 (32 of 192).",
         )
         crop_scale: CropScale = 0.67
 
@@ -41,7 +41,7 @@ class SimMIM(PretextTask):
     encoder: PatchEncoder
     reads: ClassVar = ("tokens",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
-    preview_columns: ClassVar = ("image", "as seen", "painted")
+    preview_columns: ClassVar = ("image", "masked", "prediction")
 
     def build_head(self) -> nn.Module:
         """Build the linear layer to the pixels of a patch."""
@@ -50,60 +50,60 @@ class SimMIM(PretextTask):
         return nn.Linear(self.encoder.width, self.encoder.patch**2 * data.channels)
 
     def setup(self) -> None:
-        """Settle what is hidden; raises SslkitError for squares that are no whole patches, or no part of the image."""
-        size, patch, asked = self.data.size, self.encoder.patch, self.options.mask_patch
-        side = (size // 4 if size <= 64 else size // 6) if asked == "auto" else asked
-        side = max(1, round(side / patch)) * patch if asked == "auto" else side
-        while asked == "auto" and size % side:  # the next smaller square that fills the image
+        """Compute the masked squares; raise SslkitError if they are not whole patches or do not tile the image."""
+        size, patch, option = self.data.size, self.encoder.patch, self.options.mask_patch
+        side = (size // 4 if size <= 64 else size // 6) if option == "auto" else option
+        side = max(1, round(side / patch)) * patch if option == "auto" else side
+        while option == "auto" and size % side:  # the next smaller square that tiles the image
             side -= patch
         if side % patch or size % side:
             raise SslkitError(
-                f"squares of {side} px, in an image of {size} px with patches of {patch}",
-                "give a multiple of the patch that divides the image",
+                f"squares of {side} px do not fit an image of {size} px with patches of {patch} px",
+                "use a multiple of the patch that divides the image",
                 flag="mask_patch",
             )
         self.square, self.squares = side // patch, size // side
         if self.squares < 2 <= size // patch:
-            raise SslkitError(f"a square of {side} px is all of the image", "give less", flag="mask_patch")
-        self.hidden = masked_patch_count(self.options.mask_ratio, (self.squares, self.squares))
+            raise SslkitError(f"a square of {side} px covers the whole image", "use a smaller one", flag="mask_patch")
+        self.num_masked = masked_patch_count(self.options.mask_ratio, (self.squares, self.squares))
         self.fill = nn.Parameter(0.02 * torch.randn(self.encoder.width))
 
     def transform(self, batch: Batch) -> Batch:
-        """Return a crop, which patches are hidden, bool `mask` `[B, N]`, their places and what they are."""
+        """Return a crop, `mask` bool `[B, N]`, the indices of masked patches, `masked` `[B, H]`, and their pixels, `target`."""
         image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
-        coarse = random_mask(len(image), self.squares**2, self.hidden, image.device).view(-1, self.squares, self.squares)
+        coarse = random_mask(len(image), self.squares**2, self.num_masked, image.device).view(-1, self.squares, self.squares)
         mask = coarse.repeat_interleave(self.square, dim=1).repeat_interleave(self.square, dim=2).flatten(1)
-        _, hidden = split_patches(mask, self.hidden * self.square**2)
-        return {"image": image, "mask": mask, "hidden": hidden, "target": take_patches(self._patches(image), hidden)}
+        _, masked = split_patches(mask, self.num_masked * self.square**2)
+        return {"image": image, "mask": mask, "masked": masked, "target": take_patches(self._patches(image), masked)}
 
     def predict(self, batch: Batch) -> Tensor:
-        """Return the pixels of the hidden patches, `[B, H, values]`."""
+        """Return the predicted pixels of the masked patches, `[B, H, values]`."""
         tokens = self.encoder.tokens(batch["image"], mask=batch["mask"], fill=self.fill)
-        said: Tensor = self.head(take_patches(tokens[:, self.encoder.prefix :], batch["hidden"]))
-        return said
+        pixels: Tensor = self.head(take_patches(tokens[:, self.encoder.prefix :], batch["masked"]))
+        return pixels
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Return the mean absolute error of hidden pixels (section 3.3)."""
+        """Return the mean absolute error of masked pixels (section 3.3)."""
         return F.l1_loss(output, batch["target"])
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the absolute error as a share of what the mean of the visible pixels would make."""
+        """Return the absolute error relative to predicting the mean color of the visible pixels."""
         channels, mask = self.data.channels, batch["mask"]
-        every = self._patches(batch["image"]).unflatten(2, (-1, channels)).mean(dim=2)  # each patch's color, [B, N, C]
-        seen = (every * ~mask[:, :, None]).sum(dim=1, keepdim=True) / (~mask).sum(dim=1)[:, None, None]
+        colors = self._patches(batch["image"]).unflatten(2, (-1, channels)).mean(dim=2)  # mean color per patch, [B, N, C]
+        visible = (colors * ~mask[:, :, None]).sum(dim=1, keepdim=True) / (~mask).sum(dim=1)[:, None, None]
         target = batch["target"].unflatten(2, (-1, channels))
-        plain = (target - seen[:, :, None]).abs().mean(dim=(1, 2, 3))
-        return {"error_share": (output - batch["target"]).abs().mean(dim=(1, 2)) / plain.clamp(min=0.01)}
+        baseline = (target - visible[:, :, None]).abs().mean(dim=(1, 2, 3))
+        return {"error_share": (output - batch["target"]).abs().mean(dim=(1, 2)) / baseline.clamp(min=0.01)}
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
-        """Return the image, what is visible of it, and the hidden part as it is painted."""
-        columns = [batch["image"], gray_out_patches(batch["image"], batch["hidden"], self.grid)]
+        """Return the image, the masked image, and the image with predicted patches."""
+        columns = [batch["image"], gray_out_patches(batch["image"], batch["masked"], self.grid)]
         if output is not None:
-            columns.append(replace_patches(batch["image"], batch["hidden"], output, self.encoder.patch).clamp(0, 1))
+            columns.append(replace_patches(batch["image"], batch["masked"], output, self.encoder.patch).clamp(0, 1))
         return side_by_side(*columns)
 
     def reasons(self) -> dict[str, str]:
-        """Say how large the hidden squares are."""
+        """Return the resolved size of the masked squares."""
         pixels = self.square * self.encoder.patch
         return {"mask_patch": f"{pixels} px of {self.data.size}"} if self.options.mask_patch == "auto" else {}
 

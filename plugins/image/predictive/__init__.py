@@ -1,1 +1,1 @@
-"""Predictive tasks: the label is derived from the image itself."""
+"""Predictive tasks on images: the target is derived from the image itself."""

@@ -1,4 +1,4 @@
-"""Tell which of some images a strongly changed one was."""
+"""Exemplar networks (Dosovitskiy et al., 2014)."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -15,55 +15,55 @@ from sslkit.pictures import add_frame, side_by_side
 Count = Annotated[int, Field(ge=2)]
 
 
-_MOST = 2000
+_MAX_EXEMPLARS = 2000
 
 
 class Exemplar(PretextTask):
-    """Tell which of some images a strongly changed one was (Dosovitskiy et al., 2014): each image is a class.
+    """Classify strongly augmented images by the image they come from (Dosovitskiy et al., 2014).
 
-    Only these images are seen. With more of them two may look alike, with fewer there is less to learn from.
+    Training uses the exemplars only. With more of them, two may look alike; with fewer, there is less to learn from.
     """
 
     class Options(CropOptions):
-        """Hold exemplar's options."""
+        """Options of `exemplar`."""
 
         exemplars: Count | Literal["auto"] = Field(
-            default="auto", description="Images that are classes; auto: all, 2,000 at most (8,000 in the paper)."
+            default="auto", description="Number of images that serve as classes; auto: all, at most 2,000 (8,000 in the paper)."
         )
         crop_scale: CropScale = 0.3
-        turn: float = Field(default=20.0, ge=0, le=180, description="Largest turn in degrees, either way.")
-        color_strength: float = Field(default=1.0, ge=0, le=2, description="Scale of the color jitter 0.6/0.6/0.6/0.1.")
-        gray: float = Field(default=0.1, ge=0, le=1, description="Share of images without color.")
+        turn: float = Field(default=20.0, ge=0, le=180, description="Largest rotation in degrees, in either direction.")
+        color_strength: float = Field(default=1.0, ge=0, le=2, description="Strength of color jitter, times 0.6/0.6/0.6/0.1.")
+        gray: float = Field(default=0.1, ge=0, le=1, description="Probability that an image is converted to gray.")
 
     options: Options
     label: Tensor
     needs: ClassVar = ("index",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
-    preview_columns: ClassVar = ("image", "as seen")
+    preview_columns: ClassVar = ("image", "augmented")
 
     def build_head(self) -> nn.Module:
-        """Build the linear classifier of as many classes as images are chosen."""
-        asked, samples = self.options.exemplars, self.data.samples
-        self.count = min(_MOST, samples) if asked == "auto" else asked
+        """Build the linear classifier with one class per exemplar."""
+        exemplars, samples = self.options.exemplars, self.data.samples
+        self.count = min(_MAX_EXEMPLARS, samples) if exemplars == "auto" else exemplars
         if self.count > samples:
-            raise SslkitError(f"{self.count} of {samples} images", f"the most that works is {samples}", flag="exemplars")
+            raise SslkitError(f"{self.count} exceeds the {samples} training images", f"use at most {samples}", flag="exemplars")
         return nn.Linear(self.encoder.width, self.count)
 
     def setup(self) -> None:
-        """Keep room for which images were chosen: their class, or -1."""
+        """Register the class of each image, -1 for images that are not exemplars."""
         check_hue(self.data.channels, self.options.color_strength)
         self.register_buffer("label", torch.full((self.data.samples,), -1))
 
     def before_epoch(self, run: Run) -> None:
-        """Choose the images, once, and see no others."""
+        """Select the exemplars before the first epoch, and sample only these."""
         if self.clock.epoch == 0:
-            chosen = torch.randperm(self.data.samples)[: self.count].to(self.label.device)
+            selected = torch.randperm(self.data.samples)[: self.count].to(self.label.device)
             self.label.fill_(-1)
-            self.label[chosen] = torch.arange(self.count, device=chosen.device)
+            self.label[selected] = torch.arange(self.count, device=selected.device)
             run.balance(self.label)
 
     def transform(self, batch: Batch) -> Batch:
-        """Return each image strongly changed, `[B, C, S, S]`, and its class, `label` `[B]`."""
+        """Return a strong augmentation of each image, `[B, C, S, S]`, and its class, `label` `[B]`."""
         options = self.options
         image = random_rotation(batch["image"], options.turn) if options.turn else batch["image"]
         image = random_crop_view(image, self.data.size, options.crop_scale)
@@ -72,24 +72,24 @@ class Exemplar(PretextTask):
         return {"image": grayscale(image, options.gray), "label": self.label[batch["index"]]}
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the sum of cross-entropies; what stands in for an unreadable image may be no exemplar, and counts nothing."""
+        """Return the sum of cross-entropies; substitutes of unreadable images that are no exemplars (label -1) are ignored."""
         return {"class": F.cross_entropy(output, batch["label"], ignore_index=-1, reduction="sum")}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Return how many exemplars there are in the batch."""
+        """Return the number of exemplars in the batch."""
         return {"class": (batch["label"] >= 0).sum()}
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return whether the image was told right: by chance, one in `exemplars`."""
+        """Return the accuracy (chance: 1 / exemplars)."""
         return {"accuracy": (output.argmax(dim=1) == batch["label"]).float()}
 
     def reasons(self) -> dict[str, str]:
-        """Say what `auto` became."""
+        """Return the number of exemplars that `auto` resolved to."""
         return {"exemplars": f"{self.count:,}: of {self.data.samples:,} images"} if self.options.exemplars == "auto" else {}
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
-        """Return each exemplar and the changed one, add_frame by whether it was told right."""
-        seen = batch["image"]
+        """Return each exemplar and its augmentation; once trained, framed green where the prediction is correct, else red."""
+        augmented = batch["image"]
         if output is not None:
-            seen = add_frame(seen, output.argmax(dim=1) == batch["label"])
-        return side_by_side(batch["original"], seen)[batch["label"] >= 0]
+            augmented = add_frame(augmented, output.argmax(dim=1) == batch["label"])
+        return side_by_side(batch["original"], augmented)[batch["label"] >= 0]

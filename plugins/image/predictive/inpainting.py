@@ -1,4 +1,4 @@
-"""Fill in a hidden region of an image."""
+"""Context encoders (Pathak et al., 2016)."""
 
 from typing import Any, ClassVar, Literal
 
@@ -14,127 +14,131 @@ from sslkit.image.views import CropOptions, random_crop_view
 from sslkit.nn import Norm, critic_layers, with_frozen_weights
 from sslkit.pictures import side_by_side
 
-_BORDER, _BORDER_WEIGHT = 7 / 128, 10.0  # the seen border that is painted, too, and how much it counts (section 4.2)
+_BORDER, _BORDER_WEIGHT = 7 / 128, 10.0  # width and weight of the visible border that is predicted too (section 4.2)
 
 
-_FILL = 0.5  # the encoder's input where the image is hidden
+_FILL = 0.5  # the encoder's input in the masked region
 
 
 class Inpainting(PretextTask):
-    """Fill in a hidden region of an image (context encoders; Pathak et al., 2016).
+    """Inpaint a masked region of an image (context encoders; Pathak et al., 2016).
 
-    With `--adversarial` a critic learns to tell painted regions from true ones, and the painter to deceive it; both in
+    With `--adversarial`, a critic learns to distinguish inpainted from real regions and the decoder learns to fool it, both in
     one backward pass.
     """
 
     class Options(CropOptions):
-        """Hold inpainting's options."""
+        """Options of `inpainting`."""
 
         region: Literal["center", "block", "region"] = Field(
-            default="region", description="What is hidden: the middle, the union of four boxes, or a random silhouette."
+            default="region", description="Shape of the mask: a center square, the union of four boxes, or a random silhouette."
         )
-        hidden_share: float = Field(default=0.25, ge=0.01, le=0.75, description="Share of the image that is hidden.")
+        hidden_share: float = Field(default=0.25, ge=0.01, le=0.75, description="Fraction of the image that is masked.")
         adversarial: float = Field(
             default=0.0,
             ge=0,
             lt=1,
-            description="Weight of the adversarial loss, 0.001 in the paper's pictures; L2 has the rest.",
+            description="Weight of the adversarial loss; L2 has the rest (0.001 in the paper for inpainting results).",
         )
-        critic_lr: float = Field(default=1e-4, ge=0, description="The critic's learning rate.")
-        norm: Norm = Field(default="batch", description="Norm inside the decoder.")
+        critic_lr: float = Field(default=1e-4, ge=0, description="Learning rate of the critic.")
+        norm: Norm = Field(default="batch", description="Normalization inside the decoder.")
 
     options: Options
     reads: ClassVar = ("feature_map",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 128}
-    preview_columns: ClassVar = ("image", "as seen", "filled in")
+    preview_columns: ClassVar = ("image", "masked", "prediction")
 
     def build_head(self) -> nn.Module:
-        """Build the painter: a layer in which each channel looks at all places, then a decoder."""
+        """Build a channel-wise fully connected layer and a decoder."""
         size, channels, width = self.data.size, self.data.channels, self.encoder.width
         small = map_size(self.encoder, torch.zeros(1, channels, size, size))
         return nn.Sequential(ChannelWise(width, small), ConvDecoder(width, small, size, channels, self.options.norm))
 
     def setup(self) -> None:
-        """Build the critic if there is to be one."""
+        """Build the critic of the adversarial loss."""
         self.border = max(1, round(_BORDER * self.data.size))
         self.critic = Critic(self.data.channels) if self.options.adversarial else None
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Give the critic a rate of its own."""
+        """Set the learning rate of the critic."""
         return [] if self.critic is None else [{"params": self.critic.parameters(), "lr": self.options.critic_lr}]
 
     def transform(self, batch: Batch) -> Batch:
-        """Return the image with a hole, the whole one, and how much each pixel counts, `weight` `[B, 1, S, S]`.
+        """Return the masked image, the image (`target`), `mask` bool and loss weights, `weight` `[B, 1, S, S]`.
 
-        1 in the hole, 10 in the border around it, which is seen and painted all the same, 0 elsewhere.
+        Weights are 1 in the mask, 10 in the visible border around it, and 0 elsewhere.
         """
         options, size = self.options, self.data.size
         image = random_crop_view(batch["image"], size, options.crop_scale)
-        hidden = hole_mask(len(image), size, options.region, options.hidden_share, image.device)[:, None]
-        around = F.max_pool2d(hidden.float(), 2 * self.border + 1, stride=1, padding=self.border)
-        weight = torch.where(hidden, 1.0, _BORDER_WEIGHT * around)
-        return {"image": image.masked_fill(hidden, _FILL), "target": image, "hidden": hidden, "weight": weight}
+        mask = hole_mask(len(image), size, options.region, options.hidden_share, image.device)[:, None]
+        dilated = F.max_pool2d(mask.float(), 2 * self.border + 1, stride=1, padding=self.border)
+        weight = torch.where(mask, 1.0, _BORDER_WEIGHT * dilated)
+        return {"image": image.masked_fill(mask, _FILL), "target": image, "mask": mask, "weight": weight}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the painted image `[B, C, S, S]`, and, with a critic, what it says of painted and true regions, `[B]`."""
-        painted = self.head(self.encoder.feature_map(batch["image"]))
+        """Return the prediction `[B, C, S, S]`, and the critic's logits of predicted and real regions, `[B]`, if it is used.
+
+        `fake_frozen` has gradients for the decoder only, `fake` and `real` for the critic only."""
+        prediction = self.head(self.encoder.feature_map(batch["image"]))
         if self.critic is None:
-            return {"painted": painted}
-        # The critic sees the region only: at its border any fake would show.
-        fake, real = (torch.where(batch["hidden"], image, _FILL) for image in (painted, batch["target"]))
+            return {"prediction": prediction}
+        # The critic sees the masked region only: the seam around it would reveal any fake.
+        fake, real = (torch.where(batch["mask"], image, _FILL) for image in (prediction, batch["target"]))
         return {
-            "painted": painted,
-            "deceived": with_frozen_weights(self.critic)(fake),
+            "prediction": prediction,
+            "fake_frozen": with_frozen_weights(self.critic)(fake),
             "fake": self.critic(fake.detach()),
             "real": self.critic(real),
         }
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the weighted sum of squared errors, and the adversarial terms (equations 1 to 4)."""
-        share = self.options.adversarial
-        error = (output["painted"] - batch["target"]).square().mean(dim=1, keepdim=True)
-        terms = {"reconstruction": (1 - share) * (batch["weight"] * error).sum()}
+        """Return the weighted sum of squared errors, and the adversarial and critic losses (equations 1 to 4)."""
+        weight = self.options.adversarial
+        error = (output["prediction"] - batch["target"]).square().mean(dim=1, keepdim=True)
+        terms = {"reconstruction": (1 - weight) * (batch["weight"] * error).sum()}
         if self.critic is not None:
-            terms["adversarial"] = share * F.softplus(-output["deceived"]).mean()
+            terms["adversarial"] = weight * F.softplus(-output["fake_frozen"]).mean()
             terms["critic"] = F.softplus(-output["real"]).mean() + F.softplus(output["fake"]).mean()
         return terms
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Return how much all pixels count together."""
+        """Return the sum of the weights of all pixels."""
         return {"reconstruction": batch["weight"].sum()}
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the error in the hole as a share of what the image's own mean color would make there."""
-        hidden = batch["hidden"]
-        seen = (batch["target"] * ~hidden).sum(dim=(2, 3), keepdim=True) / (~hidden).sum(dim=(2, 3), keepdim=True)
-        error, plain = (((image - batch["target"]).square() * hidden).sum(dim=(1, 2, 3)) for image in (output["painted"], seen))
-        return {"error_share": error / plain.clamp(min=1e-4 * hidden[0].numel())}
+        """Return the squared error in the mask, relative to predicting the mean color of the visible pixels."""
+        mask = batch["mask"]
+        mean = (batch["target"] * ~mask).sum(dim=(2, 3), keepdim=True) / (~mask).sum(dim=(2, 3), keepdim=True)
+        error, baseline = (
+            ((image - batch["target"]).square() * mask).sum(dim=(1, 2, 3)) for image in (output["prediction"], mean)
+        )
+        return {"error_share": error / baseline.clamp(min=1e-4 * mask[0].numel())}
 
     def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor:
-        """Return the image, the image with its hole, and the hole filled in."""
+        """Return the image, the masked image, and the image with the prediction in the mask."""
         columns = [batch["target"], batch["image"]]
         if output is not None:
-            columns.append(torch.where(batch["hidden"], output["painted"], batch["target"]).clamp(0, 1))
+            columns.append(torch.where(batch["mask"], output["prediction"], batch["target"]).clamp(0, 1))
         return side_by_side(*columns)
 
 
 class ChannelWise(nn.Module):
-    """Let every place of a feature map see all others, channel by channel (section 3.1 of the paper)."""
+    """Channel-wise fully connected layer: mixes the positions of each channel of a feature map (section 3.1)."""
 
     def __init__(self, width: int, map_size: tuple[int, int]) -> None:
         super().__init__()
-        places = map_size[0] * map_size[1]
-        self.weight = nn.Parameter(torch.eye(places).repeat(width, 1, 1) + 0.02 * torch.randn(width, places, places))
-        self.bias = nn.Parameter(torch.zeros(width, places))
+        positions = map_size[0] * map_size[1]
+        self.weight = nn.Parameter(torch.eye(positions).repeat(width, 1, 1) + 0.02 * torch.randn(width, positions, positions))
+        self.bias = nn.Parameter(torch.zeros(width, positions))
 
     def forward(self, feature_map: Tensor) -> Tensor:
         """Return a map of the same shape, `[B, width, h, w]`."""
-        seen = torch.einsum("bcp,cpq->bcq", feature_map.flatten(2), self.weight) + self.bias
-        return F.relu(seen).view_as(feature_map)
+        mixed = torch.einsum("bcp,cpq->bcq", feature_map.flatten(2), self.weight) + self.bias
+        return F.relu(mixed).view_as(feature_map)
 
 
 class Critic(nn.Sequential):
-    """Tell true images from painted ones, `[B]`: strided convolutions without norms, which would mix samples."""
+    """Critic of real and inpainted images, logits `[B]`: strided convolutions without norms, which would mix samples."""
 
     def __init__(self, channels: int, width: int = 32) -> None:
         super().__init__(*critic_layers(channels, width), nn.Linear(16 * width, 1), nn.Flatten(0))
