@@ -1,4 +1,4 @@
-"""One backward pass trains two networks against each other; decoders make pictures of a size."""
+"""Adversarial training in one backward pass; the output size of decoders."""
 
 import copy
 
@@ -13,25 +13,24 @@ from sslkit.nn import with_frozen_weights
 
 
 def test_gradients_are_those_of_two_passes() -> None:
-    painter, critic = nn.Linear(3, 4), nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1))
-    one = copy.deepcopy(painter), copy.deepcopy(critic)
+    generator, critic = nn.Linear(3, 4), nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1))
+    other_generator, other_critic = copy.deepcopy(generator), copy.deepcopy(critic)
     noise, real = torch.randn(6, 3), torch.randn(6, 4)
 
-    fake = painter(noise)
-    deceived, told = with_frozen_weights(critic)(fake), critic(fake.detach())
-    (deceived.mean() + told.square().mean() - critic(real).mean()).backward()
+    fake = generator(noise)
+    frozen_scores, scores = with_frozen_weights(critic)(fake), critic(fake.detach())
+    (frozen_scores.mean() + scores.square().mean() - critic(real).mean()).backward()
 
-    other_painter, other_critic = one
-    other_critic(other_painter(noise)).mean().backward()
-    wanted = [parameter.grad.clone() for parameter in other_painter.parameters() if parameter.grad is not None]
+    other_critic(other_generator(noise)).mean().backward()
+    expected = [parameter.grad.clone() for parameter in other_generator.parameters() if parameter.grad is not None]
     other_critic.zero_grad()
-    (other_critic(other_painter(noise).detach()).square().mean() - other_critic(real).mean()).backward()
-    assert all(torch.allclose(p.grad, q) for p, q in zip(painter.parameters(), wanted, strict=True))
-    for mine, theirs in zip(critic.parameters(), other_critic.parameters(), strict=True):
-        assert torch.allclose(mine.grad, theirs.grad, atol=1e-6)
+    (other_critic(other_generator(noise).detach()).square().mean() - other_critic(real).mean()).backward()
+    assert all(torch.allclose(p.grad, q) for p, q in zip(generator.parameters(), expected, strict=True))
+    for parameter, reference in zip(critic.parameters(), other_critic.parameters(), strict=True):
+        assert torch.allclose(parameter.grad, reference.grad, atol=1e-6)
 
 
-def test_frozen_says_what_the_critic_says() -> None:
+def test_frozen_critic_returns_the_critics_scores() -> None:
     critic, image = nn.Linear(3, 1), torch.randn(2, 3, requires_grad=True)
     assert torch.equal(with_frozen_weights(critic)(image), critic(image))
 

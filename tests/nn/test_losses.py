@@ -10,10 +10,10 @@ from torch import Tensor
 from sslkit.nn import (
     MemoryBank,
     barlow_twins,
+    in_batch_info_nce,
     info_nce,
     jensen_shannon,
     margin_loss,
-    matched_nce,
     msn,
     negative_cosine,
     noise_contrastive,
@@ -26,50 +26,50 @@ def unit(*shape: int, seed: int = 0) -> Tensor:
     return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double), dim=-1)
 
 
-def close(found: Tensor, wanted: float) -> None:
-    assert float(found) == pytest.approx(wanted, rel=1e-9)
+def assert_close(value: Tensor, expected: float) -> None:
+    assert float(value) == pytest.approx(expected, rel=1e-9)
 
 
-def dot(one: Tensor, other: Tensor) -> float:
-    return sum(float(a) * float(b) for a, b in zip(one, other, strict=True))
+def dot(first: Tensor, second: Tensor) -> float:
+    return sum(float(a) * float(b) for a, b in zip(first, second, strict=True))
 
 
-def test_matched_nce() -> None:
+def test_in_batch_info_nce() -> None:
     query, key = unit(5, 7), unit(5, 7, seed=1)
-    for i, loss in enumerate(matched_nce(query, key, 0.2)):
-        every = [math.exp(dot(query[i], other) / 0.2) for other in key]
-        close(loss, -math.log(every[i] / sum(every)))
+    for i, loss in enumerate(in_batch_info_nce(query, key, 0.2)):
+        scores = [math.exp(dot(query[i], other) / 0.2) for other in key]
+        assert_close(loss, -math.log(scores[i] / sum(scores)))
 
 
-def test_info_nce_leaves_out_negatives_that_are_the_key() -> None:
+def test_info_nce_ignores_negatives_that_are_the_key() -> None:
     query, key, negatives = unit(3, 7), unit(3, 7, seed=1), unit(4, 7, seed=2)
     same = torch.zeros(3, 4, dtype=torch.bool)
     same[1, 2] = True
     for i, loss in enumerate(info_nce(query, key, negatives, 0.3, same)):
-        own = math.exp(dot(query[i], key[i]) / 0.3)
-        others = [math.exp(dot(query[i], one) / 0.3) for j, one in enumerate(negatives) if not same[i, j]]
-        close(loss, -math.log(own / (own + sum(others))))
+        positive = math.exp(dot(query[i], key[i]) / 0.3)
+        others = [math.exp(dot(query[i], other) / 0.3) for j, other in enumerate(negatives) if not same[i, j]]
+        assert_close(loss, -math.log(positive / (positive + sum(others))))
 
 
 def test_noise_contrastive_is_logistic_regression_of_the_key_against_noise() -> None:
     key, noise = torch.tensor([1.0, -0.5], dtype=torch.double), torch.tensor([[0.3, -2], [0.1, -torch.inf]], dtype=torch.double)
-    losses = noise_contrastive(key, noise, expected=0.7)
+    losses = noise_contrastive(key, noise, log_normalizer=0.7)
 
     def probability(score: float) -> float:  # of being the key: P / (P + m/N), P = exp(score) / Z
         return math.exp(score) / (math.exp(score) + math.exp(0.7))
 
-    close(losses[0], -math.log(probability(1.0)) - math.log(1 - probability(0.3)) - math.log(1 - probability(-2)))
-    close(losses[1], -math.log(probability(-0.5)) - math.log(1 - probability(0.1)))
+    assert_close(losses[0], -math.log(probability(1.0)) - math.log(1 - probability(0.3)) - math.log(1 - probability(-2)))
+    assert_close(losses[1], -math.log(probability(-0.5)) - math.log(1 - probability(0.1)))
 
 
 def test_margin_loss() -> None:
     first, second = unit(4, 3), unit(4, 3, seed=1)
-    distance = [[math.dist(one.tolist(), other.tolist()) for other in second] for one in first]
+    distance = [[math.dist(a.tolist(), b.tolist()) for b in second] for a in first]
     terms = margin_loss(first, second, margin=1.2)
-    close(terms["same"], sum(distance[i][i] ** 2 for i in range(4)) / 8)
+    assert_close(terms["same"], sum(distance[i][i] ** 2 for i in range(4)) / 8)
     apart = [max(0.0, 1.2 - distance[i][j]) ** 2 for i in range(4) for j in range(4) if i != j]
     assert 0 < sum(value > 0 for value in apart) < 12
-    close(terms["other"], sum(apart) / 24)
+    assert_close(terms["other"], sum(apart) / 24)
 
 
 def test_margin_loss_of_equal_vectors_has_a_gradient() -> None:
@@ -80,26 +80,26 @@ def test_margin_loss_of_equal_vectors_has_a_gradient() -> None:
 
 def test_negative_cosine() -> None:
     prediction, target = 3 * unit(2, 4, 5), unit(2, 4, 5, seed=1) / 2
-    wanted = [
-        -dot(one, other) / (float(one.norm()) * float(other.norm()))
-        for one, other in zip(prediction.flatten(0, 1), target.flatten(0, 1), strict=True)
+    expected = [
+        -dot(p, t) / (float(p.norm()) * float(t.norm()))
+        for p, t in zip(prediction.flatten(0, 1), target.flatten(0, 1), strict=True)
     ]
-    close(negative_cosine(prediction, target), sum(wanted) / 8)
+    assert_close(negative_cosine(prediction, target), sum(expected) / 8)
 
 
 def test_barlow_twins() -> None:
     first, second = unit(6, 3), unit(6, 3, seed=1)
 
     def correlation(i: int, j: int) -> float:
-        one, other = first[:, i], second[:, j]
-        one, other = one - one.mean(), other - other.mean()
+        a, b = first[:, i], second[:, j]
+        a, b = a - a.mean(), b - b.mean()
         # BatchNorm, which the authors normalize with, adds 1e-5 to variances.
-        deviations = math.sqrt((float(one.square().mean()) + 1e-5) * (float(other.square().mean()) + 1e-5))
-        return dot(one, other) / 6 / deviations
+        deviations = math.sqrt((float(a.square().mean()) + 1e-5) * (float(b.square().mean()) + 1e-5))
+        return dot(a, b) / 6 / deviations
 
     terms = barlow_twins(first, second, redundancy=0.1)
-    close(terms["invariance"], sum((correlation(i, i) - 1) ** 2 for i in range(3)))
-    close(terms["redundancy"], 0.1 * sum(correlation(i, j) ** 2 for i in range(3) for j in range(3) if i != j))
+    assert_close(terms["invariance"], sum((correlation(i, i) - 1) ** 2 for i in range(3)))
+    assert_close(terms["redundancy"], 0.1 * sum(correlation(i, j) ** 2 for i in range(3) for j in range(3) if i != j))
 
 
 def test_vicreg() -> None:
@@ -110,71 +110,73 @@ def test_vicreg() -> None:
 
     terms = vicreg(first, second, deviation=1.0)
     distances = [(float(a) - float(b)) ** 2 for a, b in zip(first.flatten(), second.flatten(), strict=True)]
-    close(terms["invariance"], sum(distances) / 18)
+    assert_close(terms["invariance"], sum(distances) / 18)
     hinges = [max(0.0, 1 - math.sqrt(covariance(view, i, i) + 1e-4)) for view in (first, second) for i in range(3)]
-    close(terms["variance"], sum(hinges) / 6)
+    assert_close(terms["variance"], sum(hinges) / 6)
     others = [covariance(view, i, j) ** 2 for view in (first, second) for i in range(3) for j in range(3) if i != j]
-    close(terms["covariance"], sum(others) / 3)
+    assert_close(terms["covariance"], sum(others) / 3)
 
 
 def test_swapped_prediction_is_dinos_loss() -> None:
     student, teacher = unit(3, 5, 4), unit(3, 2, 4, seed=1)
-    wanted, pairs = 0.0, 0
+    expected, pairs = 0.0, 0
     for a in range(2):
         for v in range(5):
             if a != v:
                 pairs += 1
                 for b in range(3):
-                    target, said = (teacher[b, a] / 0.04).softmax(0), (student[b, v] / 0.1).log_softmax(0)
-                    wanted -= dot(target, said) / 3
-    close(swapped_prediction(student, (teacher / 0.04).softmax(2), 0.1), wanted / pairs)
+                    target, log_probs = (teacher[b, a] / 0.04).softmax(0), (student[b, v] / 0.1).log_softmax(0)
+                    expected -= dot(target, log_probs) / 3
+    assert_close(swapped_prediction(student, (teacher / 0.04).softmax(2), 0.1), expected / pairs)
 
 
 def test_msn() -> None:
     scores, target = torch.randn(5, 3, 4, dtype=torch.double), torch.randn(5, 4, dtype=torch.double).softmax(dim=1)
-    said = [[[math.exp(float(s) / 0.5) for s in view] for view in image] for image in scores]
-    said = [[[s / sum(view) for s in view] for view in image] for image in said]
-    cross = [-sum(float(t) * math.log(s) for t, s in zip(target[b], view, strict=True)) for b in range(5) for view in said[b]]
-    mean = [sum(said[b][v][k] for b in range(5) for v in range(3)) / 15 for k in range(4)]
+    probs = [[[math.exp(float(s) / 0.5) for s in view] for view in image] for image in scores]
+    probs = [[[s / sum(view) for s in view] for view in image] for image in probs]
+    cross = [-sum(float(t) * math.log(s) for t, s in zip(target[b], view, strict=True)) for b in range(5) for view in probs[b]]
+    mean = [sum(probs[b][v][k] for b in range(5) for v in range(3)) / 15 for k in range(4)]
     terms = msn(scores, target, 0.5)
-    close(terms["cross_entropy"], sum(cross) / 15)
-    close(terms["uneven"], math.log(4) + sum(m * math.log(m) for m in mean))
-    one = torch.tensor([[[1000.0, 0.0]]])
-    assert float(msn(one, torch.tensor([[1.0, 0.0]]), 1.0)["uneven"]) == pytest.approx(math.log(2))  # 0 log 0
+    assert_close(terms["cross_entropy"], sum(cross) / 15)
+    assert_close(terms["entropy_gap"], math.log(4) + sum(m * math.log(m) for m in mean))
+    certain = torch.tensor([[[1000.0, 0.0]]])
+    assert float(msn(certain, torch.tensor([[1.0, 0.0]]), 1.0)["entropy_gap"]) == pytest.approx(math.log(2))  # 0 log 0
 
 
 def test_jensen_shannon() -> None:
     scores = 3 * unit(4, 4)
     same = torch.eye(4, dtype=torch.bool)
-    right = [math.log1p(math.exp(-float(scores[i, i]))) for i in range(4)]
-    wrong = [math.log1p(math.exp(float(scores[i, j]))) for i in range(4) for j in range(4) if i != j]
-    close(jensen_shannon(scores, same), sum(right) / 4 + sum(wrong) / 12)
+    positive = [math.log1p(math.exp(-float(scores[i, i]))) for i in range(4)]
+    negative = [math.log1p(math.exp(float(scores[i, j]))) for i in range(4) for j in range(4) if i != j]
+    assert_close(jensen_shannon(scores, same), sum(positive) / 4 + sum(negative) / 12)
 
 
-def test_bank_keeps_a_moving_mean_of_length_one() -> None:
+def test_bank_keeps_a_moving_average_of_unit_length() -> None:
     torch.manual_seed(0)
     bank, vectors = MemoryBank(6, 4), F.normalize(torch.randn(2, 4), dim=1)
     before = bank.rows.clone()
     bank.update(torch.tensor([5, 2]), vectors, momentum=0.25)
-    wanted = 0.25 * before[2] + 0.75 * vectors[1]
-    assert torch.allclose(bank.rows[2], wanted / wanted.norm(), atol=1e-6)
+    expected = 0.25 * before[2] + 0.75 * vectors[1]
+    assert torch.allclose(bank.rows[2], expected / expected.norm(), atol=1e-6)
     assert torch.equal(bank.rows[[0, 1, 3, 4]], before[[0, 1, 3, 4]]) and "rows" in bank.state_dict()
 
 
-def test_bank_noise_is_of_the_step_and_never_the_sample_itself() -> None:
+def test_bank_negatives_depend_on_the_step_and_exclude_the_sample() -> None:
     bank = MemoryBank(50, 4)
-    noise = bank.sample_negatives(20, step=3)
-    assert torch.equal(noise, bank.sample_negatives(20, step=3)) and not torch.equal(noise, bank.sample_negatives(20, step=4))
+    negatives = bank.sample_negatives(20, step=3)
+    assert torch.equal(negatives, bank.sample_negatives(20, step=3)) and not torch.equal(
+        negatives, bank.sample_negatives(20, step=4)
+    )
     assert bank.sample_negatives(50, step=1).tolist() == bank.sample_negatives(999, step=2).tolist() == list(range(50))
-    query, index = F.normalize(torch.randn(3, 4), dim=1), noise[[4, 7, 9]]
-    own, others = bank.scores(query, index, noise, 0.1)
-    assert torch.allclose(own, (query * bank.rows[index]).sum(dim=1) / 0.1)
-    assert torch.equal(others.isinf(), index[:, None] == noise)
-    assert float(others[0, 0]) == pytest.approx(float(query[0] @ bank.rows[noise[0]]) / 0.1, rel=1e-5)
+    query, index = F.normalize(torch.randn(3, 4), dim=1), negatives[[4, 7, 9]]
+    positive, negative = bank.scores(query, index, negatives, 0.1)
+    assert torch.allclose(positive, (query * bank.rows[index]).sum(dim=1) / 0.1)
+    assert torch.equal(negative.isinf(), index[:, None] == negatives)
+    assert float(negative[0, 0]) == pytest.approx(float(query[0] @ bank.rows[negatives[0]]) / 0.1, rel=1e-5)
 
 
-def test_bank_knows_what_noise_amounts_to() -> None:
+def test_bank_log_normalizer_matches_random_scores() -> None:
     torch.manual_seed(0)
     bank = MemoryBank(20000, 8)
-    drawn = torch.logsumexp(bank.rows.double() @ F.normalize(torch.randn(8, dtype=torch.double), dim=0) / 0.2, 0)
-    assert bank.log_normalizer(20000, 0.2) == pytest.approx(float(drawn), abs=0.05)
+    estimate = torch.logsumexp(bank.rows.double() @ F.normalize(torch.randn(8, dtype=torch.double), dim=0) / 0.2, 0)
+    assert bank.log_normalizer(20000, 0.2) == pytest.approx(float(estimate), abs=0.05)

@@ -25,11 +25,11 @@ def test_nt_xent_against_a_double_loop(temperature: float) -> None:
     assert float(nt_xent(projection, temperature)) == pytest.approx(total / 10, rel=1e-5)
 
 
-def test_nt_xent_piece_by_piece_is_the_same() -> None:
+def test_nt_xent_in_chunks_is_the_same() -> None:
     values = []
-    for at_once in (2**22, 3 * 20, 1):  # all vectors, three and one at a time
+    for max_similarities in (2**22, 3 * 20, 1):  # all vectors, three and one at a time
         projection = torch.randn(10, 2, 7, generator=torch.Generator().manual_seed(0), dtype=torch.double).requires_grad_()
-        loss = nt_xent(projection, 0.2, at_once)
+        loss = nt_xent(projection, 0.2, max_similarities)
         (3 * loss).backward()
         values.append((loss.detach(), projection.grad))
     for loss, gradient in values[1:]:
@@ -52,7 +52,7 @@ def test_mlp(norm: str, kind: type[nn.Module]) -> None:
     assert not isinstance(mlp([8, 4])[-1], nn.ReLU)
 
 
-def test_teacher_follows_and_stays_in_eval_mode() -> None:
+def test_teacher_averages_weights_and_stays_in_eval_mode() -> None:
     student = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     teacher = Teacher(student).train()
     assert not any(module.training for module in teacher.modules())
@@ -65,19 +65,19 @@ def test_teacher_follows_and_stays_in_eval_mode() -> None:
     teacher.update(student, momentum=0.9)
     for parameter, before, target in zip(teacher.parameters(), old, student.parameters(), strict=True):
         assert torch.allclose(parameter, 0.9 * before + 0.1 * target)
-    mean, variance, seen = teacher.buffers()  # of BatchNorm: they follow as weights do, or they would be another network's
-    assert torch.allclose(mean, 0.1 * student[1].running_mean, atol=1e-6) and int(seen) == 1
+    mean, variance, batches = teacher.buffers()  # BatchNorm's statistics are averaged like the weights they belong to
+    assert torch.allclose(mean, 0.1 * student[1].running_mean, atol=1e-6) and int(batches) == 1
     assert torch.allclose(variance, 0.9 + 0.1 * student[1].running_var, atol=1e-6)
     assert not teacher(torch.randn(2, 3)).requires_grad
 
 
-def test_teacher_that_use_batch_statistics_has_statistics_of_its_own() -> None:
+def test_teacher_with_batch_statistics_tracks_its_own() -> None:
     student = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
     teacher = Teacher(student, use_batch_statistics=True).train()
     assert [type(module) for module in teacher.modules() if module.training] == [nn.BatchNorm1d]
     x = torch.randn(8, 3)
-    said = teacher(x)
-    assert torch.allclose(said.mean(dim=0), torch.zeros(4), atol=1e-5) and not said.requires_grad
+    output = teacher(x)
+    assert torch.allclose(output.mean(dim=0), torch.zeros(4), atol=1e-5) and not output.requires_grad
     student(x + 5)
     before = teacher.parts[0][1].running_mean.clone()
     assert before.any()
@@ -118,28 +118,28 @@ def test_color_bins_hold_every_color() -> None:
     assert float((chosen - ab).abs().max()) <= 5.001
 
 
-def test_kmeans_finds_what_is_there_and_repeats() -> None:
+def test_kmeans_finds_well_separated_clusters_and_repeats() -> None:
     points = torch.cat([torch.randn(50, 2) * 0.1 + center for center in (0.0, 5.0, 10.0)])
-    found = []
+    centers = []
     for _ in range(2):
         torch.manual_seed(0)
-        found.append(kmeans(points, 3).centers)
-    assert torch.equal(*found)
-    assert torch.allclose(found[0].mean(dim=1).sort().values, torch.tensor([0.0, 5.0, 10.0]), atol=0.2)
+        centers.append(kmeans(points, 3).centers)
+    assert torch.equal(*centers)
+    assert torch.allclose(centers[0].mean(dim=1).sort().values, torch.tensor([0.0, 5.0, 10.0]), atol=0.2)
 
 
-def test_decoder_puts_tokens_in_their_places() -> None:
+def test_decoder_puts_tokens_at_their_positions() -> None:
     decoder = PatchDecoder(6, 8, 1, (2, 3), 4).eval()
     tokens, keep = torch.randn(2, 1 + 2, 6), torch.tensor([[1, 4], [0, 5]])
-    said = decoder(tokens, 1, keep)
-    assert said.shape == (2, 6, 4)
+    output = decoder(tokens, 1, keep)
+    assert output.shape == (2, 6, 4)
     order = torch.tensor([0, 2, 1])
-    assert torch.allclose(decoder(tokens[:, order], 1, keep.flip(1)), said, atol=1e-6)
-    every = torch.randn(2, 1 + 6, 6)
-    assert torch.allclose(decoder(every, 1), decoder(every, 1, torch.arange(6).expand(2, 6)), atol=1e-6)
+    assert torch.allclose(decoder(tokens[:, order], 1, keep.flip(1)), output, atol=1e-6)
+    all_tokens = torch.randn(2, 1 + 6, 6)
+    assert torch.allclose(decoder(all_tokens, 1), decoder(all_tokens, 1, torch.arange(6).expand(2, 6)), atol=1e-6)
 
 
-def test_positions_tell_rows_and_columns_apart() -> None:
+def test_positions_distinguish_rows_and_columns() -> None:
     positions = sine_positions((3, 4), 16)
     assert positions.shape == (12, 16) and len(positions.unique(dim=0)) == 12
     assert torch.equal(positions[0, :8], positions[3, :8]) and torch.equal(positions[1, 8:], positions[5, 8:])

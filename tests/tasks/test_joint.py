@@ -43,7 +43,7 @@ def test_other_settings_are_those_of_the_first() -> None:
 
 
 def test_errors_of_one_name_its_own_flags() -> None:
-    with pytest.raises(SslkitError, match=r"^--moco\.queue: 32 are fewer than a batch of 64 "):
+    with pytest.raises(SslkitError, match=r"^--moco\.queue: 32 is smaller than the batch size of 64 "):
         joined("simclr+moco", batch_size=64, moco__queue=32)
 
 

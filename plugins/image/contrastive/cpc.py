@@ -18,7 +18,7 @@ _SIDE = 7  # patches in a row, each of which half overlaps the next
 
 
 class CPC(PretextTask):
-    """Predict embeddings of lower patch rows from the rows above (CPC; van den Oord et al., 2018).
+    """Predict lower rows of patches from the rows above (CPC; van den Oord et al., 2018).
 
     The negatives are other patches of the same and of other images. The row right below the context overlaps it by half,
     so that it is not predicted.

@@ -13,7 +13,7 @@ from sslkit.nn import ProjectorOptions, jensen_shannon, mlp, with_frozen_weights
 
 
 class InfoMax(PretextTask):
-    """Maximize mutual information of local and global features (Deep InfoMax; Hjelm et al., 2019).
+    """Maximize mutual information of local and global features (DIM; Hjelm et al., 2019).
 
     The vector of an image should share information with every position of its feature map, and none with positions of
     other images. A critic that distinguishes codes from uniform noise spreads them out.

@@ -12,7 +12,7 @@ from sslkit.nn import ProjectorOptions, barlow_twins, mlp
 
 
 class BarlowTwins(PretextTask):
-    """Push the views' cross-correlation toward the identity (Barlow Twins; Zbontar et al., 2021).
+    """Push two views' cross-correlation to the identity (Barlow Twins; Zbontar et al., 2021).
 
     Correlations are taken over the batch, between the dimensions of one view's embedding and those of the other's.
     """

@@ -91,7 +91,7 @@ class MSN(PretextTask):
             )
 
     def transform(self, batch: Batch) -> Batch:
-        """Return both large views `[B, 2, C, S, S]`, focal ones `small` `[B, V, C, s, s]` and patches to `keep` `[B, K]`."""
+        """Return target and masked view `[B, 2, C, S, S]`, focal views `small` `[B, V, C, s, s]`, and patches to `keep`."""
         order = torch.rand(len(batch["image"]), self.grid[0] * self.grid[1], device=batch["image"].device).argsort(dim=1)
         return {**self.crops.draw(batch["image"]), "keep": order[:, : self.kept]}
 

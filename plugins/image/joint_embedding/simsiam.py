@@ -12,7 +12,7 @@ from sslkit.nn import Norm, ProjectorOptions, mlp, negative_cosine
 
 
 class SimSiam(PretextTask):
-    """Predict one view's projection from the other, with stop-gradient (SimSiam; Chen & He, 2021).
+    """Predict one view's projection from the other's (SimSiam; Chen & He, 2021).
 
     There is neither a teacher nor negatives: a bottleneck predictor and the stop-gradient prevent collapse.
     """

@@ -12,7 +12,7 @@ from sslkit.nn import Norm, ProjectorOptions, mlp, vicreg
 
 
 class VICReg(PretextTask):
-    """Align views while keeping dimensions varied and uncorrelated (VICReg; Bardes et al., 2022).
+    """Align views, keeping dimensions varied and uncorrelated (VICReg; Bardes et al., 2022).
 
     The variance, invariance and covariance terms are logged separately.
     """

@@ -1,4 +1,4 @@
-"""deepcluster and clusterfit: who gets which label, when, and who is forgotten. swav: prototypes, codes, queue."""
+"""deepcluster and clusterfit: labels, reassignment and reset of the classifier. swav: prototypes, codes, queue."""
 
 import json
 from collections.abc import Callable
@@ -18,13 +18,13 @@ from sslkit.tasks.load import load_task
 from sslkit.testing import check_task
 
 
-def clustered(samples: int = 64, groups: int = 4, width: int = 64) -> torch.Tensor:
+def grouped_features(samples: int = 64, groups: int = 4, width: int = 64) -> torch.Tensor:
     centers = 5 * torch.randn(groups, width, generator=torch.Generator().manual_seed(0))
     return centers[torch.arange(samples) % groups] + 0.1 * torch.randn(samples, width)
 
 
-def test_deepcluster_labels_what_is_alike_and_begins_with_a_new_classifier(build: Callable[..., Any]) -> None:
-    task, run = build("deepcluster", clusters=4, components=3), FakeRun(clustered())
+def test_deepcluster_labels_groups_and_resets_the_classifier(build: Callable[..., Any]) -> None:
+    task, run = build("deepcluster", clusters=4, components=3), FakeRun(grouped_features())
     before = task.head.weight.clone()
     task.before_epoch(run)
     for group in range(4):
@@ -36,29 +36,29 @@ def test_deepcluster_labels_what_is_alike_and_begins_with_a_new_classifier(build
     assert torch.equal(batch["label"], task.label[[3, 9, 3, 60, 0]])
 
 
-def test_deepcluster_keeps_labels_between_two_clusterings(build: Callable[..., Any]) -> None:
+def test_deepcluster_keeps_labels_between_clusterings(build: Callable[..., Any]) -> None:
     task = build("deepcluster", clusters=4, reassign=3)
-    asked = []
+    clustered = []
     for epoch in range(7):
-        run = FakeRun(clustered())
+        run = FakeRun(grouped_features())
         task.clock.epoch = epoch
         task.before_epoch(run)
-        asked.append(run.balanced is not None)
-    assert asked == [True, False, False, True, False, False, True]
+        clustered.append(run.balanced is not None)
+    assert clustered == [True, False, False, True, False, False, True]
 
 
 def test_deepcluster_of_edges(build: Callable[..., Any]) -> None:
     task = build("deepcluster", sobel=True).eval()
     assert task.encoder.recipe["select"] == "sobel"
     image = torch.rand(2, 3, 32, 32) * 0.8
-    assert torch.allclose(task.encoder(image), task.encoder(image + 0.1), atol=1e-4)  # brightness is no edge
-    with pytest.raises(SslkitError, match="--sobel: images of 1 channels"):
+    assert torch.allclose(task.encoder(image), task.encoder(image + 0.1), atol=1e-4)  # edges ignore brightness
+    with pytest.raises(SslkitError, match="--sobel: the images have 1 channels"):
         build("deepcluster", sobel=True, channels=1)
 
 
 def test_clusterfit_clusters_the_teacher_once(build: Callable[..., Any], tmp_path: Path) -> None:
     teacher = example_checkpoint(tmp_path)
-    task, run = build("clusterfit", clusters=4, teacher=str(teacher)), FakeRun(clustered())
+    task, run = build("clusterfit", clusters=4, teacher=str(teacher)), FakeRun(grouped_features())
     task.before_epoch(run)
     labels = task.label.clone()
     assert len(labels.unique()) == 4 and len(labels[::4].unique()) == 1
@@ -69,42 +69,44 @@ def test_clusterfit_clusters_the_teacher_once(build: Callable[..., Any], tmp_pat
     assert torch.equal(task.label, labels)
 
 
-def test_clusterfit_refuses_what_is_no_teacher(build: Callable[..., Any], sslkit: Callable[..., Any], tmp_path: Path) -> None:
-    ran = sslkit("pretrain", "clusterfit", "--data", tmp_path)
-    assert ran.code == 2 and "--teacher is missing" in ran.err
+def test_clusterfit_refuses_an_unsuitable_teacher(
+    build: Callable[..., Any], sslkit: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = sslkit("pretrain", "clusterfit", "--data", tmp_path)
+    assert run.code == 2 and "--teacher is missing" in run.err
     with pytest.raises(SslkitError, match=r"--teacher: nowhere\.safetensors is not a file"):
         build("clusterfit", teacher="nowhere.safetensors").before_epoch(FakeRun())
     teacher = example_checkpoint(tmp_path)
-    with pytest.raises(SslkitError, match="--teacher: it sees 3 channels, and the images have 1"):
+    with pytest.raises(SslkitError, match="--teacher: the teacher expects 3-channel images, the data has 1"):
         build("clusterfit", teacher=teacher, channels=1).before_epoch(FakeRun())
-    with pytest.raises(SslkitError, match="--teacher: it was trained at 32 px, and images are seen at 64"):
+    with pytest.raises(SslkitError, match="--teacher: the teacher was trained at 32 px, the images are 64 px"):
         build("clusterfit", teacher=teacher, size=64).before_epoch(FakeRun())
 
 
-def test_clusterfit_goes_on_without_its_teacher(
+def test_clusterfit_resumes_without_its_teacher(
     sslkit: Callable[..., Any], digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     teacher, out = example_checkpoint(tmp_path), tmp_path / "run"
-    run = ["clusterfit", "--data", digits, "--size", 32, "--batch-size", 16, "--workers", 0, "--encoder-option", "width=8"]
-    assert sslkit("pretrain", *run, "--out", out, "--epochs", 1, "--clusters", 4, "--teacher", "model.safetensors").code == 0
+    flags = ["clusterfit", "--data", digits, "--size", 32, "--batch-size", 16, "--workers", 0, "--encoder-option", "width=8"]
+    assert sslkit("pretrain", *flags, "--out", out, "--epochs", 1, "--clusters", 4, "--teacher", "model.safetensors").code == 0
     assert json.loads((out / "spec.json").read_text())["options"]["teacher"] == str(teacher)
     assert "teacher" not in read_model(out / "model.safetensors").metadata["spec"]["options"]  # a path of this machine
     teacher.unlink()
-    ran = sslkit("pretrain", "clusterfit", "--extend-to", 2, "--out", out)
-    assert ran.code == 0, ran.err
+    run = sslkit("pretrain", "clusterfit", "--extend-to", 2, "--out", out)
+    assert run.code == 0, run.err
     assert sslkit("preview", "--ckpt", out / "model.safetensors", "--out", "p.png").code == 0
     assert sslkit("preview", "clusterfit", "--clusters", 4, "--ckpt", out / "model.safetensors").code == 0
-    nothing = sslkit("pretrain", "clusterfit", "--resume", "--data", digits, "--out", tmp_path / "none")
-    assert nothing.code == 2 and "--teacher is missing" in nothing.err
+    missing = sslkit("pretrain", "clusterfit", "--resume", "--data", digits, "--out", tmp_path / "none")
+    assert missing.code == 2 and "--teacher is missing" in missing.err
 
 
 @pytest.mark.parametrize("name", ["deepcluster", "clusterfit"])
 def test_more_clusters_than_images_are_refused(build: Callable[..., Any], name: str, tmp_path: Path) -> None:
-    given = {"teacher": str(example_checkpoint(tmp_path))} if name == "clusterfit" else {}
-    with pytest.raises(SslkitError, match="--clusters: 65 are more than the 64 images"):
-        build(name, clusters=65, **given)
-    assert build(name, samples=64, **given).clusters == 6 and build(name, samples=5000, **given).clusters == 100
+    options = {"teacher": str(example_checkpoint(tmp_path))} if name == "clusterfit" else {}
+    with pytest.raises(SslkitError, match="--clusters: 65 exceeds the 64 training samples"):
+        build(name, clusters=65, **options)
+    assert build(name, samples=64, **options).clusters == 6 and build(name, samples=5000, **options).clusters == 100
 
 
 @pytest.mark.parametrize(("crops", "size", "views", "small"), [("2+6", 32, 8, 16), ("2+0", 32, 2, 16), ("2+2", 224, 4, 96)])
@@ -127,7 +129,7 @@ def test_swav_loss_against_its_parts(build: Callable[..., Any]) -> None:
     assert torch.allclose(task.loss(output, {}), swapped_prediction(scores, codes, 0.1))
 
 
-def test_swav_codes_look_at_the_queue_once_it_is_full(build: Callable[..., Any]) -> None:
+def test_swav_codes_use_the_queue_once_it_is_full(build: Callable[..., Any]) -> None:
     torch.manual_seed(0)
     task = build("swav", prototypes=6, queue=8, queue_from=2)
     output = F.normalize(torch.randn(4, 2, 128), dim=2)
@@ -136,36 +138,36 @@ def test_swav_codes_look_at_the_queue_once_it_is_full(build: Callable[..., Any])
         task.clock.step, task.clock.epoch = step, epoch
         assert torch.equal(task._codes(output), alone) != used
     vectors = torch.cat([output[:, 1], task.queues[1].rows])
-    wanted = sinkhorn(vectors @ task.prototypes.T, 0.05, 3)[:4]
-    assert torch.allclose(task._codes(output)[:, 1], wanted)
+    expected = sinkhorn(vectors @ task.prototypes.T, 0.05, 3)[:4]
+    assert torch.allclose(task._codes(output)[:, 1], expected)
     with torch.no_grad():
         task.after_step({"large": output})
     assert torch.allclose(task.queues[0].rows[:4], output[:, 0]) and torch.allclose(task.queues[1].rows[:4], output[:, 1])
 
 
 class WithQueue(load_task("swav")):  # type: ignore[misc]
-    """Find codes with past images beside the present ones from the start."""
+    """SwAV with a queue that is used from the first epoch."""
 
     class Options(load_task("swav").Options):  # type: ignore[misc]
-        queue: int = Field(default=12, ge=0, description="Past images that codes are found with.")
-        queue_from: int = Field(default=0, ge=0, description="First epoch in which they are used.")
+        queue: int = Field(default=12, ge=0, description="Past images that codes are computed with.")
+        queue_from: int = Field(default=0, ge=0, description="First epoch in which the queue is used.")
 
 
-def test_swav_with_a_queue_keeps_the_promises() -> None:
+def test_swav_with_a_queue_keeps_the_contract() -> None:
     assert not [verdict for verdict in check_task(WithQueue) if not verdict.passed]
 
 
 @pytest.mark.slow
-def test_swav_with_a_queue_keeps_the_promises_in_full() -> None:
+def test_swav_with_a_queue_keeps_the_contract_in_full() -> None:
     assert not [verdict for verdict in check_task(WithQueue, full=True) if not verdict.passed]
 
 
-def test_swav_prototypes_stay_of_length_one_and_are_frozen_at_first(
+def test_swav_prototypes_have_unit_length_and_are_frozen_at_first(
     sslkit: Callable[..., Any], digits: Path, tmp_path: Path, quick: list[str]
 ) -> None:
     def prototypes(steps: int) -> torch.Tensor:
-        run = ["swav", "--data", digits, "--steps", steps, "--queue", 16, "--queue-from", 1, "--prototypes", 12, *quick]
-        assert sslkit("pretrain", *run, "--out", tmp_path / str(steps)).code == 0
+        flags = ["swav", "--data", digits, "--steps", steps, "--queue", 16, "--queue-from", 1, "--prototypes", 12, *quick]
+        assert sslkit("pretrain", *flags, "--out", tmp_path / str(steps)).code == 0
         state = torch.load(tmp_path / str(steps) / "resume.pt", weights_only=True)["task"]
         assert "queues.0.rows" in state
         encoder = load(tmp_path / str(steps) / "model.safetensors")

@@ -1,4 +1,4 @@
-"""What the contrastive tasks show, remember and refuse."""
+"""Contrastive tasks: previews, memory, losses and refused options."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,36 +26,38 @@ def test_preview_shows_the_two_views_as_the_encoder_gets_them(build: Callable[..
 
 
 @pytest.mark.parametrize(
-    ("flags", "wanted"),
+    ("flags", "message"),
     [
-        (["moco", "--queue", 8], "--queue: 8 are fewer than a batch of 16 (give at least 16)"),
-        (["swav", "--queue", 8], "--queue: 8 are fewer than a batch of 16 (give at least 16)"),
-        (["moco", "--recipe", "v3"], "--recipe: v3 is a task of its own: sslkit pretrain mocov3 (got v3)"),
-        (["moco", "--recipe", "v1", "--blur", 0.5], "--blur: v1 has its own jitter and no blur"),
+        (["moco", "--queue", 8], "--queue: 8 is smaller than the batch size of 16 (use at least 16)"),
+        (["swav", "--queue", 8], "--queue: 8 is smaller than the batch size of 16 (use at least 16)"),
+        (["moco", "--recipe", "v3"], "--recipe: v3 is a separate task: use sslkit pretrain mocov3 (got v3)"),
+        (["moco", "--recipe", "v1", "--blur", 0.5], "--blur: v1 has a fixed color jitter and no blur"),
         (["simclr", "--crop-scale", 0.001], "--crop-scale: 0.001 of an image of 16 px is a crop of one pixel"),
         (["swav", "--small-scale", 0.001], "--small-scale: 0.001 of an image of 16 px is a crop of one pixel"),
         (["swav", "--small-size", 1], "--small-size: should be"),
         (["swav", "--crops", "1+3"], "--crops: should be Large and small crops"),
-        (["swav", "--prototypes", 1000], "--prototypes: 1,000 are more than the 48 images"),
+        (["swav", "--prototypes", 1000], "--prototypes: 1,000 exceeds the 48 training samples (use at most 48)"),
         (
             ["msn", "--prototypes", 1000, "--encoder", "vit_micro", "--encoder-option", "width=32"],
-            "--prototypes: 1,000 are more than",
+            "--prototypes: 1,000 exceeds the 48 training samples",
         ),
         (["msn"], "--encoder: msn requires tokens"),
-        (["cpc", "--size", 8], "--size: images of 8 px are too small for patches"),
-        (["pirl", "--size", 8], "--size: the nine tiles of images of 8 px"),
+        (["cpc", "--size", 8], "--size: images of 8 px are too small to cut into patches"),
+        (["pirl", "--size", 8], "--size: images of 8 px give nine tiles of only 2 px"),
     ],
 )
-def test_what_cannot_be_is_one_line(
-    sslkit: Callable[..., Any], digits: Path, tmp_path: Path, quick: list[str], flags: list[Any], wanted: str
+def test_invalid_options_are_refused_in_one_line(
+    sslkit: Callable[..., Any], digits: Path, tmp_path: Path, quick: list[str], flags: list[Any], message: str
 ) -> None:
     size = [] if "--size" not in flags else flags[flags.index("--size") :]
-    usual = [flag for flag in quick if not ("--encoder" in flags and flag in quick[:4])]
-    told = sslkit("pretrain", flags[0], "--data", digits, *usual, *flags[1:], *size, "--steps", 1, "--out", tmp_path / "run")
-    assert told.code == 2 and wanted in told.err and not (tmp_path / "run" / "model.safetensors").exists()
+    flags_of_quick = [flag for flag in quick if not ("--encoder" in flags and flag in quick[:4])]
+    run = sslkit(
+        "pretrain", flags[0], "--data", digits, *flags_of_quick, *flags[1:], *size, "--steps", 1, "--out", tmp_path / "run"
+    )
+    assert run.code == 2 and message in run.err and not (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_views_differ_in_blur_and_solarization_only_where_asked(build: Callable[..., Any]) -> None:
+def test_views_differ_in_blur_and_solarization_only_where_configured(build: Callable[..., Any]) -> None:
     byol, large, simclr = build("byol"), build("byol", size=96).views, build("simclr", size=96).views
     assert byol.views.blur == (0, 0) and large.blur == (1.0, 0.1) and simclr.blur == (0.5, 0.5)
     assert byol.views.solarize == (0, 0.2) and simclr.solarize == (0, 0)
@@ -65,7 +67,7 @@ def test_views_differ_in_blur_and_solarization_only_where_asked(build: Callable[
 
 
 @pytest.mark.parametrize("name", ["npid", "pirl"])
-def test_the_bank_remembers_the_images_of_the_step(build: Callable[..., Any], name: str) -> None:
+def test_the_bank_is_updated_with_the_images_of_the_step(build: Callable[..., Any], name: str) -> None:
     task = build(name, negatives=8).train()
     index = torch.tensor([9, 3, 60])
     batch = task.transform({"image": torch.rand(3, 3, 36, 36), "index": index})
@@ -79,14 +81,14 @@ def test_the_bank_remembers_the_images_of_the_step(build: Callable[..., Any], na
     assert torch.equal(task.bank.rows[others], before[others])
 
 
-def test_npid_holds_vectors_near_what_it_remembers(build: Callable[..., Any]) -> None:
+def test_npid_penalizes_the_distance_to_the_bank(build: Callable[..., Any]) -> None:
     task = build("npid", proximal=2.0)
     output = F.normalize(torch.randn(2, 128), dim=1)
     terms = task.loss(output, {"index": torch.tensor([0, 5])})
-    moved = [float((output[i] - task.bank.rows[row]).square().sum()) for i, row in enumerate((0, 5))]
-    assert float(terms["proximal"]) == pytest.approx(sum(moved), rel=1e-5)
+    distances = [float((output[i] - task.bank.rows[row]).square().sum()) for i, row in enumerate((0, 5))]
+    assert float(terms["proximal"]) == pytest.approx(sum(distances), rel=1e-5)
     task.clock = Clock(step=1, steps=10)
-    again = task.loss(output, {"index": torch.tensor([0, 5])})  # all 64 are noise: no draw changes that
+    again = task.loss(output, {"index": torch.tensor([0, 5])})  # all 64 are negatives, whatever the step
     assert float(again["contrast"]) == pytest.approx(float(terms["contrast"]))
 
 
@@ -102,7 +104,7 @@ def test_pirl_weighs_image_and_tiles(build: Callable[..., Any]) -> None:
         assert float(terms["image"]) == pytest.approx((1 - share) * sum(map(float, alone["image"].values())), rel=1e-5)
 
 
-def test_cmc_sees_lightness_with_one_encoder_and_color_with_the_other(build: Callable[..., Any]) -> None:
+def test_cmc_encodes_lightness_and_color_separately(build: Callable[..., Any]) -> None:
     class_of = load_task("cmc")
     data, options = DataInfo(64, 32), class_of.Options()
     recipe = recipe_for("resnet_micro", 32, 3, {"width": "16"})
@@ -110,13 +112,13 @@ def test_cmc_sees_lightness_with_one_encoder_and_color_with_the_other(build: Cal
     assert task.exports()["encoder"].recipe["concat"][0]["select"] == "l" and task.encoder.width == 128
     image = torch.rand(4, 3, 32, 32)
     gray = image.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-    said, brighter = task.predict({"image": gray}), task.predict({"image": gray * 0.5})
-    assert said.shape == (4, 2, 128)
-    assert torch.allclose(said[:, 1], brighter[:, 1], atol=1e-3) and not torch.allclose(said[:, 0], brighter[:, 0], atol=1e-3)
+    output, darker = task.predict({"image": gray}), task.predict({"image": gray * 0.5})
+    assert output.shape == (4, 2, 128)
+    assert torch.allclose(output[:, 1], darker[:, 1], atol=1e-3) and not torch.allclose(output[:, 0], darker[:, 0], atol=1e-3)
 
 
 def test_cmc_needs_color(build: Callable[..., Any]) -> None:
-    with pytest.raises(SslkitError, match="images of 1 channels have no color"):
+    with pytest.raises(SslkitError, match="images with 1 channels have no color"):
         build("cmc", channels=1)
 
 
@@ -126,29 +128,29 @@ def test_cpc_predicts_rows_below_from_rows_above_only(build: Callable[..., Any])
     assert patches.shape == (2, 49, 3, 16, 16) and task.patch == 8
     changed = patches.clone()
     changed[:, 21:] = torch.rand(2, 28, 3, 16, 16)  # rows 3 to 6
-    one, other = task.predict({"image": patches})["prediction"], task.predict({"image": changed})["prediction"]
-    assert one.shape == (2, 4, 7, 7, 128)
-    assert torch.allclose(one[:, :, :3], other[:, :, :3], atol=1e-5) and not torch.allclose(
-        one[:, :, 3], other[:, :, 3], atol=1e-3
+    before, after = task.predict({"image": patches})["prediction"], task.predict({"image": changed})["prediction"]
+    assert before.shape == (2, 4, 7, 7, 128)
+    assert torch.allclose(before[:, :, :3], after[:, :, :3], atol=1e-5) and not torch.allclose(
+        before[:, :, 3], after[:, :, 3], atol=1e-3
     )
 
 
-def test_cpc_tells_the_patch_that_is_predicted(build: Callable[..., Any]) -> None:
+def test_cpc_loss_is_low_for_correct_predictions_only(build: Callable[..., Any]) -> None:
     task = build("cpc", negatives=64)
     patch = F.normalize(torch.randn(2, 7, 7, 128), dim=3)
-    right = torch.stack([patch.roll(-below, dims=1) for below in (2, 3, 4, 5)], dim=1)  # what lies so many rows below
+    right = torch.stack([patch.roll(-below, dims=1) for below in (2, 3, 4, 5)], dim=1)  # the patches that many rows below
     wrong = torch.stack([patch.roll(-below, dims=2) for below in (2, 3, 4, 5)], dim=1)
     assert float(task.loss({"patch": patch, "prediction": right}, {})) < 0.2
     assert float(task.loss({"patch": patch, "prediction": wrong}, {})) > 3
 
 
 @pytest.mark.parametrize("estimator", ["jensen_shannon", "info_nce"])
-def test_infomax_wants_places_and_vectors_of_one_image_alike(build: Callable[..., Any], estimator: str) -> None:
+def test_infomax_matches_positions_to_the_vector_of_their_image(build: Callable[..., Any], estimator: str) -> None:
     task = build("infomax", estimator=estimator, prior=0.0)
     vector = 10 * F.normalize(torch.randn(6, 128), dim=1)
     place = vector[:, None].expand(-1, 4, -1)
     place = place - vector.mean(dim=0)
-    right, wrong = ({"vector": vector, "place": one} for one in (place, place.roll(1, 0)))
+    right, wrong = ({"vector": vector, "place": places} for places in (place, place.roll(1, 0)))
     assert float(task.loss(right, {})["local"]) < 1 < float(task.loss(wrong, {})["local"])
     assert float(task.metrics(right, {})["accuracy"].min()) == 1 and float(task.metrics(wrong, {})["accuracy"].max()) == 0
 
@@ -164,7 +166,7 @@ def test_infomax_critic_learns_and_code_fools_it(build: Callable[..., Any]) -> N
     assert task.critic[0].weight.grad is None and task.code.weight.grad.any()
 
 
-def test_obow_words_come_from_the_teacher_and_are_forgotten_in_turn(build: Callable[..., Any]) -> None:
+def test_obow_words_come_from_the_teacher_and_enter_the_queue(build: Callable[..., Any]) -> None:
     task = build("obow", words=10).train()
     batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
     output = task.predict(batch)
@@ -176,14 +178,14 @@ def test_obow_words_come_from_the_teacher_and_are_forgotten_in_turn(build: Calla
     )
 
 
-def test_obow_a_place_like_a_word_has_that_word(build: Callable[..., Any]) -> None:
+def test_obow_assigns_a_position_to_its_nearest_word(build: Callable[..., Any]) -> None:
     task = build("obow", words=6, sharpness=100.0)
     torch.manual_seed(0)
-    found = torch.randn(2, 64, 2, 2)
+    feature_map = torch.randn(2, 64, 2, 2)
     with torch.no_grad():
         task.words.rows.copy_(10 * torch.randn(6, 64))
-        task.words.rows[1], task.words.rows[4] = found[0, :, 0, 0], found[0, :, 1, 1]
-    words = task._words(found[:1].expand(1, -1, 2, 2), torch.zeros(1, 2))["words"][0]
+        task.words.rows[1], task.words.rows[4] = feature_map[0, :, 0, 0], feature_map[0, :, 1, 1]
+    words = task._words(feature_map[:1].expand(1, -1, 2, 2), torch.zeros(1, 2))["words"][0]
     assert set(words.topk(2).indices.tolist()) == {1, 4}
 
 
@@ -210,11 +212,11 @@ def test_momentum_rises_to_one(build: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize(("name", "role"), [("dino", "teacher"), ("byol", "student")])
-def test_the_checkpoint_says_whose_weights_it_keeps(
+def test_the_checkpoint_records_whose_weights_it_keeps(
     sslkit: Callable[..., Any], digits: Path, tmp_path: Path, quick: list[str], name: str, role: str
 ) -> None:
-    run = ["--data", digits, *quick, "--steps", 2, "--out", tmp_path / "run"]
-    assert sslkit("pretrain", name, *run).code == 0
+    flags = ["--data", digits, *quick, "--steps", 2, "--out", tmp_path / "run"]
+    assert sslkit("pretrain", name, *flags).code == 0
     with safe_open(tmp_path / "run" / "model.safetensors", "pt") as file:
         assert f'"role": "{role}"' in str(file.metadata())
         first = file.get_tensor("encoder.stem.weight")

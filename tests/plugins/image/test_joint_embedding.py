@@ -1,4 +1,4 @@
-"""What joint-embedding tasks predict, which rates they have, and what keeps them from collapsing."""
+"""Joint-embedding tasks: targets, learning rates, and what prevents collapse."""
 
 import math
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def test_each_view_predicts_the_other_whose_gradient_is_stopped(build: Callable[
     assert float(task.loss(crossed, {})) == pytest.approx({"byol": 0.0, "simsiam": -1.0}[name], abs=1e-6)
 
 
-def test_simsiam_predictor_keeps_its_rate(build: Callable[..., Any]) -> None:
+def test_simsiam_predictor_keeps_its_learning_rate(build: Callable[..., Any]) -> None:
     task = build("simsiam")
     spec = PretrainSpec(task="simsiam", data="x", optimizer="sgd", lr=0.1, warmup=0.0, steps=10)
     optimizer = build_optimizer(task, spec, steps_per_epoch=10)
@@ -36,12 +36,12 @@ def test_simsiam_predictor_keeps_its_rate(build: Callable[..., Any]) -> None:
     assert all((rate == 0.1) == (parameter in predictor) for parameter, rate in rates.items())
 
 
-def test_barlow_twins_of_equal_uncorrelated_values_is_nothing(build: Callable[..., Any]) -> None:
+def test_barlow_twins_of_equal_uncorrelated_dimensions_is_zero(build: Callable[..., Any]) -> None:
     task = build("barlow_twins")
     square = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
     terms = task.loss(torch.stack([square, square], dim=1), {})
     assert float(terms["invariance"]) < 1e-6 and float(terms["redundancy"]) < 1e-6
-    twice = square[:, :1].expand(-1, 2)  # both values say the same
+    twice = square[:, :1].expand(-1, 2)  # both dimensions are identical
     assert float(task.loss(torch.stack([twice, twice], dim=1), {})["redundancy"]) == pytest.approx(0.1 * 0.005 * 2, rel=1e-3)
 
 
@@ -54,7 +54,7 @@ def test_vicreg_weights_its_terms(build: Callable[..., Any]) -> None:
         assert float(weighted[name]) == pytest.approx(weight * float(plain[name]), rel=1e-5)
 
 
-def test_dino_center_follows_what_the_teacher_says(build: Callable[..., Any]) -> None:
+def test_dino_center_follows_the_teachers_output(build: Callable[..., Any]) -> None:
     task = build("dino", outputs=16, centering=0.75).train()
     batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
     assert batch["image"].shape == (4, 2, 3, 32, 32) and batch["small"].shape == (4, 2, 3, 16, 16)
@@ -76,14 +76,14 @@ def test_dino_teacher_temperature_rises(build: Callable[..., Any]) -> None:
         assert math.log(float(ratio)) == pytest.approx(0.1 / temperature, rel=1e-4)
 
 
-def test_dino_last_layer_is_of_unit_vectors(build: Callable[..., Any]) -> None:
+def test_dino_last_layer_has_unit_length_weights(build: Callable[..., Any]) -> None:
     task = build("dino", outputs=4).eval()
     with torch.no_grad():
         features = torch.randn(3, task.encoder.width)
-        said = task.head(features)
+        output = task.head(features)
         task.head[1].weight.mul_(7)
-        assert torch.allclose(task.head(features), said, atol=1e-6)
-    assert said.abs().max() <= 1 + 1e-6
+        assert torch.allclose(task.head(features), output, atol=1e-6)
+    assert output.abs().max() <= 1 + 1e-6
 
 
 def msn(**options: Any) -> Any:
@@ -99,18 +99,18 @@ def test_msn_masked_view_lacks_patches_and_the_target_does_not() -> None:
     output = task.predict(batch)
     assert output["anchor"].shape == (2, 4, 256) and output["target"].shape == (2, 256) and not output["target"].requires_grad
     changed = {**batch, "image": batch["image"].clone()}
-    lacking = next(patch for patch in range(64) if patch not in batch["keep"][0].tolist())
-    row, column = lacking // 8 * 4, lacking % 8 * 4
+    dropped = next(patch for patch in range(64) if patch not in batch["keep"][0].tolist())
+    row, column = dropped // 8 * 4, dropped % 8 * 4
     changed["image"][0, :, :, row : row + 4, column : column + 4] = 1
     again = task.predict(changed)
     assert torch.allclose(again["anchor"], output["anchor"], atol=1e-5)
     assert not torch.allclose(again["target"][0], output["target"][0], atol=1e-5)
-    shown = task.preview(batch, None)
-    assert shown.shape == (2, 5, 3, 32, 32)
-    assert torch.allclose(shown[0, 1, :, row : row + 4, column : column + 4], torch.tensor(0.5))
+    images = task.preview(batch, None)
+    assert images.shape == (2, 5, 3, 32, 32)
+    assert torch.allclose(images[0, 1, :, row : row + 4, column : column + 4], torch.tensor(0.5))
 
 
-def test_msn_targets_use_all_prototypes_alike() -> None:
+def test_msn_targets_use_all_prototypes_equally() -> None:
     torch.manual_seed(0)
     even, plain = msn(prototypes=4), msn(prototypes=4, sinkhorn=False)
     plain.prototypes.load_state_dict(even.prototypes.state_dict())
@@ -121,10 +121,10 @@ def test_msn_targets_use_all_prototypes_alike() -> None:
     assert torch.allclose(even._target(output).mean(dim=0), torch.full((4,), 0.25), atol=0.05)
 
 
-def test_msn_mean_entropy_is_zero_when_all_prototypes_are_used() -> None:
+def test_msn_entropy_gap_is_zero_when_all_prototypes_are_used() -> None:
     task = msn(prototypes=4, temperature=0.01, sinkhorn=False)
     vectors = task.prototypes.requires_grad_(False).weight
-    used = task.loss({"anchor": vectors[:, None], "target": vectors}, {})
-    one = task.loss({"anchor": vectors[:1, None].expand(4, 1, -1), "target": vectors[:1].expand(4, -1)}, {})
-    assert float(used["uneven"]) == pytest.approx(0, abs=1e-3) and float(used["cross_entropy"]) < 1e-3
-    assert float(one["uneven"]) == pytest.approx(math.log(4), rel=1e-3)
+    spread = task.loss({"anchor": vectors[:, None], "target": vectors}, {})
+    collapsed = task.loss({"anchor": vectors[:1, None].expand(4, 1, -1), "target": vectors[:1].expand(4, -1)}, {})
+    assert float(spread["entropy_gap"]) == pytest.approx(0, abs=1e-3) and float(spread["cross_entropy"]) < 1e-3
+    assert float(collapsed["entropy_gap"]) == pytest.approx(math.log(4), rel=1e-3)

@@ -1,4 +1,4 @@
-"""MoCo: its loss against a loop, its recipes, its teacher."""
+"""MoCo: loss against a loop, recipes, teacher and queue."""
 
 import math
 from typing import Any
@@ -31,10 +31,10 @@ def test_loss_against_a_loop() -> None:
 
 
 def test_recipes() -> None:
-    one, two = moco(recipe="v1"), moco()
-    assert (one.temperature, two.temperature) == (0.07, 0.2)
-    assert (len(one.head), len(two.head)) == (1, 4)  # linear; linear, norm, ReLU, linear
-    for task in (one, two):
+    v1, v2 = moco(recipe="v1"), moco()
+    assert (v1.temperature, v2.temperature) == (0.07, 0.2)
+    assert (len(v1.head), len(v2.head)) == (1, 4)  # linear; linear, norm, ReLU, linear
+    for task in (v1, v2):
         assert task.transform({"image": torch.rand(3, 3, 36, 36)})["image"].shape == (3, 2, 3, 32, 32)
 
 
@@ -60,7 +60,7 @@ def test_after_step_moves_teacher_and_queue() -> None:
 
 
 def test_keys_do_not_depend_on_the_batch() -> None:
-    """In train mode BatchNorm would let a key tell who else is in its batch."""
+    """In train mode BatchNorm would leak which other samples are in the batch."""
     task = moco().train()
     image = torch.rand(8, 2, 3, 32, 32)
     whole, half = task.predict({"image": image})["key"], task.predict({"image": image[:4]})["key"]
