@@ -19,6 +19,7 @@ from sslkit.evaluation.retrieval import Retrieval, rank
 from sslkit.evaluation.session import FeatureEvaluation, open_session
 from sslkit.evaluation.splits import find_labeled, held_out_rows
 from sslkit.evaluation.statistics import Answers, mcnemar_of_answers
+from sslkit.image.source import ImageSource
 from sslkit.specs.evaluation import KnnSpec, ProbeSpec
 
 Run = Callable[..., Any]
@@ -90,7 +91,8 @@ def test_split_is_stratified_seeded_and_disjoint() -> None:
 def test_test_labels_count_in_the_training_classes(digits: Path, tmp_path: Path) -> None:
     shutil.copytree(digits / "test" / "digit 2", tmp_path / "only" / "digit 2")
     shutil.copytree(digits / "test" / "digit 0", tmp_path / "only" / "digit 0")
-    parts = find_labeled(KnnSpec(ckpt="x", data=str(digits)), [str(tmp_path / "only")], None)
+    spec = KnnSpec(ckpt="x", data=str(digits))
+    parts = find_labeled(spec, [str(tmp_path / "only")], None, source_class=ImageSource)
     labels = parts.tests[0].index.labels
     assert labels is not None and sorted(set(labels.tolist())) == [0, 2]
 
@@ -196,8 +198,6 @@ def test_duplicates_are_counted(trained: Path, digits: Path, tmp_path: Path, ssl
 
 
 def test_a_second_evaluation_reads_no_image(trained: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sslkit.image.source import ImageSource
-
     first = knn(KnnSpec(ckpt=str(trained), k=4))
 
     def never(self: ImageSource, rows: Any, draw: Any = None) -> Any:
@@ -379,8 +379,6 @@ def test_an_interrupted_evaluation_ends_and_keeps_its_table(
 
 
 def test_no_test_sample_is_read_before_fit_returned(trained: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sslkit.image.source import ImageSource
-
     events: list[str] = []
     for_evaluation, fit = ImageSource.for_evaluation.__func__, Knn.fit  # type: ignore[attr-defined]
 

@@ -121,7 +121,7 @@ def test_what_compare_refuses_it_refuses_first(digits: Path, tmp_path: Path, ssl
     for tasks, more, said in [
         ("rotation", [], "--tasks: should be two different tasks or more (got rotation)"),
         ("rotation,clusterfit", [], "--tasks: clusterfit needs options of its own: teacher"),
-        ("rotation,mae", ["--encoder", "resnet_micro"], "--encoder: mae reads tokens"),
+        ("rotation,mae", ["--encoder", "resnet_micro"], "--encoder: mae requires tokens"),
         ("rotation,nothing", [], "unknown task nothing"),
     ]:
         ran = sslkit("compare", "--tasks", tasks, *given, *more)
