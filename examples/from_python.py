@@ -13,7 +13,7 @@ def main(images: str, minutes: float) -> None:
     print(f"{run.steps} steps, {run.images_per_second:.0f} images/s -> {run.checkpoint}")
 
     result = sslkit.knn(sslkit.KnnSpec(ckpt=run.checkpoint))
-    print(f"k-NN {result.top1:.1%} by {result.protocol} on {result.n_test} images")
+    print(f"k-NN {result.headline.text()} by {result.protocol} on {result.headline.n} images")
 
     exported = sslkit.export(sslkit.ExportSpec(ckpt=run.checkpoint, to="pt2"))
     print(f"{exported.path} differs by at most {exported.max_abs_diff:.1g}")

@@ -3,7 +3,6 @@
 from typing import Literal
 
 from pydantic import Field
-
 from sslkit.specs.evaluation import EvaluationSpec
 
 
@@ -14,5 +13,5 @@ class NearestCentroidSpec(EvaluationSpec):
         default="nearest-centroid/cosine-v1", description="Named protocol (see `sslkit protocols`)."
     )
     shrinkage: float | None = Field(
-        default=None, ge=0, le=1, description="Pull of each centroid towards the mean."
+        default=None, ge=0, le=1, description="Share of the overall mean in each centroid; by hand: no protocol id."
     )

@@ -130,7 +130,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
     if len(trials) > 1:
         world.meet()  # no process may look for a run in the folder after another one started it
         if world.first:
-            _write_command(spec, out)
+            _write_command(spec, out, _modality_name(checkpoint))
     try:
         outcomes = [_run(trial, spec, parts, source_class, checkpoint, allowed, continues, world) for trial in trials]
     except RunInterruptedError as stopped:
@@ -159,9 +159,14 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
     return result
 
 
+def _modality_name(checkpoint: Checkpoint | None) -> str:
+    """Return the modality of the samples to fine-tune on: what the encoder encodes."""
+    return registry.DEFAULT_MODALITY if checkpoint is None else checkpoint.modality
+
+
 def _source_class(spec: FinetuneSpec, checkpoint: Checkpoint | None) -> type[IndexedSource]:
     """Return the source of the samples that the encoder encodes, which may differ from those of pretraining."""
-    modality = load_modality(registry.DEFAULT_MODALITY if checkpoint is None else checkpoint.modality)
+    modality = load_modality(_modality_name(checkpoint))
     spec.check_modality(modality.name)
     if not issubclass(modality.source, IndexedSource):
         raise SslkitError(f"{modality.noun} have no labels", "fine-tuning needs labeled samples", flag="ckpt")
@@ -194,11 +199,13 @@ def checkpoint_size(checkpoint: Checkpoint) -> dict[str, Any]:
     return registry.data_options()[checkpoint.modality].of_size(checkpoint.size)
 
 
-def _write_command(spec: FinetuneSpec, out: Path) -> None:
+def _write_command(spec: FinetuneSpec, out: Path, modality: str) -> None:
     """Record the spec once for all trainings, so that `--resume` needs only the folder."""
     try:
         with write_atomically(out / SPEC) as stream:
-            stream.write((spec.model_dump_json(indent=2, exclude={"out", "resume"}) + "\n").encode())
+            stream.write(
+                (spec.model_dump_json(indent=2, exclude={"out", "resume"} | spec.other_tables(modality)) + "\n").encode()
+            )
     except OSError as error:
         raise SslkitError(f"cannot write to {out}: {error.strerror}", flag="out") from error
 

@@ -52,7 +52,7 @@ class {title}Spec(EvaluationSpec):
         default="{dashed}/cosine-v1", description="Named protocol (see `sslkit protocols`)."
     )
     shrinkage: float | None = Field(
-        default=None, ge=0, le=1, description="Pull of each centroid towards the mean."
+        default=None, ge=0, le=1, description="Share of the overall mean in each centroid; by hand: no protocol id."
     )
 ''',
     "sslkit_{name}.py": '''\

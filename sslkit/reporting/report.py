@@ -73,7 +73,7 @@ def _describe(run: RunRecord, figures: Figures) -> Iterable[str]:
         "task": task_name(metadata["task"]),
         "pretrained by": "" if before is None else before["task"],
         "encoder": run.spec["encoder"],
-        "steps": f"{metadata['step']:,} of {run.spec['batch_size']} images of {run.spec['size']} px",
+        "steps": f"{metadata['step']:,} of {run.spec['batch_size']} samples of size {run.checkpoint.size}",
         "time": "" if run.minutes is None else f"{run.minutes:.1f} minutes",
         "images": Path(run.spec.get("data") or "").name,
         "data fingerprint": metadata["data"],

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sslkit import registry
 from sslkit.contract.errors import SslkitError, flag_name
+from sslkit.contract.options import flat_fields
 from sslkit.contract.result import Result
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.run_folder import METRICS, MODEL, RESULTS, read_json_lines, read_spec
@@ -46,10 +48,19 @@ class RunRecord:
         return self.lines[-1]["seconds"] / 60 if self.lines and "seconds" in self.lines[-1] else None
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """Return the spec by flag: data options beside the others."""
+        tables = {
+            name: table for name, table in self.spec.items() if name in registry.data_options() and isinstance(table, dict)
+        }
+        settings = {name: value for name, value in self.spec.items() if name not in tables}
+        return {**settings, **{name: value for table in tables.values() for name, value in table.items()}}
+
+    @property
     def command(self) -> str:
         """Return the command that repeats it: every setting that is not the default."""
         command, model = ("pretrain", PretrainSpec) if "task" in self.spec else ("finetune", FinetuneSpec)
-        defaults = {name: field.get_default(call_default_factory=True) for name, field in model.model_fields.items()}
+        defaults = {name: field.get_default(call_default_factory=True) for name, field in flat_fields(model).items()}
         words = ["sslkit", command, *([self.spec["task"]] if command == "pretrain" else [])]
         task_defaults: dict[str, Any] = {}
         if command == "pretrain":
@@ -63,7 +74,7 @@ class RunRecord:
                     name: field.get_default(call_default_factory=True) for name, field in task.Options.model_fields.items()
                 }
         left_out = {"task", "options", "resume", "extend_to", *(["minutes"] if self.spec.get("steps") else [])}
-        for name, value in self.spec.items():
+        for name, value in self.settings.items():
             if name not in left_out and value is not None and value != defaults.get(name):
                 words += _flags(name, value)
         for name, value in self.spec.get("options", {}).items():

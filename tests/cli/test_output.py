@@ -1,29 +1,20 @@
 """Tables of results: nothing in them is cut off."""
 
-from typing import Any
-
 import pytest
 
-from sslkit.cli.output import show_rows
+from sslkit.cli.output import show_result
+from sslkit.contract.result import Comparison, Data, Metric, Result, Row
 
 
 def test_wide_tables_are_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    row: dict[str, Any] = {
-        "model": "from scratch, 10% of the labels of [a] data set with a long name",
-        "test": "t",
-        "layer": None,
-    }
-    row |= {"top1": 0.5, "top1_interval": [0.4, 0.6], "top5": 0.9, "macro_f1": 0.5, "balanced_accuracy": 0.5, "p_value": 0.0123}
-    row |= {"test_seen_in_pretraining": False, "n_train": 1000, "n_test": 200, "duplicates": 0}
-    result = {
-        "protocol": "finetune/fewlabel-v1",
-        "command": "finetune",
-        "weights": "w",
-        "data": {"train": "d"},
-        "checkpoint": "c",
-    }
-    show_rows({**result, "rows": [row]})
-    said = capsys.readouterr().out
-    assert "…" not in said
-    line = next(line for line in said.splitlines() if line.startswith(str(row["model"])))
-    assert "50.0% (40.0 to 60.0)" in line and line.rstrip().endswith("0.012") and len(line) > 80
+    metrics = [Metric("top-1", 0.5, 0.4, 0.6), *(Metric(name, 0.9) for name in ("top-5", "macro F1", "balanced accuracy"))]
+    model = "from scratch, 10% of the labels of [a] data set with a long name"
+    row = Row(model, metrics, test="t", compared={"fine-tuned": Comparison(0.0123, "McNemar's exact test", 0.0246)})
+    result = Result("finetune", "finetune/fewlabel-v1", {}, "c", "w", Data(train="d"), [row], ["1,000 training samples."])
+    show_result(result)
+    printed = capsys.readouterr().out
+    assert "…" not in printed and "McNemar" not in printed and "1,000 training samples." in printed
+    line = next(line for line in printed.splitlines() if line.startswith(model))
+    assert "50.0% (40.0 to 60.0)" in line and line.rstrip().endswith("90.0%") and len(line) > 80
+    show_result(result, details=True)
+    assert "p 0.012, Holm-adjusted 0.025 (McNemar's exact test)" in capsys.readouterr().out

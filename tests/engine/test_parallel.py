@@ -141,7 +141,8 @@ def test_fine_tuning_shares_its_work(digits: Path, tmp_path: Path) -> None:
     )
     assert code == 0, err
     (row,) = json.loads(out)["rows"]
-    assert (row["n_train"], row["n_test"], row["top1_deviation"] is None) == (48, 12, False)
+    headline = row["metrics"][0]
+    assert (row["fits"][0]["n_train"], headline["n"], headline["deviation"] is None) == (48, 12, False)
 
 
 def test_shares_are_contiguous_and_whole() -> None:

@@ -11,10 +11,15 @@ import pytest
 import torch
 
 from sslkit import SslkitError
-from sslkit.evaluation.knn import knn
+from sslkit.contract.result import Result
+from sslkit.evaluation.installed import installed_evaluations, installed_protocols
+from sslkit.evaluation.knn import Knn, knn
 from sslkit.evaluation.probe import probe
-from sslkit.evaluation.session import open_evaluation
+from sslkit.evaluation.retrieval import Retrieval, rank
+from sslkit.evaluation.session import FeatureEvaluation, open_session
 from sslkit.evaluation.splits import find_labeled, held_out_rows
+from sslkit.evaluation.statistics import Answers, mcnemar_of_answers
+from sslkit.image.source import ImageSource
 from sslkit.specs.evaluation import KnnSpec, ProbeSpec
 
 Run = Callable[..., Any]
@@ -25,14 +30,17 @@ def test_knn_and_probe_of_a_run(sslkit: Run, trained: Path) -> None:
         flags = ["--k", 5] if command == "knn" else []
         ran = sslkit(command, "--ckpt", trained, "--json", *flags)
         result = ran.json
-        assert {"protocol", "top1", "n_train", "n_test", "checkpoint"} <= set(result)
+        assert {"protocol", "rows", "data", "notes", "checkpoint", "schema", "seconds"} <= set(result)
         assert [row["model"] for row in result["rows"]] == ["checkpoint", "random weights", "raw pixels, 16 px"]
-        assert (result["n_train"], result["n_test"], result["test_seen_in_pretraining"]) == (48, 12, False)
+        assert result["rows"][0]["fits"][0]["n_train"] == 48
+        assert [(test["n"], test["seen_in_pretraining"]) for test in result["data"]["tests"]] == [(12, False)]
         assert result["protocol"] == {"knn": None, "probe": "probe/logreg-v1"}[command]
-        assert result["top1"] > chance + 0.3
+        headline = result["rows"][0]["metrics"][0]
+        assert headline["name"] == "top-1" and headline["value"] > chance + 0.3 and headline["n"] == 12
+        assert Result.from_json(result).to_json() == result
         assert "test part: test of" in ran.err
     lines = [json.loads(line) for line in (trained.parent / "results.jsonl").read_text().splitlines()]
-    assert {line["command"] for line in lines} == {"knn", "probe"} and len({line["weights"] for line in lines}) == 1
+    assert {line["verb"] for line in lines} == {"knn", "probe"} and len({line["weights"] for line in lines}) == 1
 
 
 def test_protocol_id_only_for_untouched_settings(trained: Path) -> None:
@@ -48,12 +56,12 @@ def test_evaluation_never_writes_into_the_checkpoint(trained: Path) -> None:
 
 
 def test_features_change_nothing(trained: Path) -> None:
-    evaluation = open_evaluation(KnnSpec(ckpt=str(trained), cache="off"))
-    model = evaluation.models[0]
+    session = open_session(KnnSpec(ckpt=str(trained), cache="off"))
+    model = session.models[0]
     encoder = model.encoder.train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    (one, _), (other, _) = evaluation.features(model, "last"), evaluation.features(model, "last")
-    assert torch.equal(one.layers["last"], other.layers["last"]) and not one.layers["last"].requires_grad
+    first, second = (session.reader(model, "last").training().features for _ in range(2))
+    assert torch.equal(first, second) and not first.requires_grad
     assert encoder.training
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
 
@@ -65,7 +73,9 @@ def test_data_without_a_test_part_is_split_and_said_to_be_seen(
     shutil.copytree(digits / "train", flat)
     assert sslkit("pretrain", "rotation", "--data", flat, "--out", tmp_path / "run", "--epochs", 1, *quick).code == 0
     ran = sslkit("knn", "--ckpt", tmp_path / "run" / "model.safetensors", "--k", 3, "--json")
-    assert ran.json["test_seen_in_pretraining"] is True and (ran.json["n_train"], ran.json["n_test"]) == (39, 9)
+    (test,) = ran.json["data"]["tests"]
+    assert test["seen_in_pretraining"] is True and (ran.json["rows"][0]["fits"][0]["n_train"], test["n"]) == (39, 9)
+    assert "The test data was part of pretraining." in ran.json["notes"]
     assert "a fifth of each class" in ran.err and "seen in pretraining" in ran.err
 
 
@@ -81,7 +91,8 @@ def test_split_is_stratified_seeded_and_disjoint() -> None:
 def test_test_labels_count_in_the_training_classes(digits: Path, tmp_path: Path) -> None:
     shutil.copytree(digits / "test" / "digit 2", tmp_path / "only" / "digit 2")
     shutil.copytree(digits / "test" / "digit 0", tmp_path / "only" / "digit 0")
-    parts = find_labeled(KnnSpec(ckpt="x", data=str(digits)), [str(tmp_path / "only")], None)
+    spec = KnnSpec(ckpt="x", data=str(digits))
+    parts = find_labeled(spec, [str(tmp_path / "only")], None, source_class=ImageSource)
     labels = parts.tests[0].index.labels
     assert labels is not None and sorted(set(labels.tolist())) == [0, 2]
 
@@ -90,7 +101,7 @@ def test_a_moved_checkpoint_asks_for_data(trained: Path, digits: Path, tmp_path:
     moved = tmp_path / "model.safetensors"
     moved.write_bytes(trained.read_bytes())
     assert "--data: missing" in sslkit("knn", "--ckpt", moved).err
-    assert sslkit("knn", "--ckpt", moved, "--data", digits, "--k", 3, "--json").json["n_test"] == 12
+    assert sslkit("knn", "--ckpt", moved, "--data", digits, "--k", 3, "--json").json["data"]["tests"][0]["n"] == 12
     assert not (tmp_path / "results.jsonl").exists()
 
 
@@ -100,16 +111,16 @@ def test_changed_data_is_noticed(digits: Path, tmp_path: Path, sslkit: Run, quic
     assert sslkit("pretrain", "rotation", "--data", data, "--out", tmp_path / "run", "--epochs", 1, *quick).code == 0
     next((data / "train" / "digit 0").iterdir()).unlink()
     ran = sslkit("knn", "--ckpt", tmp_path / "run" / "model.safetensors")
-    assert ran.code == 2 and "is no longer what the run saw" in ran.err
+    assert ran.code == 2 and "has changed since the run" in ran.err
 
 
 def test_the_part_of_a_test_folder_that_is_no_training_data(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
     shutil.copytree(digits / "test", tmp_path / "other" / "val")
     shutil.copytree(digits / "train", tmp_path / "other" / "train")
     ran = sslkit("knn", "--ckpt", trained, "--data", digits, "--test", tmp_path / "other", "--k", 3, "--json")
-    assert ran.json["n_test"] == 12 and "test part: val of" in ran.err
+    assert ran.json["data"]["tests"][0]["n"] == 12 and "test part: val of" in ran.err
     ran = sslkit("knn", "--ckpt", trained, "--data", digits, "--test", digits / "train", "--k", 3, "--json")
-    assert ran.json["test_seen_in_pretraining"] is True
+    assert ran.json["data"]["tests"][0]["seen_in_pretraining"] is True
 
 
 def test_what_cannot_be_evaluated(trained: Path, digits: Path, tmp_path: Path) -> None:
@@ -117,10 +128,10 @@ def test_what_cannot_be_evaluated(trained: Path, digits: Path, tmp_path: Path) -
     shutil.copytree(digits / "train" / "digit 0", flat)
     with pytest.raises(SslkitError, match="has no labels"):
         probe(ProbeSpec(ckpt=str(trained), data=str(flat)))
-    with pytest.raises(SslkitError, match="has one class only"):
+    with pytest.raises(SslkitError, match="has only one class"):
         shutil.copytree(digits / "train" / "digit 0", tmp_path / "one" / "digit 0")
         knn(KnnSpec(ckpt=str(trained), data=str(tmp_path / "one")))
-    with pytest.raises(SslkitError, match="100 neighbors of 48 training images"):
+    with pytest.raises(SslkitError, match="100 exceeds the 48 training samples"):
         knn(KnnSpec(ckpt=str(trained), k=100))
     shutil.copytree(digits / "test" / "digit 0", tmp_path / "unseen" / "letter")
     shutil.copytree(digits / "test" / "digit 0", tmp_path / "unseen" / "digit 0")
@@ -143,13 +154,13 @@ def test_bad_labels_are_one_line_each_and_nothing_is_written(trained: Path, digi
     cases = [
         (["--test", tmp_path / "flat"], "flat has no labels"),
         (["--data", lone, "--test", tmp_path / "labeled"], "class digit 1 of"),
-        (["--layer", 9], "checkpoint has 4 layers (got 9) (give 1 to 4)"),
+        (["--layer", 9], "checkpoint has 4 layers (got 9) (use 1 to 4)"),
         (["--layer", "first"], "--layer: should be"),
         (["--pool", "class"], "checkpoint has no class token"),
         (["--against", "resnet_nonsense"], "unknown encoder resnet_nonsense"),
         (["--against", tmp_path / "nothing.safetensors"], "--against:"),
-        (["--k", 49], "49 neighbors of 48 training images"),
-        (["--shots", 17], "--shots: 17, and class digit 0 has 16 images"),
+        (["--k", 49], "--k: 49 exceeds the 48 training samples"),
+        (["--shots", 17], "--shots: 17 exceeds the 16 training samples of class digit 0"),
     ]
     for flags, message in cases:
         ran = sslkit("knn", "--ckpt", trained, *([] if "--k" in flags else ["--k", 3]), *flags)
@@ -175,20 +186,18 @@ def test_several_test_parts_are_a_row_each(trained: Path, digits: Path, tmp_path
     spec = KnnSpec(ckpt=str(trained), data=str(digits), test=[str(digits / "test"), str(tmp_path / "other")], k=3)
     rows = knn(spec).rows
     assert [row.test for row in rows[:2]] == [str(digits / "test"), str(tmp_path / "other")]
-    assert len(rows) == 6 and rows[0].top1 == rows[1].top1
+    assert len(rows) == 6 and rows[0].metrics == rows[1].metrics
 
 
 def test_duplicates_are_counted(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
     shutil.copytree(digits / "test", tmp_path / "test")
     shutil.copy(next((digits / "train" / "digit 0").iterdir()), tmp_path / "test" / "digit 0" / "again.png")
     ran = sslkit("knn", "--ckpt", trained, "--data", digits, "--test", tmp_path / "test", "--k", 3)
-    assert "1 images of" in ran.out and "are in the training part, too" in ran.out
-    assert knn(KnnSpec(ckpt=str(trained), k=3)).duplicates == 0
+    assert "1 test sample also occurs in the training set." in ran.out
+    assert knn(KnnSpec(ckpt=str(trained), k=3)).data.tests[0].duplicates == 0
 
 
 def test_a_second_evaluation_reads_no_image(trained: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sslkit.image.source import ImageSource
-
     first = knn(KnnSpec(ckpt=str(trained), k=4))
 
     def never(self: ImageSource, rows: Any, draw: Any = None) -> Any:
@@ -196,7 +205,7 @@ def test_a_second_evaluation_reads_no_image(trained: Path, digits: Path, monkeyp
 
     monkeypatch.setattr(ImageSource, "read", never)
     assert knn(KnnSpec(ckpt=str(trained), k=4)) == first
-    assert probe(ProbeSpec(ckpt=str(trained), c=1.0, baselines=False)).n_test == 12  # another protocol, the same features
+    assert probe(ProbeSpec(ckpt=str(trained), c=1.0, baselines=False)).headline.n == 12  # another protocol, the same features
     with pytest.raises(AssertionError, match="an image was read"):
         knn(KnnSpec(ckpt=str(trained), k=4, cache="off"))
 
@@ -206,31 +215,30 @@ def test_layers_and_pooling(trained: Path, digits: Path) -> None:
     assert [(row.model, row.layer) for row in rows[:4]] == [("checkpoint", str(layer)) for layer in range(1, 5)]
     assert rows[-1].layer == "last" and rows[-1].model == "raw pixels, 16 px"
     last = knn(KnnSpec(ckpt=str(trained), k=3)).rows[0]
-    assert rows[3].top1 == last.top1  # the fourth layer is the last one
+    assert rows[3].metrics == last.metrics  # the fourth layer is the last one
 
 
 def test_against_another_checkpoint(trained: Path, sslkit: Run) -> None:
     result = knn(KnnSpec(ckpt=str(trained), k=3, against=[str(trained), str(trained.parent)], baselines=False))
     assert [row.model for row in result.rows] == ["checkpoint", str(trained), str(trained.parent)]
-    assert result.rows[1].p_value == 1.0 and result.rows[1].top1 == result.top1
+    comparison = result.rows[1].compared["checkpoint"]
+    assert (comparison.p_value, comparison.adjusted, comparison.method) == (1.0, 1.0, "McNemar's exact test")
+    assert result.rows[1].metrics == result.rows[0].metrics
 
 
 def test_protocols_are_listed(sslkit: Run) -> None:
-    from sslkit.evaluation.protocols import PROTOCOLS
-
+    protocols = installed_protocols()
     listed = sslkit("protocols", "--json").json["protocols"]
-    assert [one["id"] for one in listed] == list(PROTOCOLS)
-    assert all(name in sslkit("protocols").out for name in PROTOCOLS)
+    assert [protocol["id"] for protocol in listed] == list(protocols)
+    assert all(name in sslkit("protocols").out for name in protocols)
 
 
 def test_what_the_protocols_stand_for() -> None:
     # Another value here is another protocol: a new id, not a new default.
-    from sslkit.evaluation.protocols import PROTOCOLS
-
     grid, held_out = [0.001, 0.01, 0.1, 1.0, 10.0], {"held_out": 0.2, "seeds": 1}
     heads = {"head_epochs": 20, "head_batch": 256, "head_momentum": 0.9}
     rates = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
-    pinned = {name: protocol.settings for name, protocol in PROTOCOLS.items() if not name.startswith("finetune/")}
+    pinned = {name: protocol.settings for name, protocol in installed_protocols().items() if not name.startswith("finetune/")}
     assert pinned == {
         "knn/weighted-v1": {"k": 20, "temperature": 0.07, "shots": None, "seeds": 1},
         "knn/weighted200-v1": {"k": 200, "temperature": 0.1, "shots": None, "seeds": 1},
@@ -242,6 +250,7 @@ def test_what_the_protocols_stand_for() -> None:
         "retrieval/map-v1": {},
         "zeroshot/names-v1": {"templates": ["{}"]},
         "zeroshot/recall-v1": {},
+        "word-vectors/benchmarks-v1": {},
     }
 
 
@@ -250,16 +259,16 @@ def test_evaluate_makes_one_table(trained: Path, digits: Path, tmp_path: Path, s
     ran = sslkit(
         "evaluate", "--ckpt", trained, "--out", out, "--protocol", "knn/fewshot-v1", "--protocol", "retrieval", "--json"
     )
-    assert [one["protocol"] for one in ran.json["results"]] == ["knn/fewshot-v1", "retrieval/map-v1"]
+    assert [result["protocol"] for result in ran.json["results"]] == ["knn/fewshot-v1", "retrieval/map-v1"]
     text = (out / "table.md").read_text()
     assert text.count("| knn/fewshot-v1 |") == 3 and text.count("| retrieval/map-v1 |") == 3
     frozen = sslkit("evaluate", "--ckpt", trained, "--protocol", "knn", "--no-baselines")
-    assert frozen.code == 0 and "knn/weighted200-v1: not possible: --k: 200 neighbors of 48" in frozen.out
+    assert frozen.code == 0 and "knn/weighted200-v1: not possible: --k: 200 exceeds the 48 training samples" in frozen.out
     assert "knn/weighted-v1" in frozen.out and "random weights" not in frozen.out
     alone = sslkit("evaluate", "--ckpt", trained, "--protocol", "knn/weighted200-v1")
-    assert alone.code == 2 and "200 neighbors of 48" in alone.err
+    assert alone.code == 2 and "200 exceeds the 48 training samples" in alone.err
     again = sslkit("evaluate", "--ckpt", trained, "--out", out)
-    assert again.code == 2 and "is there already" in again.err
+    assert again.code == 2 and "already exists" in again.err
     assert "did you mean knn/plain-v1?" in sslkit("evaluate", "--ckpt", trained, "--protocol", "knn/plain").err
     assert "--out: missing" in sslkit("evaluate", "--ckpt", trained, "--protocol", "finetune").err
 
@@ -270,7 +279,7 @@ def test_images_that_cannot_be_read_are_left_out_of_a_comparison(trained: Path, 
     test = tmp_path / "test"
     shutil.copytree(digits / "test", test)
     spec = {"ckpt": str(trained), "data": str(digits), "test": [str(test)], "k": 3, "baselines": False}
-    assert knn(KnnSpec(**spec)).n_test == 12  # which is in the cache now
+    assert knn(KnnSpec(**spec)).headline.n == 12  # which is in the cache now
     folders = {entry.folder for entry in cache.stored() if entry.folder.parent.name == "canvases"}
     (test / "digit 1" / "00.png").write_bytes(b"no image")
     for folder in folders:
@@ -280,15 +289,13 @@ def test_images_that_cannot_be_read_are_left_out_of_a_comparison(trained: Path, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSLKIT_CACHE", str(tmp_path / "cache"))
         short = knn(KnnSpec(**spec, against=[str(other)]))
-    assert short.n_test == 11 and short.rows[1].p_value == 1.0
+    assert short.headline.n == 11 and short.rows[1].compared["checkpoint"].p_value == 1.0
 
 
 def test_the_pvalue_pairs_images_by_their_rows() -> None:
-    from sslkit.evaluation.statistics import mcnemar_of_rows
-
-    one = np.arange(8), torch.tensor([1, 1, 1, 1, 1, 1, 0, 1]).double()
-    other = np.array([0, 2, 3, 4, 5, 6, 7]), torch.tensor([0, 0, 0, 0, 0, 0, 1]).double()  # row 1 is missing
-    assert mcnemar_of_rows(one, other) == pytest.approx(2 / 2**5)
+    first = Answers(np.arange(8), torch.tensor([1, 1, 1, 1, 1, 1, 0, 1]).double())
+    second = Answers(np.array([0, 2, 3, 4, 5, 6, 7]), torch.tensor([0, 0, 0, 0, 0, 0, 1]).double())  # row 1 is missing
+    assert mcnemar_of_answers(first, second) == pytest.approx(2 / 2**5)
 
 
 def test_what_decides_a_number_is_in_the_result(trained: Path, digits: Path, tmp_path: Path) -> None:
@@ -297,9 +304,10 @@ def test_what_decides_a_number_is_in_the_result(trained: Path, digits: Path, tmp
         table.append(f"{path},{path.parent.name},{'abc'[len(table) % 3]}")
     (tmp_path / "labels.csv").write_text("\n".join(table) + "\n")
     spec = {"ckpt": str(trained), "data": str(tmp_path / "labels.csv"), "k": 3, "baselines": False}
-    one, other = (knn(KnnSpec(**spec, label=label)) for label in ("label", "other"))
-    assert one.data["train"] != other.data["train"] and one.data["test"] != other.data["test"]
-    assert (one.settings["label"], one.settings["size"], one.settings["seed"]) == ("label", 16, 0)
+    first, second = (knn(KnnSpec(**spec, label=label)) for label in ("label", "other"))
+    assert first.data.train != second.data.train
+    assert first.data.tests[0].fingerprint != second.data.tests[0].fingerprint
+    assert (first.settings["label"], first.settings["size"], first.settings["seed"]) == ("label", 16, 0)
 
 
 def test_pooling_through_the_command(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
@@ -321,10 +329,11 @@ def test_settings_of_another_protocol_are_refused(trained: Path, sslkit: Run) ->
     assert ran.code == 2 and "--lr: probe/logreg-v1 has no such setting" in ran.err
     ran = sslkit("probe", "--ckpt", trained, "--protocol", "probe/sweep-v1", "--c", 1)
     assert ran.code == 2 and "--c: probe/sweep-v1 has no such setting" in ran.err
-    assert "draws nothing" in sslkit("knn", "--ckpt", trained, "--k", 3, "--seeds", 2).err
+    assert "does not depend on the seed" in sslkit("knn", "--ckpt", trained, "--k", 3, "--seeds", 2).err
     swept = sslkit("probe", "--ckpt", trained, "--protocol", "probe/sweep-v1", "--seeds", 2, "--json").json
     assert swept["protocol"] == "probe/sweep-v1" and swept["settings"]["layer"] == "all"
-    assert swept["rows"][0]["top1_deviation"] is not None and set(swept["rows"][0]["chosen"][0]["held_out"]) == set("1234")
+    row = swept["rows"][0]
+    assert row["metrics"][0]["deviation"] is not None and set(row["fits"][0]["held_out"]) == set("1234")
 
 
 def test_channels_and_places_of_test_parts(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
@@ -335,13 +344,11 @@ def test_channels_and_places_of_test_parts(trained: Path, digits: Path, tmp_path
 
 
 def test_retrieval_against_a_naive_loop() -> None:
-    from sslkit.evaluation.retrieval import rank
-
     generator = torch.Generator().manual_seed(0)
     train, test = torch.randn(30, 4, generator=generator), torch.randn(5, 4, generator=generator)
-    labels, wanted = torch.arange(30) % 3, torch.tensor([0, 1, 2, 0, 1])
-    found = rank(train, labels, test, wanted, torch.device("cpu"))
-    for query, label, (precision, first, ten) in zip(test, wanted, found, strict=True):
+    labels, test_labels = torch.arange(30) % 3, torch.tensor([0, 1, 2, 0, 1])
+    ranked = rank(train, labels, test, test_labels, torch.device("cpu"))
+    for query, label, (precision, first, ten) in zip(test, test_labels, ranked, strict=True):
         order = sorted(range(30), key=lambda row: -float(torch.cosine_similarity(query, train[row], dim=0)))
         relevant = [bool(labels[row] == label) for row in order]
         precisions = [sum(relevant[: place + 1]) / (place + 1) for place in range(30) if relevant[place]]
@@ -352,22 +359,58 @@ def test_retrieval_against_a_naive_loop() -> None:
 def test_an_interrupted_evaluation_ends_and_keeps_its_table(
     trained: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sslkit: Run
 ) -> None:
-    import sslkit.evaluation.evaluate as module
     from sslkit.contract.errors import RunInterruptedError
-    from sslkit.specs.evaluation import RetrievalSpec
 
-    def stopped(spec: RetrievalSpec) -> None:
+    def stop(self: FeatureEvaluation, spec: Any) -> None:
         raise RunInterruptedError("stopped", 2)
 
-    monkeypatch.setitem(module._CALLS, "retrieval", (stopped, RetrievalSpec))
+    monkeypatch.setattr(Retrieval, "run", stop)
     protocols = ["--protocol", "knn/plain-v1", "--protocol", "retrieval"]
     ran = sslkit("evaluate", "--ckpt", trained, *protocols, "--out", tmp_path / "out")
     assert ran.code == 130 and "| knn/plain-v1 |" in (tmp_path / "out" / "table.md").read_text()
     monkeypatch.undo()
-    monkeypatch.setitem(module._CALLS, "knn", (stopped, KnnSpec))  # it is not called again
+    monkeypatch.setattr(Knn, "run", stop)  # it is not called again
     flags = ["--ckpt", trained, *protocols, "--out", tmp_path / "out", "--resume"]
     ran = sslkit("evaluate", *flags)
     assert ran.code == 0 and "knn/plain-v1" in ran.out and "retrieval/map-v1" in ran.out
     assert (tmp_path / "out" / "table.md").read_text().count("| checkpoint |") == 2
     ran = sslkit("evaluate", *flags, "--seed", 5, "--no-baselines")
     assert ran.code == 2 and "was made with other seed, baselines" in ran.err
+
+
+def test_no_test_sample_is_read_before_fit_returned(trained: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    for_evaluation, fit = ImageSource.for_evaluation.__func__, Knn.fit  # type: ignore[attr-defined]
+
+    def opened(cls: type[ImageSource], index: Any, *arguments: Any) -> Any:
+        events.append(f"open {len(index)}")
+        return for_evaluation(cls, index, *arguments)
+
+    def fitted(self: Knn, *arguments: Any) -> Any:
+        predictor = fit(self, *arguments)
+        events.append("fitted")
+        return predictor
+
+    monkeypatch.setattr(ImageSource, "for_evaluation", classmethod(opened))
+    monkeypatch.setattr(Knn, "fit", fitted)
+    knn(KnnSpec(ckpt=str(trained), k=3, layer="all", baselines=False))
+    assert events == ["open 48", *["fitted"] * 4, "open 12"]
+
+
+def test_every_installed_evaluation_has_a_torch_free_spec() -> None:
+    from importlib.metadata import entry_points
+
+    options = {point.name: point.load() for point in entry_points(group="sslkit.options")}
+    evaluations = installed_evaluations()
+    assert {"knn", "probe", "retrieval", "zeroshot", "word-vectors", "finetune", "evaluate"} <= set(evaluations)
+    for name, evaluation in evaluations.items():
+        assert options[name] is evaluation.Options
+        assert all(protocol.verb == name for protocol in evaluation.protocols)
+
+
+def test_notes_and_details(trained: Path, sslkit: Run) -> None:
+    ran = sslkit("knn", "--ckpt", trained, "--k", 3)
+    assert "48 training and 12 test samples." in ran.out and "random weights (95% intervals" in ran.out
+    assert "McNemar" not in ran.out
+    ran = sslkit("knn", "--ckpt", trained, "--k", 3, "--details")
+    assert "random weights against checkpoint" in ran.out and "Holm-adjusted" in ran.out

@@ -22,7 +22,7 @@ from sslkit.engine.stepper import Stepper
 from sslkit.evaluation.finetune import finetune
 from sslkit.evaluation.knn import knn
 from sslkit.evaluation.supervised import Supervised, drop_paths
-from sslkit.image.augmentation import build_augmentation
+from sslkit.image.augmentation import augmentation
 from sslkit.specs.evaluation import KnnSpec
 from sslkit.specs.train import FinetuneSpec
 
@@ -35,22 +35,24 @@ def finetune_spec(digits: Path, out: Path, **changes: Any) -> FinetuneSpec:
 
 def test_finetune_a_checkpoint_and_from_scratch(trained: Path, digits: Path, tmp_path: Path) -> None:
     result = finetune(finetune_spec(digits, tmp_path / "tuned", ckpt=str(trained), lr=3e-3))
-    assert result.top1 > 0.6 and (result.n_train, result.n_test, result.protocol) == (48, 12, None)
+    assert result.headline.value > 0.6 and (result.rows[0].n_train, result.headline.n, result.protocol) == (48, 12, None)
     checkpoint = read_model(result.checkpoint)
     assert checkpoint.metadata["classes"] == ["digit 0", "digit 1", "digit 2"]
     assert checkpoint.part("head")["weight"].shape == (3, 64)
-    assert knn(KnnSpec(ckpt=result.checkpoint, k=3)).n_test == 12  # its data is known, too
+    assert knn(KnnSpec(ckpt=result.checkpoint, k=3)).headline.n == 12  # its data is known, too
     scratch = finetune(
         finetune_spec(digits, tmp_path / "scratch", encoder="resnet_micro", size=16, encoder_option={"width": "8"})
     )
-    assert scratch.n_test == 12
+    assert scratch.headline.n == 12
 
 
 def test_finetune_from_the_command_line(sslkit: Run, trained: Path, digits: Path, tmp_path: Path) -> None:
     ran = sslkit(
         "finetune", "--ckpt", trained, "--data", digits, "--out", tmp_path / "f", "--epochs", 1, "--batch-size", 16, "--json"
     )
-    assert {"protocol", "top1", "n_train", "n_test", "checkpoint"} <= set(ran.json)
+    assert {"protocol", "rows", "data", "notes", "checkpoint"} <= set(ran.json)
+    training = ran.json["rows"][0]["fits"][0]["training"]
+    assert training["steps"] == 3 and training["run"] == str(tmp_path / "f") and training["samples_per_second"] > 0
     ran = sslkit("finetune", "--ckpt", trained, "--data", digits, "--encoder", "vit_micro", "--out", tmp_path / "g")
     assert ran.code == 2 and "the checkpoint holds resnet_micro" in ran.err
     assert "--ckpt and --init" in sslkit("finetune", "--ckpt", trained, "--init", trained, "--out", tmp_path / "g").err
@@ -130,19 +132,24 @@ def test_losses_against_naive_loops() -> None:
         supervised(several, loss="softmax")
 
 
+def augment(spec: FinetuneSpec, image: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    batch, target = augmentation(spec, DataInfo(samples=8, size=16), 3)({"image": image}, target)
+    return batch["image"], target
+
+
 def test_augmentation_changes_each_image_by_itself_and_mixes_targets() -> None:
     image, target = torch.rand(8, 3, 16, 16), F.one_hot(torch.arange(8) % 3, 3).float()
     torch.manual_seed(0)
-    changed, same = build_augmentation(FinetuneSpec(randaugment=9, erasing=1.0), 3)(image, target)
+    changed, same = augment(FinetuneSpec(randaugment=9, erasing=1.0), image, target)
     assert torch.equal(same, target) and changed.shape == image.shape
     holes = [(changed[i] == 0).all(dim=0).nonzero()[0].tolist() for i in range(8) if (changed[i] == 0).all(dim=0).any()]
     assert len({tuple(hole) for hole in holes}) > 1
     torch.manual_seed(0)
-    mixed, shares = build_augmentation(FinetuneSpec(mixup=0.5), 3)(image, target)
+    mixed, shares = augment(FinetuneSpec(mixup=0.5), image, target)
     assert not torch.equal(mixed, image) and torch.allclose(shares.sum(dim=1), torch.ones(8))
     assert ((shares > 0) & (shares < 1)).any()
     torch.manual_seed(0)
-    again, _ = build_augmentation(FinetuneSpec(mixup=0.5), 3)(image, target)
+    again, _ = augment(FinetuneSpec(mixup=0.5), image, target)
     assert torch.equal(again, mixed)
 
 
@@ -170,12 +177,13 @@ def test_averaged_weights_are_what_is_kept() -> None:
 
 
 def test_protocols_of_fine_tuning(trained: Path, digits: Path, tmp_path: Path) -> None:
-    from sslkit.evaluation.protocols import PROTOCOLS, settled
+    from sslkit.evaluation.protocols import FINETUNE_PROTOCOLS
     from sslkit.evaluation.protocols import finetune_protocol as protocol_of
+    from sslkit.evaluation.protocols import with_protocol_values as resolved
 
-    assert protocol_of(settled(FinetuneSpec())) == "finetune/full-v1"
-    assert protocol_of(settled(FinetuneSpec(protocol="finetune/partial-v1", data="x", seed=3))) == "finetune/partial-v1"
-    assert settled(FinetuneSpec(protocol="finetune/partial-v1")).last_blocks == 1
+    assert protocol_of(resolved(FinetuneSpec())) == "finetune/full-v1"
+    assert protocol_of(resolved(FinetuneSpec(protocol="finetune/partial-v1", data="x", seed=3))) == "finetune/partial-v1"
+    assert resolved(FinetuneSpec(protocol="finetune/partial-v1")).last_blocks == 1
     for by_hand in (
         {"lr": 0.1},
         {"loss": "sigmoid"},
@@ -186,14 +194,12 @@ def test_protocols_of_fine_tuning(trained: Path, digits: Path, tmp_path: Path) -
         {"size": 64},
         {"shares": 0.5},
     ):
-        assert protocol_of(settled(FinetuneSpec(**by_hand))) is None
-    assert protocol_of(settled(FinetuneSpec(seeds=2))) == "finetune/full-v1"  # more of the same
-    assert protocol_of(settled(FinetuneSpec(seeds=2, protocol="finetune/fewlabel-v1"))) is None  # three are part of it
+        assert protocol_of(resolved(FinetuneSpec(**by_hand))) is None
+    assert protocol_of(resolved(FinetuneSpec(seeds=2))) == "finetune/full-v1"  # more of the same
+    assert protocol_of(resolved(FinetuneSpec(seeds=2, protocol="finetune/fewlabel-v1"))) is None  # three are part of it
     # Another value here is another protocol: a new id, not a new default.
-    assert PROTOCOLS["finetune/full-v1"].settings == {
-        "size": "auto",
+    assert FINETUNE_PROTOCOLS[0].id == "finetune/full-v1" and FINETUNE_PROTOCOLS[0].settings == {
         "batch_size": 64,
-        "canvas": "auto",
         "epochs": 20,
         "steps": None,
         "minutes": None,
@@ -225,9 +231,9 @@ def test_protocols_of_fine_tuning(trained: Path, digits: Path, tmp_path: Path) -
         "shares": [1.0],
         "seeds": 1,
     }
-    few = settled(FinetuneSpec(protocol="finetune/fewlabel-v1"))
+    few = resolved(FinetuneSpec(protocol="finetune/fewlabel-v1"))
     assert (few.shares, few.seeds) == ([0.01, 0.1], 3)
-    assert settled(FinetuneSpec(recipe="strong", mixup=0.0)).mixup == 0.0
+    assert resolved(FinetuneSpec(recipe="strong", mixup=0.0)).mixup == 0.0
 
 
 def test_shares_seeds_and_scratch(trained: Path, digits: Path, tmp_path: Path) -> None:
@@ -237,10 +243,10 @@ def test_shares_seeds_and_scratch(trained: Path, digits: Path, tmp_path: Path) -
     names = ["fine-tuned, 25% of the labels", "fine-tuned, 50% of the labels", "from scratch, 25% of the labels"]
     assert [row.model for row in result.rows[:3]] == names and len(result.rows) == 4
     assert [row.n_train for row in result.rows] == [12, 24, 12, 24]
-    assert result.rows[0].top1_deviation is not None and result.rows[2].p_value is not None
+    assert result.headline.deviation is not None and set(result.rows[2].compared) == {names[0]}
     assert sorted(path.name for path in out.iterdir() if path.is_dir())[0] == "25%-seed0" and len(list(out.glob("*/"))) == 8
     again = finetune(spec.model_copy(update={"resume": True}))
-    assert [row.top1 for row in again.rows] == [row.top1 for row in result.rows]
+    assert [row.metrics for row in again.rows] == [row.metrics for row in result.rows]
     with pytest.raises(SslkitError, match="holds a run"):
         finetune(spec)
 
@@ -269,8 +275,9 @@ def test_several_labels_in_one_cell(trained: Path, tmp_path: Path, digits: Path,
     ]
     result = sslkit("finetune", *settings, "--out", tmp_path / "run", "--json").json
     (row,) = result["rows"]
-    assert row["mean_average_precision"] > 0.8 and row["macro_f1"] is None and set(row["per_class"]) == {"even", "odd", "round"}
-    assert "only finetune takes them" in sslkit("knn", "--ckpt", trained, "--data", table, "--label", "label").err
+    metrics = {metric["name"]: metric["value"] for metric in row["metrics"]}
+    assert metrics["mAP"] > 0.8 and "macro F1" not in metrics and set(row["by_class"]) == {"even", "odd", "round"}
+    assert "only finetune accepts them" in sslkit("knn", "--ckpt", trained, "--data", table, "--label", "label").err
     ran = sslkit("finetune", *settings, "--loss", "softmax", "--out", tmp_path / "soft")
     assert ran.code == 2 and "--loss: softmax" in ran.err
 
@@ -282,16 +289,18 @@ def test_strong_recipe_stopped_while_the_head_learns_first_resumes_bit_equal(
 
     settings = {"ckpt": str(trained), "recipe": "strong", "epochs": 3, "head_first": 1, "lr": 0.002}
     whole = finetune(finetune_spec(digits, tmp_path / "whole", **settings))
-    assert whole.protocol is None and np.isfinite(whole.loss or np.nan)
+    training = whole.rows[0].fits[0].training
+    assert whole.protocol is None and training is not None and np.isfinite(training.loss or np.nan)
     with stopped_after(2, monkeypatch) as message:
         finetune(finetune_spec(digits, tmp_path / "parts", **settings))
     assert f"--resume --out {tmp_path / 'parts'}" in message[0]
     # As printed: nothing but the folder.
     parts = sslkit("finetune", "--resume", "--out", tmp_path / "parts", "--json").json
-    assert parts["protocol"] is None and parts["settings"] == whole.settings and parts["steps"] == whole.steps
+    assert parts["protocol"] is None and parts["settings"] == whole.settings
+    assert parts["rows"][0]["fits"][0]["training"]["steps"] == training.steps
     one, other = load_file(whole.checkpoint), load_file(parts["checkpoint"])
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert parts["top1"] == whole.top1
+    assert parts["rows"][0]["metrics"][0]["value"] == whole.headline.value
     ran = sslkit("finetune", "--resume", "--out", tmp_path / "parts", "--lr", 0.5)
     assert ran.code == 2 and "--lr 0.5 (the run has 0.002)" in ran.err
 
@@ -304,8 +313,8 @@ def test_several_trainings_go_on_where_they_were_stopped(
     with stopped_after(5, monkeypatch):  # in the second training
         finetune(finetune_spec(digits, tmp_path / "parts", **settings))
     parts = sslkit("finetune", "--resume", "--out", tmp_path / "parts", "--json").json
-    assert [row["top1"] for row in parts["rows"]] == [row.top1 for row in whole.rows]
-    assert [one["seed"] for one in parts["rows"][0]["chosen"]] == [3, 4]
+    assert [row["metrics"][0]["value"] for row in parts["rows"]] == [row.headline.value for row in whole.rows]
+    assert [fit["seed"] for fit in parts["rows"][0]["fits"]] == [3, 4]
 
 
 def test_a_resumed_run_keeps_its_id(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
@@ -313,15 +322,17 @@ def test_a_resumed_run_keeps_its_id(trained: Path, digits: Path, tmp_path: Path,
     assert sslkit("finetune", *flags, "--epochs", 1, "--json").json["protocol"] is None
     assert sslkit("finetune", "--resume", "--out", tmp_path / "run", "--json").json["protocol"] is None
     from sslkit.engine.parallel import ALONE
-    from sslkit.evaluation.finetune import _as_asked
+    from sslkit.evaluation.finetune import _with_auto
     from sslkit.evaluation.protocols import finetune_protocol
     from sslkit.evaluation.splits import find_labeled
+    from sslkit.image.source import ImageSource
 
     recorded = FinetuneSpec(size=16, canvas=16, precision="fp32", data=str(digits))
     checkpoint = read_model(trained)
-    asked = _as_asked(recorded, checkpoint, find_labeled(recorded, [], None), ALONE)
-    assert finetune_protocol(asked) == "finetune/full-v1"
-    assert finetune_protocol(asked.model_copy(update={"canvas": 20})) is None
+    parts = find_labeled(recorded, [], checkpoint)
+    requested = _with_auto(recorded, checkpoint, parts, ImageSource, ALONE)
+    assert finetune_protocol(requested) == "finetune/full-v1"
+    assert finetune_protocol(requested.updated({"canvas": 20})) is None
 
 
 @contextmanager
@@ -358,6 +369,6 @@ def test_frozen_norms_stay_frozen_when_they_are_synchronized() -> None:
 def test_an_encoder_of_one_block_has_no_last_one(digits: Path, tmp_path: Path, sslkit: Run) -> None:
     flags = ["--encoder", "torchvision:resnet18", "--size", 32, "--data", digits, "--epochs", 1, "--batch-size", 16]
     ran = sslkit("finetune", *flags, "--protocol", "finetune/partial-v1", "--out", tmp_path / "x")
-    assert ran.code == 2 and "torchvision:resnet18 is one block to sslkit" in ran.err and not (tmp_path / "x").exists()
+    assert ran.code == 2 and "torchvision:resnet18 is not divided into blocks" in ran.err and not (tmp_path / "x").exists()
     ran = sslkit("finetune", "--minutes", 1, "--head-first", 1, "--data", digits, "--out", tmp_path / "x")
     assert ran.code == 2 and "--minutes and --head-first" in ran.err

@@ -55,5 +55,5 @@ def test_shots_are_balanced_seeded_and_bounded() -> None:
     assert labels[drawn].tolist() == [0, 0, 0, 1, 1, 1] and len(set(drawn.tolist())) == 6
     assert torch.equal(drawn, draw_shots(labels, 3, 1, ("a", "b")))
     assert not torch.equal(drawn, draw_shots(labels, 3, 2, ("a", "b")))
-    with pytest.raises(SslkitError, match="class b has 4 images"):
+    with pytest.raises(SslkitError, match="5 exceeds the 4 training samples of class b"):
         draw_shots(labels, 5, 1, ("a", "b"))

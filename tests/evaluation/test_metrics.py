@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from sslkit.evaluation.metrics import average_precision, classification, precision_by_class, right
-from sslkit.evaluation.statistics import interval, mcnemar
+from sslkit.contract.result import Comparison, Metric, Row
+from sslkit.evaluation.metrics import average_precision, classification, is_correct, precision_by_class
+from sslkit.evaluation.statistics import adjust_comparisons, adjust_holm, bootstrap_interval, mcnemar
 
 
 def test_accuracies_are_scikit_learns() -> None:
@@ -14,43 +15,43 @@ def test_accuracies_are_scikit_learns() -> None:
     generator = torch.Generator().manual_seed(0)
     scores, labels = torch.randn(300, 7, generator=generator), torch.randint(0, 7, (300,), generator=generator)
     scores[torch.arange(300), labels] += 1
-    told, predicted = classification(scores, labels, tuple("abcdefg")), scores.argmax(dim=1)
-    assert told.top1 == pytest.approx(accuracy_score(labels, predicted))
-    assert told.top5 == pytest.approx(top_k_accuracy_score(labels, scores, k=5))
-    assert told.macro_f1 == pytest.approx(f1_score(labels, predicted, average="macro"))
-    assert told.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, predicted))
-    assert list(told.per_class.values()) == pytest.approx(recall_score(labels, predicted, average=None).tolist())
+    (metrics, by_class), predicted = classification(scores, labels, tuple("abcdefg")), scores.argmax(dim=1)
+    assert metrics["top-1"] == pytest.approx(accuracy_score(labels, predicted))
+    assert metrics["top-5"] == pytest.approx(top_k_accuracy_score(labels, scores, k=5))
+    assert metrics["macro F1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert metrics["balanced accuracy"] == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert list(by_class.values()) == pytest.approx(recall_score(labels, predicted, average=None).tolist())
 
 
 def test_classes_that_are_not_in_the_test_part() -> None:
     scores = torch.tensor([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0]])
-    told = classification(scores, torch.tensor([0, 1]), ("a", "b", "c"))
-    assert told.per_class == {"a": 1.0, "b": 0.0, "c": None}
-    assert told.balanced_accuracy == 0.5 and told.top5 is None
-    assert told.macro_f1 == pytest.approx((2 / 3 + 0) / 2)
+    metrics, by_class = classification(scores, torch.tensor([0, 1]), ("a", "b", "c"))
+    assert by_class == {"a": 1.0, "b": 0.0, "c": None}
+    assert metrics["balanced accuracy"] == 0.5 and "top-5" not in metrics
+    assert metrics["macro F1"] == pytest.approx((2 / 3 + 0) / 2)
 
 
 def test_a_tie_does_not_count_for_top5() -> None:
     votes = torch.tensor([[3.0, 1.0, 0, 0, 0, 0, 0, 0]])  # six classes have no vote at all
-    assert classification(votes, torch.tensor([4]), tuple("abcdefgh")).top5 == 0.0
-    assert classification(votes, torch.tensor([1]), tuple("abcdefgh")).top5 == 1.0
+    assert classification(votes, torch.tensor([4]), tuple("abcdefgh"))[0]["top-5"] == 0.0
+    assert classification(votes, torch.tensor([1]), tuple("abcdefgh"))[0]["top-5"] == 1.0
 
 
 def test_interval_of_a_share_is_the_binomials() -> None:
     from scipy.stats import binom
 
     hits = torch.cat([torch.ones(130), torch.zeros(270)]).double()
-    low, high = interval(hits)
+    low, high = bootstrap_interval(hits)
     expected = binom.ppf([0.025, 0.975], 400, 130 / 400) / 400  # resampling zeros and ones is drawing from it
     assert [low, high] == pytest.approx(expected.tolist(), abs=0.006)
-    assert interval(hits) == (low, high) and interval(torch.ones(5).double()) == (1.0, 1.0)
+    assert bootstrap_interval(hits) == (low, high) and bootstrap_interval(torch.ones(5).double()) == (1.0, 1.0)
 
 
 def test_mcnemar_by_hand() -> None:
-    one = torch.tensor([1, 1, 1, 1, 1, 1, 0, 1, 0]).double()
-    other = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 0]).double()  # 5 against 1 of 6 that differ
-    assert mcnemar(one, other) == pytest.approx(2 * (1 + 6) / 2**6)
-    assert mcnemar(one, one) == 1.0
+    first = torch.tensor([1, 1, 1, 1, 1, 1, 0, 1, 0]).double()
+    second = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 0]).double()  # 5 against 1 of 6 that differ
+    assert mcnemar(first, second) == pytest.approx(2 * (1 + 6) / 2**6)
+    assert mcnemar(first, first) == 1.0
 
 
 def test_average_precision_is_scikit_learns() -> None:
@@ -59,17 +60,31 @@ def test_average_precision_is_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     scores, relevant = rng.normal(size=(4, 30)), rng.random((4, 30)) < 0.3
     ranked = np.take_along_axis(relevant, np.argsort(-scores, axis=1), axis=1)
-    expected = [average_precision_score(one, score) for one, score in zip(relevant, scores, strict=True)]
+    expected = [average_precision_score(truth, score) for truth, score in zip(relevant, scores, strict=True)]
     assert average_precision(ranked).tolist() == pytest.approx(expected)
     assert average_precision(np.zeros((1, 5), bool)).tolist() == [0.0]
     tensors = torch.from_numpy(scores.T), torch.from_numpy(relevant.T).long()
     assert precision_by_class(*tensors) == pytest.approx(expected)
-    told = classification(*tensors, classes=tuple("abcd"))
-    assert told.mean_average_precision == pytest.approx(np.mean(expected)) and told.macro_f1 is None
+    metrics, _ = classification(*tensors, classes=tuple("abcd"))
+    assert metrics["mAP"] == pytest.approx(np.mean(expected)) and "macro F1" not in metrics
     first = [relevant.T[row, scores.T[row].argmax()] for row in range(30)]
-    assert told.top1 == pytest.approx(np.mean(first))
+    assert metrics["top-1"] == pytest.approx(np.mean(first))
     assert precision_by_class(torch.rand(3, 2), torch.tensor([[1, 0], [0, 0], [0, 0]]))[1] is None
 
 
-def test_right_takes_the_first_of_a_tie() -> None:
-    assert right(torch.tensor([[1.0, 1.0], [0.0, 2.0]]), torch.tensor([0, 0])).tolist() == [1.0, 0.0]
+def test_the_first_of_a_tie_wins() -> None:
+    assert is_correct(torch.tensor([[1.0, 1.0], [0.0, 2.0]]), torch.tensor([0, 0])).tolist() == [1.0, 0.0]
+
+
+def test_holm_by_hand() -> None:
+    # 4 * 0.005 = 0.02; 3 * 0.01 = 0.03; 2 * 0.03 = 0.06; 1 * 0.04 = 0.04, but never less than the one before.
+    assert adjust_holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert adjust_holm([0.6, 0.7]) == [1.0, 1.0] and adjust_holm([]) == []
+
+
+def test_comparisons_of_a_result_are_adjusted_together() -> None:
+    metrics = [Metric("top-1", 0.5)]
+    compared = [{"checkpoint": Comparison(p_value, "McNemar's exact test")} for p_value in (0.04, 0.01)]
+    rows = [Row("checkpoint", metrics), *(Row("other", metrics, compared=comparison) for comparison in compared)]
+    adjusted = [row.compared["checkpoint"].adjusted for row in adjust_comparisons(rows) if row.compared]
+    assert adjusted == pytest.approx([0.04, 0.02])

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sslkit.evaluation.probe import fit_over_c, fit_sweep
+from sslkit.evaluation.session import Layers, TrainingView
 from sslkit.evaluation.solvers import cross_entropy, fit_linear, linear_scores, squared_hinge
 
 CLASSES = ("a", "b", "c")
@@ -18,6 +19,11 @@ def problem(samples: int = 300, width: int = 12) -> tuple[torch.Tensor, torch.Te
     labels = torch.arange(samples) % 3
     centers = torch.randn(3, width, generator=generator)
     return centers[labels] + 1.5 * torch.randn(samples, width, generator=generator), labels
+
+
+def training_view(layers: Layers, labels: torch.Tensor, classes: tuple[str, ...] = CLASSES) -> TrainingView:
+    rows = np.arange(len(labels))
+    return TrainingView(layers, labels, rows, rows, classes)
 
 
 @pytest.mark.parametrize("c", [0.01, 1.0])
@@ -63,25 +69,25 @@ def test_c_is_chosen_on_training_data() -> None:
     labels = torch.arange(100) % 2
     useful = labels[:, None] + 0.3 * torch.randn(100, 1, generator=generator)
     noisy = torch.cat([useful, 5 * torch.randn(100, 400, generator=generator)], dim=1)  # only a strong penalty keeps it out
-    held_out = fit_over_c(noisy, labels, 0, ("a", "b"), {"c": [0.0001, 0.01, 100.0], **C}, cross_entropy).chosen["held_out"]
-    chosen = fit_over_c(noisy, labels, 0, ("a", "b"), {"c": [0.0001, 0.01, 100.0], **C}, cross_entropy).chosen["c"]
-    assert set(held_out) == {"0.0001", "0.01", "100.0"}
-    assert held_out[str(chosen)] == max(held_out.values())
-    alone = fit_over_c(useful, labels, 0, ("a", "b"), {"c": 0.5, **C}, cross_entropy)
-    assert alone.chosen == {"c": 0.5}
-    assert (alone.predict({"x": useful}).argmax(dim=1) == labels).double().mean() > 0.9
+    grid = {"c": [0.0001, 0.01, 100.0], **C}
+    fitted = fit_over_c(training_view({"x": noisy}, labels, ("a", "b")), 0, grid, cross_entropy)
+    assert set(fitted.held_out) == {"0.0001", "0.01", "100.0"}
+    assert fitted.held_out[str(fitted.chosen["c"])] == max(fitted.held_out.values())
+    alone = fit_over_c(training_view({"x": useful}, labels, ("a", "b")), 0, {"c": 0.5, **C}, cross_entropy)
+    assert alone.chosen == {"c": 0.5} and alone.held_out == {}
+    assert (alone.scores({"x": useful}).argmax(dim=1) == labels).double().mean() > 0.9
 
 
 def test_the_sweep_finds_layer_and_rate() -> None:
     features, labels = problem()
     noise = torch.randn(len(labels), 5, generator=torch.Generator().manual_seed(1))
-    fitted = fit_sweep({"1": noise, "2": features}, labels, 0, CLASSES, {"lr": [1e-4, 0.1], **SWEEP})
+    fitted = fit_sweep(training_view({"1": noise, "2": features}, labels), 0, {"lr": [1e-4, 0.1], **SWEEP})
     assert fitted.chosen["layer"] == "2" and fitted.chosen["lr"] in (1e-4, 0.1)
-    assert set(fitted.chosen["held_out"]) == {"1", "2"}
-    right = fitted.predict({"1": noise, "2": features}).argmax(dim=1) == labels
-    assert right.double().mean() > 0.6
-    again = fit_sweep({"1": noise, "2": features}, labels, 0, CLASSES, {"lr": [1e-4, 0.1], **SWEEP})
-    assert torch.equal(again.predict({"2": features}), fitted.predict({"2": features}))
+    assert set(fitted.held_out) == {"1", "2"}
+    correct = fitted.scores({"1": noise, "2": features}).argmax(dim=1) == labels
+    assert correct.double().mean() > 0.6
+    again = fit_sweep(training_view({"1": noise, "2": features}, labels), 0, {"lr": [1e-4, 0.1], **SWEEP})
+    assert torch.equal(again.scores({"2": features}), fitted.scores({"2": features}))
 
 
 def test_heads_trained_together_are_heads_trained_alone() -> None:

@@ -70,7 +70,7 @@ def test_one_file_that_needs_nothing(evil: Path, tmp_path: Path, sslkit: Callabl
         "To repeat it",
         "Evaluations",
         "knn",
-        "Features in the plane",
+        "Features in two dimensions",
         "Nearest images",
         "After 8 steps",
         "random weights",
@@ -93,7 +93,7 @@ def test_the_command_repeats_the_run(evil: Path, tmp_path: Path, sslkit: Callabl
 
 def test_what_cannot_be_shown_is_said(evil: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     ran = sslkit("report", "--out", tmp_path / "r.html")
-    assert ran.code == 2 and "which runs?" in ran.err
+    assert ran.code == 2 and "no run is named" in ran.err
     ran = sslkit("report", tmp_path, "--out", tmp_path / "r.html")
     assert ran.code == 2 and "holds no run" in ran.err and not (tmp_path / "r.html").exists()
     ran = sslkit("report", evil, "--data", tmp_path / "nowhere", "--out", tmp_path / "r.html")
@@ -139,7 +139,7 @@ def test_runs_of_one_name_are_told_apart(evil: Path, tmp_path: Path, sslkit: Cal
     page = (tmp_path / "r.html").read_text()
     assert told.code == 0 and "<h2>a/run</h2>" in page and "<h2>b/run</h2>" in page
     ran = sslkit("report", evil, evil, "--out", tmp_path / "r.html")
-    assert ran.code == 2 and "given twice" in ran.err
+    assert ran.code == 2 and "named twice" in ran.err
 
 
 def test_a_fine_tuned_run_has_a_report(evil: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
@@ -158,7 +158,10 @@ def test_results_of_other_weights_are_not_shown(evil: Path, tmp_path: Path, sslk
     run = tmp_path / "run"
     shutil.copytree(evil, run)
     with open(run / "results.jsonl", "a") as stream:
-        stream.write('{"command": "knn", "protocol": "knn/of-other-weights", "weights": "0", "rows": []}\n{"cut off')
+        stream.write('{"command": "knn", "protocol": "knn/of-other-weights", "weights": "0", "rows": []}\n{"cut off\n')
+        line = json.loads((evil / "results.jsonl").read_text().splitlines()[0])
+        for change in ({"schema": 99, "protocol": "knn/newer"}, {"weights": "0", "protocol": "knn/of-other-weights"}):
+            stream.write(json.dumps({**line, **change}) + "\n")
     assert sslkit("report", run, "--workers", 0, "--out", tmp_path / "r.html").code == 0
     page = (tmp_path / "r.html").read_text()
-    assert "of-other-weights" not in page and "random weights" in page
+    assert "of-other-weights" not in page and "knn/newer" not in page and "random weights" in page

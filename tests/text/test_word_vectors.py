@@ -41,14 +41,16 @@ def checkpoint(tmp_path: Path) -> Path:
 def test_similarities_are_correlated(checkpoint: Path, sslkit: Run, tmp_path: Path) -> None:
     file = tmp_path / "pairs.tsv"
     file.write_text("word1\tword2\tscore\nKing\tman\t9\nking\twoman\t2\napple\tking\t4\nking\tpear\t1\n# no pair\n")
-    (row,) = sslkit("words", "--ckpt", checkpoint, "--similarity", file, "--json").json["similarity"]
-    assert (row["spearman"], row["pairs"], row["left_out"]) == (pytest.approx(1.0), 3, 1)
+    (row,) = sslkit("word-vectors", "--ckpt", checkpoint, "--similarity", file, "--json").json["rows"]
+    spearman, skipped = row["metrics"]
+    assert (spearman["name"], spearman["value"], spearman["n"]) == ("Spearman", pytest.approx(1.0), 3)
+    assert (skipped["name"], skipped["value"]) == ("skipped", 1)
     file.write_text("word1\tword2\tPOS\tSimLex999\nking\tman\tN\t9\nking\twoman\tN\t2\napple\tking\tN\t4\n")
-    (row,) = sslkit("words", "--ckpt", checkpoint, "--similarity", file, "--json").json["similarity"]
-    assert row["spearman"] == pytest.approx(1.0)
+    (row,) = sslkit("word-vectors", "--ckpt", checkpoint, "--similarity", file, "--json").json["rows"]
+    assert row["metrics"][0]["value"] == pytest.approx(1.0)
     file.write_text("king,man,1\nking,woman,9\napple,king,5\n")
-    (row,) = sslkit("words", "--ckpt", checkpoint, "--similarity", file, "--json").json["similarity"]
-    assert row["spearman"] == pytest.approx(-1.0)
+    (row,) = sslkit("word-vectors", "--ckpt", checkpoint, "--similarity", file, "--json").json["rows"]
+    assert row["metrics"][0]["value"] == pytest.approx(-1.0)
 
 
 def test_analogies_are_answered(checkpoint: Path, sslkit: Run, tmp_path: Path) -> None:
@@ -56,18 +58,19 @@ def test_analogies_are_answered(checkpoint: Path, sslkit: Run, tmp_path: Path) -
     file.write_text(
         ": royal\nman king woman queen\nMan woman king queen\nman king pear queen\n\n: fruit\nman king woman apple\n"
     )
-    rows = sslkit("words", "--ckpt", checkpoint, "--analogies", file, "--json").json["analogies"]
-    assert [(row["section"], row["accuracy"], row["questions"], row["left_out"]) for row in rows] == [
+    rows = sslkit("word-vectors", "--ckpt", checkpoint, "--analogies", file, "--json").json["rows"]
+    metrics = [(row["test"].removeprefix(f"{file}, "), *row["metrics"]) for row in rows]
+    assert [(section, accuracy["value"], accuracy["n"], skipped["value"]) for section, accuracy, skipped in metrics] == [
         ("royal", 1.0, 2, 1), ("fruit", 0.0, 1, 0), ("all", pytest.approx(2 / 3), 3, 1)
     ]  # fmt: skip
-    assert "royal: 100.0%" in sslkit("words", "--ckpt", checkpoint, "--analogies", file).out
+    assert "100.0% (100.0 to 100.0)" in sslkit("word-vectors", "--ckpt", checkpoint, "--analogies", file).out
 
 
 @pytest.mark.parametrize(
     ("flag", "content", "message"),
     [
         ("--similarity", "king man 1\nking woman\n", "line 2 of"),
-        ("--similarity", "king man 1\n", "1 pairs in"),
+        ("--similarity", "king man 1\n", "1 pair in"),
         ("--similarity", "king man 1\nking woman nan\n", "line 2 of"),
         ("--similarity", "", "is empty"),
         ("--analogies", "king man woman\n", "line 1 of"),
@@ -81,7 +84,7 @@ def test_bad_files_are_one_line(
     file = tmp_path / "file.txt"
     if content is not None:
         file.write_text(content)
-    ran = sslkit("words", "--ckpt", checkpoint, flag, file)
+    ran = sslkit("word-vectors", "--ckpt", checkpoint, flag, file)
     errors = [line for line in ran.err.splitlines() if line.startswith("error: ")]
     assert ran.code == 2 and len(errors) == 1 and message in errors[0]
 
@@ -95,9 +98,9 @@ def test_vectors_are_written_to_a_file(checkpoint: Path, sslkit: Run, tmp_path: 
 
 def test_other_checkpoints_have_no_words(trained: Path, sslkit: Run, tmp_path: Path) -> None:
     (tmp_path / "file.txt").write_text("a b 1\n")
-    assert "holds no word vectors" in sslkit("words", "--ckpt", trained, "--similarity", tmp_path / "file.txt").err
-    assert "holds no word vectors" in sslkit("export", "--ckpt", trained, "--to", "word2vec").err
-    assert "which questions?" in sslkit("words", "--ckpt", trained).err
+    assert "has no word vectors" in sslkit("word-vectors", "--ckpt", trained, "--similarity", tmp_path / "file.txt").err
+    assert "has no word vectors" in sslkit("export", "--ckpt", trained, "--to", "word2vec").err
+    assert "no benchmark is named" in sslkit("word-vectors", "--ckpt", trained).err
 
 
 def test_gensim_reads_what_is_exported(checkpoint: Path, sslkit: Run, tmp_path: Path) -> None:
