@@ -164,9 +164,9 @@ def two_views(stepper: Stepper) -> tuple[Tensor, Tensor]:
         return {"view": view[:, :2].clone() if several else view[:, None]}  # of a clip, not all frames
 
     if not isinstance(source, ImageSource):
-        view = stepper.drawn(SAMPLES, few)["view"]
+        view = stepper.batch(SAMPLES, few)["view"]
         return view[:, 0], view[:, -1]
-    batch = stepper.drawn(SAMPLES)
+    batch = stepper.batch(SAMPLES)
     seed_stage(stepper.spec.seed, "health", 0)
     first, second = (flip(random_resized_crop(batch["image"], plan.data.size, scale=(0.2, 1.0))) for _ in range(2))
     return first, second

@@ -11,11 +11,13 @@ from sslkit.contract.options import path_options
 from sslkit.contract.task import PretextTask
 from sslkit.data.locations import absolute_data
 from sslkit.encoders.build import build_encoder, check_requirements, recipe_for
+from sslkit.engine.job import Outcome, TrainingJob
+from sslkit.engine.loggers import load_logger
 from sslkit.engine.parallel import ALONE, World, process_group
 from sslkit.engine.resume import merge_recorded
 from sslkit.engine.run_folder import choose_out, holds_run, read_spec
-from sslkit.engine.session import Outcome, Session, run_training
 from sslkit.engine.settings import resolve_settings
+from sslkit.engine.training import run_training
 from sslkit.evaluation.online_knn import OnlineKnn
 from sslkit.registry import load_source
 from sslkit.specs.train import PretrainSpec
@@ -54,10 +56,11 @@ def pretrain(spec: PretrainSpec) -> PretrainResult:
         return PretrainResult.of(run_training(prepare(spec, world)))
 
 
-def prepare(spec: PretrainSpec, world: World = ALONE) -> Session:
+def prepare(spec: PretrainSpec, world: World = ALONE) -> TrainingJob:
     """Settle everything about a run without starting it: task, options, data, `auto` values."""
     task_class = load_task(spec.task)
     name = task_name(spec.task)
+    load_logger(spec.log)
     continues = spec.resume or spec.extend_to is not None
     out = choose_out(spec.out, name, continues)
     spec = spec.model_copy(update=_absolute(spec))
@@ -83,7 +86,7 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> Session:
         if task_class.modality != "image":
             raise SslkitError(f"{name} reads {task_class.modality}", "it is for images", flag="online_knn")
         classify = OnlineKnn(spec)
-    return Session(
+    return TrainingJob(
         name=name,
         command=f"pretrain {spec.task}",
         plan=resolve_settings(spec, source_class.open(spec), task_class.reads, world),

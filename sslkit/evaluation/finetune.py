@@ -17,12 +17,14 @@ from sslkit.encoders.build import build_encoder, encoder_name
 from sslkit.encoders.builder import RecipeBuilder
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.features import contents, extract
+from sslkit.engine.job import Outcome, TrainingJob
+from sslkit.engine.loggers import load_logger
 from sslkit.engine.parallel import World, process_group
 from sslkit.engine.precision import choose_machine
 from sslkit.engine.resume import merge_recorded, recorded_spec
 from sslkit.engine.run_folder import RESULTS, SPEC, append_json, choose_out, holds_run
-from sslkit.engine.session import Outcome, Session, run_training
 from sslkit.engine.settings import resolve_settings
+from sslkit.engine.training import run_training
 from sslkit.evaluation.features import say_left_out
 from sslkit.evaluation.metrics import right
 from sslkit.evaluation.models import weights_hash
@@ -97,6 +99,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> FinetuneResult:
         merged = merge_recorded(spec, out)
         assert isinstance(merged, FinetuneSpec)
         spec = merged
+    load_logger(spec.log)
     spec = settled(spec)
     if spec.scratch and spec.ckpt is None:
         raise SslkitError("there is no --ckpt to compare with", "leave it out", flag="scratch")
@@ -117,7 +120,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> FinetuneResult:
     spec = spec.model_copy(update={"data": parts.data, "label": parts.label})
     trials = _trials(spec, out)
     if len(trials) > 1:
-        world.meet()  # nobody may look for a run in the folder after it was begun
+        world.barrier()  # nobody may look for a run in the folder after it was begun
         if world.first:
             _write_command(spec, out)
     try:
@@ -222,7 +225,7 @@ def _run(
         return build_encoder(checkpoint.recipe, allowed=allowed) if trial.scratch else checkpoint.build_encoder(allowed)
 
     outcome = run_training(
-        Session(
+        TrainingJob(
             name="finetune",
             command="finetune",
             plan=plan,

@@ -49,8 +49,8 @@ class TrainSpec(DataSpec):
     activation_checkpointing: bool = Field(
         default=False, description="Keep no activations inside the blocks of a timm encoder: less memory, a third more time."
     )
-    log: Literal["file", "tensorboard"] = Field(
-        default="file", description="file: metrics.jsonl; tensorboard: also event files in the run's folder."
+    log: str = Field(
+        default="file", description="Logger of metrics besides metrics.jsonl: file (none), tensorboard or an installed one."
     )
     resume: bool = Field(default=False, description="Go on with the run in --out, exactly; starts afresh if there is none.")
     init: str | None = Field(

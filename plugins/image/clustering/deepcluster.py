@@ -67,10 +67,10 @@ class DeepCluster(PretextTask):
         components = min(256, max(2, self.encoder.width // 4)) if asked == "auto" else asked
         rows = whiten(run.features(), components).to(self.label.device)
         self.label.copy_(kmeans(rows, self.clusters).labels)
-        run.balance(self.label)
+        run.sample_balanced(self.label)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
-        run.forget(self.head)
+        run.reset_optimizer_state(self.head)
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop of each image, `[B, C, S, S]`, and its cluster, `label` `[B]`."""

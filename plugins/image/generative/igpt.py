@@ -56,7 +56,7 @@ class IGPT(PretextTask):
         """Find the palette by k-means on pixels of the data, once (section 3.1)."""
         if self.clock.epoch > 0:
             return
-        view = center_view(run.images(_MEASURED), self.data.size)
+        view = center_view(run.batch(_MEASURED)["image"], self.data.size)
         pixels = F.interpolate(view, size=(self.encoder.side,) * 2, mode="area").permute(0, 2, 3, 1).flatten(0, 2)
         some = pixels[torch.randperm(len(pixels))[:_PIXELS].to(pixels.device)]
         colors = len(self.encoder.palette)

@@ -62,7 +62,7 @@ class VQVAE(PretextTask):
         """Take the first codes from what the untrained encoder says, once."""
         if self.clock.epoch > 0:
             return
-        images = center_view(run.images(_MEASURED), self.data.size).split(128)
+        images = center_view(run.batch(_MEASURED)["image"], self.data.size).split(128)
         with torch.no_grad(), batch_statistics(self.encoder):
             vectors = torch.cat([self.tokenizer(self.encoder, some).flatten(0, 1) for some in images])
         self.tokenizer.codebook.begin(vectors, self.data.batch_size * self.side**2)

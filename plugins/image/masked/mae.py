@@ -114,7 +114,7 @@ class MAE(PretextTask):
         """Measure components or codes of the data's patches, once."""
         if self.clock.epoch > 0 or self.options.target not in ("pca", "tokens"):
             return
-        found = self._patches(center_view(run.images(_MEASURED), self.data.size)).flatten(0, 1)
+        found = self._patches(center_view(run.batch(_MEASURED)["image"], self.data.size)).flatten(0, 1)
         if self.options.target == "pca":
             self.mean_patch.copy_(found.mean(dim=0))
             _, vectors = torch.linalg.eigh(torch.cov((found - self.mean_patch).T))  # ascending

@@ -67,7 +67,7 @@ class Colorization(PretextTask):
     def before_epoch(self, run: Run) -> None:
         """Measure how frequent colors are, once (section 2.2; the soft encoding smooths by σ = 5)."""
         if self.clock.epoch == 0:
-            prior, measured = torch.zeros_like(self.weights), run.images(_MEASURED)
+            prior, measured = torch.zeros_like(self.weights), run.batch(_MEASURED)["image"]
             if not (measured.amax(dim=1) - measured.amin(dim=1) > _GRAY).any():
                 raise SslkitError(
                     f"none of {len(measured):,} images has a color", "colorization needs color images", flag="data"

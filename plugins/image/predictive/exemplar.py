@@ -60,7 +60,7 @@ class Exemplar(PretextTask):
             chosen = torch.randperm(self.data.samples)[: self.count].to(self.label.device)
             self.label.fill_(-1)
             self.label[chosen] = torch.arange(self.count, device=chosen.device)
-            run.balance(self.label)
+            run.sample_balanced(self.label)
 
     def transform(self, batch: Batch) -> Batch:
         """Return each image strongly changed, `[B, C, S, S]`, and its class, `label` `[B]`."""
