@@ -52,13 +52,14 @@ class Entry:
         return str(self.constants.get("modality", ""))
 
 
-def entries(group: str) -> list[Entry]:
-    """List what is installed in an entry-point group, by name, importing none of it.
+def entries(group: str, name: str | None = None) -> list[Entry]:
+    """List what is installed in an entry-point group, by name or with one `name`, importing none of it.
 
     Two packages with one name make two entries: a listing shows both, `find` refuses them.
     """
     # An environment may hold two copies of one distribution's metadata (an editable install beside its build folder).
-    points = {(point.name, point.value, point.dist.name if point.dist else ""): point for point in entry_points(group=group)}
+    installed = entry_points(group=group) if name is None else entry_points(group=group, name=name)
+    points = {(point.name, point.value, point.dist.name if point.dist else ""): point for point in installed}
     return [_describe(point) for _, point in sorted(points.items())]
 
 
@@ -69,8 +70,7 @@ def names(group: str) -> list[str]:
 
 def find(group: str, name: str) -> Entry:
     """Return the entry called `name`; an unknown name or one offered by two packages is an SslkitError."""
-    points = entries(group)
-    matches = [entry for entry in points if entry.name == name]
+    matches = entries(group, name)
     kind = _KINDS[group]
     if not matches:
         raise SslkitError(f"unknown {kind} {name}", did_you_mean(name, names(group)))

@@ -42,13 +42,13 @@ class Clock:
 
     step: int = 0  # steps done since the very start
     steps: int = 1  # where the run ends
-    began: int = 0  # where its schedules began: 0, or the end of the run that was extended
+    schedule_start: int = 0  # the step at which its schedules began: 0, or the end of the run that was extended
     epoch: int = 0
 
     @property
     def progress(self) -> float:
         """Return the share of the schedule that is done, 0 at its first step and 1 at the last."""
-        return min(1.0, (self.step - self.began) / max(1, self.steps - self.began - 1))
+        return min(1.0, (self.step - self.schedule_start) / max(1, self.steps - self.schedule_start - 1))
 
 
 class EncoderBuilder(Protocol):
@@ -75,13 +75,19 @@ class Run(Protocol):
     def features(self, encoder: Encoder | None = None) -> Tensor:
         """Return features of all samples in data order, `[N, width]`, by the task's encoder or another, taken in eval mode."""
 
-    def images(self, count: int) -> Tensor:
-        """Return `count` images at seeded places in the data, `[count, C, canvas, canvas]` in [0, 1]."""
+    def batch(self, count: int) -> Batch:
+        """Return at most `count` samples at seeded places in the data, read and prepared: what `transform` gets."""
 
-    def balance(self, labels: Tensor) -> None:
-        """Draw each label equally often from now on; `labels` is int64 `[N]`, and samples below 0 are left out."""
+    def map(self, function: Callable[[Batch], Tensor]) -> Tensor:
+        """Return a function of all samples in data order, `[N, ...]` on the CPU; it gets prepared batches, without gradient.
 
-    def forget(self, module: nn.Module) -> None:
+        The task is in eval mode meanwhile. Several processes take a share of the samples each.
+        """
+
+    def sample_balanced(self, labels: Tensor) -> None:
+        """Sample each label equally often from now on; `labels` is int64 `[N]`, samples with a negative label are skipped."""
+
+    def reset_optimizer_state(self, module: nn.Module) -> None:
         """Drop the optimizer's state of a module whose weights were reset."""
 
 
@@ -98,6 +104,8 @@ class PretextTask(nn.Module):
     modality: ClassVar[str] = "image"
     reads: ClassVar[tuple[str, ...]] = ("pooled",)
     couples_samples: ClassVar[bool] = False
+    couples: ClassVar[tuple[str, ...]] = ()
+    compiles: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[dict[str, Any]] = {}
 
@@ -159,7 +167,10 @@ class PretextTask(nn.Module):
         return {}
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Return exceptions: dicts of `params` with `lr`, `fixed_lr`, `weight_decay`, `frozen_epochs` or `frozen_steps`."""
+        """Return exceptions: dicts of `params` and some of the settings.
+
+        `lr`, `fixed_lr`, `weight_decay`, `betas` (of AdamW), `frozen_epochs` and `frozen_steps`.
+        """
         return []
 
     def parts(self) -> list[tuple[str, "PretextTask", float]]:

@@ -153,7 +153,7 @@ def two_views(stepper: Stepper) -> tuple[Tensor, Tensor]:
     settings, source = stepper.plan, stepper.plan.source
     modality = load_modality(settings.data.modality)
     dims = stepper.task.encoder.sample_dims
-    samples = stepper.drawn(SAMPLES, lambda batch: modality.health_samples(source, batch, dims))
+    samples = stepper.batch(SAMPLES, lambda batch: modality.health_samples(source, batch, dims))
     seed_stage(stepper.spec.seed, "health", 0)
     return modality.health_views(samples, settings.data)
 

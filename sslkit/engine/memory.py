@@ -1,4 +1,4 @@
-"""Memory: let the C library keep what is asked for again in every step; how much there was at most."""
+"""Memory: its peak, and the allocator settings that keep freed blocks for the next step."""
 
 import ctypes
 import importlib.util
@@ -10,9 +10,9 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Return the most bytes that this process has held: on CUDA what torch allocated there, else of main memory.
+    """Return the peak memory of this process in bytes: on CUDA what torch allocated there, else main memory.
 
-    None where the system does not tell, as Windows does not.
+    None where the system does not report it, as on Windows.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -25,10 +25,10 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc not to hand large blocks back to the system; does nothing on another C library.
+    """Stop glibc from returning large blocks to the system; does nothing with another C library.
 
-    By default every activation over 32 MB is mapped anew in each step and its pages zeroed by the kernel: a third of a
-    SimCLR step of `resnet_micro` on two cores (benchmarks/speed.md). GPUs have an allocator of torch's own.
+    By default every activation over 32 MB is mapped again in each step and its pages are zeroed by the kernel: a third of a
+    SimCLR step of `resnet_micro` on two cores (benchmarks/speed.md). On GPUs torch has its own allocator.
     """
     if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -1,6 +1,6 @@
-"""The processes of one job: who this one is, and the few things they tell each other.
+"""The processes of one job: the rank of this one, and the few collectives they need.
 
-`torchrun` starts the processes and says so in the environment. Everything here does nothing in a job of one process.
+`torchrun` starts the processes and describes them in the environment. With one process everything here is a no-op.
 """
 
 import os
@@ -18,12 +18,12 @@ from sslkit.contract.errors import RunFailedError, SslkitError
 T = TypeVar("T")
 
 
-_BUCKET = 2**24  # elements that travel together
+_BUCKET = 2**24  # elements per message
 
 
 @dataclass(frozen=True)
 class World:
-    """Know this process's place among those of the job."""
+    """Place of this process among those of the job."""
 
     rank: int = 0
     size: int = 1
@@ -31,25 +31,25 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Tell whether this is the process that writes and speaks."""
+        """Return whether this is the process that writes files and prints."""
         return self.rank == 0
 
-    def own(self, rows: int) -> slice:
+    def share(self, rows: int) -> slice:
         """Return this process's equal, contiguous share of `rows` (rounded up: the last share may be shorter)."""
-        share = -(-rows // self.size)
-        return slice(min(self.rank * share, rows), min((self.rank + 1) * share, rows))
+        length = -(-rows // self.size)
+        return slice(min(self.rank * length, rows), min((self.rank + 1) * length, rows))
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Return the rows of all processes in order; each has equally many."""
+        """Return the rows of all processes in rank order; every process has the same number of rows."""
         if self.size == 1:
             return rows
         parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(self.size)]
-        with _talking():
+        with _communicating():
             dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
     def gather_uneven(self, rows: Tensor) -> Tensor:
-        """Return the rows of all processes in order, however many each has."""
+        """Return the rows of all processes in rank order; their numbers may differ."""
         if self.size == 1:
             return rows
         counts = self.gather(torch.tensor([len(rows)], device=rows.device)).tolist()
@@ -60,25 +60,25 @@ class World:
         return torch.cat([part[:count] for part, count in zip(self.gather(padded).split(max(counts)), counts, strict=True)])
 
     def gather_lists(self, items: list[T]) -> list[T]:
-        """Return the items of all processes, in order."""
+        """Return the items of all processes in rank order."""
         if self.size == 1:
             return items
         lists: list[Any] = [None] * self.size
-        with _talking():
+        with _communicating():
             dist.all_gather_object(lists, items)
-        return [item for one in lists for item in one]
+        return [item for part in lists for item in part]
 
     def total(self, value: Tensor) -> Tensor:
         """Return the sum over processes."""
         if self.size == 1:
             return value
         value = value.clone()
-        with _talking():
+        with _communicating():
             dist.all_reduce(value)
         return value
 
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Put the mean over processes in the place of each tensor, many of them in one message."""
+        """Replace each tensor by its mean over processes, in place, many tensors per message."""
 
         def mean(flat: Tensor) -> None:
             dist.all_reduce(flat)
@@ -87,61 +87,63 @@ class World:
         if self.size > 1:
             _exchange(tensors, mean)
 
-    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
-        """Put the first process's values into each tensor."""
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite each tensor with the first process's values."""
         if self.size > 1:
             _exchange(tensors, lambda flat: dist.broadcast(flat, src=0))
 
-    def any(self, flag: bool) -> bool:
-        """Tell whether a flag is set in any process, so that all decide alike."""
+    def any_rank(self, flag: bool) -> bool:
+        """Return whether the flag is set in any process, so that all take the same decision."""
         if self.size == 1:
             return flag
         value = torch.tensor(int(flag))
-        with _talking():
+        with _communicating():
             dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return bool(value)
 
     def from_first(self, value: float) -> float:
         """Return the first process's number."""
         number = torch.tensor(value, dtype=torch.float64)
-        self.copy_from_first([number])
+        self.broadcast([number])
         return number.item()
 
-    def meet(self) -> None:
-        """Wait until every process is here."""
-        self.any(False)
+    def barrier(self) -> None:
+        """Wait for every process to get here."""
+        self.any_rank(False)
 
 
 ALONE = World()
 
 
 class GatheredBatch(Mapping[str, Any]):
-    """Be a batch with the rows of all processes; a tensor is gathered when it is first read.
+    """A batch with the rows of all processes; a tensor is gathered when it is first read.
 
-    A loss that reads two vectors of a batch with large images moves two vectors. All processes run the same code, so
-    they read, and gather, in the same order.
+    A loss that reads two vectors of a batch with large images transfers two vectors. All processes run the same code, so
+    they read, and gather, in the same order. Where `names` is not empty, only these entries are gathered; the others
+    keep the rows of this process.
     """
 
-    def __init__(self, batch: Mapping[str, Any], world: World) -> None:
-        self._own, self._world = batch, world
+    def __init__(self, batch: Mapping[str, Any], world: World, names: tuple[str, ...] = ()) -> None:
+        self._local, self._world, self._names = batch, world, names
         self._gathered: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._gathered:
-            value = self._own[name]
-            self._gathered[name] = self._world.gather(value) if isinstance(value, Tensor) else value
+            value = self._local[name]
+            gathers = isinstance(value, Tensor) and (not self._names or name in self._names)
+            self._gathered[name] = self._world.gather(value) if gathers else value
         return self._gathered[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._own)
+        return iter(self._local)
 
     def __len__(self) -> int:
-        return len(self._own)
+        return len(self._local)
 
 
 @contextmanager
 def process_group(device: str = "auto") -> Iterator[World]:
-    """Join the processes that torchrun started, if it did, and leave them at the end."""
+    """Join the process group that torchrun started, if any, and leave it at the end."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
@@ -149,26 +151,28 @@ def process_group(device: str = "auto") -> Iterator[World]:
     if missing:
         raise SslkitError(
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']} and {', '.join(missing)} is not set",
-            "start with torchrun, or unset WORLD_SIZE",
+            "start the job with torchrun, or unset WORLD_SIZE",
         )
     world = World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
     on_gpu = device != "cpu" and torch.cuda.is_available()
     if on_gpu:
         if world.local_rank >= torch.cuda.device_count():
             raise SslkitError(
-                f"process {world.local_rank} of this machine has no GPU (found: {torch.cuda.device_count()})",
-                "lower torchrun's --nproc-per-node, or use --device cpu",
+                f"process {world.local_rank} has no GPU: this machine has {torch.cuda.device_count()}",
+                "lower --nproc-per-node of torchrun, or use --device cpu",
             )
         torch.cuda.set_device(world.local_rank)
     try:
         store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
         if os.environ.get("GROUP_WORLD_SIZE") == "1":
-            # Of processes that torchrun starts again: those before wrote into the same store where they could be found. (Of
-            # several machines each counts its own restarts, so that there the count is no common name.)
+            # After a restart by torchrun: the earlier processes left their addresses in the same store. (With several
+            # machines each counts its own restarts, so the count is not a common name there.)
             store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # type: ignore[attr-defined]
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size)
     except RuntimeError as error:
-        raise RunFailedError(f"process {world.rank} cannot join the others: {str(error).partition(chr(10))[0]}") from error
+        raise RunFailedError(
+            f"process {world.rank} cannot join the process group: {str(error).partition(chr(10))[0]}"
+        ) from error
     try:
         yield world
     finally:
@@ -176,18 +180,18 @@ def process_group(device: str = "auto") -> Iterator[World]:
 
 
 @contextmanager
-def _talking() -> Iterator[None]:
+def _communicating() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # what torch raises, of several kinds, when another process is gone
+    except RuntimeError as error:  # subclasses of it are what torch raises when another process is gone
         raise RunFailedError(
             f"lost another process of this job: {str(error).partition(chr(10))[0]}",
-            "its own message says why; --resume goes on from the last checkpoint",
+            "see the message of that process; --resume continues from the last checkpoint",
         ) from error
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Group tensors of one type and device, a limited size at a time; their order is kept, and so the same everywhere."""
+    """Group consecutive tensors of one dtype and device up to a size limit; the order is the same in every process."""
     bucket: list[Tensor] = []
     size = 0
     for tensor in tensors:
@@ -201,10 +205,10 @@ def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _exchange(tensors: Iterable[Tensor], change: Callable[[Tensor], object]) -> None:
-    """Change tensors in place by what processes tell each other, many of them in one message."""
+    """Flatten tensors into buckets, let a collective change each bucket, and copy the result back."""
     for bucket in _buckets(tensors):
         flat = torch.cat([tensor.detach().reshape(-1) for tensor in bucket])
-        with _talking():
+        with _communicating():
             change(flat)
         with torch.no_grad():
             for tensor, piece in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):

@@ -1,4 +1,4 @@
-"""`sslkit plan TASK`: what a run will take, measured on this machine in less than a minute."""
+"""`sslkit plan TASK`: time, memory and disk that a run will take, measured on this machine in less than a minute."""
 
 import os
 import platform
@@ -17,11 +17,12 @@ from sslkit.contract.task import Clock
 from sslkit.data.loader import Loader, epoch_batches
 from sslkit.engine.checkpoint import save_model
 from sslkit.engine.collapse import Health
+from sslkit.engine.job import TrainingJob, build_task
 from sslkit.engine.memory import peak_memory
 from sslkit.engine.pretrain import prepare
+from sslkit.engine.rehearsal import rehearse_epochs, rehearse_steps
 from sslkit.engine.resume_file import save_resume
 from sslkit.engine.run_folder import MODEL, RESUME
-from sslkit.engine.session import Session, build_task
 from sslkit.engine.settings import Settings, show_settings
 from sslkit.engine.stepper import Stepper
 from sslkit.specs.train import PretrainSpec
@@ -34,7 +35,7 @@ _USABLE = 0.9  # of the memory: what is free now need not be free later
 
 @dataclass(frozen=True)
 class PlanResult:
-    """Hold what `sslkit plan --json` prints; memory and disk in bytes, None where the system does not tell of memory."""
+    """Result of `sslkit plan`; memory and disk in bytes, None where the system does not report memory."""
 
     images_per_second: float
     steps: int
@@ -48,37 +49,37 @@ class PlanResult:
 
 
 def plan(spec: PretrainSpec) -> PlanResult:
-    """Measure steps, reading, checkpoints and looks at the features, and say what they add up to; nothing is left behind.
+    """Measure steps, reading, checkpoints and health checks, and add them up; no file is left behind.
 
-    Raises SslkitError for all that `sslkit pretrain` would refuse.
+    Raises SslkitError for everything that `sslkit pretrain` would refuse.
     """
-    training = prepare(spec)
-    plan = training.plan
-    show_settings(plan, training.name, training.out)
+    job = prepare(spec)
+    plan = job.plan
+    show_settings(plan, job.name, job.out)
     small = max(2, plan.spec.batch_size // 4)
-    low = _peak(prepare(spec.model_copy(update={"batch_size": small})))
-    first, again = _reading(plan)
-    stepper = _stepper(training)
-    began = time.perf_counter()
+    low = _measure_peak(prepare(spec.model_copy(update={"batch_size": small})))
+    first, again = _measure_reading(plan)
+    stepper = _build_stepper(job)
+    started_at = time.perf_counter()
     stepper.before_epoch(0)
-    prepared = time.perf_counter() - began
-    step, raw = _step(stepper, _STEPS_SECONDS)
+    preparing_first = time.perf_counter() - started_at
+    step, raw = _measure_step(stepper, _STEPS_SECONDS)
     high = peak_memory(plan.machine.device)
     batch, per_epoch = plan.spec.batch_size, plan.steps_per_epoch
     epoch_warm = per_epoch * (step + (again * batch if plan.workers == 0 else 0.0))
     epoch_cold = per_epoch * (step + first * batch if plan.machine.device.type == "cpu" else max(step, first * batch))
-    if again > first / 2:  # nothing is cached: the second time is as the first
+    if again > first / 2:  # nothing is cached: later epochs are as slow as the first
         epoch_warm = epoch_cold
-    preparing = stepper.rehearse_epochs(0.01 * epoch_warm)
-    kept, saving = _checkpoint(stepper, training, raw)
-    looking = _look(stepper)
+    preparing = rehearse_epochs(stepper, 0.01 * epoch_warm)
+    run_bytes, saving = _measure_checkpoint(stepper, raw)
+    checking = _measure_health_check(stepper)
 
     def seconds(steps: float) -> float:
         epochs = steps / per_epoch
         run = min(epochs, 1) * epoch_cold + max(epochs - 1, 0) * epoch_warm + max(epochs - 1, 0) * preparing
-        return prepared + run + max(epochs, 1) * saving + steps / _looks_every(plan, steps) * looking
+        return preparing_first + run + max(epochs, 1) * saving + steps / _health_every(plan, steps) * checking
 
-    steps = _steps(plan, seconds)
+    steps = _choose_steps(plan, seconds)
     limit, largest = _memory_limit(plan.machine.device), None
     if low is not None and high is not None and high > low:
         largest = int(batch + (_USABLE * limit - high) * (batch - small) / (high - low))
@@ -86,102 +87,102 @@ def plan(spec: PretrainSpec) -> PlanResult:
         images_per_second=round(batch * per_epoch / epoch_warm, 1),
         steps=steps,
         seconds=round(seconds(steps), 1),
-        first_epoch_seconds=round(prepared + epoch_cold, 3),
+        first_epoch_seconds=round(preparing_first + epoch_cold, 3),
         memory=high,
         memory_limit=limit,
         largest_batch=None if largest is None else min(max(largest // 32 * 32, 2), plan.data.samples),
         cache_bytes=plan.source.cache_bytes(),
-        run_bytes=kept,
+        run_bytes=run_bytes,
     )
 
 
-def _stepper(training: Session) -> Stepper:
-    return Stepper(build_task(training, initialize=False), training.plan, Clock(steps=10**6))
+def _build_stepper(job: TrainingJob) -> Stepper:
+    return Stepper(build_task(job, initialize=False), job.plan, Clock(steps=10**6))
 
 
-def _step(stepper: Stepper, seconds: float) -> tuple[float, dict[str, Any]]:
-    """Return the seconds of a warm step on samples that are in memory, and a batch of them."""
+def _measure_step(stepper: Stepper, seconds: float) -> tuple[float, dict[str, Any]]:
+    """Return the seconds of a warm step on samples in memory, and a batch of them."""
     plan = stepper.plan
     batches = epoch_batches(plan.data.samples, plan.spec.batch_size, plan.spec.seed, 0, stepper.weights)[:2]
     raws = list(Loader(plan.source, 0, substitute=True)(batches, ReadSeed(plan.spec.seed, 0)))
-    return stepper.rehearse(cycle(raws), seconds, lambda: False), raws[0]
+    return rehearse_steps(stepper, cycle(raws), seconds), raws[0]
 
 
-def _peak(training: Session) -> int | None:
-    """Return the most memory that a few steps take."""
-    stepper = _stepper(training)
+def _measure_peak(job: TrainingJob) -> int | None:
+    """Return the peak memory of a few steps."""
+    device, stepper = job.plan.machine.device, _build_stepper(job)
     stepper.before_epoch(0)
-    _step(stepper, 0)
-    peak = peak_memory(training.plan.machine.device)
-    if training.plan.machine.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(training.plan.machine.device)
+    _measure_step(stepper, 0)
+    peak = peak_memory(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     return peak
 
 
-def _reading(plan: Settings) -> tuple[float, float]:
-    """Return the seconds to read a sample for the first time, by the run's workers, and once more, by this process."""
+def _measure_reading(plan: Settings) -> tuple[float, float]:
+    """Return the seconds to read a sample for the first time, with the run's workers, and again, in this process."""
     batches = epoch_batches(plan.data.samples, min(plan.spec.batch_size, 64), plan.spec.seed, 0)
-    loader, draw = Loader(plan.source, plan.workers, substitute=True), ReadSeed(plan.spec.seed, 0)
-    count, began = 0, time.perf_counter()
-    for raw in loader(batches, draw):
+    loader, read_seed = Loader(plan.source, plan.workers, substitute=True), ReadSeed(plan.spec.seed, 0)
+    count, started_at = 0, time.perf_counter()
+    for raw in loader(batches, read_seed):
         if count == 0 and plan.workers:
-            began = time.perf_counter()  # the workers have started
+            started_at = time.perf_counter()  # the workers have started
         count += len(raw["index"])
-        if time.perf_counter() - began > _READ_SECONDS:
+        if time.perf_counter() - started_at > _READ_SECONDS:
             break
     counted = count - (len(raw["index"]) if plan.workers else 0)
-    first = (time.perf_counter() - began) / counted if counted else 0.0
+    first = (time.perf_counter() - started_at) / counted if counted else 0.0
     loader.close()
-    began = time.perf_counter()
-    count = sum(len(raw["index"]) for raw in Loader(plan.source, 0, substitute=True)(batches[:2], draw))
-    return first, (time.perf_counter() - began) / count
+    started_at = time.perf_counter()
+    count = sum(len(raw["index"]) for raw in Loader(plan.source, 0, substitute=True)(batches[:2], read_seed))
+    return first, (time.perf_counter() - started_at) / count
 
 
-def _checkpoint(stepper: Stepper, training: Session, raw: dict[str, Any]) -> tuple[int, float]:
-    """Return the bytes of both checkpoints, and the seconds that writing them takes."""
-    stepper.step(raw)  # an optimizer has no moments before the first
+def _measure_checkpoint(stepper: Stepper, raw: dict[str, Any]) -> tuple[int, float]:
+    """Return the bytes of both checkpoint files, and the seconds it takes to write them."""
+    stepper.step(raw)  # the optimizer has no moments before the first step
     with tempfile.TemporaryDirectory(prefix="sslkit-plan-") as folder:
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         save_resume(Path(folder, RESUME), stepper.state())
         save_model(Path(folder, MODEL), stepper.task.exports(), {})
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started_at
         return sum(file.stat().st_size for file in Path(folder).iterdir()), seconds
 
 
-def _look(stepper: Stepper) -> float:
-    """Return the seconds of a look at the features."""
+def _measure_health_check(stepper: Stepper) -> float:
+    """Return the seconds of a health check."""
     spec = stepper.spec
     if not isinstance(spec, PretrainSpec) or spec.health_every == 0:
         return 0.0
     health = Health(stepper, spec)
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     health.measure()
-    return time.perf_counter() - began
+    return time.perf_counter() - started_at
 
 
-def _looks_every(plan: Settings, steps: float) -> float:
+def _health_every(plan: Settings, steps: float) -> float:
     assert isinstance(plan.spec, PretrainSpec)
     return max(20, steps / 100) if plan.spec.health_every == "auto" else plan.spec.health_every or 1
 
 
-def _steps(plan: Settings, seconds: Callable[[float], float]) -> int:
-    """Return the steps of the run: as told, or as many as fit the minutes."""
+def _choose_steps(plan: Settings, seconds: Callable[[float], float]) -> int:
+    """Return the steps of the run: as set, or as many as fit into the minutes."""
     spec = plan.spec
     if spec.steps is not None:
         return spec.steps
     if spec.minutes is not None:
-        # What a step adds to a long run: the start and the first epoch are paid once.
+        # What one more step adds to a long run: the start and the first epoch count once.
         return max(1, round(60 * spec.minutes / (seconds(20_000) - seconds(10_000)) * 10_000))
     assert isinstance(spec.epochs, int)
     return spec.epochs * plan.steps_per_epoch
 
 
 def _memory_limit(device: torch.device) -> int:
-    """Return the bytes of the device, or of main memory that are free or ours."""
+    """Return the memory of the device in bytes, or the main memory that is free or used by this process."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     if platform.system() == "Linux":
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        own = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        return 1024 * int(fields["MemAvailable"].split()[0]) + own
+        used = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return 1024 * int(fields["MemAvailable"].split()[0]) + used
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,6 +1,5 @@
-"""Device, precision, compilation and processes: each chosen once, with the reason."""
+"""Where and how the networks run: device, precision, compilation and processes, each chosen once, with the reason."""
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,43 +12,42 @@ from sslkit.engine.parallel import ALONE, World
 
 @dataclass(frozen=True)
 class Machine:
-    """Hold where and how the networks run."""
+    """Device, autocast precision, compilation and processes of a run."""
 
     device: torch.device
     autocast_dtype: torch.dtype | None  # None: float32 throughout
     compile: bool
-    sync_batchnorm: bool = False  # statistics over the pieces of all processes
+    sync_batchnorm: bool = False  # statistics over the micro-batches of all processes
     world: World = ALONE
     reasons: dict[str, str] = field(default_factory=dict)  # by flag
+    compile_required: bool = False  # by `--compile on`: a failure is an error instead of a fallback
 
     @property
     def precision(self) -> str:
-        """Return what `--precision` would call it."""
+        """Return the precision as `--precision` spells it."""
         return {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.autocast_dtype]
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Return the context that encoder and head run in."""
+        """Return the autocast context of encoder and head."""
         return torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Return the loss scaler: at work for fp16 only."""
+        """Return the loss scaler, which is enabled for fp16 only."""
         return torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype is torch.float16)
-
-    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function, compiled where compilation is on: as one graph, but for BatchNorm over processes."""
-        # SyncBatchNorm talks to other processes in the middle of the network: the graph ends and begins there.
-        return torch.compile(function, fullgraph=not self.sync_batchnorm) if self.compile else function
 
 
 def choose_machine(
     device: str, precision: str = "auto", compile: str = "auto", sync_batchnorm: str = "auto", world: World = ALONE
 ) -> Machine:
-    """Resolve what `--device` and the flags like it say; raises SslkitError for what this machine does not have."""
+    """Resolve `--device`, `--precision`, `--compile` and `--sync-batchnorm`.
+
+    Raises SslkitError for what this machine does not have.
+    """
     chosen, why_device = choose_device(device, world)
     dtype, why_precision = _choose_precision(chosen, precision)
     sync, why_sync = _choose_sync(chosen, sync_batchnorm, world)
     on, why_compile = _choose_compile(chosen, compile)
-    machine = Machine(chosen, dtype, on, sync, world)
+    machine = Machine(chosen, dtype, on, sync, world, compile_required=compile == "on")
     machine.reasons["device"] = f"{chosen}: {why_device}"
     machine.reasons["precision"] = f"{machine.precision}: {why_precision}"
     machine.reasons["compile"] = f"{'on' if on else 'off'}: {why_compile}"
@@ -60,7 +58,7 @@ def choose_machine(
 
 
 def choose_device(device: str, world: World = ALONE) -> tuple[torch.device, str]:
-    """Return the device for `--device` and the reason."""
+    """Return the device that `--device` names, and the reason."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if world.size > 1:
         if device not in ("auto", "cpu", "cuda"):
@@ -76,9 +74,9 @@ def choose_device(device: str, world: World = ALONE) -> tuple[torch.device, str]
     if device.startswith("cuda"):
         count = torch.cuda.device_count()
         if not cuda or int(device.partition(":")[2] or 0) >= count:
-            raise SslkitError(f"{device} is not there (CUDA devices found: {count})", "use auto or cpu", flag="device")
+            raise SslkitError(f"{device} is not available (CUDA devices found: {count})", "use auto or cpu", flag="device")
     if device == "mps" and not mps:
-        raise SslkitError("mps is not there", "use auto or cpu", flag="device")
+        raise SslkitError("mps is not available", "use auto or cpu", flag="device")
     return torch.device(device), "as given"
 
 
@@ -98,22 +96,24 @@ def _choose_compile(device: torch.device, compile: str) -> tuple[bool, str]:
     if compile != "auto":
         return compile == "on", "as given"
     if device.type == "cuda":
-        return True, "pays on CUDA"
+        return True, "faster on CUDA"
     return False, "compiling takes longer than it saves on this device"
 
 
 def _choose_sync(device: torch.device, sync: str, world: World) -> tuple[bool, str]:
     if sync == "on" and device.type != "cuda":
         raise SslkitError(
-            f"on needs CUDA (the device is {device})", "use a norm that counts per sample: --norm layer", flag="sync_batchnorm"
+            f"on needs CUDA (the device is {device})",
+            "use a norm without batch statistics: --norm layer",
+            flag="sync_batchnorm",
         )
     if sync != "auto":
         return sync == "on", "as given"
     if device.type == "cuda" and world.size > 1:
-        return True, "BatchNorm sees the pieces of all processes"
-    return False, "BatchNorm counts per piece and process"
+        return True, "BatchNorm uses the micro-batches of all processes"
+    return False, "BatchNorm uses the micro-batch of each process"
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether torch ran out of memory, on a GPU or on the CPU (where it has no class of its own)."""
+    """Return whether torch ran out of memory, on a GPU or on the CPU (where the error has no class of its own)."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -13,11 +13,13 @@ from sslkit.contract.task import PretextTask
 from sslkit.data.locations import absolute_data
 from sslkit.encoders.build import build_encoder, check_requirements
 from sslkit.encoders.recipe import recipe_for
+from sslkit.engine.job import Outcome, TrainingJob
+from sslkit.engine.loggers import load_logger
 from sslkit.engine.parallel import ALONE, World, process_group
 from sslkit.engine.resume import merge_recorded
 from sslkit.engine.run_folder import choose_out, holds_run, read_spec
-from sslkit.engine.session import Outcome, Session, run_training
 from sslkit.engine.settings import resolve_settings
+from sslkit.engine.training import run_training
 from sslkit.evaluation.online_knn import OnlineKnn
 from sslkit.registry import load_modality
 from sslkit.specs.train import PretrainSpec
@@ -54,10 +56,11 @@ def pretrain(spec: PretrainSpec) -> PretrainResult:
         return PretrainResult.of(run_training(prepare(spec, world)))
 
 
-def prepare(spec: PretrainSpec, world: World = ALONE) -> Session:
+def prepare(spec: PretrainSpec, world: World = ALONE) -> TrainingJob:
     """Settle everything about a run without starting it: task, options, data, `auto` values."""
     task_class = load_task(spec.task)
     name = task_name(spec.task)
+    load_logger(spec.log)
     continues = spec.resume or spec.extend_to is not None
     out = choose_out(spec.out, name, continues)
     spec = spec.model_copy(update=_absolute(spec))
@@ -82,7 +85,7 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> Session:
                 "k-NN accuracy is logged with feature health", "leave one of them out", flag=("online_knn", "health_every")
             )
         classify = OnlineKnn(spec, modality.evaluated_as)
-    return Session(
+    return TrainingJob(
         name=name,
         command=f"pretrain {spec.task}",
         plan=resolve_settings(spec, modality.source.open(spec), task_class.reads, world),

@@ -10,12 +10,12 @@ from pydantic import ValidationError
 from sslkit.contract.errors import SslkitError, flag_name
 from sslkit.contract.task import Clock
 from sslkit.engine.checkpoint import read_model
+from sslkit.engine.job import TrainingJob, build_task
 from sslkit.engine.pretrain import checked_options, prepare
 from sslkit.engine.render import render_previews
 from sslkit.engine.resume import load_state
 from sslkit.engine.resume_file import read_resume
 from sslkit.engine.run_folder import RESUME, read_spec
-from sslkit.engine.session import Session, build_task
 from sslkit.engine.stepper import Stepper
 from sslkit.files import output_path, write_atomically
 from sslkit.pictures import draw_previews
@@ -59,7 +59,7 @@ def preview(spec: PreviewSpec) -> PreviewResult:
     return PreviewResult(str(out), training.name, spec.ckpt is not None, metrics)
 
 
-def _training(spec: PreviewSpec) -> Session:
+def _training(spec: PreviewSpec) -> TrainingJob:
     requested = {
         name: getattr(spec, name) for name in (*_KEPT, *_SHAPING) if name in spec.model_fields_set
     } | spec.data_values()
@@ -103,7 +103,7 @@ def _recorded(spec: PreviewSpec, requested: dict[str, Any]) -> PretrainSpec:
     )
 
 
-def _stepper(training: Session, spec: PreviewSpec) -> Stepper:
+def _stepper(training: TrainingJob, spec: PreviewSpec) -> Stepper:
     """Return a stepper around the task: as its checkpoint left it, or as it begins."""
     run = training.plan.spec
     task = build_task(training, initialize=False)

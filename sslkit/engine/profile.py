@@ -1,4 +1,4 @@
-"""`--profile N`: where the time of N steps goes, and which option would change that."""
+"""`--profile N`: the time of each stage of N steps, and the options that would reduce it."""
 
 import time
 from collections import defaultdict
@@ -9,7 +9,7 @@ import torch
 from sslkit.console import say
 from sslkit.engine.settings import Settings
 
-Enter = Callable[[str], None]  # told which stage begins; the one before ends
+Enter = Callable[[str], None]  # called with the stage that begins; the previous one ends
 
 
 WAITING, COPY, TRANSFORM, FORWARD, LOSS = "waiting for data", "copy to the device", "transform", "forward", "loss"
@@ -22,14 +22,14 @@ _STAGES = (WAITING, COPY, TRANSFORM, FORWARD, LOSS, BACKWARD, OPTIMIZER, HOOKS, 
 
 
 def unmeasured(stage: str) -> None:
-    """Measure nothing."""
+    """Ignore a stage: the default when nothing is profiled."""
 
 
 class Profile:
     """Add up the seconds of each stage of the steps: every moment belongs to the stage that was entered last.
 
-    On CUDA each change of stage waits for the device, so that its work is counted where it was asked for; steps are a little
-    slower for it.
+    On CUDA each change of stage waits for the device, so that its work is counted in the stage that launched it; this makes
+    steps a little slower.
     """
 
     def __init__(self, plan: Settings, steps: int, warm_up: int) -> None:
@@ -47,17 +47,17 @@ class Profile:
         self._stage, self._since = stage, now
 
     def after_step(self) -> bool:
-        """Count a step; returns whether it was the last that is measured."""
+        """Count a step; return whether it was the last one to be measured."""
         self.taken += 1
         if self.taken == self.warm_up:
             self.seconds.clear()
         return self.taken == self.warm_up + self.steps
 
     def show(self) -> None:
-        """Print the table and what may be done."""
+        """Print the time of each stage, and advice."""
         total, steps = sum(self.seconds.values()), self.taken - self.warm_up
         if steps <= 0:
-            say(f"profile: the run ended before {self.warm_up + 1} steps, the first that would be measured")
+            say(f"profile: the run ended before step {self.warm_up + 1}, the first to be measured")
             return
         rate = self.plan.spec.batch_size * steps / total
         say(f"profile of {steps} steps: {1000 * total / steps:,.1f} ms each, {rate:,.0f} {self.plan.source.noun}/s", "bold")
@@ -70,37 +70,36 @@ class Profile:
 
 
 def advice(shares: dict[str, float], plan: Settings) -> list[str]:
-    """Return a line for each stage that takes more of a step than it should, naming the option to change."""
+    """Return a line for each stage that takes too large a share of a step, naming the option to change."""
     spec, machine, lines = plan.spec, plan.machine, []
     if shares[WAITING] > 0.05:
         if not plan.reasons.get("cache", "on").startswith("on"):
             lines.append(
-                "it waits for data, which is decoded anew in every epoch: --cache on, with a --cache-limit that has room"
+                "training waits for data that is decoded again in every epoch: use --cache on, with a sufficient --cache-limit"
             )
         elif plan.workers == 0:
-            lines.append("it waits for data: --workers 2 or more read while the device computes")
+            lines.append("training waits for data: --workers 2 or more read while the device computes")
         else:
-            lines.append("it waits for data: the first epoch decodes, later ones read the cache; until then, more --workers")
+            lines.append(
+                "training waits for data: the first epoch decodes, later ones read the cache; more --workers speed up the first"
+            )
     if shares[COPY] > 0.1:
-        lines.append("copying is slow: a smaller --canvas is less to copy")
+        lines.append("copying is slow: a smaller --canvas copies less")
     if shares[TRANSFORM] > 0.25:
-        lines.append(
-            "augmentation is a large part: a smaller --canvas, or options of the task such as --blur 0, make it cheaper"
-        )
+        lines.append("augmentation takes long: a smaller --canvas, or task options such as --blur 0, reduce it")
     if shares[OPTIMIZER] > 0.15:
-        lines.append("the optimizer is a large part: a larger --batch-size moves the weights less often")
+        lines.append("the optimizer takes long: a larger --batch-size takes fewer steps")
     if shares[HOOKS] > 0.15:
-        lines.append("the task's own after_step, remember and metrics are a large part: see its options")
+        lines.append("after_step, remember and metrics of the task take long: see its options")
     if shares[REST] > 0.1:
-        lines.append("looking after the run is a large part: a larger --health-every, --health-every 0, or --checkpoint-every")
+        lines.append("logging and health checks take long: use a larger --health-every (0: never) or --checkpoint-every")
     network = shares[FORWARD] + shares[LOSS] + shares[BACKWARD]
     if spec.micro_batch is not None and spec.micro_batch < spec.batch_size // machine.world.size:
-        lines.append(f"--micro-batch {spec.micro_batch} cuts the batch: a larger one is faster, if the memory allows it")
+        lines.append(f"--micro-batch {spec.micro_batch} splits the batch: a larger one is faster if memory allows it")
     if machine.device.type == "cuda" and machine.precision == "fp32":
-        lines.append("--precision auto computes in half precision, where the device has it")
+        lines.append("--precision auto uses half precision where the device supports it")
     if machine.device.type == "cuda" and not machine.compile:
         lines.append("--compile on fuses small operations")
     if not lines:
-        said = f"forward, loss and backward are {network:.0%}: nothing else is in the way"
-        lines.append(f"{said}; a smaller --encoder or --size is what would be faster")
+        lines.append(f"forward, loss and backward take {network:.0%}: only a smaller --encoder or --size would be faster")
     return lines

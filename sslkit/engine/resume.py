@@ -1,4 +1,4 @@
-"""Continue a run: which settings may change, and where its clock stands."""
+"""Resuming a run: which settings may change, and the position of its clock."""
 
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from sslkit.specs.train import TrainSpec
 _FREELY_CHANGED = frozenset(
     {"device", "workers", "cache", "cache_limit", "reindex", "checkpoint_every", "resume", "extend_to", "out"}
     | {"health_every", "on_collapse", "online_knn", "profile", "log", "activation_checkpointing", "max_broken"}
-)  # on a resume: they say where and how a run goes on, not what it computes
+)  # on a resume: they change where and how a run continues, not what it computes
 
 
 def recorded_spec(spec: TrainSpec, folder: Path) -> TrainSpec:
-    """Return the recorded spec of a run that is resumed, with what may change between sessions from `spec`."""
+    """Return the recorded spec of a run that is resumed, with the values of `spec` that may change between sessions."""
     try:
         recorded = type(spec).model_validate(read_spec(folder))
     except ValidationError as error:
@@ -28,27 +28,29 @@ def recorded_spec(spec: TrainSpec, folder: Path) -> TrainSpec:
 
 
 def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
-    """Return `recorded_spec`; raises SslkitError for given values that differ from it."""
+    """Return `recorded_spec`; raises SslkitError if the user set other values."""
     recorded = recorded_spec(spec, folder)
     differing = []
     stored_data = recorded.data_values()
-    for name, given in spec.data_values().items():
-        if given not in (stored_data.get(name, "auto"), "auto"):
-            differing.append(f"{flag_name(name)} {given} (the run has {stored_data.get(name, 'auto')})")
+    for name, value in spec.data_values().items():
+        if value not in (stored_data.get(name, "auto"), "auto"):
+            differing.append(f"{flag_name(name)} {value} (the run has {stored_data.get(name, 'auto')})")
     for name in spec.model_fields_set - _FREELY_CHANGED - spec.tables():
-        given, stored = getattr(spec, name), getattr(recorded, name)
-        if name in ("options", "encoder_option"):  # which the run may have more of
-            for key, value in given.items():
-                flag = flag_name(key) if name == "options" else f"--encoder-option {key} ="
-                if value != stored.get(key):
-                    differing.append(f"{flag} {value} (the run has {stored.get(key)})")
-        elif given not in (stored, "auto"):
-            differing.append(f"{flag_name(name)} {given} (the run has {stored})")
+        value, stored = getattr(spec, name), getattr(recorded, name)
+        if name in ("options", "encoder_option"):  # of which the run may have more
+            differing += [
+                f"{flag_name(key) if name == 'options' else f'--encoder-option {key} ='} {option} "
+                f"(the run has {stored.get(key)})"
+                for key, option in value.items()
+                if option != stored.get(key)
+            ]
+        elif value not in (stored, "auto"):
+            differing.append(f"{flag_name(name)} {value} (the run has {stored})")
     if differing:
         longer = any(line.startswith(("--epochs", "--steps", "--minutes")) for line in differing)
         raise SslkitError(
             f"{folder} was started with other values: {', '.join(sorted(differing))}",
-            "--extend-to EPOCHS goes on from a finished run" if longer else "leave them out",
+            "--extend-to EPOCHS continues a finished run" if longer else "leave them out",
             flag="resume",
         )
     return recorded
@@ -57,17 +59,17 @@ def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
 def load_state(
     stepper: Stepper, state: dict[str, Any], out: Path, flag: str = "resume", hint: str = "did its code change?"
 ) -> None:
-    """Put the state saved in a run folder into a stepper; raises SslkitError if it is another task's."""
+    """Load the state saved in a run folder into a stepper; raises SslkitError if it belongs to another task."""
     try:
         stepper.load_state(state)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:  # what torch raises for state of another shape
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:  # what torch raises for a state of another shape
         lines = str(error).splitlines()
         reason = lines[min(1, len(lines) - 1)].strip()  # torch's first line is a title
         raise SslkitError(f"the state in {out / RESUME} does not fit the task: {reason}", hint, flag=flag) from error
 
 
 def resume_clock(spec: TrainSpec, steps_per_epoch: int, state: dict[str, Any] | None, out: Path) -> Clock:
-    """Return the clock of a run, checking that an extension starts at an end."""
+    """Return the clock of a run; raises SslkitError if `--extend-to` does not start at the end of a finished run."""
     if spec.extend_to is not None:
         if state is None:
             raise SslkitError(f"{out} holds no finished run", flag="extend_to")
@@ -76,13 +78,13 @@ def resume_clock(spec: TrainSpec, steps_per_epoch: int, state: dict[str, Any] | 
             raise SslkitError(f"the run in {out} is not finished", "finish it with --resume first", flag="extend_to")
         if state["step"] == state["steps"] and end < state["steps"]:
             raise SslkitError(
-                f"{spec.extend_to} epochs are {end} steps and the run has done {state['step']}",
-                "give more",
+                f"{spec.extend_to} epochs are {end} steps, and the run has taken {state['step']}",
+                "use more epochs",
                 flag="extend_to",
             )
     if spec.steps is not None:
         return Clock(steps=spec.steps)
     if spec.minutes is not None:
-        return Clock(steps=10**9)  # until `_measure` knows better
+        return Clock(steps=10**9)  # until the steps are measured
     assert isinstance(spec.epochs, int)
     return Clock(steps=spec.epochs * steps_per_epoch)

@@ -1,4 +1,4 @@
-"""`resume.pt`: everything a bit-equal resume needs, written atomically, never unpickled."""
+"""`resume.pt`: everything a bit-equal resume needs, written atomically, read without unpickling objects."""
 
 import io
 import pickle
@@ -31,14 +31,14 @@ _DAMAGED = (
 
 
 def save_resume(path: Path, state: dict[str, Any]) -> None:
-    """Write `resume.pt` atomically: the previous one stays until the new one is on disk; raises OSError if it can't be."""
+    """Write `resume.pt` atomically: the previous one stays until the new one is on disk. Raises OSError."""
     with write_atomically(path, new_folder=False) as stream:
-        remembering = _Remembering(stream)
+        recorder = _ErrorRecorder(stream)
         try:
-            torch.save({"format": FORMAT, **state}, cast(BinaryIO, remembering))
+            torch.save({"format": FORMAT, **state}, cast(BinaryIO, recorder))
         except RuntimeError:
-            if remembering.error is not None:
-                raise remembering.error from None
+            if recorder.error is not None:
+                raise recorder.error from None
             raise
 
 
@@ -46,9 +46,9 @@ def read_resume(path: Path, device: torch.device) -> dict[str, Any]:
     """Read `resume.pt`; raises SslkitError if it is damaged or of a newer format."""
     try:
         if not zipfile.is_zipfile(path):
-            raise pickle.UnpicklingError("it is damaged, or was never a checkpoint")
+            raise pickle.UnpicklingError("it is damaged or not a checkpoint")
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # it finds something odd: our own files have nothing odd
+            warnings.simplefilter("error", UserWarning)  # torch found something unusual, which our own files never have
             state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except _DAMAGED as error:
         raise SslkitError(f"{path} cannot be read: {str(error).partition(chr(10))[0]}", flag="resume") from error
@@ -59,7 +59,7 @@ def read_resume(path: Path, device: torch.device) -> dict[str, Any]:
         "scaler": dict,
         "step": int,
         "steps": int,
-        "began": int,
+        "schedule_start": int,
         "data": str,
     }
     fits = isinstance(state, dict) and all(isinstance(state.get(name), kind) for name, kind in kinds.items())
@@ -68,15 +68,15 @@ def read_resume(path: Path, device: torch.device) -> dict[str, Any]:
     return state
 
 
-class _Remembering(io.RawIOBase):
-    """Keep the error of the disk, in whose place torch raises one about positions in a file."""
+class _ErrorRecorder(io.RawIOBase):
+    """Keep the error of the disk, which torch replaces by one about positions in a file."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write, and remember why that was not possible."""
+        """Write, and keep the error if that fails."""
         try:
             return self.stream.write(data)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""Finish the step and write a checkpoint when asked to stop."""
+"""Stop signals: Ctrl-C and SIGTERM end a run after the current step and a checkpoint."""
 
 import signal
 import threading
@@ -9,17 +9,17 @@ from typing import Any
 
 
 class StopSignal:
-    """Remember the signal that asked the run to stop; 0 as long as none did."""
+    """The signal that asked the run to stop; 0 as long as there was none."""
 
     signal = 0
 
 
 @contextmanager
 def catch_stop_signals() -> Iterator[StopSignal]:
-    """Let Ctrl-C and SIGTERM set a flag for the loop to look at; a second one leaves at once."""
+    """Record Ctrl-C and SIGTERM for the loop to act on; a second signal ends the process at once."""
     stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may set handlers; whoever runs us elsewhere stops us in their own way
+        yield stop  # only the main thread may set handlers; a caller in another thread has its own way to stop a run
         return
     before: dict[signal.Signals, Any] = {}
 

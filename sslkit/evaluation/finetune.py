@@ -24,12 +24,14 @@ from sslkit.encoders.builder import RecipeBuilder
 from sslkit.encoders.recipe import encoder_name
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.features import contents, extract
+from sslkit.engine.job import Outcome, TrainingJob
+from sslkit.engine.loggers import load_logger
 from sslkit.engine.parallel import World, process_group
 from sslkit.engine.precision import choose_machine
 from sslkit.engine.resume import merge_recorded, recorded_spec
 from sslkit.engine.run_folder import RESULTS, SPEC, append_json, choose_out, holds_run
-from sslkit.engine.session import Outcome, Session, run_training
 from sslkit.engine.settings import resolve_settings
+from sslkit.engine.training import run_training
 from sslkit.evaluation.features import report_unreadable
 from sslkit.evaluation.metrics import is_correct, score
 from sslkit.evaluation.models import weights_hash
@@ -108,6 +110,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
         merged = merge_recorded(spec, out)
         assert isinstance(merged, FinetuneSpec)
         spec = merged
+    load_logger(spec.log)
     spec = with_protocol_values(spec)
     if spec.scratch and spec.ckpt is None:
         raise SslkitError("there is no --ckpt to compare with", "leave --scratch out", flag="scratch")
@@ -128,7 +131,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
     spec = spec.model_copy(update={"data": parts.data, "label": parts.label})
     trials = _trials(spec, out)
     if len(trials) > 1:
-        world.meet()  # no process may look for a run in the folder after another one started it
+        world.barrier()  # no process may look for a run in the folder after another one started it
         if world.first:
             _write_command(spec, out, _modality_name(checkpoint))
     try:
@@ -269,7 +272,7 @@ def _run(
         return build_encoder(checkpoint.recipe, allowed=allowed) if trial.scratch else checkpoint.build_encoder(allowed)
 
     outcome = run_training(
-        Session(
+        TrainingJob(
             name="finetune",
             command="finetune",
             plan=plan,

@@ -100,7 +100,7 @@ class Supervised(PretextTask):
     def after_step(self, seen: Batch) -> None:
         """Move the averaged weights; early on faster, so that they do not remember the start."""
         if self.average is not None:
-            step = self.clock.step - self.clock.began
+            step = self.clock.step - self.clock.schedule_start
             self.average.update(self.encoder, self.head, momentum=min(self.options.ema, (1 + step) / (10 + step)))
 
     def param_groups(self) -> list[dict[str, Any]]:

@@ -56,8 +56,8 @@ class TrainSpec(DataSpec):
         default=False,
         description="Recompute activations of a timm encoder in the backward pass: less memory, a third more time.",
     )
-    log: Literal["file", "tensorboard"] = Field(
-        default="file", description="file: metrics.jsonl; tensorboard: also event files in the run's folder."
+    log: str = Field(
+        default="file", description="Logger of metrics besides metrics.jsonl: file (none), tensorboard or an installed one."
     )
     resume: bool = Field(
         default=False, description="Resume the run in --out exactly where it stopped; start a new one if there is none."

@@ -1,4 +1,4 @@
-"""The conformance suite: does a task keep the promises of the contract? For our tasks and for other people's.
+"""The conformance suite: checks that a task keeps the promises of the contract, for ours and third-party tasks.
 
 from sslkit.testing import check_task
 
@@ -22,12 +22,12 @@ from sslkit.testing.ranks import Ranks
 __all__ = ["Ranks", "Verdict", "check_task"]
 
 
-TOGETHER = "two processes learn exactly like one"
+RANKS = "two processes learn exactly like one"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Say whether a task keeps one promise, and if not, how it breaks it."""
+    """Whether a task keeps one promise, and if not, how it breaks it."""
 
     promise: str
     passed: bool
@@ -37,31 +37,31 @@ class Verdict:
 def check_task(task: str | type[PretextTask], full: bool = False, ranks: Ranks | None = None) -> list[Verdict]:
     """Check a task (an installed name, a .py file or a class) and return a verdict for each promise.
 
-    Quick, seconds, on the CPU; `full` adds what takes longer: exact micro-batches, exact processes, compilation,
-    resuming. Its two processes are started for this call, unless `ranks` lends a pair that serves many.
+    The quick checks take seconds on the CPU; `full` adds exact micro-batches, exact processes, compilation and resuming.
+    Its two processes are started for this call, unless `ranks` is a pair that serves many calls.
     """
     task_class = load_task(task) if isinstance(task, str) else task
     with Bench(task_class) as bench:
         verdicts = [_judge(promise, check, bench) for promise, check in (QUICK | FULL if full else QUICK).items()]
         if full:
             with nullcontext(ranks) if ranks else Ranks() as pair:
-                verdicts.append(_judge(TOGETHER, lambda bench: check_ranks(bench, pair, task), bench))
+                verdicts.append(_judge(RANKS, lambda bench: check_ranks(bench, pair, task), bench))
     return verdicts
 
 
 def _judge(promise: str, check: Callable[[Bench], None], bench: Bench) -> Verdict:
     try:
-        with _quietly():
+        with _single_thread():
             check(bench)
-    except ContractViolationError as broken:
-        return Verdict(promise, False, str(broken))
+    except ContractViolationError as violation:
+        return Verdict(promise, False, str(violation))
     except TASK_ERRORS as error:
         return Verdict(promise, False, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
     return Verdict(promise, True)
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def _single_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the tensors are tiny
     try:

@@ -1,4 +1,4 @@
-"""Where a task is put to be checked: a handful of samples of its modality, a small encoder, the engine's own steps."""
+"""The test bench of a task: a few samples of its modality, a small encoder, and the engine's own steps."""
 
 import math
 import tempfile
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sslkit.contract.errors import SslkitError
-from sslkit.contract.source import ReadSeed
+from sslkit.contract.source import ReadSeed, Source
 from sslkit.contract.task import Batch, Clock, PretextTask, rows
 from sslkit.data.loader import Loader
 from sslkit.encoders.builder import RecipeBuilder
@@ -30,7 +30,7 @@ from sslkit.specs.train import PretrainSpec
 SAMPLES = 8
 
 
-# What a wrong task usually dies of; the promise it was asked about is broken by that.
+# What a faulty task usually raises; the promise that is being checked is broken by it.
 TASK_ERRORS: tuple[type[Exception], ...] = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError),
     *(OSError, PicklingError, RuntimeError, SslkitError, TypeError, ValueError),
@@ -38,24 +38,39 @@ TASK_ERRORS: tuple[type[Exception], ...] = (
 
 
 class ContractViolationError(Exception):
-    """Say how a promise is broken."""
+    """Report how a promise is broken."""
 
 
 @dataclass
 class Trace:
-    """Hold what some exact steps left behind: the gradients of each, and the state at the end, by name."""
+    """Gradients of each of some exact steps, and the state after the last one, by name."""
 
     gradients: list[dict[str, Tensor]] = field(default_factory=list)
     state: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Prototype:
+    """A task that was built once, and what it takes to set it back to the state before its first step."""
+
+    task: PretextTask
+    spec: PretrainSpec
+    source: Source
+    tensors: dict[str, Tensor]  # parameters and buffers, before the first step
+    weights: Tensor | None  # for sampling
+
+
 class Bench:
-    """Build fresh steppers around a task, on data in a folder that goes when the bench is left."""
+    """Provide steppers with a task before its first step, on data in a temporary folder.
+
+    A task is built once for exact steps and once for others; its state is restored for each check.
+    """
 
     def __init__(self, task_class: type[PretextTask]) -> None:
         self.task_class = task_class
         self.modality = load_modality(task_class.modality)
         self._folder = tempfile.TemporaryDirectory()
+        self._prototypes: dict[tuple[bool, int], Prototype] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -70,73 +85,97 @@ class Bench:
         micro_batch: int | None = None,
         world: World = ALONE,
         batches: int = 1,
-        prepared: bool = True,
         clip: float | None = None,
     ) -> Stepper:
-        """Return a stepper before its first step, on so many batches of data.
+        """Return a stepper before its first step, on so many batches of data; the one before it cannot be used any more.
 
-        `exact`: float64, plain gradient descent, and, for images, no BatchNorm in encoder and heads. Not `prepared`:
-        as a resumed run has it, for which nobody calls `before_epoch(0)`.
+        `exact`: float64, plain gradient descent, and, for images, no BatchNorm in encoder and heads.
         """
+        prototype = self._prototypes.get((exact, batches))
+        if prototype is None:
+            stepper, spec = self._build(exact, batches, world)
+            stepper.before_epoch(0)
+            tensors = {name: value.detach().clone() for name, value in _tensors(stepper.task).items()}
+            prototype = Prototype(stepper.task, spec, stepper.plan.source, tensors, stepper.weights)
+            self._prototypes[exact, batches] = prototype
+        task = prototype.task
+        with torch.no_grad():
+            for name, value in _tensors(task).items():
+                value.copy_(prototype.tensors[name])
+        task.zero_grad(set_to_none=True)
+        spec = prototype.spec.model_copy(update={"micro_batch": micro_batch, **({"clip": clip} if exact else {})})
+        stepper = Stepper(task, _settings(spec, prototype.source, precision, world), Clock(steps=1000))
+        stepper.weights = prototype.weights
+        return stepper
+
+    def new_stepper(self, batches: int = 1, prepared: bool = True) -> Stepper:
+        """Return a stepper with a task of its own, to be compared with another.
+
+        Not `prepared`: without `before_epoch(0)`, as for a run that is resumed.
+        """
+        stepper, _ = self._build(False, batches, ALONE)
+        if prepared:
+            stepper.before_epoch(0)
+        return stepper
+
+    def _build(self, exact: bool, batches: int, world: World) -> tuple[Stepper, PretrainSpec]:
         folder = Path(self._folder.name, str(batches))
         folder.mkdir(exist_ok=True)
-        given: dict[str, Any] = {"batch_size": SAMPLES, "warmup": 0.0, "steps": 1000, "cache": "off", "workers": 0}
-        given |= {"data": self.modality.example_data(folder, batches * SAMPLES), "micro_batch": micro_batch}
+        values: dict[str, Any] = {"batch_size": SAMPLES, "warmup": 0.0, "steps": 1000, "cache": "off", "workers": 0}
+        values |= {"data": self.modality.example_data(folder, batches * SAMPLES)}
         if exact:
-            given |= {"optimizer": "sgd", "lr": 0.05, "clip": clip}
-        given["encoder"] = self.task_class.defaults.get("encoder") or self.modality.small_encoder(self.task_class.reads, exact)
-        given["encoder_option"] = self.modality.small_options.get(given["encoder"], {})
-        spec = with_task_defaults(PretrainSpec(task="check", **given), self.task_class)
+            values |= {"optimizer": "sgd", "lr": 0.05, "clip": None}
+        values["encoder"] = self.task_class.defaults.get("encoder") or self.modality.small_encoder(self.task_class.reads, exact)
+        values["encoder_option"] = self.modality.small_options.get(values["encoder"], {})
+        spec = with_task_defaults(PretrainSpec(task="check", **values), self.task_class)
         source = self.modality.source.open(spec)
         spec = spec.updated({name: value for name, (value, _) in source.resolved.items()})
-        plan = Settings(spec, source, choose_machine("cpu", precision, world=world), 0, {})
+        plan = _settings(spec, source, "fp32", world)
         options = self.options(exact)
         seed_stage(0, "build", 0)
         encoder = self.task_class.build_encoder(options, RecipeBuilder(plan.recipe, plan.data))
         task = self.task_class(options, encoder, plan.data)
-        stepper = Stepper(task.double() if exact else task, plan, Clock(steps=1000))
-        if prepared:
-            stepper.before_epoch(0)
-        return stepper
+        return Stepper(task.double() if exact else task, plan, Clock(steps=1000)), spec
 
     @staticmethod
     def raw(stepper: Stepper) -> dict[str, Any]:
         """Return the first batch as the loader delivers it."""
         return next(Loader(stepper.plan.source, 0, substitute=False)([np.arange(SAMPLES)], ReadSeed(0, 0)))
 
-    def transformed(self, stepper: Stepper, own: slice = slice(None), rank: int = 0) -> Batch:
-        """Return what the task makes of some rows of the first batch, in the precision of its weights."""
-        raw = {name: value[own] if isinstance(value, Tensor) else value for name, value in self.raw(stepper).items()}
+    def transformed(self, stepper: Stepper, share: slice = slice(None), rank: int = 0) -> Batch:
+        """Return the transform of a share of the first batch, in the precision of the task's weights."""
+        raw = {name: value[share] if isinstance(value, Tensor) else value for name, value in self.raw(stepper).items()}
         seed_stage(0, "transform", stepper.clock.step, rank=rank)
         with torch.no_grad():
             batch = stepper.task.transform(to_device(raw, stepper.plan.source, torch.device("cpu")))
         dtype = next(stepper.task.parameters()).dtype
-        return {name: _in(value, dtype) for name, value in batch.items()}
+        return {name: _convert(value, dtype) for name, value in batch.items()}
 
     def exact_steps(self, micro_batch: int | None = None, world: World = ALONE) -> Trace:
-        """Take two exact steps on one transformed batch, of which each process has its share."""
+        """Take two exact steps on one transformed batch, of which each process has a share."""
         stepper, trace = self.stepper(exact=True, micro_batch=micro_batch, world=world), Trace()
         norms = [name for name, module in stepper.task.named_modules() if isinstance(module, BATCH_NORM)]
         if norms:
             raise ContractViolationError(
-                f"{norms[0]} is a BatchNorm, which counts per piece: give the head an option `norm` that takes layer"
+                f"{norms[0]} is a BatchNorm, whose statistics depend on the micro-batch: "
+                "give the head an option `norm` that takes layer"
             )
-        own = world.own(SAMPLES)
+        share = world.share(SAMPLES)
         for _ in range(2):
-            stepper.learn(rows(self.transformed(stepper), own.start, own.stop))
+            stepper.learn(rows(self.transformed(stepper), share.start, share.stop))
             trace.gradients.append({name: p.grad.clone() for name, p in stepper.task.named_parameters() if p.grad is not None})
         trace.state = {name: value.clone() for name, value in stepper.task.state_dict().items()}
         return trace
 
     def loss_curve(self, shares: int, world: World = ALONE, steps: int = 20) -> list[float]:
-        """Return the losses of steps whose batch was transformed in so many shares: here all of them, or this process's."""
-        # Gradients were compared as they are; over twenty steps of one rate for all tasks some losses would run away.
+        """Return the losses of steps on a batch that is transformed in so many shares: all of them here, or one per process."""
+        # Gradients are compared unclipped elsewhere; over twenty steps with one learning rate some losses would diverge.
         stepper = self.stepper(exact=True, world=world, clip=1.0)
-        share = SAMPLES // shares
+        size = SAMPLES // shares
         ranks = range(shares) if world.size == 1 else [world.rank]
         losses = []
         for _ in range(steps):
-            parts = [self.transformed(stepper, slice(rank * share, (rank + 1) * share), rank) for rank in ranks]
+            parts = [self.transformed(stepper, slice(rank * size, (rank + 1) * size), rank) for rank in ranks]
             batch = {
                 name: torch.cat([part[name] for part in parts]) if isinstance(value, Tensor) else value
                 for name, value in parts[0].items()
@@ -145,35 +184,47 @@ class Bench:
         return losses
 
     def features_in_order(self, world: World = ALONE) -> Tensor:
-        """Return the features that a task gets in `before_epoch`, of three batches of data."""
+        """Return the features that a task gets in `before_epoch`, for three batches of data."""
         return self.stepper(world=world, batches=3).features()
 
     def options(self, exact: bool = False) -> Any:
-        """Return the task's defaults, its examples of what has none, and, for exact steps, heads without BatchNorm."""
+        """Return the task's default options, its examples for the others, and, for exact steps, heads without BatchNorm."""
         options = self.task_class.Options
         norms = [name for name in options.model_fields if name.rpartition("__")[2] == "norm"]
-        given = {name: "layer" for name in norms if exact}
-        return options(**self.task_class.example_options(Path(self._folder.name)), **given)
+        layer_norms = {name: "layer" for name in norms if exact}
+        return options(**self.task_class.example_options(Path(self._folder.name)), **layer_norms)
 
 
-def compare_traces(one: Trace, other: Trace, what: str, tolerance: float = 1e-8) -> None:
-    """Raise Broken if gradients or state differ by more than `tolerance`, relative to the largest value of each tensor."""
-    for step, (expected, found) in enumerate(zip(one.gradients, other.gradients, strict=True), start=1):
-        _compare(expected, found, tolerance, f"{what} the gradient of", f" in step {step}")
-    _compare(one.state, other.state, tolerance, f"{what} the state", " after two steps")
+def compare_traces(expected: Trace, actual: Trace, what: str, tolerance: float = 1e-8) -> None:
+    """Raise ContractViolationError if gradients or state differ by more than `tolerance`, relative to the largest value."""
+    for step, (expected_step, actual_step) in enumerate(zip(expected.gradients, actual.gradients, strict=True), start=1):
+        compare_tensors(expected_step, actual_step, tolerance, f"{what} the gradient of", f" in step {step}")
+    compare_tensors(expected.state, actual.state, tolerance, f"{what} the state", " after two steps")
 
 
-def _compare(expected: dict[str, Tensor], found: dict[str, Tensor], tolerance: float, what: str, when: str) -> None:
-    if expected.keys() != found.keys():
-        raise ContractViolationError(f"{what} {sorted(expected.keys() ^ found.keys())[0]} is there or not{when}")
+def compare_tensors(
+    expected: dict[str, Tensor], actual: dict[str, Tensor], tolerance: float, what: str, when: str = ""
+) -> None:
+    """Raise ContractViolationError if tensors differ by more than `tolerance`, relative to the largest value of each."""
+    if expected.keys() != actual.keys():
+        raise ContractViolationError(f"{what} {sorted(expected.keys() ^ actual.keys())[0]} exists on one side only{when}")
     largest = max((float(value.abs().max()) for value in expected.values() if value.numel()), default=0.0)
     for name, value in expected.items():
-        difference = float((value.double() - found[name].double()).abs().max()) if value.numel() else 0.0
-        # What is zero but for rounding is measured against the others.
+        difference = float((value.double() - actual[name].double()).abs().max()) if value.numel() else 0.0
+        # A tensor that is zero except for rounding is measured against the others.
         scale = max(float(value.double().abs().max()) if value.numel() else 0.0, 1e-6 * largest)
         if not math.isfinite(difference) or difference > tolerance * scale:
             raise ContractViolationError(f"{what} {name} differs by {difference / scale if scale else difference:.1g}{when}")
 
 
-def _in(value: Any, dtype: torch.dtype) -> Any:
+def _settings(spec: PretrainSpec, source: Source, precision: str, world: World) -> Settings:
+    return Settings(spec, source, choose_machine("cpu", precision, world=world), 0, {})
+
+
+def _tensors(task: PretextTask) -> dict[str, Tensor]:
+    """Return parameters and all buffers, also those that no checkpoint holds."""
+    return {**dict(task.named_parameters()), **dict(task.named_buffers())}
+
+
+def _convert(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value

@@ -13,16 +13,20 @@ from torch import Tensor
 from sslkit.contract.errors import RunInterruptedError
 from sslkit.contract.task import Batch, PretextTask
 from sslkit.data.loader import Loader
+from sslkit.engine.compilation import eager_reason
 from sslkit.engine.loop import train
-from sslkit.engine.micro_batches import as_dict, named_terms, total_loss
+from sslkit.engine.micro_batches import as_dict, named_terms, total_loss, widen
 from sslkit.engine.run_folder import RunFolder
 from sslkit.engine.seeds import seed_stage
+from sslkit.engine.session import Session
 from sslkit.engine.signals import StopSignal
 from sslkit.engine.stepper import Stepper
-from sslkit.testing.bench import SAMPLES, Bench, ContractViolationError, compare_traces
+from sslkit.testing.bench import SAMPLES, Bench, ContractViolationError, compare_tensors, compare_traces
 from sslkit.testing.ranks import Ranks
 
-_CURVE = 1e-3  # how far, relatively, the losses of twenty steps may be apart
+_CURVE = 1e-3  # largest relative difference of the losses of twenty steps
+
+_COMPILED = 1e-3  # largest difference of outputs and gradients, relative to the largest value
 
 
 def _micro_batches(bench: Bench) -> None:
@@ -32,14 +36,14 @@ def _micro_batches(bench: Bench) -> None:
 
 
 def _coupling(bench: Bench) -> None:
-    """Compare the gradient of some rows when the others are replaced: it may change only in a coupled loss."""
+    """Compare the gradient of half of the rows when the others are replaced: it may change only with a coupled loss."""
     stepper = bench.stepper(exact=True)
     batch = bench.transformed(stepper)
     with torch.no_grad():
         output = as_dict(stepper.task.predict(batch))
     first, second = (
         _gradient_of_half(stepper.task, output, batch),
-        _gradient_of_half(stepper.task, _others_alike(output), _others_alike(batch)),
+        _gradient_of_half(stepper.task, _repeat_last_row(output), _repeat_last_row(batch)),
     )
     coupled = any(not torch.allclose(value, second[name], rtol=1e-9, atol=1e-12) for name, value in first.items())
     declared = stepper.task.couples_samples
@@ -47,6 +51,11 @@ def _coupling(bench: Bench) -> None:
         raise ContractViolationError("the loss of one sample depends on the others, and couples_samples is False")
     if declared and not coupled:
         raise ContractViolationError("couples_samples is True, and the loss of one sample does not depend on the others")
+    unknown = sorted(set(stepper.task.couples) - output.keys() - batch.keys())
+    if unknown:
+        raise ContractViolationError(f"couples names {unknown[0]}, which is neither an output nor in the batch")
+    if stepper.task.couples and not declared:
+        raise ContractViolationError("couples names outputs, and couples_samples is False")
 
 
 def _gradient_of_half(task: PretextTask, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
@@ -56,69 +65,82 @@ def _gradient_of_half(task: PretextTask, output: dict[str, Tensor], batch: Batch
     return {name: leaf.grad[: SAMPLES // 2] for name, leaf in leaves.items() if leaf.grad is not None}
 
 
-def _others_alike(values: Batch) -> dict[str, Any]:
+def _repeat_last_row(values: Batch) -> dict[str, Any]:
     """Return the values with every row of the second half replaced by the last one."""
 
-    def replaced(value: Any) -> Any:
+    def repeat(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         value = value.clone()
         value[SAMPLES // 2 :] = value[-1].clone()
         return value
 
-    return {name: replaced(value) for name, value in values.items()}
+    return {name: repeat(value) for name, value in values.items()}
 
 
 def _rows_apart(bench: Bench) -> None:
     stepper = bench.stepper(exact=True)
-    task, batch = stepper.task.eval(), bench.transformed(stepper)  # eval: what BatchNorm and dropout do is not meant
+    task, batch = stepper.task.eval(), bench.transformed(stepper)  # eval: BatchNorm and dropout are exempt
     order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         whole = as_dict(task.predict(batch))
-        mixed = as_dict(task.predict(_take(batch, order)))
+        shuffled = as_dict(task.predict(_take(batch, order)))
         half = as_dict(task.predict(_take(batch, torch.arange(SAMPLES // 2))))
     for name, value in whole.items():
-        called = name or "the output"
-        if not _alike(value[order], mixed[name]):
-            raise ContractViolationError(f"{called} of predict depends on the order of rows")
-        if not _alike(value[: SAMPLES // 2], half[name]):
-            raise ContractViolationError(f"{called} of predict depends on other rows")
+        output = name or "the output"
+        if not _close(value[order], shuffled[name]):
+            raise ContractViolationError(f"{output} of predict depends on the order of rows")
+        if not _close(value[: SAMPLES // 2], half[name]):
+            raise ContractViolationError(f"{output} of predict depends on other rows")
 
 
-def _take(batch: Batch, which: Tensor) -> Batch:
-    return {name: value[which] if isinstance(value, Tensor) else value for name, value in batch.items()}
+def _take(batch: Batch, order: Tensor) -> Batch:
+    return {name: value[order] if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
-def _alike(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one.double(), other.double(), rtol=1e-9, atol=1e-9)
+def _close(first: Tensor, second: Tensor) -> bool:
+    return torch.allclose(first.double(), second.double(), rtol=1e-9, atol=1e-9)
 
 
 def _compiles(bench: Bench) -> None:
+    """Compare outputs and gradients of the compiled and the eager `predict`.
+
+    The gradients, too: a compiled function that reads a buffer and then updates it may get them wrong without an error.
+    """
     stepper = bench.stepper()
-    batch = bench.transformed(stepper)
+    if eager_reason(stepper.task) is not None:
+        return  # it says so, and the engine never compiles it
+    task, batch = stepper.task, bench.transformed(stepper)
+    buffers = [(buffer, buffer.clone()) for buffer in task.buffers()]
     torch._dynamo.reset()
     try:
-        compiled = torch.compile(stepper.task.predict, fullgraph=True, backend="aot_eager")
-        outputs = []
-        for predict in (stepper.task.predict, compiled):
+        compiled = torch.compile(task.predict, fullgraph=True, backend="aot_eager_decomp_partition")
+        outputs, gradients = [], []
+        for predict in (task.predict, compiled):
+            for buffer, value in buffers:  # norms moved their statistics
+                buffer.copy_(value)
+            task.zero_grad(set_to_none=True)
             seed_stage(0, "predict", 0)
-            outputs.append(as_dict(predict(batch)))
+            output = predict(batch)
+            seed_stage(0, "loss", 0)
+            total_loss(named_terms(task.loss(widen(output), batch))).backward()
+            outputs.append({name or "output": value.detach() for name, value in as_dict(output).items()})
+            gradients.append({name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None})
     finally:
         torch._dynamo.reset()
-    for name, value in outputs[0].items():
-        if not torch.allclose(value, outputs[1][name], rtol=1e-3, atol=1e-4):
-            raise ContractViolationError(f"compiled predict computes another {name or 'output'}")
+    compare_tensors(outputs[0], outputs[1], _COMPILED, "compiled predict: the")
+    compare_tensors(gradients[0], gradients[1], _COMPILED, "compiled predict: the gradient of")
 
 
 def _resumes(bench: Bench) -> None:
-    straight, stopped = bench.stepper(batches=3), bench.stepper(batches=3)
-    resumed = bench.stepper(batches=3, prepared=False)
+    straight, stopped = bench.stepper(batches=3), bench.new_stepper(batches=3)
+    resumed = bench.new_stepper(batches=3, prepared=False)
     saved = io.BytesIO()
     _train(straight, StopSignal())
     stop = StopSignal()
     stop.signal = 15
     with contextlib.suppress(RunInterruptedError):  # ends after the first of three steps
-        _train(stopped, stop, lambda: torch.save(stopped.state(), saved))
+        _train(stopped, stop, lambda state: torch.save(state, saved))
     saved.seek(0)
     resumed.load_state(torch.load(saved, weights_only=True))
     _train(resumed, StopSignal())
@@ -129,12 +151,14 @@ def _resumes(bench: Bench) -> None:
             )
 
 
-def _train(stepper: Stepper, stop: StopSignal, save: Callable[[], None] = lambda: None, steps: int = 5) -> None:
-    """Take so many steps, or what is left of them."""
+def _train(stepper: Stepper, stop: StopSignal, save: Callable[[dict[str, Any]], None] | None = None, steps: int = 5) -> None:
+    """Take so many steps, or those that are left of them."""
     stepper.clock.steps = steps
     loader = Loader(stepper.plan.source, 0, substitute=False)
     with tempfile.TemporaryDirectory() as folder:
-        train(stepper, loader, RunFolder(Path(folder), writes=False), save, prepared=stepper.clock.step == 0, stop=stop)
+        session = Session(stepper, loader, RunFolder(Path(folder), writes=False), stop, write_checkpoint=save)
+        session.epoch_prepared = stepper.clock.step == 0
+        train(session)
 
 
 def _no_collapse(bench: Bench) -> None:
@@ -155,7 +179,7 @@ FULL: dict[str, Callable[[Bench], None]] = {
     "micro-batches change nothing but rounding": _micro_batches,
     "couples_samples is what the loss does": _coupling,
     "predict of a row depends on no other row": _rows_apart,
-    "predict compiles as one graph": _compiles,
+    "predict compiles as one graph, with the same gradients": _compiles,
     "a resume inside an epoch is exact": _resumes,
     "features do not collapse in a short run": _no_collapse,
 }

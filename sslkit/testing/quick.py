@@ -1,4 +1,4 @@
-"""The checks that take seconds."""
+"""The quick checks, which take seconds."""
 
 import json
 import tempfile
@@ -21,7 +21,7 @@ from sslkit.testing.bench import SAMPLES, Bench, ContractViolationError
 
 
 def _options(bench: Bench) -> None:
-    bench.options()  # every option has a default, or an example
+    bench.options()  # fails if an option has neither a default nor an example
     run_flags = RUN_FLAGS | {"spec", "dry_run", "json", "traceback"}
     for name, field in bench.task_class.Options.model_fields.items():
         if name in run_flags:
@@ -65,9 +65,9 @@ def _pure(bench: Bench) -> None:
 def _finite(bench: Bench) -> None:
     for precision in ("fp32", "bf16"):
         stepper = bench.stepper(precision)
-        said = stepper.step(bench.raw(stepper))
-        if not all(np.isfinite(list(said.values()))):
-            raise ContractViolationError(f"{said} in {precision}")
+        metrics = stepper.step(bench.raw(stepper))
+        if not all(np.isfinite(list(metrics.values()))):
+            raise ContractViolationError(f"{metrics} in {precision}")
 
 
 def _gradient(bench: Bench) -> None:
@@ -82,21 +82,23 @@ def _gradient(bench: Bench) -> None:
     inside = {id(parameter) for parameter in task.encoder.parameters()}
     for name, parameter in task.named_parameters():
         if parameter.requires_grad and parameter.grad is None and id(parameter) not in inside:
-            raise ContractViolationError(f"{name} is trained and gets no gradient: freeze it (a Teacher is frozen), or drop it")
+            raise ContractViolationError(
+                f"{name} is trainable and gets no gradient: freeze it (a Teacher is frozen) or remove it"
+            )
 
 
 def _state(bench: Bench) -> None:
-    one, other = bench.stepper(), bench.stepper(prepared=False)
+    saved, loaded = bench.stepper(), bench.new_stepper(prepared=False)
     for _ in range(2):
-        one.step(bench.raw(one))
+        saved.step(bench.raw(saved))
     with tempfile.TemporaryFile() as file:
-        torch.save(one.state(), file)
+        torch.save(saved.state(), file)
         file.seek(0)
-        other.load_state(torch.load(file, weights_only=True))
-    one.step(bench.raw(one))
-    other.step(bench.raw(other))
-    for name, value in one.task.state_dict().items():
-        if not torch.equal(value, other.task.state_dict()[name]):
+        loaded.load_state(torch.load(file, weights_only=True))
+    saved.step(bench.raw(saved))
+    loaded.step(bench.raw(loaded))
+    for name, value in saved.task.state_dict().items():
+        if not torch.equal(value, loaded.task.state_dict()[name]):
             raise ContractViolationError(
                 f"after saving, loading and one more step {name} differs: some state is not in a buffer"
             )
@@ -108,7 +110,7 @@ def _learns(bench: Bench) -> None:
     kept = {name: value.clone() for name, value in stepper.task.state_dict().items() if name not in trained}
     losses = []
     for _ in range(12):
-        stepper.clock.step = 0  # the same cards every time, and the same state: a queue must not fill with this batch
+        stepper.clock.step = 0  # the same random draws and state every time: a queue must not fill with this batch
         losses.append(stepper.step(bench.raw(stepper))["loss"])
         for name, value in stepper.task.state_dict().items():
             if name in kept:
@@ -120,27 +122,27 @@ def _learns(bench: Bench) -> None:
 def _loads(bench: Bench) -> None:
     stepper = bench.stepper()
     source, encoder = stepper.plan.source, stepper.task.encoder
-    said = {"task": "check", "size": source.info.size, "step": 0, "data": ""}
+    metadata = {"task": "check", "size": source.info.size, "step": 0, "data": ""}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.safetensors")
-        save_model(path, stepper.task.exports(), {**describe(encoder), **said})
+        save_model(path, stepper.task.exports(), {**describe(encoder), **metadata})
         loaded = load(path)
     view = source.view(to_device(bench.raw(stepper), source, torch.device("cpu")))
     with torch.no_grad():
-        # Another memory layout may round otherwise.
+        # Another memory layout may round differently.
         exported = stepper.task.exports()["encoder"].eval()
-        found = over_views(lambda one: {"loaded": loaded(one), "exported": exported(one)}, encoder.sample_dims, view)
-        if not torch.allclose(found["loaded"], found["exported"], rtol=1e-4, atol=1e-5):
-            raise ContractViolationError("the loaded encoder computes something else")
+        features = over_views(lambda view: {"loaded": loaded(view), "exported": exported(view)}, encoder.sample_dims, view)
+        if not torch.allclose(features["loaded"], features["exported"], rtol=1e-4, atol=1e-5):
+            raise ContractViolationError("the loaded encoder returns other features")
     json.dumps(loaded.recipe)
 
 
 QUICK: dict[str, Callable[[Bench], None]] = {
-    "options have defaults, bounds and texts, and shadow no run flag": _options,
+    "options have defaults, bounds and descriptions, and shadow no run flag": _options,
     "outputs have samples first": _samples_first,
-    "predict changes no state and says the same twice": _pure,
+    "predict changes no state and is repeatable": _pure,
     "a step is finite in float32 and bf16": _finite,
-    "gradient reaches the encoder, and all that is trained": _gradient,
+    "gradient reaches the encoder and everything that is trained": _gradient,
     "state survives saving and loading": _state,
     "loss falls on a repeated batch": _learns,
     "the checkpoint loads without the task": _loads,

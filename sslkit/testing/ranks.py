@@ -1,4 +1,4 @@
-"""Two processes that know each other, for as many tasks as there are."""
+"""A pair of processes in one group, which check any number of tasks."""
 
 import tempfile
 from datetime import timedelta
@@ -18,14 +18,14 @@ from sslkit.testing.bench import TASK_ERRORS, Bench, ContractViolationError
 _SIZE = 2
 
 
-_TOLD: tuple[type[Exception], ...] = (ContractViolationError, *TASK_ERRORS)
+_REPORTED: tuple[type[Exception], ...] = (ContractViolationError, *TASK_ERRORS)
 
 
 _PATIENCE = 60  # seconds that one process waits for the other
 
 
 class Ranks:
-    """Start two processes with gloo between them, and ask both to do what a bench does."""
+    """Start two processes with gloo between them, and call methods of a bench in both."""
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory()
@@ -38,7 +38,7 @@ class Ranks:
         ]
         for process, (_, theirs) in zip(self._processes, pipes, strict=True):
             process.start()
-            theirs.close()  # so that a process that died is noticed
+            theirs.close()  # so that the death of the process is noticed
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -49,19 +49,19 @@ class Ranks:
             process.kill()
         self._folder.cleanup()
 
-    def run(self, what: str, task: str | type[PretextTask], **arguments: Any) -> list[Any]:
-        """Return what a method of `Bench`, called in each process with its `world`, returned there.
+    def run(self, method: str, task: str | type[PretextTask], **arguments: Any) -> list[Any]:
+        """Call a method of `Bench` in each process, with its `world`, and return the results.
 
-        Raises ContractViolationError with what went wrong in a process.
+        Raises ContractViolationError with the error of a process.
         """
         answers = []
         try:
             for end in self._ends:
-                end.send((what, task, arguments))
+                end.send((method, task, arguments))
             for end in self._ends:
                 answers.append(end.recv())
         except (EOFError, OSError) as error:
-            raise ContractViolationError(f"process {len(answers)} ended") from error
+            raise ContractViolationError(f"process {len(answers)} ended unexpectedly") from error
         for rank, answer in enumerate(answers):
             if isinstance(answer, str):
                 raise ContractViolationError(f"process {rank}: {answer}")
@@ -74,13 +74,13 @@ def _serve(rank: int, store: str, end: Connection) -> None:
     world = World(rank, _SIZE, rank)
     try:
         while True:
-            what, task, arguments = end.recv()
+            method, task, arguments = end.recv()
             task_class = load_task(task) if isinstance(task, str) else task
             try:
                 with Bench(task_class) as bench:
-                    answer: Any = getattr(bench, what)(world=world, **arguments)
-            except _TOLD as error:  # told to the process that asked
+                    answer: Any = getattr(bench, method)(world=world, **arguments)
+            except _REPORTED as error:  # sent to the process that asked
                 answer = f"{type(error).__name__}: {error}"
             end.send(answer)
-    except EOFError:  # nobody will ask again
+    except EOFError:  # the other end is closed
         dist.destroy_process_group()

@@ -1,5 +1,7 @@
 """Stand in for the run that a task asks in `before_epoch`."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -15,11 +17,14 @@ class FakeRun:
         self.encoder = encoder
         return self.given
 
-    def images(self, count: int) -> Tensor:
-        return torch.rand(min(count, 40), 3, 36, 36, generator=torch.Generator().manual_seed(0))
+    def batch(self, count: int) -> dict[str, Tensor]:
+        return {"image": torch.rand(min(count, 40), 3, 36, 36, generator=torch.Generator().manual_seed(0))}
 
-    def balance(self, labels: Tensor) -> None:
+    def map(self, function: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
+        return function(self.batch(40))
+
+    def sample_balanced(self, labels: Tensor) -> None:
         self.balanced = labels.clone()
 
-    def forget(self, module: nn.Module) -> None:
+    def reset_optimizer_state(self, module: nn.Module) -> None:
         self.forgotten.append(module)

@@ -48,7 +48,7 @@ class DeepCluster(ClusterLabels):
         components = min(256, max(2, self.encoder.width // 4)) if requested == "auto" else requested
         features = whiten(run.features(), components).to(self.label.device)
         self.label.copy_(kmeans(features, self.clusters).labels)
-        run.balance(self.label)
+        run.sample_balanced(self.label)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
-        run.forget(self.head)
+        run.reset_optimizer_state(self.head)

@@ -63,7 +63,7 @@ class IGPT(PretextTask):
         """Compute the palette by k-means on pixels of the data, once (section 3.1)."""
         if self.clock.epoch > 0:
             return
-        view = center_view(run.images(_PALETTE_IMAGES), self.data.size)
+        view = center_view(run.batch(_PALETTE_IMAGES)["image"], self.data.size)
         pixels = F.interpolate(view, size=(self.encoder.side,) * 2, mode="area").permute(0, 2, 3, 1).flatten(0, 2)
         sample = pixels[torch.randperm(len(pixels))[:_PALETTE_PIXELS].to(pixels.device)]
         colors = len(self.encoder.palette)

@@ -62,7 +62,7 @@ class VQVAE(PretextTask):
         """Initialize the codebook from vectors of the untrained encoder, once."""
         if self.clock.epoch > 0:
             return
-        images = center_view(run.images(_INIT_IMAGES), self.data.size).split(128)
+        images = center_view(run.batch(_INIT_IMAGES)["image"], self.data.size).split(128)
         with torch.no_grad(), batch_statistics(self.encoder):
             vectors = torch.cat([self.tokenizer(self.encoder, chunk).flatten(0, 1) for chunk in images])
         self.tokenizer.codebook.initialize(vectors, self.data.batch_size * self.side**2)

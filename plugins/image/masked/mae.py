@@ -120,7 +120,7 @@ class MAE(PretextTask):
         """Fit components or codes to patches of the data, once."""
         if self.clock.epoch > 0 or self.options.target not in ("pca", "tokens"):
             return
-        patch = self._patches(center_view(run.images(_FIT_IMAGES), self.data.size)).flatten(0, 1)
+        patch = self._patches(center_view(run.batch(_FIT_IMAGES)["image"], self.data.size)).flatten(0, 1)
         if self.options.target == "pca":
             self.mean_patch.copy_(patch.mean(dim=0))
             _, vectors = torch.linalg.eigh(torch.cov((patch - self.mean_patch).T))  # ascending

@@ -69,7 +69,7 @@ class Colorization(PretextTask):
     def before_epoch(self, run: Run) -> None:
         """Estimate the color prior once, smoothed by the soft encoding with σ = 5 (section 2.2), and set the weights."""
         if self.clock.epoch == 0:
-            prior, sample = torch.zeros_like(self.weights), run.images(_PRIOR_IMAGES)
+            prior, sample = torch.zeros_like(self.weights), run.batch(_PRIOR_IMAGES)["image"]
             if not (sample.amax(dim=1) - sample.amin(dim=1) > _GRAY).any():
                 raise SslkitError(f"none of {len(sample):,} images has a color", "colorization needs color images", flag="data")
             for images in sample.split(64):

@@ -60,7 +60,7 @@ class Exemplar(PretextTask):
             selected = torch.randperm(self.data.samples)[: self.count].to(self.label.device)
             self.label.fill_(-1)
             self.label[selected] = torch.arange(self.count, device=selected.device)
-            run.balance(self.label)
+            run.sample_balanced(self.label)
 
     def transform(self, batch: Batch) -> Batch:
         """Return a strong augmentation of each image, `[B, C, S, S]`, and its class, `label` `[B]`."""

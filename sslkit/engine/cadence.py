@@ -1,0 +1,129 @@
+"""What happens between steps: checkpoints, logs, previews and health checks, each on a schedule of its own."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sslkit.console import say
+from sslkit.engine.collapse import Health
+from sslkit.engine.loggers import Logger
+from sslkit.engine.memory import peak_memory
+from sslkit.engine.render import save_previews
+from sslkit.engine.run_folder import RunFolder
+from sslkit.engine.stepper import Stepper
+from sslkit.engine.throughput import Throughput
+from sslkit.specs.train import PretrainSpec
+
+_LINES = 1000  # metrics.jsonl has about as many
+
+_CHECKPOINT_SECONDS = 600
+
+
+class Checkpoints:
+    """Save checkpoints: every `--checkpoint-every` steps, or every epoch and at least every ten minutes."""
+
+    def __init__(self, stepper: Stepper, write: Callable[[], None]) -> None:
+        self.stepper, self.save = stepper, write
+        self._saved_at = time.monotonic()
+
+    def maybe_save(self, step: int) -> None:
+        """Save a checkpoint after `step` steps if one is due; the last one is saved when training ends."""
+        every = self.stepper.spec.checkpoint_every
+        if every is None:
+            late = time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS
+            due = step % self.stepper.plan.steps_per_epoch == 0 or late
+        else:
+            due = step % every == 0
+        if due and step < self.stepper.clock.steps:
+            self.save()
+            self._saved_at = time.monotonic()
+
+
+@dataclass(frozen=True)
+class HealthReport:
+    """Feature metrics of a health check, and alarms that are new; both are empty between checks."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    alarms: list[str] = field(default_factory=list)
+    stops: bool = False  # in any process: `--on-collapse stop`
+
+
+class HealthChecks:
+    """Check the features on the schedule of `--health-every`; without a monitor there are no checks."""
+
+    def __init__(self, stepper: Stepper, monitor: Health | None) -> None:
+        self.world, self.monitor = stepper.world, monitor
+
+    def maybe_check(self, loss: float) -> HealthReport:
+        """Note the loss of a step, and check the features if a check is due."""
+        if self.monitor is None:
+            return HealthReport()
+        metrics, alarms = self.monitor.after_step(loss)
+        if not metrics:
+            return HealthReport()
+        for alarm in alarms:
+            say(f"health: {alarm}", style="bold yellow")
+        return HealthReport(metrics, alarms, self.world.any_rank(self.monitor.stops and bool(alarms)))
+
+
+class Logs:
+    """Write metrics to the loggers: about a thousand lines per run, and one for every health check."""
+
+    def __init__(self, stepper: Stepper, folder: RunFolder, loggers: list[Logger], throughput: Throughput) -> None:
+        self.stepper, self.folder, self.loggers, self.throughput = stepper, folder, loggers, throughput
+        self.started_at = time.monotonic()  # earlier for a resumed run, as if it had never been interrupted
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds that the run has taken, pauses before a resume excluded."""
+        return time.monotonic() - self.started_at
+
+    def rewind(self, step: int) -> None:
+        """Open the loggers, and drop what was logged from `step` on."""
+        with self.folder.writing():
+            for logger in self.loggers:
+                logger.rewind(step)
+
+    def maybe_write(self, step: int, health: HealthReport) -> None:
+        """Write a line after `step` steps if one is due."""
+        clock = self.stepper.clock
+        every = max(1, (clock.steps - clock.schedule_start) // _LINES)
+        if not health.metrics and step % every and step != clock.steps:
+            return
+        peak = peak_memory(self.stepper.machine.device)
+        line = {
+            **self.throughput.means(),
+            "images_per_second": round(self.throughput.rate, 1),
+            "seconds": round(self.seconds, 3),
+            **({} if peak is None else {"memory": peak}),
+            **health.metrics,
+            **({"alarms": health.alarms} if health.alarms else {}),
+            "epoch": clock.epoch,
+            "step": step - 1,
+        }
+        with self.folder.writing():
+            for logger in self.loggers:
+                logger.log(line)
+
+    def close(self) -> None:
+        """Close the loggers."""
+        for logger in self.loggers:
+            logger.close()
+
+
+class Previews:
+    """Save pictures of the task's predictions before, early in, in the middle of and after pretraining."""
+
+    def __init__(self, stepper: Stepper, folder: RunFolder) -> None:
+        self.stepper, self.folder = stepper, folder
+
+    def maybe_render(self, step: int) -> None:
+        """Save pictures after `step` steps if some are due."""
+        steps = self.stepper.clock.steps
+        if step in (steps // 8, steps // 2, steps):
+            self.render()
+
+    def render(self) -> None:
+        """Save pictures now; the first process does, and for pretext tasks only."""
+        if self.folder.writes and isinstance(self.stepper.spec, PretrainSpec):
+            save_previews(self.stepper, self.folder)

@@ -1,0 +1,72 @@
+"""The checkpoints of a run: what `resume.pt` and `model.safetensors` hold, and the recorded spec."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.options import path_options
+from sslkit.engine.checkpoint import describe, save_model
+from sslkit.engine.job import TrainingJob
+from sslkit.engine.resume_file import save_resume
+from sslkit.engine.run_folder import MODEL, RESUME, RunFolder
+from sslkit.engine.stepper import Stepper
+from sslkit.registry import load_modality
+from sslkit.specs.train import PretrainSpec, TrainSpec
+
+
+@dataclass
+class CheckpointWriter:
+    """Write the checkpoints of a run: `resume.pt` and `model.safetensors`, which belong together."""
+
+    job: TrainingJob
+    stepper: Stepper
+    folder: RunFolder
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        self.spec: TrainSpec = self.job.plan.spec
+
+    def write(self, state: dict[str, Any]) -> None:
+        """Write both files atomically; the first process does. Raises RunFailedError for a state that is not finite."""
+        if not self.folder.writes:
+            return
+        if self.stepper.predict.fell_back and self.spec.compile == "on":
+            self.spec = self.spec.model_copy(update={"compile": "off"})  # so that a resumed run does the same
+            self.write_spec()
+        self.stepper.check_state()
+        with self.folder.writing():
+            save_resume(self.folder.file(RESUME), {**state, "data": self.fingerprint})
+            save_model(self.folder.file(MODEL), self.stepper.task.exports(), self.metadata())
+
+    def write_spec(self) -> None:
+        """Record the spec of the run."""
+        self.folder.write_spec(self.spec.model_dump(mode="json", exclude={"out", "resume"} | self._other_tables()))
+
+    def _other_tables(self) -> set[str]:
+        """Return the spec's tables of data options that are not of this run's modality."""
+        return self.spec.other_tables(self.stepper.plan.data.modality)
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the description that goes into `model.safetensors`; it holds no path of this machine."""
+        clock, task, source = self.stepper.clock, self.stepper.task, self.stepper.plan.source
+        exported = task.exports()
+        others = {name: module for name, module in exported.items() if name != "encoder"}
+        private = {"out", "resume", "data", "test", "init", "ckpt", "task"}  # paths of somebody's machine
+        spec = self.spec.model_dump(mode="json", exclude=private | self._other_tables())
+        if isinstance(self.spec, PretrainSpec):
+            paths = path_options(type(task.options))
+            spec["options"] = {name: value for name, value in self.spec.options.items() if name not in paths}
+        return {
+            **describe(task.encoder),
+            "parts": {name: module.recipe for name, module in others.items() if isinstance(module, Encoder)},
+            "samples": load_modality(self.stepper.plan.data.modality).evaluated_as,
+            "task": self.job.name,
+            "role": "student" if exported["encoder"] is task.encoder else "teacher",
+            "spec": spec,
+            "size": self.stepper.plan.data.size,
+            "data": source.evaluation_fingerprint(),
+            "step": clock.step,
+            "steps": clock.steps,
+            "extended_from": clock.schedule_start,
+            **self.job.metadata,
+        }

@@ -1,0 +1,86 @@
+"""A training job: the frozen description of what to run, and how it ended."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sslkit.contract.encoder import Encoder, over_views
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.task import DataInfo, PretextTask
+from sslkit.encoders.build import check_requirements
+from sslkit.encoders.builder import RecipeBuilder
+from sslkit.engine.checkpoint import load_initial
+from sslkit.engine.run_folder import MODEL
+from sslkit.engine.seeds import seed_stage
+from sslkit.engine.settings import Settings
+from sslkit.registry import load_modality
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """Everything that is needed to train a task; nothing is built or written yet."""
+
+    name: str
+    command: str  # that starts it: `pretrain rotation`
+    plan: Settings
+    out: Path
+    build_encoder: Callable[[RecipeBuilder], Encoder]
+    build_task: Callable[[Encoder, DataInfo], PretextTask]
+    reads: dict[str, tuple[str, ...]]  # what each task reads of the encoder
+    metadata: dict[str, Any]  # of the checkpoint, besides the encoder's description
+    classify: Callable[[Encoder], float] | None = None  # returns k-NN accuracy during training
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training run ended."""
+
+    run: Path
+    task: PretextTask
+    steps: int
+    images_per_second: float
+    loss: float | None
+    seconds: float
+
+    @property
+    def checkpoint(self) -> Path:
+        """Return the path of the trained weights."""
+        return self.run / MODEL
+
+
+def build_task(job: TrainingJob, initialize: bool) -> PretextTask:
+    """Build encoder and task under the seed; pretrained and `--init` weights are loaded only if `initialize`."""
+    plan, spec = job.plan, job.plan.spec
+    build = RecipeBuilder(plan.recipe, plan.data, pretrained=spec.pretrained and initialize, allowed=spec.encoder)
+    seed_stage(spec.seed, "build", 0)
+    encoder = job.build_encoder(build)
+    if spec.init is not None and initialize:
+        load_initial(encoder, spec.init)
+    for name, reads in job.reads.items():
+        check_requirements(encoder, spec.encoder, reads, name, load_modality(plan.data.modality))
+    if spec.activation_checkpointing and not encoder.checkpoint_activations():
+        raise SslkitError(
+            f"{spec.encoder} does not support it",
+            "use a timm encoder without BatchNorm; --micro-batch saves memory too",
+            flag="activation_checkpointing",
+        )
+    _check_shape(encoder, plan)
+    return job.build_task(encoder, plan.data)
+
+
+@torch.no_grad()
+def _check_shape(encoder: Encoder, plan: Settings) -> None:
+    """Run two samples through the encoder, so that a shape it cannot take fails now instead of in the first step."""
+    source = plan.source
+    arrays, _ = source.read(np.array([0, 1]))
+    view = source.view(source.prepare({name: torch.from_numpy(array) for name, array in arrays.items()}))
+    try:
+        encoder.eval()
+        over_views(lambda view: {"": encoder(view)}, encoder.sample_dims, view)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise SslkitError(f"{plan.spec.encoder} cannot take samples of size {plan.data.size}: {reason}", flag="size") from error

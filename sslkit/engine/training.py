@@ -1,0 +1,157 @@
+"""From a training job to a finished run folder; `pretrain` and `finetune` both train here."""
+
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import torch
+
+from sslkit.console import say
+from sslkit.contract.errors import RunInterruptedError, SslkitError
+from sslkit.contract.source import ReadSeed
+from sslkit.data.decode import silence_decoders
+from sslkit.data.loader import Loader, WorkerFailedError
+from sslkit.engine.checkpoint_writer import CheckpointWriter
+from sslkit.engine.collapse import Health
+from sslkit.engine.compilation import adapt_compilation
+from sslkit.engine.job import Outcome, TrainingJob, build_task
+from sslkit.engine.loggers import build_loggers
+from sslkit.engine.loop import train
+from sslkit.engine.quarantine import too_many_unreadable
+from sslkit.engine.rehearsal import estimate_steps
+from sslkit.engine.resume import load_state, resume_clock
+from sslkit.engine.resume_file import read_resume
+from sslkit.engine.run_folder import METRICS, RESUME, RunFolder, read_json_lines
+from sslkit.engine.session import Session
+from sslkit.engine.settings import Settings, show_settings
+from sslkit.engine.signals import catch_stop_signals
+from sslkit.engine.stepper import Stepper
+from sslkit.specs.train import PretrainSpec
+
+_TRIED = 200  # samples that are read before the run
+
+
+def run_training(job: TrainingJob) -> Outcome:
+    """Build, train and save; resume if the spec asks for it and the folder holds a checkpoint.
+
+    Several processes do the same, each on its share of every batch; the first one writes.
+    """
+    called_at = time.monotonic()
+    plan, spec, world = job.plan, job.plan.spec, job.plan.machine.world
+    fingerprint = plan.source.fingerprint()
+    _check_readable(plan)
+    loggers = build_loggers(spec.log, job.out) if world.first else []
+    removable = () if spec.log == "file" else (spec.log,)
+    world.barrier()  # no process may look for a run in the folder after another has created it
+    with RunFolder(job.out, world.first, removable=removable) as folder:
+        world.barrier()
+        state = _read_state(job, folder, fingerprint)
+        stepper = _build_stepper(job, folder, state)
+        loader = Loader(plan.source, plan.workers, substitute=True, pin_memory=plan.machine.device.type == "cuda")
+        with catch_stop_signals() as stop, closing(loader):
+            writer = CheckpointWriter(job, stepper, folder, fingerprint)
+            session = Session(stepper, loader, folder, stop, loggers=loggers, write_checkpoint=writer.write)
+            with closing(session.logs):
+                _prepare(job, session, writer, state)
+                _train(job, session)
+        world.barrier()  # no process may leave, or read the results, before the checkpoint is written
+        lines = read_json_lines(folder.file(METRICS))
+    stepper.task.eval()
+    return Outcome(
+        run=job.out,
+        task=stepper.task,
+        steps=stepper.clock.step,
+        images_per_second=round(session.throughput.rate, 1),
+        loss=float(lines[-1]["loss"]) if lines else None,
+        seconds=round(time.monotonic() - called_at, 1),
+    )
+
+
+def _read_state(job: TrainingJob, folder: RunFolder, fingerprint: str) -> dict[str, Any] | None:
+    """Return the state of the run in the folder, if there is one; all processes have to agree on it."""
+    spec, world = job.plan.spec, job.plan.machine.world
+    state = read_resume(folder.file(RESUME), torch.device("cpu")) if folder.file(RESUME).exists() else None
+    if state is not None and state["data"] != fingerprint:
+        raise SslkitError(
+            f"{job.plan.source.location} is no longer the data of the run in {folder.path}", "check --data", flag="resume"
+        )
+    settings = spec.model_dump_json(exclude={"out", "data", "test", "init", "ckpt"})
+    # The processes may be on machines with other files.
+    if len(set(world.gather_lists([(fingerprint, settings, None if state is None else state["step"])]))) > 1:
+        raise SslkitError(
+            "the processes disagree about data, settings or checkpoint", "all machines need the same data and one --out folder"
+        )
+    return state
+
+
+def _build_stepper(job: TrainingJob, folder: RunFolder, state: dict[str, Any] | None) -> Stepper:
+    """Build the task and show the settings; put the state of a run that is resumed back."""
+    spec, steps_per_epoch = job.plan.spec, job.plan.steps_per_epoch
+    clock = resume_clock(spec, steps_per_epoch, state, folder.path)
+    task = build_task(job, initialize=state is None)
+    plan = adapt_compilation(job.plan, task)
+    show_settings(plan, job.name, folder.path)
+    stepper = Stepper(task, plan, clock)
+    if state is not None:
+        load_state(stepper, state, folder.path)
+        if spec.extend_to is not None and clock.step == clock.steps < spec.extend_to * steps_per_epoch:
+            clock.schedule_start, clock.steps = clock.step, spec.extend_to * steps_per_epoch
+        say(f"  resuming after step {clock.step} of {clock.steps}")
+        world = plan.machine.world
+        if state.get("processes", world.size) != world.size:
+            rule = f"--batch-size {spec.batch_size} and --lr {spec.lr:g} are totals over all processes and do not change"
+            say(f"  {'processes':<14} {world.size} instead of {state['processes']}: {rule}")
+    return stepper
+
+
+def _prepare(job: TrainingJob, session: Session, writer: CheckpointWriter, state: dict[str, Any] | None) -> None:
+    """Get a session ready for its first step: logs, the first epoch, the number of steps, the health monitor."""
+    stepper, spec = session.stepper, writer.spec
+    device = job.plan.machine.device
+    session.logs.rewind(stepper.clock.step)
+    writer.write_spec()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    if state is None:
+        stepper.before_epoch(0)
+        session.epoch_prepared = True
+        spec = writer.spec = estimate_steps(stepper, session.loader, session.stop)
+        writer.write_spec()
+    for name, reason in stepper.task.reasons().items():
+        say(f"  {name.replace('_', '-'):<14} {reason}")
+    if isinstance(spec, PretrainSpec) and spec.health_every != 0:
+        monitor = Health(stepper, spec, job.classify)
+        if state is not None and state.get("health"):
+            monitor.load_state(state["health"])
+        session.watch(monitor)
+    session.logs.started_at = time.monotonic() - (0.0 if state is None else state.get("seconds", 0.0))
+    if state is None:
+        session.previews.render()
+
+
+def _train(job: TrainingJob, session: Session) -> None:
+    try:
+        train(session)
+    except RunInterruptedError as interrupted:
+        interrupted.hint = f"continue with: sslkit {job.command} --resume --out {job.out}"
+        raise
+    except WorkerFailedError:  # between two steps
+        session.checkpoints.save()
+        raise
+
+
+def _check_readable(plan: Settings) -> None:
+    """Raise SslkitError if a few samples show that too many cannot be read; less clear cases show in the first epoch."""
+    samples, limit = plan.data.samples, plan.spec.max_broken
+    rows = np.random.default_rng(plan.spec.seed).permutation(samples)[:_TRIED]
+    read_seed = ReadSeed(plan.spec.seed, 0)
+    with silence_decoders(), ThreadPoolExecutor() as pool:  # decoders run in parallel
+        reasons = list(pool.map(lambda row: plan.source.read(np.array([row]), read_seed)[1], rows))
+    broken = [(plan.source.name(int(row)), reason[0]) for row, reason in zip(rows, reasons, strict=True) if reason]
+    margin = 0.0 if len(rows) == samples else 3 * math.sqrt(limit * (1 - limit) / len(rows))
+    if len(broken) > (limit + margin) * len(rows):
+        examples = "; ".join(f"{name}: {reason}" for name, reason in broken[:3])
+        raise SslkitError(too_many_unreadable(len(broken), plan, tried=len(rows)), examples, flag="data")
