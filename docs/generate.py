@@ -11,7 +11,7 @@ from sslkit.cli.app import verbs
 from sslkit.cli.arguments import spec_of
 from sslkit.cli.options import data_table, expected
 from sslkit.contract.errors import flag_name
-from sslkit.evaluation.protocols import installed_protocols
+from sslkit.evaluation.installed import installed_protocols
 from sslkit.specs.look import PreviewSpec
 from sslkit.specs.train import PretrainSpec
 from sslkit.tasks.load import load_task
