@@ -17,10 +17,10 @@ _TILE = 64 / 75  # of a cell's side, as in jigsaw
 
 
 class PIRL(PretextTask):
-    """Match an image to its shuffled tiles by a memory bank (PIRL; Misra & van der Maaten, 2020).
+    """Make image embeddings invariant to shuffling tiles (PIRL; Misra & van der Maaten, 2020).
 
-    Both are matched to the image's row of the bank, with other images' rows as negatives. Whereas `jigsaw` predicts the
-    permutation, the embedding here should be invariant to it.
+    An image and its shuffled tiles are both matched to the image's row of a memory bank, with other images' rows as
+    negatives. Whereas `jigsaw` predicts the permutation, the embedding here should be invariant to it.
     """
 
     class Options(ViewOptions):
