@@ -27,9 +27,9 @@ def clip(**options: Any) -> Any:
     tokenizer = BytePairs.learn(["a red square", "a blue square"] * 3, 300)
     details = {"words": tokenizer.words, "length": 8, "spelling": tokenizer.spelled()}
     task_class, data = load_task("clip"), DataInfo(8, 16, 3, "image_text", details)
-    given = task_class.Options(width=6, text_width=8, **options)
-    encoder = task_class.build_encoder(given, RecipeBuilder(recipe_for("resnet_micro", 16, 3, {"width": "8"}), data))
-    return task_class(given, encoder, data)
+    parsed = task_class.Options(width=6, text_width=8, **options)
+    encoder = task_class.build_encoder(parsed, RecipeBuilder(recipe_for("resnet_micro", 16, 3, {"width": "8"}), data))
+    return task_class(parsed, encoder, data)
 
 
 def pairs(task: Any, count: int = 5) -> Any:
@@ -66,7 +66,7 @@ def test_the_scale_is_clamped_at_a_hundred() -> None:
     output = task.predict(batch)
     assert task.metrics(output, batch)["temperature"][0].item() == pytest.approx(0.01)
     task.loss(output, batch).backward()
-    assert float(task.log_scale.grad.abs()) > 0  # it can still be led back
+    assert float(task.log_scale.grad.abs()) > 0  # it can still return
 
 
 def test_transformers_read_in_order_and_bags_do_not() -> None:
@@ -75,7 +75,7 @@ def test_transformers_read_in_order_and_bags_do_not() -> None:
     bag, transformer = clip(text_tower="cbow").text.eval(), clip().text.eval()
     assert torch.allclose(*bag(tokens)) and not torch.allclose(*transformer(tokens))
     changed = padded.clone()
-    changed[:, 5:] = 9  # what follows the end says nothing to a causal transformer
+    changed[:, 5:] = 9  # tokens after the end do not reach a causal transformer
     assert torch.allclose(transformer(changed), transformer(tokens), atol=1e-6)
 
 
@@ -100,38 +100,38 @@ def checkpoint(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     run = tmp_path_factory.mktemp("clip") / "run"
     options = {"width": 32, "text_width": 32}
-    given = {"batch_size": 32, "steps": 60, "lr": 3e-3, "workers": 0}
+    training = {"batch_size": 32, "steps": 60, "lr": 3e-3, "workers": 0}
     encoder = {"encoder": "resnet_micro", "encoder_option": {"width": "8"}}
-    pretrain(PretrainSpec(task="clip", data=str(table), out=str(run), options=options, **given, **encoder))
+    pretrain(PretrainSpec(task="clip", data=str(table), out=str(run), options=options, **training, **encoder))
     return run / "model.safetensors"
 
 
-def test_classes_are_told_by_their_names(checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
-    asked = ["zeroshot", "--ckpt", checkpoint, "--data", table, "--label", "color"]
+def test_classes_are_classified_by_their_names(checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
+    command = ["zeroshot", "--ckpt", checkpoint, "--data", table, "--label", "color"]
     templates = ["--templates", "a {} square, top left", "--templates", "a {} square, bottom right"]
-    result = sslkit(*asked, *templates, "--json").json
+    result = sslkit(*command, *templates, "--json").json
     assert [row["model"] for row in result["rows"]] == ["checkpoint", "random weights"]
     assert result["rows"][0]["top1"] > 0.6 and result["protocol"] is None
-    assert sslkit(*asked, "--json", "--no-baselines").json["protocol"] == "zeroshot/names-v1"
+    assert sslkit(*command, "--json", "--no-baselines").json["protocol"] == "zeroshot/names-v1"
     names = tmp_path / "names.txt"
     for content in ("red,red\ngreen,green\nblue,blue\nyellow,yellow\npink,pink\n", "red\nyellow\nblue\ngreen\n"):
         names.write_text(content)
-        again = sslkit(*asked, *templates, "--labels", names, "--json").json
+        again = sslkit(*command, *templates, "--labels", names, "--json").json
         assert again["rows"][0]["top1"] == result["rows"][0]["top1"]
     names.write_text("azure\nleafy\ncrimson\ngolden\n")
-    ran = sslkit(*asked, "--labels", names)
+    ran = sslkit(*command, "--labels", names)
     assert ran.code == 0 and "blue is azure, green is leafy, red is crimson, yellow is golden" in ran.err
     assert "zeroshot" in (checkpoint.parent / "results.jsonl").read_text()
 
 
-def test_captions_and_images_find_each_other(checkpoint: Path, table: Path, sslkit: Run) -> None:
+def test_captions_and_images_retrieve_each_other(checkpoint: Path, table: Path, sslkit: Run) -> None:
     rows = sslkit("zeroshot", "--ckpt", checkpoint, "--data", table, "--json").json["rows"]
     assert [row["model"] for row in rows] == [
         "image to caption", "chance, image to caption", "caption to image", "chance, caption to image"
     ]  # fmt: skip
-    for found, by_chance in zip(rows[::2], rows[1::2], strict=True):
-        assert found["recall_at_1"] <= found["recall_at_5"] <= found["recall_at_10"]
-        assert found["recall_at_1"] > 2 * by_chance["recall_at_1"]
+    for row, by_chance in zip(rows[::2], rows[1::2], strict=True):
+        assert row["recall_at_1"] <= row["recall_at_5"] <= row["recall_at_10"]
+        assert row["recall_at_1"] > 2 * by_chance["recall_at_1"]
     assert rows[0]["n_test"] == 128 and rows[2]["n_test"] == 16 and rows[0]["test_seen_in_pretraining"]
     assert "recall at 1" in sslkit("zeroshot", "--ckpt", checkpoint, "--data", table).out
 
@@ -145,7 +145,7 @@ def test_its_images_are_images(checkpoint: Path, table: Path, sslkit: Run, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("arguments", "message"),
     [
         (["--templates", "a picture"], "should hold {} once"),
         (["--label", "color", "--labels", "{missing}"], "cannot read"),
@@ -155,12 +155,12 @@ def test_its_images_are_images(checkpoint: Path, table: Path, sslkit: Run, tmp_p
     ],
 )
 def test_bad_questions_are_one_line(
-    given: list[str], message: str, checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path
+    arguments: list[str], message: str, checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path
 ) -> None:
     (tmp_path / "names.txt").write_text("cat\ndog\n")
     (tmp_path / "pairs.txt").write_text("red,red\ngreen,green\n")
     places = {"missing": tmp_path / "no.txt", "names": tmp_path / "names.txt", "pairs": tmp_path / "pairs.txt"}
-    words = [one.format(**places) if one.startswith("{") and one != "{}" else one for one in given]
+    words = [argument.format(**places) if argument.startswith("{") and argument != "{}" else argument for argument in arguments]
     ran = sslkit("zeroshot", "--ckpt", checkpoint, "--data", table, *words)
     errors = [line for line in ran.err.splitlines() if line.startswith("error: ")]
     assert ran.code == 2 and len(errors) == 1 and message in errors[0], ran.err
@@ -171,24 +171,24 @@ def test_other_checkpoints_know_no_captions(trained: Path, table: Path, sslkit: 
     assert ran.code == 2 and "was trained by rotation and knows no captions" in ran.err
 
 
-@pytest.mark.parametrize("what", ["spelling", "kind", "recipe", "length", "large", "projector", "samples"])
-def test_altered_towers_are_refused(what: str, checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", ["spelling", "kind", "recipe", "length", "large", "projector", "samples"])
+def test_altered_towers_are_refused(change: str, checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
     with safe_open(checkpoint, framework="pt") as file:
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = json.loads(file.metadata()["sslkit"])
-    if what == "spelling":
+    if change == "spelling":
         tensors["text.spelling"][:4] = torch.tensor([255, 0, 32, 10], dtype=torch.uint8)
-    elif what == "kind":
+    elif change == "kind":
         tensors["text.spelling"] = tensors["text.spelling"].to(torch.bfloat16)
-    elif what == "samples":
+    elif change == "samples":
         metadata["samples"] = "audio"
-    elif what in ("length", "large"):
-        metadata["parts"]["text"]["size"] = "abc" if what == "length" else 10**11
-    elif what == "recipe":
+    elif change in ("length", "large"):
+        metadata["parts"]["text"]["size"] = "abc" if change == "length" else 10**11
+    elif change == "recipe":
         metadata["parts"]["text"]["name"] = "resnet_micro"
     else:
         tensors["projector.weight"] = torch.zeros(3, 3)
     save_file(tensors, tmp_path / "altered.safetensors", {"sslkit": json.dumps(metadata)})
-    asked = ["knn", "--label", "color"] if what == "samples" else ["zeroshot"]
-    ran = sslkit(*asked, "--ckpt", tmp_path / "altered.safetensors", "--data", table)
+    command = ["knn", "--label", "color"] if change == "samples" else ["zeroshot"]
+    ran = sslkit(*command, "--ckpt", tmp_path / "altered.safetensors", "--data", table)
     assert ran.code == 2 and len(ran.err.splitlines()) <= 3 and "error: " in ran.err and "Traceback" not in ran.err
