@@ -39,7 +39,7 @@ PRETEXT = {
     "jigsaw": ("accuracy", 1 / 100),
     "counting": ("accuracy", 1 / 2),
     "exemplar": ("accuracy", 1 / 2000),
-    "colorization": ("off", None),  # mean distance in ab; the first steps say what gray would be
+    "colorization": ("ab_error", None),  # mean distance in ab; the first steps say what gray would be
     "split_brain": ("color_accuracy", None),
     "inpainting": ("error_share", 1.0),
     "deepcluster": ("accuracy", 1 / 100),

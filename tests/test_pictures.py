@@ -1,4 +1,4 @@
-"""Pictures of what tasks see: sizes, places, colors of frames."""
+"""Pictures for previews: sizes, positions, colors of frames."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ def test_colors_of_any_number_of_channels() -> None:
         assert to_rgb(torch.rand(2, 4, channels, 6, 6)).shape == (2, 4, 3, 6, 6)
 
 
-def test_frames_say_right_and_wrong() -> None:
+def test_frames_show_correct_and_incorrect() -> None:
     picture = add_frame(torch.full((2, 1, 4, 4), 0.5), torch.tensor([True, False]))
     assert picture.shape == (2, 3, 6, 6) and (picture[..., 1:-1, 1:-1] == 0.5).all()
-    right, wrong = picture[:, :, 0, 0]
-    assert right.argmax() == 1 and wrong.argmax() == 0  # green, red
+    correct, incorrect = picture[:, :, 0, 0]
+    assert correct.argmax() == 1 and incorrect.argmax() == 0  # green, red
 
 
 def test_boards_have_tiles_in_their_places() -> None:
@@ -49,7 +49,7 @@ def test_contact_sheets_show_the_largest_clusters() -> None:
 def test_the_file_has_every_picture(tmp_path: Path) -> None:
     pictures = torch.rand(3, 2, 1, 16, 16)
     with open(tmp_path / "p.png", "wb") as stream:
-        draw_previews(pictures, ("one", "two"), stream)
+        draw_previews(pictures, ("first", "second"), stream)
     with Image.open(tmp_path / "p.png") as sheet:
         assert sheet.size == (2 * 102 + 6, 3 * 102 + 6 + 21)  # sixteen pixels six times as large, gaps, a title
         assert sheet.getpixel((10, 30)) == (round(float(pictures[0, 0, 0, 0, 0]) * 255),) * 3

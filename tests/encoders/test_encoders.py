@@ -68,21 +68,21 @@ def test_tokens() -> None:
     assert torch.equal(encoder.feature_map(image)[0, :, 1, 2], tokens[0, 1 + 8 + 2])
 
 
-def test_kept_tokens_are_computed_alone() -> None:
+def test_kept_tokens_do_not_depend_on_others() -> None:
     encoder, image = built("vit_micro"), torch.rand(2, 3, 32, 32)
     keep = torch.stack([torch.randperm(64)[:16] for _ in range(2)])
     kept = encoder.tokens(image, keep=keep)
     assert kept.shape == (2, 1 + 16, 128)
     other = image.clone()
-    hidden = next(i for i in range(64) if i not in keep[0])
-    row, column = divmod(hidden, 8)
+    dropped = next(i for i in range(64) if i not in keep[0])
+    row, column = divmod(dropped, 8)
     other[0, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 0.5
     assert torch.equal(encoder.tokens(other, keep=keep), kept)
     everything = torch.arange(64).expand(2, 64)
     assert torch.allclose(encoder.tokens(image, keep=everything), encoder.tokens(image), atol=1e-6)
 
 
-def test_masked_tokens_do_not_show_their_pixels() -> None:
+def test_masked_tokens_do_not_leak_their_pixels() -> None:
     encoder, image = built("vit_micro"), torch.rand(2, 3, 32, 32)
     mask = torch.zeros(2, 64, dtype=torch.bool)
     mask[:, 9] = True
@@ -118,7 +118,7 @@ def test_torchvision(name: str) -> None:
     assert encoder(torch.rand(2, 3, 64, 64)).shape == (2, encoder.width)
 
 
-def test_user_factory_needs_the_users_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_factory_needs_the_users_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_encoders.py").write_text(
         "import torch\ndef flat(width=5):\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(width))\n"
     )
@@ -175,7 +175,7 @@ def half(select: str, name: str = "resnet_micro", size: int = 32) -> Any:
     return RecipeBuilder(recipe_for(name, size), DataInfo(1, size))(select=select, width=0.5)
 
 
-def test_an_encoder_may_see_a_part_of_the_image() -> None:
+def test_an_encoder_may_select_channels() -> None:
     image = torch.rand(2, 3, 32, 32)
     gray = image.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
     for select, channels in (("l", 1), ("ab", 2), ("gray", 1)):
@@ -184,8 +184,8 @@ def test_an_encoder_may_see_a_part_of_the_image() -> None:
             "select": select,
             "encoder": {**recipe_for("resnet_micro", 32, channels), "options": {"width": 8}},
         }
-        seen = encoder.channels(image)
-        assert seen.shape == (2, channels, 32, 32) and float(seen.min()) > -0.05 and float(seen.max()) < 1.05
+        channel = encoder.channels(image)
+        assert channel.shape == (2, channels, 32, 32) and float(channel.min()) > -0.05 and float(channel.max()) < 1.05
         assert encoder(image).shape == (2, 64) and encoder.feature_map(image).shape == (2, 64, 4, 4)
     assert torch.allclose(half("ab").channels(gray), torch.tensor(0.5), atol=2e-3)
 
@@ -214,7 +214,7 @@ def test_half_as_wide(name: str, size: int, width: int) -> None:
     assert build_encoder(encoder.recipe).width == width
 
 
-def test_what_has_no_width_is_refused() -> None:
+def test_encoders_without_a_width_are_refused() -> None:
     for name in ("mobilenetv3_small_100", "torchvision:resnet18"):
         with pytest.raises(SslkitError, match="cannot be made narrower"):
             half("l", name)
@@ -259,8 +259,8 @@ def test_word_vectors() -> None:
 def test_colors_are_those_of_float32_under_autocast() -> None:
     gray = torch.linspace(0, 1, 32 * 32).view(1, 1, 32, 32).expand(1, 3, -1, -1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        seen = half("ab").channels(gray)
-    assert seen.dtype == torch.float32 and float((seen - 0.5).abs().max()) < 1e-3
+        color = half("ab").channels(gray)
+    assert color.dtype == torch.float32 and float((color - 0.5).abs().max()) < 1e-3
 
 
 @pytest.mark.parametrize("option", ["checkpoint_path", "pretrained_cfg", "cache_dir"])
@@ -286,8 +286,8 @@ def test_an_odd_width_is_one_line() -> None:
 @pytest.mark.parametrize("name", ["resnet_micro", "vit_micro", "resnet18", "vit_tiny_patch16_224", "torchvision:resnet18"])
 def test_stages_hold_every_parameter_once(name: str) -> None:
     encoder = built(name, size=64)
-    found = [id(parameter) for stage in encoder.stages() for parameter in stage]
-    assert sorted(found) == sorted(id(parameter) for parameter in encoder.parameters())
+    identities = [id(parameter) for stage in encoder.stages() for parameter in stage]
+    assert sorted(identities) == sorted(id(parameter) for parameter in encoder.parameters())
     both = concat(encoder, built("vit_micro", size=64))
     assert len(both.stages()) == max(len(encoder.stages()), 5)
     assert sum(map(len, both.stages())) == len(list(both.parameters()))
@@ -389,8 +389,9 @@ def test_recomputed_activations_give_the_same_gradients(name: str) -> None:
             encoder(image).square().sum().backward()
         kept.append(saved)
     assert kept[1] < 0.6 * kept[0]
-    for one, other in zip(plain.parameters(), recomputed.parameters(), strict=True):
-        assert one.grad is not None and other.grad is not None and torch.allclose(one.grad, other.grad, atol=1e-10)
+    for first, second in zip(plain.parameters(), recomputed.parameters(), strict=True):
+        assert first.grad is not None and second.grad is not None
+        assert torch.allclose(first.grad, second.grad, atol=1e-10)
 
 
 def test_batch_norm_is_not_recomputed() -> None:

@@ -69,7 +69,7 @@ def test_bad_input(sslkit: Run, digits: Path, trained: Path, tmp_path: Path, mon
         (["jigsaw", "--data", digits, "--out", "p.jpg"], "--out: p.jpg should end in .png"),
         (["jigsaw", "--data", digits, "--out", "no/p.png"], "--out: cannot write no/p.png (no does not exist)"),
         (["jigsaw", "--data", digits, "--permutations", "1"], "--permutations: should be a whole number"),
-        (["jigsaw", "--data", digits, "--size", "8"], "--size: the nine tiles of images of 8 px have 2 px"),
+        (["jigsaw", "--data", digits, "--size", "8"], "--size: images of 8 px give tiles of 2 px"),
         (["--ckpt", moved / "model.safetensors"], "moved holds no run (spec.json is missing)"),
         (["simclr", "--ckpt", trained], "was trained by rotation, not simclr"),
         (["rotation", "--ckpt", trained, "--size", "32"], "--size: the run in"),

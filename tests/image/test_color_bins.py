@@ -25,8 +25,8 @@ def test_lab_is_that_of_scikit_image_and_comes_back() -> None:
     colors = [*rng.random((300, 3)).tolist(), *(rng.random((50, 3)) * 0.05).tolist(), [0, 0, 0], [1, 1, 1], [1, 0, 0]]
     image = torch.tensor(colors, dtype=torch.float32).T.view(1, 3, 1, -1)
     lab = rgb_to_lab(image)
-    wanted = torch.tensor([naive_lab(color) for color in colors]).T.view(1, 3, 1, -1)
-    assert float((lab - wanted).abs().max()) < 1e-3
+    expected = torch.tensor([naive_lab(color) for color in colors]).T.view(1, 3, 1, -1)
+    assert float((lab - expected).abs().max()) < 1e-3
     assert float((lab_to_rgb(lab) - image).abs().max()) < 1e-3
 
 
@@ -43,15 +43,15 @@ def test_soft_bins_against_a_loop() -> None:
         for row in range(3):
             for column in range(3):
                 place = ab[sample, :, row, column]
-                distance = [math.dist(place.tolist(), one) for one in bins.tolist()]
+                distance = [math.dist(place.tolist(), center) for center in bins.tolist()]
                 five = sorted(range(len(bins)), key=distance.__getitem__)[:5]
-                weights = [math.exp(-(distance[one] ** 2) / 50) for one in five]
+                weights = [math.exp(-(distance[index] ** 2) / 50) for index in five]
                 assert nearest[sample, row, column].tolist() == five
-                wanted = torch.tensor([weight / sum(weights) for weight in weights])
-                assert torch.allclose(shares[sample, row, column], wanted, atol=1e-4)
+                expected = torch.tensor([weight / sum(weights) for weight in weights])
+                assert torch.allclose(shares[sample, row, column], expected, atol=1e-4)
 
 
-def test_rare_colors_count_more() -> None:
+def test_rare_colors_weigh_more() -> None:
     prior = torch.tensor([0.7, 0.2, 0.1, 0.0])
     weights = rarity_weights(prior)
     assert float((prior * weights).sum()) == pytest.approx(1)

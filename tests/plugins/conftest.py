@@ -13,10 +13,10 @@ from sslkit.tasks.load import load_task
 
 @pytest.fixture
 def build() -> Callable[..., Any]:
-    def built(name: str, size: int = 32, channels: int = 3, samples: int = 64, **options: Any) -> Any:
+    def build_task(name: str, size: int = 32, channels: int = 3, samples: int = 64, **options: Any) -> Any:
         task_class = load_task(name)
-        data, given = DataInfo(samples, size, channels), task_class.Options(**options)
+        data, parsed = DataInfo(samples, size, channels), task_class.Options(**options)
         recipe = recipe_for("resnet_micro", size, channels, {"width": "8"})
-        return task_class(given, task_class.build_encoder(given, RecipeBuilder(recipe, data)), data)
+        return task_class(parsed, task_class.build_encoder(parsed, RecipeBuilder(recipe, data)), data)
 
-    return built
+    return build_task

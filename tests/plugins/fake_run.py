@@ -1,4 +1,4 @@
-"""Stand in for the run that a task asks in `before_epoch`."""
+"""A fake of the `Run` that tasks get in `before_epoch`."""
 
 from collections.abc import Callable
 
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 
 class FakeRun:
-    """Answers as an engine does, with features that are given, and notes what was asked."""
+    """Returns fixed features and images, and records calls."""
 
     def __init__(self, features: Tensor | None = None) -> None:
-        self.given, self.balanced, self.forgotten, self.encoder = features, None, [], None
+        self.fixed_features, self.balanced, self.forgotten, self.encoder = features, None, [], None
 
     def features(self, encoder: nn.Module | None = None) -> Tensor:
-        assert self.given is not None
+        assert self.fixed_features is not None
         self.encoder = encoder
-        return self.given
+        return self.fixed_features
 
     def batch(self, count: int) -> dict[str, Tensor]:
         return {"image": torch.rand(min(count, 40), 3, 36, 36, generator=torch.Generator().manual_seed(0))}

@@ -1,4 +1,4 @@
-"""Match a window of a recording with another window of it."""
+"""COLA (Saeed et al., 2021)."""
 
 import math
 from typing import Any, ClassVar
@@ -14,18 +14,18 @@ from sslkit.pictures import heat_map
 
 
 class COLA(PretextTask):
-    """Match a window of a recording with another window of it, among those of other recordings (Saeed et al., 2021)."""
+    """Match two windows of a recording among those of other recordings (COLA; Saeed et al., 2021)."""
 
     class Options(TaskOptions):
-        """Hold the options of cola."""
+        """Options of `cola`."""
 
-        width: int = Field(default=128, ge=1, description="Width of the vectors that are compared (512 in the paper).")
+        width: int = Field(default=128, ge=1, description="Width of the projection (512 in the paper).")
 
     options: Options
     modality: ClassVar = "audio"
     couples_samples: ClassVar = True
     defaults: ClassVar = {"lr": 3e-3, "weight_decay": 1e-4, "batch_size": 256}
-    preview_columns: ClassVar = ("a window", "another of it", "said to be nearest")
+    preview_columns: ClassVar = ("window 1", "window 2", "prediction")
 
     def build_head(self) -> nn.Module:
         """Build the projector: a linear layer, LayerNorm and tanh (section 3)."""
@@ -41,27 +41,27 @@ class COLA(PretextTask):
         return {"audio": batch["audio"]}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Return vectors of both windows, `[B, D]`, the first one's times the matrix of the bilinear similarity."""
+        """Return projections of both windows, `[B, D]`, the first multiplied by the matrix of the bilinear similarity."""
         first, second = self.each_view(lambda sound: self.head(self.encoder(sound)), batch["audio"]).unbind(1)
         return {"first": self.similarity(first), "second": second}
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Return the cross-entropy of the right second window among those of all recordings (equation 1)."""
+        """Return the cross-entropy of the matching window among those of all recordings (equation 1)."""
         scores = output["first"] @ output["second"].T
         return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return whether the right window has the highest score, and the bound log N - loss on what windows tell, in nats."""
+        """Return the accuracy (chance: 1/B), and the lower bound log B - loss on the mutual information, in nats."""
         scores = output["first"] @ output["second"].T
-        own = torch.arange(len(scores), device=scores.device)
-        bound = math.log(len(scores)) - F.cross_entropy(scores, own, reduction="none")
-        return {"accuracy": (scores.argmax(dim=1) == own).float(), "information_bound": bound}
+        labels = torch.arange(len(scores), device=scores.device)
+        bound = math.log(len(scores)) - F.cross_entropy(scores, labels, reduction="none")
+        return {"accuracy": (scores.argmax(dim=1) == labels).float(), "information_bound": bound}
 
     def preview(self, batch: Batch, output: Any) -> Tensor | None:
-        """Return spectrograms: both windows, and which second window the task takes for the first one's."""
+        """Return spectrograms of both windows, and of the second window that is predicted to match the first."""
         sound = batch["audio"]
         spectrogram = LogMel(self.data.details["sample_rate"], mels=64).to(sound.device)
-        bands = F.interpolate(spectrogram(sound.flatten(0, 1)).flip(1)[:, None], size=(64, 96))  # low tones below
+        bands = F.interpolate(spectrogram(sound.flatten(0, 1)).flip(1)[:, None], size=(64, 96))  # low frequencies at the bottom
         pictures: Tensor = heat_map(bands[:, 0]).unflatten(0, sound.shape[:2])
         if output is None:
             return pictures

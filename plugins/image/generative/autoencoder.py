@@ -87,7 +87,7 @@ class Autoencoder(PretextTask):
             "image": image,
             "input": corrupted,
             "stage": str(stage),
-        }  # a string, so that each stage gets its own compiled graph
+        }  # a string: each stage gets a compiled graph
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return the `code` and the `reconstruction`; layer-wise, a stage's `target` and its `reconstruction`."""
@@ -130,9 +130,7 @@ class Autoencoder(PretextTask):
     def _stage_decoders(self) -> Iterator[nn.Module]:
         """Build, for each stage, a decoder from its output to its input."""
         if "layers" not in self.encoder.offers:
-            raise SslkitError(
-                f"the encoder offers {', '.join(self.encoder.offers)}, but no layers", "use resnet_micro", flag="layerwise"
-            )
+            raise SslkitError(f"the encoder offers only {', '.join(self.encoder.offers)}", "it needs layers", flag="layerwise")
         with torch.no_grad(), in_eval_mode(self.encoder):
             maps = self.encoder.layers(self._example())
         if maps[0].dim() != 4:

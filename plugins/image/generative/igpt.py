@@ -29,9 +29,7 @@ class IGPT(PretextTask):
         """Options of `igpt`."""
 
         side: int = Field(default=16, ge=2, description="Side in pixels of the image that is modeled (32 to 64 in the paper).")
-        colors: int = Field(
-            default=512, ge=2, description="Colors of the palette, k-means centers of the data's pixels (512 in the paper)."
-        )
+        colors: int = Field(default=512, ge=2, description="Colors of the palette, from k-means (512 in the paper).")
 
     options: Options
     encoder: PixelTransformer

@@ -29,7 +29,7 @@ class VAE(PretextTask):
         deviation: float = Field(
             default=0.1,
             gt=0,
-            description="Standard deviation of pixels around the reconstruction; smaller values make codes more informative.",
+            description="Standard deviation of pixels around the reconstruction; less makes codes more informative.",
         )
         norm: Norm = Field(default="batch", description="Normalization inside the decoder.")
 

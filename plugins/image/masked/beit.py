@@ -31,9 +31,7 @@ class BEiT(PretextTask):
     class Options(TokenizerOptions, CropOptions):
         """Options of `beit`."""
 
-        mask_ratio: float = Field(
-            default=0.4, gt=0, lt=1, description="Fraction of patches masked in blocks (0.4 in the paper)."
-        )
+        mask_ratio: float = Field(default=0.4, gt=0, lt=1, description="Fraction of masked patches (0.4 in the paper).")
         crop_scale: CropScale = 0.2
 
     options: Options

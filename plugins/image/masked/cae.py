@@ -29,9 +29,7 @@ class CAE(PretextTask):
     class Options(TokenizerOptions, CropOptions):
         """Options of `cae`."""
 
-        mask_ratio: float = Field(
-            default=0.5, gt=0, lt=1, description="Fraction of patches masked in blocks (0.5 in the paper)."
-        )
+        mask_ratio: float = Field(default=0.5, gt=0, lt=1, description="Fraction of masked patches (0.5 in the paper).")
         alignment: float = Field(
             default=2.0,
             ge=0,

@@ -1,4 +1,4 @@
-"""Tell the words around a word from others."""
+"""Skip-gram word vectors (word2vec; Mikolov et al., 2013)."""
 
 import heapq
 import math
@@ -12,40 +12,46 @@ from torch import Tensor, nn
 from sslkit import Batch, Encoder, EncoderBuilder, PretextTask, SslkitError, TaskOptions
 from sslkit.text.encoders import WordVectors, encode_words
 
-_SHARED = 64  # words drawn for a stretch
+_SHARED_NEGATIVES = 64  # per sample
 
 
 class SkipGram(PretextTask):
-    """Tell the words around a word from others (Mikolov et al., 2013a and b): word vectors.
+    """Predict the words in a window around each word (skip-gram; Mikolov et al., 2013).
 
-    A sample is a stretch of text. In every step rare words and a share of the frequent ones are taken out of it, what
-    is left moves together, and each word is paired with its neighbors in a window of random width.
+    (2013a: Efficient estimation of word representations; 2013b: Distributed representations.) A sample is a stretch of text.
+    In every step, rare words and a random part of the frequent ones are removed, the rest closes up, and each word is paired
+    with its neighbors in a window of random width.
     """
 
     class Options(TaskOptions):
-        """Hold the options of skipgram."""
+        """Options of `skipgram`."""
 
         loss: Literal["negative", "hierarchical"] = Field(
-            default="negative", description="Against words drawn at random, or along the paths of a Huffman tree."
+            default="negative", description="Negative sampling, or hierarchical softmax over a Huffman tree."
         )
-        negatives: int = Field(default=5, ge=1, le=1000, description="As how many words drawn at random count for each pair.")
-        power: float = Field(default=0.75, ge=0, le=1, description="They are drawn by their count to this power.")
-        window: int = Field(default=5, ge=1, le=100, description="Largest distance of a pair; each word draws 1 to this.")
+        negatives: int = Field(default=5, ge=1, le=1000, description="Negative samples per positive pair.")
+        power: float = Field(
+            default=0.75,
+            ge=0,
+            le=1,
+            description="Exponent of word counts in sampling negatives.",
+        )
+        window: int = Field(default=5, ge=1, le=100, description="Maximum window in words; each word samples 1 to this.")
         subsample: float = Field(
             default=1e-3,
             ge=0,
             lt=1,
-            description="Words above this share are thinned out (1e-5 in the paper); 0: none.",
+            description="Threshold frequency of subsampling, 0 for none (1e-5 in the paper).",
         )
-        min_count: int = Field(default=5, ge=1, description="Words that occur less often get no vector.")
+        min_count: int = Field(default=5, ge=1, description="Minimum count of a word; rarer words get no vector.")
 
     options: Options
     encoder: WordVectors
     head: nn.Embedding
-    kept: Tensor
-    drawn: Tensor
+    keep_probability: Tensor
+    noise_cdf: Tensor
     nodes: Tensor
-    turns: Tensor
+    signs: Tensor
     modality: ClassVar = "text"
     reads: ClassVar = ("tokens",)
     defaults: ClassVar = {
@@ -59,66 +65,69 @@ class SkipGram(PretextTask):
 
     @classmethod
     def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:
-        """Build a table for the words that occur often enough, and keep their spelling in it."""
+        """Build a table of vectors for words with at least `--min-count` occurrences, and room for their spelling."""
         if build.recipe["name"] != "word_vectors":
-            raise SslkitError(f"skipgram learns word_vectors (got {build.recipe['name']})", "leave it out", flag="encoder")
+            raise SslkitError(f"skipgram needs word_vectors (got {build.recipe['name']})", "omit it", flag="encoder")
         counts, words = build.data.details["counts"], build.data.details["words"]
-        kept = int((counts >= options.min_count).sum())
-        if kept < 2:
-            raise SslkitError(f"{options.min_count} leaves {kept} of {len(words)} words", "lower it", flag="min_count")
-        letters = len(encode_words(words[:kept]))
-        return build(in_channels=kept, options={**build.recipe["options"], "letters": letters})
+        frequent = int((counts >= options.min_count).sum())
+        if frequent < 2:
+            raise SslkitError(
+                f"{options.min_count} leaves {frequent} of {len(words)} words", "use a lower count", flag="min_count"
+            )
+        letters = len(encode_words(words[:frequent]))
+        return build(in_channels=frequent, options={**build.recipe["options"], "letters": letters})
 
     def build_head(self) -> nn.Module:
-        """Build the vectors that words have as neighbors, or those of the tree's inner nodes."""
+        """Build the output vectors of words, or of the tree's inner nodes."""
         words = self.encoder.in_channels
         table = nn.Embedding(words if self.options.loss == "negative" else words - 1, self.encoder.width)
         nn.init.uniform_(table.weight, -0.5 / self.encoder.width, 0.5 / self.encoder.width)
         return table
 
     def setup(self) -> None:
-        """Keep what the data's counts tell: who is thinned out, who is drawn, the tree."""
+        """Compute from word counts the subsampling, the distribution of negatives, and the tree."""
         options, words = self.options, self.encoder.in_channels
         self.encoder.spell(self.data.details["words"][:words])
         counts = self.data.details["counts"][:words].double()
-        share = counts / counts.sum()
+        frequency = counts / counts.sum()
         # Equation 5 of Mikolov et al., 2013b.
-        kept = (options.subsample / share).sqrt().clamp(max=1) if options.subsample else torch.ones(words)
-        self.register_buffer("kept", kept.float(), persistent=False)
-        # Room for what stays of a stretch: four deviations above the mean. What has none, now and then, is left out.
-        length, stay = self.data.size, float((share * kept).sum() * counts.sum() / self.data.details["counts"].sum())
-        self.room = min(length, math.ceil(length * stay + 4 * math.sqrt(length * stay * (1 - stay))) + 1)
+        keep = (options.subsample / frequency).sqrt().clamp(max=1) if options.subsample else torch.ones(words)
+        self.register_buffer("keep_probability", keep.float(), persistent=False)
+        # Space for the remaining words of a sample: four standard deviations above the mean; rarely, surplus words are dropped.
+        length, total = self.data.size, self.data.details["counts"].sum()
+        rate = float((frequency * keep).sum() * counts.sum() / total)
+        self.max_words = min(length, math.ceil(length * rate + 4 * math.sqrt(length * rate * (1 - rate))) + 1)
         if options.loss == "negative":
-            drawn = (counts**options.power).cumsum(0)
-            self.register_buffer("drawn", (drawn / drawn[-1]).float(), persistent=False)
+            cdf = (counts**options.power).cumsum(0)
+            self.register_buffer("noise_cdf", (cdf / cdf[-1]).float(), persistent=False)
         else:
-            nodes, turns = huffman(counts.long().tolist())
+            nodes, signs = huffman(counts.long().tolist())
             self.register_buffer("nodes", nodes, persistent=False)
-            self.register_buffer("turns", turns, persistent=False)
+            self.register_buffer("signs", signs, persistent=False)
 
     def transform(self, batch: Batch) -> Batch:
-        """Return the `words` that stay, `[B, N]`, and which of them are pairs, bool `paired` `[B, N, N]`: center, neighbor.
+        """Return the remaining `words` `[B, N]`, and which of them are pairs, bool `pair_mask` `[B, N, N]`: center, neighbor.
 
-        With the negative loss also `negatives` `[B, M]`, drawn for the whole stretch: as many pairs share each of them, their
-        scores are one product of matrices (Ji et al., 2016). Those of a pair are weighted to count as `--negatives` do.
+        With negative sampling also `negatives` `[B, M]`, sampled once per sample and shared by its pairs, so that all scores
+        are one matrix product (Ji et al., 2016); their losses are weighted to equal `--negatives` samples per pair.
         """
         tokens, window = batch["tokens"], self.options.window
         known = tokens < self.encoder.in_channels
-        stays = known & (torch.rand(tokens.shape, device=tokens.device) < self.kept[tokens.where(known, 0)])
-        order = (~stays).to(torch.uint8).argsort(dim=1, stable=True)[:, : self.room]  # what stays moves together
-        words, stays = tokens.gather(1, order).where(stays.gather(1, order), 0), stays.gather(1, order)
+        keep = known & (torch.rand(tokens.shape, device=tokens.device) < self.keep_probability[tokens.where(known, 0)])
+        order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, : self.max_words]  # the kept words first, in order
+        words, keep = tokens.gather(1, order).where(keep.gather(1, order), 0), keep.gather(1, order)
         reach = torch.randint(1, window + 1, words.shape, device=tokens.device)
-        place = torch.arange(words.shape[1], device=tokens.device)
-        distance = (place[:, None] - place).abs()
-        paired = (distance > 0) & (distance <= reach[:, :, None]) & stays[:, :, None] & stays[:, None]
-        found = {"words": words, "paired": paired}
+        position = torch.arange(words.shape[1], device=tokens.device)
+        distance = (position[:, None] - position).abs()
+        pair_mask = (distance > 0) & (distance <= reach[:, :, None]) & keep[:, :, None] & keep[:, None]
+        result = {"words": words, "pair_mask": pair_mask}
         if self.options.loss == "negative":
-            chance = torch.rand(len(words), _SHARED, device=tokens.device)
-            found["negatives"] = torch.searchsorted(self.drawn, chance).clamp(max=len(self.drawn) - 1)
-        return found
+            uniform = torch.rand(len(words), _SHARED_NEGATIVES, device=tokens.device)
+            result["negatives"] = torch.searchsorted(self.noise_cdf, uniform).clamp(max=len(self.noise_cdf) - 1)
+        return result
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Return scores of words with each other, `[B, N, N]`, and with those drawn, `[B, N, M]`; or with nodes."""
+        """Return scores of words with each other, `[B, N, N]`, and with negatives, `[B, N, M]`; or with tree nodes."""
         center = self.encoder.tokens(batch["words"])
         if self.options.loss == "hierarchical":
             return {"nodes": torch.einsum("btd,bsnd->btsn", center, self.head(self.nodes[batch["words"]]))}
@@ -128,49 +137,50 @@ class SkipGram(PretextTask):
         }
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the sum over pairs (equation 4 of 2013b; 3 of 2013b for the tree), which `counts` divides."""
-        paired = batch["paired"]
+        """Return the sum of losses over pairs (2013b, equation 4; equation 3 for the tree); `counts` divides it."""
+        pair_mask = batch["pair_mask"]
         if self.options.loss == "hierarchical":
-            turns = self.turns[batch["words"]][:, None]  # 0 beyond the end of a path
-            each = -(F.logsigmoid(turns * output["nodes"]) * (turns != 0)).sum(dim=3)
-            return {"pairs": (each * paired).sum()}
-        others = F.softplus(output["negatives"]).mean(dim=2) * paired.sum(dim=2)
-        return {"pairs": (F.softplus(-output["neighbors"]) * paired).sum() + self.options.negatives * others.sum()}
+            signs = self.signs[batch["words"]][:, None]  # 0 after the end of a path
+            losses = -(F.logsigmoid(signs * output["nodes"]) * (signs != 0)).sum(dim=3)
+            return {"pairs": (losses * pair_mask).sum()}
+        negative = F.softplus(output["negatives"]).mean(dim=2) * pair_mask.sum(dim=2)
+        positive = F.softplus(-output["neighbors"]) * pair_mask
+        return {"pairs": positive.sum() + self.options.negatives * negative.sum()}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the number of pairs."""
-        return {"pairs": batch["paired"].sum()}
+        return {"pairs": batch["pair_mask"].sum()}
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return how much better words go with their neighbors than with those drawn, as a difference of mean scores."""
+        """Return the margin between the mean scores of words with their neighbors and with negatives."""
         if self.options.loss == "hierarchical":
             return {}
-        paired = batch["paired"]
-        count = paired.sum(dim=(1, 2)).clamp(min=1)
-        near = (output["neighbors"] * paired).sum(dim=(1, 2)) / count
-        far = (output["negatives"].mean(dim=2) * paired.sum(dim=2)).sum(dim=1) / count
+        pair_mask = batch["pair_mask"]
+        count = pair_mask.sum(dim=(1, 2)).clamp(min=1)
+        near = (output["neighbors"] * pair_mask).sum(dim=(1, 2)) / count
+        far = (output["negatives"].mean(dim=2) * pair_mask.sum(dim=2)).sum(dim=1) / count
         return {"margin": near - far}
 
 
 def huffman(counts: list[int]) -> tuple[Tensor, Tensor]:
-    """Return the path to each word in the Huffman tree of the counts: inner nodes and turns, `[words, depth]` each.
+    """Return the path to each word in the Huffman tree of the counts: inner nodes and signs, int64 `[words, depth]` each.
 
-    A turn is 1 or -1, and 0 beyond the end of a path. There are `words - 1` inner nodes.
+    A sign is 1 (left), -1 (right), or 0 after the end of a path. There are `words - 1` inner nodes.
     """
-    heap: list[tuple[int, int, Any]] = [(count, place, place) for place, count in enumerate(counts)]
+    heap: list[tuple[int, int, Any]] = [(count, word, word) for word, count in enumerate(counts)]
     heapq.heapify(heap)
     for inner in range(len(counts) - 1):
         first, second = heapq.heappop(heap), heapq.heappop(heap)
         heapq.heappush(heap, (first[0] + second[0], len(counts) + inner, (inner, first[2], second[2])))
     paths: list[list[tuple[int, int]]] = [[] for _ in counts]
-    waiting: list[tuple[Any, list[tuple[int, int]]]] = [(heap[0][2], [])]
-    while waiting:
-        node, path = waiting.pop()
+    stack: list[tuple[Any, list[tuple[int, int]]]] = [(heap[0][2], [])]
+    while stack:
+        node, path = stack.pop()
         if isinstance(node, int):
             paths[node] = path
         else:
             inner, left, right = node
-            waiting += [(left, [*path, (inner, 1)]), (right, [*path, (inner, -1)])]
+            stack += [(left, [*path, (inner, 1)]), (right, [*path, (inner, -1)])]
     depth = max(len(path) for path in paths)
-    filled = torch.tensor([path + [(0, 0)] * (depth - len(path)) for path in paths])
-    return filled[..., 0], filled[..., 1]
+    padded = torch.tensor([path + [(0, 0)] * (depth - len(path)) for path in paths])
+    return padded[..., 0], padded[..., 1]

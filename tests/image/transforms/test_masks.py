@@ -1,4 +1,4 @@
-"""Masks hide exactly as many patches as asked for."""
+"""Masks have exactly the requested number of masked patches."""
 
 import pytest
 import torch
@@ -8,24 +8,24 @@ from sslkit.image.transforms import block_mask, grid_mask, patchify, random_crop
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("hidden", [1, 20, 48, 63])
-def test_counts_are_exact(hidden: int) -> None:
-    for mask in (random_mask(50, 64, hidden, CPU), block_mask(50, (8, 8), hidden, CPU)):
+@pytest.mark.parametrize("num_masked", [1, 20, 48, 63])
+def test_counts_are_exact(num_masked: int) -> None:
+    for mask in (random_mask(50, 64, num_masked, CPU), block_mask(50, (8, 8), num_masked, CPU)):
         assert mask.shape == (50, 64) and mask.dtype == torch.bool
-        assert (mask.sum(dim=1) == hidden).all()
-        visible, masked = split_patches(mask, hidden)
+        assert (mask.sum(dim=1) == num_masked).all()
+        visible, masked = split_patches(mask, num_masked)
         assert (mask.gather(1, masked)).all() and not mask.gather(1, visible).any()
         assert (visible.diff(dim=1) > 0).all() and (masked.diff(dim=1) > 0).all()
 
 
-def test_random_masks_hide_all_places_alike() -> None:
+def test_random_masks_are_uniform() -> None:
     share = random_mask(5000, 16, 4, CPU).float().mean(dim=0)
     assert torch.allclose(share, torch.full((16,), 0.25), atol=0.03)
 
 
-def test_blocks_hang_together() -> None:
+def test_blocks_are_contiguous() -> None:
     def neighbors(mask: torch.Tensor) -> float:
-        """Return the share of pairs of adjacent patches that are both hidden or both seen."""
+        """Return the share of pairs of adjacent patches that are both masked or both visible."""
         grid = mask.view(-1, 8, 8)
         down, across = grid[:, 1:] == grid[:, :-1], grid[:, :, 1:] == grid[:, :, :-1]
         return float(torch.cat([down.flatten(), across.flatten()]).float().mean())
@@ -54,7 +54,7 @@ def test_random_crops_are_parts_of_the_image() -> None:
     assert len(top.unique()) > 4 and len(left.unique()) > 4 and int(top.max()) <= 8
     for crop, row, column in zip(crops, top.tolist(), left.tolist(), strict=True):
         assert torch.equal(crop, image[0, :, row : row + 32, column : column + 32])
-    for side in (32, 16):  # widened by mirrored pixels first, or enlarged
+    for side in (32, 16):  # padded by reflection first, or enlarged
         assert random_crop(torch.rand(2, 3, side, side), 32).shape == (2, 3, 32, 32)
 
 
@@ -70,5 +70,5 @@ def test_random_crops_are_parts_of_the_image() -> None:
     ],
 )
 def test_lab_of_known_colors(rgb: tuple[float, ...], lab: tuple[float, ...]) -> None:
-    found = rgb_to_lab(torch.tensor(rgb).float().view(1, 3, 1, 1)).flatten()
-    assert torch.allclose(found, torch.tensor(lab).float(), atol=0.05)
+    converted = rgb_to_lab(torch.tensor(rgb).float().view(1, 3, 1, 1)).flatten()
+    assert torch.allclose(converted, torch.tensor(lab).float(), atol=0.05)

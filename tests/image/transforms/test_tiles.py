@@ -1,4 +1,4 @@
-"""Tiles, holes, small turns and smaller copies of images."""
+"""Tiles, holes, small rotations and downscaled images."""
 
 import math
 
@@ -35,7 +35,7 @@ def test_tiles_are_brought_to_a_size() -> None:
 
 @pytest.mark.parametrize("kind", ["center", "block", "region"])
 @pytest.mark.parametrize(("size", "share"), [(32, 0.25), (64, 0.25), (32, 0.4)])
-def test_holes_have_the_area_that_was_asked_for(kind: str, size: int, share: float) -> None:
+def test_holes_have_the_requested_area(kind: str, size: int, share: float) -> None:
     torch.manual_seed(0)
     hidden = hole_mask(50, size, kind, share, CPU)
     assert hidden.shape == (50, size, size) and hidden.dtype == torch.bool
@@ -44,7 +44,7 @@ def test_holes_have_the_area_that_was_asked_for(kind: str, size: int, share: flo
     assert area.min() >= share - 1e-6 and area.max() <= share + 4.5 / size
 
 
-def test_holes_hang_together_as_they_should() -> None:
+def test_holes_are_connected_as_they_should() -> None:
     torch.manual_seed(0)
     pieces = {
         kind: [ndimage.label(mask.numpy())[1] for mask in hole_mask(100, 64, kind, 0.25, CPU)]
@@ -59,22 +59,22 @@ def test_holes_hang_together_as_they_should() -> None:
 def test_silhouettes_differ() -> None:
     hidden = hole_mask(400, 32, "region", 0.25, CPU).flatten(1).float()
     assert len(hidden.unique(dim=0)) == 400
-    assert float(hidden.mean(dim=0).min()) > 0.02  # every place is hidden now and then
+    assert float(hidden.mean(dim=0).min()) > 0.02  # every position is masked sometimes
 
 
-def test_turns_against_torchvision() -> None:
+def test_rotations_against_torchvision() -> None:
     image = F.interpolate(torch.rand(4, 3, 6, 6), size=33, mode="bicubic").clamp(0, 1)
     torch.manual_seed(0)
-    turned = random_rotation(image, 20)
+    rotated = random_rotation(image, 20)
     torch.manual_seed(0)
     angles = 20 * (2 * torch.rand(4) - 1)
-    for one, other, angle in zip(image, turned, angles.tolist(), strict=True):
-        wanted = TF.rotate(one, angle, interpolation=TF.InterpolationMode.BILINEAR)
-        middle = slice(10, 23)  # the corners are filled otherwise
-        assert torch.allclose(other[:, middle, middle], wanted[:, middle, middle], atol=1e-3)
+    for original, ours, angle in zip(image, rotated, angles.tolist(), strict=True):
+        theirs = TF.rotate(original, angle, interpolation=TF.InterpolationMode.BILINEAR)
+        middle = slice(10, 23)  # the corners are filled differently
+        assert torch.allclose(ours[:, middle, middle], theirs[:, middle, middle], atol=1e-3)
 
 
-def test_smaller_copies_are_made_by_three_filters_alike() -> None:
+def test_downscaling_uses_three_filters_equally() -> None:
     image = torch.rand(1, 3, 24, 24).expand(90, -1, -1, -1)
     small = random_downscale(image, 8)
     assert small.shape == (90, 3, 8, 8) and small.min() >= 0 and small.max() <= 1
@@ -84,19 +84,19 @@ def test_smaller_copies_are_made_by_three_filters_alike() -> None:
     assert (small - area).abs().amax(dim=(1, 2, 3)).lt(1e-6).sum() == 30
 
 
-def test_smaller_copies_stay_in_order() -> None:
+def test_downscaling_keeps_the_order() -> None:
     image = torch.arange(30.0).view(30, 1, 1, 1).expand(30, 1, 12, 12) / 30
     assert torch.allclose(random_downscale(image, 6)[:, 0, 0, 0], torch.arange(30.0) / 30, atol=1e-4)
 
 
-def test_sobel_sees_edges_and_their_direction() -> None:
+def test_sobel_detects_edges_and_their_direction() -> None:
     ramp = torch.arange(8.0).view(1, 1, 1, 8).expand(1, 3, 8, 8) / 8
     across, down = sobel(ramp)[0]
     assert torch.allclose(across[:, 1:-1], torch.full((8, 6), 0.25)) and torch.allclose(down, torch.zeros(8, 8), atol=1e-6)
     assert torch.allclose(sobel(ramp.transpose(2, 3))[0, 1], across.T, atol=1e-6)
 
 
-def test_strong_views_have_the_rates_asked_for() -> None:
+def test_strong_views_have_the_requested_rates() -> None:
     image = torch.rand(400, 3, 8, 8)
     torch.manual_seed(0)
     view = strong_view(image, 8, gray=0.3, blur=0.0)

@@ -23,7 +23,7 @@ ALL = {
     "gray": transforms.grayscale,
     "blur": transforms.gaussian_blur,
     "solarize": transforms.solarize,
-    "turns": lambda x: transforms.right_angle_rotations(x).flatten(0, 1),
+    "rotations": lambda x: transforms.right_angle_rotations(x).flatten(0, 1),
 }
 
 
@@ -32,14 +32,14 @@ ALL = {
 def test_range_shape_and_repetition(name: str, channels: int) -> None:
     image = pictures(channels=channels)
     torch.manual_seed(1)
-    one = ALL[name](image)
+    result = ALL[name](image)
     torch.manual_seed(1)
-    assert torch.equal(one, ALL[name](image))
-    assert one.shape[1] == channels and one.min() >= 0 and one.max() <= 1
+    assert torch.equal(result, ALL[name](image))
+    assert result.shape[1] == channels and result.min() >= 0 and result.max() <= 1
     assert torch.equal(image, pictures(channels=channels))  # the input is left alone
     torch.manual_seed(2)
-    unchanging = name == "turns" or (name == "gray" and channels == 1)
-    assert unchanging or not torch.equal(one, ALL[name](image))
+    unchanging = name == "rotations" or (name == "gray" and channels == 1)
+    assert unchanging or not torch.equal(result, ALL[name](image))
 
 
 def test_crop_of_everything_is_the_image() -> None:
@@ -94,7 +94,7 @@ def test_crop_areas_and_ratios_are_those_of_torchvision() -> None:
     assert torch.allclose(ours.quantile(quantiles, dim=0), theirs.quantile(quantiles, dim=0), atol=0.04)
 
 
-def test_flip_and_turns_are_exact() -> None:
+def test_flip_and_rotations_are_exact() -> None:
     image = pictures()
     assert torch.equal(transforms.flip(image, 1.0), image.flip(-1))
     assert torch.equal(transforms.flip(image, 0.0), image)
@@ -105,10 +105,10 @@ def test_flip_and_turns_are_exact() -> None:
     ramp = torch.linspace(0, 1, 16).expand(400, 1, 16, 16)
     mirrored = transforms.random_resized_crop(ramp, 8, flipped=0.5)
     assert float((mirrored[..., 0] > mirrored[..., -1]).float().mean()) == pytest.approx(0.5, abs=0.08)
-    turned = transforms.right_angle_rotations(image)
+    rotated = transforms.right_angle_rotations(image)
     for b in range(len(image)):
         for turns in range(4):
-            assert torch.equal(turned[b, turns], torch.rot90(image[b], turns, (1, 2)))
+            assert torch.equal(rotated[b, turns], torch.rot90(image[b], turns, (1, 2)))
 
 
 def test_jitter_against_the_formula_sample_by_sample() -> None:
@@ -116,15 +116,15 @@ def test_jitter_against_the_formula_sample_by_sample() -> None:
     torch.manual_seed(3)
     ours = transforms.color_jitter(image, 0.8, 0.8, 0.8, 0.2, probability=0.6)
     torch.manual_seed(3)
-    drawn = torch.rand(6, 6)
+    uniform = torch.rand(6, 6)
     for b in range(6):
         expected = image[b].double()
-        if drawn[b, 4] < 0.6:
-            bright, contrast, saturation = (0.2 + 1.6 * float(drawn[b, i]) for i in range(3))
+        if uniform[b, 4] < 0.6:
+            bright, contrast, saturation = (0.2 + 1.6 * float(uniform[b, i]) for i in range(3))
             expected = expected * bright
             gray = 0.299 * expected[0] + 0.587 * expected[1] + 0.114 * expected[2]
             expected = saturation * expected + (1 - saturation) * gray
-            angle = 2 * math.pi * 0.2 * (2 * float(drawn[b, 3]) - 1)
+            angle = 2 * math.pi * 0.2 * (2 * float(uniform[b, 3]) - 1)
             axis = torch.ones(3, dtype=torch.double) / math.sqrt(3)
             for i in range(16):
                 for j in range(16):
@@ -158,12 +158,12 @@ def test_single_adjustments_equal_torchvision(name: str, column: int) -> None:
         assert torch.allclose(ours[b], theirs, atol=2e-3 if name != "brightness" else 1e-5)
 
 
-def test_hue_keeps_gray_and_comes_round() -> None:
+def test_hue_keeps_gray_and_is_periodic() -> None:
     gray = torch.full((1, 3), 0.4)
-    one = torch.ones(1)
-    turn = color.color_matrix(one, one, torch.tensor([0.17]))
+    ones = torch.ones(1)
+    turn = color.color_matrix(ones, ones, torch.tensor([0.17]))
     assert torch.allclose(turn[0] @ gray[0], gray[0], atol=1e-6)
-    third = color.color_matrix(one, one, torch.tensor([1 / 3]))[0]
+    third = color.color_matrix(ones, ones, torch.tensor([1 / 3]))[0]
     assert torch.allclose(third @ third @ third, torch.eye(3), atol=1e-5)
     assert torch.allclose(third @ torch.tensor([1.0, 0, 0]), torch.tensor([0, 1.0, 0]), atol=1e-6)
 

@@ -23,9 +23,9 @@ def test_loss_against_a_loop(build: Callable[..., Any]) -> None:
     for sample in range(2):
         for row in range(8):
             for column in range(8):
-                said = torch.log_softmax(output[sample, :, row, column], dim=0)
+                log_probabilities = torch.log_softmax(output[sample, :, row, column], dim=0)
                 nearest, shares = batch["nearest"][sample, row, column], batch["shares"][sample, row, column]
-                total -= float(task.weights[nearest[0]] * (shares * said[nearest]).sum())
+                total -= float(task.weights[nearest[0]] * (shares * log_probabilities[nearest]).sum())
     assert float(task.loss(output, batch)) == pytest.approx(total / 128, rel=1e-4)
 
 
@@ -56,7 +56,7 @@ def test_true_colors_come_back(build: Callable[..., Any]) -> None:
         1, batch["nearest"].permute(0, 3, 1, 2), batch["shares"].log().permute(0, 3, 1, 2) * 0.38
     )
     metrics = task.metrics(sure, batch)
-    assert metrics["accuracy"].tolist() == [1.0] * 4 and float(metrics["off"].max()) < 1
+    assert metrics["accuracy"].tolist() == [1.0] * 4 and float(metrics["ab_error"].max()) < 1
     picture = task.preview(batch | {"original": smooth}, sure)
     assert picture.shape == (4, 3, 3, 32, 32)
     assert float((picture[:, 2] - picture[:, 1]).abs().mean()) < 0.05
@@ -65,11 +65,11 @@ def test_true_colors_come_back(build: Callable[..., Any]) -> None:
 def test_gray_images_are_refused_and_lightness_is_kept(
     build: Callable[..., Any], sslkit: Callable[..., Any], digits: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(SslkitError, match="--data: images of 1 channels have no color"):
+    with pytest.raises(SslkitError, match="--data: images with 1 channels have no color"):
         build("colorization", channels=1)
     settings = ["--size", 16, "--batch-size", 16, "--steps", 2, "--workers", 0, "--json", "--encoder-option", "width=8"]
-    told = sslkit("pretrain", "colorization", "--data", digits, *settings, "--out", tmp_path / "gray")  # gray, in files of RGB
-    assert told.code == 2 and "--data: none of 48 images has a color" in told.err
+    gray = sslkit("pretrain", "colorization", "--data", digits, *settings, "--out", tmp_path / "gray")  # gray, in files of RGB
+    assert gray.code == 2 and "--data: none of 48 images has a color" in gray.err
     assert not (tmp_path / "gray" / "model.safetensors").exists()
     np.save(tmp_path / "colors.npy", np.random.default_rng(0).integers(0, 256, (48, 16, 16, 3), dtype=np.uint8))
     ran = sslkit("pretrain", "colorization", "--data", tmp_path / "colors.npy", *settings, "--out", tmp_path / "run")

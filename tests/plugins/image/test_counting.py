@@ -7,21 +7,22 @@ import pytest
 import torch
 
 from sslkit import SslkitError
+from sslkit.image.transforms import flip
 
 
 def test_loss_against_a_loop(build: Callable[..., Any]) -> None:
     task = build("counting", margin=4.0)
     output = torch.rand(5, 5, 7)
-    same = other = 0.0
+    counting = contrast = 0.0
     for sample in range(5):
         quarters = sum(output[sample, 1 + quarter] for quarter in range(4))
-        same += float((output[sample, 0] - quarters).square().sum())
-        other += max(0.0, 4.0 - float((output[(sample - 1) % 5, 0] - quarters).square().sum()))
+        counting += float((output[sample, 0] - quarters).square().sum())
+        contrast += max(0.0, 4.0 - float((output[(sample - 1) % 5, 0] - quarters).square().sum()))
     terms = task.loss(output, {})
-    assert float(terms["same"]) == pytest.approx(same / 5, rel=1e-5)
-    assert float(terms["other"]) == pytest.approx(other / 5, rel=1e-5)
-    right = task.metrics(output, {})["accuracy"]
-    assert right.shape == (5,)
+    assert float(terms["counting"]) == pytest.approx(counting / 5, rel=1e-5)
+    assert float(terms["contrast"]) == pytest.approx(contrast / 5, rel=1e-5)
+    accuracy = task.metrics(output, {})["accuracy"]
+    assert accuracy.shape == (5,)
 
 
 def test_quarters_make_the_whole(build: Callable[..., Any]) -> None:
@@ -35,7 +36,7 @@ def test_quarters_make_the_whole(build: Callable[..., Any]) -> None:
     assert float((small - whole).abs().mean()) < 0.02
 
 
-def test_whole_and_quarters_are_made_smaller_by_other_filters(
+def test_image_and_quarters_are_downscaled_by_independent_filters(
     build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import sys
@@ -43,15 +44,15 @@ def test_whole_and_quarters_are_made_smaller_by_other_filters(
     from sslkit.tasks.load import load_task
 
     module = sys.modules[load_task("counting").__module__]
-    monkeypatch.setattr(module, "random_resized_crop", lambda image, size, scale: image)
+    monkeypatch.setattr(module, "random_crop_view", lambda image, size, scale: flip(image))
     torch.manual_seed(0)
     task = build("counting", gray=0.0, crop_scale=1.0)
     image = torch.rand(1, 3, 48, 48).expand(360, -1, -1, -1)
-    seen = task.transform({"image": image})["image"]
-    kinds = [len(part.unique(dim=0)) for part in (seen[:, 0], seen[:, 1])]
+    views = task.transform({"image": image})["image"]
+    kinds = [len(part.unique(dim=0)) for part in (views[:, 0], views[:, 1])]
     assert kinds == [6, 6]  # three filters, and a flip
-    # Neither tells the other: every filter of the whole goes with every filter of the quarters.
-    assert len(seen[:, :2].flatten(1).unique(dim=0)) == 18
+    # Neither reveals the other: every filter of the whole goes with every filter of the quarters.
+    assert len(views[:, :2].flatten(1).unique(dim=0)) == 18
 
 
 def test_counts_are_never_below_zero(build: Callable[..., Any]) -> None:
@@ -61,5 +62,5 @@ def test_counts_are_never_below_zero(build: Callable[..., Any]) -> None:
 
 
 def test_tiny_images_are_refused(build: Callable[..., Any]) -> None:
-    with pytest.raises(SslkitError, match="--size: quarters of 12 px images have 6 px"):
+    with pytest.raises(SslkitError, match="--size: images of 12 px give quarters of 6 px"):
         build("counting", size=12)

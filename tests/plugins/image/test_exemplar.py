@@ -1,4 +1,4 @@
-"""exemplar: who is a class, who is drawn, and what counts."""
+"""exemplar: which images are classes, which are sampled, and which count in the loss."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from fake_run import FakeRun
 from sslkit import SslkitError
 
 
-def test_chosen_images_are_classes_and_the_only_ones_drawn(build: Callable[..., Any]) -> None:
+def test_exemplars_are_classes_and_the_only_images_sampled(build: Callable[..., Any]) -> None:
     task, run = build("exemplar", samples=50, exemplars=12), FakeRun()
     task.before_epoch(run)
     assert sorted(task.label[task.label >= 0].tolist()) == list(range(12))
@@ -23,17 +23,17 @@ def test_chosen_images_are_classes_and_the_only_ones_drawn(build: Callable[..., 
     assert torch.equal(task.label, before)
 
 
-def test_what_stands_in_for_a_broken_image_counts_nothing(build: Callable[..., Any]) -> None:
+def test_substitutes_of_unreadable_images_are_ignored(build: Callable[..., Any]) -> None:
     task = build("exemplar", exemplars=5)
     output, label = torch.randn(4, 5), torch.tensor([3, -1, 0, -1])
     batch = {"label": label}
-    wanted = -sum(float(torch.log_softmax(output[row], 0)[label[row]]) for row in (0, 2))
-    assert float(task.loss(output, batch)["class"]) == pytest.approx(wanted, rel=1e-5)
+    expected = -sum(float(torch.log_softmax(output[row], 0)[label[row]]) for row in (0, 2))
+    assert float(task.loss(output, batch)["class"]) == pytest.approx(expected, rel=1e-5)
     assert int(task.counts(batch)["class"]) == 2
 
 
 def test_too_many_are_refused(build: Callable[..., Any]) -> None:
-    with pytest.raises(SslkitError, match="--exemplars: 65 of 64 images"):
+    with pytest.raises(SslkitError, match="--exemplars: 65 exceeds the 64 training images"):
         build("exemplar", exemplars=65)
     assert build("exemplar").count == 64  # auto: all of few
 

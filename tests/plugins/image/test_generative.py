@@ -1,4 +1,4 @@
-"""Generative tasks: what is told, who is trained by what, codebooks against loops, no pixel before its time."""
+"""Generative tasks: targets, which loss trains which network, codebooks against loops, causality of pixels."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +22,9 @@ IGPT = {"width": "32", "depth": "4", "heads": "1"}
 
 def igpt(**options: Any) -> Any:
     task_class, data = load_task("igpt"), DataInfo(64, 32)
-    given = task_class.Options(**options)
-    return task_class(given, task_class.build_encoder(given, RecipeBuilder(recipe_for("igpt", 32, 3, IGPT), data)), data).eval()
+    parsed = task_class.Options(**options)
+    encoder = task_class.build_encoder(parsed, RecipeBuilder(recipe_for("igpt", 32, 3, IGPT), data))
+    return task_class(parsed, encoder, data).eval()
 
 
 def test_error_share_is_one_for_the_mean_color() -> None:
@@ -33,15 +34,15 @@ def test_error_share_is_one_for_the_mean_color() -> None:
 
 
 def test_autoencoder_code_is_narrower_than_the_image(build: Callable[..., Any]) -> None:
-    with pytest.raises(SslkitError, match="--code: 3072 values for an image of 3072"):
+    with pytest.raises(SslkitError, match="--code: 3072 is not a bottleneck for images of 3072 values"):
         build("autoencoder", code=3072)
 
 
-def test_autoencoder_noise_hides_whole_pixels_from_the_encoder_only(build: Callable[..., Any]) -> None:
+def test_autoencoder_noise_zeroes_whole_pixels_of_the_input_only(build: Callable[..., Any]) -> None:
     batch = build("autoencoder", noise=0.3).transform({"image": 0.1 + torch.rand(8, 3, 36, 36)})
-    zero = (batch["seen"] == 0).all(dim=1)
+    zero = (batch["input"] == 0).all(dim=1)
     assert float(zero.float().mean()) == pytest.approx(0.3, abs=0.02)
-    assert torch.equal(batch["seen"].amax(dim=1) == 0, zero) and batch["image"].min() > 0
+    assert torch.equal(batch["input"].amax(dim=1) == 0, zero) and batch["image"].min() > 0
 
 
 def test_autoencoder_sparsity_counts_the_code(build: Callable[..., Any]) -> None:
@@ -71,7 +72,7 @@ def test_autoencoder_layerwise_trains_one_stage_after_the_other(build: Callable[
         task.loss(output, batch)["reconstruction"].backward()
         moved = {f"encoder.{name}" for name, p in task.encoder.named_parameters() if p.grad is not None}
         assert batch["stage"] == str(stage) and moved == task.stages[stage]
-        assert output["wanted"].shape == output["painted"].shape and not output["wanted"].requires_grad
+        assert output["target"].shape == output["reconstruction"].shape and not output["target"].requires_grad
 
 
 @pytest.mark.slow
@@ -82,13 +83,13 @@ def test_autoencoder_layerwise_compiles_for_each_stage(build: Callable[..., Any]
     for step in (10, 60, 100):
         task.clock.step = step
         batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
-        assert torch.allclose(compiled(batch)["painted"], task.predict(batch)["painted"], atol=1e-4)
+        assert torch.allclose(compiled(batch)["reconstruction"], task.predict(batch)["reconstruction"], atol=1e-4)
 
 
 def test_autoencoder_layerwise_needs_feature_maps() -> None:
     task_class, data = load_task("autoencoder"), DataInfo(64, 32)
     encoder = RecipeBuilder(recipe_for("vit_micro", 32, 3, {"width": "32", "depth": "2"}), data)()
-    with pytest.raises(SslkitError, match="--layerwise: the encoder's layers are no feature maps"):
+    with pytest.raises(SslkitError, match="--layerwise: the encoder's layers are not feature maps"):
         task_class(task_class.Options(layerwise=True), encoder, data)
 
 
@@ -97,11 +98,11 @@ def test_vae_divergence_is_that_of_normal_distributions(build: Callable[..., Any
     batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
     output = task.predict(batch)
     codes = torch.distributions.Normal(output["mean"], (output["log_variance"] / 2).exp())
-    wanted = torch.distributions.kl_divergence(codes, torch.distributions.Normal(0.0, 1.0)).sum(dim=1)
+    expected = torch.distributions.kl_divergence(codes, torch.distributions.Normal(0.0, 1.0)).sum(dim=1)
     terms = task.loss(output, batch)
-    assert torch.allclose(task.metrics(output, batch)["code_nats"], wanted, atol=1e-4)
-    assert torch.allclose(terms["divergence"], 2 * wanted.mean() / 3072, rtol=1e-4)
-    assert torch.allclose(terms["reconstruction"], F.mse_loss(output["painted"], batch["image"]) / 0.5)
+    assert torch.allclose(task.metrics(output, batch)["code_nats"], expected, atol=1e-4)
+    assert torch.allclose(terms["divergence"], 2 * expected.mean() / 3072, rtol=1e-4)
+    assert torch.allclose(terms["reconstruction"], F.mse_loss(output["reconstruction"], batch["image"]) / 0.5)
 
 
 def test_codebook_against_a_loop() -> None:
@@ -114,8 +115,8 @@ def test_codebook_against_a_loop() -> None:
     assert book.nearest(vectors).tolist() == nearest
     book.update(vectors, decay=0.9)
     for code in range(4):
-        own = vectors[[place for place, k in enumerate(nearest) if k == code]]
-        count, total = 0.9 * counts[code] + 0.1 * len(own), 0.9 * sums[code] + 0.1 * own.sum(dim=0)
+        members = vectors[[place for place, k in enumerate(nearest) if k == code]]
+        count, total = 0.9 * counts[code] + 0.1 * len(members), 0.9 * sums[code] + 0.1 * members.sum(dim=0)
         assert torch.allclose(book.codes[code], total / count, atol=1e-5)
     shares = book.counts / book.counts.sum()
     assert float(book.perplexity()) == pytest.approx(float(torch.exp(-(shares * shares.log()).sum())), rel=1e-4)
@@ -136,13 +137,13 @@ def test_vqvae_gradient_passes_the_codes_and_commits_the_vectors(build: Callable
     batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
     output = task.predict(batch)
     assert output["vector"].shape == (4, 64, 64) and output["code"].shape == (4, 64)
-    (given,) = torch.autograd.grad(task.loss(output, batch)["reconstruction"], output["vector"], retain_graph=True)
+    (gradient,) = torch.autograd.grad(task.loss(output, batch)["reconstruction"], output["vector"], retain_graph=True)
     codes = task.tokenizer.codebook.codes[output["code"]].requires_grad_()
-    painted = task.head(codes.transpose(1, 2).unflatten(2, (8, 8)))
-    assert torch.allclose(painted, output["painted"], atol=1e-4)
-    (wanted,) = torch.autograd.grad(F.mse_loss(painted, batch["image"]) / 0.0625, codes)
-    assert torch.allclose(given, wanted, atol=1e-6)
-    with pytest.raises(SslkitError, match="--grid: 7, but the encoder's maps at 32 px are 32, 16, 8, 4 wide"):
+    decoded = task.head(codes.transpose(1, 2).unflatten(2, (8, 8)))
+    assert torch.allclose(decoded, output["reconstruction"], atol=1e-4)
+    (expected,) = torch.autograd.grad(F.mse_loss(decoded, batch["image"]) / 0.0625, codes)
+    assert torch.allclose(gradient, expected, atol=1e-6)
+    with pytest.raises(SslkitError, match="--grid: the encoder has no feature map of side 7 at 32 px, only 32, 16, 8, 4"):
         build("vqvae", grid=7)
 
 
@@ -156,27 +157,27 @@ def test_a_run_of_vqvae_is_a_tokenizer_for_beit(
     path = tmp_path / "t" / "model.safetensors"
     assert {name.partition(".")[0] for name in read_model(path).tensors} == {"encoder", "tokenizer"}
     image = torch.rand(2, 3, 16, 16)
-    tokens = read_tokenizer(path, "beit", DataInfo(64, 16), (4, 4))
-    assert tokens(image).shape == (2, 16) and tokens.codes == 16
-    given = ["--data", digits, "--size", 16, "--steps", 2, "--batch-size", 16, "--workers", 0, "--tokenizer", path]
+    tokenizer = read_tokenizer(path, "beit", DataInfo(64, 16), (4, 4))
+    assert tokenizer(image).shape == (2, 16) and tokenizer.num_codes == 16
+    arguments = ["--data", digits, "--size", 16, "--steps", 2, "--batch-size", 16, "--workers", 0, "--tokenizer", path]
     small = ["--encoder", "vit_micro", "--encoder-option", "width=32", "--encoder-option", "depth=1"]
-    ran = sslkit("pretrain", "beit", *given, *small, "--out", tmp_path / "beit")
+    ran = sslkit("pretrain", "beit", *arguments, *small, "--out", tmp_path / "beit")
     assert ran.code == 0, ran.err
-    ran = sslkit("pretrain", "beit", *given[:-2], *small, "--out", tmp_path / "none")
+    ran = sslkit("pretrain", "beit", *arguments[:-2], *small, "--out", tmp_path / "none")
     assert ran.code == 2 and "sslkit pretrain vqvae --data DATA" in ran.err and not (tmp_path / "none").exists()
 
 
-def test_igpt_tells_no_pixel_from_itself_or_later_ones() -> None:
+def test_igpt_predicts_no_pixel_from_itself_or_later_ones() -> None:
     encoder = igpt().encoder
     codes = torch.randint(512, (2, 256))
-    told = torch.stack(encoder.read(codes))
+    outputs = torch.stack(encoder.code_layers(codes))
     for place in (0, 1, 17, 100, 255):
         changed = codes.clone()
         changed[:, place] = (changed[:, place] + 7) % 512
-        again = torch.stack(encoder.read(changed))
-        assert torch.equal(again[:, :, : place + 1], told[:, :, : place + 1])
+        again = torch.stack(encoder.code_layers(changed))
+        assert torch.equal(again[:, :, : place + 1], outputs[:, :, : place + 1])
         if place < 255:
-            assert not torch.allclose(again[:, :, place + 1], told[:, :, place + 1])
+            assert not torch.allclose(again[:, :, place + 1], outputs[:, :, place + 1])
 
 
 def test_igpt_features_are_those_of_the_middle() -> None:
@@ -186,41 +187,41 @@ def test_igpt_features_are_those_of_the_middle() -> None:
 
 def test_igpt_palette_is_the_datas_and_is_kept(sslkit: Callable[..., Any], tmp_path: Path) -> None:
     colors = np.array([[250, 10, 10], [10, 240, 10], [20, 20, 230], [128, 128, 128]], dtype=np.uint8)
-    drawn = np.random.default_rng(0).integers(0, 4, (48, 16, 16))
-    np.save(tmp_path / "images.npy", colors[drawn])
+    indices = np.random.default_rng(0).integers(0, 4, (48, 16, 16))
+    np.save(tmp_path / "images.npy", colors[indices])
     small = ["--encoder-option", "width=32", "--encoder-option", "depth=2", "--encoder-option", "heads=1"]
-    given = ["--data", tmp_path / "images.npy", "--size", 16, "--steps", 2, "--batch-size", 16, "--workers", 0, *small]
-    ran = sslkit("pretrain", "igpt", *given, "--colors", 4, "--out", tmp_path / "run")
+    arguments = ["--data", tmp_path / "images.npy", "--size", 16, "--steps", 2, "--batch-size", 16, "--workers", 0, *small]
+    ran = sslkit("pretrain", "igpt", *arguments, "--colors", 4, "--out", tmp_path / "run")
     assert ran.code == 0, ran.err
     model = read_model(tmp_path / "run" / "model.safetensors")
     palette = (255 * model.part("encoder")["palette"]).round().to(torch.int64)
     assert sorted(palette.tolist()) == sorted(colors.astype(int).tolist())
-    codes = model.build_encoder().codes(torch.tensor(colors[drawn[:3]] / 255).permute(0, 3, 1, 2).float())
-    assert torch.equal(palette[codes].view(3, 16, 16, 3), torch.tensor(colors[drawn[:3]].astype(int)))
-    ran = sslkit("pretrain", "igpt", *given, "--colors", 5, "--out", tmp_path / "more")
-    assert ran.code == 2 and "--colors: 5 of 4 that there are" in ran.err
+    codes = model.build_encoder().codes(torch.tensor(colors[indices[:3]] / 255).permute(0, 3, 1, 2).float())
+    assert torch.equal(palette[codes].view(3, 16, 16, 3), torch.tensor(colors[indices[:3]].astype(int)))
+    ran = sslkit("pretrain", "igpt", *arguments, "--colors", 5, "--out", tmp_path / "more")
+    assert ran.code == 2 and "--colors: 5 exceeds the 4 colors of the data" in ran.err
     ran = sslkit("pretrain", "igpt", "--data", tmp_path / "images.npy", "--encoder", "resnet_micro", "--out", tmp_path / "no")
     assert ran.code == 2 and "igpt requires palette and resnet_micro provides" in ran.err
 
 
-def test_igpt_draws_the_lower_half_only() -> None:
+def test_igpt_completes_the_lower_half_only() -> None:
     task = igpt(side=8, colors=16)
     batch = task.transform({"image": torch.rand(3, 3, 36, 36)})
-    drawn = task.preview(batch, task.predict(batch))
-    assert drawn.shape == (3, 3, 3, 32, 32)
-    assert torch.allclose(drawn[:, 1, :, :14], drawn[:, 2, :, :14])  # but for what resizing mixes at the border
-    assert not torch.allclose(drawn[:, 1, :, 20:], drawn[:, 2, :, 20:])
+    preview = task.preview(batch, task.predict(batch))
+    assert preview.shape == (3, 3, 3, 32, 32)
+    assert torch.allclose(preview[:, 1, :, :14], preview[:, 2, :, :14])  # except where resizing blends the border
+    assert not torch.allclose(preview[:, 1, :, 20:], preview[:, 2, :, 20:])
 
 
-def test_bigan_each_term_trains_its_own(build: Callable[..., Any]) -> None:
+def test_bigan_each_term_trains_its_network(build: Callable[..., Any]) -> None:
     task = build("bigan", norm="none")
     batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
     output = task.predict(batch)
-    assert torch.equal(output["true"], output["true_frozen"]) and torch.equal(output["painted"], output["painted_frozen"])
+    assert torch.equal(output["real"], output["real_frozen"]) and torch.equal(output["fake"], output["fake_frozen"])
     terms = task.loss(output, batch)
     critic = list(task.critic.parameters())
     others = [*task.encoder.parameters(), *task.head.parameters()]
-    assert torch.autograd.grad(terms["deceived"], critic, retain_graph=True, allow_unused=True) == (None,) * len(critic)
+    assert torch.autograd.grad(terms["generator"], critic, retain_graph=True, allow_unused=True) == (None,) * len(critic)
     assert torch.autograd.grad(terms["critic"], others, retain_graph=True, allow_unused=True) == (None,) * len(others)
-    assert all(gradient is not None for gradient in torch.autograd.grad(terms["deceived"], others, retain_graph=True))
+    assert all(gradient is not None for gradient in torch.autograd.grad(terms["generator"], others, retain_graph=True))
     assert all(gradient.any() for gradient in torch.autograd.grad(terms["critic"], critic))

@@ -1,4 +1,4 @@
-"""inpainting: what is hidden, what counts, who is trained by what."""
+"""inpainting: the mask, the weights, and which loss trains which network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,47 +16,47 @@ from sslkit.testing import check_task
 def test_the_hole_is_hidden_and_its_border_counts_ten_times(build: Callable[..., Any], region: str) -> None:
     task = build("inpainting", region=region)
     batch = task.transform({"image": 0.6 + 0.4 * torch.rand(4, 3, 36, 36)})
-    hidden, weight = batch["hidden"], batch["weight"]
-    assert (batch["image"][hidden.expand_as(batch["image"])] == 0.5).all()
-    assert torch.equal(batch["image"].where(~hidden, 0.0), batch["target"].where(~hidden, 0.0))
+    mask, weight = batch["mask"], batch["weight"]
+    assert (batch["image"][mask.expand_as(batch["image"])] == 0.5).all()
+    assert torch.equal(batch["image"].where(~mask, 0.0), batch["target"].where(~mask, 0.0))
     assert task.border == 2
     for sample in range(4):
         for row in range(32):
             for column in range(32):
-                near = hidden[sample, 0, max(0, row - 2) : row + 3, max(0, column - 2) : column + 3].any()
-                wanted = 1.0 if hidden[sample, 0, row, column] else 10.0 if near else 0.0
-                assert float(weight[sample, 0, row, column]) == wanted
+                near = mask[sample, 0, max(0, row - 2) : row + 3, max(0, column - 2) : column + 3].any()
+                expected = 1.0 if mask[sample, 0, row, column] else 10.0 if near else 0.0
+                assert float(weight[sample, 0, row, column]) == expected
 
 
 def test_loss_against_a_loop(build: Callable[..., Any]) -> None:
     task = build("inpainting").eval()
     batch = task.transform({"image": torch.rand(3, 3, 32, 32)})
-    painted = task.predict(batch)["painted"].detach()
+    prediction = task.predict(batch)["prediction"].detach()
     total = sum(
-        float(batch["weight"][sample, 0, row, column] * (painted - batch["target"])[sample, :, row, column].square().mean())
+        float(batch["weight"][sample, 0, row, column] * (prediction - batch["target"])[sample, :, row, column].square().mean())
         for sample in range(3)
         for row in range(32)
         for column in range(32)
     )
-    terms = task.loss({"painted": painted}, batch)
+    terms = task.loss({"prediction": prediction}, batch)
     assert list(terms) == ["reconstruction"] and float(terms["reconstruction"]) == pytest.approx(total, rel=1e-4)
     assert float(task.counts(batch)["reconstruction"]) == pytest.approx(float(batch["weight"].sum()))
 
 
-def test_critic_and_painter_learn_opposite_things_in_one_pass(build: Callable[..., Any]) -> None:
+def test_critic_and_decoder_have_opposite_objectives_in_one_pass(build: Callable[..., Any]) -> None:
     task = build("inpainting", adversarial=0.3, norm="none")
     batch = task.transform({"image": torch.rand(4, 3, 32, 32)})
     output = task.predict(batch)
-    assert output["fake"].shape == output["real"].shape == (4,) and torch.equal(output["fake"], output["deceived"])
+    assert output["fake"].shape == output["real"].shape == (4,) and torch.equal(output["fake"], output["fake_frozen"])
     terms = task.loss(output, batch)
     assert torch.allclose(terms["adversarial"], 0.3 * F.softplus(-output["fake"]).mean())
-    wanted = F.softplus(-output["real"]).mean() + F.softplus(output["fake"]).mean()
-    assert torch.allclose(terms["critic"], wanted)
+    expected = F.softplus(-output["real"]).mean() + F.softplus(output["fake"]).mean()
+    assert torch.allclose(terms["critic"], expected)
 
-    critic, painter = list(task.critic.parameters()), list(task.head.parameters())
+    critic, decoder = list(task.critic.parameters()), list(task.head.parameters())
     assert torch.autograd.grad(terms["adversarial"], critic, retain_graph=True, allow_unused=True) == (None,) * len(critic)
-    assert torch.autograd.grad(terms["critic"], painter, retain_graph=True, allow_unused=True) == (None,) * len(painter)
-    assert all(gradient.any() for gradient in torch.autograd.grad(terms["adversarial"], painter, retain_graph=True))
+    assert torch.autograd.grad(terms["critic"], decoder, retain_graph=True, allow_unused=True) == (None,) * len(decoder)
+    assert all(gradient.any() for gradient in torch.autograd.grad(terms["adversarial"], decoder, retain_graph=True))
     assert all(gradient.any() for gradient in torch.autograd.grad(terms["critic"], critic))
     assert task.param_groups()[0]["lr"] == 1e-4
 
@@ -64,23 +64,23 @@ def test_critic_and_painter_learn_opposite_things_in_one_pass(build: Callable[..
 def test_critic_sees_the_region_only(build: Callable[..., Any]) -> None:
     task = build("inpainting", adversarial=0.3, norm="none").eval()
     batch = task.transform({"image": torch.rand(2, 3, 32, 32)})
-    elsewhere = {**batch, "target": batch["target"].where(batch["hidden"], 0.9)}
+    elsewhere = {**batch, "target": batch["target"].where(batch["mask"], 0.9)}
     assert torch.equal(task.predict(batch)["real"], task.predict(elsewhere)["real"])
 
 
 def test_error_share_of_the_mean_color_is_one(build: Callable[..., Any]) -> None:
     task = build("inpainting", region="center")
     image = torch.rand(2, 3, 32, 32)
-    hidden = torch.zeros(2, 1, 32, 32, dtype=torch.bool)
-    hidden[..., 8:24, 8:24] = True
-    seen = (image * ~hidden).sum(dim=(2, 3), keepdim=True) / 768
-    batch = {"target": image, "hidden": hidden}
-    assert torch.allclose(task.metrics({"painted": seen.expand_as(image)}, batch)["error_share"], torch.ones(2))
-    assert torch.allclose(task.metrics({"painted": image}, batch)["error_share"], torch.zeros(2))
+    mask = torch.zeros(2, 1, 32, 32, dtype=torch.bool)
+    mask[..., 8:24, 8:24] = True
+    mean = (image * ~mask).sum(dim=(2, 3), keepdim=True) / 768
+    batch = {"target": image, "mask": mask}
+    assert torch.allclose(task.metrics({"prediction": mean.expand_as(image)}, batch)["error_share"], torch.ones(2))
+    assert torch.allclose(task.metrics({"prediction": image}, batch)["error_share"], torch.zeros(2))
 
 
 class WithCritic(load_task("inpainting")):  # type: ignore[misc]
-    """Paint against a critic, as `--adversarial 0.1` does."""
+    """Train against a critic, as `--adversarial 0.1` does."""
 
     class Options(load_task("inpainting").Options):  # type: ignore[misc]
         adversarial: float = Field(default=0.1, ge=0, lt=1, description="Weight of the adversarial loss.")

@@ -1,4 +1,4 @@
-"""jigsaw: the set of permutations, where tiles come from, what they look like."""
+"""jigsaw: the set of permutations, and where tiles come from."""
 
 import sys
 from collections.abc import Callable
@@ -17,35 +17,34 @@ def module() -> Any:
 
 
 def nearest_two(permutations: torch.Tensor) -> int:
-    return min(int((one != other).sum()) for one, other in combinations(permutations, 2))
+    return min(int((first != second).sum()) for first, second in combinations(permutations, 2))
 
 
 @pytest.mark.parametrize("count", [9, 50, 100])
 def test_permutations_differ_more_than_random_ones(count: int) -> None:
-    chosen = module().permutation_set(count)
-    assert chosen.shape == (count, 9) and all(sorted(row) == list(range(9)) for row in chosen.tolist())
+    selected = module().permutation_set(count)
+    assert selected.shape == (count, 9) and all(sorted(row) == list(range(9)) for row in selected.tolist())
     torch.manual_seed(0)
     random = max(nearest_two(torch.stack([torch.randperm(9) for _ in range(count)])) for _ in range(20))
-    assert nearest_two(chosen) > random
+    assert nearest_two(selected) > random
     if count == 9:
-        assert nearest_two(chosen) == 9  # a Latin square: no two agree anywhere
-    assert torch.equal(chosen, module().permutation_set.__wrapped__(count))
+        assert nearest_two(selected) == 9  # a Latin square: no two agree anywhere
+    assert torch.equal(selected, module().permutation_set.__wrapped__(count))
 
 
 def test_tiles_come_from_the_cells_of_their_shuffle(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module(), "random_resized_crop", lambda image, size, scale: image)
-    monkeypatch.setattr(module(), "flip", lambda image: image)
+    monkeypatch.setattr(module(), "random_crop_view", lambda image, size, scale: image)
     cut: list[torch.Tensor] = []
     real = module().cut_tiles_in_cells
-    monkeypatch.setattr(module(), "cut_tiles_in_cells", lambda *given: cut.append(real(*given)) or cut[-1])
+    monkeypatch.setattr(module(), "cut_tiles_in_cells", lambda *arguments: cut.append(real(*arguments)) or cut[-1])
     task = build("jigsaw", size=48, gray=0.0)
     row, column = (torch.arange(48) // 16).view(48, 1).expand(48, 48), (torch.arange(48) // 16).expand(48, 48)
     cell = (3 * row + column).float() / 9  # the number of the cell that a pixel lies in
     batch = task.transform({"image": cell.expand(30, 3, 48, 48)})
     assert (task.cell, task.tile) == (16, 14) and batch["image"].shape == (30, 9, 3, 16, 16)
-    found = (cut[0].mean(dim=(2, 3, 4)) * 9).round().long()
-    assert torch.equal(found, task.orders[batch["shuffle"]])
-    assert cut[0].std(dim=(2, 3, 4)).max() < 1e-6  # no tile looks across the border of its cell
+    cells = (cut[0].mean(dim=(2, 3, 4)) * 9).round().long()
+    assert torch.equal(cells, task.orders[batch["permutation"]])
+    assert cut[0].std(dim=(2, 3, 4)).max() < 1e-6  # no tile crosses the border of its cell
 
 
 def test_tiles_lie_at_random_places_and_are_normalized_one_by_one(build: Callable[..., Any]) -> None:
@@ -70,12 +69,12 @@ def test_order_decides(build: Callable[..., Any]) -> None:
 def test_restored_tiles_are_in_their_places(build: Callable[..., Any]) -> None:
     task = build("jigsaw")
     shuffle = torch.tensor([5, 77])
-    own = torch.arange(9.0)
-    seen = own[task.orders[shuffle]].view(2, 9, 1, 1, 1).expand(-1, -1, 3, 4, 4)
-    board = task._restored(seen, shuffle)
-    assert board[0, 0, ::5, ::5][:3, :3].flatten().tolist() == own.tolist()
+    numbers = torch.arange(9.0)
+    tiles = numbers[task.orders[shuffle]].view(2, 9, 1, 1, 1).expand(-1, -1, 3, 4, 4)
+    board = task._restore(tiles, shuffle)
+    assert board[0, 0, ::5, ::5][:3, :3].flatten().tolist() == numbers.tolist()
 
 
 def test_images_smaller_than_the_grid_are_refused(build: Callable[..., Any]) -> None:
-    with pytest.raises(SslkitError, match="--size: the nine tiles of images of 12 px have 3 px"):
+    with pytest.raises(SslkitError, match="--size: images of 12 px give tiles of 3 px"):
         build("jigsaw", size=12)

@@ -1,4 +1,4 @@
-"""MAE: what the encoder sees, what is predicted, the options of the paper's ablations."""
+"""MAE: visible patches, targets, and the options of the paper's ablations."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from sslkit.tasks.load import load_task
 
 
 class Measured:
-    """Offers images as a run does."""
+    """Provides images as a run does."""
 
     def images(self, count: int) -> torch.Tensor:
         return torch.rand(min(count, 40), 3, 36, 36, generator=torch.Generator().manual_seed(0))
@@ -48,47 +48,47 @@ def batch_of(task: Any) -> Any:
 def test_options(options: dict[str, Any]) -> None:
     task = mae(**options)
     batch = batch_of(task)
-    hidden = round(64 * options.get("mask_ratio", 0.75))
+    num_masked = round(64 * options.get("mask_ratio", 0.75))
     assert batch["image"].shape == (3, 3, 32, 32)
-    assert batch["visible"].shape == (3, 64 - hidden) and batch["hidden"].shape == (3, hidden)
-    for visible, masked in zip(batch["visible"], batch["hidden"], strict=True):
+    assert batch["visible"].shape == (3, 64 - num_masked) and batch["masked"].shape == (3, num_masked)
+    for visible, masked in zip(batch["visible"], batch["masked"], strict=True):
         assert sorted([*visible.tolist(), *masked.tolist()]) == list(range(64))
     output = task.predict(batch)
-    assert output.shape[:2] == (3, hidden)
+    assert output.shape[:2] == (3, num_masked)
     task.loss(output, batch).backward()
     assert all(p.grad is not None for p in task.head.parameters())
 
 
-def test_hidden_pixels_reach_nobody() -> None:
+def test_masked_pixels_do_not_leak() -> None:
     task = mae().eval()
     batch = batch_of(task)
     changed = batch["image"].clone()
-    for place in batch["hidden"][0].tolist():
+    for place in batch["masked"][0].tolist():
         row, column = divmod(place, 8)
         changed[0, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = 0.5
     assert torch.equal(task.predict({**batch, "image": changed}), task.predict(batch))
 
 
-def test_the_loss_is_on_hidden_patches_normalized_one_by_one() -> None:
+def test_the_loss_is_on_masked_patches_normalized_separately() -> None:
     task = mae(augmentation="none")
     batch = batch_of(task)
     total = 0.0
     output = task.predict(batch).detach()
-    for sample, places in enumerate(batch["hidden"].tolist()):
+    for sample, places in enumerate(batch["masked"].tolist()):
         for number, place in enumerate(places):
             row, column = divmod(place, 8)
             patch = batch["image"][sample, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].permute(1, 2, 0).flatten()
-            wanted = (patch - patch.mean()) / (patch.var() + 1e-6).sqrt()
-            total += float((output[sample, number] - wanted).square().mean())
+            expected = (patch - patch.mean()) / (patch.var() + 1e-6).sqrt()
+            total += float((output[sample, number] - expected).square().mean())
     assert float(task.loss(output, batch)) == pytest.approx(total / (3 * 48), rel=1e-4)
 
 
 def test_components_are_those_of_the_data() -> None:
     task = mae(target="pca", components=48)
-    found = patchify(Measured().images(40)[..., 2:34, 2:34], 4).flatten(0, 1)
-    back = task._target(found[None])[0] @ task.axes.T + task.mean_patch  # all 48 components lose nothing
-    assert torch.allclose(back, found, atol=1e-4)
-    variances = task._target(found[None])[0].var(dim=0)
+    patches = patchify(Measured().images(40)[..., 2:34, 2:34], 4).flatten(0, 1)
+    back = task._target(patches[None])[0] @ task.axes.T + task.mean_patch  # all 48 components lose nothing
+    assert torch.allclose(back, patches, atol=1e-4)
+    variances = task._target(patches[None])[0].var(dim=0)
     assert (variances[:-1] >= variances[1:] - 1e-5).all()
 
 
@@ -97,14 +97,14 @@ def test_decoder_fits_the_encoder() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(SslkitError, match=r"--mask-ratio: 0.5 with --sampling grid"):
+    with pytest.raises(SslkitError, match=r"--mask-ratio: 0.5 conflicts with --sampling grid"):
         mae(sampling="grid", mask_ratio=0.5)
-    with pytest.raises(SslkitError, match=r"--components: 49 of patches with 48 values"):
+    with pytest.raises(SslkitError, match=r"--components: 49 exceeds the 48 values of a patch"):
         mae(target="pca", components=49)
-    with pytest.raises(SslkitError, match=r"--codes: 5000 of 2560 patches"):
+    with pytest.raises(SslkitError, match=r"--codes: 5000 exceeds the 2560 patches"):
         mae(target="tokens", codes=5000)
 
     task_class = load_task("mae")
     encoder = build_encoder(recipe_for("vit_micro", 32, options={"patch": "32", "width": "32"}))
-    with pytest.raises(SslkitError, match="one patch of the encoder"):
+    with pytest.raises(SslkitError, match="single patch of the encoder"):
         task_class(task_class.Options(), encoder, DataInfo(8, 32))

@@ -1,4 +1,4 @@
-"""relative_position: where patches lie, what is hidden from the encoder."""
+"""relative_position: where patches lie, and what the encoder cannot exploit."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from sslkit.tasks.load import load_task
 
 
 def places_of(task: Any, image: torch.Tensor) -> Any:
-    """Return the batch of an image whose red and green tell row and column."""
+    """Return the batch of an image whose red and green encode row and column."""
     return task.transform({"image": image})
 
 
@@ -19,26 +19,25 @@ def test_patches_lie_where_the_label_says(build: Callable[..., Any], monkeypatch
     import sys
 
     module = sys.modules[load_task("relative_position").__module__]
-    monkeypatch.setattr(module, "random_resized_crop", lambda image, size, scale: image)
-    monkeypatch.setattr(module, "flip", lambda image: image)
+    monkeypatch.setattr(module, "random_crop_view", lambda image, size, scale: image)
     monkeypatch.setattr(module, "resize", lambda image, side: image)
     task = build("relative_position", size=64, color="keep")
-    monkeypatch.setattr(task, "_without_aberration", lambda cut: seen.append(cut) or cut)
-    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(task, "_remove_aberration", lambda patches: cut.append(patches) or patches)
+    cut: list[torch.Tensor] = []
     along = torch.arange(64.0)
     image = torch.stack([along[:, None].expand(64, 64), along.expand(64, 64), torch.zeros(64, 64)]) / 64
     torch.manual_seed(0)
     side = places_of(task, image.expand(200, -1, -1, -1))["side"]
-    corner = (seen[0][:, :, :2, 0, 0] * 64).round().long()  # top and left of both patches
+    corner = (cut[0][:, :, :2, 0, 0] * 64).round().long()  # top and left of both patches
     offset = corner[:, 1] - corner[:, 0]
     step = task.patch + task.gap
     steps = (offset / step).round().long()
     place = [divmod(number, 3) for number in (0, 1, 2, 3, 5, 6, 7, 8)]
-    for told, found, moved in zip(side.tolist(), steps.tolist(), offset.tolist(), strict=True):
-        assert found == [place[told][0] - 1, place[told][1] - 1]
-        assert all(abs(move - step * where) <= 2 * task.jitter for move, where in zip(moved, found, strict=True))
+    for label, step_count, moved in zip(side.tolist(), steps.tolist(), offset.tolist(), strict=True):
+        assert step_count == [place[label][0] - 1, place[label][1] - 1]
+        assert all(abs(move - step * where) <= 2 * task.jitter for move, where in zip(moved, step_count, strict=True))
     assert (offset.abs() % step != 0).any()  # jitter
-    # The paper's shares: patches never touch, whatever the jitter.
+    # The paper's proportions: patches never touch, whatever the jitter.
     assert (task.patch, task.gap, task.jitter) == (15, 8, 1) and task.gap > 2 * task.jitter
 
 
@@ -64,10 +63,10 @@ def test_both_patches_decide(build: Callable[..., Any]) -> None:
     assert output.shape == (4, 8)
     features = [task.encoder(batch["image"][:, view]) for view in range(2)]
     assert torch.allclose(output, task.head(torch.cat(features, dim=1)), atol=1e-5)
-    wanted = -torch.stack([torch.log_softmax(row, 0)[side] for row, side in zip(output, batch["side"], strict=True)]).mean()
-    assert torch.allclose(task.loss(output, batch), wanted)
+    expected = -torch.stack([torch.log_softmax(row, 0)[side] for row, side in zip(output, batch["side"], strict=True)]).mean()
+    assert torch.allclose(task.loss(output, batch), expected)
 
 
 def test_tiny_images_are_refused(build: Callable[..., Any]) -> None:
-    with pytest.raises(SslkitError, match="--size: images of 16 px have patches of 3 px"):
+    with pytest.raises(SslkitError, match="--size: images of 16 px give patches of 3 px"):
         build("relative_position", size=16)

@@ -20,7 +20,7 @@ def task() -> Any:
     return task_class(options, encoder, data)
 
 
-def test_each_half_sees_its_part_only() -> None:
+def test_each_half_depends_on_its_channels_only() -> None:
     made = task().eval()
     gray = torch.rand(2, 1, 32, 32).expand(-1, 3, -1, -1)
     batch = made.transform({"image": torch.rand(2, 3, 32, 32)})
@@ -59,6 +59,6 @@ def test_no_color_no_task(sslkit: Callable[..., Any], tmp_path: Path) -> None:
 
     np.save(tmp_path / "gray.npy", np.zeros((16, 32, 32), dtype=np.uint8))
     ran = sslkit("pretrain", "split_brain", "--data", tmp_path / "gray.npy", "--batch-size", 8)
-    assert ran.code == 2 and "images of 1 channels have no color" in ran.err
+    assert ran.code == 2 and "images with 1 channels have no color" in ran.err
     ran = sslkit("pretrain", "split_brain", "--data", tmp_path / "gray.npy", "--encoder", "mobilenetv3_small_100")
     assert ran.code == 2

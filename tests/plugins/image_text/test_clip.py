@@ -27,9 +27,9 @@ def clip(**options: Any) -> Any:
     tokenizer = BytePairs.learn(["a red square", "a blue square"] * 3, 300)
     details = {"words": tokenizer.words, "length": 8, "spelling": tokenizer.spelled()}
     task_class, data = load_task("clip"), DataInfo(8, 16, 3, "image_text", details)
-    given = task_class.Options(width=6, text_width=8, **options)
-    encoder = task_class.build_encoder(given, RecipeBuilder(recipe_for("resnet_micro", 16, 3, {"width": "8"}), data))
-    return task_class(given, encoder, data)
+    parsed = task_class.Options(width=6, text_width=8, **options)
+    encoder = task_class.build_encoder(parsed, RecipeBuilder(recipe_for("resnet_micro", 16, 3, {"width": "8"}), data))
+    return task_class(parsed, encoder, data)
 
 
 def pairs(task: Any, count: int = 5) -> Any:
@@ -66,7 +66,7 @@ def test_the_scale_is_clamped_at_a_hundred() -> None:
     output = task.predict(batch)
     assert task.metrics(output, batch)["temperature"][0].item() == pytest.approx(0.01)
     task.loss(output, batch).backward()
-    assert float(task.log_scale.grad.abs()) > 0  # it can still be led back
+    assert float(task.log_scale.grad.abs()) > 0  # it can still return
 
 
 def test_transformers_read_in_order_and_bags_do_not() -> None:
@@ -75,7 +75,7 @@ def test_transformers_read_in_order_and_bags_do_not() -> None:
     bag, transformer = clip(text_tower="cbow").text.eval(), clip().text.eval()
     assert torch.allclose(*bag(tokens)) and not torch.allclose(*transformer(tokens))
     changed = padded.clone()
-    changed[:, 5:] = 9  # what follows the end says nothing to a causal transformer
+    changed[:, 5:] = 9  # tokens after the end do not reach a causal transformer
     assert torch.allclose(transformer(changed), transformer(tokens), atol=1e-6)
 
 
@@ -100,31 +100,31 @@ def checkpoint(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     run = tmp_path_factory.mktemp("clip") / "run"
     options = {"width": 32, "text_width": 32}
-    given = {"batch_size": 32, "steps": 60, "lr": 3e-3, "workers": 0}
+    training = {"batch_size": 32, "steps": 60, "lr": 3e-3, "workers": 0}
     encoder = {"encoder": "resnet_micro", "encoder_option": {"width": "8"}}
-    pretrain(PretrainSpec(task="clip", data=str(table), out=str(run), options=options, **given, **encoder))
+    pretrain(PretrainSpec(task="clip", data=str(table), out=str(run), options=options, **training, **encoder))
     return run / "model.safetensors"
 
 
-def test_classes_are_told_by_their_names(checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
-    asked = ["zeroshot", "--ckpt", checkpoint, "--data", table, "--label", "color"]
+def test_classes_are_classified_by_their_names(checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
+    command = ["zeroshot", "--ckpt", checkpoint, "--data", table, "--label", "color"]
     templates = ["--templates", "a {} square, top left", "--templates", "a {} square, bottom right"]
-    result = sslkit(*asked, *templates, "--json").json
+    result = sslkit(*command, *templates, "--json").json
     assert [row["model"] for row in result["rows"]] == ["checkpoint", "random weights"]
     assert result["rows"][0]["metrics"][0]["value"] > 0.6 and result["protocol"] is None
-    assert sslkit(*asked, "--json", "--no-baselines").json["protocol"] == "zeroshot/names-v1"
+    assert sslkit(*command, "--json", "--no-baselines").json["protocol"] == "zeroshot/names-v1"
     names = tmp_path / "names.txt"
     for content in ("red,red\ngreen,green\nblue,blue\nyellow,yellow\npink,pink\n", "red\nyellow\nblue\ngreen\n"):
         names.write_text(content)
-        again = sslkit(*asked, *templates, "--labels", names, "--json").json
+        again = sslkit(*command, *templates, "--labels", names, "--json").json
         assert again["rows"][0]["metrics"] == result["rows"][0]["metrics"]
     names.write_text("azure\nleafy\ncrimson\ngolden\n")
-    ran = sslkit(*asked, "--labels", names)
+    ran = sslkit(*command, "--labels", names)
     assert ran.code == 0 and "blue is azure, green is leafy, red is crimson, yellow is golden" in ran.err
     assert "zeroshot" in (checkpoint.parent / "results.jsonl").read_text()
 
 
-def test_captions_and_images_find_each_other(checkpoint: Path, table: Path, sslkit: Run) -> None:
+def test_captions_and_images_retrieve_each_other(checkpoint: Path, table: Path, sslkit: Run) -> None:
     result = sslkit("zeroshot", "--ckpt", checkpoint, "--data", table, "--json").json
     rows = result["rows"]
     assert [(row["model"], row["test"].rpartition(", ")[2]) for row in rows] == [
@@ -136,62 +136,3 @@ def test_captions_and_images_find_each_other(checkpoint: Path, table: Path, sslk
         assert recalls == sorted(recalls) and recalls[0] > 2 * by_chance["metrics"][0]["value"]
     assert rows[0]["metrics"][0]["n"] == 128 and rows[2]["metrics"][0]["n"] == 16
     assert all(test["seen_in_pretraining"] for test in result["data"]["tests"])
-    assert "recall at 1" in sslkit("zeroshot", "--ckpt", checkpoint, "--data", table).out
-
-
-def test_its_images_are_images(checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
-    result = sslkit("knn", "--ckpt", checkpoint, "--label", "color", "--json").json  # the run's own data
-    assert result["rows"][0]["metrics"][0]["value"] > 0.6 and result["data"]["tests"][0]["seen_in_pretraining"]
-    assert sslkit("embed", "--ckpt", checkpoint, "--data", table, "--out", tmp_path / "f.npz").code == 0
-    assert sslkit("preview", "clip", "--ckpt", checkpoint, "--out", tmp_path / "p.png").code == 0
-    assert sslkit("report", checkpoint.parent, "--out", tmp_path / "report.html").code == 0
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (["--templates", "a picture"], "should hold {} once"),
-        (["--label", "color", "--labels", "{missing}"], "cannot read"),
-        (["--label", "color", "--labels", "{names}"], "has 2 lines for 4 classes"),
-        (["--label", "color", "--labels", "{pairs}"], "has no line for class blue"),
-        (["--label", "kind"], "has no column kind"),
-    ],
-)
-def test_bad_questions_are_one_line(
-    given: list[str], message: str, checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path
-) -> None:
-    (tmp_path / "names.txt").write_text("cat\ndog\n")
-    (tmp_path / "pairs.txt").write_text("red,red\ngreen,green\n")
-    places = {"missing": tmp_path / "no.txt", "names": tmp_path / "names.txt", "pairs": tmp_path / "pairs.txt"}
-    words = [one.format(**places) if one.startswith("{") and one != "{}" else one for one in given]
-    ran = sslkit("zeroshot", "--ckpt", checkpoint, "--data", table, *words)
-    errors = [line for line in ran.err.splitlines() if line.startswith("error: ")]
-    assert ran.code == 2 and len(errors) == 1 and message in errors[0], ran.err
-
-
-def test_other_checkpoints_know_no_captions(trained: Path, table: Path, sslkit: Run) -> None:
-    ran = sslkit("zeroshot", "--ckpt", trained, "--data", table)
-    assert ran.code == 2 and "has no text encoder (trained with rotation)" in ran.err
-
-
-@pytest.mark.parametrize("what", ["spelling", "kind", "recipe", "length", "large", "projector", "samples"])
-def test_altered_towers_are_refused(what: str, checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
-    with safe_open(checkpoint, framework="pt") as file:
-        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata = json.loads(file.metadata()["sslkit"])
-    if what == "spelling":
-        tensors["text.spelling"][:4] = torch.tensor([255, 0, 32, 10], dtype=torch.uint8)
-    elif what == "kind":
-        tensors["text.spelling"] = tensors["text.spelling"].to(torch.bfloat16)
-    elif what == "samples":
-        metadata["samples"] = "audio"
-    elif what in ("length", "large"):
-        metadata["parts"]["text"]["size"] = "abc" if what == "length" else 10**11
-    elif what == "recipe":
-        metadata["parts"]["text"]["name"] = "resnet_micro"
-    else:
-        tensors["projector.weight"] = torch.zeros(3, 3)
-    save_file(tensors, tmp_path / "altered.safetensors", {"sslkit": json.dumps(metadata)})
-    asked = ["knn", "--label", "color"] if what == "samples" else ["zeroshot"]
-    ran = sslkit(*asked, "--ckpt", tmp_path / "altered.safetensors", "--data", table)
-    assert ran.code == 2 and len(ran.err.splitlines()) <= 3 and "error: " in ran.err and "Traceback" not in ran.err

@@ -21,9 +21,9 @@ WORDS = [f"w{i}" for i in range(8)]
 def skipgram(size: int = 16, **options: Any) -> Any:
     task_class = load_task("skipgram")
     data = DataInfo(4, size, len(WORDS), "text", {"words": WORDS, "counts": torch.tensor(COUNTS)})
-    given = task_class.Options(**options)
-    encoder = task_class.build_encoder(given, RecipeBuilder(recipe_for("word_vectors", 16, 8, {"width": "6"}), data))
-    return task_class(given, encoder, data)
+    parsed = task_class.Options(**options)
+    encoder = task_class.build_encoder(parsed, RecipeBuilder(recipe_for("word_vectors", 16, 8, {"width": "6"}), data))
+    return task_class(parsed, encoder, data)
 
 
 def test_rare_words_get_no_vector() -> None:
@@ -32,21 +32,21 @@ def test_rare_words_get_no_vector() -> None:
 
 
 def test_pairs_are_those_of_a_loop() -> None:
-    """With every window at its largest and nothing thinned out, pairs are all neighbors among the words that stay."""
+    """With windows of one word and no subsampling, pairs are all neighbors among the remaining words."""
     task = skipgram(window=1, subsample=0.0, negatives=2)
     tokens = torch.tensor([[0, 7, 1, 2, 6, 3, 0, 0]])
     batch = task.transform({"tokens": tokens})
-    stays = [token for token in tokens[0].tolist() if token < 6]
-    wanted = sorted((a, b) for i, a in enumerate(stays) for j, b in enumerate(stays) if abs(i - j) == 1)
+    kept = [token for token in tokens[0].tolist() if token < 6]
+    expected = sorted((a, b) for i, a in enumerate(kept) for j, b in enumerate(kept) if abs(i - j) == 1)
     words = batch["words"][0].tolist()
-    found = [(words[center], words[neighbor]) for center, neighbor in batch["paired"][0].nonzero().tolist()]
-    assert sorted(found) == wanted
-    assert int(task.counts(batch)["pairs"]) == len(wanted)
+    pairs = [(words[center], words[neighbor]) for center, neighbor in batch["pair_mask"][0].nonzero().tolist()]
+    assert sorted(pairs) == expected
+    assert int(task.counts(batch)["pairs"]) == len(expected)
 
 
 def test_windows_are_of_any_width_up_to_the_largest() -> None:
     task = skipgram(window=4, subsample=0.0, size=32)
-    paired = task.transform({"tokens": torch.zeros(200, 32, dtype=torch.int64)})["paired"].float()
+    paired = task.transform({"tokens": torch.zeros(200, 32, dtype=torch.int64)})["pair_mask"].float()
     assert paired.shape[1:] == (32, 32)
     # At distance d, 1 - (d - 1)/4 of the windows reach.
     for distance, share in ((0, 0), (1, 1), (2, 0.75), (3, 0.5), (4, 0.25), (5, 0)):
@@ -54,51 +54,51 @@ def test_windows_are_of_any_width_up_to_the_largest() -> None:
             assert float(paired.diagonal(side, 1, 2).mean()) == pytest.approx(share, abs=0.03)
 
 
-def test_frequent_words_are_thinned_out_and_negatives_drawn_by_count() -> None:
+def test_frequent_words_are_subsampled_and_negatives_sampled_by_count() -> None:
     task = skipgram(min_count=1, subsample=0.05, window=2, negatives=3, size=64)
     share = 50 / sum(COUNTS)
-    assert float(task.kept[0]) == pytest.approx(math.sqrt(0.05 / share)) and float(task.kept[7]) == 1
+    assert float(task.keep_probability[0]) == pytest.approx(math.sqrt(0.05 / share)) and float(task.keep_probability[7]) == 1
     torch.manual_seed(0)
     counts = torch.tensor(COUNTS).double()
     tokens = torch.multinomial(counts, 400 * 64, replacement=True).view(400, 64)
     batch = task.transform({"tokens": tokens})
-    # There is room for what stays, and hardly for more.
-    stay = float((counts / counts.sum() * task.kept).sum())
-    assert 64 * stay < batch["words"].shape[1] < 64
-    paired = (batch["paired"].any(dim=2).sum() / (400 * 64)).item()
-    assert paired == pytest.approx(stay, abs=0.02)
-    drawn, weights = batch["negatives"], counts**0.75
+    # There is space for the remaining words, and hardly for more.
+    rate = float((counts / counts.sum() * task.keep_probability).sum())
+    assert 64 * rate < batch["words"].shape[1] < 64
+    paired = (batch["pair_mask"].any(dim=2).sum() / (400 * 64)).item()
+    assert paired == pytest.approx(rate, abs=0.02)
+    negatives, weights = batch["negatives"], counts**0.75
     assert torch.allclose(
-        torch.bincount(drawn.flatten(), minlength=8) / drawn.numel(), (weights / weights.sum()).float(), atol=0.01
+        torch.bincount(negatives.flatten(), minlength=8) / negatives.numel(), (weights / weights.sum()).float(), atol=0.01
     )
 
 
 @pytest.mark.parametrize("kind", ["negative", "hierarchical"])
 def test_loss_against_a_loop(kind: str) -> None:
-    """Each of the words drawn for a stretch counts `negatives / drawn` times for each pair."""
+    """Each of the M shared negatives of a sample counts `negatives / M` times for each pair."""
     task = skipgram(loss=kind, window=2, subsample=0.0, negatives=2).double()
     batch = task.transform({"tokens": torch.tensor([[0, 1, 2, 3, 4, 5, 6, 0], [5, 4, 3, 2, 1, 0, 0, 1]])})
     total, pairs = 0.0, 0
     sigmoid = lambda x: 1 / (1 + math.exp(-float(x)))  # noqa: E731
     vectors, others = task.encoder.table.weight.detach(), task.head.weight.detach()
-    for sample, place, near in batch["paired"].nonzero().tolist():
+    for sample, place, near in batch["pair_mask"].nonzero().tolist():
         center = vectors[batch["words"][sample, place]]
         context = int(batch["words"][sample, near])
         pairs += 1
         if kind == "negative":
-            drawn = batch["negatives"][sample]
+            shared = batch["negatives"][sample]
             total -= math.log(sigmoid(center @ others[context]))
-            total -= 2 / len(drawn) * sum(math.log(sigmoid(-center @ others[n])) for n in drawn)
+            total -= 2 / len(shared) * sum(math.log(sigmoid(-center @ others[n])) for n in shared)
         else:
-            path = [(n, t) for n, t in zip(task.nodes[context].tolist(), task.turns[context].tolist(), strict=True) if t]
-            total -= sum(math.log(sigmoid(turn * (center @ others[node]))) for node, turn in path)
+            path = [(n, t) for n, t in zip(task.nodes[context].tolist(), task.signs[context].tolist(), strict=True) if t]
+            total -= sum(math.log(sigmoid(sign * (center @ others[node]))) for node, sign in path)
     assert int(task.counts(batch)["pairs"]) == pairs
     assert task.loss(task.predict(batch), batch)["pairs"].item() == pytest.approx(total, rel=1e-9)
 
 
 def test_the_tree_is_huffmans() -> None:
     task = skipgram(loss="hierarchical", min_count=1)
-    lengths = (task.turns != 0).sum(dim=1).tolist()
+    lengths = (task.signs != 0).sum(dim=1).tolist()
     heap, cost = list(COUNTS), 0
     heapq.heapify(heap)
     while len(heap) > 1:
@@ -108,8 +108,8 @@ def test_the_tree_is_huffmans() -> None:
     assert sum(2.0**-length for length in lengths) == 1  # a full binary tree
     # Probabilities of all words, given any center, add up to 1.
     scores = torch.randn(len(WORDS) - 1, dtype=torch.double)
-    each = (torch.sigmoid(task.turns * scores[task.nodes]).log() * (task.turns != 0)).sum(dim=1).exp()
-    assert float(each.sum()) == pytest.approx(1)
+    probabilities = (torch.sigmoid(task.signs * scores[task.nodes]).log() * (task.signs != 0)).sum(dim=1).exp()
+    assert float(probabilities.sum()) == pytest.approx(1)
 
 
 @pytest.fixture
@@ -120,17 +120,17 @@ def text(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["negative", "hierarchical"])
-def test_words_of_a_family_find_each_other(sslkit: Callable[..., Any], text: Path, tmp_path: Path, kind: str) -> None:
+def test_words_of_a_family_are_neighbors(sslkit: Callable[..., Any], text: Path, tmp_path: Path, kind: str) -> None:
     run = tmp_path / "run"
     options = ["--loss", kind, "--subsample", 0, "--epochs", 40, "--context", 32, "--encoder-option", "width=16", "--lr", 0.05]
     result = sslkit("pretrain", "skipgram", "--data", text, "--out", run, *options, "--json").json
     encoder = load(str(result["checkpoint"]))
     assert len(encoder.words) == 40
-    said = sslkit("neighbors", "--ckpt", run / "model.safetensors", "a0", "B3", "--k", 8, "--json").json
-    for word, near in said["neighbors"].items():
+    result = sslkit("neighbors", "--ckpt", run / "model.safetensors", "a0", "B3", "--k", 8, "--json").json
+    for word, near in result["neighbors"].items():
         assert all(other[0] == word[0].lower() for other, _ in near), (word, near)
-    shown = sslkit("neighbors", "--ckpt", run / "model.safetensors", "a0", "--k", 1)
-    assert shown.code == 0 and shown.out.startswith("a0 ")
+    ran = sslkit("neighbors", "--ckpt", run / "model.safetensors", "a0", "--k", 1)
+    assert ran.code == 0 and ran.out.startswith("a0 ")
     unknown = sslkit("neighbors", "--ckpt", run / "model.safetensors", "a00", "zebra")
     assert (
         unknown.code == 2 and "a00 is none of the 40 words (did you mean a0" in unknown.err and "zebra is none" in unknown.err
@@ -140,15 +140,15 @@ def test_words_of_a_family_find_each_other(sslkit: Callable[..., Any], text: Pat
 
 
 def test_refusals(sslkit: Callable[..., Any], text: Path, trained: Path) -> None:
-    for flags, said in (
+    for flags, message in (
         (["--min-count", 10**6], "--min-count: 1000000 leaves 0 of 40 words"),
-        (["--encoder", "resnet_micro"], "--encoder: skipgram learns word_vectors (got resnet_micro)"),
+        (["--encoder", "resnet_micro"], "--encoder: skipgram needs word_vectors (got resnet_micro)"),
         (["--context", 4000], "--context: 4000 words in a sample"),
         (["--label", "x"], "is text, which has no columns"),
         (["--loss", "softmax"], "--loss: should be negative or hierarchical (got softmax)"),
     ):
         ran = sslkit("pretrain", "skipgram", "--data", text, *flags)
-        assert ran.code == 2 and said in ran.err, ran.err
+        assert ran.code == 2 and message in ran.err, ran.err
     ran = sslkit("neighbors", "--ckpt", trained, "king")
     assert (
         ran.code == 2 and "king is not a file (rotation was trained on images; words need a checkpoint of skipgram)" in ran.err
