@@ -119,7 +119,7 @@ def test_tasks_compared_end_in_a_report(digits: Path, tmp_path: Path, sslkit: Ca
 def test_what_compare_refuses_it_refuses_first(digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     given = ["--data", digits, "--minutes", "0.02", "--batch-size", 16, "--workers", 0, "--out", tmp_path / "c"]
     for tasks, more, said in [
-        ("rotation", [], "--tasks: should be two different tasks or more (got rotation)"),
+        ("rotation", [], "--tasks: two or more different tasks are needed (got rotation)"),
         ("rotation,clusterfit", [], "--tasks: clusterfit needs options of its own: teacher"),
         ("rotation,mae", ["--encoder", "resnet_micro"], "--encoder: mae requires tokens"),
         ("rotation,nothing", [], "unknown task nothing"),
