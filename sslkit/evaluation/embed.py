@@ -65,7 +65,7 @@ def embed(spec: EmbedSpec) -> EmbedResult:
 
 
 def compute_embeddings(spec: EmbedSpec, most: int | None = None) -> Embeddings:
-    """Return features of the samples of `--data`, at most `most`, drawn by the seed; of word vectors, the most frequent words."""
+    """Return features of the samples of `--data`, at most `most` drawn by the seed, or the most frequent words."""
     if spec.layer == "all":
         raise SslkitError("all layers do not fit into one array", "use a number, last or last4", flag="layer")
     checkpoint = read_model(spec.ckpt)

@@ -340,11 +340,11 @@ def stopped_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
     step, taken, message = Stepper.step, [0], list[str]()
 
     def counted(self: Stepper, raw: Any) -> dict[str, float]:
-        said = step(self, raw)
+        metrics = step(self, raw)
         taken[0] += 1
         if taken[0] == steps:
             os.kill(os.getpid(), signal.SIGINT)
-        return said
+        return metrics
 
     with monkeypatch.context() as patch:
         patch.setattr(Stepper, "step", counted)
