@@ -30,7 +30,7 @@ from sslkit.tasks.load import absolute, load_task, task_name
 
 @dataclass(frozen=True)
 class CompareResult:
-    """Hold what `sslkit compare --json` prints; accuracies are shares of 1, None without labels."""
+    """The runs and the report; accuracies are shares of 1, None without labels."""
 
     report: str
     runs: dict[str, str]
@@ -39,51 +39,51 @@ class CompareResult:
 
 
 def compare(spec: CompareSpec) -> CompareResult:
-    """Train tasks for the same time, one after the other, evaluate them and write a report; all `sslkit compare` does.
+    """Train tasks for the same time, one after the other, evaluate them and write a report.
 
-    Each trains in a process of its own, so that the memory it took is its own. Stopped, it goes on where it was when it is
-    started again. Raises SslkitError, before anything is trained, for all that any of the tasks would refuse.
+    Each trains in a process of its own, so that its peak memory is measured alone. A stopped comparison continues when it is
+    started again. Raises SslkitError, before anything is trained, for everything that any of the tasks refuses.
     """
     tasks = [absolute(task.strip()) for task in spec.tasks.split(",") if task.strip()]
     names = [task_name(task) for task in tasks]
     if len(tasks) < 2 or len(set(names)) < len(names):
-        raise SslkitError(f"should be two different tasks or more (got {spec.tasks})", "such as rotation,simclr", flag="tasks")
+        raise SslkitError(f"two or more different tasks are needed (got {spec.tasks})", "such as rotation,simclr", flag="tasks")
     folders = {name: Path(spec.out, name.replace("+", "-and-")) for name in names}
-    given = {name: getattr(spec, name) for name in CompareSpec.model_fields if name in PretrainSpec.model_fields}
-    given = {name: value for name, value in given.items() if name in spec.model_fields_set and name != "out"}
+    values = {name: getattr(spec, name) for name in CompareSpec.model_fields if name in PretrainSpec.model_fields}
+    values = {name: value for name, value in values.items() if name in spec.model_fields_set and name != "out"}
     for task, folder in zip(tasks, folders.values(), strict=True):
-        _check(PretrainSpec(**{**given, "task": task, "minutes": spec.minutes, "out": str(folder), "resume": True}))
-    looking = {name: value for name, value in given.items() if name in ReportSpec.model_fields and name != "batch_size"}
+        _check(PretrainSpec(**{**values, "task": task, "minutes": spec.minutes, "out": str(folder), "resume": True}))
+    report_values = {name: value for name, value in values.items() if name in ReportSpec.model_fields and name != "batch_size"}
     # A checkpoint has its size: given again, it would be a setting by hand, and the results had no protocol.
-    asked = {
-        **{name: value for name, value in looking.items() if name != "encoder" and name not in spec.tables()},
+    evaluation_values = {
+        **{name: value for name, value in report_values.items() if name != "encoder" and name not in spec.tables()},
         "test": spec.test,
     }
-    unlabeled = _unlabeled(KnnSpec(ckpt="", **asked), tasks[0])
+    unlabeled = _unlabeled(KnnSpec(ckpt="", **evaluation_values), tasks[0])
     for task, folder in zip(tasks, folders.values(), strict=True):
-        _train({**given, "task": task, "minutes": spec.minutes}, folder)
-    found: dict[str, dict[str, float]] = {}
+        _train({**values, "task": task, "minutes": spec.minutes}, folder)
+    accuracies: dict[str, dict[str, float]] = {}
     for name, folder in folders.items() if unlabeled is None else ():
         checkpoint = str(folder / MODEL)
-        found.setdefault("knn", {})[name] = knn(KnnSpec(ckpt=checkpoint, **asked)).headline.value
-        found.setdefault("probe", {})[name] = probe(ProbeSpec(ckpt=checkpoint, **asked)).headline.value
+        accuracies.setdefault("knn", {})[name] = knn(KnnSpec(ckpt=checkpoint, **evaluation_values)).headline.value
+        accuracies.setdefault("probe", {})[name] = probe(ProbeSpec(ckpt=checkpoint, **evaluation_values)).headline.value
     if unlabeled is not None:
-        say(f"nothing is evaluated, and the report has curves and pictures only: {unlabeled}")
+        say(f"no evaluation: the report has curves and pictures only: {unlabeled}")
     runs = {name: str(folder) for name, folder in folders.items()}
-    page = report(ReportSpec(**looking, runs=list(runs.values()), test=spec.test, out=str(Path(spec.out, "report.html"))))
-    return CompareResult(page.path, runs, found.get("knn"), found.get("probe"))
+    page = report(ReportSpec(**report_values, runs=list(runs.values()), test=spec.test, out=str(Path(spec.out, "report.html"))))
+    return CompareResult(page.path, runs, accuracies.get("knn"), accuracies.get("probe"))
 
 
 def _check(spec: PretrainSpec) -> None:
     """Raise SslkitError for what `pretrain` would refuse."""
     try:
-        with renamed_flags({"resume": "out"}):  # which is how an earlier comparison goes on
+        with renamed_flags({"resume": "out"}):  # by which an earlier comparison continues
             prepare(spec)
     except ValidationError as error:
-        wanted = ", ".join(str(problem["loc"][0]) for problem in error.errors())
+        missing = ", ".join(str(problem["loc"][0]) for problem in error.errors())
         raise SslkitError(
-            f"{task_name(spec.task)} needs options of its own: {wanted}",
-            "train it by sslkit pretrain, and compare the runs by sslkit report",
+            f"{task_name(spec.task)} needs options of its own: {missing}",
+            "train it with sslkit pretrain, and compare the runs with sslkit report",
             flag="tasks",
         ) from error
 
@@ -109,18 +109,20 @@ def _train(settings: dict[str, Any], folder: Path) -> None:
         # In a session of its own: a terminal's Ctrl-C would reach it beside ours, and two mean at once.
         command = [sys.executable, "-m", "sslkit", *words]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-        told = False
+        forwarded = False
         try:
             while process.poll() is None:
                 time.sleep(0.1)
-                if stop.signal and not told:
+                if stop.signal and not forwarded:
                     process.send_signal(stop.signal)
-                    told = True
+                    forwarded = True
         finally:
             process.kill()  # nothing, where it has ended
     if stop.signal:
         stopped = RunInterruptedError(f"stopped while {task_name(settings['task'])} was training", stop.signal)
-        stopped.hint = "the same command goes on"
+        stopped.hint = "rerun the same command to continue"
         raise stopped
     if process.returncode:
-        raise RunFailedError(f"{task_name(settings['task'])} failed, for the reason above", "the same command goes on")
+        raise RunFailedError(
+            f"{task_name(settings['task'])} failed, for the reason above", "rerun the same command to continue"
+        )

@@ -1,4 +1,4 @@
-"""`sslkit embed` and `sslkit map`: features to take elsewhere, and to look at."""
+"""`sslkit embed`: features of samples in a file."""
 
 from dataclasses import dataclass
 
@@ -20,8 +20,8 @@ from sslkit.specs.use import EmbedSpec
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """Hold features `[N, width]` of images, with their names and, if there are any, labels as the data spells them."""
+class Embeddings:
+    """Features `[N, width]` of samples, with their names and, if there are any, labels as texts."""
 
     features: NDArray[np.float32]
     names: list[str]
@@ -31,7 +31,7 @@ class Embedded:
 
 @dataclass(frozen=True)
 class EmbedResult:
-    """Hold what `sslkit embed --json` prints."""
+    """The file that was written."""
 
     path: str
     images: int
@@ -42,33 +42,38 @@ class EmbedResult:
 
 
 def embed(spec: EmbedSpec) -> EmbedResult:
-    """Write the features of all samples of `--data`, or all word vectors; everything `sslkit embed` does.
+    """Write the features of all samples of `--data`, or all word vectors, as `sslkit embed` does.
 
     The file holds `features` `[N, width]` float32, `paths` and, for data with labels, `labels` (texts; several joined
-    by `;`). Of a checkpoint of words `paths` are the words. With train/ and test/ inside, name the one you want.
+    by `;`). Of a checkpoint of words `paths` are the words. Of data with train/ and test/, train is read.
     """
     out = output_path(spec.out, ".npz")
-    found = embedded(spec)
+    embeddings = compute_embeddings(spec)
     with write_atomically(out) as stream:
-        if found.labels is None:
-            np.savez(stream, features=found.features, paths=np.array(found.names))
+        if embeddings.labels is None:
+            np.savez(stream, features=embeddings.features, paths=np.array(embeddings.names))
         else:
-            np.savez(stream, features=found.features, paths=np.array(found.names), labels=np.array(found.labels))
+            np.savez(stream, features=embeddings.features, paths=np.array(embeddings.names), labels=np.array(embeddings.labels))
     return EmbedResult(
-        str(out), len(found.names), found.features.shape[1], found.labels is not None, found.weights, str(spec.ckpt)
+        str(out),
+        len(embeddings.names),
+        embeddings.features.shape[1],
+        embeddings.labels is not None,
+        embeddings.weights,
+        str(spec.ckpt),
     )
 
 
-def embedded(spec: EmbedSpec, most: int | None = None) -> Embedded:
-    """Return features of the samples of `--data`, of at most `most` drawn by the seed; of words, the most frequent ones'."""
+def compute_embeddings(spec: EmbedSpec, most: int | None = None) -> Embeddings:
+    """Return features of the samples of `--data`, at most `most` drawn by the seed, or the most frequent words."""
     if spec.layer == "all":
-        raise SslkitError("all of them do not fit into one array", "give a number, last or last4", flag="layer")
+        raise SslkitError("all layers do not fit into one array", "use a number, last or last4", flag="layer")
     checkpoint = read_model(spec.ckpt)
     encoder = checkpoint.build_encoder(spec.encoder).to(choose_device(spec.device)[0])
     vocabulary = encoder.vocabulary()
     if vocabulary is not None:
         words, vectors = vocabulary
-        return Embedded(vectors.cpu().numpy()[:most], words[:most], None, weights_hash(encoder))
+        return Embeddings(vectors.cpu().numpy()[:most], words[:most], None, weights_hash(encoder))
     source_class = source_of(checkpoint)
     index = read_samples(spec, checkpoint)
     if most is not None and most < len(index):
@@ -78,7 +83,7 @@ def embedded(spec: EmbedSpec, most: int | None = None) -> Embedded:
         model, source_class.for_evaluation(index, spec, encoder, model.size), spec.layer, spec.pool, spec
     )
     (vectors,) = features.layers.values()
-    return Embedded(
+    return Embeddings(
         vectors.numpy(),
         [index.name(int(row)) for row in features.rows],
         None if index.labels is None else [label_text(index, int(row)) for row in features.rows],
@@ -99,7 +104,7 @@ def read_samples(spec: DataSpec, checkpoint: Checkpoint) -> Index:
 
 
 def label_text(index: Index, row: int) -> str:
-    """Return a sample's label as the data spells it; several are joined by `;`."""
+    """Return a sample's label as text; several are joined by `;`."""
     assert index.labels is not None
     label = index.labels[row]
-    return index.classes[label] if label.ndim == 0 else ";".join(index.classes[one] for one in np.flatnonzero(label))
+    return index.classes[label] if label.ndim == 0 else ";".join(index.classes[place] for place in np.flatnonzero(label))

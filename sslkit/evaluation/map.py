@@ -1,9 +1,9 @@
-"""`sslkit map`: draw features in the plane."""
+"""`sslkit map`: features projected to two dimensions."""
 
 from dataclasses import dataclass
 
 from sslkit.contract.errors import SslkitError
-from sslkit.evaluation.embed import embedded
+from sslkit.evaluation.embed import compute_embeddings
 from sslkit.files import output_path
 from sslkit.reporting.projection import draw_map
 from sslkit.specs.look import MapSpec
@@ -11,7 +11,7 @@ from sslkit.specs.look import MapSpec
 
 @dataclass(frozen=True)
 class MapResult:
-    """Hold what `sslkit map --json` prints."""
+    """The picture that was written."""
 
     path: str
     images: int
@@ -21,10 +21,12 @@ class MapResult:
 
 
 def map_features(spec: MapSpec) -> MapResult:
-    """Draw features in the plane, colored by label; everything `sslkit map` does."""
+    """Draw features in two dimensions, colored by label, as `sslkit map` does."""
     out = output_path(spec.out, ".png")
-    found = embedded(spec, spec.samples)
-    if len(found.features) < 10:
-        raise SslkitError(f"a map of {len(found.features)} samples says nothing", "expected ten or more", flag="data")
-    draw_map(found.features, found.labels, spec.method, spec.seed, out)
-    return MapResult(str(out), len(found.names), spec.method, found.weights, str(spec.ckpt))
+    embeddings = compute_embeddings(spec, spec.samples)
+    if len(embeddings.features) < 10:
+        raise SslkitError(
+            f"{len(embeddings.features)} samples are too few to draw a map", "at least 10 are needed", flag="data"
+        )
+    draw_map(embeddings.features, embeddings.labels, spec.method, spec.seed, out)
+    return MapResult(str(out), len(embeddings.names), spec.method, embeddings.weights, str(spec.ckpt))

@@ -1,4 +1,4 @@
-"""`sslkit neighbors`: what is nearest to words, or to images, by an encoder's features."""
+"""`sslkit neighbors`: nearest neighbors of words or samples by an encoder's features."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ _QUERIES = 8
 
 @dataclass(frozen=True)
 class NeighborsResult:
-    """Hold what `sslkit neighbors --json` prints: for each query its nearest (name, cosine), nearest first."""
+    """For each query its neighbors (name, cosine), nearest first."""
 
     checkpoint: str
     neighbors: dict[str, list[tuple[str, float]]]
@@ -37,40 +37,40 @@ class NeighborsResult:
 
 
 def neighbors(spec: NeighborsSpec) -> NeighborsResult:
-    """List what is nearest to words or images; everything `sslkit neighbors` does.
+    """List the nearest neighbors of words or samples, as `sslkit neighbors` does.
 
-    Queries are words for a checkpoint of `skipgram`, else image files, which are compared with those of `--data`.
+    Queries are words for a checkpoint of `skipgram`, else files, which are compared with the samples of `--data`.
     """
     checkpoint = read_model(spec.ckpt)
     encoder = checkpoint.build_encoder(spec.encoder)
     vocabulary = encoder.vocabulary()
     if vocabulary is not None:
-        return NeighborsResult(str(spec.ckpt), _near_words(spec, *vocabulary))
-    return _near_samples(spec, checkpoint, encoder)
+        return NeighborsResult(str(spec.ckpt), _nearest_words(spec, *vocabulary))
+    return _nearest_samples(spec, checkpoint, encoder)
 
 
-def _near_words(spec: NeighborsSpec, words: list[str], table: Tensor) -> dict[str, list[tuple[str, float]]]:
+def _nearest_words(spec: NeighborsSpec, words: list[str], table: Tensor) -> dict[str, list[tuple[str, float]]]:
     if not spec.queries:
-        raise SslkitError("which words?", "sslkit neighbors WORD... --ckpt FILE")
+        raise SslkitError("no word is named", "sslkit neighbors WORD... --ckpt FILE")
     places = {word: place for place, word in enumerate(words)}
     unknown = [word for word in spec.queries if word.lower() not in places]
     if unknown:
-        raise SslkitError("\n".join(f"{word} is none of the {len(words):,} words{_hint(word, words)}" for word in unknown))
+        raise SslkitError("\n".join(f"{word} is not among the {len(words):,} words{_hint(word, words)}" for word in unknown))
     vectors = F.normalize(table, dim=1)
-    found = {}
+    neighbors_by_word = {}
     for word in spec.queries:
         place = places[word.lower()]
         cosine = vectors @ vectors[place]
         cosine[place] = -2.0  # not itself
         nearest = cosine.topk(min(spec.k, len(words) - 1))
-        found[word] = [
+        neighbors_by_word[word] = [
             (words[other], round(value, 4))
             for value, other in zip(nearest.values.tolist(), nearest.indices.tolist(), strict=True)
         ]
-    return found
+    return neighbors_by_word
 
 
-def _near_samples(spec: NeighborsSpec, checkpoint: Checkpoint, encoder: Encoder) -> NeighborsResult:
+def _nearest_samples(spec: NeighborsSpec, checkpoint: Checkpoint, encoder: Encoder) -> NeighborsResult:
     out = output_path(spec.out, ".png")
     modality, source_class = load_modality(checkpoint.evaluated_as), source_of(checkpoint)
     index, size = read_samples(spec, checkpoint), evaluation_size(spec, checkpoint)
@@ -79,7 +79,9 @@ def _near_samples(spec: NeighborsSpec, checkpoint: Checkpoint, encoder: Encoder)
     bank = cached_features(Model(str(spec.ckpt), encoder, size), samples, "last", "auto", spec)
     unit = F.normalize(bank.layers["last"], dim=1)
     if spec.k >= len(unit):
-        raise SslkitError(f"{spec.k} neighbors among {len(unit)} {samples.noun}", f"give 1 to {len(unit) - 1}", flag="k")
+        raise SslkitError(
+            f"{spec.k} neighbors exceed the {len(unit) - 1} other {samples.noun}", f"use 1 to {len(unit) - 1}", flag="k"
+        )
     positions: list[int | None]  # of the queries in the data, where they come from it
     queries = samples
     if spec.queries:

@@ -1,4 +1,4 @@
-"""k-NN while a run goes on: on a fixed subset of the training part, whose labels the task never sees."""
+"""k-NN accuracy during a run: on a fixed subset of the training part, whose labels the task never sees."""
 
 from functools import cached_property
 
@@ -20,7 +20,7 @@ _SAMPLES, _K, _TEMPERATURE = 2000, 20, 0.07  # as knn/weighted-v1, but of few im
 
 
 class OnlineKnn:
-    """Tell the k-NN accuracy of an encoder on at most 2,000 training images; raises SslkitError if they have no labels."""
+    """k-NN accuracy of an encoder on at most 2,000 training samples; raises SslkitError if they have no labels."""
 
     def __init__(self, spec: PretrainSpec, modality: str) -> None:
         assert spec.data is not None
@@ -31,10 +31,10 @@ class OnlineKnn:
         self.source = source
         index = source.read_index(find_parts(spec.data, source.kind)["train"], spec.label, spec.reindex)
         check_labeled(index, "online_knn", several=False)
-        drawn = np.random.default_rng(spec.seed).permutation(len(index))[:_SAMPLES]
-        self.index = index.subset(np.sort(drawn))
-        if len(drawn) // 4 < 1:
-            raise SslkitError(f"{len(index)} samples are too few", "expected four or more", flag="online_knn")
+        chosen = np.random.default_rng(spec.seed).permutation(len(index))[:_SAMPLES]
+        self.index = index.subset(np.sort(chosen))
+        if len(chosen) // 4 < 1:
+            raise SslkitError(f"{len(index)} samples are too few", "at least four are needed", flag="online_knn")
 
     @cached_property
     def samples(self) -> IndexedSource:
@@ -42,11 +42,11 @@ class OnlineKnn:
         return self.source.for_training(self.index, self.spec)
 
     def __call__(self, encoder: Encoder) -> float:
-        """Return the accuracy, a share of 1, of every fourth image's class by the others."""
-        found = extract(encoder, self.samples, workers=0)
+        """Return the accuracy, a share of 1, of every fourth sample's class by the others."""
+        extracted = extract(encoder, self.samples, workers=0)
         assert self.index.labels is not None
-        features, labels = found.layers["last"], torch.from_numpy(self.index.labels[found.rows])
-        asked = torch.arange(len(labels)) % 4 == 0
-        k = min(_K, int((~asked).sum()))
-        told = votes(features[~asked], labels[~asked], features[asked], k, _TEMPERATURE, len(self.index.classes))
-        return float(is_correct(told, labels[asked]).mean())
+        features, labels = extracted.layers["last"], torch.from_numpy(self.index.labels[extracted.rows])
+        is_query = torch.arange(len(labels)) % 4 == 0
+        k = min(_K, int((~is_query).sum()))
+        scores = votes(features[~is_query], labels[~is_query], features[is_query], k, _TEMPERATURE, len(self.index.classes))
+        return float(is_correct(scores, labels[is_query]).mean())

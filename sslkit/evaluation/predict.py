@@ -1,4 +1,4 @@
-"""`sslkit predict`: what a fine-tuned checkpoint says of images."""
+"""`sslkit predict`: classes and probabilities by a fine-tuned checkpoint."""
 
 import csv
 import io
@@ -17,12 +17,12 @@ from sslkit.evaluation.splits import evaluation_size, source_of
 from sslkit.files import output_path, write_atomically
 from sslkit.specs.use import PredictSpec
 
-_LIKELY = 0.5  # from here on a class is named, where an image may have several
+_LIKELY = 0.5  # probability from which a class is listed, where samples may have several
 
 
 @dataclass(frozen=True)
 class PredictResult:
-    """Hold what `sslkit predict --json` prints."""
+    """The file that was written."""
 
     path: str
     images: int
@@ -32,9 +32,9 @@ class PredictResult:
 
 
 def predict(spec: PredictSpec) -> PredictResult:
-    """Write path, class and probability of all images of `--data`; everything `sslkit predict` does.
+    """Write path, class and probability of all samples of `--data`, as `sslkit predict` does.
 
-    Where an image may have several labels, all likely classes are named, joined by `;`, and the probability is the largest.
+    Where a sample may have several labels, all likely classes are listed, joined by `;`, and the probability is the largest.
     Raises SslkitError for a checkpoint without a classifier.
     """
     out = output_path(spec.out, ".csv")
@@ -44,15 +44,15 @@ def predict(spec: PredictSpec) -> PredictResult:
     encoder = checkpoint.build_encoder(spec.encoder).to(device)
     index = read_samples(spec, checkpoint)
     model = Model(str(spec.ckpt), encoder, evaluation_size(spec, checkpoint))
-    images = source_of(checkpoint).for_evaluation(index, spec, encoder, model.size)
-    features = cached_features(model, images, "last", "auto", spec)
+    samples = source_of(checkpoint).for_evaluation(index, spec, encoder, model.size)
+    features = cached_features(model, samples, "last", "auto", spec)
     with torch.no_grad():
         scores = head(features.layers["last"])
     several, sigmoid = checkpoint.metadata.get("several_labels", False), checkpoint.metadata.get("loss") == "sigmoid"
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n")
     table.writerow(["path", "class", "probability"])
-    for row, (name, probability) in zip(features.rows, named(scores, classes, several, sigmoid), strict=True):
+    for row, (name, probability) in zip(features.rows, name_classes(scores, classes, several, sigmoid), strict=True):
         table.writerow([index.name(int(row)), name, f"{probability:.4f}"])
     with write_atomically(out) as stream:
         stream.write(written.getvalue().encode(errors="surrogateescape"))  # names that are not UTF-8 stay as they are
@@ -64,7 +64,7 @@ def classifier(checkpoint: Checkpoint) -> tuple[list[str], nn.Linear]:
     classes, state = checkpoint.metadata.get("classes"), checkpoint.part("head")
     if not classes or not state:
         raise SslkitError(
-            f"{checkpoint.path} has no classifier: it is a run of {checkpoint.metadata['task']}",
+            f"{checkpoint.path} has no classifier: it was trained by {checkpoint.metadata['task']}",
             f"train one: sslkit finetune --ckpt {checkpoint.path} --data LABELLED",
             flag="ckpt",
         )
@@ -73,16 +73,16 @@ def classifier(checkpoint: Checkpoint) -> tuple[list[str], nn.Linear]:
     return list(classes), head.eval()
 
 
-def named(scores: Tensor, classes: list[str], several: bool, sigmoid: bool) -> list[tuple[str, float]]:
+def name_classes(scores: Tensor, classes: list[str], several: bool, sigmoid: bool) -> list[tuple[str, float]]:
     """Return class and probability of each of scores `[N, classes]`.
 
-    Where there may be several, those from 0.5 on are named if each has a sigmoid of its own, and if they share a softmax
-    those with half of the largest probability or more.
+    Where there may be several, classes are listed from 0.5 on for sigmoids, and from half of the largest probability on for
+    a softmax.
     """
     probability = scores.sigmoid() if sigmoid else scores.softmax(dim=1)
     best, place = probability.max(dim=1)
     if not several:
-        return [(classes[one], share) for one, share in zip(place.tolist(), best.tolist(), strict=True)]
+        return [(classes[index], share) for index, share in zip(place.tolist(), best.tolist(), strict=True)]
     likely = (probability >= (_LIKELY if sigmoid else _LIKELY * best[:, None])).tolist()
-    names = [";".join(name for name, said in zip(classes, row, strict=True) if said) for row in likely]
+    names = [";".join(name for name, is_likely in zip(classes, row, strict=True) if is_likely) for row in likely]
     return list(zip(names, best.tolist(), strict=True))

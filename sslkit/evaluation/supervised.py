@@ -17,7 +17,7 @@ from sslkit.specs.train import FinetuneSpec
 
 
 class Supervised(PretextTask):
-    """Tell an image's label, or its labels: no pretext, but the same contract."""
+    """Classify samples by one label or several: not a pretext task, but under the same contract."""
 
     options: FinetuneSpec
     labels: Tensor
@@ -29,7 +29,7 @@ class Supervised(PretextTask):
         self.kind = ("sigmoid" if several else "softmax") if spec.loss == "auto" else spec.loss
         if self.kind == "softmax" and several:
             raise SslkitError(
-                "softmax wants one label for each image, and some have several", "sigmoid or multi-hot", flag="loss"
+                "softmax needs one label per sample, and some have several", "use sigmoid or multi-hot", flag="loss"
             )
         self.register_buffer("labels", labels, persistent=False)
         self.augment = load_modality(data.modality).augmentation(spec, data, classes)
@@ -39,7 +39,7 @@ class Supervised(PretextTask):
         return nn.Linear(self.encoder.width, self.classes)
 
     def setup(self) -> None:
-        """Choose what learns, and build what the options ask for: dropped paths, averaged weights."""
+        """Choose the trained parameters, and set up stochastic depth and averaged weights."""
         options, stages = self.options, self.encoder.stages()
         if len(stages) == 1 and (options.freeze_blocks or options.last_blocks is not None or options.layer_decay < 1):
             raise SslkitError(
@@ -62,21 +62,21 @@ class Supervised(PretextTask):
         if options.drop_path:
             drop_paths(self.encoder, options.drop_path)
         self.average = Teacher(self.encoder, self.head) if options.ema else None
-        self.waiting = False  # whether the head still learns alone
+        self.waiting = False  # whether the head still trains alone
 
     def train(self, mode: bool = True) -> "Supervised":
-        """Keep the norms of what does not learn in eval mode: their statistics are part of it."""
+        """Keep the norms of frozen parts in eval mode: their statistics stay fixed, too."""
         super().train(mode)
         for norm in self.encoder.modules():
-            if isinstance(norm, BATCH_NORM) and self._stays(norm):
+            if isinstance(norm, BATCH_NORM) and self._is_frozen(norm):
                 norm.eval()
         if self.waiting:
             self.encoder.eval()
         return self
 
     def transform(self, batch: Batch) -> Batch:
-        """Return a random crop, flipped at random and augmented, and what to tell, `[B, classes]`."""
-        self._wait(self.clock.epoch < self.options.head_first)
+        """Return a random crop, flipped at random and augmented, and its targets, `[B, classes]`."""
+        self._set_waiting(self.clock.epoch < self.options.head_first)
         labels = self.labels[batch["index"]]
         target = F.one_hot(labels, self.classes).float() if labels.dim() == 1 else labels.float()
         if self.kind != "sigmoid":
@@ -94,10 +94,10 @@ class Supervised(PretextTask):
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return whether the likeliest class is (one of) the label(s); of mixed images, the larger share's."""
-        told = batch["target"].gather(1, output.argmax(dim=1, keepdim=True))[:, 0]
-        return {"accuracy": (told >= batch["target"].amax(dim=1)).float()}
+        target = batch["target"].gather(1, output.argmax(dim=1, keepdim=True))[:, 0]
+        return {"accuracy": (target >= batch["target"].amax(dim=1)).float()}
 
-    def after_step(self, seen: Batch) -> None:
+    def after_step(self, remembered: Batch) -> None:
         """Move the averaged weights; early on faster, so that they do not remember the start."""
         if self.average is not None:
             step = self.clock.step - self.clock.schedule_start
@@ -121,12 +121,12 @@ class Supervised(PretextTask):
             return {"encoder": encoder, "head": head}
         return {"encoder": self.encoder, "head": self.head}
 
-    def _stays(self, norm: nn.Module) -> bool:
-        own = [id(parameter) for parameter in norm.parameters()]
-        return self.options.batchnorm == "eval" or (bool(own) and not self.learning.intersection(own))
+    def _is_frozen(self, norm: nn.Module) -> bool:
+        parameters = [id(parameter) for parameter in norm.parameters()]
+        return self.options.batchnorm == "eval" or (bool(parameters) and not self.learning.intersection(parameters))
 
-    def _wait(self, waiting: bool) -> None:
-        """Freeze the encoder, its norms too, while the head learns alone; let go of it when that is over."""
+    def _set_waiting(self, waiting: bool) -> None:
+        """Freeze the encoder, its norms too, while the head trains alone; release it afterwards."""
         if waiting != self.waiting:
             self.waiting = waiting
             for stage in self.stages:
@@ -137,7 +137,7 @@ class Supervised(PretextTask):
 
 
 def drop_paths(encoder: Encoder, largest: float) -> None:
-    """Let residual branches be skipped at random, at a rate that to_one linearly to `largest` (Huang et al., 2016).
+    """Let residual branches be skipped at random, at a rate that rises linearly to `largest` (Huang et al., 2016).
 
     Raises SslkitError if there are none: blocks show them, as timm's do, as `drop_path`, `drop_path1` and `drop_path2`.
     """
@@ -150,9 +150,7 @@ def drop_paths(encoder: Encoder, largest: float) -> None:
             if (names := [name for name in ("drop_path", "drop_path1", "drop_path2") if hasattr(module, name)])
         ]
         if not blocks:
-            raise SslkitError(
-                f"{encoder_name(encoder.recipe)} has no branches that could be skipped", "give 0", flag="drop_path"
-            )
+            raise SslkitError(f"{encoder_name(encoder.recipe)} has no residual branches to skip", "use 0", flag="drop_path")
         for place, (block, names) in enumerate(blocks):
             for name in names:
                 setattr(block, name, DropPath(largest * place / max(1, len(blocks) - 1)))

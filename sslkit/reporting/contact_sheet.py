@@ -25,20 +25,20 @@ def draw_sheet(rows: list[tuple[Image.Image, str | None, list[tuple[Image.Image,
         top = line * height + _GAP
         sheet.paste(_tile(query), (_GAP, top))
         pen.text((_GAP, top + _TILE + 1), _short(label or "query"), fill="black", font=font)
-        for column, (image, own, cosine) in enumerate(neighbors, start=1):
+        for column, (image, neighbor_label, cosine) in enumerate(neighbors, start=1):
             left = column * step + 3 * _GAP
             sheet.paste(_tile(image), (left, top))
-            color = _PLAIN if label is None or own is None else _RIGHT if own == label else _WRONG
+            color = _PLAIN if label is None or neighbor_label is None else _RIGHT if neighbor_label == label else _WRONG
             pen.text((left, top + _TILE + 1), f"{cosine:.3f}", fill=_PLAIN, font=font)
-            pen.text((left, top + _TILE + _TEXT), _short(own or ""), fill=color, font=font)
+            pen.text((left, top + _TILE + _TEXT), _short(neighbor_label or ""), fill=color, font=font)
     with write_atomically(out) as stream:
         sheet.save(stream, format="PNG")
 
 
 def _tile(image: Image.Image) -> Image.Image:
-    # Small images keep their pixels: smoothing would show what the encoder did not see.
-    how = Image.Resampling.NEAREST if image.width < _TILE else Image.Resampling.LANCZOS
-    return image.convert("RGB").resize((_TILE, _TILE), how)
+    # Small images keep their pixels: smoothing would hide what the encoder was given.
+    resampling = Image.Resampling.NEAREST if image.width < _TILE else Image.Resampling.LANCZOS
+    return image.convert("RGB").resize((_TILE, _TILE), resampling)
 
 
 def _short(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Features in the plane, by PCA or t-SNE."""
+"""Features in two dimensions, by PCA or t-SNE."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from sslkit.contract.errors import SslkitError
 from sslkit.files import write_atomically
 
-_CLASSES = 20  # as many colors as can be told apart
+_CLASSES = 20  # as many colors as can be distinguished
 
 
 def project(features: NDArray[np.float32], method: str, seed: int) -> tuple[NDArray[np.float64], str]:
-    """Return unit features `[N, D]` in the plane, `[N, 2]`, and how that was done.
+    """Return unit features `[N, D]` projected to `[N, 2]`, and the method in words.
 
     PCA's first two components, or t-SNE (van der Maaten & Hinton, 2008) of the first fifty. Raises SslkitError if all
-    features are alike, of which neither makes anything.
+    features are alike.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -34,7 +34,7 @@ def project(features: NDArray[np.float32], method: str, seed: int) -> tuple[NDAr
 
 
 def draw_map(features: NDArray[np.float32], labels: list[str] | None, method: str, seed: int, out: Path) -> None:
-    """Write a picture of features in the plane; labels, if there are any, are colors (the most frequent twenty)."""
+    """Write a picture of features in two dimensions, colored by label if there are any (the twenty most frequent)."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -44,17 +44,17 @@ def draw_map(features: NDArray[np.float32], labels: list[str] | None, method: st
     figure, axes = pyplot.subplots(figsize=(9, 7), layout="constrained")
     groups = np.array(labels if labels is not None else [""] * len(places))
     names, counts = np.unique(groups, return_counts=True)
-    shown = sorted(names[np.argsort(-counts, kind="stable")][:_CLASSES])
-    colors = pyplot.get_cmap("tab10" if len(shown) <= 10 else "tab20")
-    rest = ~np.isin(groups, shown)
+    frequent = sorted(names[np.argsort(-counts, kind="stable")][:_CLASSES])
+    colors = pyplot.get_cmap("tab10" if len(frequent) <= 10 else "tab20")
+    rest = ~np.isin(groups, frequent)
     if rest.any():
         axes.scatter(places[rest, 0], places[rest, 1], s=8, color="lightgray", label="others")
-    for number, name in enumerate(shown):
-        one = places[groups == name]
-        axes.scatter(one[:, 0], one[:, 1], s=8, color=colors(number), alpha=0.8, label=name or None)
+    for number, name in enumerate(frequent):
+        group = places[groups == name]
+        axes.scatter(group[:, 0], group[:, 1], s=8, color=colors(number), alpha=0.8, label=name or None)
     if labels is not None:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, markerscale=2)
-    axes.set(title=f"{len(places):,} images, {title}", xticks=[], yticks=[])
+    axes.set(title=f"{len(places):,} samples, {title}", xticks=[], yticks=[])
     for side in axes.spines.values():
         side.set_visible(False)
     with write_atomically(out) as stream:

@@ -43,7 +43,7 @@ def test_embed_without_labels_and_of_a_layer(trained: Path, digits: Path, tmp_pa
         ("embed", ["--out", "features.csv"], "should end in .npz"),
         ("map", ["--out", "nowhere/map.png"], "nowhere does not exist"),
         ("neighbors", ["--out", "x.jpg"], "should end in .png"),
-        ("neighbors", ["--k", "48"], "48 neighbors among 48 images (give 1 to 47)"),
+        ("neighbors", ["--k", "48"], "48 neighbors exceed the 47 other images (use 1 to 47)"),
         ("neighbors", ["missing.png"], "missing.png is not a file (rotation was trained on images"),
     ],
 )

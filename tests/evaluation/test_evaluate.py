@@ -66,7 +66,7 @@ def test_features_change_nothing(trained: Path) -> None:
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
 
 
-def test_data_without_a_test_part_is_split_and_said_to_be_seen(
+def test_data_without_a_test_part_is_split_and_reported_as_pretraining_data(
     digits: Path, tmp_path: Path, sslkit: Run, quick: list[str]
 ) -> None:
     flat = tmp_path / "flat"

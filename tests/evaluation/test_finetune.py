@@ -128,7 +128,7 @@ def test_losses_against_naive_loops() -> None:
     assert one.loss(logits, one.transform(batch())).item() == pytest.approx(
         F.cross_entropy(logits, one.labels, label_smoothing=0.3).item()
     )
-    with pytest.raises(SslkitError, match="--loss: softmax wants one label"):
+    with pytest.raises(SslkitError, match="--loss: softmax needs one label"):
         supervised(several, loss="softmax")
 
 
@@ -159,7 +159,7 @@ def test_dropped_paths() -> None:
     assert rates == pytest.approx([0, 1 / 6, 1 / 3, 0.5])
     image = torch.rand(2, 3, 16, 16)
     assert torch.equal(task.eval().encoder(image), task.encoder(image))
-    with pytest.raises(SslkitError, match="no branches that could be skipped"):
+    with pytest.raises(SslkitError, match="no residual branches to skip"):
         drop_paths(build_encoder(recipe_for("vgg11", 32)), 0.1)
 
 
@@ -341,11 +341,11 @@ def stopped_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
     step, taken, message = Stepper.step, [0], list[str]()
 
     def counted(self: Stepper, raw: Any) -> dict[str, float]:
-        said = step(self, raw)
+        metrics = step(self, raw)
         taken[0] += 1
         if taken[0] == steps:
             os.kill(os.getpid(), signal.SIGINT)
-        return said
+        return metrics
 
     with monkeypatch.context() as patch:
         patch.setattr(Stepper, "step", counted)

@@ -144,11 +144,11 @@ def test_predictions(tuned: Path, trained: Path, digits: Path, tmp_path: Path, s
 
 
 def test_several_classes_are_named_where_an_image_may_have_them() -> None:
-    from sslkit.evaluation.predict import named
+    from sslkit.evaluation.predict import name_classes
 
     scores = torch.tensor([[2.0, 1.0, -3.0], [-1.0, -2.0, -3.0]])
-    several, single = named(scores, ["a", "b", "c"], True, True), named(scores, ["a", "b", "c"], False, False)
-    shared = named(torch.tensor([[2.0, 1.8, -3.0]]), ["a", "b", "c"], True, False)
+    several, single = name_classes(scores, ["a", "b", "c"], True, True), name_classes(scores, ["a", "b", "c"], False, False)
+    shared = name_classes(torch.tensor([[2.0, 1.8, -3.0]]), ["a", "b", "c"], True, False)
     assert shared[0][0] == "a;b"
     assert [name for name, _ in several] == ["a;b", ""] and [name for name, _ in single] == ["a", "a"]
     assert several[0][1] == pytest.approx(float(torch.sigmoid(torch.tensor(2.0))))

@@ -57,16 +57,16 @@ def evil(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_one_file_that_needs_nothing(evil: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     out = tmp_path / "report.html"
-    told = sslkit("report", evil, "--out", out, "--workers", 0, "--json").json
+    output = sslkit("report", evil, "--out", out, "--workers", 0, "--json").json
     source = out.read_text(encoding="utf-8")
-    assert told["bytes"] == out.stat().st_size and told["runs"] == [str(evil)]
+    assert output["bytes"] == out.stat().st_size and output["runs"] == [str(evil)]
     page = Page()
     page.feed(source)
     assert page.open == [] and all(reference.startswith("data:image/png;base64,") for reference in page.references)
     assert not re.search(r"https?://|@import|url\(", source)
     assert "<b>images" not in source and "<i>digit" not in source and "<script>alert" not in source
     assert "<b>images & more" in page.text and "<i>digit 0" in page.text
-    for said in (
+    for message in (
         "To repeat it",
         "Evaluations",
         "knn",
@@ -75,7 +75,7 @@ def test_one_file_that_needs_nothing(evil: Path, tmp_path: Path, sslkit: Callabl
         "After 8 steps",
         "random weights",
     ):
-        assert said in page.text, said
+        assert message in page.text, message
     thumbnails = json.loads(re.search(r'<script type="application/json">(.*?)</script>', source)[1])  # type: ignore[index]
     assert len(thumbnails) == source.count("<circle ") == 48
 
@@ -91,7 +91,7 @@ def test_the_command_repeats_the_run(evil: Path, tmp_path: Path, sslkit: Callabl
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (evil / "model.safetensors").read_bytes()
 
 
-def test_what_cannot_be_shown_is_said(evil: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+def test_missing_figures_have_a_reason(evil: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     ran = sslkit("report", "--out", tmp_path / "r.html")
     assert ran.code == 2 and "no run is named" in ran.err
     ran = sslkit("report", tmp_path, "--out", tmp_path / "r.html")
@@ -103,14 +103,14 @@ def test_what_cannot_be_shown_is_said(evil: Path, tmp_path: Path, sslkit: Callab
 @pytest.mark.slow
 def test_tasks_compared_end_in_a_report(digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     given = ["--data", digits, "--minutes", "0.02", "--encoder-option", "width=8", "--batch-size", 16, "--workers", 0]
-    told = sslkit("compare", "--tasks", "rotation,jigsaw", *given, "--size", 32, "--out", tmp_path / "c", "--json").json
-    assert set(told["runs"]) == set(told["knn"]) == set(told["probe"]) == {"rotation", "jigsaw"}
+    output = sslkit("compare", "--tasks", "rotation,jigsaw", *given, "--size", 32, "--out", tmp_path / "c", "--json").json
+    assert set(output["runs"]) == set(output["knn"]) == set(output["probe"]) == {"rotation", "jigsaw"}
     page = (tmp_path / "c" / "report.html").read_text()
     assert "Compared" in page and page.count("<h2>") == 3 and "knn/weighted-v1" in page
     assert "Accuracy of the last layer against minutes" in page and "McNemar" in page and "No map" not in page
     lines = (tmp_path / "c" / "jigsaw" / "results.jsonl").read_text().splitlines()
     again = sslkit("compare", "--tasks", "rotation,jigsaw", *given, "--size", 32, "--out", tmp_path / "c", "--json").json
-    assert again["knn"] == told["knn"]  # nothing was trained again, and earlier results are still there
+    assert again["knn"] == output["knn"]  # nothing was trained again, and earlier results are still there
     assert (tmp_path / "c" / "jigsaw" / "results.jsonl").read_text().splitlines()[: len(lines)] == lines
     ran = sslkit("compare", "--tasks", "rotation,jigsaw", *given, "--size", 64, "--out", tmp_path / "c")
     assert ran.code == 2 and ran.err.startswith("error: --out: ") and "was started with other values: --size 64" in ran.err
@@ -118,26 +118,26 @@ def test_tasks_compared_end_in_a_report(digits: Path, tmp_path: Path, sslkit: Ca
 
 def test_what_compare_refuses_it_refuses_first(digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     given = ["--data", digits, "--minutes", "0.02", "--batch-size", 16, "--workers", 0, "--out", tmp_path / "c"]
-    for tasks, more, said in [
-        ("rotation", [], "--tasks: should be two different tasks or more (got rotation)"),
+    for tasks, more, message in [
+        ("rotation", [], "--tasks: two or more different tasks are needed (got rotation)"),
         ("rotation,clusterfit", [], "--tasks: clusterfit needs options of its own: teacher"),
         ("rotation,mae", ["--encoder", "resnet_micro"], "--encoder: mae requires tokens"),
         ("rotation,nothing", [], "unknown task nothing"),
     ]:
         ran = sslkit("compare", "--tasks", tasks, *given, *more)
-        assert ran.code == 2 and said in ran.err and not (tmp_path / "c").exists(), ran.err
+        assert ran.code == 2 and message in ran.err and not (tmp_path / "c").exists(), ran.err
 
 
-def test_runs_of_one_name_are_told_apart(evil: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+def test_runs_with_equal_names_get_longer_names(evil: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     import shutil
 
     for name in ("a", "b"):
         shutil.copytree(evil, tmp_path / name / "run")
-    told = sslkit(
+    output = sslkit(
         "report", tmp_path / "a" / "run", tmp_path / "b" / "run", "--workers", 0, "--out", tmp_path / "r.html", "--json"
     )
     page = (tmp_path / "r.html").read_text()
-    assert told.code == 0 and "<h2>a/run</h2>" in page and "<h2>b/run</h2>" in page
+    assert output.code == 0 and "<h2>a/run</h2>" in page and "<h2>b/run</h2>" in page
     ran = sslkit("report", evil, evil, "--out", tmp_path / "r.html")
     assert ran.code == 2 and "named twice" in ran.err
 
