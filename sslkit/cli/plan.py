@@ -23,7 +23,7 @@ def _run(given: dict[str, Any], extras: dict[str, Any], task_class: Any) -> None
     spec, _, _ = task_spec(PretrainSpec, given, extras, task_class)
     import sslkit
 
-    show(sslkit.plan_run(spec), extras, _print)
+    show(sslkit.plan(spec), extras, _print)
 
 
 def _print(result: dict[str, Any]) -> None:
