@@ -328,3 +328,17 @@ def test_widened_outputs_under_bf16() -> None:
     exact = task.predict(batch)
     assert not torch.equal(output, exact)
     assert torch.allclose(F.normalize(output, dim=-1), F.normalize(exact, dim=-1), atol=0.1)
+
+
+def test_betas_of_a_group_are_those_of_adamw() -> None:
+    class Special(Ragged):
+        def param_groups(self) -> list[dict[str, Any]]:
+            return [{"params": list(self.head.parameters()), "betas": [0.5, 0.9]}]
+
+    task = task_of(Special)
+    head = {id(parameter) for parameter in task.head.parameters()}
+    for group in build_optimizer(task, spec(), 1).param_groups:
+        assert group["betas"] == ((0.5, 0.9) if id(group["params"][0]) in head else (0.9, 0.999))
+    for name in ("sgd", "lars"):
+        with pytest.raises(SslkitError, match=f"--optimizer: {name} has no betas"):
+            build_optimizer(task, spec(optimizer=name), 1)
