@@ -1,4 +1,4 @@
-"""Where sslkit prints: progress and remarks on stderr, results on stdout (`--json`: one object there and nothing else)."""
+"""Output: progress and messages on stderr, results on stdout (with `--json` a single object)."""
 
 import json
 import os
@@ -18,7 +18,7 @@ stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 stdout = Console(highlight=False, soft_wrap=True)
 
 
-# torchrun starts several processes of one job: the first speaks for all, the others only of their own failures.
+# torchrun starts several processes of one job: the first prints for all, the others only their own failures.
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -26,7 +26,7 @@ RANK = int(os.environ.get("RANK", "0")) if PROCESSES > 1 else 0
 
 
 def say(message: str, style: str | None = None) -> None:
-    """Print one remark on stderr, without reading markup in it (paths may hold brackets)."""
+    """Print one message on stderr, without interpreting markup (paths may contain brackets)."""
     if RANK == 0:
         stderr.print(message, style=style, markup=False)
 
@@ -38,29 +38,29 @@ def print_json(value: Any) -> None:
 
 
 class ProgressReporter:
-    """Show how far a long piece of work is: a bar on a terminal, a plain line every ten seconds elsewhere."""
+    """Report progress of a long operation: a bar on a terminal, a plain line every ten seconds elsewhere."""
 
     def __init__(self, title: str, total: int | None, progress: "Progress | None") -> None:
         self.title, self.total, self.progress = title, total, progress
         self.done = 0
-        self.started = self.printed = time.monotonic()
+        self.started_at = self.printed_at = time.monotonic()
         self.bar = progress.add_task(title, total=total, text="") if progress else None
 
     def advance(self, amount: int = 1, text: str = "") -> None:
-        """Count `amount` more units as done; `text` stands at the end of the line."""
+        """Count `amount` more units as done; `text` is shown at the end of the line."""
         self.done += amount
         now = time.monotonic()
         if self.progress is not None and self.bar is not None:
             self.progress.update(self.bar, completed=self.done, text=text)
-        elif now - self.printed >= 10 or (self.done == self.total and now - self.started >= 10):
-            self.printed = now
+        elif now - self.printed_at >= 10 or (self.done == self.total and now - self.started_at >= 10):
+            self.printed_at = now
             of = f"/{self.total}" if self.total else ""
             say(f"{self.title} {self.done}{of} {text}".rstrip())
 
 
 @contextmanager
 def show_progress(title: str, total: int | None, done: int = 0) -> Iterator[ProgressReporter]:
-    """Show progress of work with `total` units (None: unknown), of which `done` were done before."""
+    """Show the progress of an operation with `total` units (None: unknown), of which `done` were done before."""
     if not stderr.is_terminal or RANK > 0:
         plain = ProgressReporter(title, total, None)
         plain.done = done

@@ -34,7 +34,7 @@ def test_installed_task_in_full(name: str, ranks: Ranks) -> None:
 
 
 class Good(PretextTask):
-    """Tell the mean brightness."""
+    """Predict the mean brightness."""
 
     def build_head(self) -> nn.Module:
         return nn.Linear(self.encoder.width, 1)
@@ -62,7 +62,7 @@ class ViewsFirst(Good):
 
 
 class NoRow(Good):
-    """Says something about all rows together."""
+    """Returns an entry for all rows together."""
 
     def predict(self, batch: Batch) -> Any:
         output = super().predict(batch)
@@ -99,8 +99,8 @@ class TrainedTeacher(Good):
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         with torch.no_grad():
-            agreed = self.copy.weight.sum()
-        return super().loss(output, batch) + 0 * agreed
+            total = self.copy.weight.sum()
+        return super().loss(output, batch) + 0 * total
 
 
 class Hopeless(Good):
@@ -117,20 +117,20 @@ class UnsavedQueue(Good):
     def remember(self, output: Tensor, batch: Batch) -> Batch:
         return {"output": output[:, 0]}
 
-    def after_step(self, seen: Batch) -> None:
-        self.past = torch.cat([self.past, seen["output"].detach()])[-4:]
+    def after_step(self, remembered: Batch) -> None:
+        self.past = torch.cat([self.past, remembered["output"].detach()])[-4:]
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         return super().loss(output, batch) + (output.mean() - self.past.mean()).square()
 
 
-class OwnSchedule(Good):
+class PrivateSchedule(Good):
     """Follows a schedule in an attribute instead of the clock."""
 
     def setup(self) -> None:
         self.weight = 1.0
 
-    def after_step(self, seen: Batch) -> None:
+    def after_step(self, remembered: Batch) -> None:
         self.weight *= 0.5
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
@@ -167,7 +167,63 @@ class NeedlessCoupling(Good):
     couples_samples = True
 
 
-class Neighborly(Good):
+class NamedCoupling(Good):
+    """Couples one of two outputs by name; the other has a mean, a counted sum and remembered rows."""
+
+    couples_samples = True
+    couples = ("projection", "target")
+
+    def setup(self) -> None:
+        self.scale = nn.Parameter(torch.ones(()))
+        self.register_buffer("center", torch.zeros(()))
+
+    def transform(self, batch: Batch) -> Batch:
+        return {**super().transform(batch), "chosen": batch["index"] % 3 == 0}
+
+    def predict(self, batch: Batch) -> Any:
+        output = super().predict(batch)
+        return {"projection": output, "local": self.encoder(batch["image"])}
+
+    def loss(self, output: Any, batch: Batch) -> Any:
+        projection, error = output["projection"][:, 0], output["local"].mean(dim=1) * self.scale
+        return {
+            "coupled": (projection - batch["target"]).square().mean() + (projection - projection.mean()).square().sum(),
+            "mean": error.square().mean(),
+            "sum": (error.square() * batch["chosen"]).sum(),
+        }
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        return {"sum": batch["chosen"].sum()}
+
+    def remember(self, output: Any, batch: Batch) -> Batch:
+        return {"local": output["local"].mean(dim=1).detach(), "projection": output["projection"].detach()}
+
+    def after_step(self, remembered: Batch) -> None:
+        self.center.lerp_((remembered["local"] * remembered["projection"][:, 0]).mean(), 0.5)
+
+
+class UnknownCoupling(NamedCoupling):
+    couples = ("projection", "targets")
+
+
+class Renormed(nn.BatchNorm1d):
+    """Normalizes by the running mean, and then updates it in place."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        output = (features - self.running_mean).square()
+        with torch.no_grad():
+            self.running_mean.lerp_(features.mean(dim=0), 0.5)
+        return output
+
+
+class ReadsAndUpdates(Good):
+    """Has a norm whose compiled gradient is wrong: what it reads is updated before the backward pass."""
+
+    def build_head(self) -> nn.Module:
+        return nn.Sequential(Renormed(self.encoder.width), nn.Linear(self.encoder.width, 1))
+
+
+class MixesRows(Good):
     """Predicts a row from the others, too."""
 
     def predict(self, batch: Batch) -> Tensor:
@@ -183,15 +239,15 @@ class Ordered(Good):
         return output * (1 + 0.1 * torch.arange(len(output), device=output.device)[:, None])
 
 
-class Looking(Good):
-    """Looks at a value while predicting: no graph can hold that."""
+class ReadsValue(Good):
+    """Reads a value while predicting: no graph can hold that."""
 
     def predict(self, batch: Batch) -> Tensor:
         output = super().predict(batch)
         return output * 2 if output.sum().item() > 0 else output
 
 
-class Forgetful(Good):
+class CountsEpochs(Good):
     """Counts epochs in an attribute."""
 
     def setup(self) -> None:
@@ -205,7 +261,7 @@ class Forgetful(Good):
 
 
 class Collapsing(Good):
-    """Asks for features that are all alike."""
+    """Minimizes the variance of the features."""
 
     couples_samples = True
     defaults: ClassVar = {"lr": 0.1}
@@ -224,8 +280,8 @@ class Normed(Good):
         return nn.Sequential(nn.BatchNorm1d(self.encoder.width), nn.Linear(self.encoder.width, 1))
 
 
-class OwnRows(Good):
-    """Moves a buffer by the rows that the loss was given: another in every process."""
+class LocalCenter(Good):
+    """Moves a buffer in the loss by the rows of this process: differently in every process."""
 
     def setup(self) -> None:
         self.register_buffer("center", torch.zeros(()))
@@ -248,7 +304,7 @@ class OwnRows(Good):
         (Detached, "gradient"),
         (TrainedTeacher, "gradient"),
         (UnsavedQueue, "state"),
-        (OwnSchedule, "state"),
+        (PrivateSchedule, "state"),
         (Hopeless, "loss falls"),
         (Nameless, "loads without"),
     ],
@@ -270,12 +326,15 @@ def test_names_the_broken_promise(task: type[PretextTask], broken: str) -> None:
         (Normed, "micro-batches"),
         (HiddenCoupling, "couples_samples"),
         (NeedlessCoupling, "couples_samples"),
-        (Neighborly, "no other row"),
+        (NamedCoupling, ""),
+        (UnknownCoupling, "couples_samples"),
+        (MixesRows, "no other row"),
         (Ordered, "no other row"),
-        (Looking, "compiles"),
-        (Forgetful, "resume"),
+        (ReadsValue, "compiles"),
+        (ReadsAndUpdates, "same gradients"),
+        (CountsEpochs, "resume"),
         (Collapsing, "collapse"),
-        (OwnRows, "two processes"),
+        (LocalCenter, "two processes"),
     ],
 )
 def test_names_the_broken_promise_in_full(task: type[PretextTask], broken: str, ranks: Ranks) -> None:

@@ -1,4 +1,4 @@
-"""Batches of samples, in an order that depends on nothing but seed and epoch."""
+"""Batches of samples, in an order that depends only on seed and epoch."""
 
 import atexit
 from collections.abc import Iterator
@@ -21,26 +21,26 @@ from sslkit.data.worker_process import (
     worker_context,
 )
 
-_Asked = tuple[Rows, ReadSeed | None]
+_Request = tuple[Rows, ReadSeed | None]
 
 
-_INTERVAL, _PATIENCE = 60, 5  # seconds between looks at workers that deliver nothing; so many, and they are given up
+_INTERVAL, _PATIENCE = 60, 5  # seconds until torch reports that no batch came; after so many reports the run fails
 
 
 class WorkerFailedError(RunFailedError):
-    """Report that a worker process died or hangs."""
+    """Report that a loader worker died, or delivers nothing."""
 
 
 class Loader:
     """Deliver batches: the source's arrays as tensors, `index` int64 `[B]`, and `broken`: [(row, reason)]."""
 
     def __init__(self, source: Source, workers: int, substitute: bool, pin_memory: bool = False) -> None:
-        self._workers, self._batches = workers, list[_Asked]()
+        self._workers, self._batches = workers, list[_Request]()
         with allow_many_workers():
             self._loader: DataLoader[Any] = DataLoader(
                 _Rows(source, substitute),
                 batch_size=None,
-                sampler=_Listed(self._batches),
+                sampler=_RequestSampler(self._batches),
                 num_workers=workers,
                 persistent_workers=workers > 0,
                 timeout=_INTERVAL if workers else 0,
@@ -49,36 +49,37 @@ class Loader:
                 worker_init_fn=partial(ignore_stop_signals, leaving),
             )
 
-    def __call__(self, batches: list[Rows], draw: ReadSeed | None = None) -> Iterator[dict[str, Any]]:
-        """Deliver the given batches of rows, in order; what is random in reading them comes from `draw`.
+    def __call__(self, batches: list[Rows], read_seed: ReadSeed | None = None) -> Iterator[dict[str, Any]]:
+        """Deliver batches of rows in order; random choices of the source, such as a window, are seeded by `read_seed`.
 
-        Raises SslkitError if nothing in the data can be read, and WorkerFailedError if a worker died or hangs.
+        Raises SslkitError if no sample can be read, and WorkerFailedError if a worker died or hangs.
         """
-        self._batches[:] = [(rows, draw) for rows in batches]
+        self._batches[:] = [(rows, read_seed) for rows in batches]
         with allow_many_workers(), keep_worker_deaths_silent():
-            arriving = iter(self._loader)
-        while (raw := self._next(arriving, _PATIENCE)) is not None:
+            iterator = iter(self._loader)
+        while (raw := self._next(iterator, _PATIENCE)) is not None:
             if "failure" in raw:
-                raise SslkitError(raw["failure"])
+                raise SslkitError(raw["failure"], flag="data")
             yield raw
 
-    def _next(self, arriving: Iterator[dict[str, Any]], looks: int) -> dict[str, Any] | None:
+    def _next(self, iterator: Iterator[dict[str, Any]], attempts: int) -> dict[str, Any] | None:
         """Return the next batch, None after the last one."""
         try:
-            return next(arriving, None)
+            return next(iterator, None)
         except (RuntimeError, OSError, EOFError) as error:
-            said = str(error).partition("\n")[0]
-            slow = said.startswith("DataLoader timed out")
-            if slow and looks > 1:  # the workers are alive: it may be the disk
-                return self._next(arriving, looks - 1)
-            # Torch's watch speaks of its workers; what is no RuntimeError is a connection to one, or was caught in one.
-            died = said.startswith("DataLoader worker (") or not (isinstance(error, RuntimeError) or said.startswith("Caught "))
+            message = str(error).partition("\n")[0]
+            slow = message.startswith("DataLoader timed out")
+            if slow and attempts > 1:  # the workers are alive: it may be the disk
+                return self._next(iterator, attempts - 1)
+            # Torch names its workers; what is no RuntimeError is a broken connection to one, or was caught in one.
+            named = message.startswith("DataLoader worker (")
+            died = named or not (isinstance(error, RuntimeError) or message.startswith("Caught "))
             if self._workers == 0 or not (slow or died):
                 raise
-            waited = f"no batch came in {_INTERVAL * _PATIENCE} seconds"
-            told = waited if slow else f"a worker died: {said or type(error).__name__}"
-            hint = "fewer workers need less memory, and less of /dev/shm; --workers 0 reads in this process"
-            raise WorkerFailedError(f"{self._workers}: {told}", hint, flag="workers") from error
+            timeout = f"no batch came in {_INTERVAL * _PATIENCE} seconds"
+            reason = timeout if slow else f"one of {self._workers} died: {message or type(error).__name__}"
+            hint = "fewer workers need less memory and less of /dev/shm; --workers 0 reads in this process"
+            raise WorkerFailedError(reason, hint, flag="workers") from error
 
     def close(self) -> None:
         """End the worker processes."""
@@ -86,7 +87,7 @@ class Loader:
 
 
 def epoch_batches(samples: int, batch_size: int, seed: int, epoch: int, weights: Tensor | None = None) -> list[Rows]:
-    """Return the batches of one epoch: a seeded permutation (or draw by weights), the incomplete last batch dropped."""
+    """Return the batches of one epoch: a seeded permutation, or a sample by weights, without the incomplete last batch."""
     generator = torch.Generator().manual_seed((seed << 32) + epoch)
     if weights is None:
         order = torch.randperm(samples, generator=generator)
@@ -96,7 +97,7 @@ def epoch_batches(samples: int, batch_size: int, seed: int, epoch: int, weights:
 
 
 def ordered_batches(samples: int, batch_size: int) -> list[Rows]:
-    """Return all rows in data order, the last batch as short as it is."""
+    """Return batches of all rows in data order; the last one may be shorter."""
     return [np.arange(start, min(start + batch_size, samples)) for start in range(0, samples, batch_size)]
 
 
@@ -107,15 +108,15 @@ class _Rows(Dataset[Any]):
     def __init__(self, source: Source, substitute: bool) -> None:
         self.source, self.substitute = source, substitute
 
-    def __getitem__(self, asked: _Asked) -> dict[str, Any]:
-        rows, draw = asked
-        arrays, broken = self.source.read(rows, draw)
+    def __getitem__(self, request: _Request) -> dict[str, Any]:
+        rows, read_seed = request
+        arrays, broken = self.source.read(rows, read_seed)
         reported = [(int(rows[place]), reason) for place, reason in broken.items()]
         if self.substitute and broken:
-            replaced = self._replace(arrays, rows, list(broken), draw)
-            if replaced is None:  # told, not raised: an exception would leave a worker as a traceback
+            replaced = self._replace(arrays, rows, list(broken), read_seed)
+            if replaced is None:  # returned, not raised: an exception would leave a worker as a traceback
                 source = self.source
-                return {"failure": f"--data: not one of {source.info.samples} {source.noun} in {source.location} can be read"}
+                return {"failure": f"none of the {source.info.samples} {source.noun} in {source.location} can be read"}
             rows = replaced
         elif broken:
             good = np.setdiff1d(np.arange(len(rows)), list(broken))
@@ -123,16 +124,18 @@ class _Rows(Dataset[Any]):
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return {**tensors, "index": torch.from_numpy(rows), "broken": reported}
 
-    def _replace(self, arrays: dict[str, NDArray[Any]], rows: Rows, places: list[int], draw: ReadSeed | None) -> Rows | None:
-        """Replace each unreadable sample by the next readable one, always the same; return the rows."""
+    def _replace(
+        self, arrays: dict[str, NDArray[Any]], rows: Rows, places: list[int], read_seed: ReadSeed | None
+    ) -> Rows | None:
+        """Replace each unreadable sample by the next readable one in the data; return the rows, or None if there is none."""
         rows, samples = rows.copy(), self.source.info.samples
         for place in places:
             for step in range(1, samples):
                 row = (rows[place] + step) % samples
-                found, broken = self.source.read(np.array([row]), draw)
+                replacement, broken = self.source.read(np.array([row]), read_seed)
                 if not broken:
                     for name, array in arrays.items():
-                        array[place] = found[name][0]
+                        array[place] = replacement[name][0]
                     rows[place] = row
                     break
             else:
@@ -140,13 +143,13 @@ class _Rows(Dataset[Any]):
         return rows
 
 
-class _Listed:
-    """Sample what the list holds at the time: the loader keeps its workers while the epochs change."""
+class _RequestSampler:
+    """Sample what the list holds at the time: the loader keeps its workers from one epoch to the next."""
 
-    def __init__(self, batches: list[_Asked]) -> None:
+    def __init__(self, batches: list[_Request]) -> None:
         self.batches = batches
 
-    def __iter__(self) -> Iterator[_Asked]:
+    def __iter__(self) -> Iterator[_Request]:
         return iter(self.batches)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""One batch ahead: while the device takes a step, the next batch is on its way to it."""
+"""Prefetching: while the device takes a step, the next batch is copied to it."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def prefetch(batches: Iterator[dict[str, Any]], device: torch.device) -> Iterator[dict[str, Any]]:
-    """Deliver loaded batches with their tensors on a CUDA device; on others, as they are.
+    """Deliver loaded batches with their tensors on a CUDA device; on other devices as they are.
 
-    A thread waits for the next batch and copies it, from pinned memory and on a stream of its own, so that neither the steps
-    nor the device wait. Errors arrive where the batch would.
+    A thread waits for the next batch and copies it from pinned memory on a separate stream, so that neither the steps nor
+    the device wait. An error is raised where the batch would have been delivered.
     """
     if device.type != "cuda":
         yield from batches
@@ -30,12 +30,12 @@ def prefetch(batches: Iterator[dict[str, Any]], device: torch.device) -> Iterato
             return moved, stream.record_event()
 
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(fetch)
-        while (found := coming.result()) is not None:
-            coming = thread.submit(fetch)
-            raw, there = found
+        pending = thread.submit(fetch)
+        while (fetched := pending.result()) is not None:
+            pending = thread.submit(fetch)
+            raw, copied = fetched
             current = torch.cuda.current_stream(device)
-            current.wait_event(there)
+            current.wait_event(copied)
             for value in raw.values():
                 if isinstance(value, Tensor):
                     value.record_stream(current)  # its memory is not given to the copying stream before the step is done

@@ -1,4 +1,4 @@
-"""Worker processes of the loader: signals, warnings, and the end of the main process."""
+"""Worker processes of the loader: their signals, warnings, and the end of the main process."""
 
 import multiprocessing
 import os
@@ -13,9 +13,9 @@ from typing import Any
 
 @contextmanager
 def allow_many_workers() -> Iterator[None]:
-    """Suppress torch's warnings about more workers than cores.
+    """Silence torch's warning about more workers than cores, both where they are configured and where they start.
 
-    They are what was asked for: disks that answer slowly keep them waiting.
+    The user asked for them: on slow disks most of them wait.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
@@ -24,7 +24,7 @@ def allow_many_workers() -> Iterator[None]:
 
 @contextmanager
 def keep_worker_deaths_silent() -> Iterator[None]:
-    """Undo torch's handler that raises, wherever the step may be, when a worker dies: it is noticed at the next batch."""
+    """Undo torch's handler that raises in the middle of a step when a worker dies: the next batch reports it."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         yield
         return
@@ -36,32 +36,32 @@ def keep_worker_deaths_silent() -> Iterator[None]:
 
 
 class _Flag:
-    """A `multiprocessing.Event` without a lock: a worker killed while holding one would block all others."""
+    """A `multiprocessing.Event` without a lock: a worker that is killed while holding one would block all others."""
 
     def __init__(self) -> None:
         self._value: Any = multiprocessing.Value("b", 0, lock=False)
 
     def is_set(self) -> bool:
-        """Return whether it is set."""
+        """Return whether the flag is set."""
         return bool(self._value.value)
 
     def set(self) -> None:
-        """Set it."""
+        """Set the flag."""
         self._value.value = 1
 
 
-# Whether this process is about to end: shared with the workers, who may then be ended by a signal.
+# Whether this process is about to end: shared with the workers, which a signal may end only then.
 leaving = _Flag()
 
 
 def ignore_stop_signals(leaving: _Flag, worker: int) -> None:
-    """Ignore what a terminal or a job scheduler sends to workers too: the loop finishes its step and ends them."""
+    """Ignore the signals that a terminal or a job scheduler also sends to workers: the loop finishes its step and ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if leaving.is_set() else None)
 
 
 def worker_context() -> Any:
-    """Return the context in which workers start, with that flag for torch to ask."""
-    context: Any = copy(multiprocessing.get_context())  # not the one that everybody has
+    """Return the context in which workers start, with that flag as torch's event."""
+    context: Any = copy(multiprocessing.get_context())  # not the shared one
     context.Event = _Flag
     return context

@@ -54,7 +54,9 @@ class Predict:
             return self.eager(batch)
         try:
             return self.compiled(batch)
-        except torch._dynamo.exc.TorchDynamoException as error:
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             if self.required:
                 raise SslkitError(

@@ -16,6 +16,7 @@ from sslkit import DataInfo, load, registry
 from sslkit.contract.task import PretextTask, rows
 from sslkit.encoders.build import build_encoder
 from sslkit.encoders.recipe import recipe_for
+from sslkit.engine.compilation import Predict
 from sslkit.engine.micro_batches import MicroBatches, compute_gradients
 from sslkit.engine.parallel import World
 from sslkit.engine.precision import Machine, choose_machine
@@ -38,11 +39,11 @@ def gradient(task: PretextTask, batch: Any, machine: Machine, micro_batch: int) 
     """Return all gradients in one vector, through the loss scaler where there is one."""
     task = copy.deepcopy(task)
     scaler = machine.scaler()
-    pieces = MicroBatches(task, machine.compiled(task.predict), machine, batch, micro_batch, 0, 0)
-    compute_gradients(pieces, scaler.scale)
+    micro_batches = MicroBatches(task, Predict(task, machine), machine, batch, micro_batch, 0, 0)
+    compute_gradients(micro_batches, scaler.scale)
     machine.world.average(parameter.grad for parameter in task.parameters() if parameter.grad is not None)
-    found = torch.cat([parameter.grad.flatten() for parameter in task.parameters() if parameter.grad is not None])
-    return found / scaler.get_scale()
+    gradients = torch.cat([parameter.grad.flatten() for parameter in task.parameters() if parameter.grad is not None])
+    return gradients / scaler.get_scale()
 
 
 def batch_of(task: PretextTask) -> Any:
@@ -112,13 +113,13 @@ def test_batches_come_one_ahead_and_in_order() -> None:
             yield {"image": torch.full((64, 3, 64, 64), number, dtype=torch.uint8).pin_memory(), "broken": [number]}
         raise RuntimeError("the loader ended")
 
-    seen = []
+    delivered = []
     with pytest.raises(RuntimeError, match="the loader ended"):
         for raw in prefetch(batches(), torch.device("cuda")):
             assert raw["image"].is_cuda
-            torch.cuda._sleep(10_000_000)  # the step, behind the call's back
-            seen.append((raw["image"].float().mean().item(), raw["broken"]))
-    assert seen == [(float(number), [number]) for number in range(5)]
+            torch.cuda._sleep(10_000_000)  # the step, which runs asynchronously
+            delivered.append((raw["image"].float().mean().item(), raw["broken"]))
+    assert delivered == [(float(number), [number]) for number in range(5)]
 
 
 def test_optimizers_are_fused() -> None:

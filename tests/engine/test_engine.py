@@ -1,4 +1,4 @@
-"""Gradients in pieces, optimizers, schedules, precision and seeds."""
+"""Gradients of micro-batches, optimizers, schedules, precision and seeds."""
 
 import copy
 import math
@@ -14,6 +14,7 @@ from sslkit import Batch, Clock, DataInfo, PretextTask
 from sslkit.contract.errors import SslkitError
 from sslkit.encoders.build import build_encoder
 from sslkit.encoders.recipe import recipe_for
+from sslkit.engine.compilation import Predict
 from sslkit.engine.micro_batches import MicroBatches, compute_gradients
 from sslkit.engine.optimizer import build_optimizer, clip_gradients, follow_schedules, warmup_cosine
 from sslkit.engine.precision import Machine, choose_machine
@@ -23,7 +24,7 @@ from sslkit.tasks.load import load_task
 
 
 class Ragged(PretextTask):
-    """Has a sum over a varying number of pixels beside a mean, and remembers what it saw."""
+    """Has a sum over a varying number of pixels beside a mean, and remembers its outputs."""
 
     def build_head(self) -> nn.Module:
         return nn.Sequential(nn.Dropout(0.3), nn.Linear(self.encoder.width, 4))
@@ -74,8 +75,8 @@ def gradients(task: PretextTask, micro_batch: int, machine: Machine | None = Non
     images = torch.rand(8, 3, 20, 20, generator=torch.Generator().manual_seed(0)).to(next(task.parameters()))
     with torch.no_grad():
         batch = task.transform({"image": images, "index": torch.arange(8)})
-    pieces = MicroBatches(task, task.predict, machine or choose_machine("cpu"), batch, micro_batch, 0, 0)
-    report = compute_gradients(pieces, lambda loss: loss)
+    micro_batches = MicroBatches(task, task.predict, machine or choose_machine("cpu"), batch, micro_batch, 0, 0)
+    report = compute_gradients(micro_batches, lambda loss: loss)
     return {name: parameter.grad for name, parameter in task.named_parameters() if parameter.grad is not None}, report
 
 
@@ -85,25 +86,25 @@ def gradients(task: PretextTask, micro_batch: int, machine: Machine | None = Non
 @pytest.mark.parametrize("micro_batch", [2, 3])
 def test_pieces_change_nothing_but_rounding(kind: str, options: dict[str, Any], micro_batch: int) -> None:
     task = task_of(kind, **options)
-    (whole, said), (pieced, also_said) = gradients(task, 8), gradients(task, micro_batch)
+    (whole, report), (pieced, pieced_report) = gradients(task, 8), gradients(task, micro_batch)
     assert whole.keys() == pieced.keys() and len(whole) > 10
     scale = max(float(gradient.abs().max()) for gradient in whole.values())
     for name in whole:
         assert float((whole[name] - pieced[name]).abs().max()) < 1e-10 * scale, name
-    assert said.terms.keys() == also_said.terms.keys()
-    for name in said.terms:
-        assert float(said.terms[name]) == pytest.approx(float(also_said.terms[name]), rel=1e-10)
-    for name in said.metrics:
-        assert torch.allclose(said.metrics[name], also_said.metrics[name])
+    assert report.terms.keys() == pieced_report.terms.keys()
+    for name in report.terms:
+        assert float(report.terms[name]) == pytest.approx(float(pieced_report.terms[name]), rel=1e-10)
+    for name in report.metrics:
+        assert torch.allclose(report.metrics[name], pieced_report.metrics[name])
 
 
 def test_sums_and_means_in_pieces() -> None:
     task = task_of(Ragged).eval()  # dropout draws per piece: only its absence can be compared
-    (whole, said), (pieced, also_said) = gradients(task, 8), gradients(task, 3)
+    (whole, report), (pieced, pieced_report) = gradients(task, 8), gradients(task, 3)
     for name in whole:
         assert torch.allclose(whole[name], pieced[name], rtol=1e-9, atol=1e-12), name
-    assert torch.allclose(said.seen["output"], also_said.seen["output"])
-    assert len(said.metrics["first"]) == len(also_said.metrics["first"]) == 8
+    assert torch.allclose(report.remembered["output"], pieced_report.remembered["output"])
+    assert len(report.metrics["first"]) == len(pieced_report.metrics["first"]) == 8
 
 
 def test_nothing_counted_is_no_gradient() -> None:
@@ -114,8 +115,8 @@ def test_nothing_counted_is_no_gradient() -> None:
         def counts(self, batch: Batch) -> dict[str, Tensor]:
             return {"masked": 0 * batch["mask"].sum()}
 
-    found, report = gradients(task_of(Nothing), 3)
-    assert float(report.terms["masked"]) == 0 and not any(gradient.any() for gradient in found.values())
+    values, report = gradients(task_of(Nothing), 3)
+    assert float(report.terms["masked"]) == 0 and not any(gradient.any() for gradient in values.values())
 
 
 def test_parameters_of_a_coupled_loss_get_their_gradient_once() -> None:
@@ -158,8 +159,8 @@ def test_pieces_under_autocast(kind: str, options: dict[str, Any]) -> None:
     """Half precision rounds, but it rounds rows alike in whatever company they are."""
     task = task_of(kind, **options).float()
     whole, pieced = (gradients(task, size, choose_machine("cpu", "bf16"))[0] for size in (8, 3))
-    one, other = (torch.cat([gradient.flatten() for gradient in found.values()]) for found in (whole, pieced))
-    assert float((one - other).norm() / one.norm()) < 0.02
+    expected, actual = (torch.cat([value.flatten() for value in values.values()]) for values in (whole, pieced))
+    assert float((expected - actual).norm() / expected.norm()) < 0.02
 
 
 def test_norm_statistics_move_once_however_many_pieces() -> None:
@@ -256,16 +257,16 @@ def test_schedule() -> None:
 def test_progress_of_an_extended_run_starts_again() -> None:
     assert Clock(step=0, steps=10).progress == 0
     assert Clock(step=9, steps=10).progress == 1
-    assert Clock(step=10, steps=20, began=10).progress == 0
+    assert Clock(step=10, steps=20, schedule_start=10).progress == 0
 
 
 def test_stages_are_seeded_apart_and_repeat() -> None:
-    drawn = {}
+    values = {}
     for key in ((0, "transform", 1, 0), (0, "predict", 1, 0), (0, "predict", 1, 1), (1, "predict", 1, 1), (0, "predict", 2, 0)):
         seed_stage(*key)
-        drawn[key] = torch.rand(1).item()
-    assert len(set(drawn.values())) == len(drawn)
-    for key, value in drawn.items():
+        values[key] = torch.rand(1).item()
+    assert len(set(values.values())) == len(values)
+    for key, value in values.items():
         seed_stage(*key)
         assert torch.rand(1).item() == value
 
@@ -279,7 +280,7 @@ def test_automatic_choices_on_a_cpu() -> None:
     assert choose_machine("cpu", "bf16").autocast_dtype is torch.bfloat16
     with pytest.raises(SslkitError, match="fp16 needs CUDA"):
         choose_machine("cpu", "fp16")
-    with pytest.raises(SslkitError, match="cuda:7 is not there"):
+    with pytest.raises(SslkitError, match="cuda:7 is not available"):
         choose_machine("cuda:7")
 
 
@@ -291,7 +292,7 @@ def test_predict_is_one_graph(kind: str) -> None:
     assert torch.allclose(compiled({"image": views}), task.predict({"image": views}), atol=1e-5)
 
 
-def test_views_are_told_from_samples() -> None:
+def test_views_differ_from_samples() -> None:
     task = task_of("simclr", norm="layer")
     image = torch.rand(3, 2, 3, 16, 16).double()
     both = task.each_view(task.encoder, image)
@@ -311,7 +312,7 @@ def test_half_precision_on_cuda(precision: str) -> None:
     losses = []
     for step in range(20):
         optimizer.zero_grad()
-        pieces = MicroBatches(task, machine.compiled(task.predict), machine, {"image": image}, 4, 0, step)
+        pieces = MicroBatches(task, Predict(task, machine), machine, {"image": image}, 4, 0, step)
         report = compute_gradients(pieces, scaler.scale)
         scaler.step(optimizer)
         scaler.update()
@@ -328,3 +329,17 @@ def test_widened_outputs_under_bf16() -> None:
     exact = task.predict(batch)
     assert not torch.equal(output, exact)
     assert torch.allclose(F.normalize(output, dim=-1), F.normalize(exact, dim=-1), atol=0.1)
+
+
+def test_betas_of_a_group_are_those_of_adamw() -> None:
+    class Special(Ragged):
+        def param_groups(self) -> list[dict[str, Any]]:
+            return [{"params": list(self.head.parameters()), "betas": [0.5, 0.9]}]
+
+    task = task_of(Special)
+    head = {id(parameter) for parameter in task.head.parameters()}
+    for group in build_optimizer(task, spec(), 1).param_groups:
+        assert group["betas"] == ((0.5, 0.9) if id(group["params"][0]) in head else (0.9, 0.999))
+    for name in ("sgd", "lars"):
+        with pytest.raises(SslkitError, match=f"--optimizer: {name} has no betas"):
+            build_optimizer(task, spec(optimizer=name), 1)

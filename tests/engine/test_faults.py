@@ -45,7 +45,7 @@ class Faulty(PretextTask):
         if self.clock.step == 3:
             {loss}
         return loss
-    def after_step(self, seen):
+    def after_step(self, remembered):
         if self.clock.step == 3:
             {after_step}
     def exports(self):
@@ -73,7 +73,7 @@ def step_of(run: Path) -> int:
         ({"transform": "image[5] = float('nan')"}, "step 4 diverged: image of the transformed batch is not finite", 3),
         ({"loss": "loss = loss / 0"}, "step 4 diverged: loss loss is not finite", 3),
         ({"loss": "output.register_hook(lambda gradient: gradient / 0)"}, "step 4 diverged: gradient of encoder.", 3),
-        ({"after_step": "self.teacher.weight.fill_(float('inf'))"}, "step 4 left teacher.weight not finite", 3),
+        ({"after_step": "self.teacher.weight.fill_(float('inf'))"}, "teacher.weight is not finite after step 4", 3),
     ],
 )
 def test_what_is_not_finite_is_named(
@@ -81,7 +81,7 @@ def test_what_is_not_finite_is_named(
 ) -> None:
     given = ["--data", digits, *quick, "--steps", 6, "--checkpoint-every", 1, "--out", tmp_path / "run"]
     ran = sslkit("pretrain", faulty(tmp_path, **faults), *given)
-    assert ran.code == 1 and message in ran.err and "the checkpoint before is kept" in ran.err
+    assert ran.code == 1 and message in ran.err and "the previous checkpoint is kept" in ran.err
     assert step_of(tmp_path / "run") == kept
     assert all(torch.isfinite(value).all() for value in load_file(tmp_path / "run" / "model.safetensors").values())
 
@@ -156,12 +156,12 @@ def test_a_worker_that_dies_is_noticed_at_the_next_batch(monkeypatch: pytest.Mon
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()
     assert signal.getsignal(signal.SIGCHLD) == before  # torch's would raise here, in the middle of a step
-    with pytest.raises(WorkerFailedError, match=r"--workers 1: a worker died: .*fewer workers"):
+    with pytest.raises(WorkerFailedError, match=r"--workers: one of 1 died: .*fewer workers"):
         list(arriving)
 
 
-class Asking(Slow):
-    """Ask torch's flag in the worker, whether all is over, again and again."""
+class Polling(Slow):
+    """Poll torch's flag in the worker, whether it has to end, again and again."""
 
     def read(self, rows: NDArray[np.int64], draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         frame = inspect.currentframe()
@@ -175,7 +175,7 @@ class Asking(Slow):
 
 def test_a_worker_that_dies_takes_no_lock_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader_module, "_INTERVAL", 1)
-    source = Asking.__new__(Asking)
+    source = Polling.__new__(Polling)
     source.stuck = 1
     for _ in range(8):
         loader = Loader(source, workers=1, substitute=False)
@@ -207,7 +207,7 @@ def test_a_run_whose_worker_dies_keeps_its_steps(
     kill = "[os.kill(child.pid, signal.SIGKILL) for child in multiprocessing.active_children()]"
     given = ["--data", digits, *quick, "--steps", 60, "--workers", 1, "--cache", "off", "--out", tmp_path / "run"]
     ran = sslkit("pretrain", faulty(tmp_path, after_step=kill), *given)
-    assert ran.code == 1 and "--workers 1: a worker died: " in ran.err and "--workers 0" in ran.err
+    assert ran.code == 1 and "--workers: one of 1 died: " in ran.err and "--workers 0" in ran.err
     assert step_of(tmp_path / "run") >= 4
 
 

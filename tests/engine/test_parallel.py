@@ -1,4 +1,4 @@
-"""Several processes: one writes, all agree, a dead one ends the job; and BatchNorm over all of them."""
+"""Several processes: the first writes, all agree, a dead one ends the job; BatchNorm over all of them."""
 
 import json
 import os
@@ -99,9 +99,9 @@ def test_a_stopped_job_resumes_to_the_same_bits(digits: Path, tmp_path: Path) ->
 
 
 def until(happened: Any) -> None:
-    began = time.monotonic()
+    started_at = time.monotonic()
     while not happened():
-        assert time.monotonic() - began < 120
+        assert time.monotonic() - started_at < 120
         time.sleep(0.1)
 
 
@@ -115,7 +115,7 @@ def environment(pid: int) -> bytes:
 
 
 @pytest.mark.slow
-def test_bad_input_is_told_by_each(digits: Path, tmp_path: Path) -> None:
+def test_bad_input_is_reported_by_each(digits: Path, tmp_path: Path) -> None:
     code, _, err = torchrun(*arguments(digits, tmp_path / "run", "--batch-size", "15"))
     assert code != 0 and "error: --batch-size: 15 does not divide among 2 processes (give a multiple of 2)" in err
     assert not (tmp_path / "run").exists()
@@ -147,9 +147,9 @@ def test_fine_tuning_shares_its_work(digits: Path, tmp_path: Path) -> None:
 
 def test_shares_are_contiguous_and_whole() -> None:
     rows = list(range(11))
-    assert [rows[World(rank, 3).own(11)] for rank in range(3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
-    assert rows[ALONE.own(11)] == rows
-    assert [rows[:2][World(rank, 3).own(2)] for rank in range(3)] == [[0], [1], []]
+    assert [rows[World(rank, 3).share(11)] for rank in range(3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    assert rows[ALONE.share(11)] == rows
+    assert [rows[:2][World(rank, 3).share(2)] for rank in range(3)] == [[0], [1], []]
 
 
 def test_alone_everything_is_itself() -> None:
@@ -159,11 +159,11 @@ def test_alone_everything_is_itself() -> None:
     assert batch["image"] is rows and dict(batch)["names"] == "x" and len(batch) == 2
 
 
-def test_an_incomplete_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_environment_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(SslkitError, match=r"WORLD_SIZE is 2 and RANK.*start with torchrun"), process_group():
+    with pytest.raises(SslkitError, match=r"WORLD_SIZE is 2 and RANK.*start the job with torchrun"), process_group():
         pass
 
 
@@ -197,7 +197,7 @@ main(["pretrain", "rotation", "--data", data, "--out", {str(tmp_path / "run")!r}
 
 
 @pytest.mark.slow
-def test_what_processes_tell_each_other() -> None:
+def test_features_of_two_processes() -> None:
     with Ranks() as ranks:
         first, second = ranks.run("features_in_order", "rotation")
     assert torch.equal(first, second) and len(first) == 24

@@ -1,4 +1,4 @@
-"""`sslkit plan` measures and says; it leaves nothing behind and refuses what pretraining would."""
+"""`sslkit plan` measures a run; it leaves no file behind and refuses what pretraining would."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 SMALL: dict[str, Any] = {"encoder_option": {"width": "8"}, "batch_size": 16, "size": 16, "workers": 0}
 
 
-def test_what_is_said_adds_up(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_estimate_adds_up(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     short, long = (plan(PretrainSpec(task="simclr", data=str(digits), epochs=epochs, **SMALL)) for epochs in (2, 200))
     assert (short.steps, long.steps) == (6, 600)  # 48 images
@@ -32,8 +32,8 @@ def test_what_is_said_adds_up(digits: Path, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_minutes_become_steps(digits: Path) -> None:
-    found = plan(PretrainSpec(task="rotation", data=str(digits), minutes=2, **SMALL))
-    assert found.steps > 100 and found.seconds == pytest.approx(120, rel=0.5)
+    result = plan(PretrainSpec(task="rotation", data=str(digits), minutes=2, **SMALL))
+    assert result.steps > 100 and result.seconds == pytest.approx(120, rel=0.5)
 
 
 def test_the_command(digits: Path, tmp_path: Path, sslkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,11 +42,11 @@ def test_the_command(digits: Path, tmp_path: Path, sslkit: Callable[..., Any], m
     ran = sslkit("plan", "rotation", *given)
     assert ran.code == 0 and "images/s" in ran.out and "for 30 steps" in ran.out and "largest batch" in ran.out
     assert sslkit("plan", "rotation", *given, "--json").json["steps"] == 30
-    for words, said in [
+    for words, message in [
         ([], "which task?"),
         (["rotation"], "--data: missing"),
         (["rotation", "--data", digits, "--batch-size", 1000], "--batch-size: 1000 is more than the 48 images"),
         (["mae", "--data", digits, "--encoder", "resnet_micro"], "--encoder: mae requires tokens"),
     ]:
         ran = sslkit("plan", *words)
-        assert ran.code == 2 and said in ran.err
+        assert ran.code == 2 and message in ran.err

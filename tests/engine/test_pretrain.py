@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import sslkit as public
 from sslkit import SslkitError
-from sslkit.contract.errors import RunFailedError
+from sslkit.contract.errors import RunFailedError, RunInterruptedError
 from sslkit.engine.pretrain import prepare, pretrain
 from sslkit.image.source import ImageSource
 from sslkit.specs.train import PretrainSpec
@@ -38,9 +38,9 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def same(one: Path, other: Path) -> bool:
-    first, second = weights(one), weights(other)
-    states = [torch.load(folder / "resume.pt", weights_only=True)["task"] for folder in (one, other)]
+def same(run: Path, other: Path) -> bool:
+    first, second = weights(run), weights(other)
+    states = [torch.load(folder / "resume.pt", weights_only=True)["task"] for folder in (run, other)]
     return all(torch.equal(first[name], second[name]) for name in first) and all(
         torch.equal(states[0][name], states[1][name]) for name in states[0]
     )
@@ -94,34 +94,61 @@ def test_names_of_runs(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert runs == ["runs/rotation", "runs/rotation-2"]
 
 
-@pytest.mark.parametrize("task", ["rotation", "simclr", "deepcluster", "swav", "exemplar"])
+@pytest.fixture(scope="module")
+def whole_run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """Return the folder of an uninterrupted run; every task is trained once with each optimizer."""
+    runs: dict[tuple[str, str], Path] = {}
+
+    def run(task: str, optimizer: str) -> Path:
+        if (task, optimizer) not in runs:
+            folder = runs[task, optimizer] = tmp_path_factory.mktemp("whole") / "run"
+            pretrain(spec(digits, folder, task, **_OPTIMIZERS[optimizer]))
+        return runs[task, optimizer]
+
+    return run
+
+
+_OPTIMIZERS: dict[str, dict[str, Any]] = {"default": {}, "adamw": {"optimizer": "adamw", "lr": 1e-3}}
+
+
+@pytest.mark.parametrize(
+    "task",
+    ["simclr", *(pytest.param(task, marks=pytest.mark.slow) for task in ("rotation", "deepcluster", "swav", "exemplar"))],
+)
 @pytest.mark.parametrize("stop", [2, 3, 5])  # inside the first epoch, at its end, inside the second
-def test_resume_is_bit_equal(task: str, stop: int, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"optimizer": "adamw", "lr": 1e-3} if stop == 2 else {}
-    pretrain(spec(digits, tmp_path / "whole", task, **settings))
+def test_resume_is_bit_equal(
+    task: str,
+    stop: int,
+    digits: Path,
+    tmp_path: Path,
+    whole_run: Callable[[str, str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    optimizer = "adamw" if stop == 2 else "default"
+    settings, whole = _OPTIMIZERS[optimizer], whole_run(task, optimizer)
     interrupt_after(stop, monkeypatch)
-    with pytest.raises(public.errors.Interrupted) as stopped:  # type: ignore[attr-defined]
+    with pytest.raises(RunInterruptedError) as stopped:
         pretrain(spec(digits, tmp_path / "parts", task, **settings))
     monkeypatch.undo()
     assert stopped.value.exit_code == 143
     assert torch.load(tmp_path / "parts" / "resume.pt", weights_only=True)["step"] == stop
     pretrain(PretrainSpec(task=task, out=str(tmp_path / "parts"), resume=True))
-    assert same(tmp_path / "whole", tmp_path / "parts")
+    assert same(whole, tmp_path / "parts")
     steps = [json.loads(line)["step"] for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(9))
 
 
 def interrupt_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send this process a SIGTERM when a number of steps were taken."""
+    """Send SIGTERM to this process after a number of steps."""
     from sslkit.engine.stepper import Stepper
 
     step = Stepper.step
 
     def counted(self: Stepper, raw: Any) -> dict[str, float]:
-        said = step(self, raw)
+        metrics = step(self, raw)
         if self.clock.step == steps:
             os.kill(os.getpid(), signal.SIGTERM)
-        return said
+        return metrics
 
     monkeypatch.setattr(Stepper, "step", counted)
 
@@ -210,10 +237,10 @@ def test_minutes_fix_the_steps(digits: Path, tmp_path: Path) -> None:
 
 def test_a_rehearsal_leaves_no_trace(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run long enough to be timed first gives the weights of one that is not."""
-    from sslkit.engine import session
+    from sslkit.engine import training
 
     pretrain(spec(digits, tmp_path / "long", epochs="auto", steps=24))
-    monkeypatch.setattr(session, "_measure", lambda stepper, loader, stop: stepper.spec)
+    monkeypatch.setattr(training, "estimate_steps", lambda stepper, loader, stop: stepper.spec)
     pretrain(spec(digits, tmp_path / "cut", epochs="auto", steps=24))
     assert same(tmp_path / "long", tmp_path / "cut")
 
@@ -221,23 +248,25 @@ def test_a_rehearsal_leaves_no_trace(digits: Path, tmp_path: Path, monkeypatch: 
 def test_a_rehearsed_epoch_leaves_no_trace_and_is_counted(digits: Path, tmp_path: Path) -> None:
     from sslkit.contract.task import Clock
     from sslkit.data.loader import Loader
-    from sslkit.engine.session import _measure, build_task
+    from sslkit.engine import rehearsal
+    from sslkit.engine.job import build_task
+    from sslkit.engine.rehearsal import estimate_steps, rehearse_epochs
     from sslkit.engine.signals import StopSignal
     from sslkit.engine.stepper import Stepper
 
-    session = prepare(spec(digits, tmp_path / "run", "deepcluster", epochs="auto", minutes=0.05))
-    stepper = Stepper(build_task(session, initialize=True), session.plan, Clock(steps=10**9))
+    job = prepare(spec(digits, tmp_path / "run", "deepcluster", epochs="auto", minutes=0.05))
+    stepper = Stepper(build_task(job, initialize=True), job.plan, Clock(steps=10**9))
     stepper.before_epoch(0)
     before = {name: value.clone() for name, value in stepper.task.state_dict().items()}
     weights = stepper.weights.clone()
-    assert stepper.rehearse_epochs(0.0) > 0 and stepper.clock.epoch == 0
+    assert rehearse_epochs(stepper, 0.0) > 0 and stepper.clock.epoch == 0
     assert all(torch.equal(value, before[name]) for name, value in stepper.task.state_dict().items())
     assert torch.equal(stepper.weights, weights)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stepper, "rehearse", lambda *_: 0.01)
-        patch.setattr(Stepper, "rehearse_epochs", lambda *_: 0.3)
-        settled = _measure(stepper, Loader(session.plan.source, 0, substitute=True), StopSignal())
-    assert settled.steps == round(3 / (0.01 + 0.3 / 3))  # an epoch has three steps
+        patch.setattr(rehearsal, "rehearse_steps", lambda *_: 0.01)
+        patch.setattr(rehearsal, "rehearse_epochs", lambda *_: 0.3)
+        estimated = estimate_steps(stepper, Loader(job.plan.source, 0, substitute=True), StopSignal())
+    assert estimated.steps == round(3 / (0.01 + 0.3 / 3))  # an epoch has three steps
 
 
 def test_micro_batches_from_the_command_line(digits: Path, tmp_path: Path) -> None:
@@ -290,13 +319,13 @@ def test_out_of_memory_says_what_to_try(digits: Path, tmp_path: Path) -> None:
         def forward(self, image: Tensor) -> Tensor:
             return torch.empty(2**50).sum() + image
 
-    session = prepare(spec(digits, tmp_path / "run"))
+    job = prepare(spec(digits, tmp_path / "run"))
     from sslkit.contract.task import Clock
     from sslkit.encoders.build import build_encoder
 
-    task = session.build_task(build_encoder(session.plan.recipe), session.plan.data)
+    task = job.build_task(build_encoder(job.plan.recipe), job.plan.data)
     task.head = Greedy()
-    stepper = Stepper(task, session.plan, Clock(steps=1))
+    stepper = Stepper(task, job.plan, Clock(steps=1))
     with pytest.raises(RunFailedError, match=r"out of memory in step 1 with 16 samples at once \(try --micro-batch 8"):
         stepper.step({"image": torch.zeros(16, 16, 16, 3, dtype=torch.uint8), "index": torch.arange(16), "broken": []})
 
@@ -319,7 +348,7 @@ def test_signals_end_a_process_after_a_checkpoint(number: int, digits: Path, tmp
     os.killpg(process.pid, number)  # workers too, as a terminal or a job scheduler does
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert f"(go on with: sslkit pretrain rotation --resume --out {out})" in said and "error" not in said
+    assert f"(continue with: sslkit pretrain rotation --resume --out {out})" in said and "error" not in said
     assert math.isfinite(torch.load(out / "resume.pt", weights_only=True)["step"])
 
 
@@ -330,7 +359,7 @@ def test_broken_images_are_listed_and_left_out(sslkit: Run, tmp_path: Path, quic
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(data / f"{i:02}.png")
     (data / "07.png").write_bytes(b"nothing")
     ran = sslkit("pretrain", "rotation", "--data", data, "--out", tmp_path / "run", "--epochs", 2, *quick)
-    assert ran.code == 0 and "1 unreadable image met and left out" in ran.err
+    assert ran.code == 0 and "skipped 1 unreadable image (listed in" in ran.err
     assert (tmp_path / "run" / "broken.csv").read_text().splitlines()[:1] == ["path,reason"]
     assert "07.png,UnidentifiedImageError" in (tmp_path / "run" / "broken.csv").read_text()
 
@@ -387,7 +416,7 @@ def test_a_folder_that_was_there_is_left_as_it_was(sslkit: Run, tmp_path: Path, 
     for workers in (0, 2):
         flags = [*quick, "--workers", workers, "--max-broken", 1]
         ran = sslkit("pretrain", "rotation", "--data", tmp_path / "data", "--out", tmp_path / "run", *flags)
-        assert ran.code == 2 and "not one of 16 images" in ran.err
+        assert ran.code == 2 and "none of the 16 images" in ran.err
         assert len([line for line in ran.err.splitlines() if line.startswith("error")]) == 1
         assert not list((tmp_path / "run").iterdir())
 
@@ -399,8 +428,8 @@ def test_a_task_that_reads_tokens_refuses_an_encoder_without(sslkit: Run, tmp_pa
     assert "reader requires tokens and resnet_micro provides pooled, feature_map, layers" in ran.err and "vit_micro" in ran.err
 
 
-class Asking(public.PretextTask):
-    """Ask everything that before_epoch may ask."""
+class UsesRun(public.PretextTask):
+    """Use everything that before_epoch may ask for."""
 
     def setup(self) -> None:
         self.register_buffer("labels", torch.zeros(self.data.samples, dtype=torch.int64))
@@ -411,12 +440,17 @@ class Asking(public.PretextTask):
     def before_epoch(self, run: Any) -> None:
         features = run.features()
         assert features.shape == (48, self.encoder.width)
-        images = run.images(5)
-        assert images.shape == (5, 3, 16, 16) and images.min() >= 0 and images.max() <= 1
+        batch = run.batch(5)
+        images = batch["image"]
+        assert images.shape == (5, 3, 16, 16) and images.min() >= 0 and images.max() <= 1 and batch["index"].shape == (5,)
+        rows = run.map(lambda batch: torch.stack([batch["index"].float(), batch["image"].mean(dim=(1, 2, 3))], dim=1))
+        assert torch.equal(rows[:, 0], torch.arange(48.0)) and torch.allclose(
+            rows[batch["index"], 1], images.mean(dim=(1, 2, 3))
+        )
         self.labels.copy_((features[:, 0] > features[:, 0].quantile(0.9)).long())
-        run.balance(self.labels)
+        run.sample_balanced(self.labels)
         self.head.reset_parameters()
-        run.forget(self.head)
+        run.reset_optimizer_state(self.head)
 
     def transform(self, batch: public.Batch) -> public.Batch:
         return {"image": batch["image"], "label": self.labels[batch["index"]]}
@@ -428,17 +462,17 @@ class Asking(public.PretextTask):
         return {"rare": batch["label"].float()}
 
 
-def test_before_epoch_asks_the_run(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "asking.py"
+def test_before_epoch_uses_the_run(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "uses_run.py"
     file.write_text(
-        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_pretrain import Asking as Base\n"
-        "class Asking(Base):\n    'Ask.'\n"
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_pretrain import UsesRun as Base\n"
+        "class UsesRun(Base):\n    'Use the run.'\n"
     )
     pretrain(spec(digits, tmp_path / "whole", str(file)))
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert 0.25 < sum(line["rare"] for line in lines) / len(lines) < 0.75  # one in ten, drawn as often as the others
     interrupt_after(4, monkeypatch)
-    with pytest.raises(public.errors.Interrupted):  # type: ignore[attr-defined]
+    with pytest.raises(RunInterruptedError):
         pretrain(spec(digits, tmp_path / "parts", str(file)))
     monkeypatch.undo()
     pretrain(PretrainSpec(task=str(file), out=str(tmp_path / "parts"), resume=True))
@@ -469,7 +503,7 @@ def test_pictures_are_kept_while_it_trains(digits: Path, quick: list[str], tmp_p
     assert all(line["memory"] > 10**8 for line in lines) and lines[-1]["seconds"] > lines[0]["seconds"] > 0
 
 
-def test_another_number_of_processes_is_told_with_its_rule(
+def test_another_number_of_processes_is_reported(
     digits: Path, quick: list[str], tmp_path: Path, sslkit: Callable[..., Any]
 ) -> None:
     given = ["--data", digits, *quick, "--steps", 4, "--out", tmp_path / "run"]
@@ -478,4 +512,4 @@ def test_another_number_of_processes_is_told_with_its_rule(
     state = torch.load(file, weights_only=True)
     torch.save({**state, "processes": 2}, file)
     ran = sslkit("pretrain", "rotation", *given, "--resume")
-    assert "1 in place of 2: --batch-size" in ran.err and "are those of all together, and stay" in ran.err
+    assert "1 instead of 2: --batch-size" in ran.err and "are totals over all processes" in ran.err

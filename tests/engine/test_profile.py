@@ -1,4 +1,4 @@
-"""`--profile` says where the time of a step goes, and which option would change it."""
+"""`--profile` shows the time of each stage of a step, and the options that would reduce it."""
 
 import re
 import time
@@ -49,9 +49,9 @@ def test_time_is_counted_where_it_goes(
         name.strip(): float(value.replace(",", "")) for name, value in re.findall(r"  (.{20}) *([\d.,]+) ms", ran.err)
     }
     assert max(milliseconds, key=lambda name: milliseconds[name]) == shown and milliseconds[shown] >= 200
-    said = re.search(r"profile of 4 steps: ([\d.,]+) ms", ran.err)
-    assert said is not None
-    total = float(said[1].replace(",", ""))
+    headline = re.search(r"profile of 4 steps: ([\d.,]+) ms", ran.err)
+    assert headline is not None
+    total = float(headline[1].replace(",", ""))
     assert sum(milliseconds.values()) == pytest.approx(total, abs=1)
 
 
@@ -66,29 +66,29 @@ def test_a_profile_changes_nothing(digits: Path, quick: list[str], tmp_path: Pat
 
 def test_a_run_that_is_too_short_says_so(digits: Path, quick: list[str], tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     given = ["--data", digits, *quick, "--steps", 2, "--profile", 5, "--out", tmp_path / "run"]
-    assert "the run ended before 4 steps" in sslkit("pretrain", "rotation", *given).err
+    assert "the run ended before step 4" in sslkit("pretrain", "rotation", *given).err
 
 
 def test_advice(digits: Path, tmp_path: Path) -> None:
-    def advised(share: dict[str, float], **settings: Any) -> str:
+    def advice_for(share: dict[str, float], **settings: Any) -> str:
         plan = prepare(PretrainSpec(task="rotation", data=str(digits), batch_size=16, size=16, workers=0, **settings)).plan
         stages = (WAITING, COPY, TRANSFORM, FORWARD, LOSS, BACKWARD, OPTIMIZER, "hooks and metrics", REST)
         return "\n".join(advice({stage: share.get(stage, 0.0) for stage in stages}, plan))
 
-    assert "--cache on" in advised({WAITING: 0.3}, cache="off")
-    assert "--workers" in advised({WAITING: 0.3})
-    assert "--canvas" in advised({TRANSFORM: 0.4})
-    assert "--batch-size" in advised({OPTIMIZER: 0.4})
-    assert "--health-every" in advised({REST: 0.4})
-    assert "--micro-batch 4 cuts" in advised({FORWARD: 1.0}, micro_batch=4)
-    assert "forward, loss and backward are 100%" in advised({FORWARD: 0.4, BACKWARD: 0.6})
+    assert "--cache on" in advice_for({WAITING: 0.3}, cache="off")
+    assert "--workers" in advice_for({WAITING: 0.3})
+    assert "--canvas" in advice_for({TRANSFORM: 0.4})
+    assert "--batch-size" in advice_for({OPTIMIZER: 0.4})
+    assert "--health-every" in advice_for({REST: 0.4})
+    assert "--micro-batch 4 splits" in advice_for({FORWARD: 1.0}, micro_batch=4)
+    assert "forward, loss and backward take 100%" in advice_for({FORWARD: 0.4, BACKWARD: 0.6})
 
 
 def test_every_moment_belongs_to_one_stage(digits: Path) -> None:
     plan = prepare(PretrainSpec(task="rotation", data=str(digits), batch_size=16, size=16, workers=0)).plan
-    profile, began = Profile(plan, 1, 0), time.perf_counter()
+    profile, started_at = Profile(plan, 1, 0), time.perf_counter()
     for stage in (FORWARD, BACKWARD, FORWARD):
         profile.enter(stage)
         torch.rand(100).sum()
     profile.enter(REST)
-    assert sum(profile.seconds.values()) == pytest.approx(time.perf_counter() - began, abs=0.01)
+    assert sum(profile.seconds.values()) == pytest.approx(time.perf_counter() - started_at, abs=0.01)

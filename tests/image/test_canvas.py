@@ -154,7 +154,7 @@ def test_only_broken_files(tmp_path: Path) -> None:
     index = folder(tmp_path, 3, broken=(0, 1, 2))
     with pytest.raises(SslkitError, match="none of 3 files tried"):
         short_sides(index)
-    with pytest.raises(SslkitError, match="not one of 3 images"):
+    with pytest.raises(SslkitError, match="none of the 3 images"):
         next(Loader(ImageSource(index, 8, Canvases(index, 8, None), {}), 0, substitute=True)([np.arange(3)]))
 
 

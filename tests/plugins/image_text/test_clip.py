@@ -136,3 +136,62 @@ def test_captions_and_images_retrieve_each_other(checkpoint: Path, table: Path, 
         assert recalls == sorted(recalls) and recalls[0] > 2 * by_chance["metrics"][0]["value"]
     assert rows[0]["metrics"][0]["n"] == 128 and rows[2]["metrics"][0]["n"] == 16
     assert all(test["seen_in_pretraining"] for test in result["data"]["tests"])
+    assert "recall at 1" in sslkit("zeroshot", "--ckpt", checkpoint, "--data", table).out
+
+
+def test_its_images_are_images(checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
+    result = sslkit("knn", "--ckpt", checkpoint, "--label", "color", "--json").json  # the run's own data
+    assert result["rows"][0]["metrics"][0]["value"] > 0.6 and result["data"]["tests"][0]["seen_in_pretraining"]
+    assert sslkit("embed", "--ckpt", checkpoint, "--data", table, "--out", tmp_path / "f.npz").code == 0
+    assert sslkit("preview", "clip", "--ckpt", checkpoint, "--out", tmp_path / "p.png").code == 0
+    assert sslkit("report", checkpoint.parent, "--out", tmp_path / "report.html").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--templates", "a picture"], "should hold {} once"),
+        (["--label", "color", "--labels", "{missing}"], "cannot read"),
+        (["--label", "color", "--labels", "{names}"], "has 2 lines for 4 classes"),
+        (["--label", "color", "--labels", "{pairs}"], "has no line for class blue"),
+        (["--label", "kind"], "has no column kind"),
+    ],
+)
+def test_bad_questions_are_one_line(
+    arguments: list[str], message: str, checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    (tmp_path / "pairs.txt").write_text("red,red\ngreen,green\n")
+    places = {"missing": tmp_path / "no.txt", "names": tmp_path / "names.txt", "pairs": tmp_path / "pairs.txt"}
+    words = [argument.format(**places) if argument.startswith("{") and argument != "{}" else argument for argument in arguments]
+    ran = sslkit("zeroshot", "--ckpt", checkpoint, "--data", table, *words)
+    errors = [line for line in ran.err.splitlines() if line.startswith("error: ")]
+    assert ran.code == 2 and len(errors) == 1 and message in errors[0], ran.err
+
+
+def test_other_checkpoints_know_no_captions(trained: Path, table: Path, sslkit: Run) -> None:
+    ran = sslkit("zeroshot", "--ckpt", trained, "--data", table)
+    assert ran.code == 2 and "was trained by rotation and knows no captions" in ran.err
+
+
+@pytest.mark.parametrize("change", ["spelling", "kind", "recipe", "length", "large", "projector", "samples"])
+def test_altered_towers_are_refused(change: str, checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
+    with safe_open(checkpoint, framework="pt") as file:
+        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = json.loads(file.metadata()["sslkit"])
+    if change == "spelling":
+        tensors["text.spelling"][:4] = torch.tensor([255, 0, 32, 10], dtype=torch.uint8)
+    elif change == "kind":
+        tensors["text.spelling"] = tensors["text.spelling"].to(torch.bfloat16)
+    elif change == "samples":
+        metadata["samples"] = "audio"
+    elif change in ("length", "large"):
+        metadata["parts"]["text"]["size"] = "abc" if change == "length" else 10**11
+    elif change == "recipe":
+        metadata["parts"]["text"]["name"] = "resnet_micro"
+    else:
+        tensors["projector.weight"] = torch.zeros(3, 3)
+    save_file(tensors, tmp_path / "altered.safetensors", {"sslkit": json.dumps(metadata)})
+    command = ["knn", "--label", "color"] if change == "samples" else ["zeroshot"]
+    ran = sslkit(*command, "--ckpt", tmp_path / "altered.safetensors", "--data", table)
+    assert ran.code == 2 and len(ran.err.splitlines()) <= 3 and "error: " in ran.err and "Traceback" not in ran.err
