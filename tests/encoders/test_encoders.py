@@ -162,7 +162,7 @@ def test_missing_abilities_are_named() -> None:
 
 
 def test_resnet_micro_needs_no_timm() -> None:
-    code = "import sys; from sslkit import build_encoder; from sslkit.encoders import recipe_for; "
+    code = "import sys; from sslkit import build_encoder; from sslkit.encoders.build import recipe_for; "
     code += (
         "build_encoder(recipe_for('resnet_micro', 32)); assert 'timm' not in sys.modules and 'torchvision' not in sys.modules"
     )
