@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sslkit.registry import load_source
+from sslkit.registry import load_modality
 from sslkit.testing import check_task
 
 ROOT = Path(__file__).parent.parent
@@ -47,19 +47,19 @@ def test_commands_of_the_page_on_evaluation(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["sound", "video", "captions", "words"])
+@pytest.mark.parametrize("page", ["audio", "video", "image-text", "text"])
 def test_pages_beyond_images(page: str, sslkit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    modality = {"sound": "audio", "video": "video", "captions": "image_text", "words": "text"}[page]
-    made = load_source(modality).example(tmp_path, 96)
-    if page in ("sound", "video"):  # two kinds, and a part that is held out
+    modality = page.replace("-", "_")
+    made = load_modality(modality).example_data(tmp_path, 96)
+    if page in ("audio", "video"):  # two kinds, and a part that is held out
         for number, sample in enumerate(sorted(Path(made).iterdir())):
             place = tmp_path / "sorted" / ("test" if number % 3 == 0 else "train") / "ab"[number % 2]
             place.mkdir(parents=True, exist_ok=True)
             sample.rename(place / sample.name)
         Path(made).rmdir()
         (tmp_path / "sorted").rename(made)
-    if page == "captions":
+    if page == "image-text":
         head, *lines = Path(made).read_text().splitlines()
         Path(made).write_text("\n".join([f"{head},color", *(f"{line},{line.split()[1]}" for line in lines)]) + "\n")
     (tmp_path / "pairs.tsv").write_text("a1\ta2\t9\na1\tb1\t1\nb3\tb4\t8\n")

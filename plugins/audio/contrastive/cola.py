@@ -14,7 +14,7 @@ from sslkit.pictures import heat_map
 
 
 class COLA(PretextTask):
-    """Match two windows of a recording among those of other recordings (COLA; Saeed et al., 2021)."""
+    """Match two windows of a recording among a batch of recordings (COLA; Saeed et al., 2021)."""
 
     class Options(TaskOptions):
         """Options of `cola`."""

@@ -18,7 +18,7 @@ from sslkit.pictures import side_by_side
 
 
 class Autoencoder(PretextTask):
-    """Reconstruct an image from a low-dimensional code (autoencoder; Hinton & Salakhutdinov, 2006).
+    """Reconstruct an image from a low-dimensional code (Hinton & Salakhutdinov, 2006).
 
     `--sparsity` penalizes the code's L1 norm; `--noise` sets input pixels to zero (denoising; Vincent et al., 2010). With
     `--layerwise`, the encoder's stages are trained one after the other, each to reconstruct its input (Bengio et al., 2007).

@@ -14,9 +14,10 @@ from sslkit.pictures import side_by_side
 
 
 class BiGAN(PretextTask):
-    """Match real and generated pairs of image and code adversarially (BiGAN; Donahue et al., 2017).
+    """Invert a generator with an encoder by adversarial training (BiGAN; Donahue et al., 2017).
 
-    If a critic cannot distinguish the pairs, the encoder inverts the generator, without any reconstruction loss.
+    A critic compares pairs of real image and encoded code with pairs of generated image and random code. If the
+    critic cannot distinguish them, the encoder inverts the generator, without any reconstruction loss.
     """
 
     class Options(CropOptions):

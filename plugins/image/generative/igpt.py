@@ -23,7 +23,7 @@ _PALETTE_IMAGES, _PALETTE_PIXELS = 1024, 50_000  # images from which the palette
 
 
 class IGPT(PretextTask):
-    """Predict each pixel's palette color from all previous pixels (Image GPT; Chen et al., 2020)."""
+    """Predict each pixel's color from all previous pixels (Image GPT; Chen et al., 2020)."""
 
     class Options(CropOptions):
         """Options of `igpt`."""

@@ -16,7 +16,7 @@ _MAX_LOG_VARIANCE = 10.0  # absolute value: exp() of more overflows half precisi
 
 
 class VAE(PretextTask):
-    """Reconstruct an image from a latent code close to a standard normal (VAE; Kingma & Welling, 2014).
+    """Reconstruct an image from a sampled, near-normal code (VAE; Kingma & Welling, 2014).
 
     The encoder predicts mean and variance of the code, whose divergence from a standard normal is penalized.
     """

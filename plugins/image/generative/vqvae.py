@@ -25,7 +25,7 @@ _VARIANCE = 0.0625  # typical, of pixels in [0, 1]: normalizes the error, so tha
 
 
 class VQVAE(PretextTask):
-    """Reconstruct an image from a grid of codes of a codebook (VQ-VAE; van den Oord et al., 2017).
+    """Reconstruct an image from a grid of discrete codes (VQ-VAE; van den Oord et al., 2017).
 
     The checkpoint serves as a tokenizer: `beit` and `cae` take it with `--tokenizer`.
     """

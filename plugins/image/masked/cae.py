@@ -20,7 +20,7 @@ from sslkit.pictures import side_by_side
 
 
 class CAE(PretextTask):
-    """Predict codes of masked patches from regressed latents (context autoencoder; Chen et al., 2022).
+    """Predict codes of masked patches from regressed latents (CAE; Chen et al., 2022).
 
     The encoder processes the visible patches only. A regressor predicts its representation of the masked patches, and a decoder
     predicts their codes from that, which separates representation learning from solving the pretext task.

@@ -26,7 +26,7 @@ from sslkit.pictures import side_by_side
 
 
 class MCMAE(PretextTask):
-    """Reconstruct masked patches with masked convolutions before a transformer (MCMAE; Gao et al., 2022).
+    """Reconstruct masked patches with a masked convolutional ViT (MCMAE; Gao et al., 2022).
 
     The mask of the last grid is applied at every earlier resolution, so that nothing leaks through a convolution.
     """

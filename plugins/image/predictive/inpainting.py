@@ -38,7 +38,7 @@ class Inpainting(PretextTask):
             default=0.0,
             ge=0,
             lt=1,
-            description="Weight of the adversarial loss; L2 has the rest (0.001 in the paper for inpainting results).",
+            description="Weight of the adversarial loss; L2 has the rest (0.001 in the paper).",
         )
         critic_lr: float = Field(default=1e-4, ge=0, description="Learning rate of the critic.")
         norm: Norm = Field(default="batch", description="Normalization inside the decoder.")

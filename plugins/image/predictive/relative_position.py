@@ -23,14 +23,15 @@ _PATCH, _GAP, _JITTER = 96 / _SIDE, 48 / _SIDE, 7 / _SIDE
 _CENTER = 4
 
 
-_PLACES = [place for place in range(9) if place != _CENTER]  # of the 3×3 grid, in row-major order
+_POSITIONS = [position for position in range(9) if position != _CENTER]  # of the 3×3 grid, in row-major order
 
 
 class RelativePosition(PretextTask):
-    """Predict the position of a patch relative to its neighbor, one of eight (Doersch et al., 2015).
+    """Predict the position of a patch relative to a neighbor (Doersch et al., 2015).
 
-    Gap and jitter keep lines from continuing across the border. Chromatic aberration depends on the distance from the center of
-    the lens and would reveal the position: color is dropped or projected out. The mean of each patch is subtracted.
+    There are eight positions around the center patch. Gap and jitter keep lines from continuing across the border. Chromatic
+    aberration depends on the distance from the center of the lens and would reveal the position: color is dropped or projected
+    out. The mean of each patch is subtracted.
     """
 
     class Options(CropOptions):
@@ -44,7 +45,7 @@ class RelativePosition(PretextTask):
         norm: Norm = Field(default="batch", description="Normalization inside the head.")
 
     options: Options
-    places: Tensor
+    positions: Tensor
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
     preview_columns: ClassVar = ("image", "true position", "prediction")
 
@@ -61,18 +62,18 @@ class RelativePosition(PretextTask):
             raise SslkitError(f"images of {size} px give patches of {self.patch} px", "use at least 18", flag="size")
         # At least 16 px: the strides of an encoder would leave nothing of smaller patches.
         self.input_size = self.encoder.nearest_valid_size(max(16, self.patch))
-        self.register_buffer("places", torch.tensor(_PLACES), persistent=False)
+        self.register_buffer("positions", torch.tensor(_POSITIONS), persistent=False)
 
     def transform(self, batch: Batch) -> Batch:
         """Return the center patch and a neighbor, `[B, 2, C, s, s]`, and the neighbor's position, `side` `[B]` in 0..7."""
         size, device = self.data.size, batch["image"].device
         image = random_crop_view(batch["image"], size, self.options.crop_scale)
         side = torch.randint(8, (len(image),), device=device)
-        place = torch.stack([torch.full_like(side, _CENTER), self.places[side]], dim=1)  # [B, 2]
+        position = torch.stack([torch.full_like(side, _CENTER), self.positions[side]], dim=1)  # [B, 2]
         step = self.patch + self.gap
         start = (size - 3 * self.patch - 2 * self.gap) // 2
         jitter = torch.randint(-self.jitter, self.jitter + 1, (2, len(image), 2), device=device)
-        top, left = start + place // 3 * step + jitter[0], start + place % 3 * step + jitter[1]
+        top, left = start + position // 3 * step + jitter[0], start + position % 3 * step + jitter[1]
         patches = self._remove_aberration(cut_tiles(image, top, left, self.patch))
         patches = patches - patches.mean(dim=(-2, -1), keepdim=True) + 0.5
         return {"image": resize(patches, self.input_size), "side": side}
@@ -108,7 +109,7 @@ class RelativePosition(PretextTask):
         """Return boards of 3×3 positions with the two patches `[B, 2, C, s, s]` at theirs."""
         grid = torch.full((len(patches), 9, *patches.shape[2:]), 1.0, device=patches.device)
         grid[:, _CENTER] = patches[:, 0]
-        grid[torch.arange(len(patches), device=patches.device), self.places[side]] = patches[:, 1]
+        grid[torch.arange(len(patches), device=patches.device), self.positions[side]] = patches[:, 1]
         return tile_grid(grid, 3)
 
     def _remove_aberration(self, patches: Tensor) -> Tensor:

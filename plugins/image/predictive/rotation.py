@@ -13,7 +13,7 @@ from sslkit.pictures import add_frame
 
 
 class Rotation(PretextTask):
-    """Predict by which multiple of 90 degrees an image was rotated (RotNet; Gidaris et al., 2018).
+    """Predict by which multiple of 90 degrees an image is rotated (Gidaris et al., 2018).
 
     Every step contains all four rotations of each image, which the paper found to work best.
     """

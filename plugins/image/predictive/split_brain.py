@@ -16,9 +16,9 @@ from sslkit.image.views import CropOptions, CropScale, random_crop_view
 
 
 class SplitBrain(PretextTask):
-    """Predict color from lightness and lightness from color, by two half-width encoders (Zhang et al., 2017).
+    """Predict color from lightness and vice versa with two encoders (Zhang et al., 2017).
 
-    The exported encoder concatenates the features of both.
+    Each encoder has half the width; the exported encoder concatenates the features of both.
     """
 
     class Options(CropOptions):

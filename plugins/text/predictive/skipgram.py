@@ -18,9 +18,9 @@ _SHARED_NEGATIVES = 64  # per sample
 class SkipGram(PretextTask):
     """Predict the words in a window around each word (skip-gram; Mikolov et al., 2013).
 
-    (2013a: Efficient estimation of word representations; 2013b: Distributed representations.) A sample is a stretch of text.
-    In every step, rare words and a random part of the frequent ones are removed, the rest closes up, and each word is paired
-    with its neighbors in a window of random width.
+    "2013b" below is "Distributed Representations of Words and Phrases". A sample is a stretch of
+    text. In every step, rare words and a random part of the frequent ones are removed, the rest closes up, and each word is
+    paired with its neighbors in a window of random width.
     """
 
     class Options(TaskOptions):

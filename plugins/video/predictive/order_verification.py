@@ -19,7 +19,7 @@ _WINDOW, _MAX_SPAN, _MIN_OFFSET = 96, 60, 15
 
 
 class OrderVerification(PretextTask):
-    """Classify whether three frames are in temporal order (Shuffle and Learn; Misra et al., 2016).
+    """Classify whether three frames are in order (Shuffle and Learn; Misra et al., 2016).
 
     Of five frames a < b < c < d < e, (b, c, d) is in order; (b, a, d) and (b, e, d) are not. Only the middle frame differs, so
     that the distance of the outer two carries no information (section 3.2).

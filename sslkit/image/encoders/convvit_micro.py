@@ -105,8 +105,8 @@ class ConvViT(PatchEncoder):
         """Return 1 for visible and 0 for masked patches, `[B, 1, h, w]`, or None if all are visible."""
         grid = self.grid(image)
         if keep is not None:
-            hidden = torch.zeros(len(image), grid[0] * grid[1], device=image.device, dtype=image.dtype)
-            return hidden.scatter(1, keep, 1.0).view(-1, 1, *grid)
+            visible = torch.zeros(len(image), grid[0] * grid[1], device=image.device, dtype=image.dtype)
+            return visible.scatter(1, keep, 1.0).view(-1, 1, *grid)
         return None if mask is None else (~mask).to(image.dtype).view(-1, 1, *grid)
 
 

@@ -1,4 +1,4 @@
-"""Color transforms. Brightness, saturation and hue are one 3×3 matrix per sample; contrast is jittered after it.
+"""Color transforms. Brightness, saturation and hue are one 3×3 matrix per sample; contrast is applied after it.
 
 Hue is a rotation about the gray axis (1, 1, 1) instead of torchvision's detour through HSV, and values are clamped once, at
 the end: so all of it is one matrix product per image. `color_jitter` documents where this differs from torchvision.

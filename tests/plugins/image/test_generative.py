@@ -132,6 +132,7 @@ def test_dead_codes_begin_anew_at_a_vector() -> None:
 
 
 def test_vqvae_gradient_passes_the_codes_and_commits_the_vectors(build: Callable[..., Any]) -> None:
+    torch.manual_seed(0)  # for other seeds, a value may round to the other side of a ReLU
     task = build("vqvae", codes=8, norm="none")
     task.before_epoch(FakeRun(torch.rand(64, 3, 36, 36)))
     batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
