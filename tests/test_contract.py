@@ -210,7 +210,7 @@ class Renormed(nn.BatchNorm1d):
     """Normalizes by the running mean, and then updates it in place."""
 
     def forward(self, features: Tensor) -> Tensor:
-        output = (features - self.running_mean).square()
+        output = (features - self.running_mean) / (self.running_mean.abs() + 1)
         with torch.no_grad():
             self.running_mean.lerp_(features.mean(dim=0), 0.5)
         return output

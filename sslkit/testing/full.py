@@ -114,7 +114,7 @@ def _compiles(bench: Bench) -> None:
     buffers = [(buffer, buffer.clone()) for buffer in task.buffers()]
     torch._dynamo.reset()
     try:
-        compiled = torch.compile(task.predict, fullgraph=True, backend="aot_eager_decomp_partition")
+        compiled = torch.compile(task.predict, fullgraph=True, backend="aot_eager")
         outputs, gradients = [], []
         for predict in (task.predict, compiled):
             for buffer, value in buffers:  # norms moved their statistics
