@@ -36,7 +36,7 @@ def tasks() -> str:
 def protocols() -> str:
     """Return the table of named protocols."""
     lines = ["| protocol | what it does |", "|---|---|"]
-    lines += [f"| `{protocol.id}` | {protocol.summary} |" for protocol in installed_protocols()]
+    lines += [f"| `{protocol.id}` | {protocol.summary} |" for protocol in installed_protocols().values()]
     return "\n".join(lines)
 
 
