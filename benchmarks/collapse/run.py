@@ -81,7 +81,7 @@ def main(data: Path, out: Path, only: list[str]) -> None:
             rows = knn(spec).rows
             row[3] = rows[0].headline.text()
             if healthy is not None:
-                row[4:] = [rows[1].headline.text(), f"{rows[1].compared['checkpoint'].p_value:.1g}"]
+                row[4:] = [rows[1].headline.text(), f"{rows[1].comparisons['checkpoint'].p_value:.1g}"]
         else:
             row[2] = said
         print(f"| {' | '.join(row)} |", flush=True)

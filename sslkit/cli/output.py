@@ -29,8 +29,8 @@ def show(result: Any, as_json: bool, lines: Callable[[Any], list[str] | None] | 
     if isinstance(result, Results):
         show_results(result, details)
         return
-    own = None if lines is None else lines(result)
-    for line in _field_lines(values) if own is None else own:
+    custom = None if lines is None else lines(result)
+    for line in _field_lines(values) if custom is None else custom:
         stdout.print(line, markup=False)
 
 

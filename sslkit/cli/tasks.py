@@ -26,8 +26,8 @@ def _tasks(
         print(json.dumps({"tasks": [{key: getattr(entry, key) for key in keys} for entry in installed]}))
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("task", "modality", "package", "what it asks"):
-        table.add_column(column, no_wrap=column != "what it asks")
+    for column in ("task", "modality", "package", "what it learns"):
+        table.add_column(column, no_wrap=column != "what it learns")
     names = [entry.name for entry in installed]
     for entry in installed:
         twice = " (offered twice!)" if names.count(entry.name) > 1 else ""

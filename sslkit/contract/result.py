@@ -84,7 +84,7 @@ class Row:
     part: str = "encoder"  # of the checkpoint
     layer: str | None = None
     by_class: dict[str, float | None] = field(default_factory=dict)
-    compared: dict[str, Comparison] = field(default_factory=dict)  # by the name of the other row's model
+    comparisons: dict[str, Comparison] = field(default_factory=dict)  # by the name of the other row's model
     weights: str = ""  # hash of the encoder
     fits: list[Fit] = field(default_factory=list)  # by seed; empty where nothing was fitted
 
@@ -188,12 +188,12 @@ class Results:
 
 def _row(values: Mapping[str, Any]) -> Row:
     metrics: Sequence[Mapping[str, Any]] = values["metrics"]
-    compared: Mapping[str, Mapping[str, Any]] = values["compared"]
+    comparisons: Mapping[str, Mapping[str, Any]] = values["comparisons"]
     return Row(
         **{
             **values,
             "metrics": [Metric(**metric) for metric in metrics],
-            "compared": {name: Comparison(**comparison) for name, comparison in compared.items()},
+            "comparisons": {name: Comparison(**comparison) for name, comparison in comparisons.items()},
             "fits": [_fit(fit) for fit in values["fits"]],
         }
     )

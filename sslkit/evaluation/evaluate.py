@@ -173,7 +173,7 @@ def markdown(results: Results, details: bool = False) -> str:
         several = len({row.test for row in result.rows}) > 1
         for row in result.rows:
             headline, f1 = row.headline, row.metric("macro F1")
-            comparison = next(iter(row.compared.values()), None)
+            comparison = next(iter(row.comparisons.values()), None)
             adjusted = None if comparison is None else comparison.adjusted
             cells = [
                 result.title,

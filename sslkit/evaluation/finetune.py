@@ -364,7 +364,7 @@ def _compare_starts(rows: list[Row], outcomes: list[TrialOutcome]) -> list[Row]:
                 Answers(outcome.rows[place], is_correct(outcome.scores[place], outcome.labels[place]))
                 for outcome in (scratch, tuned)
             ]
-            row = replace(row, compared={tuned.trial.model: Comparison(mcnemar_of_answers(*answers), MCNEMAR)})
+            row = replace(row, comparisons={tuned.trial.model: Comparison(mcnemar_of_answers(*answers), MCNEMAR)})
         results.append(row)
     return results
 

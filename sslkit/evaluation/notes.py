@@ -58,7 +58,7 @@ def describe_comparisons(rows: list[Row]) -> list[str]:
     sentences = []
     for row in rows:
         place = "".join(f", {name} {value}" for name, value in (("layer", row.layer), ("test part", row.test)) if value)
-        for other, comparison in row.compared.items():
+        for other, comparison in row.comparisons.items():
             adjusted = f", Holm-adjusted {p_text(comparison.adjusted)}" if comparison.adjusted is not None else ""
             sentences.append(
                 f"{row.model} against {other}{place}: p {p_text(comparison.p_value)}{adjusted} ({comparison.method})"
@@ -77,7 +77,7 @@ def _interpret(rows: list[Row]) -> str:
     for row in rows:
         if row.model != first.model and row.test == first.test and row.headline.name == headline.name:
             others[row.model] = row
-    paired = {name: row for name, row in others.items() if first.model in row.compared}
+    paired = {name: row for name, row in others.items() if first.model in row.comparisons}
     named = list((paired or others).values())[:_MOST]
     start = f"{first.model}: {headline.text()} {headline.name}"
     if not named:

@@ -258,7 +258,7 @@ class _Table:
             duplicates = count_duplicates(train.hashes, test.hashes)
             fingerprint = labeled_fingerprint(part.index)
             self.tests.append(TestData(part.name, fingerprint, len(test.labels), duplicates, part.seen_in_pretraining))
-        compared: dict[str, Comparison] = {}
+        comparisons: dict[str, Comparison] = {}
         if measurement.correct is not None:
             answers, by_layer = Answers(test.rows, measurement.correct), self._answers.setdefault(number, {})
             if model.name == CHECKPOINT:
@@ -266,7 +266,7 @@ class _Table:
             else:
                 other = by_layer.get(layer) if len(by_layer) > 1 else next(iter(by_layer.values()))
                 if other is not None:
-                    compared[CHECKPOINT] = Comparison(mcnemar_of_answers(answers, other), MCNEMAR)
+                    comparisons[CHECKPOINT] = Comparison(mcnemar_of_answers(answers, other), MCNEMAR)
         self.rows.append(
             Row(
                 model=model.name,
@@ -274,7 +274,7 @@ class _Table:
                 test=part.name,
                 layer=layer,
                 by_class=measurement.by_class,
-                compared=compared,
+                comparisons=comparisons,
                 weights=model.weights,
                 fits=fits,
             )

@@ -61,8 +61,8 @@ def adjust_holm(p_values: list[float]) -> list[float]:
 
 def adjust_comparisons(rows: list[Row]) -> list[Row]:
     """Return the rows of one result with every p-value adjusted for their number."""
-    adjusted = iter(adjust_holm([comparison.p_value for row in rows for comparison in row.compared.values()]))
+    adjusted = iter(adjust_holm([comparison.p_value for row in rows for comparison in row.comparisons.values()]))
     return [
-        replace(row, compared={name: replace(comparison, adjusted=next(adjusted)) for name, comparison in row.compared.items()})
+        replace(row, comparisons={name: replace(made, adjusted=next(adjusted)) for name, made in row.comparisons.items()})
         for row in rows
     ]

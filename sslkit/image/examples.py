@@ -31,6 +31,6 @@ def example_tokenizer(folder: Path) -> Path:
             encoder = build_encoder(recipe_for("vit_micro", 32, options={"width": "32", "depth": "2"}))
             tokenizer = build_tokenizer(encoder, DataInfo(1, 32), 8, 16, 32)
             tokenizer.codebook.initialize(torch.randn(32, 16), 32)
-        said = {**describe(encoder), "task": "check", "size": 32, "step": 0, "data": ""}
-        save_model(path, {"encoder": encoder, "tokenizer": tokenizer}, said)
+        metadata = {**describe(encoder), "task": "check", "size": 32, "step": 0, "data": ""}
+        save_model(path, {"encoder": encoder, "tokenizer": tokenizer}, metadata)
     return path

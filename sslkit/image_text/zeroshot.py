@@ -167,13 +167,13 @@ def _classify(
         scores, labels = images @ classes.T, torch.from_numpy(index.labels[places])
         answers = Answers(places, is_correct(scores, labels))
         metrics, by_class = score([scores], labels, index.classes)
-        compared: dict[str, Comparison] = {}
+        comparisons: dict[str, Comparison] = {}
         if checkpoint_answers is None:
             checkpoint_answers = answers
         else:
-            compared[CHECKPOINT] = Comparison(mcnemar_of_answers(answers, checkpoint_answers), MCNEMAR)
+            comparisons[CHECKPOINT] = Comparison(mcnemar_of_answers(answers, checkpoint_answers), MCNEMAR)
         weights = model.image.weights
-        rows.append(Row(model.image.name, metrics, test=test, by_class=by_class, compared=compared, weights=weights))
+        rows.append(Row(model.image.name, metrics, test=test, by_class=by_class, comparisons=comparisons, weights=weights))
     return rows
 
 

@@ -95,7 +95,7 @@ def test_contract(full: bool) -> None:
     "README.md": """\
 # {name}
 
-A pretext task for [sslkit](https://pypi.org/project/sslkit/): what it asks, and where it is from.
+A pretext task for [sslkit](https://pypi.org/project/sslkit/): what it learns, and its paper.
 
 ```
 pip install sslkit-{dashed}        # while it is not published: pip install -e .
@@ -104,7 +104,7 @@ sslkit knn --ckpt runs/{name}/model.safetensors
 ```
 
 `pip install -e '.[dev]' && pytest` proves that micro-batches, processes and resuming change nothing; `sslkit preview {name}
---data DIR` shows what the task makes of images.
+--data DIR` shows its inputs and targets.
 """,
 }
 

@@ -106,9 +106,9 @@ def _fingerprint(test: str, spec: WordVectorSpec) -> str:
     return blake2b(Path(file).read_bytes(), digest_size=8).hexdigest()
 
 
-def _row(test: str, weights: str, metric: Metric, skipped: int, compared: dict[str, Comparison]) -> Row:
+def _row(test: str, weights: str, metric: Metric, skipped: int, comparisons: dict[str, Comparison]) -> Row:
     left_out = Metric("skipped", skipped, n=metric.n + skipped, unit_of_n="lines", higher_is_better=False, unit="count")
-    return Row(CHECKPOINT, [metric, left_out], test=test, compared=compared, weights=weights)
+    return Row(CHECKPOINT, [metric, left_out], test=test, comparisons=comparisons, weights=weights)
 
 
 def _similarity(file: str, vocabulary: Vocabulary, weights: str) -> Row:
@@ -138,8 +138,8 @@ def _similarity(file: str, vocabulary: Vocabulary, weights: str) -> Row:
         raise SslkitError(f"all pairs in {file} have the same cosine", "the vectors are untrained", flag="similarity")
     correlation = spearmanr(cosines, ratings)
     metric = Metric("Spearman", float(correlation.statistic), n=len(cosines), unit_of_n="pairs", unit="correlation")
-    compared = {"no correlation": Comparison(float(correlation.pvalue), "test of Spearman's correlation")}
-    return _row(file, weights, metric, skipped, compared)
+    comparisons = {"no correlation": Comparison(float(correlation.pvalue), "test of Spearman's correlation")}
+    return _row(file, weights, metric, skipped, comparisons)
 
 
 def _number(text: str) -> float | None:

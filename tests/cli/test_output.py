@@ -9,7 +9,7 @@ from sslkit.contract.result import Comparison, Data, Metric, Result, Row
 def test_wide_tables_are_whole(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = [Metric("top-1", 0.5, 0.4, 0.6), *(Metric(name, 0.9) for name in ("top-5", "macro F1", "balanced accuracy"))]
     model = "from scratch, 10% of the labels of [a] data set with a long name"
-    row = Row(model, metrics, test="t", compared={"fine-tuned": Comparison(0.0123, "McNemar's exact test", 0.0246)})
+    row = Row(model, metrics, test="t", comparisons={"fine-tuned": Comparison(0.0123, "McNemar's exact test", 0.0246)})
     result = Result("finetune", "finetune/fewlabel-v1", {}, "c", "w", Data(train="d"), [row], ["1,000 training samples."])
     show_result(result)
     printed = capsys.readouterr().out

@@ -221,7 +221,7 @@ def test_layers_and_pooling(trained: Path, digits: Path) -> None:
 def test_against_another_checkpoint(trained: Path, sslkit: Run) -> None:
     result = knn(KnnSpec(ckpt=str(trained), k=3, against=[str(trained), str(trained.parent)], baselines=False))
     assert [row.model for row in result.rows] == ["checkpoint", str(trained), str(trained.parent)]
-    comparison = result.rows[1].compared["checkpoint"]
+    comparison = result.rows[1].comparisons["checkpoint"]
     assert (comparison.p_value, comparison.adjusted, comparison.method) == (1.0, 1.0, "McNemar's exact test")
     assert result.rows[1].metrics == result.rows[0].metrics
 
@@ -289,7 +289,7 @@ def test_images_that_cannot_be_read_are_left_out_of_a_comparison(trained: Path, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSLKIT_CACHE", str(tmp_path / "cache"))
         short = knn(KnnSpec(**spec, against=[str(other)]))
-    assert short.headline.n == 11 and short.rows[1].compared["checkpoint"].p_value == 1.0
+    assert short.headline.n == 11 and short.rows[1].comparisons["checkpoint"].p_value == 1.0
 
 
 def test_the_pvalue_pairs_images_by_their_rows() -> None:

@@ -84,7 +84,7 @@ def test_holm_by_hand() -> None:
 
 def test_comparisons_of_a_result_are_adjusted_together() -> None:
     metrics = [Metric("top-1", 0.5)]
-    compared = [{"checkpoint": Comparison(p_value, "McNemar's exact test")} for p_value in (0.04, 0.01)]
-    rows = [Row("checkpoint", metrics), *(Row("other", metrics, compared=comparison) for comparison in compared)]
-    adjusted = [row.compared["checkpoint"].adjusted for row in adjust_comparisons(rows) if row.compared]
+    comparisons = [{"checkpoint": Comparison(p_value, "McNemar's exact test")} for p_value in (0.04, 0.01)]
+    rows = [Row("checkpoint", metrics), *(Row("other", metrics, comparisons=comparison) for comparison in comparisons)]
+    adjusted = [row.comparisons["checkpoint"].adjusted for row in adjust_comparisons(rows) if row.comparisons]
     assert adjusted == pytest.approx([0.04, 0.02])

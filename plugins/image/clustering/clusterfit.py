@@ -1,7 +1,7 @@
 """ClusterFit (Yan et al., 2020)."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -27,6 +27,7 @@ class ClusterFit(ClusterLabels):
         )
 
     options: Options
+    modality: ClassVar = "image"  # `sslkit tasks` reads no base class
 
     @classmethod
     def example_options(cls, folder: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """DeepCluster (Caron et al., 2018)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -30,6 +30,7 @@ class DeepCluster(ClusterLabels):
         sobel: bool = Field(default=False, description="Feed the encoder Sobel edges instead of colors, as in the paper.")
 
     options: Options
+    modality: ClassVar = "image"  # `sslkit tasks` reads no base class
 
     @classmethod
     def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:
