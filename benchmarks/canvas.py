@@ -32,8 +32,9 @@ def main() -> None:
                 sizes = ["--size", SIZE, "--canvas", canvas]
                 sslkit("pretrain", task, *data, *sizes, "--steps", arguments.steps, "--seed", seed, "--out", out, "--resume")
                 (row,) = sslkit("knn", "--ckpt", out / "model.safetensors", *data, *test)["rows"]
-                low, high = row["top1_interval"]
-                cells = [task, str(seed), str(canvas), f"{row['top1']:.1%} ({100 * low:.1f} to {100 * high:.1f})"]
+                top1 = row["metrics"][0]
+                accuracy = f"{top1['value']:.1%} ({100 * top1['low']:.1f} to {100 * top1['high']:.1f})"
+                cells = [task, str(seed), str(canvas), accuracy]
                 print("|", " | ".join(cells), "|", flush=True)
 
 

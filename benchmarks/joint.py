@@ -70,7 +70,7 @@ def train(task: str, encoder: str, minutes: float, seed: str, data: Path, runs: 
     for command, protocol in (("knn", "knn/weighted200-v1"), ("probe", "probe/logreg-v1")):
         where = ["--data", data / "train.csv", "--test", data / "test.csv", "--label", "label", "--layer", "all"]
         result = sslkit(command, "--ckpt", out / "model.safetensors", *where, "--protocol", protocol, "--no-baselines")
-        found[command] = {row["layer"]: [row["top1"], *row["top1_interval"]] for row in result["rows"]}
+        found[command] = {row["layer"]: [row["metrics"][0][key] for key in ("value", "low", "high")] for row in result["rows"]}
     made = {"date": date.today().isoformat(), "commit": said("git", "-C", str(HERE), "rev-parse", "--short", "HEAD")}
     what = {"task": task, "encoder": encoder, "minutes": minutes, "seed": int(seed), "rate": rate, "steps": steps}
     (RESULTS / f"{name}.json").write_text(json.dumps({**what, **made, "end": logged(out)[-1], **found}, indent=1) + "\n")

@@ -155,7 +155,8 @@ def evaluate(checkpoint: Path, data: Path, task: str, encoder: str) -> dict[str,
         result = sslkit(command, "--ckpt", checkpoint, *where, "--protocol", protocol, *baselines)
         rows: dict[str, dict[str, list[float]]] = {}
         for row in result["rows"]:
-            rows.setdefault(row["model"].partition(",")[0], {})[str(row["layer"])] = [row["top1"], *row["top1_interval"]]
+            top1 = [row["metrics"][0][key] for key in ("value", "low", "high")]
+            rows.setdefault(row["model"].partition(",")[0], {})[str(row["layer"])] = top1
         found[name] = {**({} if known is None else {k: v for k, v in known[name].items() if k != "checkpoint"}), **rows}
     return found
 

@@ -82,9 +82,10 @@ def pairs(data: Path, runs: Runs, minutes: float) -> None:
             run = sslkit("pretrain", "clip", "--data", train, *asked)
             found = sslkit("zeroshot", "--ckpt", run["checkpoint"], "--data", test)["rows"]
             for row, by_chance in zip(found[::2], found[1::2], strict=True):
-                recalls = [f"{row[f'recall_at_{k}']:.1%}" for k in (1, 5, 10)]
-                chances = ", ".join(f"{by_chance[f'recall_at_{k}']:.1%}" for k in (1, 5, 10))
-                print(f"| {split} | {tower} | {row['model']} | {' | '.join(recalls)} | {chances} |", flush=True)
+                recalls = [f"{metric['value']:.1%}" for metric in row["metrics"]]
+                chances = ", ".join(f"{metric['value']:.1%}" for metric in by_chance["metrics"])
+                direction = row["test"].rpartition(", ")[2]
+                print(f"| {split} | {tower} | {direction} | {' | '.join(recalls)} | {chances} |", flush=True)
             if tower == "transformer":
                 classes = sslkit("zeroshot", "--ckpt", run["checkpoint"], "--data", test, "--label", "category")
                 print(f"<!-- categories by name: {told(classes['rows'][0])} of 8 -->", flush=True)
@@ -130,8 +131,8 @@ def table(path: Path, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> 
 
 def told(row: dict[str, Any]) -> str:
     """Return a row's accuracy with its interval."""
-    low, high = row["top1_interval"]
-    return f"{row['top1']:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+    top1 = row["metrics"][0]
+    return f"{top1['value']:.1%} ({100 * top1['low']:.1f} to {100 * top1['high']:.1f})"
 
 
 PARTS = {"sound": sound, "video": video, "pairs": pairs, "words": words}

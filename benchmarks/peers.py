@@ -89,9 +89,9 @@ def run(by: str, method: str, seed: int, arguments: argparse.Namespace) -> list[
         stdout=subprocess.PIPE,
     )
     (row,) = json.loads(told.stdout)["rows"]
-    low, high = row["top1_interval"]
-    top1 = f"{row['top1']:.1%} ({100 * low:.1f} to {100 * high:.1f})"
-    return [f"{rate:.0f}", str(lines[-1]["step"] + 1), f"{took:.1f}", top1, f"{peak / 1e9:.2f} GB"]
+    top1 = row["metrics"][0]
+    accuracy = f"{top1['value']:.1%} ({100 * top1['low']:.1f} to {100 * top1['high']:.1f})"
+    return [f"{rate:.0f}", str(lines[-1]["step"] + 1), f"{took:.1f}", accuracy, f"{peak / 1e9:.2f} GB"]
 
 
 def peak_memory(command: list[str]) -> int:

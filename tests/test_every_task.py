@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sslkit import registry
-from sslkit.registry import load_source
+from sslkit.registry import load_modality
 from sslkit.tasks.load import load_task
 
 TASKS = sorted(entry.name for entry in registry.entries(registry.TASKS))
@@ -40,7 +40,7 @@ def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("task", TASKS)
 def test_the_same_seed_gives_the_same_weights(task: str, sslkit: Run, colors: Path, text: Path, tmp_path: Path) -> None:
     modality = load_task(task).modality
-    beyond = {"text": text} if modality in ("image", "text") else {modality: load_source(modality).example(tmp_path, 48)}
+    beyond = {"text": text} if modality in ("image", "text") else {modality: load_modality(modality).example_data(tmp_path, 48)}
     data = beyond.get(modality, colors)
     how = ["--data", data, "--batch-size", 16, "--steps", 7, "--workers", 0]
     how += ["--size", 32] if modality == "image" else []
@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_weights(task: str, sslkit: Run, colors: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["cola", "order_verification", "clip"])
 def test_workers_change_nothing_that_they_draw(task: str, sslkit: Run, tmp_path: Path) -> None:
-    data = load_source(load_task(task).modality).example(tmp_path, 48)
+    data = load_modality(load_task(task).modality).example_data(tmp_path, 48)
     found = []
     for workers in (0, 4):
         how = ["--data", data, "--batch-size", 16, "--epochs", 2, "--workers", workers, "--out", tmp_path / str(workers)]

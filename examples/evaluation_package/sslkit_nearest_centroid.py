@@ -2,11 +2,11 @@
 
 import torch
 import torch.nn.functional as F
-from sslkit_nearest_centroid_options import NearestCentroidSpec
-from torch import Tensor
-
 from sslkit.contract.evaluation import Protocol
 from sslkit.evaluation.session import FeatureEvaluation, Layers, Predictor, Settings, TrainingView
+from torch import Tensor
+
+from sslkit_nearest_centroid_options import NearestCentroidSpec
 
 
 class NearestCentroid(FeatureEvaluation):

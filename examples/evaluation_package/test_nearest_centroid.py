@@ -2,9 +2,8 @@
 
 import numpy as np
 import torch
-from sslkit_nearest_centroid import NearestCentroid
-
 from sslkit.evaluation.session import TrainingView
+from sslkit_nearest_centroid import NearestCentroid
 
 
 def test_nearest_centroid_wins() -> None:

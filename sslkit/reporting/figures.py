@@ -94,8 +94,9 @@ def _add_neighbors(figures: Figures, checkpoint: Checkpoint, spec: ReportSpec) -
         out = Path(folder, "neighbors.png")
         values = {name: getattr(spec, name) for name in NeighborsSpec.model_fields if name in ReportSpec.model_fields}
         k = min(8, len(read_samples(spec, checkpoint)) - 1)
-        neighbors(NeighborsSpec(**{**values, "ckpt": str(checkpoint.path), "out": str(out), "k": k}))
-        figures.neighbors = out.read_bytes()
+        result = neighbors(NeighborsSpec(**{**values, "ckpt": str(checkpoint.path), "out": str(out), "k": k}))
+        if result.picture is not None:
+            figures.neighbors = out.read_bytes()
 
 
 def _add_confusion(figures: Figures, checkpoint: Checkpoint, spec: ReportSpec) -> None:

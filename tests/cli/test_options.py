@@ -40,7 +40,7 @@ GOLDEN = {
     FinetuneSpec: (
         f"{_TRAIN} --ckpt --test --protocol --recipe --loss --encoder-lr --layer-decay --head-first --freeze-blocks "
         "--last-blocks --batchnorm --crop-scale --label-smoothing --drop-path --mixup --cutmix --randaugment --erasing --ema "
-        "--shares --seeds --scratch"
+        "--shares --seeds --scratch --details"
     ),
     KnnSpec: f"{_EVALUATION} --protocol --k --temperature --shots --seeds",
     ProbeSpec: f"{_EVALUATION} --protocol --c --lr --seeds",

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sslkit import Batch, DataInfo, PretextTask, SslkitError
-from sslkit.encoders.build import build_encoder, recipe_for
+from sslkit.encoders.build import build_encoder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.compilation import Predict, eager_reason
 from sslkit.engine.precision import Machine
 from sslkit.engine.stepper import _set_memory_formats

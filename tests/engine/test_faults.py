@@ -252,7 +252,7 @@ def test_one_image_is_not_enough(sslkit: Run, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     Image.new("RGB", (16, 16)).save(tmp_path / "data" / "only.png")
     ran = sslkit("pretrain", "rotation", "--data", tmp_path / "data", "--steps", 2, "--out", tmp_path / "run")
-    assert ran.code == 2 and "one of the images is all that" in ran.err
+    assert ran.code == 2 and "contains only 1 image; at least 2 are needed" in ran.err
 
 
 def test_constant_images_give_numbers_or_one_line(sslkit: Run, quick: list[str], tmp_path: Path) -> None:

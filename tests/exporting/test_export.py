@@ -139,7 +139,7 @@ def test_predictions(tuned: Path, trained: Path, digits: Path, tmp_path: Path, s
     )
     assert (digits / "test" / rows[0]["path"]).is_file()
     ran = sslkit("predict", "--ckpt", trained, "--data", digits, "--out", tmp_path / "no.csv")
-    assert ran.code == 2 and "has no classifier: it is a run of rotation (train one: sslkit finetune" in ran.err
+    assert ran.code == 2 and "has no classifier: it was trained by rotation (train one: sslkit finetune" in ran.err
     assert not (tmp_path / "no.csv").exists()
 
 

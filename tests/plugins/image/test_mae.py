@@ -15,8 +15,8 @@ from sslkit.tasks.load import load_task
 class Measured:
     """Provides images as a run does."""
 
-    def images(self, count: int) -> torch.Tensor:
-        return torch.rand(min(count, 40), 3, 36, 36, generator=torch.Generator().manual_seed(0))
+    def batch(self, count: int) -> dict[str, torch.Tensor]:
+        return {"image": torch.rand(min(count, 40), 3, 36, 36, generator=torch.Generator().manual_seed(0))}
 
 
 def mae(**options: Any) -> Any:

@@ -46,12 +46,12 @@ def test_both_halves_are_kept(sslkit: Callable[..., Any], digits: Path, tmp_path
     assert encoder.width == 128 and encoder(torch.rand(2, 3, 16, 16)).shape == (2, 128)
     assert encoder.recipe["concat"][0]["select"] == "l"
     checkpoint = ran.json["checkpoint"]
-    assert sslkit("knn", "--ckpt", checkpoint, "--json").json["n_test"] == 12
+    assert sslkit("knn", "--ckpt", checkpoint, "--json").json["rows"][0]["metrics"][0]["n"] == 12
     assert sslkit("export", "--ckpt", checkpoint, "--to", "pt2").code == 0
     assert "l:resnet_micro+ab:resnet_micro is not a timm model" in sslkit("export", "--ckpt", checkpoint, "--to", "timm").err
     batch = ["--batch-size", 16, "--out", tmp_path / "tuned", "--json"]
     tuned = sslkit("finetune", "--ckpt", checkpoint, "--data", digits, "--epochs", 1, *batch)
-    assert tuned.json["n_test"] == 12
+    assert tuned.json["rows"][0]["metrics"][0]["n"] == 12
 
 
 def test_no_color_no_task(sslkit: Callable[..., Any], tmp_path: Path) -> None:
