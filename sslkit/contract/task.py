@@ -104,8 +104,10 @@ class PretextTask(nn.Module):
     modality: ClassVar[str] = "image"
     reads: ClassVar[tuple[str, ...]] = ("pooled",)
     couples_samples: ClassVar[bool] = False
+    # What a coupled loss needs of other processes: names of outputs and batch entries; empty: everything. Entries that are
+    # not named keep the rows of this process; their terms are means over rows, or sums that `counts` divides.
     couples: ClassVar[tuple[str, ...]] = ()
-    compiles: ClassVar[bool] = True
+    compiles: ClassVar[bool] = True  # whether torch.compile can take `predict`; recurrent layers are noticed anyway
     needs: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[dict[str, Any]] = {}
 

@@ -211,5 +211,5 @@ def _exchange(tensors: Iterable[Tensor], change: Callable[[Tensor], object]) -> 
         with _communicating():
             change(flat)
         with torch.no_grad():
-            for tensor, piece in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
-                tensor.copy_(piece.view(tensor.shape))
+            for tensor, part in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+                tensor.copy_(part.view(tensor.shape))

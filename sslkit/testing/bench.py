@@ -195,26 +195,26 @@ class Bench:
         return options(**self.task_class.example_options(Path(self._folder.name)), **layer_norms)
 
 
-def compare_traces(expected: Trace, actual: Trace, label: str, tolerance: float = 1e-8) -> None:
+def compare_traces(expected: Trace, actual: Trace, subject: str, tolerance: float = 1e-8) -> None:
     """Raise ContractViolationError if gradients or state differ by more than `tolerance`, relative to the largest value."""
     for step, (expected_step, actual_step) in enumerate(zip(expected.gradients, actual.gradients, strict=True), start=1):
-        compare_tensors(expected_step, actual_step, tolerance, f"{label} the gradient of", f" in step {step}")
-    compare_tensors(expected.state, actual.state, tolerance, f"{label} the state", " after two steps")
+        compare_tensors(expected_step, actual_step, tolerance, f"{subject} the gradient of", f" in step {step}")
+    compare_tensors(expected.state, actual.state, tolerance, f"{subject} the state", " after two steps")
 
 
 def compare_tensors(
-    expected: dict[str, Tensor], actual: dict[str, Tensor], tolerance: float, label: str, when: str = ""
+    expected: dict[str, Tensor], actual: dict[str, Tensor], tolerance: float, subject: str, when: str = ""
 ) -> None:
     """Raise ContractViolationError if tensors differ by more than `tolerance`, relative to the largest value of each."""
     if expected.keys() != actual.keys():
-        raise ContractViolationError(f"{label} {sorted(expected.keys() ^ actual.keys())[0]} exists on one side only{when}")
+        raise ContractViolationError(f"{subject} {sorted(expected.keys() ^ actual.keys())[0]} exists on one side only{when}")
     largest = max((float(value.abs().max()) for value in expected.values() if value.numel()), default=0.0)
     for name, value in expected.items():
         difference = float((value.double() - actual[name].double()).abs().max()) if value.numel() else 0.0
         # A tensor that is zero except for rounding is measured against the others.
         scale = max(float(value.double().abs().max()) if value.numel() else 0.0, 1e-6 * largest)
         if not math.isfinite(difference) or difference > tolerance * scale:
-            raise ContractViolationError(f"{label} {name} differs by {difference / scale if scale else difference:.1g}{when}")
+            raise ContractViolationError(f"{subject} {name} differs by {difference / scale if scale else difference:.1g}{when}")
 
 
 def _settings(spec: PretrainSpec, source: Source, precision: str, world: World) -> Settings:

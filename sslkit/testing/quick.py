@@ -115,6 +115,8 @@ def _learns(bench: Bench) -> None:
         for name, value in stepper.task.state_dict().items():
             if name in kept:
                 value.copy_(kept[name])
+        if len(losses) > 4 and max(losses[-4:]) < losses[0]:
+            return  # clearly so, and most of the time of these checks is steps
     if not min(losses[-4:]) < losses[0]:
         raise ContractViolationError(f"loss went from {losses[0]:.4g} to {losses[-1]:.4g} in {len(losses)} steps on one batch")
 

@@ -110,7 +110,7 @@ def test_a_failed_compilation_falls_back(capsys: pytest.CaptureFixture[str]) -> 
     assert not capsys.readouterr().err
 
 
-def test_a_failed_compilation_is_an_error_if_it_was_asked_for() -> None:
+def test_a_failed_compilation_is_an_error_if_compilation_is_on() -> None:
     with pytest.raises(SslkitError, match=r"^--compile: on, but predict cannot be compiled: .*\(use --compile off\)"):
         Predict(task_of(GraphBreak), machine(required=True))({"image": torch.rand(3, 4)})
 

@@ -105,7 +105,7 @@ def test_batchnorm_over_processes_sees_the_whole_batch(tmp_path: Path, compile: 
     assert float((halves[0] - whole).norm() / whole.norm()) < 1e-8
 
 
-def test_batches_come_one_ahead_and_in_order() -> None:
+def test_batches_are_prefetched_in_order() -> None:
     from sslkit.data.prefetch import prefetch
 
     def batches() -> Any:

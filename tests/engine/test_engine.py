@@ -84,7 +84,7 @@ def gradients(task: PretextTask, micro_batch: int, machine: Machine | None = Non
     ("kind", "options"), [("rotation", {}), ("simclr", {"norm": "layer"}), ("simclr", {"norm": "none", "projector": "linear"})]
 )
 @pytest.mark.parametrize("micro_batch", [2, 3])
-def test_pieces_change_nothing_but_rounding(kind: str, options: dict[str, Any], micro_batch: int) -> None:
+def test_micro_batches_change_nothing_but_rounding(kind: str, options: dict[str, Any], micro_batch: int) -> None:
     task = task_of(kind, **options)
     (whole, report), (pieced, pieced_report) = gradients(task, 8), gradients(task, micro_batch)
     assert whole.keys() == pieced.keys() and len(whole) > 10
@@ -98,8 +98,8 @@ def test_pieces_change_nothing_but_rounding(kind: str, options: dict[str, Any], 
         assert torch.allclose(report.metrics[name], pieced_report.metrics[name])
 
 
-def test_sums_and_means_in_pieces() -> None:
-    task = task_of(Ragged).eval()  # dropout draws per piece: only its absence can be compared
+def test_sums_and_means_in_micro_batches() -> None:
+    task = task_of(Ragged).eval()  # dropout draws per micro-batch: only its absence can be compared
     (whole, report), (pieced, pieced_report) = gradients(task, 8), gradients(task, 3)
     for name in whole:
         assert torch.allclose(whole[name], pieced[name], rtol=1e-9, atol=1e-12), name
@@ -132,7 +132,7 @@ _DROP_PATH = {"embed_dim": "16", "depth": "2", "num_heads": "2", "patch_size": "
 
 @pytest.mark.parametrize("dropped", ["units", "paths"])
 def test_both_passes_drop_the_same(dropped: str) -> None:
-    """With fixed masks per piece, the gradient is that of the loss the first pass saw."""
+    """With fixed masks per micro-batch, the gradient is that of the loss the first pass saw."""
     if dropped == "units":
         task, name = task_of(Coupled), "head.1.weight"
     else:
@@ -155,7 +155,7 @@ def test_both_passes_drop_the_same(dropped: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "options"), [("rotation", {}), ("simclr", {"norm": "layer"}), ("moco", {"norm": "layer"}), ("mae", {})]
 )
-def test_pieces_under_autocast(kind: str, options: dict[str, Any]) -> None:
+def test_micro_batches_under_autocast(kind: str, options: dict[str, Any]) -> None:
     """Half precision rounds, but it rounds rows alike in whatever company they are."""
     task = task_of(kind, **options).float()
     whole, pieced = (gradients(task, size, choose_machine("cpu", "bf16"))[0] for size in (8, 3))
@@ -163,7 +163,7 @@ def test_pieces_under_autocast(kind: str, options: dict[str, Any]) -> None:
     assert float((expected - actual).norm() / expected.norm()) < 0.02
 
 
-def test_norm_statistics_move_once_however_many_pieces() -> None:
+def test_norm_statistics_move_once_however_many_micro_batches() -> None:
     class Normed(Coupled):
         def build_head(self) -> nn.Module:
             return nn.Sequential(nn.BatchNorm1d(self.encoder.width), nn.Linear(self.encoder.width, 4))
@@ -171,11 +171,11 @@ def test_norm_statistics_move_once_however_many_pieces() -> None:
     seed_stage(0, "build", 0)
     encoder = build_encoder(recipe_for("vit_micro", 16, options={"width": "16", "depth": "1", "heads": "2"}))
     task = Normed(Normed.Options(), encoder, DataInfo(8, 16)).train()
-    pieces = MicroBatches(task, task.predict, choose_machine("cpu"), {"image": torch.rand(8, 3, 16, 16)}, 4, 0, 0)
+    micro_batches = MicroBatches(task, task.predict, choose_machine("cpu"), {"image": torch.rand(8, 3, 16, 16)}, 4, 0, 0)
     task_counts = [buffer for name, buffer in task.named_buffers() if name.endswith("num_batches_tracked")]
     batch = task.transform({"image": torch.rand(8, 3, 16, 16)})
-    compute_gradients(MicroBatches(**{**pieces.__dict__, "batch": batch}), lambda loss: loss)
-    assert [int(count) for count in task_counts] == [2]  # once per piece
+    compute_gradients(MicroBatches(**{**micro_batches.__dict__, "batch": batch}), lambda loss: loss)
+    assert [int(count) for count in task_counts] == [2]  # once per micro-batch
 
 
 def spec(**changes: Any) -> PretrainSpec:
@@ -312,8 +312,8 @@ def test_half_precision_on_cuda(precision: str) -> None:
     losses = []
     for step in range(20):
         optimizer.zero_grad()
-        pieces = MicroBatches(task, Predict(task, machine), machine, {"image": image}, 4, 0, step)
-        report = compute_gradients(pieces, scaler.scale)
+        micro_batches = MicroBatches(task, Predict(task, machine), machine, {"image": image}, 4, 0, step)
+        report = compute_gradients(micro_batches, scaler.scale)
         scaler.step(optimizer)
         scaler.update()
         losses.append(float(report.terms["loss"]))

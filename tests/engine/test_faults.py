@@ -76,11 +76,11 @@ def step_of(run: Path) -> int:
         ({"after_step": "self.teacher.weight.fill_(float('inf'))"}, "teacher.weight is not finite after step 4", 3),
     ],
 )
-def test_what_is_not_finite_is_named(
+def test_the_tensor_that_is_not_finite_is_named(
     faults: dict[str, str], message: str, kept: int, sslkit: Run, digits: Path, quick: list[str], tmp_path: Path
 ) -> None:
-    given = ["--data", digits, *quick, "--steps", 6, "--checkpoint-every", 1, "--out", tmp_path / "run"]
-    ran = sslkit("pretrain", faulty(tmp_path, **faults), *given)
+    arguments = ["--data", digits, *quick, "--steps", 6, "--checkpoint-every", 1, "--out", tmp_path / "run"]
+    ran = sslkit("pretrain", faulty(tmp_path, **faults), *arguments)
     assert ran.code == 1 and message in ran.err and "the previous checkpoint is kept" in ran.err
     assert step_of(tmp_path / "run") == kept
     assert all(torch.isfinite(value).all() for value in load_file(tmp_path / "run" / "model.safetensors").values())
@@ -119,7 +119,7 @@ def test_a_disk_that_fails_during_the_run(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_what_a_killed_process_left_behind_goes(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     left = tmp_path / f"resume.pt.{platform.node()}.{dead.pid}.tmp"
@@ -143,7 +143,7 @@ class Slow(Source):
         return {"number": rows.astype(np.float32)}, {}
 
 
-def test_a_worker_that_dies_is_noticed_at_the_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_worker_is_reported_at_the_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader_module, "_INTERVAL", 1)
     source = Slow.__new__(Slow)
     source.stuck = 7
@@ -189,7 +189,7 @@ def test_a_worker_that_dies_takes_no_lock_with_it(monkeypatch: pytest.MonkeyPatc
         loader.close()
 
 
-def test_a_worker_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_worker_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader_module, "_INTERVAL", 1)
     monkeypatch.setattr(loader_module, "_PATIENCE", 2)
     source = Slow.__new__(Slow)
@@ -205,8 +205,8 @@ def test_a_run_whose_worker_dies_keeps_its_steps(
 ) -> None:
     monkeypatch.setattr(loader_module, "_INTERVAL", 1)
     kill = "[os.kill(child.pid, signal.SIGKILL) for child in multiprocessing.active_children()]"
-    given = ["--data", digits, *quick, "--steps", 60, "--workers", 1, "--cache", "off", "--out", tmp_path / "run"]
-    ran = sslkit("pretrain", faulty(tmp_path, after_step=kill), *given)
+    arguments = ["--data", digits, *quick, "--steps", 60, "--workers", 1, "--cache", "off", "--out", tmp_path / "run"]
+    ran = sslkit("pretrain", faulty(tmp_path, after_step=kill), *arguments)
     assert ran.code == 1 and "--workers: one of 1 died: " in ran.err and "--workers 0" in ran.err
     assert step_of(tmp_path / "run") >= 4
 
@@ -223,18 +223,18 @@ def pictures(folder: Path, count: int, broken: int) -> Path:
 
 
 def test_too_many_broken_images_stop_a_run_before_it_begins(sslkit: Run, quick: list[str], tmp_path: Path) -> None:
-    given = ["--data", pictures(tmp_path / "data", 40, 10), *quick, "--steps", 4, "--out", tmp_path / "run"]
-    ran = sslkit("pretrain", "rotation", *given)
+    arguments = ["--data", pictures(tmp_path / "data", 40, 10), *quick, "--steps", 4, "--out", tmp_path / "run"]
+    ran = sslkit("pretrain", "rotation", *arguments)
     assert ran.code == 2 and "10 of 40 images cannot be read, more than --max-broken 0.1" in ran.err
     assert ".png: UnidentifiedImageError" in ran.err and not (tmp_path / "run").exists()
-    assert sslkit("pretrain", "rotation", *given, "--max-broken", 0.3).code == 0
+    assert sslkit("pretrain", "rotation", *arguments, "--max-broken", 0.3).code == 0
     assert len((tmp_path / "run" / "broken.csv").read_text().splitlines()) == 11
 
 
 def test_too_many_broken_images_stop_a_run_after_the_first_epoch(sslkit: Run, quick: list[str], tmp_path: Path) -> None:
     data = pictures(tmp_path / "data", 320, 40)  # an eighth: too near for the few that are tried before
-    given = ["--data", data, *quick, "--batch-size", 32, "--epochs", 3, "--out", tmp_path / "run"]
-    ran = sslkit("pretrain", "rotation", *given)
+    arguments = ["--data", data, *quick, "--batch-size", 32, "--epochs", 3, "--out", tmp_path / "run"]
+    ran = sslkit("pretrain", "rotation", *arguments)
     assert ran.code == 1 and "40 of 320 images cannot be read" in ran.err and step_of(tmp_path / "run") == 10
     assert sslkit("pretrain", "rotation", "--resume", "--max-broken", 0.2, "--out", tmp_path / "run").code == 0
     assert step_of(tmp_path / "run") == 30
@@ -248,14 +248,14 @@ def test_a_pipe_is_no_image(sslkit: Run, quick: list[str], tmp_path: Path) -> No
     assert "pipe.png,is no file" in (tmp_path / "run" / "broken.csv").read_text()
 
 
-def test_one_image_is_not_enough(sslkit: Run, tmp_path: Path) -> None:
+def test_a_single_image_is_not_enough(sslkit: Run, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     Image.new("RGB", (16, 16)).save(tmp_path / "data" / "only.png")
     ran = sslkit("pretrain", "rotation", "--data", tmp_path / "data", "--steps", 2, "--out", tmp_path / "run")
     assert ran.code == 2 and "contains only 1 image; at least 2 are needed" in ran.err
 
 
-def test_constant_images_give_numbers_or_one_line(sslkit: Run, quick: list[str], tmp_path: Path) -> None:
+def test_constant_images_give_numbers_or_a_short_error(sslkit: Run, quick: list[str], tmp_path: Path) -> None:
     for number in range(40):
         (tmp_path / "data" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 16), "gray").save(tmp_path / "data" / "ab"[number % 2] / f"{number}.png")
@@ -274,8 +274,8 @@ def test_nothing_is_fetched_from_a_network(
 ) -> None:
     connect = socket.socket.connect
 
-    def refuse(*given: object) -> None:
-        raise AssertionError(f"a connection to {given}")
+    def refuse(*arguments: object) -> None:
+        raise AssertionError(f"a connection to {arguments}")
 
     def only_here(self: socket.socket, address: Any) -> None:
         connect(self, address) if self.family == socket.AF_UNIX else refuse(address)  # workers hand over batches so

@@ -66,14 +66,14 @@ def test_torchrun_restarts_a_job_whose_process_was_killed(digits: Path, tmp_path
     file = tmp_path / "dies.py"
     file.write_text(
         "import os, signal\nfrom sslkit_plugins.image.contrastive.simclr import SimCLR\n\n\nclass Dies(SimCLR):\n"
-        "    def after_step(self, seen):\n"
+        "    def after_step(self, remembered):\n"
         "        if self.clock.step == 7 and os.environ['RANK'] + os.environ['TORCHELASTIC_RESTART_COUNT'] == '10':\n"
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    given = ["--steps", 12, "--checkpoint-every", 3, "--resume"]
-    code, _, err = torchrun(*arguments(digits, tmp_path / "run", *given, task=str(file)), restarts=1)
+    flags = ["--steps", 12, "--checkpoint-every", 3, "--resume"]
+    code, _, err = torchrun(*arguments(digits, tmp_path / "run", *flags, task=str(file)), restarts=1)
     assert code == 0 and "resuming after step 6 of 12" in err, err
-    code, _, err = torchrun(*arguments(digits, tmp_path / "straight", *given[:-1]))
+    code, _, err = torchrun(*arguments(digits, tmp_path / "straight", *flags[:-1]))
     assert code == 0, err
     resumed, straight = (torch.load(tmp_path / name / "resume.pt", weights_only=True) for name in ("run", "straight"))
     assert all(torch.equal(value, resumed["task"][name]) for name, value in straight["task"].items())

@@ -38,10 +38,10 @@ def test_minutes_become_steps(digits: Path) -> None:
 
 def test_the_command(digits: Path, tmp_path: Path, sslkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    given = ["--data", digits, "--encoder-option", "width=8", "--batch-size", 16, "--workers", 0, "--steps", 30]
-    ran = sslkit("plan", "rotation", *given)
+    arguments = ["--data", digits, "--encoder-option", "width=8", "--batch-size", 16, "--workers", 0, "--steps", 30]
+    ran = sslkit("plan", "rotation", *arguments)
     assert ran.code == 0 and "samples/s" in ran.out and "for 30 steps" in ran.out and "largest batch" in ran.out
-    assert sslkit("plan", "rotation", *given, "--json").json["steps"] == 30
+    assert sslkit("plan", "rotation", *arguments, "--json").json["steps"] == 30
     for words, message in [
         ([], "which task?"),
         (["rotation"], "--data: missing"),

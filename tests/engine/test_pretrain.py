@@ -312,7 +312,7 @@ def test_a_huge_learning_rate_ends_with_code_1(sslkit: Run, digits: Path, tmp_pa
     assert ran.code == 1 and "diverged" in ran.err and "--lr" in ran.err
 
 
-def test_out_of_memory_says_what_to_try(digits: Path, tmp_path: Path) -> None:
+def test_out_of_memory_suggests_a_micro_batch(digits: Path, tmp_path: Path) -> None:
     from sslkit.engine.stepper import Stepper
 
     class Greedy(nn.Module):
@@ -330,7 +330,7 @@ def test_out_of_memory_says_what_to_try(digits: Path, tmp_path: Path) -> None:
         stepper.step({"image": torch.zeros(16, 16, 16, 3, dtype=torch.uint8), "index": torch.arange(16), "broken": []})
 
 
-def test_two_runs_on_one_folder(digits: Path, tmp_path: Path) -> None:
+def test_two_runs_in_the_same_folder(digits: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with FileLock(tmp_path / "run" / "lock"), pytest.raises(SslkitError, match="another process is working"):
         pretrain(spec(digits, tmp_path / "run"))
@@ -346,9 +346,9 @@ def test_signals_end_a_process_after_a_checkpoint(number: int, digits: Path, tmp
     while not (out / "resume.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, number)  # workers too, as a terminal or a job scheduler does
-    _, said = process.communicate(timeout=60)
+    _, error_output = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert f"(continue with: sslkit pretrain rotation --resume --out {out})" in said and "error" not in said
+    assert f"(continue with: sslkit pretrain rotation --resume --out {out})" in error_output and "error" not in error_output
     assert math.isfinite(torch.load(out / "resume.pt", weights_only=True)["step"])
 
 
@@ -483,8 +483,8 @@ def test_tensorboard_gets_what_is_logged(digits: Path, quick: list[str], tmp_pat
     pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    given = ["--data", digits, *quick, "--out", tmp_path / "run", "--log", "tensorboard"]
-    assert sslkit("pretrain", "rotation", *given, "--steps", 3).code == 0
+    arguments = ["--data", digits, *quick, "--out", tmp_path / "run", "--log", "tensorboard"]
+    assert sslkit("pretrain", "rotation", *arguments, "--steps", 3).code == 0
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -506,10 +506,10 @@ def test_pictures_are_kept_while_it_trains(digits: Path, quick: list[str], tmp_p
 def test_another_number_of_processes_is_reported(
     digits: Path, quick: list[str], tmp_path: Path, sslkit: Callable[..., Any]
 ) -> None:
-    given = ["--data", digits, *quick, "--steps", 4, "--out", tmp_path / "run"]
-    assert sslkit("pretrain", "rotation", *given).code == 0
+    arguments = ["--data", digits, *quick, "--steps", 4, "--out", tmp_path / "run"]
+    assert sslkit("pretrain", "rotation", *arguments).code == 0
     file = tmp_path / "run" / "resume.pt"
     state = torch.load(file, weights_only=True)
     torch.save({**state, "processes": 2}, file)
-    ran = sslkit("pretrain", "rotation", *given, "--resume")
+    ran = sslkit("pretrain", "rotation", *arguments, "--resume")
     assert "1 instead of 2: --batch-size" in ran.err and "are totals over all processes" in ran.err

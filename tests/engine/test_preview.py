@@ -20,17 +20,17 @@ ON_IMAGES = [
 
 
 @pytest.mark.parametrize("task", ON_IMAGES)
-def test_every_task_shows_what_it_sees_and_says(task: str, sslkit: Run, digits: Path, trained: Path, tmp_path: Path) -> None:
-    given = ["--teacher", trained] if task == "clusterfit" else []
+def test_every_task_has_previews(task: str, sslkit: Run, digits: Path, trained: Path, tmp_path: Path) -> None:
+    arguments = ["--teacher", trained] if task == "clusterfit" else []
     if task in ("beit", "cae"):
-        given = ["--tokenizer", example_tokenizer(tmp_path)]
+        arguments = ["--tokenizer", example_tokenizer(tmp_path)]
     np.save(tmp_path / "colors.npy", np.random.default_rng(0).integers(0, 256, (48, 16, 16, 3), dtype=np.uint8))
     images = tmp_path / "colors.npy" if task == "colorization" else digits  # which are gray
     data = ["--data", images, "--size", 16 if task == "clusterfit" else 32, "--workers", 0]  # the teacher saw 16
-    before = sslkit("preview", task, *data, *given, "--out", tmp_path / "before.png", "--rows", 3, "--json").json
+    before = sslkit("preview", task, *data, *arguments, "--out", tmp_path / "before.png", "--rows", 3, "--json").json
     assert before == {"path": str(tmp_path / "before.png"), "task": task, "trained": False, "metrics": {}}
     out = tmp_path / "run"
-    assert sslkit("pretrain", task, *data, *given, "--batch-size", 16, "--steps", 2, "--out", out).code == 0
+    assert sslkit("pretrain", task, *data, *arguments, "--batch-size", 16, "--steps", 2, "--out", out).code == 0
     after = sslkit("preview", "--ckpt", out / "model.safetensors", "--out", tmp_path / "after.png", "--rows", 3, "--json").json
     assert after["trained"] and after["task"] == task
     assert all(np.isfinite(value) for value in after["metrics"].values())
@@ -63,7 +63,7 @@ def test_bad_input(sslkit: Run, digits: Path, trained: Path, tmp_path: Path, mon
     (moved / "model.safetensors").write_bytes(trained.read_bytes())
     text = tmp_path / "text.txt"
     text.write_text("a b c d e f g h " * 2000)
-    for words, said in [
+    for words, message in [
         ([], "which task? (sslkit preview TASK --data DIR, or --ckpt FILE)"),
         (["jigsaw"], "--data: missing"),
         (["jigsaw", "--data", digits, "--out", "p.jpg"], "--out: p.jpg should end in .png"),
@@ -78,5 +78,5 @@ def test_bad_input(sslkit: Run, digits: Path, trained: Path, tmp_path: Path, mon
         (["clusterfit", "--data", digits], "--teacher is missing"),
     ]:
         ran = sslkit("preview", *words)
-        assert ran.code == 2 and said in ran.err, (words, ran.err)
+        assert ran.code == 2 and message in ran.err, (words, ran.err)
     assert not list(tmp_path.glob("*.png"))

@@ -28,16 +28,16 @@ class Slow(Rotation):
 
 
 @pytest.mark.parametrize(
-    ("stage", "call", "shown"),
+    ("stage", "call", "label"),
     [
         ("transform(self, batch)", "transform(batch)", "transform"),
         ("predict(self, batch)", "predict(batch)", "forward"),
         ("loss(self, output, batch)", "loss(output, batch)", "loss"),
-        ("after_step(self, seen)", "after_step(seen)", "hooks and metrics"),
+        ("after_step(self, remembered)", "after_step(remembered)", "hooks and metrics"),
     ],
 )
 def test_time_is_counted_where_it_goes(
-    stage: str, call: str, shown: str, digits: Path, quick: list[str], tmp_path: Path, sslkit: Callable[..., Any]
+    stage: str, call: str, label: str, digits: Path, quick: list[str], tmp_path: Path, sslkit: Callable[..., Any]
 ) -> None:
     file = tmp_path / "slow.py"
     file.write_text(TASK.format(stage=stage, call=call).replace("from sslkit.testing import *\n", ""))
@@ -48,7 +48,7 @@ def test_time_is_counted_where_it_goes(
     milliseconds = {
         name.strip(): float(value.replace(",", "")) for name, value in re.findall(r"  (.{20}) *([\d.,]+) ms", ran.err)
     }
-    assert max(milliseconds, key=lambda name: milliseconds[name]) == shown and milliseconds[shown] >= 200
+    assert max(milliseconds, key=lambda name: milliseconds[name]) == label and milliseconds[label] >= 200
     headline = re.search(r"profile of 4 steps: ([\d.,]+) ms", ran.err)
     assert headline is not None
     total = float(headline[1].replace(",", ""))
@@ -57,16 +57,16 @@ def test_time_is_counted_where_it_goes(
 
 def test_a_profile_changes_nothing(digits: Path, quick: list[str], tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     for name, flags in (("with", ["--profile", 2]), ("without", [])):
-        given = ["--data", digits, *quick, "--micro-batch", 4, "--steps", 6, "--out", tmp_path / name]
-        assert sslkit("pretrain", "simclr", *given, *flags).code == 0
+        arguments = ["--data", digits, *quick, "--micro-batch", 4, "--steps", 6, "--out", tmp_path / name]
+        assert sslkit("pretrain", "simclr", *arguments, *flags).code == 0
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("with", "without")]
     weights = [blob[8 + int.from_bytes(blob[:8], "little") :] for blob in files]  # the spec in the header differs
     assert weights[0] == weights[1]
 
 
 def test_a_run_that_is_too_short_says_so(digits: Path, quick: list[str], tmp_path: Path, sslkit: Callable[..., Any]) -> None:
-    given = ["--data", digits, *quick, "--steps", 2, "--profile", 5, "--out", tmp_path / "run"]
-    assert "the run ended before step 4" in sslkit("pretrain", "rotation", *given).err
+    arguments = ["--data", digits, *quick, "--steps", 2, "--profile", 5, "--out", tmp_path / "run"]
+    assert "the run ended before step 4" in sslkit("pretrain", "rotation", *arguments).err
 
 
 def test_advice(digits: Path, tmp_path: Path) -> None:

@@ -150,6 +150,4 @@ def test_refusals(sslkit: Callable[..., Any], text: Path, trained: Path) -> None
         ran = sslkit("pretrain", "skipgram", "--data", text, *flags)
         assert ran.code == 2 and message in ran.err, ran.err
     ran = sslkit("neighbors", "--ckpt", trained, "king")
-    assert (
-        ran.code == 2 and "king is not a file (rotation was trained on images)" in ran.err
-    )
+    assert ran.code == 2 and "king is not a file (rotation was trained on images)" in ran.err
