@@ -80,7 +80,7 @@ def _describe(run: RunRecord, figures: Figures) -> Iterable[str]:
         "made by": ", ".join(f"{name} {number}" for name, number in metadata.get("versions", {}).items()),
     }
     yield _table(["", ""], [[name, value] for name, value in facts.items() if value])
-    longer = " (its first part: the run was extended)" if "extended_from" in metadata else ""
+    longer = " (its first part: the run was extended)" if metadata.get("extended_from") else ""
     yield f"<p>To repeat it{longer}:</p><pre>{_text(run.command)}</pre>"
     alarms = [f"step {line['step'] + 1}: {alarm}" for line in run.lines for alarm in line.get("alarms", [])]
     if alarms:

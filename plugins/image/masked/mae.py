@@ -71,7 +71,7 @@ class MAE(PretextTask):
         crop_scale: CropScale = 0.2
 
     options: Options
-    preview_columns: ClassVar = ("masked", "prediction", "image")
+    preview_columns: ClassVar = ("image", "masked", "prediction")
     encoder: PatchEncoder
     mean_patch: Tensor
     axes: Tensor
@@ -165,12 +165,12 @@ class MAE(PretextTask):
         return {"error_share": (output - target).square().mean(dim=(1, 2)) / baseline.clamp(min=1e-4)}
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
-        """Return the masked image, the image with predicted patches, and the image."""
+        """Return the image, the masked image, and, once trained, the image with predicted patches."""
         image, masked = batch["image"], batch["masked"]
-        columns = [gray_out_patches(image, masked, self.grid)]
+        columns = [image, gray_out_patches(image, masked, self.grid)]
         if output is not None:
             columns.append(replace_patches(image, masked, self._pixels(output, image, masked), self.encoder.patch).clamp(0, 1))
-        return side_by_side(*columns, image)
+        return side_by_side(*columns)
 
     def _view(self, image: Tensor) -> Tensor:
         size, kind = self.data.size, self.options.augmentation

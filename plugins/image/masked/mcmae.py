@@ -41,7 +41,7 @@ class MCMAE(PretextTask):
     encoder: PatchEncoder
     reads: ClassVar = ("masked_convolutions",)
     defaults: ClassVar = {"encoder": "convvit_micro", "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
-    preview_columns: ClassVar = ("masked", "prediction", "image")
+    preview_columns: ClassVar = ("image", "masked", "prediction")
 
     def build_head(self) -> nn.Module:
         """Build the decoder."""
@@ -77,10 +77,10 @@ class MCMAE(PretextTask):
         return {"error_share": error / baseline.clamp(min=1e-4)}
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
-        """Return the masked image, the image with predicted patches, and the image."""
+        """Return the image, the masked image, and, once trained, the image with predicted patches."""
         image, masked = batch["image"], batch["masked"]
-        columns = [gray_out_patches(image, masked, self.grid)]
+        columns = [image, gray_out_patches(image, masked, self.grid)]
         if output is not None:
             predicted = denormalize_patches(output, take_patches(patchify(image, self.encoder.patch), masked))
             columns.append(replace_patches(image, masked, predicted, self.encoder.patch).clamp(0, 1))
-        return side_by_side(*columns, image)
+        return side_by_side(*columns)

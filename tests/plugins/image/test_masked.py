@@ -161,5 +161,5 @@ def test_mae_preview_inverts_the_target(target: str) -> None:
     batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
     preview = task.preview(batch, batch["target"])
     assert preview.shape == (4, 3, 3, 32, 32)
-    assert torch.allclose(preview[:, 1], preview[:, 2], atol=1e-4) and torch.equal(preview[:, 2], batch["image"])
-    assert not torch.equal(preview[:, 0], preview[:, 2])
+    assert torch.allclose(preview[:, 2], preview[:, 0], atol=1e-4) and torch.equal(preview[:, 0], batch["image"])
+    assert not torch.equal(preview[:, 1], preview[:, 0])
