@@ -221,6 +221,8 @@ def test_from_clips_to_numbers(sslkit: Run, tmp_path: Path) -> None:
     assert set(preview["metrics"]) == {"accuracy"} and (tmp_path / "p.png").exists()
     assert sslkit("report", run, "--out", tmp_path / "report.html").code == 0
     assert sslkit("export", "--ckpt", checkpoint, "--out", tmp_path / "model.pt2").code == 0  # an encoder of images
-    for command in ("finetune", "neighbors", "predict"):
+    near = sslkit("neighbors", "--ckpt", checkpoint, "--out", tmp_path / "near.png")
+    assert near.code == 0 and near.out.startswith(("dark/", "light/"))
+    for command in ("finetune", "predict"):
         ran = sslkit(command, "--ckpt", checkpoint)
         assert ran.code == 2 and "was trained on video data" in ran.err, command

@@ -85,7 +85,7 @@ def test_the_loss_is_on_masked_patches_normalized_separately() -> None:
 
 def test_components_are_those_of_the_data() -> None:
     task = mae(target="pca", components=48)
-    patches = patchify(Measured().images(40)[..., 2:34, 2:34], 4).flatten(0, 1)
+    patches = patchify(Measured().batch(40)["image"][..., 2:34, 2:34], 4).flatten(0, 1)
     back = task._target(patches[None])[0] @ task.axes.T + task.mean_patch  # all 48 components lose nothing
     assert torch.allclose(back, patches, atol=1e-4)
     variances = task._target(patches[None])[0].var(dim=0)
