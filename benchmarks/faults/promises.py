@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -48,7 +49,8 @@ class Process:
 
     def __init__(self, *words: object, limits: dict[int, int] | None = None) -> None:
         arguments = [str(word) for word in words]
-        self.said = Path(os.environ["SSLKIT_CACHE"]).with_name("said.txt")
+        # Not beside the cache, which may lie on a disk that is full: a failing flush would unwind the fork.
+        self.said = Path(tempfile.gettempdir(), f"sslkit-faults-{os.getpid()}.txt")
         self.pid = os.fork()
         if self.pid == 0:
             import resource
