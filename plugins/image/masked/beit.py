@@ -13,13 +13,12 @@ from sslkit.image.examples import example_tokenizer
 from sslkit.image.tokenizer import TokenizerOptions, code_accuracy, code_loss, read_tokenizer
 from sslkit.image.transforms import (
     block_mask,
-    gray_out_patches,
     masked_patch_count,
+    preview_masked,
     split_patches,
     take_patches,
 )
 from sslkit.image.views import CropOptions, CropScale, random_crop_view
-from sslkit.pictures import side_by_side
 
 
 class BEiT(PretextTask):
@@ -80,4 +79,4 @@ class BEiT(PretextTask):
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return the image and the masked image."""
-        return side_by_side(batch["image"], gray_out_patches(batch["image"], batch["masked"], self.grid))
+        return preview_masked(batch["image"], batch["masked"], self.grid)

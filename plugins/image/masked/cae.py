@@ -13,10 +13,9 @@ from sslkit.image.decoders import sine_positions
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.examples import example_tokenizer
 from sslkit.image.tokenizer import TokenizerOptions, code_accuracy, code_loss, read_tokenizer
-from sslkit.image.transforms import block_mask, gray_out_patches, masked_patch_count, split_patches
+from sslkit.image.transforms import block_mask, masked_patch_count, preview_masked, split_patches
 from sslkit.image.views import CropOptions, CropScale, random_crop_view
 from sslkit.nn.transformer import Attention, Block, feed_forward
-from sslkit.pictures import side_by_side
 
 
 class CAE(PretextTask):
@@ -110,7 +109,7 @@ class CAE(PretextTask):
 
     def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor:
         """Return the image and the masked image."""
-        return side_by_side(batch["image"], gray_out_patches(batch["image"], batch["masked"], self.grid))
+        return preview_masked(batch["image"], batch["masked"], self.grid)
 
 
 class CrossBlock(nn.Module):

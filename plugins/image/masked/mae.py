@@ -17,20 +17,18 @@ from sslkit.image.transforms import (
     color_jitter,
     denormalize_patches,
     flip,
-    gray_out_patches,
     grid_mask,
     masked_patch_count,
     normalize_patches,
     patchify,
+    preview_masked,
     random_crop,
     random_mask,
-    replace_patches,
     split_patches,
     take_patches,
 )
 from sslkit.image.views import CropOptions, CropScale, random_crop_view
 from sslkit.nn import kmeans
-from sslkit.pictures import side_by_side
 
 Components = Annotated[int, Field(ge=1)]
 
@@ -167,10 +165,8 @@ class MAE(PretextTask):
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return the image, the masked image, and, once trained, the image with predicted patches."""
         image, masked = batch["image"], batch["masked"]
-        columns = [image, gray_out_patches(image, masked, self.grid)]
-        if output is not None:
-            columns.append(replace_patches(image, masked, self._pixels(output, image, masked), self.encoder.patch).clamp(0, 1))
-        return side_by_side(*columns)
+        predicted = None if output is None else self._pixels(output, image, masked)
+        return preview_masked(image, masked, self.grid, predicted)
 
     def _view(self, image: Tensor) -> Tensor:
         size, kind = self.data.size, self.options.augmentation

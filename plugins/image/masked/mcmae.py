@@ -12,17 +12,15 @@ from sslkit.image.decoders import PatchDecoder, PatchDecoderOptions
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.transforms import (
     denormalize_patches,
-    gray_out_patches,
     masked_patch_count,
     normalize_patches,
     patchify,
+    preview_masked,
     random_mask,
-    replace_patches,
     split_patches,
     take_patches,
 )
 from sslkit.image.views import CropOptions, CropScale, random_crop_view
-from sslkit.pictures import side_by_side
 
 
 class MCMAE(PretextTask):
@@ -79,8 +77,7 @@ class MCMAE(PretextTask):
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return the image, the masked image, and, once trained, the image with predicted patches."""
         image, masked = batch["image"], batch["masked"]
-        columns = [image, gray_out_patches(image, masked, self.grid)]
+        predicted = None
         if output is not None:
             predicted = denormalize_patches(output, take_patches(patchify(image, self.encoder.patch), masked))
-            columns.append(replace_patches(image, masked, predicted, self.encoder.patch).clamp(0, 1))
-        return side_by_side(*columns)
+        return preview_masked(image, masked, self.grid, predicted)

@@ -10,16 +10,14 @@ from torch import Tensor, nn
 from sslkit import Batch, PretextTask, SslkitError
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.transforms import (
-    gray_out_patches,
     masked_patch_count,
     patchify,
+    preview_masked,
     random_mask,
-    replace_patches,
     split_patches,
     take_patches,
 )
 from sslkit.image.views import CropOptions, CropScale, random_crop_view
-from sslkit.pictures import side_by_side
 
 Pixels = Annotated[int, Field(ge=1)]
 
@@ -97,10 +95,7 @@ class SimMIM(PretextTask):
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return the image, the masked image, and the image with predicted patches."""
-        columns = [batch["image"], gray_out_patches(batch["image"], batch["masked"], self.grid)]
-        if output is not None:
-            columns.append(replace_patches(batch["image"], batch["masked"], output, self.encoder.patch).clamp(0, 1))
-        return side_by_side(*columns)
+        return preview_masked(batch["image"], batch["masked"], self.grid, output)
 
     def reasons(self) -> dict[str, str]:
         """Return the resolved size of the masked squares."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslkit.contract.errors import SslkitError
+from sslkit.pictures import side_by_side
 
 
 def random_mask(batch: int, patches: int, num_masked: int, device: torch.device) -> Tensor:
@@ -125,6 +126,14 @@ def replace_patches(image: Tensor, indices: Tensor, values: Tensor, side: int) -
     patches = patchify(image, side).scatter(1, indices[:, :, None].expand_as(values), values.to(image.dtype))
     cut = patches.view(batch, height // side, width // side, side, side, channels)
     return cut.permute(0, 5, 1, 3, 2, 4).reshape(image.shape)
+
+
+def preview_masked(image: Tensor, indices: Tensor, grid: tuple[int, int], predicted: Tensor | None = None) -> Tensor:
+    """Return previews of a masked task: images, masked images, and, given values `[B, K, D]`, images with those patches."""
+    columns = [image, gray_out_patches(image, indices, grid)]
+    if predicted is not None:
+        columns.append(replace_patches(image, indices, predicted, image.shape[-1] // grid[1]).clamp(0, 1))
+    return side_by_side(*columns)
 
 
 def _mask_smallest(order: Tensor, num_masked: int) -> Tensor:
