@@ -2,12 +2,12 @@
 
 import keyword
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from sslkit import registry
 from sslkit.contract.errors import SslkitError
+from sslkit.files import write_new_folder
 from sslkit.specs.extend import NewEvaluationSpec
 
 _FILES = {
@@ -167,11 +167,5 @@ def new_evaluation(spec: NewEvaluationSpec) -> NewEvaluationResult:
         raise SslkitError(f"{folder} already exists", "choose another folder", flag="out")
     words = {"name": name, "dashed": dashed, "title": "".join(part.capitalize() for part in name.split("_"))}
     files = {file.format(**words): text.format(**words) for file, text in _FILES.items()}
-    try:
-        folder.mkdir(parents=True)
-        for file, text in files.items():
-            (folder / file).write_text(text, encoding="utf-8")
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise SslkitError(f"cannot write to {folder}: {error.strerror}", flag="out") from error
+    write_new_folder(folder, files)
     return NewEvaluationResult(name, str(folder), sorted(files))

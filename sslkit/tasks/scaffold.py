@@ -2,13 +2,13 @@
 
 import keyword
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from sslkit import registry
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.task import CONTRACT
+from sslkit.files import write_new_folder
 from sslkit.specs.extend import NewTaskSpec
 
 _FILES = {
@@ -144,11 +144,5 @@ def new_task(spec: NewTaskSpec) -> NewTaskResult:
         "contract": CONTRACT,
     }
     written = {file.format(**words): text.format(**words) for file, text in _FILES.items()}
-    try:
-        folder.mkdir(parents=True)
-        for file, text in written.items():
-            (folder / file).write_text(text, encoding="utf-8")
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise SslkitError(f"cannot write to {folder}: {error.strerror}", flag="out") from error
+    write_new_folder(folder, written)
     return NewTaskResult(name, str(folder), sorted(written))
