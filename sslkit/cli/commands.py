@@ -152,7 +152,7 @@ class NewEvaluation(Command):
         """Return what was written, and what to do next."""
         return [
             f"wrote {', '.join(result.files)} to {result.folder}",
-            f"next: pip install -e {result.folder} && sslkit {result.name} --help",
+            f"next: pip install -e {result.folder} && sslkit {result.name.replace('_', '-')} --help",
         ]
 
 
