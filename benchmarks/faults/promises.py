@@ -50,7 +50,7 @@ class Process:
     def __init__(self, *words: object, limits: dict[int, int] | None = None) -> None:
         arguments = [str(word) for word in words]
         # Not beside the cache, which may lie on a disk that is full: a failing flush would unwind the fork.
-        self.said = Path(tempfile.gettempdir(), f"sslkit-faults-{os.getpid()}.txt")
+        self.log = Path(tempfile.gettempdir(), f"sslkit-faults-{os.getpid()}.txt")
         self.pid = os.fork()
         if self.pid == 0:
             import resource
@@ -58,7 +58,7 @@ class Process:
             os.setpgid(0, 0)  # its workers are killed with it
             for what, limit in (limits or {}).items():
                 resource.setrlimit(what, (limit, limit))
-            into = os.open(self.said, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+            into = os.open(self.log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
             os.dup2(into, 1)
             os.dup2(into, 2)
             code = 70  # of anything that is not an exit
@@ -98,8 +98,8 @@ class Process:
 
     @property
     def errors(self) -> list[str]:
-        """Return what it said in lines that begin with error."""
-        return [line for line in self.said.read_text(errors="replace").splitlines() if line.startswith("error: ")]
+        """Return what it printed in lines that begin with error."""
+        return [line for line in self.log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
 
 
 def ran(*words: object, limits: dict[int, int] | None = None) -> tuple[int, list[str]]:
