@@ -53,7 +53,7 @@ def rates(tasks: list[str], encoder: str, data: Path, runs: Path) -> None:
     for turn in range(3):
         for task in tasks:
             out = pretrain(task, encoder, 15, f"{turn}", data, runs / f"rate-{task}-{encoder}-{turn}")
-            measured[task].append(logged(out)[-1]["images_per_second"])
+            measured[task].append(logged(out)[-1]["samples_per_second"])
     file = RESULTS / "rates.json"
     known = json.loads(file.read_text()) if file.exists() else {}
     new = {f"{task} {encoder}": statistics.median(found) for task, found in measured.items()}

@@ -113,7 +113,7 @@ def learn(task: str, data: Path, runs: Path, seed: int) -> None:
                 "machine": f"{1 if one_core() else os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}",
                 "seed": seed,
                 "spec": without_paths(spec),
-                "images_per_second": lines[-1]["images_per_second"],
+                "images_per_second": lines[-1]["samples_per_second"],
                 "transform_share": mean(lines, "transform_share"),
                 "pretext": {name: [mean(lines[:5], name), mean(lines[-20:], name)] for name in measured},
                 "alarms": [alarm for line in lines for alarm in line.get("alarms", [])],

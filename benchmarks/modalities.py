@@ -32,7 +32,7 @@ def sound(data: Path, runs: Runs, minutes: float) -> None:
         parts["test" if int(number) < 5 else "train"].append((str(file), digit, speaker))
     train, test = (table(runs / f"fsdd-{name}.csv", ("path", "digit", "speaker"), rows) for name, rows in parts.items())
     run = sslkit("pretrain", "cola", "--data", train, "--minutes", minutes, "--out", runs / "cola")
-    print(f"\ncola: {len(parts['train']):,} recordings, {run['steps']:,} steps, {run['images_per_second']:.0f} recordings/s\n")
+    print(f"\ncola: {len(parts['train']):,} recordings, {run['steps']:,} steps, {run['samples_per_second']:.0f} recordings/s\n")
     print("| what | by | cola | random weights | mean spectrum |\n|---|---|---|---|---|")
     for label in ("digit", "speaker"):
         for command in ("knn", "probe"):
@@ -47,7 +47,7 @@ def video(data: Path, runs: Runs, minutes: float) -> None:
         subprocess.run([sys.executable, Path(__file__).with_name("moving_digits.py"), clips], check=True)
     run = sslkit("pretrain", "order_verification", "--data", clips, "--minutes", minutes, "--out", runs / "order")
     asked = ["preview", "order_verification", "--ckpt", run["checkpoint"], "--images", 2000]
-    print(f"\norder_verification: {run['steps']:,} steps, {run['images_per_second']:.0f} clips/s\n")
+    print(f"\norder_verification: {run['steps']:,} steps, {run['samples_per_second']:.0f} clips/s\n")
     print("| clips | triples told right (chance: 50%) |\n|---|---|")
     for part in ("train", "test"):
         found = sslkit(*asked, "--data", clips / part, "--out", runs / f"order-{part}.png")
@@ -105,7 +105,7 @@ def words(data: Path, runs: Runs, minutes: float) -> None:
     for turn in range(3):
         out = runs / f"skipgram-{turn}"
         run = sslkit("pretrain", "skipgram", "--data", file, "--epochs", epochs, "--out", out)
-        ours.append(run["images_per_second"] * text.info.size)
+        ours.append(run["samples_per_second"] * text.info.size)
         model = gensim.models.Word2Vec(
             vector_size=100, window=5, negative=5, sample=1e-3, sg=1, min_count=5, workers=2, seed=turn
         )

@@ -81,7 +81,7 @@ def run(by: str, method: str, seed: int, arguments: argparse.Namespace) -> list[
     peak = peak_memory([sys.executable, *map(str, command)])
     took = (time.perf_counter() - began) / 60
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    rate = statistics.median(line["images_per_second"] for line in lines)
+    rate = statistics.median(line["samples_per_second"] for line in lines)
     where = ["--data", arguments.data, "--test", arguments.test, "--label", "label", "--protocol", "knn/weighted200-v1"]
     told = subprocess.run(
         [sys.executable, "-m", "sslkit", "knn", "--ckpt", out / "model.safetensors", *where, "--no-baselines", "--json"],
@@ -151,7 +151,7 @@ def train(method: str, data: Path, minutes: float, like: Path, out: Path) -> Non
             loss.backward()
             optimizer.step()
             now = time.perf_counter()
-            log.write(json.dumps({"step": number, "loss": loss.item(), "images_per_second": BATCH / (now - last)}) + "\n")
+            log.write(json.dumps({"step": number, "loss": loss.item(), "samples_per_second": BATCH / (now - last)}) + "\n")
             last = now
     save_model(out, {"encoder": encoder}, checkpoint.metadata)
 

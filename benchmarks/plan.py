@@ -27,7 +27,7 @@ def main() -> None:
             out = arguments.runs / f"plan-{task}-{turn}"
             run = sslkit("pretrain", *asked, "--out", out)
             lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-            speeds.append(plan["images_per_second"] / run["images_per_second"])
+            speeds.append(plan["samples_per_second"] / run["samples_per_second"])
             times.append(plan["seconds"] / lines[-1]["seconds"])
             memories.append(plan["memory"] / lines[-1]["memory"])
         medians = {"speed": speeds, "time": times, "memory": memories}

@@ -62,19 +62,19 @@ def main() -> None:
 
 def engine_steps(spec: PretrainSpec) -> Iterator[Any]:
     stepper = new_stepper(spec)
-    loader = Loader(stepper.plan.source, stepper.plan.workers, substitute=True)
+    loader = Loader(stepper.settings.source, stepper.settings.workers, substitute=True)
     for epoch in count():
-        for raw in loader(epoch_batches(stepper.plan.data.samples, spec.batch_size, spec.seed, epoch)):
+        for raw in loader(epoch_batches(stepper.settings.data.samples, spec.batch_size, spec.seed, epoch)):
             yield stepper.step(raw)
 
 
 def fixed_tensor_steps(spec: PretrainSpec) -> Iterator[Any]:
     stepper = new_stepper(spec)
     task, optimizer = stepper.task, stepper.optimizer
-    loader = Loader(stepper.plan.source, 0, substitute=True)
-    raw = next(loader(epoch_batches(stepper.plan.data.samples, spec.batch_size, spec.seed, 0)))
+    loader = Loader(stepper.settings.source, 0, substitute=True)
+    raw = next(loader(epoch_batches(stepper.settings.data.samples, spec.batch_size, spec.seed, 0)))
     with torch.no_grad():
-        batch = task.transform(to_device(raw, stepper.plan.source, stepper.machine.device))
+        batch = task.transform(to_device(raw, stepper.settings.source, stepper.machine.device))
     while True:
         optimizer.zero_grad(set_to_none=True)
         loss = total_loss(named_terms(task.loss(task.predict(batch), batch)))
@@ -85,8 +85,8 @@ def fixed_tensor_steps(spec: PretrainSpec) -> Iterator[Any]:
 def new_stepper(spec: PretrainSpec) -> Stepper:
     training = prepare(spec)
     seed_stage(spec.seed, "build", 0)
-    encoder = training.build_encoder(RecipeBuilder(training.plan.recipe, training.plan.data))
-    return Stepper(training.build_task(encoder, training.plan.data), training.plan, Clock(steps=10**6))
+    encoder = training.build_encoder(RecipeBuilder(training.settings.recipe, training.settings.data))
+    return Stepper(training.build_task(encoder, training.settings.data), training.settings, Clock(steps=10**6))
 
 
 def turn(steps: Iterator[Any], number: int) -> float:

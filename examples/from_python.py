@@ -10,7 +10,7 @@ import sslkit
 def main(images: str, minutes: float) -> None:
     """Pretrain, evaluate, export, and use the encoder."""
     run = sslkit.pretrain(sslkit.PretrainSpec(task="rotation", data=images, minutes=minutes, options={"crop_scale": 0.7}))
-    print(f"{run.steps} steps, {run.images_per_second:.0f} images/s -> {run.checkpoint}")
+    print(f"{run.steps} steps, {run.samples_per_second:.0f} images/s -> {run.checkpoint}")
 
     result = sslkit.knn(sslkit.KnnSpec(ckpt=run.checkpoint))
     print(f"k-NN {result.headline.text()} by {result.protocol} on {result.headline.n} images")

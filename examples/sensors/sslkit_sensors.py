@@ -86,7 +86,7 @@ class SensorNet(Encoder):
     """Stack convolutions along time; no BatchNorm, so that micro-batches and processes change nothing."""
 
     modality: ClassVar = "sensors"
-    offers = ("pooled", "steps")
+    provides = ("pooled", "steps")
     sample_dims = 2
 
     def __init__(self, in_channels, width):
@@ -121,7 +121,7 @@ class FillGaps(PretextTask):
         gap_length: int = Field(default=12, ge=1, description="Length of a gap.")
 
     modality: ClassVar = "sensors"
-    reads: ClassVar = ("steps",)
+    requires: ClassVar = ("steps",)
     defaults: ClassVar = {"lr": 3e-3, "batch_size": 64}
 
     def build_head(self):

@@ -37,7 +37,7 @@ class AudioEncoder(Encoder):
 class AudioMicro(AudioEncoder):
     """Stack four basic blocks with GroupNorm on a log-mel spectrogram; sound is `[B, T]`, floats in [-1, 1], any length."""
 
-    offers = ("pooled", "layers")
+    provides = ("pooled", "layers")
 
     def __init__(self, sample_rate: int, width: int, mels: int) -> None:
         super().__init__(8 * width, in_channels=1)

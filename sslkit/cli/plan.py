@@ -29,7 +29,7 @@ def _run(values: dict[str, Any], extras: dict[str, Any], task_class: Any) -> Non
 def _lines(result: Any) -> list[str]:
     largest = result.largest_batch
     lines = {
-        "speed": f"{result.images_per_second:,.0f} samples/s",
+        "speed": f"{result.samples_per_second:,.0f} samples/s",
         "time": f"{duration(result.seconds)} for {result.steps:,} steps",
         "first epoch": duration(result.first_epoch_seconds),
         "memory": f"{(result.memory or 0) / 1e9:.1f} GB of {result.memory_limit / 1e9:.1f} GB",

@@ -40,7 +40,7 @@ def _show_settings(
     training: Any, spec: PretrainSpec, flags: dict[str, Any], from_file: dict[str, Any], task_class: Any, extras: dict[str, Any]
 ) -> None:
     """Print every settled value and its source."""
-    resolved = training.plan.spec
+    resolved = training.settings.spec
     modality = load_modality(task_class.modality).name
     hidden = resolved.tables() | {"options"}
     values = {name: getattr(resolved, name) for name in PretrainSpec.model_fields if name not in hidden}
@@ -58,7 +58,7 @@ def _show_settings(
             sources[name] = f"default of {training.name}"
         else:
             sources[name] = "default"
-        value, _, reason = training.plan.reasons.get(name, "").partition(": ")
+        value, _, reason = training.settings.reasons.get(name, "").partition(": ")
         if reason and requested.get(name, "auto") == "auto":
             values[name], sources[name] = value, f"auto, {reason}"
     if extras["json"]:

@@ -13,13 +13,13 @@ from sslkit.contract.errors import SslkitError
 class Encoder(nn.Module):
     """Turn samples of one modality into features `[B, width]`; images are floats `[B, C, H, W]` in [0, 1].
 
-    `offers` names what else it has: `tokens(x, keep=None, mask=None, fill=None) -> [B, prefix + N, width]`,
+    `provides` names what else it has: `tokens(x, keep=None, mask=None, fill=None) -> [B, prefix + N, width]`,
     `feature_map(x) -> [B, width, h, w]`, `layers(x) -> list[Tensor]`. `sample_dims` tells one sample from several views;
     `class_token` tells whether the first token stands for the whole sample.
     """
 
     modality: ClassVar[str] = "image"
-    offers: tuple[str, ...] = ("pooled",)
+    provides: tuple[str, ...] = ("pooled",)
     sample_dims: int = 3
     class_token: bool = False
     recipe: dict[str, Any]

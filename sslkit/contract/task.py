@@ -102,7 +102,7 @@ class PretextTask(nn.Module):
 
     contract: ClassVar[int] = CONTRACT
     modality: ClassVar[str] = "image"
-    reads: ClassVar[tuple[str, ...]] = ("pooled",)
+    requires: ClassVar[tuple[str, ...]] = ("pooled",)
     couples_samples: ClassVar[bool] = False
     # What a coupled loss needs of other processes: names of outputs and batch entries; empty: everything. Entries that are
     # not named keep the rows of this process; their terms are means over rows, or sums that `counts` divides.

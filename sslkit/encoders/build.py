@@ -70,11 +70,11 @@ def check_requirements(encoder: Encoder, name: str, requires: tuple[str, ...], t
             "name another",
             flag="encoder",
         )
-    missing = [requirement for requirement in requires if requirement not in encoder.offers]
+    missing = [requirement for requirement in requires if requirement not in encoder.provides]
     if missing:
         hint = modality.suggestions.get(missing[0])
         raise SslkitError(
-            f"{task} requires {' and '.join(missing)} and {name} provides {', '.join(encoder.offers)}",
+            f"{task} requires {' and '.join(missing)} and {name} provides {', '.join(encoder.provides)}",
             f"try {hint}" if hint else "",
             flag="encoder",
         )

@@ -19,8 +19,10 @@ class Concat(Encoder):
         super().__init__(sum(widths), channels.pop())
         self.parts = nn.ModuleList(parts)
         # Tokens would have to agree on the mask's filling, which is one vector per encoder.
-        self.offers = tuple(
-            capability for capability in ("pooled", "feature_map", "layers") if all(capability in part.offers for part in parts)
+        self.provides = tuple(
+            capability
+            for capability in ("pooled", "feature_map", "layers")
+            if all(capability in part.provides for part in parts)
         )
 
         self.class_token = all(part.class_token for part in parts)

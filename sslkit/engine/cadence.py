@@ -31,7 +31,7 @@ class Checkpoints:
         every = self.stepper.spec.checkpoint_every
         if every is None:
             late = time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS
-            due = step % self.stepper.plan.steps_per_epoch == 0 or late
+            due = step % self.stepper.settings.steps_per_epoch == 0 or late
         else:
             due = step % every == 0
         if due and step < self.stepper.clock.steps:
@@ -93,7 +93,7 @@ class Logs:
         peak = peak_memory(self.stepper.machine.device)
         line = {
             **self.throughput.means(),
-            "images_per_second": round(self.throughput.rate, 1),
+            "samples_per_second": round(self.throughput.rate, 1),
             "seconds": round(self.seconds, 3),
             **({} if peak is None else {"memory": peak}),
             **health.metrics,

@@ -24,7 +24,7 @@ class CheckpointWriter:
     fingerprint: str
 
     def __post_init__(self) -> None:
-        self.spec: TrainSpec = self.job.plan.spec
+        self.spec: TrainSpec = self.job.settings.spec
 
     def write(self, state: dict[str, Any]) -> None:
         """Write both files atomically; the first process does. Raises RunFailedError for a state that is not finite."""
@@ -44,11 +44,11 @@ class CheckpointWriter:
 
     def _other_tables(self) -> set[str]:
         """Return the spec's tables of data options that are not of this run's modality."""
-        return self.spec.other_tables(self.stepper.plan.data.modality)
+        return self.spec.other_tables(self.stepper.settings.data.modality)
 
     def metadata(self) -> dict[str, Any]:
         """Return the description that goes into `model.safetensors`; it holds no path of this machine."""
-        clock, task, source = self.stepper.clock, self.stepper.task, self.stepper.plan.source
+        clock, task, source = self.stepper.clock, self.stepper.task, self.stepper.settings.source
         exported = task.exports()
         others = {name: module for name, module in exported.items() if name != "encoder"}
         private = {"out", "resume", "data", "test", "init", "ckpt", "task"}  # paths of somebody's machine
@@ -59,11 +59,11 @@ class CheckpointWriter:
         return {
             **describe(task.encoder),
             "parts": {name: module.recipe for name, module in others.items() if isinstance(module, Encoder)},
-            "samples": load_modality(self.stepper.plan.data.modality).evaluated_as,
+            "samples": load_modality(self.stepper.settings.data.modality).evaluated_as,
             "task": self.job.name,
             "role": "student" if exported["encoder"] is task.encoder else "teacher",
             "spec": spec,
-            "size": self.stepper.plan.data.size,
+            "size": self.stepper.settings.data.size,
             "data": source.evaluation_fingerprint(),
             "step": clock.step,
             "steps": clock.steps,

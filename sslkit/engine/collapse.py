@@ -51,7 +51,7 @@ class Health:
     def __init__(self, stepper: Stepper, spec: PretrainSpec, classify: Classify | None = None) -> None:
         self.stepper, self.task, self.classify = stepper, stepper.task, classify
         self.stops, self.every = spec.on_collapse == "stop", spec.health_every
-        self.noun = stepper.plan.source.noun
+        self.noun = stepper.settings.source.noun
         self.views = two_views(stepper)
         self.losses: deque[float] = deque(maxlen=_WINDOW)
         self.streaks: dict[str, list[int]] = {}  # steps in a row at which a sign was there
@@ -150,7 +150,7 @@ class Health:
 
 def two_views(stepper: Stepper) -> tuple[Tensor, Tensor]:
     """Return two views of the same samples, the same ones for a seed, as their modality makes them."""
-    settings, source = stepper.plan, stepper.plan.source
+    settings, source = stepper.settings, stepper.settings.source
     modality = load_modality(settings.data.modality)
     dims = stepper.task.encoder.sample_dims
     samples = stepper.batch(SAMPLES, lambda batch: modality.health_samples(source, batch, dims))

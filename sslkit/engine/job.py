@@ -26,11 +26,11 @@ class TrainingJob:
 
     name: str
     command: str  # that starts it: `pretrain rotation`
-    plan: Settings
+    settings: Settings
     out: Path
     build_encoder: Callable[[RecipeBuilder], Encoder]
     build_task: Callable[[Encoder, DataInfo], PretextTask]
-    reads: dict[str, tuple[str, ...]]  # what each task reads of the encoder
+    requires: dict[str, tuple[str, ...]]  # what each task requires of the encoder
     metadata: dict[str, Any]  # of the checkpoint, besides the encoder's description
     classify: Callable[[Encoder], float] | None = None  # returns k-NN accuracy during training
 
@@ -42,7 +42,7 @@ class Outcome:
     run: Path
     task: PretextTask
     steps: int
-    images_per_second: float
+    samples_per_second: float
     loss: float | None
     seconds: float
 
@@ -54,28 +54,28 @@ class Outcome:
 
 def build_task(job: TrainingJob, initialize: bool) -> PretextTask:
     """Build encoder and task under the seed; pretrained and `--init` weights are loaded only if `initialize`."""
-    plan, spec = job.plan, job.plan.spec
-    build = RecipeBuilder(plan.recipe, plan.data, pretrained=spec.pretrained and initialize, allowed=spec.encoder)
+    settings, spec = job.settings, job.settings.spec
+    build = RecipeBuilder(settings.recipe, settings.data, pretrained=spec.pretrained and initialize, allowed=spec.encoder)
     seed_stage(spec.seed, "build", 0)
     encoder = job.build_encoder(build)
     if spec.init is not None and initialize:
         load_initial(encoder, spec.init)
-    for name, reads in job.reads.items():
-        check_requirements(encoder, spec.encoder, reads, name, load_modality(plan.data.modality))
+    for name, requires in job.requires.items():
+        check_requirements(encoder, spec.encoder, requires, name, load_modality(settings.data.modality))
     if spec.activation_checkpointing and not encoder.checkpoint_activations():
         raise SslkitError(
             f"{spec.encoder} does not support it",
             "use a timm encoder without BatchNorm; --micro-batch saves memory too",
             flag="activation_checkpointing",
         )
-    _check_shape(encoder, plan)
-    return job.build_task(encoder, plan.data)
+    _check_shape(encoder, settings)
+    return job.build_task(encoder, settings.data)
 
 
 @torch.no_grad()
-def _check_shape(encoder: Encoder, plan: Settings) -> None:
+def _check_shape(encoder: Encoder, settings: Settings) -> None:
     """Run two samples through the encoder, so that a shape it cannot take fails now instead of in the first step."""
-    source = plan.source
+    source = settings.source
     arrays, _ = source.read(np.array([0, 1]))
     view = source.view(source.prepare({name: torch.from_numpy(array) for name, array in arrays.items()}))
     try:
@@ -83,4 +83,6 @@ def _check_shape(encoder: Encoder, plan: Settings) -> None:
         over_views(lambda view: {"": encoder(view)}, encoder.sample_dims, view)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise SslkitError(f"{plan.spec.encoder} cannot take samples of size {plan.data.size}: {reason}", flag="size") from error
+        raise SslkitError(
+            f"{settings.spec.encoder} cannot take samples of size {settings.data.size}: {reason}", flag="size"
+        ) from error

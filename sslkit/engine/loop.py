@@ -17,7 +17,7 @@ def train(session: Session) -> None:
             session.begin_epoch()
             for raw in session.batches():
                 metrics = stepper.step(raw)
-                session.throughput.finish_step(session.plan.spec.batch_size, metrics)
+                session.throughput.finish_step(session.settings.spec.batch_size, metrics)
                 health = session.health.maybe_check(metrics["loss"])
                 session.logs.maybe_write(clock.step, health)
                 session.previews.maybe_render(clock.step)

@@ -37,7 +37,7 @@ _USABLE = 0.9  # of the memory: what is free now need not be free later
 class PlanResult:
     """Result of `sslkit plan`; memory and disk in bytes, None where the system does not report memory."""
 
-    images_per_second: float
+    samples_per_second: float
     steps: int
     seconds: float
     first_epoch_seconds: float
@@ -54,20 +54,20 @@ def plan(spec: PretrainSpec) -> PlanResult:
     Raises SslkitError for everything that `sslkit pretrain` would refuse.
     """
     job = prepare(spec)
-    plan = job.plan
-    show_settings(plan, job.name, job.out)
-    small = max(2, plan.spec.batch_size // 4)
+    settings = job.settings
+    show_settings(settings, job.name, job.out)
+    small = max(2, settings.spec.batch_size // 4)
     low = _measure_peak(prepare(spec.model_copy(update={"batch_size": small})))
-    first, again = _measure_reading(plan)
+    first, again = _measure_reading(settings)
     stepper = _build_stepper(job)
     started_at = time.perf_counter()
     stepper.before_epoch(0)
     preparing_first = time.perf_counter() - started_at
     step, raw = _measure_step(stepper, _STEPS_SECONDS)
-    high = peak_memory(plan.machine.device)
-    batch, per_epoch = plan.spec.batch_size, plan.steps_per_epoch
-    epoch_warm = per_epoch * (step + (again * batch if plan.workers == 0 else 0.0))
-    epoch_cold = per_epoch * (step + first * batch if plan.machine.device.type == "cpu" else max(step, first * batch))
+    high = peak_memory(settings.machine.device)
+    batch, per_epoch = settings.spec.batch_size, settings.steps_per_epoch
+    epoch_warm = per_epoch * (step + (again * batch if settings.workers == 0 else 0.0))
+    epoch_cold = per_epoch * (step + first * batch if settings.machine.device.type == "cpu" else max(step, first * batch))
     if again > first / 2:  # nothing is cached: later epochs are as slow as the first
         epoch_warm = epoch_cold
     preparing = rehearse_epochs(stepper, 0.01 * epoch_warm)
@@ -77,40 +77,40 @@ def plan(spec: PretrainSpec) -> PlanResult:
     def seconds(steps: float) -> float:
         epochs = steps / per_epoch
         run = min(epochs, 1) * epoch_cold + max(epochs - 1, 0) * epoch_warm + max(epochs - 1, 0) * preparing
-        return preparing_first + run + max(epochs, 1) * saving + steps / _health_every(plan, steps) * checking
+        return preparing_first + run + max(epochs, 1) * saving + steps / _health_every(settings, steps) * checking
 
-    steps = _choose_steps(plan, seconds)
-    limit, largest = _memory_limit(plan.machine.device), None
+    steps = _choose_steps(settings, seconds)
+    limit, largest = _memory_limit(settings.machine.device), None
     if low is not None and high is not None and high > low:
         largest = int(batch + (_USABLE * limit - high) * (batch - small) / (high - low))
     return PlanResult(
-        images_per_second=round(batch * per_epoch / epoch_warm, 1),
+        samples_per_second=round(batch * per_epoch / epoch_warm, 1),
         steps=steps,
         seconds=round(seconds(steps), 1),
         first_epoch_seconds=round(preparing_first + epoch_cold, 3),
         memory=high,
         memory_limit=limit,
-        largest_batch=None if largest is None else min(max(largest // 32 * 32, 2), plan.data.samples),
-        cache_bytes=plan.source.cache_bytes(),
+        largest_batch=None if largest is None else min(max(largest // 32 * 32, 2), settings.data.samples),
+        cache_bytes=settings.source.cache_bytes(),
         run_bytes=run_bytes,
     )
 
 
 def _build_stepper(job: TrainingJob) -> Stepper:
-    return Stepper(build_task(job, initialize=False), job.plan, Clock(steps=10**6))
+    return Stepper(build_task(job, initialize=False), job.settings, Clock(steps=10**6))
 
 
 def _measure_step(stepper: Stepper, seconds: float) -> tuple[float, dict[str, Any]]:
     """Return the seconds of a warm step on samples in memory, and a batch of them."""
-    plan = stepper.plan
-    batches = epoch_batches(plan.data.samples, plan.spec.batch_size, plan.spec.seed, 0, stepper.weights)[:2]
-    raws = list(Loader(plan.source, 0, substitute=True)(batches, ReadSeed(plan.spec.seed, 0)))
+    settings = stepper.settings
+    batches = epoch_batches(settings.data.samples, settings.spec.batch_size, settings.spec.seed, 0, stepper.weights)[:2]
+    raws = list(Loader(settings.source, 0, substitute=True)(batches, ReadSeed(settings.spec.seed, 0)))
     return rehearse_steps(stepper, cycle(raws), seconds), raws[0]
 
 
 def _measure_peak(job: TrainingJob) -> int | None:
     """Return the peak memory of a few steps."""
-    device, stepper = job.plan.machine.device, _build_stepper(job)
+    device, stepper = job.settings.machine.device, _build_stepper(job)
     stepper.before_epoch(0)
     _measure_step(stepper, 0)
     peak = peak_memory(device)
@@ -119,22 +119,22 @@ def _measure_peak(job: TrainingJob) -> int | None:
     return peak
 
 
-def _measure_reading(plan: Settings) -> tuple[float, float]:
+def _measure_reading(settings: Settings) -> tuple[float, float]:
     """Return the seconds to read a sample for the first time, with the run's workers, and again, in this process."""
-    batches = epoch_batches(plan.data.samples, min(plan.spec.batch_size, 64), plan.spec.seed, 0)
-    loader, read_seed = Loader(plan.source, plan.workers, substitute=True), ReadSeed(plan.spec.seed, 0)
+    batches = epoch_batches(settings.data.samples, min(settings.spec.batch_size, 64), settings.spec.seed, 0)
+    loader, read_seed = Loader(settings.source, settings.workers, substitute=True), ReadSeed(settings.spec.seed, 0)
     count, started_at = 0, time.perf_counter()
     for raw in loader(batches, read_seed):
-        if count == 0 and plan.workers:
+        if count == 0 and settings.workers:
             started_at = time.perf_counter()  # the workers have started
         count += len(raw["index"])
         if time.perf_counter() - started_at > _READ_SECONDS:
             break
-    counted = count - (len(raw["index"]) if plan.workers else 0)
+    counted = count - (len(raw["index"]) if settings.workers else 0)
     first = (time.perf_counter() - started_at) / counted if counted else 0.0
     loader.close()
     started_at = time.perf_counter()
-    count = sum(len(raw["index"]) for raw in Loader(plan.source, 0, substitute=True)(batches[:2], read_seed))
+    count = sum(len(raw["index"]) for raw in Loader(settings.source, 0, substitute=True)(batches[:2], read_seed))
     return first, (time.perf_counter() - started_at) / count
 
 
@@ -160,21 +160,21 @@ def _measure_health_check(stepper: Stepper) -> float:
     return time.perf_counter() - started_at
 
 
-def _health_every(plan: Settings, steps: float) -> float:
-    assert isinstance(plan.spec, PretrainSpec)
-    return max(20, steps / 100) if plan.spec.health_every == "auto" else plan.spec.health_every or 1
+def _health_every(settings: Settings, steps: float) -> float:
+    assert isinstance(settings.spec, PretrainSpec)
+    return max(20, steps / 100) if settings.spec.health_every == "auto" else settings.spec.health_every or 1
 
 
-def _choose_steps(plan: Settings, seconds: Callable[[float], float]) -> int:
+def _choose_steps(settings: Settings, seconds: Callable[[float], float]) -> int:
     """Return the steps of the run: as set, or as many as fit into the minutes."""
-    spec = plan.spec
+    spec = settings.spec
     if spec.steps is not None:
         return spec.steps
     if spec.minutes is not None:
         # What one more step adds to a long run: the start and the first epoch count once.
         return max(1, round(60 * spec.minutes / (seconds(20_000) - seconds(10_000)) * 10_000))
     assert isinstance(spec.epochs, int)
-    return spec.epochs * plan.steps_per_epoch
+    return spec.epochs * settings.steps_per_epoch
 
 
 def _memory_limit(device: torch.device) -> int:

@@ -34,7 +34,7 @@ class PretrainResult:
     run: str
     checkpoint: str
     steps: int
-    images_per_second: float
+    samples_per_second: float
     loss: float | None
     seconds: float
 
@@ -42,7 +42,7 @@ class PretrainResult:
     def of(cls, outcome: Outcome) -> "PretrainResult":
         """Return the result of an outcome."""
         return cls(
-            str(outcome.run), str(outcome.checkpoint), outcome.steps, outcome.images_per_second, outcome.loss, outcome.seconds
+            str(outcome.run), str(outcome.checkpoint), outcome.steps, outcome.samples_per_second, outcome.loss, outcome.seconds
         )
 
 
@@ -88,11 +88,11 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> TrainingJob:
     return TrainingJob(
         name=name,
         command=f"pretrain {spec.task}",
-        plan=resolve_settings(spec, modality.source.open(spec), task_class.reads, world),
+        settings=resolve_settings(spec, modality.source.open(spec), task_class.requires, world),
         out=out,
         build_encoder=lambda build: task_class.build_encoder(options, build),
         build_task=lambda encoder, data: task_class(options, encoder, data),
-        reads=readers(task_class, name),
+        requires=requirements(task_class, name),
         metadata={},
         classify=classify,
     )
@@ -128,7 +128,7 @@ def _absolute(spec: PretrainSpec) -> dict[str, Any]:
 
 
 def _check_encoder(spec: PretrainSpec, task_class: type[PretextTask], name: str) -> None:
-    """Fail before any data is touched if the encoder can't be built or lacks what the task reads."""
+    """Fail before any data is touched if the encoder can't be built or lacks what the task requires."""
     modality = load_modality(task_class.modality)
     if spec.encoder == "auto" or modality.encoder_channels is None:
         return
@@ -139,5 +139,5 @@ def _check_encoder(spec: PretrainSpec, task_class: type[PretextTask], name: str)
     with torch.device("meta"):
         recipe = recipe_for(spec.encoder, size, modality.encoder_channels, spec.encoder_option)
         encoder = build_encoder(recipe, allowed=spec.encoder)
-    for reader, reads in readers(task_class, name).items():
-        check_requirements(encoder, spec.encoder, reads, reader, modality)
+    for task, requires in requirements(task_class, name).items():
+        check_requirements(encoder, spec.encoder, requires, task, modality)

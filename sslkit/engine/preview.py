@@ -70,10 +70,10 @@ def _training(spec: PreviewSpec) -> TrainingJob:
     else:
         run = _recorded(spec, requested)
     training = prepare(run)
-    plan = training.plan
-    batch_size = min(spec.batch_size, plan.data.samples)  # which images are read at once, and nothing else
+    settings = training.settings
+    batch_size = min(spec.batch_size, settings.data.samples)  # which images are read at once, and nothing else
     return dataclasses.replace(
-        training, plan=dataclasses.replace(plan, spec=plan.spec.model_copy(update={"batch_size": batch_size}))
+        training, settings=dataclasses.replace(settings, spec=settings.spec.model_copy(update={"batch_size": batch_size}))
     )
 
 
@@ -105,15 +105,15 @@ def _recorded(spec: PreviewSpec, requested: dict[str, Any]) -> PretrainSpec:
 
 def _stepper(training: TrainingJob, spec: PreviewSpec) -> Stepper:
     """Return a stepper around the task: as its checkpoint left it, or as it begins."""
-    run = training.plan.spec
+    run = training.settings.spec
     task = build_task(training, initialize=False)
-    stepper = Stepper(task, training.plan, Clock(steps=run.steps or 1000))
+    stepper = Stepper(task, training.settings, Clock(steps=run.steps or 1000))
     if spec.ckpt is None:
         stepper.before_epoch(0)
     else:
         folder = Path(spec.ckpt).parent
         state = read_resume(folder / RESUME, torch.device("cpu"))
-        source = training.plan.source
+        source = training.settings.source
         if ("data" not in spec.model_fields_set or "index" in task.needs) and state["data"] != source.fingerprint():
             raise SslkitError(
                 f"{source.location} is not what the run in {folder} has seen",

@@ -32,16 +32,16 @@ class Profile:
     steps a little slower.
     """
 
-    def __init__(self, plan: Settings, steps: int, warm_up: int) -> None:
-        self.plan, self.steps, self.warm_up = plan, steps, warm_up
+    def __init__(self, settings: Settings, steps: int, warm_up: int) -> None:
+        self.settings, self.steps, self.warm_up = settings, steps, warm_up
         self.seconds: dict[str, float] = defaultdict(float)
         self.taken = 0
         self._stage, self._since = REST, time.perf_counter()
 
     def enter(self, stage: str) -> None:
         """Begin a stage."""
-        if self.plan.machine.device.type == "cuda":
-            torch.cuda.synchronize(self.plan.machine.device)
+        if self.settings.machine.device.type == "cuda":
+            torch.cuda.synchronize(self.settings.machine.device)
         now = time.perf_counter()
         self.seconds[self._stage] += now - self._since
         self._stage, self._since = stage, now
@@ -59,25 +59,25 @@ class Profile:
         if steps <= 0:
             say(f"profile: the run ended before step {self.warm_up + 1}, the first to be measured")
             return
-        rate = self.plan.spec.batch_size * steps / total
-        say(f"profile of {steps} steps: {1000 * total / steps:,.1f} ms each, {rate:,.0f} {self.plan.source.noun}/s", "bold")
+        rate = self.settings.spec.batch_size * steps / total
+        say(f"profile of {steps} steps: {1000 * total / steps:,.1f} ms each, {rate:,.0f} {self.settings.source.noun}/s", "bold")
         for stage in _STAGES:
             share = self.seconds[stage] / total
             bar = "█" * round(40 * share)
             say(f"  {stage:<20}{1000 * self.seconds[stage] / steps:>10,.1f} ms {share:>5.0%}  {bar}")
-        for line in advice({stage: self.seconds[stage] / total for stage in _STAGES}, self.plan):
+        for line in advice({stage: self.seconds[stage] / total for stage in _STAGES}, self.settings):
             say(f"  {line}")
 
 
-def advice(shares: dict[str, float], plan: Settings) -> list[str]:
+def advice(shares: dict[str, float], settings: Settings) -> list[str]:
     """Return a line for each stage that takes too large a share of a step, naming the option to change."""
-    spec, machine, lines = plan.spec, plan.machine, []
+    spec, machine, lines = settings.spec, settings.machine, []
     if shares[WAITING] > 0.05:
-        if not plan.reasons.get("cache", "on").startswith("on"):
+        if not settings.reasons.get("cache", "on").startswith("on"):
             lines.append(
                 "training waits for data that is decoded again in every epoch: use --cache on, with a sufficient --cache-limit"
             )
-        elif plan.workers == 0:
+        elif settings.workers == 0:
             lines.append("training waits for data: --workers 2 or more read while the device computes")
         else:
             lines.append(

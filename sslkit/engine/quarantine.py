@@ -12,8 +12,8 @@ from sslkit.engine.settings import Settings
 class Quarantine:
     """Collect the samples that cannot be read, list them in `broken.csv`, and count them."""
 
-    def __init__(self, plan: Settings, folder: RunFolder, world: World) -> None:
-        self.plan, self.folder, self.world = plan, folder, world
+    def __init__(self, settings: Settings, folder: RunFolder, world: World) -> None:
+        self.settings, self.folder, self.world = settings, folder, world
         self.rows: set[int] = set()  # all unreadable samples since the start of this process
         self._pending: list[tuple[int, str]] = []
         self._listed: set[str] = set()
@@ -26,7 +26,7 @@ class Quarantine:
         """List what all processes have added since the last report; every process has to call it."""
         unreadable = self.world.gather_lists(self._pending)
         self._pending = []
-        source = self.plan.source
+        source = self.settings.source
         new = self._append((source.name(row), reason) for row, reason in unreadable)
         if new:
             noun = source.noun.removesuffix("s") if new == 1 else source.noun
@@ -36,7 +36,7 @@ class Quarantine:
     @property
     def exceeds_limit(self) -> bool:
         """Return whether more samples than `--max-broken` allows cannot be read."""
-        return len(self.rows) > self.plan.spec.max_broken * self.plan.data.samples
+        return len(self.rows) > self.settings.spec.max_broken * self.settings.data.samples
 
     def _append(self, unreadable: Iterable[tuple[str, str]]) -> int:
         """Append (name, reason) of samples that `broken.csv` does not have yet; return how many were new."""
@@ -57,7 +57,7 @@ class Quarantine:
         return len(new)
 
 
-def too_many_unreadable(broken: int, plan: Settings, tried: int | None = None) -> str:
+def too_many_unreadable(broken: int, settings: Settings, tried: int | None = None) -> str:
     """Return the message for too many unreadable samples, of those `tried` or of all."""
-    noun, share = plan.source.noun, plan.spec.max_broken
-    return f"{broken:,} of {tried or plan.data.samples:,} {noun} cannot be read, more than --max-broken {share:g}"
+    noun, share = settings.source.noun, settings.spec.max_broken
+    return f"{broken:,} of {tried or settings.data.samples:,} {noun} cannot be read, more than --max-broken {share:g}"

@@ -58,20 +58,20 @@ def rehearse_epochs(stepper: Stepper, negligible: float, most: int = 5) -> float
 
 def estimate_steps(stepper: Stepper, loader: Loader, stop: StopSignal) -> TrainSpec:
     """Print how long the run will take; with `--minutes`, fix its number of steps. Returns the spec with that number."""
-    spec, clock, plan = stepper.spec, stepper.clock, stepper.plan
+    spec, clock, settings = stepper.spec, stepper.clock, stepper.settings
     minutes = spec.minutes if spec.steps is None else None
     count = 22 if minutes else 2
     if clock.steps <= 10 * count and not minutes:
         say(f"  {'steps':<14} {clock.steps}")
         return spec
-    batches = epoch_batches(plan.data.samples, spec.batch_size, spec.seed, 0, stepper.weights)
+    batches = epoch_batches(settings.data.samples, spec.batch_size, spec.seed, 0, stepper.weights)
     rows = [batch[stepper.world.share(spec.batch_size)] for batch in (batches * count)[:count]]
     patience = 6 * minutes if minutes else 5  # seconds: a tenth of the run at most
     say("  measuring how long a step takes")
     seconds = rehearse_steps(stepper, loader(rows, ReadSeed(spec.seed, 0)), patience, lambda: bool(stop.signal))
     if minutes:
-        if minutes * 60 > seconds * plan.steps_per_epoch:  # there will be a second epoch
-            seconds += rehearse_epochs(stepper, seconds) / plan.steps_per_epoch
+        if minutes * 60 > seconds * settings.steps_per_epoch:  # there will be a second epoch
+            seconds += rehearse_epochs(stepper, seconds) / settings.steps_per_epoch
         clock.steps = max(1, round(60 * minutes / seconds))
         spec = spec.model_copy(update={"steps": clock.steps})
     say(f"  {'steps':<14} {clock.steps:,} of {seconds:.2f} s: about {duration(clock.steps * seconds)}")

@@ -33,7 +33,7 @@ def render_previews(stepper: Stepper, samples: int, trained: bool) -> tuple[Tens
         batch = task.transform(raw)
         output = _predict_batch(stepper, batch) if trained else None
         metrics = {} if output is None else task.metrics(output, batch)
-        original = load_modality(stepper.plan.data.modality).original(raw, stepper.plan.data)
+        original = load_modality(stepper.settings.data.modality).original(raw, stepper.settings.data)
         if original is not None:
             batch = {**batch, "original": original}
         return task.preview(batch, output), {name: round(float(value.float().mean()), 4) for name, value in metrics.items()}

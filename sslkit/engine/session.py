@@ -39,7 +39,7 @@ class Session:
         epoch_prepared: bool = False,
     ) -> None:
         self.stepper, self.loader, self.folder, self.stop = stepper, loader, folder, stop
-        self.clock, self.plan, self.world = stepper.clock, stepper.plan, stepper.world
+        self.clock, self.settings, self.world = stepper.clock, stepper.settings, stepper.world
         self.epoch_prepared = epoch_prepared
         self.throughput = Throughput()
         self.checkpoints = Checkpoints(stepper, self._save)
@@ -47,7 +47,7 @@ class Session:
         self.logs = Logs(stepper, folder, loggers or [], self.throughput)
         self.previews = Previews(stepper, folder)
         self.health = HealthChecks(stepper, None)
-        self.quarantine = Quarantine(self.plan, folder, self.world)
+        self.quarantine = Quarantine(self.settings, folder, self.world)
         self.profile: Profile | None = None
 
     def watch(self, monitor: Health | None) -> None:
@@ -57,14 +57,14 @@ class Session:
     def start(self) -> None:
         """Begin training: from here on a failure is one of the run, and steps are profiled if `--profile` asks for it."""
         self.folder.started = True
-        spec = self.plan.spec
+        spec = self.settings.spec
         if isinstance(spec, PretrainSpec) and spec.profile and self.world.first:
-            self.profile = Profile(self.plan, spec.profile, COLD_STEPS)
+            self.profile = Profile(self.settings, spec.profile, COLD_STEPS)
             self.stepper.enter = self.profile.enter
 
     def begin_epoch(self) -> None:
         """Set the clock's epoch; at the start of an epoch, let the task prepare it."""
-        epoch, steps_done = divmod(self.clock.step, self.plan.steps_per_epoch)
+        epoch, steps_done = divmod(self.clock.step, self.settings.steps_per_epoch)
         if steps_done == 0 and not self.epoch_prepared:
             self.stepper.before_epoch(epoch)
         self.epoch_prepared = False
@@ -72,14 +72,14 @@ class Session:
 
     def batches(self) -> Iterator[dict[str, Any]]:
         """Load this process's share of the batches that are left of the epoch, and measure how long each step waits."""
-        spec, epoch = self.plan.spec, self.clock.epoch
-        first = self.clock.step % self.plan.steps_per_epoch
-        batches = epoch_batches(self.plan.data.samples, spec.batch_size, spec.seed, epoch, self.stepper.weights)
+        spec, epoch = self.settings.spec, self.clock.epoch
+        first = self.clock.step % self.settings.steps_per_epoch
+        batches = epoch_batches(self.settings.data.samples, spec.batch_size, spec.seed, epoch, self.stepper.weights)
         batches = batches[first : first + self.clock.steps - self.clock.step]
         rows = [batch[self.world.share(len(batch))] for batch in batches]
         self.stepper.enter(WAITING)
         self.throughput.start_step()
-        for raw in prefetch(self.loader(rows, ReadSeed(spec.seed, epoch)), self.plan.machine.device):
+        for raw in prefetch(self.loader(rows, ReadSeed(spec.seed, epoch)), self.settings.machine.device):
             self.throughput.batch_arrived()
             self.stepper.enter(REST)
             self.quarantine.add(raw["broken"])
@@ -95,7 +95,7 @@ class Session:
             return loss
         time_left = duration((self.clock.steps - self.clock.step) * pace.seconds_per_step)
         waiting = f"waiting for data {pace.waited / pace.seconds:.0%}"
-        return f"{loss}  {pace.rate:,.0f} {self.plan.source.noun}/s  {waiting}  {time_left} left"
+        return f"{loss}  {pace.rate:,.0f} {self.settings.source.noun}/s  {waiting}  {time_left} left"
 
     def stop_if_collapsed(self, health: HealthReport) -> None:
         """Save and raise RunFailedError if the features have collapsed and `--on-collapse` is stop."""
@@ -117,7 +117,7 @@ class Session:
         if self.quarantine.exceeds_limit:
             self.checkpoints.save()
             raise RunFailedError(
-                too_many_unreadable(len(self.quarantine.rows), self.plan),
+                too_many_unreadable(len(self.quarantine.rows), self.settings),
                 "fix the files, or rerun with --resume and a higher --max-broken",
             )
 

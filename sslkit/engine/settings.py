@@ -43,7 +43,7 @@ class Settings:
         return self.data.samples // self.spec.batch_size
 
 
-def resolve_settings(spec: TrainSpec, source: Source, reads: tuple[str, ...], world: World = ALONE) -> Settings:
+def resolve_settings(spec: TrainSpec, source: Source, requires: tuple[str, ...], world: World = ALONE) -> Settings:
     """Settle every `auto` of a spec; raises SslkitError for what this machine or data can't do."""
     machine = choose_machine(spec.device, spec.precision, spec.compile, spec.sync_batchnorm, world)
     reasons = dict(machine.reasons)
@@ -60,7 +60,7 @@ def resolve_settings(spec: TrainSpec, source: Source, reads: tuple[str, ...], wo
             values[name] = value
     if spec.encoder == "auto":
         modality = load_modality(source.info.modality)
-        name, why = modality.default_encoder(source.info, reads, machine.device.type == "cpu")
+        name, why = modality.default_encoder(source.info, requires, machine.device.type == "cpu")
         values["encoder"], reasons["encoder"] = name, f"{name}: {why}"
     if spec.epochs == "auto" and spec.steps is None and spec.minutes is None:
         values["epochs"] = 100
@@ -103,9 +103,9 @@ _SHOWN = (
 )
 
 
-def show_settings(plan: Settings, title: str, out: Path) -> None:
+def show_settings(settings: Settings, title: str, out: Path) -> None:
     """Print what is about to run, with the reason for each choice that was made for the user."""
-    say(f"{title} on {plan.data.samples:,} {plan.source.noun} from {plan.source.location} -> {out}", style="bold")
-    for flag in (*(name for name in plan.source.resolved if name not in _SHOWN), *_SHOWN):
-        if flag in plan.reasons:
-            say(f"  {flag.replace('_', '-'):<14} {plan.reasons[flag]}")
+    say(f"{title} on {settings.data.samples:,} {settings.source.noun} from {settings.source.location} -> {out}", style="bold")
+    for flag in (*(name for name in settings.source.resolved if name not in _SHOWN), *_SHOWN):
+        if flag in settings.reasons:
+            say(f"  {flag.replace('_', '-'):<14} {settings.reasons[flag]}")

@@ -29,9 +29,9 @@ _MEMORY_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by numb
 class Stepper:
     """Take steps with one task. The run's state is the task, its optimizer, the loss scaler and the sampling weights."""
 
-    def __init__(self, task: PretextTask, plan: Settings, clock: Clock) -> None:
-        self.plan = plan = adapt_compilation(plan, task)
-        self.spec, self.machine, self.clock = plan.spec, plan.machine, clock
+    def __init__(self, task: PretextTask, settings: Settings, clock: Clock) -> None:
+        self.settings = settings = adapt_compilation(settings, task)
+        self.spec, self.machine, self.clock = settings.spec, settings.machine, clock
         if self.machine.device.type == "cpu":
             keep_freed_memory()
         if self.machine.sync_batchnorm:
@@ -41,7 +41,7 @@ class Stepper:
         self.world = self.machine.world
         self.world.broadcast(self._tensors())
         self.predict = Predict(task, self.machine)
-        self.optimizer = build_optimizer(task, self.spec, plan.steps_per_epoch)
+        self.optimizer = build_optimizer(task, self.spec, settings.steps_per_epoch)
         self.scaler = self.machine.scaler()
         self.overflows = 0  # of fp16 gradients, whose steps were skipped
         self.weights: Tensor | None = None  # for sampling, where a task balances its labels
@@ -91,7 +91,7 @@ class Stepper:
         seed_stage(self.spec.seed, "transform", self.clock.step, rank=self.world.rank)
         self.enter(COPY)
         with torch.no_grad():
-            prepared = to_device(raw, self.plan.source, self.machine.device)
+            prepared = to_device(raw, self.settings.source, self.machine.device)
             self.enter(TRANSFORM)
             batch: Batch = self.task.transform(prepared)
         return batch
@@ -187,7 +187,7 @@ class Stepper:
     def features(self, encoder: Encoder | None = None) -> Tensor:
         """Return features of all samples in data order, `[N, width]`, by the task's encoder or another, taken in eval mode."""
         encoder = self.task.encoder if encoder is None else encoder.to(self.machine.device)
-        features = extract(encoder, self.plan.source, self.micro_batch, substitute=True, world=self.world)
+        features = extract(encoder, self.settings.source, self.micro_batch, substitute=True, world=self.world)
         return features.layers["last"]
 
     def map(self, function: Callable[[Batch], Tensor]) -> Tensor:
@@ -198,7 +198,7 @@ class Stepper:
         training = self.task.training
         self.task.eval()
         try:
-            return map_samples(function, self.plan.source, self.machine.device, self.micro_batch, self.world)
+            return map_samples(function, self.settings.source, self.machine.device, self.micro_batch, self.world)
         finally:
             self.task.train(training)
 
@@ -208,12 +208,12 @@ class Stepper:
         Samples that training never draws are left out. `select` reduces a few samples at a time to what is kept of them.
         """
         generator = torch.Generator().manual_seed(self.spec.seed)
-        order = torch.randperm(self.plan.data.samples, generator=generator)
+        order = torch.randperm(self.settings.data.samples, generator=generator)
         rows = (order if self.weights is None else order[self.weights[order] > 0])[:count].numpy()
-        loader = Loader(self.plan.source, workers=0, substitute=True)
+        loader = Loader(self.settings.source, workers=0, substitute=True)
         batches = [rows[part] for part in ordered_batches(len(rows), 32)]
         parts = [
-            select(to_device(raw, self.plan.source, self.machine.device))
+            select(to_device(raw, self.settings.source, self.machine.device))
             for raw in loader(batches, ReadSeed(self.spec.seed, 0))
         ]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -40,9 +40,9 @@ def run_training(job: TrainingJob) -> Outcome:
     Several processes do the same, each on its share of every batch; the first one writes.
     """
     called_at = time.monotonic()
-    plan, spec, world = job.plan, job.plan.spec, job.plan.machine.world
-    fingerprint = plan.source.fingerprint()
-    _check_readable(plan)
+    settings, spec, world = job.settings, job.settings.spec, job.settings.machine.world
+    fingerprint = settings.source.fingerprint()
+    _check_readable(settings)
     loggers = build_loggers(spec.log, job.out) if world.first else []
     removable = () if spec.log == "file" else (spec.log,)
     world.barrier()  # no process may look for a run in the folder after another has created it
@@ -50,7 +50,7 @@ def run_training(job: TrainingJob) -> Outcome:
         world.barrier()
         state = _read_state(job, folder, fingerprint)
         stepper = _build_stepper(job, folder, state)
-        loader = Loader(plan.source, plan.workers, substitute=True, pin_memory=plan.machine.device.type == "cuda")
+        loader = Loader(settings.source, settings.workers, substitute=True, pin_memory=settings.machine.device.type == "cuda")
         with catch_stop_signals() as stop, closing(loader):
             writer = CheckpointWriter(job, stepper, folder, fingerprint)
             session = Session(stepper, loader, folder, stop, loggers=loggers, write_checkpoint=writer.write)
@@ -64,7 +64,7 @@ def run_training(job: TrainingJob) -> Outcome:
         run=job.out,
         task=stepper.task,
         steps=stepper.clock.step,
-        images_per_second=round(session.throughput.rate, 1),
+        samples_per_second=round(session.throughput.rate, 1),
         loss=float(lines[-1]["loss"]) if lines else None,
         seconds=round(time.monotonic() - called_at, 1),
     )
@@ -72,11 +72,11 @@ def run_training(job: TrainingJob) -> Outcome:
 
 def _read_state(job: TrainingJob, folder: RunFolder, fingerprint: str) -> dict[str, Any] | None:
     """Return the state of the run in the folder, if there is one; all processes have to agree on it."""
-    spec, world = job.plan.spec, job.plan.machine.world
+    spec, world = job.settings.spec, job.settings.machine.world
     state = read_resume(folder.file(RESUME), torch.device("cpu")) if folder.file(RESUME).exists() else None
     if state is not None and state["data"] != fingerprint:
         raise SslkitError(
-            f"{job.plan.source.location} is no longer the data of the run in {folder.path}", "check --data", flag="resume"
+            f"{job.settings.source.location} is no longer the data of the run in {folder.path}", "check --data", flag="resume"
         )
     settings = spec.model_dump_json(exclude={"out", "data", "test", "init", "ckpt"})
     # The processes may be on machines with other files.
@@ -89,18 +89,18 @@ def _read_state(job: TrainingJob, folder: RunFolder, fingerprint: str) -> dict[s
 
 def _build_stepper(job: TrainingJob, folder: RunFolder, state: dict[str, Any] | None) -> Stepper:
     """Build the task and show the settings; put the state of a run that is resumed back."""
-    spec, steps_per_epoch = job.plan.spec, job.plan.steps_per_epoch
+    spec, steps_per_epoch = job.settings.spec, job.settings.steps_per_epoch
     clock = resume_clock(spec, steps_per_epoch, state, folder.path)
     task = build_task(job, initialize=state is None)
-    plan = adapt_compilation(job.plan, task)
-    show_settings(plan, job.name, folder.path)
-    stepper = Stepper(task, plan, clock)
+    settings = adapt_compilation(job.settings, task)
+    show_settings(settings, job.name, folder.path)
+    stepper = Stepper(task, settings, clock)
     if state is not None:
         load_state(stepper, state, folder.path)
         if spec.extend_to is not None and clock.step == clock.steps < spec.extend_to * steps_per_epoch:
             clock.schedule_start, clock.steps = clock.step, spec.extend_to * steps_per_epoch
         say(f"  resuming after step {clock.step} of {clock.steps}")
-        world = plan.machine.world
+        world = settings.machine.world
         if state.get("processes", world.size) != world.size:
             rule = f"--batch-size {spec.batch_size} and --lr {spec.lr:g} are totals over all processes and do not change"
             say(f"  {'processes':<14} {world.size} instead of {state['processes']}: {rule}")
@@ -110,7 +110,7 @@ def _build_stepper(job: TrainingJob, folder: RunFolder, state: dict[str, Any] | 
 def _prepare(job: TrainingJob, session: Session, writer: CheckpointWriter, state: dict[str, Any] | None) -> None:
     """Get a session ready for its first step: logs, the first epoch, the number of steps, the health monitor."""
     stepper, spec = session.stepper, writer.spec
-    device = job.plan.machine.device
+    device = job.settings.machine.device
     session.logs.rewind(stepper.clock.step)
     writer.write_spec()
     if device.type == "cuda":
@@ -143,15 +143,15 @@ def _train(job: TrainingJob, session: Session) -> None:
         raise
 
 
-def _check_readable(plan: Settings) -> None:
+def _check_readable(settings: Settings) -> None:
     """Raise SslkitError if a few samples show that too many cannot be read; less clear cases show in the first epoch."""
-    samples, limit = plan.data.samples, plan.spec.max_broken
-    rows = np.random.default_rng(plan.spec.seed).permutation(samples)[:_TRIED]
-    read_seed = ReadSeed(plan.spec.seed, 0)
+    samples, limit = settings.data.samples, settings.spec.max_broken
+    rows = np.random.default_rng(settings.spec.seed).permutation(samples)[:_TRIED]
+    read_seed = ReadSeed(settings.spec.seed, 0)
     with silence_decoders(), ThreadPoolExecutor() as pool:  # decoders run in parallel
-        reasons = list(pool.map(lambda row: plan.source.read(np.array([row]), read_seed)[1], rows))
-    broken = [(plan.source.name(int(row)), reason[0]) for row, reason in zip(rows, reasons, strict=True) if reason]
+        reasons = list(pool.map(lambda row: settings.source.read(np.array([row]), read_seed)[1], rows))
+    broken = [(settings.source.name(int(row)), reason[0]) for row, reason in zip(rows, reasons, strict=True) if reason]
     margin = 0.0 if len(rows) == samples else 3 * math.sqrt(limit * (1 - limit) / len(rows))
     if len(broken) > (limit + margin) * len(rows):
         examples = "; ".join(f"{name}: {reason}" for name, reason in broken[:3])
-        raise SslkitError(too_many_unreadable(len(broken), plan, tried=len(rows)), examples, flag="data")
+        raise SslkitError(too_many_unreadable(len(broken), settings, tried=len(rows)), examples, flag="data")

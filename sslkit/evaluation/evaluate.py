@@ -99,7 +99,7 @@ def _check(spec: EvaluateSpec, chosen: dict[str, type[Evaluation]], out: Path | 
 
 def _misfit(evaluation: type[Evaluation], checkpoint: Checkpoint, encoder: Encoder) -> SslkitError | None:
     """Return why an evaluation cannot be used on a checkpoint, None if it can."""
-    missing = sorted(set(evaluation.requires) - set(encoder.offers))
+    missing = sorted(set(evaluation.requires) - set(encoder.provides))
     if missing:
         return SslkitError(f"{evaluation.verb} needs an encoder with {', '.join(missing)}", flag="ckpt")
     if evaluation.modalities and checkpoint.evaluated_as not in evaluation.modalities:

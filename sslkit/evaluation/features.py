@@ -57,9 +57,9 @@ def reader(encoder: Encoder, name: str, layer: str, pool: str) -> Read:
         raise SslkitError(f"{name} has no class token", "use average", flag="pool")
     if layer == "last" and pool == "auto":
         return lambda view: {"last": encoder(view)}
-    if "layers" not in encoder.offers:
+    if "layers" not in encoder.provides:
         flag = "pool" if layer == "last" else "layer"
-        raise SslkitError(f"{name} offers {', '.join(encoder.offers)}, but no layers", "leave the flag out", flag=flag)
+        raise SslkitError(f"{name} provides {', '.join(encoder.provides)}, but no layers", "leave the flag out", flag=flag)
 
     def read(view: Tensor) -> dict[str, Tensor]:
         layers = [_pool(encoder, output, pool) for output in encoder.layers(view)]

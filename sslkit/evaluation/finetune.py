@@ -259,9 +259,9 @@ def _run(
     train = parts.train
     if trial.share < 1:
         train = train.subset(held_out_rows(train.labels, trial.seed, train.classes, trial.share)[1])
-    plan = resolve_settings(spec, source_class.for_training(train, spec), ("pooled",), world)
+    settings = resolve_settings(spec, source_class.for_training(train, spec), ("pooled",), world)
     assert train.labels is not None
-    labels, spec = torch.from_numpy(train.labels), spec.model_copy(update={"encoder": plan.spec.encoder})
+    labels, spec = torch.from_numpy(train.labels), spec.model_copy(update={"encoder": settings.spec.encoder})
 
     def build_task(encoder: Encoder, data: DataInfo) -> PretextTask:
         return Supervised(spec, encoder, data, labels, len(parts.classes))
@@ -275,11 +275,11 @@ def _run(
         TrainingJob(
             name="finetune",
             command="finetune",
-            plan=plan,
+            settings=settings,
             out=trial.out,
             build_encoder=build_start,
             build_task=build_task,
-            reads={"finetune": ("pooled",)},
+            requires={"finetune": ("pooled",)},
             metadata={
                 "classes": list(parts.classes),
                 "data": parts.fingerprint,
@@ -289,17 +289,17 @@ def _run(
             },
         )
     )
-    task, source = outcome.task, plan.source
+    task, source = outcome.task, settings.source
     assert isinstance(task, Supervised) and isinstance(source, source_class)
     modules = task.exports()
     encoder, head = modules["encoder"], modules["head"]
     assert isinstance(encoder, Encoder)
-    train_hashes = contents(source, plan.spec.batch_size, plan.spec.workers, world)
+    train_hashes = contents(source, settings.spec.batch_size, settings.spec.workers, world)
     trial_outcome = TrialOutcome(
-        trial, outcome, len(train_hashes), plan.data.size, task.kind, [], [], [], [], weights_hash(encoder)
+        trial, outcome, len(train_hashes), settings.data.size, task.kind, [], [], [], [], weights_hash(encoder)
     )
     for test in parts.tests:
-        samples = source_class.for_evaluation(test.index, spec, encoder, plan.data.size, like=source)
+        samples = source_class.for_evaluation(test.index, spec, encoder, settings.data.size, like=source)
         features = extract(encoder, samples, spec.batch_size, spec.workers, world=world, hashed=True)
         report_unreadable(samples, features)
         with torch.no_grad():
@@ -338,7 +338,7 @@ def _fit(outcome: TrialOutcome) -> Fit:
         run=str(run.run),
         share=outcome.trial.share,
         steps=run.steps,
-        samples_per_second=run.images_per_second,
+        samples_per_second=run.samples_per_second,
         seconds=run.seconds,
         loss=loss if loss is not None and math.isfinite(loss) else None,
     )

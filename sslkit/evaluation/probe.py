@@ -59,7 +59,7 @@ class Probe(FeatureEvaluation):
         self.loss = squared_hinge if spec.protocol == "probe/svm-v1" else cross_entropy
         if (
             settings["layer"] == "all"
-            and "layers" not in session.models[0].encoder.offers
+            and "layers" not in session.models[0].encoder.provides
             and "layer" not in spec.model_fields_set
         ):
             settings["layer"] = "last"

@@ -149,7 +149,7 @@ class EvaluationSession:
         Of a model compared with the checkpoint, the last layer and the encoder's own pooling stand in for what it lacks.
         """
         pool, same_encoder = self.spec.pool, model.name in (CHECKPOINT, RANDOM)
-        if not same_encoder and "layers" not in model.encoder.offers:
+        if not same_encoder and "layers" not in model.encoder.provides:
             layer, pool = "last", "auto"
         elif not same_encoder and not model.encoder.class_token and pool in ("class", "both"):
             pool = "auto"

@@ -67,7 +67,7 @@ class Timm(_StateDict):
         """Write the weights and, as timm names it, the classifier."""
         encoder, model = self._encoder(job)
         options: Settings = {"num_classes": len(job.classes), "in_chans": job.recipe["in_channels"], **job.recipe["options"]}
-        if "tokens" in encoder.offers:
+        if "tokens" in encoder.provides:
             options["dynamic_img_size"] = True  # any image size, as in pretraining
         _save(job, model, str(model.pretrained_cfg.get("classifier", "")), path)
         return {"library": self.library, "name": job.recipe["name"], "options": options, **_normalization(encoder)}

@@ -139,7 +139,7 @@ def code_accuracy(logits: Tensor, codes: Tensor) -> Tensor:
 
 def _maps(encoder: Encoder, image: Tensor) -> list[Tensor]:
     """Return the encoder's feature maps from the largest to the last, `[B, width, h, w]`; a transformer has one."""
-    if "layers" in encoder.offers:
+    if "layers" in encoder.provides:
         layers: list[Any] = [layer for layer in encoder.layers(image) if layer.dim() == 4]
         if layers:
             return layers

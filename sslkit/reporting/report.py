@@ -195,7 +195,7 @@ def _by_layer(results: list[Result]) -> dict[str, list[tuple[str, float, float, 
 
 def _curves(lines: list[dict[str, Any]]) -> str:
     """Return curves of loss, rate, health and speed by step."""
-    known = {"step", "epoch", "lr", "images_per_second", "transform_share", "gradient_norm", "seconds", "memory", "alarms"}
+    known = {"step", "epoch", "lr", "samples_per_second", "transform_share", "gradient_norm", "seconds", "memory", "alarms"}
     health_names = ("rankme", "feature_deviation", "feature_alignment", "uniformity", "teacher_entropy", "online_knn")
     health = [name for name in health_names if sum(name in line for line in lines) > 1]
     others = [name for name in lines[-1] if name not in known and name not in health_names]
@@ -204,7 +204,7 @@ def _curves(lines: list[dict[str, Any]]) -> str:
         "Other metrics of the task": [name for name in others if "loss" not in name],
         "Feature health, relative to the first measurement": health,
         "Learning rate": ["lr"],
-        "Samples per second": ["images_per_second"],
+        "Samples per second": ["samples_per_second"],
     }
     pictures = []
     for title, names in groups.items():

@@ -216,7 +216,7 @@ def joint_task(children: dict[str, type[PretextTask]]) -> type[Joint]:
             "Options": options,
             "children_of": children,
             "modality": first.modality,
-            "reads": tuple(dict.fromkeys(requirement for child in children.values() for requirement in child.reads)),
+            "requires": tuple(dict.fromkeys(requirement for child in children.values() for requirement in child.requires)),
             "couples_samples": any(child.couples_samples for child in children.values()),
             "needs": tuple(dict.fromkeys(requirement for child in children.values() for requirement in child.needs)),
             "defaults": defaults,
@@ -225,10 +225,10 @@ def joint_task(children: dict[str, type[PretextTask]]) -> type[Joint]:
     )
 
 
-def readers(task: type[PretextTask], name: str) -> dict[str, tuple[str, ...]]:
-    """Return what a task called `name`, or each of those inside, reads of the encoder."""
+def requirements(task: type[PretextTask], name: str) -> dict[str, tuple[str, ...]]:
+    """Return what a task called `name`, or each of those inside, requires of the encoder."""
     children = task.children_of if issubclass(task, Joint) else {name: task}
-    return {name: child.reads for name, child in children.items()}
+    return {name: child.requires for name, child in children.items()}
 
 
 def _example_options(cls: type[Joint], folder: Path) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class Bench:
             stepper, spec = self._build(exact, batches, world)
             stepper.before_epoch(0)
             tensors = {name: value.detach().clone() for name, value in _tensors(stepper.task).items()}
-            prototype = Prototype(stepper.task, spec, stepper.plan.source, tensors, stepper.weights)
+            prototype = Prototype(stepper.task, spec, stepper.settings.source, tensors, stepper.weights)
             self._prototypes[exact, batches] = prototype
         task = prototype.task
         with torch.no_grad():
@@ -125,29 +125,31 @@ class Bench:
         values |= {"data": self.modality.example_data(folder, batches * SAMPLES)}
         if exact:
             values |= {"optimizer": "sgd", "lr": 0.05, "clip": None}
-        values["encoder"] = self.task_class.defaults.get("encoder") or self.modality.small_encoder(self.task_class.reads, exact)
+        values["encoder"] = self.task_class.defaults.get("encoder") or self.modality.small_encoder(
+            self.task_class.requires, exact
+        )
         values["encoder_option"] = self.modality.small_options.get(values["encoder"], {})
         spec = with_task_defaults(PretrainSpec(task="check", **values), self.task_class)
         source = self.modality.source.open(spec)
         spec = spec.updated({name: value for name, (value, _) in source.resolved.items()})
-        plan = _settings(spec, source, "fp32", world)
+        settings = _settings(spec, source, "fp32", world)
         options = self.options(exact)
         seed_stage(0, "build", 0)
-        encoder = self.task_class.build_encoder(options, RecipeBuilder(plan.recipe, plan.data))
-        task = self.task_class(options, encoder, plan.data)
-        return Stepper(task.double() if exact else task, plan, Clock(steps=1000)), spec
+        encoder = self.task_class.build_encoder(options, RecipeBuilder(settings.recipe, settings.data))
+        task = self.task_class(options, encoder, settings.data)
+        return Stepper(task.double() if exact else task, settings, Clock(steps=1000)), spec
 
     @staticmethod
     def raw(stepper: Stepper) -> dict[str, Any]:
         """Return the first batch as the loader delivers it."""
-        return next(Loader(stepper.plan.source, 0, substitute=False)([np.arange(SAMPLES)], ReadSeed(0, 0)))
+        return next(Loader(stepper.settings.source, 0, substitute=False)([np.arange(SAMPLES)], ReadSeed(0, 0)))
 
     def transformed(self, stepper: Stepper, share: slice = slice(None), rank: int = 0) -> Batch:
         """Return the transform of a share of the first batch, in the precision of the task's weights."""
         raw = {name: value[share] if isinstance(value, Tensor) else value for name, value in self.raw(stepper).items()}
         seed_stage(0, "transform", stepper.clock.step, rank=rank)
         with torch.no_grad():
-            batch = stepper.task.transform(to_device(raw, stepper.plan.source, torch.device("cpu")))
+            batch = stepper.task.transform(to_device(raw, stepper.settings.source, torch.device("cpu")))
         dtype = next(stepper.task.parameters()).dtype
         return {name: _convert(value, dtype) for name, value in batch.items()}
 

@@ -154,7 +154,7 @@ def _resumes(bench: Bench) -> None:
 def _train(stepper: Stepper, stop: StopSignal, save: Callable[[dict[str, Any]], None] | None = None, steps: int = 5) -> None:
     """Take so many steps, or those that are left of them."""
     stepper.clock.steps = steps
-    loader = Loader(stepper.plan.source, 0, substitute=False)
+    loader = Loader(stepper.settings.source, 0, substitute=False)
     with tempfile.TemporaryDirectory() as folder:
         session = Session(stepper, loader, RunFolder(Path(folder), writes=False), stop, write_checkpoint=save)
         session.epoch_prepared = stepper.clock.step == 0

@@ -123,7 +123,7 @@ def _learns(bench: Bench) -> None:
 
 def _loads(bench: Bench) -> None:
     stepper = bench.stepper()
-    source, encoder = stepper.plan.source, stepper.task.encoder
+    source, encoder = stepper.settings.source, stepper.task.encoder
     metadata = {"task": "check", "size": source.info.size, "step": 0, "data": ""}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.safetensors")

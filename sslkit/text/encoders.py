@@ -21,7 +21,7 @@ class WordVectors(Encoder):
     """
 
     modality: ClassVar = "text"
-    offers = ("pooled", "tokens")
+    provides = ("pooled", "tokens")
     sample_dims = 1
     spelling: Tensor
 

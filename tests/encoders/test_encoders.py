@@ -332,7 +332,7 @@ def test_layers_and_pooling_of_tokens() -> None:
         assert reader(beside, "two", "12", "both")(image)["12"].shape == (2, 4 * 192)
     with pytest.raises(SslkitError, match="has no class token"):
         reader(built("resnet_micro"), "resnet_micro", "last", "class")
-    with pytest.raises(SslkitError, match="offers pooled, but no layers"):
+    with pytest.raises(SslkitError, match="provides pooled, but no layers"):
         reader(built("torchvision:resnet18"), "resnet", "2", "auto")
 
 

@@ -167,9 +167,9 @@ def watched(digits: Path, tmp_path: Path) -> Any:
 
     spec = small(digits, tmp_path / "run")
     training = prepare(spec)
-    plan = training.plan
-    encoder = training.build_encoder(RecipeBuilder(plan.recipe, plan.data))
-    return Health(Stepper(training.build_task(encoder, plan.data), plan, Clock(steps=6)), spec)
+    settings = training.settings
+    encoder = training.build_encoder(RecipeBuilder(settings.recipe, settings.data))
+    return Health(Stepper(training.build_task(encoder, settings.data), settings, Clock(steps=6)), spec)
 
 
 def test_the_start_is_measured_with_statistics_of_its_own(digits: Path, tmp_path: Path) -> None:

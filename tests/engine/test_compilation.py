@@ -24,7 +24,7 @@ from sslkit import PretextTask
 class {name}(PretextTask):
     "Predict the mean of an image."
 
-    reads = ("feature_map",)
+    requires = ("feature_map",)
 
     def build_head(self):
         return {head}

@@ -50,8 +50,8 @@ def test_a_run_from_the_command_line(sslkit: Run, digits: Path, tmp_path: Path, 
     out = tmp_path / "run"
     ran = sslkit("pretrain", "rotation", "--data", digits, "--out", out, "--epochs", 4, *quick, "--json")
     result = ran.json
-    assert set(result) == {"run", "checkpoint", "steps", "images_per_second", "loss", "seconds"}
-    assert result["steps"] == 12 and result["images_per_second"] > 0 and result["loss"] < 2
+    assert set(result) == {"run", "checkpoint", "steps", "samples_per_second", "loss", "seconds"}
+    assert result["steps"] == 12 and result["samples_per_second"] > 0 and result["loss"] < 2
     assert {path.name for path in out.iterdir()} == {
         "spec.json",
         "metrics.jsonl",
@@ -76,10 +76,10 @@ def test_the_plan_gives_reasons(sslkit: Run, digits: Path, tmp_path: Path) -> No
 
 
 def test_test_images_never_reach_pretraining(digits: Path, tmp_path: Path) -> None:
-    plan = prepare(spec(digits, tmp_path / "run")).plan
-    assert isinstance(plan.source, ImageSource)
-    assert plan.data.samples == len(plan.source.index) == 48
-    assert plan.source.index.root.name == "train" and plan.source.index.labels is None
+    settings = prepare(spec(digits, tmp_path / "run")).settings
+    assert isinstance(settings.source, ImageSource)
+    assert settings.data.samples == len(settings.source.index) == 48
+    assert settings.source.index.root.name == "train" and settings.source.index.labels is None
 
 
 def test_repeating_spec_json_gives_the_same_weights(sslkit: Run, digits: Path, tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_rehearsed_epoch_leaves_no_trace_and_is_counted(digits: Path, tmp_path
     from sslkit.engine.stepper import Stepper
 
     job = prepare(spec(digits, tmp_path / "run", "deepcluster", epochs="auto", minutes=0.05))
-    stepper = Stepper(build_task(job, initialize=True), job.plan, Clock(steps=10**9))
+    stepper = Stepper(build_task(job, initialize=True), job.settings, Clock(steps=10**9))
     stepper.before_epoch(0)
     before = {name: value.clone() for name, value in stepper.task.state_dict().items()}
     weights = stepper.weights.clone()
@@ -265,7 +265,7 @@ def test_a_rehearsed_epoch_leaves_no_trace_and_is_counted(digits: Path, tmp_path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rehearsal, "rehearse_steps", lambda *_: 0.01)
         patch.setattr(rehearsal, "rehearse_epochs", lambda *_: 0.3)
-        estimated = estimate_steps(stepper, Loader(job.plan.source, 0, substitute=True), StopSignal())
+        estimated = estimate_steps(stepper, Loader(job.settings.source, 0, substitute=True), StopSignal())
     assert estimated.steps == round(3 / (0.01 + 0.3 / 3))  # an epoch has three steps
 
 
@@ -323,9 +323,9 @@ def test_out_of_memory_suggests_a_micro_batch(digits: Path, tmp_path: Path) -> N
     from sslkit.contract.task import Clock
     from sslkit.encoders.build import build_encoder
 
-    task = job.build_task(build_encoder(job.plan.recipe), job.plan.data)
+    task = job.build_task(build_encoder(job.settings.recipe), job.settings.data)
     task.head = Greedy()
-    stepper = Stepper(task, job.plan, Clock(steps=1))
+    stepper = Stepper(task, job.settings, Clock(steps=1))
     with pytest.raises(RunFailedError, match=r"out of memory in step 1 with 16 samples at once \(try --micro-batch 8"):
         stepper.step({"image": torch.zeros(16, 16, 16, 3, dtype=torch.uint8), "index": torch.arange(16), "broken": []})
 
@@ -422,7 +422,7 @@ def test_a_folder_that_was_there_is_left_as_it_was(sslkit: Run, tmp_path: Path, 
 
 
 def test_a_task_that_reads_tokens_refuses_an_encoder_without(sslkit: Run, tmp_path: Path) -> None:
-    (tmp_path / "reader.py").write_text(DIVERGES.replace("    def transform", '    reads = ("tokens",)\n    def transform'))
+    (tmp_path / "reader.py").write_text(DIVERGES.replace("    def transform", '    requires = ("tokens",)\n    def transform'))
     ran = sslkit("pretrain", tmp_path / "reader.py", "--data", "nowhere", "--encoder", "resnet_micro")
     assert ran.code == 2
     assert "reader requires tokens and resnet_micro provides pooled, feature_map, layers" in ran.err and "vit_micro" in ran.err

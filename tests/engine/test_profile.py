@@ -70,10 +70,12 @@ def test_a_run_that_is_too_short_says_so(digits: Path, quick: list[str], tmp_pat
 
 
 def test_advice(digits: Path, tmp_path: Path) -> None:
-    def advice_for(share: dict[str, float], **settings: Any) -> str:
-        plan = prepare(PretrainSpec(task="rotation", data=str(digits), batch_size=16, size=16, workers=0, **settings)).plan
+    def advice_for(share: dict[str, float], **options: Any) -> str:
+        settings = prepare(
+            PretrainSpec(task="rotation", data=str(digits), batch_size=16, size=16, workers=0, **options)
+        ).settings
         stages = (WAITING, COPY, TRANSFORM, FORWARD, LOSS, BACKWARD, OPTIMIZER, "hooks and metrics", REST)
-        return "\n".join(advice({stage: share.get(stage, 0.0) for stage in stages}, plan))
+        return "\n".join(advice({stage: share.get(stage, 0.0) for stage in stages}, settings))
 
     assert "--cache on" in advice_for({WAITING: 0.3}, cache="off")
     assert "--workers" in advice_for({WAITING: 0.3})
@@ -85,8 +87,8 @@ def test_advice(digits: Path, tmp_path: Path) -> None:
 
 
 def test_every_moment_belongs_to_one_stage(digits: Path) -> None:
-    plan = prepare(PretrainSpec(task="rotation", data=str(digits), batch_size=16, size=16, workers=0)).plan
-    profile, started_at = Profile(plan, 1, 0), time.perf_counter()
+    settings = prepare(PretrainSpec(task="rotation", data=str(digits), batch_size=16, size=16, workers=0)).settings
+    profile, started_at = Profile(settings, 1, 0), time.perf_counter()
     for stage in (FORWARD, BACKWARD, FORWARD):
         profile.enter(stage)
         torch.rand(100).sum()

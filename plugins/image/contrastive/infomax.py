@@ -36,7 +36,7 @@ class InfoMax(PretextTask):
 
     options: Options
     head: nn.ModuleDict
-    reads: ClassVar = ("feature_map",)
+    requires: ClassVar = ("feature_map",)
     couples_samples: ClassVar = True
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 128}
 

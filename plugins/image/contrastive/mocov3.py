@@ -108,7 +108,7 @@ class MoCoV3(PretextTask):
     def temperature(self) -> float:
         """Return the temperature in use."""
         temperature = self.options.temperature
-        return temperature if temperature != "auto" else 0.2 if "tokens" in self.encoder.offers else 1.0
+        return temperature if temperature != "auto" else 0.2 if "tokens" in self.encoder.provides else 1.0
 
     def _info_nce(self, output: dict[str, Tensor]) -> Tensor:
         """Return InfoNCE of both views, `[B, 2]`."""

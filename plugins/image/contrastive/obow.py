@@ -46,7 +46,7 @@ class OBoW(PretextTask):
 
     options: Options
     distance: Tensor
-    reads: ClassVar = ("feature_map",)
+    requires: ClassVar = ("feature_map",)
     defaults: ClassVar = {"optimizer": "sgd", "lr": 0.06, "weight_decay": 5e-4, "batch_size": 128}
 
     def build_head(self) -> nn.Module:

@@ -129,8 +129,10 @@ class Autoencoder(PretextTask):
 
     def _stage_decoders(self) -> Iterator[nn.Module]:
         """Build, for each stage, a decoder from its output to its input."""
-        if "layers" not in self.encoder.offers:
-            raise SslkitError(f"the encoder offers only {', '.join(self.encoder.offers)}", "it needs layers", flag="layerwise")
+        if "layers" not in self.encoder.provides:
+            raise SslkitError(
+                f"the encoder provides only {', '.join(self.encoder.provides)}", "it needs layers", flag="layerwise"
+            )
         with torch.no_grad(), in_eval_mode(self.encoder):
             maps = self.encoder.layers(self._example())
         if maps[0].dim() != 4:

@@ -33,7 +33,7 @@ class IGPT(PretextTask):
 
     options: Options
     encoder: PixelTransformer
-    reads: ClassVar = ("palette",)
+    requires: ClassVar = ("palette",)
     defaults: ClassVar = {"encoder": "igpt", "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "batch_size": 64}
     preview_columns: ClassVar = ("image", "palette", "completion")
 

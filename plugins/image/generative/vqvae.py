@@ -44,7 +44,7 @@ class VQVAE(PretextTask):
         norm: Norm = Field(default="batch", description="Normalization inside the decoder.")
 
     options: Options
-    reads: ClassVar = ("feature_map",)
+    requires: ClassVar = ("feature_map",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 128}
     preview_columns: ClassVar = ("image", "reconstruction")
 

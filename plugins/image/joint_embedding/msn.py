@@ -66,7 +66,7 @@ class MSN(PretextTask):
 
     options: Options
     encoder: PatchEncoder
-    reads: ClassVar = ("tokens",)
+    requires: ClassVar = ("tokens",)
     couples_samples: ClassVar = True
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.04, "weight_decay_end": 0.4, "batch_size": 128}
 

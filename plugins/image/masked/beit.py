@@ -35,7 +35,7 @@ class BEiT(PretextTask):
 
     options: Options
     encoder: PatchEncoder
-    reads: ClassVar = ("tokens",)
+    requires: ClassVar = ("tokens",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
     preview_columns: ClassVar = ("image", "masked")
 

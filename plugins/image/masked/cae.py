@@ -42,7 +42,7 @@ class CAE(PretextTask):
     encoder: PatchEncoder
     head: nn.ModuleDict
     positions: Tensor
-    reads: ClassVar = ("tokens",)
+    requires: ClassVar = ("tokens",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
     preview_columns: ClassVar = ("image", "masked")
 

@@ -74,7 +74,7 @@ class MAE(PretextTask):
     mean_patch: Tensor
     axes: Tensor
     codebook: Tensor
-    reads: ClassVar = ("tokens",)
+    requires: ClassVar = ("tokens",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
 
     def build_head(self) -> nn.Module:

@@ -37,7 +37,7 @@ class MCMAE(PretextTask):
 
     options: Options
     encoder: PatchEncoder
-    reads: ClassVar = ("masked_convolutions",)
+    requires: ClassVar = ("masked_convolutions",)
     defaults: ClassVar = {"encoder": "convvit_micro", "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
     preview_columns: ClassVar = ("image", "masked", "prediction")
 

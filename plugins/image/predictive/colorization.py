@@ -42,7 +42,7 @@ class Colorization(PretextTask):
     options: Options
     bins: Tensor
     weights: Tensor
-    reads: ClassVar = ("feature_map",)
+    requires: ClassVar = ("feature_map",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 128}
     preview_columns: ClassVar = ("lightness", "image", "prediction")
 

@@ -31,7 +31,7 @@ class SplitBrain(PretextTask):
     encoder: Concat
     head: nn.ModuleDict
     bins: Tensor
-    reads: ClassVar = ("feature_map",)
+    requires: ClassVar = ("feature_map",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.05, "batch_size": 128}
 
     @classmethod

@@ -53,7 +53,7 @@ class SkipGram(PretextTask):
     nodes: Tensor
     signs: Tensor
     modality: ClassVar = "text"
-    reads: ClassVar = ("tokens",)
+    requires: ClassVar = ("tokens",)
     defaults: ClassVar = {
         "encoder": "word_vectors",
         "optimizer": "adamw",

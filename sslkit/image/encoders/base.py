@@ -39,7 +39,7 @@ class ImageEncoder(Encoder):
 class PatchEncoder(ImageEncoder):
     """Encoder whose tokens are `prefix` extra tokens, then the patches of an image in row-major order."""
 
-    offers: tuple[str, ...] = ("pooled", "tokens", "feature_map", "layers")
+    provides: tuple[str, ...] = ("pooled", "tokens", "feature_map", "layers")
 
     @property
     def patch(self) -> int:
@@ -66,7 +66,7 @@ class PatchEncoder(ImageEncoder):
 class FeatureMapEncoder(ImageEncoder):
     """Encoder whose features are the spatial mean of its last feature map."""
 
-    offers = ("pooled", "feature_map", "layers")
+    provides = ("pooled", "feature_map", "layers")
 
     def feature_map(self, image: Tensor) -> Tensor:
         """Return the last feature map, `[B, width, h, w]`."""

@@ -24,7 +24,7 @@ class ConvViT(PatchEncoder):
     to the output of the transformer (Gao et al., 2022, sections 3.1 and 3.2).
     """
 
-    offers = (*PatchEncoder.offers, "masked_convolutions")
+    provides = (*PatchEncoder.provides, "masked_convolutions")
 
     def __init__(self, in_channels: int, side: int, width: int, depth: int, heads: int, conv_depth: int) -> None:
         from timm.models.vision_transformer import Block  # imported here: timm takes seconds to import

@@ -27,7 +27,7 @@ class PixelTransformer(Encoder):
     specialize in predicting pixels. The palette is computed by the task and saved with the weights.
     """
 
-    offers = ("pooled", "layers", "palette")
+    provides = ("pooled", "layers", "palette")
     palette: Tensor
 
     def __init__(self, in_channels: int, side: int, colors: int, width: int, depth: int, heads: int) -> None:

@@ -17,7 +17,7 @@ class Select(Encoder):
         super().__init__(encoder.width, in_channels=3)
         self.select, self.encoder = select, encoder
         # No tokens: their users also need the grid and patch, which only the inner encoder has.
-        self.offers = tuple(offer for offer in encoder.offers if offer != "tokens")
+        self.provides = tuple(capability for capability in encoder.provides if capability != "tokens")
         self.class_token = encoder.class_token
 
     @property

@@ -169,7 +169,7 @@ class ConvolutionalEncoder(PlainEncoder):
 
     def __init__(self, model: Any, in_channels: int, normalization: Any = None) -> None:
         super().__init__(model, in_channels, normalization)
-        self.offers = ("pooled", "feature_map", *(["layers"] if hasattr(model, "forward_intermediates") else []))
+        self.provides = ("pooled", "feature_map", *(["layers"] if hasattr(model, "forward_intermediates") else []))
 
     def layers(self, image: Tensor) -> list[Tensor]:
         """Return the feature map of each resolution, `[B, w, h, w']`."""
