@@ -23,7 +23,7 @@ from sslkit.engine.training import run_training
 from sslkit.evaluation.online_knn import OnlineKnn
 from sslkit.registry import load_modality
 from sslkit.specs.train import PretrainSpec
-from sslkit.tasks.joint import readers
+from sslkit.tasks.joint import requirements
 from sslkit.tasks.load import absolute, load_task, task_name
 
 
