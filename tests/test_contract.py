@@ -291,6 +291,24 @@ class LocalCenter(Good):
         return super().loss(output, batch)
 
 
+class FlatPreview(Good):
+    """Returns pictures without columns."""
+
+    def preview(self, batch: Batch, output: Any) -> Tensor | None:
+        return batch["image"]
+
+
+class PreviewMoves(Good):
+    """Changes a buffer in its preview."""
+
+    def setup(self) -> None:
+        self.register_buffer("previews", torch.zeros(()))
+
+    def preview(self, batch: Batch, output: Any) -> Tensor | None:
+        self.previews += 1
+        return super().preview(batch, output)
+
+
 @pytest.mark.parametrize(
     ("task", "broken"),
     [
@@ -307,6 +325,8 @@ class LocalCenter(Good):
         (PrivateSchedule, "state"),
         (Hopeless, "loss falls"),
         (Nameless, "loads without"),
+        (FlatPreview, "previews"),
+        (PreviewMoves, "previews"),
     ],
 )
 def test_names_the_broken_promise(task: type[PretextTask], broken: str) -> None:
@@ -347,7 +367,7 @@ def test_names_the_broken_promise_in_full(task: type[PretextTask], broken: str, 
 
 def test_check_from_the_command_line(sslkit: Callable[..., Any], tmp_path: Any) -> None:
     good = sslkit("check", "rotation", "--json").json
-    assert good["passed"] and len(good["verdicts"]) == 8
+    assert good["passed"] and len(good["verdicts"]) == 9
     (tmp_path / "bad.py").write_text(
         "from sslkit import PretextTask\n\n\nclass Bad(PretextTask):\n    '''Do nothing.'''\n", encoding="utf-8"
     )

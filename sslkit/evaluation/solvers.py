@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.floating[Any]]
@@ -44,24 +45,33 @@ def fit_linear(
     Features are `[N, D]`; `start` are weights of a similar problem; `iterations` bounds the search.
     """
     from scipy.optimize import minimize
+    from threadpoolctl import threadpool_limits
 
     samples, width = features.shape
-    data = np.ascontiguousarray(features, dtype=np.float32)
+    data = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
     targets, decay = np.eye(classes)[labels], 1 / (c * samples)
 
     def objective(flat: Matrix) -> tuple[float, Matrix]:
         weights = flat.reshape(width + 1, classes)
         slope, intercept = weights[:-1], weights[-1:]
-        value, gradient = loss(data @ slope.astype(np.float32) + intercept, targets)
-        change = (data.T @ gradient.astype(np.float32)).astype(np.float64) + decay * slope
+        value, gradient = loss(_product(data, slope) + intercept, targets)
+        change = _product(data.T, gradient) + decay * slope
         full_gradient = np.concatenate([change, gradient.sum(axis=0, keepdims=True)])
         return value + 0.5 * decay * float((slope**2).sum()), full_gradient.ravel()
 
     first = np.zeros((width + 1, classes)) if start is None else start
     options = {"maxiter": iterations, "maxfun": 2 * iterations, "gtol": 1e-5, "ftol": 1e-8}
-    solution = minimize(objective, first.ravel(), jac=True, method="L-BFGS-B", options=options)
+    # Two pools of BLAS threads, NumPy's and SciPy's, wait for each other in a loop: ten times slower on two cores.
+    with threadpool_limits(1, "blas"):
+        solution = minimize(objective, first.ravel(), jac=True, method="L-BFGS-B", options=options)
     weights: Matrix = solution.x.reshape(width + 1, classes)
     return weights
+
+
+def _product(left: torch.Tensor, right: Matrix) -> Matrix:
+    """Return a product of matrices in float64, computed in float32 by torch's threads."""
+    product: Matrix = (left @ torch.from_numpy(right.astype(np.float32))).numpy().astype(np.float64)
+    return product
 
 
 def linear_scores(weights: Matrix, features: Matrix) -> Matrix:

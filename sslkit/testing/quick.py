@@ -1,5 +1,6 @@
 """The quick checks, which take seconds."""
 
+import io
 import json
 import tempfile
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from sslkit.contract.encoder import over_views
 from sslkit.contract.options import alternatives, limits
 from sslkit.engine.checkpoint import describe, load, save_model
 from sslkit.engine.micro_batches import as_dict, named_terms, norm_buffers, total_loss, widen
+from sslkit.engine.render import render_previews
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import to_device
+from sslkit.pictures import draw_previews
 from sslkit.tasks.load import RUN_FLAGS
 from sslkit.testing.bench import SAMPLES, Bench, ContractViolationError
 
@@ -139,6 +142,23 @@ def _loads(bench: Bench) -> None:
     json.dumps(loaded.recipe)
 
 
+def _previews(bench: Bench) -> None:
+    stepper = bench.stepper()
+    before = {name: value.clone() for name, value in stepper.task.state_dict().items()}
+    for trained in (False, True):
+        pictures, _ = render_previews(stepper, SAMPLES, trained)
+        if pictures is None:
+            continue
+        if pictures.dim() != 5:
+            raise ContractViolationError(f"preview returns {tuple(pictures.shape)}, not [N, columns, C, H, W]")
+        if not torch.isfinite(pictures).all():
+            raise ContractViolationError("preview returns values that are not finite")
+        draw_previews(pictures[:1], stepper.task.preview_columns, io.BytesIO())
+    for name, value in stepper.task.state_dict().items():
+        if not torch.equal(value, before[name]):
+            raise ContractViolationError(f"preview changes {name}")
+
+
 QUICK: dict[str, Callable[[Bench], None]] = {
     "options have defaults, bounds and descriptions, and shadow no run flag": _options,
     "outputs have samples first": _samples_first,
@@ -148,4 +168,5 @@ QUICK: dict[str, Callable[[Bench], None]] = {
     "state survives saving and loading": _state,
     "loss falls on a repeated batch": _learns,
     "the checkpoint loads without the task": _loads,
+    "previews can be drawn, with and without predictions, and change no state": _previews,
 }

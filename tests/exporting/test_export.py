@@ -85,7 +85,13 @@ def test_onnx(dynamic_size: bool, trained: Path, tmp_path: Path) -> None:
     assert result.max_abs_diff < 1e-4 and Path(result.path).stat().st_size > 1000
 
 
-@pytest.mark.parametrize(("kind", "name"), [("timm", "resnet10t"), ("torchvision", "torchvision:shufflenet_v2_x0_5")])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("timm", "resnet10t"),
+        pytest.param("torchvision", "torchvision:shufflenet_v2_x0_5", marks=pytest.mark.slow),
+    ],
+)
 def test_state_dicts(kind: Any, name: str, digits: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"data": str(digits), "steps": 1, "batch_size": 4, "workers": 0}
     big = pretrain(PretrainSpec(task="rotation", encoder=name, size=96, out=str(tmp_path / "big"), **settings))
