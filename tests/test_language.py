@@ -1,6 +1,9 @@
 """Identifiers are whole, plain words: docs/glossary.md, and the language section of docs/architecture.md."""
 
 import ast
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,3 +69,12 @@ def test_identifiers_are_plain_words(file: Path) -> None:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     found = sorted({(line, name) for name, line in identifiers(tree) if name.lstrip("_") in FORBIDDEN})
     assert not found
+
+
+def test_spelling_is_american() -> None:
+    """Codespell, with its list of British spellings, over everything that people read."""
+    command = shutil.which("codespell", path=str(Path(sys.executable).parent))
+    assert command is not None
+    places = ["sslkit", "plugins", "tests", "examples", "docs", "benchmarks", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"]
+    done = subprocess.run([command, *places], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

@@ -45,7 +45,7 @@ def previews(data: Path, folder: Path, out: Path) -> None:
     panels = []
     for task in TASKS:
         file = folder / f"{task}.png"
-        sslkit("preview", task, "--data", data, "--out", file, "--rows", 3, "--images", 64)
+        sslkit("preview", task, "--data", data, "--out", file, "--rows", 3, "--samples", 64)
         panels.append((task, Image.open(file).convert("RGB")))
     column, font = WIDTH // 2, ImageFont.load_default(18)
     resized = []

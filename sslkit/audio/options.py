@@ -24,11 +24,12 @@ class AudioOptions(DataOptions):
 
     modality: ClassVar = "audio"
     noun: ClassVar = RECORDINGS.noun
+    value_range: ClassVar = "[-1, 1]"
     accepts: ClassVar = RECORDINGS.accepts
     record: ClassVar = "sslkit.audio.modality:AudioModality"
 
     seconds: Seconds | Auto = Field(
-        default="auto", description="Length of the window an encoder hears, in seconds; auto: 0.96, or half a short recording."
+        default="auto", description="Length of a sample in seconds; auto: 0.96, or half of a shorter recording."
     )
     sample_rate: Rate | Auto = Field(
         default="auto", description="Sample rate of the encoder's input in Hz; auto: the recordings' own, at most 16,000."

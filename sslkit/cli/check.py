@@ -20,7 +20,7 @@ def _check(
     ],
     full: Annotated[
         bool,
-        typer.Option("--full", help="Also what takes half a minute: exactness, compilation, resume."),
+        typer.Option("--full", help="Also run the slower checks (half a minute): exactness, compilation, resume."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")] = False,
 ) -> None:

@@ -71,7 +71,7 @@ class Embed(Command):
 
 
 class Predict(Command):
-    """Write class and probability of each image, by a fine-tuned checkpoint."""
+    """Predict the class of each sample with a fine-tuned checkpoint."""
 
     Options: ClassVar = PredictSpec
     panel: ClassVar = "Use"
@@ -82,7 +82,7 @@ class Predict(Command):
 
 
 class Neighbors(Command):
-    """Find the nearest images of images, or the nearest words of words."""
+    """Find the samples, or words, that are nearest to given ones."""
 
     Options: ClassVar = NeighborsSpec
     panel: ClassVar = "Use"
@@ -138,7 +138,7 @@ class Map(Command):
 
 
 class NewEvaluation(Command):
-    """Write a package with an evaluation of your own, its test and its entry points."""
+    """Scaffold a package for a new evaluation, with its test and entry points."""
 
     Options: ClassVar = NewEvaluationSpec
     panel: ClassVar = "Extend"
@@ -157,7 +157,7 @@ class NewEvaluation(Command):
 
 
 class NewTask(Command):
-    """Write a package with a pretext task of your own, its test and its entry point."""
+    """Scaffold a package for a new pretext task, with its test and entry point."""
 
     Options: ClassVar = NewTaskSpec
     panel: ClassVar = "Extend"

@@ -17,4 +17,9 @@ def encoder(incomplete: str) -> list[str]:
     return [name for name in (*registry.names(registry.ENCODERS), *list_models()) if name.startswith(incomplete)]
 
 
-COMPLETES = {"task": task, "encoder": encoder}
+def export_format(incomplete: str) -> list[str]:
+    """Return the installed export formats that may be meant."""
+    return [name for name in registry.names(registry.EXPORTERS) if name.startswith(incomplete)]
+
+
+COMPLETES = {"task": task, "encoder": encoder, "format": export_format}

@@ -38,7 +38,7 @@ def flag_texts(fields: Mapping[str, FieldInfo], defaults: Mapping[str, Any]) -> 
     for name, field in fields.items():
         default = defaults.get(name, field.default)
         accepted = " or ".join(part for part in (_bounds(field), _choices(field.annotation)) if part)
-        has_default = default not in (None, False, {}, []) and not field.is_required()
+        has_default = default not in (None, {}, []) and not isinstance(default, bool) and not field.is_required()
         listed = ", ".join(map(str, default)) if isinstance(default, list) else default
         remarks = "; ".join(part for part in (accepted, f"default {listed}" if has_default else "") if part)
         help_text = f"{field.description or ''} ({remarks})" if remarks else field.description or ""

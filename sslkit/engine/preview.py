@@ -49,11 +49,11 @@ def preview(spec: PreviewSpec) -> PreviewResult:
     out = output_path(spec.out, ".png")
     training = _training(spec)
     stepper = _stepper(training, spec)
-    pictures, metrics = render_previews(stepper, spec.images, trained=spec.ckpt is not None)
+    pictures, metrics = render_previews(stepper, spec.samples, trained=spec.ckpt is not None)
     if pictures is None:
         raise SslkitError(f"{training.name} has no preview", "it has no pictures of its samples")
     if not len(pictures):
-        raise SslkitError(f"of {spec.images} none is shown by {training.name}", "give more", flag="images")
+        raise SslkitError(f"{training.name} shows none of {spec.samples} samples", "give more", flag="samples")
     with write_atomically(out) as stream:
         draw_previews(pictures[: spec.rows], stepper.task.preview_columns, stream)
     return PreviewResult(str(out), training.name, spec.ckpt is not None, metrics)

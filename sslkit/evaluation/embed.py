@@ -34,7 +34,7 @@ class EmbedResult:
     """The file that was written."""
 
     path: str
-    images: int
+    samples: int
     width: int
     labels: bool
     weights: str

@@ -14,7 +14,7 @@ class MapResult:
     """The picture that was written."""
 
     path: str
-    images: int
+    samples: int
     method: str
     weights: str
     checkpoint: str

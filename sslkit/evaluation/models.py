@@ -73,7 +73,9 @@ def _load_other(name: str, size: int, spec: EvaluationSpec, checkpoint: Checkpoi
     with renamed_flags({"encoder": "against"}):
         check_published(published, checkpoint.modality)
         encoder = build_encoder(recipe, pretrained=True, allowed=spec.encoder)
-    return Model(f"{published}, pretrained, at {input_size} px", encoder.eval(), input_size)
+    return Model(
+        f"{published}, pretrained, at {input_size} {load_modality(encoder.modality).options.unit}", encoder.eval(), input_size
+    )
 
 
 def weights_hash(encoder: Encoder) -> str:

@@ -25,7 +25,7 @@ class PredictResult:
     """The file that was written."""
 
     path: str
-    images: int
+    samples: int
     classes: int
     weights: str
     checkpoint: str
@@ -65,7 +65,7 @@ def classifier(checkpoint: Checkpoint) -> tuple[list[str], nn.Linear]:
     if not classes or not state:
         raise SslkitError(
             f"{checkpoint.path} has no classifier: it was trained by {checkpoint.metadata['task']}",
-            f"train one: sslkit finetune --ckpt {checkpoint.path} --data LABELLED",
+            f"train one: sslkit finetune --ckpt {checkpoint.path} --data LABELED",
             flag="ckpt",
         )
     head = nn.Linear(state["weight"].shape[1], len(classes))

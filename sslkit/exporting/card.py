@@ -12,6 +12,7 @@ from sslkit.engine.run_folder import RESULTS
 from sslkit.evaluation.models import weights_hash
 from sslkit.evaluation.notes import read_results
 from sslkit.files import write_atomically
+from sslkit.registry import load_modality
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,19 @@ def _network_facts(card: Card) -> dict[str, Any]:
     run, pretraining = metadata.get("spec", {}), metadata.get("pretrained_by")
     options = ", ".join(f"{name} {value}" for name, value in run.get("options", {}).items())
     origin = _origin(card)
-    size = f"{job.size} px and more" if job.dynamic_size else f"{job.size} px"
+    data = load_modality(card.checkpoint.modality).options
+    size = f"{job.size:,} {data.unit}" + (" and more" if job.dynamic_size else "")
+    channels = f"{card.checkpoint.channels} channel" + ("" if card.checkpoint.channels == 1 else "s")
+    values = f" in {data.value_range}" if data.value_range else ""
     batch = "" if job.dynamic_batch or not card.exporter.normalizes else ", one at a time"
     normalization = "not yet normalized: that is inside" if card.exporter.normalizes else "normalized as below"
     library, role = metadata.get("encoder_from", "sslkit"), metadata.get("role", "student")
     return {
         "task": origin["task"] + (f" ({options})" if options else ""),
         **({} if pretraining is None else {"pretrained by": f"{pretraining['task']}, weights {pretraining['weights']}"}),
-        "trained": f"{origin['trained']} of {run.get('batch_size', '?')} images of {card.checkpoint.size} px",
+        "trained": f"{origin['trained']} of {run.get('batch_size', '?')} samples of {card.checkpoint.size:,} {data.unit}",
         "encoder": f"{encoder_name(job.recipe)} of {library}; the {role}'s",
-        "input": f"{card.checkpoint.channels} channels of {size} in [0, 1]{batch}, {normalization}",
+        "input": f"{channels} of {size}{values}{batch}, {normalization}",
         "output": f"{job.output}, computed as sslkit does up to {card.difference:.1g}",
     }
 

@@ -38,7 +38,7 @@ def compute_outputs(job: ExportJob, batches: list[Tensor]) -> Tensor:
     except (RuntimeError, AssertionError, ValueError) as error:  # what architectures raise for a size that they do not take
         reason = str(error).partition("\n")[0]
         raise SslkitError(
-            f"the encoder does not take images of {job.size} px: {reason}", "leave it out", flag="size"
+            f"the encoder does not take samples of size {job.size}: {reason}", "leave it out", flag="size"
         ) from error
 
 

@@ -28,7 +28,7 @@ class ExportResult:
     max_abs_diff: float
     mean_abs_diff: float
     tolerance: float
-    images: str
+    samples: str  # on which it was verified
 
 
 def export(spec: ExportSpec) -> ExportResult:

@@ -24,6 +24,8 @@ class ImageOptions(DataOptions):
 
     modality: ClassVar = "image"
     noun: ClassVar = IMAGES.noun
+    unit: ClassVar = "px"
+    value_range: ClassVar = "[0, 1]"
     accepts: ClassVar = IMAGES.accepts
     record: ClassVar = "sslkit.image.modality:ImageModality"
 

@@ -10,6 +10,8 @@ class ImageTextOptions(DataOptions):
 
     modality: ClassVar = "image_text"
     noun: ClassVar = "pairs"
+    unit: ClassVar = "px"
+    value_range: ClassVar = "[0, 1]"
     accepts: ClassVar = "a .csv with columns `path` and `caption`"
     parts: ClassVar = ("image", "text")
     record: ClassVar = "sslkit.image_text.modality:ImageTextModality"

@@ -26,7 +26,7 @@ class PreviewSpec(DataSpec):
     )
     out: str = Field(default="previews.png", description="Picture to write (.png).")
     rows: int = Field(default=8, ge=1, le=100, description="Maximum number of rows.")
-    images: int = Field(
+    samples: int = Field(
         default=256, ge=2, le=2_000, description="Samples drawn by --seed; cluster sheets are filled from them."
     )
     encoder: str = Field(

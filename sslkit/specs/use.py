@@ -41,7 +41,9 @@ class ExportSpec(ModalitySpec):
 
     ckpt: str = Field(description="Checkpoint of a run (model.safetensors).")
     to: str = Field(
-        default="pt2", description="Format: pt2, onnx, timm, torchvision, word2vec or an installed exporter's name."
+        default="pt2",
+        description="Format: pt2, onnx, timm, torchvision, word2vec or an installed exporter's name.",
+        json_schema_extra={"completes": "format"},
     )
     out: str | None = Field(
         default=None, description="File to write, with a model card beside it; default: beside the run folder."

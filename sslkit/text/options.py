@@ -14,6 +14,7 @@ class TextOptions(DataOptions):
 
     modality: ClassVar = "text"
     noun: ClassVar = "passages"
+    unit: ClassVar = "tokens"
     accepts: ClassVar = "a .txt file, or a folder of them"
     record: ClassVar = "sslkit.text.modality:TextModality"
 

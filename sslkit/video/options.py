@@ -27,6 +27,8 @@ class VideoOptions(DataOptions):
 
     modality: ClassVar = "video"
     noun: ClassVar = CLIPS.noun
+    unit: ClassVar = "px"
+    value_range: ClassVar = "[0, 1]"
     accepts: ClassVar = CLIPS.accepts
     parts: ClassVar = ("image",)
     record: ClassVar = "sslkit.video.modality:VideoModality"

@@ -190,7 +190,7 @@ def test_from_recordings_to_numbers(sslkit: Run, tmp_path: Path) -> None:
     again = sslkit("pretrain", "cola", "--data", data, "--out", run, *options, "--resume")
     assert again.code == 0, again.err  # the same command: the sample rate that was found is no other value
     found = sslkit("embed", "--ckpt", checkpoint, "--out", tmp_path / "features.npz", "--json").json
-    assert found["images"] == 16 and found["labels"]
+    assert found["samples"] == 16 and found["labels"]
     preview = sslkit("preview", "cola", "--ckpt", checkpoint, "--out", tmp_path / "p.png", "--json").json
     assert set(preview["metrics"]) == {"accuracy", "information_bound"} and (tmp_path / "p.png").exists()
     assert sorted(path.name for path in (run / "previews").iterdir())

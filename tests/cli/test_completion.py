@@ -25,6 +25,7 @@ def offered(line: str) -> list[str]:
         ("sslkit pretrain rotation --cro", ["--crop-scale"]),
         ("sslkit pretrain rotation --encoder vit_mi", ["vit_micro"]),
         ("sslkit pretrain nothing --cro", []),
+        ("sslkit export --to w", ["word2vec"]),
     ],
 )
 def test_what_may_come_next(line: str, words: list[str]) -> None:

@@ -55,7 +55,7 @@ GOLDEN = {
     NewTaskSpec: "--name --out",
     DemoSpec: "--out --images-only --seed",
     NeighborsSpec: f"{_DATA} --ckpt --queries --k --out --encoder",
-    PreviewSpec: f"{_DATA} --task --ckpt --out --rows --images --encoder --encoder-option --options",
+    PreviewSpec: f"{_DATA} --task --ckpt --out --rows --samples --encoder --encoder-option --options",
 }
 _WITHOUT_DATA = {NewTaskSpec, DemoSpec}
 

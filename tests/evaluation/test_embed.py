@@ -19,7 +19,7 @@ def test_embed_writes_features_paths_and_labels(trained: Path, digits: Path, tmp
 
     out = tmp_path / "features.npz"
     ran = sslkit("embed", "--ckpt", trained, "--data", digits / "test", "--out", out, "--json")
-    assert ran.json["images"] == 12 and ran.json["labels"] is True
+    assert ran.json["samples"] == 12 and ran.json["labels"] is True
     with np.load(out, allow_pickle=False) as found:
         assert found["features"].shape == (12, 64) and found["features"].dtype == np.float32
         assert found["labels"].tolist() == [path.split("/")[0] for path in found["paths"].tolist()]
@@ -65,7 +65,7 @@ def test_what_cannot_be_drawn(
 def test_map(method: str, trained: Path, tmp_path: Path, sslkit: Run) -> None:
     out = tmp_path / "map.png"
     ran = sslkit("map", "--ckpt", trained, "--method", method, "--out", out, "--json")
-    assert ran.json["images"] == 48
+    assert ran.json["samples"] == 48
     with Image.open(out) as picture:
         assert np.asarray(picture.convert("L")).std() > 5
 

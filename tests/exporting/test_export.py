@@ -96,7 +96,7 @@ def test_state_dicts(kind: Any, name: str, digits: Path, tmp_path: Path) -> None
     settings: dict[str, Any] = {"data": str(digits), "steps": 1, "batch_size": 4, "workers": 0}
     big = pretrain(PretrainSpec(task="rotation", encoder=name, size=96, out=str(tmp_path / "big"), **settings))
     result = export(ExportSpec(ckpt=big.checkpoint, to=kind))
-    assert result.max_abs_diff < 1e-3 and result.images == str(digits)
+    assert result.max_abs_diff < 1e-3 and result.samples == str(digits)
     image = torch.rand(3, 3, 96, 96)
     features = _run_card(Path(result.card), image)
     assert torch.allclose(features, public.load(big.checkpoint)(image), atol=1e-3)
@@ -137,7 +137,7 @@ def test_a_fine_tuned_checkpoint_takes_its_classifier_along(
 def test_predictions(tuned: Path, trained: Path, digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     out = tmp_path / "predictions.csv"
     result = sslkit("predict", "--ckpt", tuned, "--data", digits / "test", "--out", out, "--json", "--workers", 0).json
-    assert result["images"] == 12 and result["classes"] == 3
+    assert result["samples"] == 12 and result["classes"] == 3
     rows = list(csv.DictReader(out.read_text().splitlines()))
     assert len(rows) == 12 and set(rows[0]) == {"path", "class", "probability"}
     assert all(

@@ -86,7 +86,7 @@ def test_another_package_adds_a_format(installed: Path, trained: Path, tmp_path:
     entry = registry.find(registry.EXPORTERS, "mean-color")
     assert (entry.package, entry.summary) == ("mean_color", "Convolution weights as a torch pickle of tensors.")
     result = sslkit("export", "--ckpt", trained, "--to", "mean-color", "--out", tmp_path / "e.pt", "--json").json
-    assert result["format"] == "mean-color" and result["images"] == "gray images"
+    assert result["format"] == "mean-color" and result["samples"] == "gray images"
     assert result["max_abs_diff"] <= result["tolerance"]
     assert torch.load(result["path"])["gray"].shape == (1, 64)
     card = Path(result["card"]).read_text()

@@ -216,7 +216,7 @@ def test_from_clips_to_numbers(sslkit: Run, tmp_path: Path) -> None:
     rows = sslkit("knn", "--ckpt", checkpoint, "--k", 3, "--json").json["rows"]
     assert [row["model"] for row in rows] == ["checkpoint", "random weights", "raw pixels, 16 px"]
     assert rows[0]["metrics"][0]["n"] == 8 and rows[2]["metrics"][0]["value"] == 1
-    assert sslkit("embed", "--ckpt", checkpoint, "--out", tmp_path / "features.npz", "--json").json["images"] == 16
+    assert sslkit("embed", "--ckpt", checkpoint, "--out", tmp_path / "features.npz", "--json").json["samples"] == 16
     preview = sslkit("preview", "order_verification", "--ckpt", checkpoint, "--out", tmp_path / "p.png", "--json").json
     assert set(preview["metrics"]) == {"accuracy"} and (tmp_path / "p.png").exists()
     assert sslkit("report", run, "--out", tmp_path / "report.html").code == 0

@@ -1,4 +1,7 @@
-"""Skip-gram word vectors (word2vec; Mikolov et al., 2013)."""
+"""Skip-gram word vectors (word2vec; Mikolov et al., 2013).
+
+2013b is "Distributed Representations of Words and Phrases and their Compositionality".
+"""
 
 import heapq
 import math
@@ -18,9 +21,8 @@ _SHARED_NEGATIVES = 64  # per sample
 class SkipGram(PretextTask):
     """Predict the words in a window around each word (skip-gram; Mikolov et al., 2013).
 
-    "2013b" below is "Distributed Representations of Words and Phrases". A sample is a stretch of
-    text. In every step, rare words and a random part of the frequent ones are removed, the rest closes up, and each word is
-    paired with its neighbors in a window of random width.
+    A sample is a stretch of text. In every step, rare words and a random part of the frequent ones are removed, the rest
+    closes up, and each word is paired with its neighbors in a window of random width.
     """
 
     class Options(TaskOptions):
