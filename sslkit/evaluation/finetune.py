@@ -1,82 +1,33 @@
 """`sslkit finetune`: train encoder and classifier on labels, through the same engine as pretraining."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
 from sslkit import registry
 from sslkit.console import duration
-from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import RunInterruptedError, SslkitError
 from sslkit.contract.evaluation import Evaluation
 from sslkit.contract.result import Comparison, Data, Fit, Result, Row, TestData, Training
-from sslkit.contract.task import DataInfo, PretextTask
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.data.locations import absolute_data
-from sslkit.encoders.build import build_encoder
-from sslkit.encoders.builder import RecipeBuilder
 from sslkit.encoders.recipe import encoder_name
 from sslkit.engine.checkpoint import Checkpoint, read_model
-from sslkit.engine.features import contents, extract
-from sslkit.engine.job import Outcome, TrainingJob
 from sslkit.engine.loggers import load_logger
 from sslkit.engine.parallel import World, process_group
 from sslkit.engine.precision import choose_machine
-from sslkit.engine.resume import merge_recorded, recorded_spec
+from sslkit.engine.resume import merge_recorded
 from sslkit.engine.run_folder import RESULTS, SPEC, append_json, choose_out, holds_run
-from sslkit.engine.settings import resolve_settings
-from sslkit.engine.training import run_training
-from sslkit.evaluation.features import report_unreadable
 from sslkit.evaluation.metrics import is_correct, score
-from sslkit.evaluation.models import weights_hash
 from sslkit.evaluation.notes import count, write_notes
 from sslkit.evaluation.protocols import FINETUNE_PROTOCOLS, finetune_protocol, finetune_settings, with_protocol_values
-from sslkit.evaluation.splits import Parts, TestPart, find_labeled, held_out_rows, labeled_fingerprint
-from sslkit.evaluation.statistics import MCNEMAR, Answers, adjust_comparisons, count_duplicates, mcnemar_of_answers
-from sslkit.evaluation.supervised import Supervised
+from sslkit.evaluation.splits import Parts, TestPart, find_labeled, labeled_fingerprint
+from sslkit.evaluation.statistics import MCNEMAR, Answers, adjust_comparisons, mcnemar_of_answers
+from sslkit.evaluation.trial import Trainer, Trial, TrialOutcome
 from sslkit.files import write_atomically
 from sslkit.registry import load_modality
 from sslkit.specs.train import FinetuneSpec
-
-SCRATCH = "from scratch"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One training of several: share of the labels, seed, start."""
-
-    share: float
-    seed: int
-    scratch: bool
-    out: Path
-
-    @property
-    def model(self) -> str:
-        """Return the name of the trial's row."""
-        start = SCRATCH if self.scratch else "fine-tuned"
-        return start if self.share == 1 else f"{start}, {100 * self.share:g}% of the labels"
-
-
-@dataclass(frozen=True)
-class TrialOutcome:
-    """A finished trial and its class scores `[M, classes]` of each test part."""
-
-    trial: Trial
-    run: Outcome
-    n_train: int
-    size: int
-    loss: str
-    scores: list[Tensor]
-    labels: list[Tensor]
-    rows: list[NDArray[np.int64]]
-    duplicates: list[int]
-    weights: str
 
 
 class Finetune(Evaluation):
@@ -110,16 +61,8 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
         merged = merge_recorded(spec, out)
         assert isinstance(merged, FinetuneSpec)
         spec = merged
-    load_logger(spec.log)
     spec = with_protocol_values(spec)
-    if spec.scratch and spec.ckpt is None:
-        raise SslkitError("there is no --ckpt to compare with", "leave --scratch out", flag="scratch")
-    if spec.minutes is not None and spec.head_first:
-        raise SslkitError(
-            "steps become slower once the encoder trains, so the time cannot be planned",
-            "use --epochs",
-            flag=("minutes", "head_first"),
-        )
+    _check_flags(spec)
     checkpoint = None if spec.ckpt is None else read_model(spec.ckpt)
     if checkpoint is not None:
         checkpoint.build_encoder(allowed)  # before any data is touched
@@ -134,22 +77,51 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
         world.barrier()  # no process may look for a run in the folder after another one started it
         if world.first:
             _write_command(spec, out, _modality_name(checkpoint))
+    trainer = Trainer(spec, parts, source_class, checkpoint, allowed, continues, world)
     try:
-        outcomes = [_run(trial, spec, parts, source_class, checkpoint, allowed, continues, world) for trial in trials]
+        outcomes = [trainer.run(trial) for trial in trials]
     except RunInterruptedError as stopped:
         stopped.hint = f"continue with: sslkit finetune --resume --out {out}"
         raise
-    models = dict.fromkeys(trial.model for trial in trials)
+    result = _result(spec, parts, outcomes, protocol, {**settings, "seed": spec.seed, "label": parts.label}, out)
+    if world.first:
+        append_json(out / RESULTS, result.to_json())
+    return result
+
+
+def _check_flags(spec: FinetuneSpec) -> None:
+    """Raise SslkitError for flags that exclude each other, before anything is read."""
+    load_logger(spec.log)
+    if spec.scratch and spec.ckpt is None:
+        raise SslkitError("there is no --ckpt to compare with", "leave --scratch out", flag="scratch")
+    if spec.minutes is not None and spec.head_first:
+        raise SslkitError(
+            "steps become slower once the encoder trains, so the time cannot be planned",
+            "use --epochs",
+            flag=("minutes", "head_first"),
+        )
+
+
+def _result(
+    spec: FinetuneSpec,
+    parts: Parts,
+    outcomes: list[TrialOutcome],
+    protocol: str | None,
+    settings: dict[str, Any],
+    out: Path,
+) -> Result:
+    """Return rows by model and test part, those from scratch compared with the fine-tuned ones, and notes."""
+    models = dict.fromkeys(outcome.trial.model for outcome in outcomes)
     rows = [row for model in models for row in _rows(model, outcomes, parts)]
     rows = adjust_comparisons(_compare_starts(rows, outcomes))
     first = outcomes[0]
     data = Data(labeled_fingerprint(parts.train), [_test_data(part, outcomes, n) for n, part in enumerate(parts.tests)])
     seconds = round(sum(outcome.run.seconds for outcome in outcomes), 1)
     trained = f"Trained {count(sum(outcome.run.steps for outcome in outcomes), 'step')} in {duration(seconds)}; run in {out}."
-    result = Result(
+    return Result(
         verb="finetune",
         protocol=protocol,
-        settings={**settings, "size": first.size, "seed": spec.seed, "label": parts.label, "loss": first.loss},
+        settings={**settings, "size": first.size, "loss": first.loss},
         checkpoint=str(first.run.checkpoint),
         weights=rows[0].weights,
         data=data,
@@ -157,9 +129,6 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
         notes=[*write_notes(rows, data), trained],
         seconds=seconds,
     )
-    if world.first:
-        append_json(out / RESULTS, result.to_json())
-    return result
 
 
 def _modality_name(checkpoint: Checkpoint | None) -> str:
@@ -237,86 +206,6 @@ def _trials(spec: FinetuneSpec, out: Path) -> list[Trial]:
         Trial(share, seed, scratch, out / f"{'scratch-' if scratch else ''}{100 * share:g}%-seed{seed}")
         for share, seed, scratch in combinations
     ]
-
-
-def _run(
-    trial: Trial,
-    spec: FinetuneSpec,
-    parts: Parts,
-    source_class: type[IndexedSource],
-    checkpoint: Checkpoint | None,
-    allowed: str | None,
-    continues: bool,
-    world: World,
-) -> TrialOutcome:
-    """Train once, then compute scores on each test part once."""
-    trial_values: dict[str, Any] = {"shares": [trial.share], "seed": trial.seed, "seeds": 1, "scratch": trial.scratch}
-    spec = spec.model_copy(update={**trial_values, "out": str(trial.out)})
-    if continues and holds_run(trial.out):
-        recorded = recorded_spec(spec, trial.out)
-        assert isinstance(recorded, FinetuneSpec)
-        spec = recorded
-    train = parts.train
-    if trial.share < 1:
-        train = train.subset(held_out_rows(train.labels, trial.seed, train.classes, trial.share)[1])
-    settings = resolve_settings(spec, source_class.for_training(train, spec), ("pooled",), world)
-    assert train.labels is not None
-    labels, spec = torch.from_numpy(train.labels), spec.model_copy(update={"encoder": settings.spec.encoder})
-
-    def build_task(encoder: Encoder, data: DataInfo) -> PretextTask:
-        return Supervised(spec, encoder, data, labels, len(parts.classes))
-
-    def build_start(build: RecipeBuilder) -> Encoder:
-        if checkpoint is None:
-            return build()
-        return build_encoder(checkpoint.recipe, allowed=allowed) if trial.scratch else checkpoint.build_encoder(allowed)
-
-    outcome = run_training(
-        TrainingJob(
-            name="finetune",
-            command="finetune",
-            settings=settings,
-            out=trial.out,
-            build_encoder=build_start,
-            build_task=build_task,
-            requires={"finetune": ("pooled",)},
-            metadata={
-                "classes": list(parts.classes),
-                "data": parts.fingerprint,
-                "several_labels": labels.dim() == 2,
-                "loss": ("sigmoid" if labels.dim() == 2 else "softmax") if spec.loss == "auto" else spec.loss,
-                **_origin(checkpoint, trial, allowed),
-            },
-        )
-    )
-    task, source = outcome.task, settings.source
-    assert isinstance(task, Supervised) and isinstance(source, source_class)
-    modules = task.exports()
-    encoder, head = modules["encoder"], modules["head"]
-    assert isinstance(encoder, Encoder)
-    train_hashes = contents(source, settings.spec.batch_size, settings.spec.workers, world)
-    trial_outcome = TrialOutcome(
-        trial, outcome, len(train_hashes), settings.data.size, task.kind, [], [], [], [], weights_hash(encoder)
-    )
-    for test in parts.tests:
-        samples = source_class.for_evaluation(test.index, spec, encoder, settings.data.size, like=source)
-        features = extract(encoder, samples, spec.batch_size, spec.workers, world=world, hashed=True)
-        report_unreadable(samples, features)
-        with torch.no_grad():
-            trial_outcome.scores.append(head(features.layers["last"].to(encoder.device)).float().cpu())
-        assert test.index.labels is not None
-        trial_outcome.labels.append(torch.from_numpy(test.index.labels[features.rows]))
-        trial_outcome.rows.append(features.rows)
-        trial_outcome.duplicates.append(count_duplicates(train_hashes, features.hashes))
-    return trial_outcome
-
-
-def _origin(checkpoint: Checkpoint | None, trial: Trial, allowed: str | None) -> dict[str, Any]:
-    """Return by which task and from which weights a training began, for its own checkpoint's metadata."""
-    if checkpoint is None or trial.scratch:
-        return {}
-    weights = weights_hash(checkpoint.build_encoder(allowed))
-    return {"pretrained_by": {"task": checkpoint.metadata["task"], "weights": weights}}
 
 
 def _rows(model: str, outcomes: list[TrialOutcome], parts: Parts) -> list[Row]:
