@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._functorch import config as functorch_config
 
 from sslkit.console import say
 from sslkit.contract.errors import SslkitError
@@ -53,7 +54,9 @@ class Predict:
         if self.compiled is None:
             return self.eager(batch)
         try:
-            return self.compiled(batch)
+            # With the forward graph, not in the middle of the first backward pass: here a failure can fall back.
+            with functorch_config.patch(force_non_lazy_backward_lowering=True):
+                return self.compiled(batch)
         except RuntimeError as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise

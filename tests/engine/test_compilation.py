@@ -115,6 +115,20 @@ def test_a_failed_compilation_is_an_error_if_compilation_is_on() -> None:
         Predict(task_of(GraphBreak), machine(required=True))({"image": torch.rand(3, 4)})
 
 
+@pytest.mark.slow
+def test_the_backward_graph_is_compiled_with_the_forward_graph() -> None:
+    from torch._inductor import metrics
+    from torch._inductor.utils import fresh_cache
+
+    predict = Predict(task_of(Plain), machine(required=True))
+    with fresh_cache():
+        metrics.reset()
+        output = predict({"image": torch.rand(3, 4)})
+        compiled = metrics.generated_kernel_count
+        output.square().sum().backward()
+        assert 0 < compiled == metrics.generated_kernel_count
+
+
 def test_errors_of_the_task_are_not_hidden() -> None:
     with pytest.raises(KeyError, match="image"):
         Predict(task_of(Eager), Machine(torch.device("cpu"), None, compile=False))({})
