@@ -102,7 +102,8 @@ class Index:
 
 
 def with_labels(index: Index, names: Sequence[str]) -> Index:
-    """Return the index with one label per sample; classes are the sorted names."""
+    """Return the index with one label per sample; classes are the sorted names, without spaces around them."""
+    names = [name.strip() for name in names]
     classes = sorted(set(names))  # not np.unique, which sorts a million names
     places = {name: place for place, name in enumerate(classes)}
     labels = np.fromiter((places[name] for name in names), dtype=np.int64, count=len(names))
@@ -111,6 +112,7 @@ def with_labels(index: Index, names: Sequence[str]) -> Index:
 
 def with_several_labels(index: Index, names: Sequence[Sequence[str]]) -> Index:
     """Return the index with any number of labels per sample, `[N, classes]` of 0 and 1; classes are the sorted names."""
+    names = [[name.strip() for name in several] for several in names]
     classes = tuple(sorted({name for several in names for name in several}))
     places = {name: place for place, name in enumerate(classes)}
     labels = np.zeros((len(names), len(classes)), dtype=np.int64)

@@ -1,7 +1,5 @@
 """What `--data` accepts, and which parts it has."""
 
-import csv
-import io
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -9,11 +7,12 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from sslkit.contract.errors import SslkitError, did_you_mean
+from sslkit.contract.errors import SslkitError
 from sslkit.contract.modality import FileKind
 from sslkit.data.cache import UNREADABLE
 from sslkit.data.index import Index, index_files, index_folder, with_labels, with_several_labels
 from sslkit.data.shards import PREFIX, absolute, index_shards
+from sslkit.data.tables import read_lines, read_table
 
 _TEST_NAMES = ("test", "val", "valid", "validation")  # the first that is there is the test part
 
@@ -78,57 +77,21 @@ def _parts(names: set[str], locate: Any) -> dict[str, str]:
 
 
 def _index_list(path: Path) -> Index:
-    lines = [line for line in _text(path).splitlines() if line.strip()]
+    lines = [line for _, line in read_lines(path)]
     if not lines:
         raise SslkitError(f"{path} lists no file", "expected one path a line", flag="data")
     return index_files(str(path), path.parent, lines)
 
 
-def read_column(path: Path, column: str, flag: str) -> list[str]:
-    """Return a column of a .csv that has a `path` column; raises SslkitError, naming the flag, if it is missing or has gaps."""
-    try:
-        values = [line[column] or "" for line in _lines(path, column, flag)]
-    except PermissionError as error:
-        raise SslkitError(f"no permission to read {path}", flag="data") from error
-    empty = next((number for number, value in enumerate(values, start=2) if not value.strip()), None)
-    if empty is not None:
-        raise SslkitError(f"{column} is empty in line {empty} of {path}", flag=flag)
-    return values
-
-
-def _lines(path: Path, column: str | None, flag: str) -> list[dict[str, str | None]]:
-    """Return the lines of a .csv by column; raises SslkitError without any, without `path`, or without the wanted column."""
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
-    columns = list(reader.fieldnames or [])
-    if "path" not in columns:
-        raise SslkitError(f"{path} has no column `path`", f"columns: {', '.join(columns) or 'none'}", flag="data")
-    if column is not None and column not in columns:
-        raise SslkitError(f"{path} has no column {column}", did_you_mean(column, columns), flag=flag)
-    lines = list(reader)
-    if not lines:
-        raise SslkitError(f"{path} lists no file", "expected a header and one row per sample", flag="data")
-    blank = next((number for number, line in enumerate(lines, start=2) if not line["path"]), None)
-    if blank is not None:
-        raise SslkitError(f"{path} has no path in line {blank}", flag="data")
-    return lines
-
-
 def _index_csv(path: Path, label: str | None) -> Index:
-    lines = _lines(path, label, "label")
-    index = index_files(str(path), path.parent, [line["path"] or "" for line in lines])
-    if label is None:
+    table = read_table(path)
+    names = None if label is None else table.column(label, "label")  # before any file is looked at
+    index = index_files(str(path), path.parent, table.column("path"))
+    if names is None:
         return index
-    names = read_column(path, label, "label")
     if any(";" in name for name in names):
-        return with_several_labels(index, [[part.strip() for part in name.split(";") if part.strip()] for name in names])
+        return with_several_labels(index, [[part for part in name.split(";") if part.strip()] for name in names])
     return with_labels(index, names)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SslkitError(f"{path} is not UTF-8 text", flag="data") from error
 
 
 def _npz(file: BinaryIO) -> NpzFile:

@@ -13,7 +13,8 @@ from sslkit.console import say
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import OpenSpec, ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
-from sslkit.data.locations import find_parts, read_column
+from sslkit.data.locations import find_parts
+from sslkit.data.tables import read_table
 from sslkit.image.options import IMAGES
 from sslkit.image.source import ImageSource
 from sslkit.image_text.options import ImageTextOptions
@@ -94,4 +95,4 @@ def read_captions(data: str) -> list[str]:
     table = Path(find_parts(data, IMAGES)["train"])
     if table.suffix != ".csv":
         raise SslkitError(f"{data} has no captions", f"expected {ImageTextOptions.accepts}", flag="data")
-    return read_column(table, "caption", "data")
+    return read_table(table).column("caption", single_line=False)

@@ -18,6 +18,7 @@ from sslkit.contract.evaluation import Evaluation, Protocol
 from sslkit.contract.result import Comparison, Data, Metric, Result, Row, TestData
 from sslkit.data.index import Index
 from sslkit.data.locations import find_parts
+from sslkit.data.tables import read_lines
 from sslkit.encoders.build import build_encoder
 from sslkit.engine.checkpoint import Checkpoint, load_strictly, read_model
 from sslkit.engine.precision import choose_device
@@ -224,12 +225,7 @@ def _class_names(file: str | None, classes: tuple[str, ...]) -> list[str]:
     """Return the name of each class: the data's, or a file's, with CLASS,NAME or a name per line in class order."""
     if file is None:
         return [name.replace("_", " ") for name in classes]
-    try:
-        lines = [line.strip() for line in Path(file).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except OSError as error:
-        raise SslkitError(f"cannot read {file}: {error.strerror}", "a name per line is expected", flag="labels") from error
-    except UnicodeDecodeError as error:
-        raise SslkitError(f"{file} is not UTF-8 text", flag="labels") from error
+    lines = [line.strip() for _, line in read_lines(Path(file), "labels")]
     if lines and all("," in line for line in lines):
         names = dict(line.split(",", 1) for line in lines)
         missing = next((name for name in classes if name not in names), None)

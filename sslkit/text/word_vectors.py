@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.evaluation import Evaluation, Protocol
 from sslkit.contract.result import Comparison, Data, Metric, Result, Row, TestData
+from sslkit.data.tables import read_lines
 from sslkit.engine.checkpoint import read_model
 from sslkit.engine.run_folder import append_result
 from sslkit.evaluation.models import CHECKPOINT, weights_hash
@@ -199,14 +200,8 @@ def _answer(questions: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
 
 def _lines(file: str, flag: str) -> list[tuple[int, str]]:
     """Return the lines of a file that are neither blank nor comments, with their numbers."""
-    try:
-        text = Path(file).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise SslkitError(f"cannot read {file}: {error.strerror}", flag=flag) from error
-    except UnicodeDecodeError as error:
-        raise SslkitError(f"{file} is not UTF-8 text", flag=flag) from error
-    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
-    content = [(number, line) for number, line in lines if line and not line.startswith("#")]
+    lines = [(number, line.strip()) for number, line in read_lines(Path(file), flag)]
+    content = [(number, line) for number, line in lines if not line.startswith("#")]
     if not content:
         raise SslkitError(f"{file} is empty", flag=flag)
     return content
