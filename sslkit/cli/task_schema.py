@@ -14,7 +14,7 @@ from typing import Any
 from sslkit import registry
 from sslkit.cli.options import FlagText, flag_texts
 from sslkit.contract.errors import SslkitError
-from sslkit.data.cache import cache_folder
+from sslkit.data.cache import cache_folder, claim_cache
 from sslkit.files import write_atomically
 
 _LONGEST = 2**20  # bytes of a stored schema
@@ -58,9 +58,10 @@ def store(task: str, task_class: Any, schema: TaskSchema) -> None:
     files = {str(Path(file).resolve()) for base in classes if (file := _source(base)) is not None}
     values = {**asdict(schema), "files": {file: _stamp(Path(file)) for file in sorted(files)}}
     try:
+        claim_cache()
         with write_atomically(_file(task)) as stream:
             stream.write(json.dumps(values).encode())
-    except (OSError, TypeError):  # TypeError: a default that JSON does not have
+    except (SslkitError, OSError, TypeError):  # no cache; TypeError: a default that JSON does not have
         return
 
 

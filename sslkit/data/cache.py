@@ -1,13 +1,22 @@
-"""The cache folder: indexes and canvases, bounded, never in the user's data."""
+"""The cache folder: indexes and canvases, bounded, never in the user's data.
+
+A folder becomes the cache by a marker file, written when it is new or empty; without the marker nothing is written to a
+folder, or removed from it.
+"""
 
 import os
 import shutil
+import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
 from filelock import FileLock
+
+from sslkit.console import say
+from sslkit.contract.errors import SslkitError
+from sslkit.files import write_atomically
 
 # What numpy raises for a damaged .npy or .npz; zipfile's NotImplementedError is a RuntimeError.
 UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, BadZipFile, zlib.error)
@@ -16,11 +25,47 @@ UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, BadZipFile, zlib.erro
 _BOUNDED = ("canvases", "texts", "features")  # what --cache-limit is about
 
 
+MARKER = "CACHEDIR.TAG"  # by which backups, too, recognize a cache: https://bford.info/cachedir
+_MARK = b"Signature: 8a477f597d28d172789f06886806bc55\n# A cache of sslkit; `sslkit cache --clear` empties it.\n"
+
+
 def cache_folder() -> Path:
-    """Return `$SSLKIT_CACHE`, by default `$XDG_CACHE_HOME/sslkit`."""
-    if "SSLKIT_CACHE" in os.environ:
-        return Path(os.environ["SSLKIT_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sslkit"
+    """Return `$SSLKIT_CACHE`, by default `$XDG_CACHE_HOME/sslkit`; without a home folder one for temporary files.
+
+    Raises SslkitError if the variable is empty.
+    """
+    chosen = os.environ.get("SSLKIT_CACHE")
+    if chosen is not None:
+        if not chosen.strip():
+            raise SslkitError("SSLKIT_CACHE is empty", "name a folder, or unset it")
+        return Path(chosen)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sslkit"
+    except RuntimeError:  # neither HOME nor an entry for this user, as in a container
+        return Path(tempfile.gettempdir(), f"sslkit-{os.getuid()}")
+
+
+def claim_cache() -> Path:
+    """Return the cache folder, made and marked if it is new or empty.
+
+    Raises SslkitError for a folder that holds other files, or is another user's; OSError if it can't be written.
+    """
+    folder = cache_folder()
+    temporary = folder.parent == Path(tempfile.gettempdir())
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    others = [entry.name for entry in folder.iterdir() if entry.name != "lost+found" and not entry.name.startswith(MARKER)]
+    hint = "set SSLKIT_CACHE to a new or empty folder"
+    if temporary and folder.stat().st_uid != os.getuid():  # where everybody may make a folder of any name
+        raise SslkitError(f"the cache folder {folder} belongs to another user", hint)
+    if (folder / MARKER).is_file():  # asked last: another process may write it, and files, at this moment
+        return folder
+    if others:
+        raise SslkitError(f"the cache folder {folder} holds other files, such as {others[0]}", hint)
+    if temporary:
+        say(f"there is no home folder; the cache is {folder}")
+    with write_atomically(folder / MARKER) as stream:
+        stream.write(_MARK)
+    return folder
 
 
 @dataclass(frozen=True)
@@ -33,15 +78,16 @@ class Stored:
 
 
 def stored() -> list[Stored]:
-    """List what was computed of data into the cache, least recently used first."""
+    """List what was computed of data into the cache, least recently used first; nothing in a folder without the marker."""
+    if not (cache_folder() / MARKER).is_file():
+        return []
     folders = [path for kind in _BOUNDED for path in (cache_folder() / kind).glob("*") if path.is_dir()]
     return sorted((Stored(path, _size(path), path.stat().st_mtime) for path in folders), key=lambda stored: stored.used)
 
 
 def make_room(needed: int, limit: int, keep: Path) -> None:
     """Remove what was used least recently until `needed` more bytes stay within `limit`; `keep` is spared."""
-    cache_folder().mkdir(parents=True, exist_ok=True)
-    with FileLock(cache_folder() / "lock"):  # processes of one job all come here
+    with FileLock(claim_cache() / "lock"):  # processes of one job all come here
         entries = stored()
         total = sum(entry.bytes for entry in entries if entry.folder != keep)
         for entry in entries:
@@ -53,10 +99,18 @@ def make_room(needed: int, limit: int, keep: Path) -> None:
 
 
 def clear() -> int:
-    """Remove everything in the cache and return how many bytes that were."""
-    size = _size(cache_folder())
-    for name in ("index", *_BOUNDED):
-        shutil.rmtree(cache_folder() / name, ignore_errors=True)
+    """Remove everything in the cache and return how many bytes that were.
+
+    Raises SslkitError for a folder without the marker.
+    """
+    folder = cache_folder()
+    if not folder.exists():
+        return 0
+    if not (folder / MARKER).is_file():
+        raise SslkitError(f"{folder} is no cache of sslkit: it has no {MARKER}", "nothing was removed")
+    size = _size(folder)
+    for name in ("index", "schemas", *_BOUNDED):
+        shutil.rmtree(folder / name, ignore_errors=True)
     return size
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sslkit.console import show_progress
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.modality import FileKind
-from sslkit.data.cache import UNREADABLE, cache_folder
+from sslkit.data.cache import UNREADABLE, cache_folder, claim_cache
 from sslkit.files import write_atomically
 
 
@@ -242,6 +242,7 @@ def _read_cached(file: Path, root: Path) -> tuple[list[str], NDArray[np.int64]] 
 def _write_cached(file: Path, folders: Iterable[tuple[str, int]], paths: list[str], stamps: NDArray[np.int64]) -> None:
     names, times = zip(*folders, strict=True)
     try:
+        claim_cache()
         with write_atomically(file) as stream:
             np.savez(stream, folders=join_names(names), times=np.array(times), paths=join_names(paths), stamps=stamps)
     except OSError as error:

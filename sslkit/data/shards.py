@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sslkit.console import say, show_progress
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.modality import FileKind
-from sslkit.data.cache import UNREADABLE, cache_folder
+from sslkit.data.cache import UNREADABLE, cache_folder, claim_cache
 from sslkit.data.index import Index, join_names, split_names, with_labels
 from sslkit.files import write_atomically
 
@@ -156,6 +156,7 @@ def _read(file: Path) -> tuple[list[str], NDArray[np.int64], list[str]] | None:
 
 def _write(file: Path, names: list[str], places: NDArray[np.int64], labels: list[str]) -> None:
     try:
+        claim_cache()
         with write_atomically(file) as stream:
             np.savez(stream, names=join_names(names), places=places, labels=join_names(labels))
     except OSError as error:
