@@ -5,17 +5,37 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+_NARROWEST = 40  # columns; a terminal that says less has no size, and Rich would print nothing
+
+if os.environ.get("COLUMNS", "").isdecimal() and int(os.environ["COLUMNS"]) < _NARROWEST:
+    os.environ["COLUMNS"] = "80"
 
 
-stdout = Console(highlight=False, soft_wrap=True)
+class _Console(Console):
+    """A console whose reader may leave early, as `| head -1` does: the rest is printed to nobody, and the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        close_output(self.file)
+
+
+def close_output(stream: IO[str]) -> None:
+    """Send what is still printed to a stream whose reader has left to nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+stderr = _Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+stdout = _Console(highlight=False, soft_wrap=True)
 
 
 # torchrun starts several processes of one job: the first prints for all, the others only their own failures.

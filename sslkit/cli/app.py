@@ -11,7 +11,7 @@ import typer
 
 from sslkit import registry
 from sslkit.cli.arguments import add_entry
-from sslkit.console import PROCESSES, RANK, say, stderr
+from sslkit.console import PROCESSES, RANK, close_output, say, stderr
 from sslkit.contract.errors import RunInterruptedError, SslkitError
 
 # Every mistake in using the command line derives from this class, which Typer exports only through its subclass.
@@ -64,7 +64,25 @@ def verbs() -> list[Verb]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run `sslkit` with the given arguments (default: those of the process) and exit."""
+    """Run `sslkit` with the given arguments (default: those of the process) and exit.
+
+    A reader that leaves early, as `| head -1` does, is no error.
+    """
+    try:
+        try:
+            _run(arguments)
+        finally:
+            sys.stdout.flush()  # here, not at the end of the process, where nobody could catch it
+    except BrokenPipeError:
+        close_output(sys.stdout)
+        sys.exit(0)
+    except SystemExit as ending:
+        if isinstance(ending.__context__, BrokenPipeError):  # Typer prints help by a console of its own, which exits with 1
+            sys.exit(0)
+        raise
+
+
+def _run(arguments: list[str] | None) -> None:
     completing = "_SSLKIT_COMPLETE" in os.environ  # the shell asks what may come next
     arguments = _typed() if completing else sys.argv[1:] if arguments is None else arguments
     if arguments == ["--all"]:

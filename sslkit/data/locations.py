@@ -7,6 +7,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from sslkit.console import say
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.modality import FileKind
 from sslkit.data.cache import UNREADABLE
@@ -14,15 +15,16 @@ from sslkit.data.index import Index, index_files, index_folder, with_labels, wit
 from sslkit.data.shards import PREFIX, absolute, index_shards
 from sslkit.data.tables import read_lines, read_table
 
-_TEST_NAMES = ("test", "val", "valid", "validation")  # the first that is there is the test part
+# In any case: `Train/` beside `Test/`. The first test name that is there is the test part.
+_TRAIN_NAMES, _TEST_NAMES = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 
 
 def find_parts(data: str, kind: FileKind) -> dict[str, str]:
     """Return the parts of the data: `{"train": ...}` and, where there is one, the test part under its own name.
 
-    A folder has parts if it holds train/ beside test/, val/, valid/ or validation/ (whatever else it holds), or train/
-    alone; an .npz has them if its arrays are called train_images, test_images and so on. Anything else is one part
-    called train.
+    A folder has parts if it holds train/ or training/ beside test/, testing/, val/, valid/ or validation/ (whatever else it
+    holds), or a training part alone; an .npz has them if its arrays are called train_images, test_images and so on.
+    Anything else is one part called train. Raises SslkitError for two folders of one meaning, such as train/ and Train/.
     """
     if data.startswith(PREFIX):
         return {"train": data}
@@ -35,12 +37,15 @@ def find_parts(data: str, kind: FileKind) -> dict[str, str]:
     if not exists:
         raise SslkitError(f"{data} does not exist", f"expected {kind.accepts}", flag="data")
     if path.is_dir():
-        if "train" in inside and (inside & set(_TEST_NAMES) or inside == {"train"}):
-            return _parts(inside, lambda part: str(path / part))
-    elif path.suffix == ".npz":
-        names = {name.removesuffix("_images") for name in _array_names(path) if name.endswith("_images")}
-        if "train" in names:
-            return _parts(names, lambda part: f"{data}::{part}")
+        train, test = _split_names(data, inside)
+        if train is not None and (test is not None or len(inside) == 1):
+            return {"train": str(path / train), **({test: str(path / test)} if test else {})}
+    elif path.suffix.lower() == ".npz":
+        train, test = _split_names(
+            data, {name.removesuffix("_images") for name in _array_names(path) if name.endswith("_images")}
+        )
+        if train is not None:
+            return {"train": f"{data}::{train}", **({test: f"{data}::{test}"} if test else {})}
     return {"train": data}
 
 
@@ -50,16 +55,19 @@ def read_index(location: str, label: str | None, reindex: bool, kind: FileKind) 
         return index_shards(location, label, reindex, kind)
     data, _, part = location.partition("::")
     path = Path(data)
-    if label is not None and path.suffix != ".csv":
+    suffix = path.suffix.lower()
+    if label is not None and suffix != ".csv":
         raise SslkitError(f"{data} has no columns", "labels of a folder are its subfolders; columns need a .csv", flag="label")
     try:
         if path.is_dir():
-            return index_folder(data, path, reindex, kind)
-        if path.suffix == ".txt":
+            index = index_folder(data, path, reindex, kind)
+            _warn_of_split_names(index)
+            return index
+        if suffix == ".txt":
             return _index_list(path)
-        if path.suffix == ".csv":
+        if suffix == ".csv":
             return _index_csv(path, label)
-        if path.suffix in (".npy", ".npz") and kind.arrays:
+        if suffix in (".npy", ".npz") and kind.arrays:
             return _index_array(path, part)
     except PermissionError as error:
         raise SslkitError(f"no permission to read {error.filename or data}", flag="data") from error
@@ -71,9 +79,28 @@ def absolute_data(data: str) -> str:
     return absolute(data) if data.startswith(PREFIX) else str(Path(data).resolve())
 
 
-def _parts(names: set[str], locate: Any) -> dict[str, str]:
-    test = next((name for name in _TEST_NAMES if name in names), None)
-    return {"train": locate("train"), **({test: locate(test)} if test else {})}
+def _split_names(data: str, names: set[str]) -> tuple[str | None, str | None]:
+    """Return which names are those of the training and of the test part, None for a part that is not there."""
+    train = [name for name in names if name.lower() in _TRAIN_NAMES]
+    if len(train) > 1:
+        raise SslkitError(f"{data} has {' and '.join(sorted(train))}", "which is the training part? rename one", flag="data")
+    for meaning in _TEST_NAMES:
+        test = [name for name in names if name.lower() == meaning]
+        if len(test) > 1:
+            raise SslkitError(f"{data} has {' and '.join(sorted(test))}", "which is the test part? rename one", flag="data")
+        if test:
+            return next(iter(train), None), test[0]
+    return next(iter(train), None), None
+
+
+def _warn_of_split_names(index: Index) -> None:
+    """Say which classes are called like a part of the data."""
+    names = [name for name in index.classes if name.lower() in (*_TRAIN_NAMES, *_TEST_NAMES)]
+    if names:
+        say(
+            f"note: {index.source} has the class {' and '.join(names)}, a name of a part: "
+            "for a training and a test part, name the folders train and test"
+        )
 
 
 def _index_list(path: Path) -> Index:
@@ -123,7 +150,7 @@ def _index_array(path: Path, part: str) -> Index:
 def _load_arrays(path: Path, part: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
     prefix = f"{part}_" if part else ""
     try:
-        if path.suffix == ".npy":
+        if path.suffix.lower() == ".npy":
             return _as_images(path, np.load(path, mmap_mode="r", allow_pickle=False)), None
         with open(path, "rb") as file, _npz(file) as arrays:
             names = arrays.files

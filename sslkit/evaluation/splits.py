@@ -65,7 +65,8 @@ def find_labeled(
         assert checkpoint is not None
         source_class = source_of(checkpoint)
     located = find_parts(data, source_class.kind)
-    train = check_labeled(source_class.read_index(located.pop("train"), label, spec.reindex), "data", several)
+    train = source_class.read_index(located.pop("train"), label, spec.reindex)
+    check_labeled(train, "data", several, split=not tests and not located)
     pretrained_on = checkpoint.metadata["data"] if checkpoint else None
     if checkpoint is not None:
         check_channels(train, checkpoint)
@@ -160,7 +161,7 @@ def held_out_rows(labels: np.ndarray | None, seed: int, classes: tuple[str, ...]
     for members in groups:
         if len(members) < 2:
             name = classes[labels[members[0]]]
-            raise SslkitError(f"class {name} has one sample", "a split needs two; or name a test part with --test", flag="data")
+            raise SslkitError(f"class {name} has one sample", "a part of each class is held out, which needs two", flag="data")
         chosen[members[: min(max(1, round(share * len(members))), len(members) - 1)]] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
@@ -189,6 +190,14 @@ def check_labeled(index: Index, flag: str, several: bool, split: bool = True) ->
     Data to `split`, or to fit and test on, needs two samples of each class.
     """
     if index.labels is None:
+        stray = [path for path in index.paths if "/" not in path]
+        if 0 < len(stray) < len(index.paths) and index.root.is_dir() and not index.shards:
+            some = f"{stray[0]} lies" if len(stray) == 1 else f"{len(stray):,} files, such as {stray[0]}, lie"
+            raise SslkitError(
+                f"{some} beside the class folders of {index.source}",
+                "move it into one" if len(stray) == 1 else "move them",
+                flag=flag,
+            )
         raise SslkitError(
             f"{index.source} has no labels",
             "use class subfolders, a .csv with --label COLUMN, or an .npz with labels",

@@ -93,6 +93,6 @@ class ImageTextSource(ImageSource):
 def read_captions(data: str) -> list[str]:
     """Return the captions of a table, in its order; raises SslkitError if there are none, or one is empty."""
     table = Path(find_parts(data, IMAGES)["train"])
-    if table.suffix != ".csv":
+    if table.suffix.lower() != ".csv":
         raise SslkitError(f"{data} has no captions", f"expected {ImageTextOptions.accepts}", flag="data")
     return read_table(table).column("caption", single_line=False)

@@ -1,4 +1,8 @@
-"""Tables of results: nothing in them is cut off."""
+"""Printing: nothing is cut off, and a reader may leave."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -18,3 +22,21 @@ def test_wide_tables_are_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert "50.0% (40.0 to 60.0)" in line and line.rstrip().endswith("90.0%") and len(line) > 80
     show_result(result, details=True)
     assert "p 0.012, Holm-adjusted 0.025 (McNemar's exact test)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["tasks", "--help", "tasks --json", "protocols", "pretrain rotation --help"])
+def test_a_reader_may_leave_early(command: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-m", "sslkit", *command.split()], stdout=pipe, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 0 and not done.stderr
+
+
+def test_a_terminal_without_a_width() -> None:
+    script = "from sslkit.cli.app import main; main(['tasks'])"
+    environment = {**os.environ, "COLUMNS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "rotation" in done.stdout

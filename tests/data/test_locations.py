@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from sslkit.contract.errors import SslkitError
 from sslkit.data.locations import find_parts
+from sslkit.evaluation.splits import check_labeled
 from sslkit.image.options import IMAGES
 from sslkit.image.source import ImageSource
 
@@ -194,3 +196,70 @@ def test_refusals(tmp_path: Path, name: str, label: str | None, message: str) ->
     files(tmp_path)
     with pytest.raises(SslkitError, match=message):
         ImageSource.read_index(find_parts(str(tmp_path / name), IMAGES)["train"], label)
+
+
+@pytest.mark.parametrize(
+    ("folders", "parts"),
+    [
+        (("Train", "Test"), {"train": "Train", "Test": "Test"}),
+        (("training", "testing"), {"train": "training", "testing": "testing"}),
+        (("train", "Validation", "notes"), {"train": "train", "Validation": "Validation"}),
+        (("TRAIN", "val", "test"), {"train": "TRAIN", "test": "test"}),
+        (("Training",), {"train": "Training"}),
+        (("train", "cat"), {"train": ""}),
+    ],
+)
+def test_parts_by_any_usual_name(folders: tuple[str, ...], parts: dict[str, str], tmp_path: Path) -> None:
+    for folder in folders:
+        write(tmp_path / folder / "1.png")
+    expected = {name: str(tmp_path / folder) if folder else str(tmp_path) for name, folder in parts.items()}
+    assert find_parts(str(tmp_path), IMAGES) == expected
+
+
+def test_two_folders_of_one_meaning_are_refused(tmp_path: Path) -> None:
+    for folder in ("train", "training", "test"):
+        write(tmp_path / folder / "1.png")
+    with pytest.raises(SslkitError, match=r"has train and training \(which is the training part\? rename one\)"):
+        find_parts(str(tmp_path), IMAGES)
+
+
+def test_parts_of_arrays_by_any_usual_name(tmp_path: Path) -> None:
+    images = np.zeros((4, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "parts.npz", training_images=images, Val_images=images)
+    (tmp_path / "parts.npz").rename(tmp_path / "parts.NPZ")
+    parts = find_parts(str(tmp_path / "parts.NPZ"), IMAGES)
+    assert list(parts) == ["train", "Val"] and all(len(ImageSource.read_index(part)) == 4 for part in parts.values())
+
+
+def test_a_class_called_like_a_part_is_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("Test", "cat"):
+        write(tmp_path / folder / "1.png")
+    assert ImageSource.read_index(str(tmp_path)).classes == ("Test", "cat")
+    assert "has the class Test, a name of a part" in capsys.readouterr().err
+
+
+def test_suffixes_in_capitals(tmp_path: Path) -> None:
+    write(tmp_path / "1.png")
+    (tmp_path / "LIST.TXT").write_text("1.png\n")
+    (tmp_path / "TABLE.CSV").write_text("path,kind\n1.png,a\n")
+    np.save(tmp_path / "images.npy", np.zeros((2, 8, 8), dtype=np.uint8))
+    (tmp_path / "images.npy").rename(tmp_path / "IMAGES.NPY")
+    sizes = [len(ImageSource.read_index(str(tmp_path / name))) for name in ("LIST.TXT", "TABLE.CSV", "IMAGES.NPY")]
+    assert sizes == [1, 1, 2]
+    assert ImageSource.read_index(str(tmp_path / "TABLE.CSV"), "kind").classes == ("a",)
+
+
+def test_a_stray_file_beside_class_folders_is_named(tmp_path: Path) -> None:
+    for name in ("cat/1.png", "dog/1.png", "stray.png"):
+        write(tmp_path / name)
+    with pytest.raises(SslkitError, match=r"stray.png lies beside the class folders of .* \(move it into one\)"):
+        check_labeled(ImageSource.read_index(str(tmp_path)), "data", several=False)
+
+
+def test_one_sample_of_a_class_is_enough_beside_a_test_part(digits: Path, trained: Path, tmp_path: Path, sslkit: Any) -> None:
+    for file in (*sorted(digits.glob("train/*/04.png")), *sorted(digits.glob("test/*/*.png"))):
+        place = tmp_path / "data" / file.relative_to(digits)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.read_bytes())
+    ran = sslkit("knn", "--ckpt", trained, "--data", tmp_path / "data", "--k", 1, "--json")
+    assert ran.code == 0 and ran.json["rows"][0]["metrics"][0]["n"] == 12, ran.err
