@@ -1,13 +1,11 @@
 """`sslkit compare`: several tasks for the same time on the same data, and a report."""
 
-import json
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -61,7 +59,7 @@ def compare(spec: CompareSpec) -> CompareResult:
     }
     unlabeled = _unlabeled(KnnSpec(ckpt="", **evaluation_values), tasks[0])
     for task, folder in zip(tasks, folders.values(), strict=True):
-        _train({**values, "task": task, "minutes": spec.minutes}, folder)
+        _train(PretrainSpec(**{**values, "task": task, "minutes": spec.minutes}), folder)
     accuracies: dict[str, dict[str, float]] = {}
     for name, folder in folders.items() if unlabeled is None else ():
         checkpoint = str(folder / MODEL)
@@ -100,11 +98,11 @@ def _unlabeled(spec: KnnSpec, task: str) -> SslkitError | None:
     return None
 
 
-def _train(settings: dict[str, Any], folder: Path) -> None:
+def _train(spec: PretrainSpec, folder: Path) -> None:
     """Run `sslkit pretrain` in a process of its own; signals are handed on, and it writes a checkpoint before it ends."""
     with tempfile.TemporaryDirectory() as temporary, catch_stop_signals() as stop:
         file = Path(temporary, "spec.json")
-        file.write_text(json.dumps(settings))
+        file.write_text(spec.model_dump_json(exclude_unset=True))
         words = ["pretrain", "--spec", str(file), "--out", str(folder), "--resume", "--json"]
         # In a session of its own: a terminal's Ctrl-C would reach it beside ours, and two mean at once.
         command = [sys.executable, "-m", "sslkit", *words]
@@ -119,10 +117,10 @@ def _train(settings: dict[str, Any], folder: Path) -> None:
         finally:
             process.kill()  # nothing, where it has ended
     if stop.signal:
-        stopped = RunInterruptedError(f"stopped while {task_name(settings['task'])} was training", stop.signal)
+        stopped = RunInterruptedError(f"stopped while {task_name(spec.task)} was training", stop.signal)
         stopped.hint = "rerun the same command to continue"
         raise stopped
     if process.returncode:
         raise RunFailedError(
-            f"{task_name(settings['task'])} failed, for the reason above", "rerun the same command to continue"
+            f"{task_name(spec.task)} failed, for the reason above", "rerun the same command to continue"
         )
