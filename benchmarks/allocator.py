@@ -31,17 +31,19 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--turns", type=int, default=5)
     arguments = parser.parse_args()
-    found: dict[str, list[list[float]]] = {"default": [], "kept": []}
+    measurements: dict[str, list[list[float]]] = {"default": [], "kept": []}
     for _ in range(arguments.turns):
-        for mode, runs in found.items():
+        for mode, runs in measurements.items():
             command = [sys.executable, "-c", _LOOP, str(Path(__file__).parent), arguments.task, arguments.data, mode]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             runs.append([float(number) for number in done.stdout.split()])
-    ratios = [kept[0] / default[0] for kept, default in zip(found["kept"], found["default"], strict=True)]
-    middle = {mode: [round(statistics.median(column)) for column in zip(*runs, strict=True)] for mode, runs in found.items()}
+    ratios = [kept[0] / default[0] for kept, default in zip(measurements["kept"], measurements["default"], strict=True)]
+    medians = {
+        mode: [round(statistics.median(column)) for column in zip(*runs, strict=True)] for mode, runs in measurements.items()
+    }
     print(
         json.dumps(
-            {"task": arguments.task, "images_per_second_and_peak_mb": middle, "ratio": round(statistics.median(ratios), 2)}
+            {"task": arguments.task, "images_per_second_and_peak_mb": medians, "ratio": round(statistics.median(ratios), 2)}
         )
     )
 

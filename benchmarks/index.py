@@ -103,15 +103,15 @@ def bare_walk(root: Path) -> float:
     """Return the seconds of listing folders and asking every file for its status, several folders at a time."""
 
     def walk(folder: str) -> tuple[list[str], int]:
-        inside, seen = [], 0
+        inside, file_count = [], 0
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.is_dir():
                     inside.append(entry.path)
                 else:
                     entry.stat()
-                    seen += 1
-        return inside, seen
+                    file_count += 1
+        return inside, file_count
 
     began = time.perf_counter()
     level = [str(root)]

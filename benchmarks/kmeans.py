@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     arguments = parser.parse_args()
     for name, points in data(arguments.points, arguments.width, arguments.clusters).items():
-        found: dict[str, list[tuple[float, float]]] = {"sslkit": [], "MiniBatchKMeans": []}
+        measurements: dict[str, list[tuple[float, float]]] = {"sslkit": [], "MiniBatchKMeans": []}
         for turn in range(arguments.turns + 1):
             torch.manual_seed(turn)
             ours = timed(lambda points=points: kmeans(points, arguments.clusters).inertia)
@@ -34,13 +34,13 @@ def main() -> None:
                 )
             )
             if turn:  # the first of each warms up
-                found["sslkit"].append(ours)
-                found["MiniBatchKMeans"].append(theirs)
-        for way, results in found.items():
+                measurements["sslkit"].append(ours)
+                measurements["MiniBatchKMeans"].append(theirs)
+        for way, results in measurements.items():
             seconds, inertia = (statistics.median(values) for values in zip(*results, strict=True))
             print(f"{name:<10} {way:<16} {seconds:.2f} s  inertia {inertia:.5g}")
-        ratio = statistics.median(o[0] / t[0] for o, t in zip(*found.values(), strict=True))
-        worse = statistics.median(o[1] / t[1] for o, t in zip(*found.values(), strict=True))
+        ratio = statistics.median(our[0] / their[0] for our, their in zip(*measurements.values(), strict=True))
+        worse = statistics.median(our[1] / their[1] for our, their in zip(*measurements.values(), strict=True))
         print(f"{name:<10} ratio of time {ratio:.2f}, of inertia {worse:.4f}")
 
 

@@ -22,18 +22,18 @@ def main(turns: int, k: int) -> None:
     generator = torch.Generator().manual_seed(0)
     train, test = torch.randn(50_000, 512, generator=generator), torch.randn(10_000, 512, generator=generator)
     labels = torch.randint(0, 10, (50_000,), generator=generator)
-    unit, asked = F.normalize(train, dim=1), F.normalize(test, dim=1)
-    theirs = KNeighborsClassifier(k, algorithm="brute").fit(unit.numpy(), labels.numpy())
+    normalized_train, normalized_test = F.normalize(train, dim=1), F.normalize(test, dim=1)
+    theirs = KNeighborsClassifier(k, algorithm="brute").fit(normalized_train.numpy(), labels.numpy())
 
     def bare() -> None:
-        for queries in asked.split(chunk_of(len(unit))):
-            (queries @ unit.T).topk(k, dim=1)
+        for queries in normalized_test.split(chunk_of(len(normalized_train))):
+            (queries @ normalized_train.T).topk(k, dim=1)
 
     def ours() -> None:
         votes(train, labels, test, k, 0.07, 10)
 
     def scikit_learn() -> None:
-        theirs.predict(asked[:1000].numpy())
+        theirs.predict(normalized_test[:1000].numpy())
 
     seconds: dict[str, list[float]] = {"bare": [], "ours": [], "scikit-learn": []}
     calls: dict[str, Callable[[], None]] = {"bare": bare, "ours": ours, "scikit-learn": scikit_learn}
@@ -43,7 +43,7 @@ def main(turns: int, k: int) -> None:
             call()
             seconds[name].append((time.perf_counter() - began) * (10 if name == "scikit-learn" else 1))
     for name, values in seconds.items():
-        ratio = statistics.median(value / one for value, one in zip(values, seconds["bare"], strict=True))
+        ratio = statistics.median(value / reference for value, reference in zip(values, seconds["bare"], strict=True))
         print(f"k={k} {name:<13} median {statistics.median(values):6.2f} s, ratio to bare {ratio:.2f}")
 
 

@@ -109,7 +109,7 @@ def learn(task: str, data: Path, runs: Path, seed: int) -> None:
                 "task": task,
                 "key": key,
                 "date": date.today().isoformat(),
-                "commit": said("git", "-C", str(HERE), "rev-parse", "--short", "HEAD"),
+                "commit": output_of("git", "-C", str(HERE), "rev-parse", "--short", "HEAD"),
                 "machine": f"{1 if one_core() else os.cpu_count()} cores, {platform.machine()}, torch {torch.__version__}",
                 "seed": seed,
                 "spec": without_paths(spec),
@@ -148,7 +148,7 @@ def evaluate(checkpoint: Path, data: Path, task: str, encoder: str) -> dict[str,
         ),
         None,
     )
-    found: dict[str, Any] = {"baselines_from": task if known is None else known["baselines_from"]}
+    evaluated: dict[str, Any] = {"baselines_from": task if known is None else known["baselines_from"]}
     for name, command, protocol in (("knn", "knn", "knn/weighted200-v1"), ("probe", "probe", "probe/logreg-v1")):
         baselines = [] if known is None else ["--no-baselines"]
         where = ["--data", data / "train.csv", "--test", data / "test.csv", "--label", "label", "--layer", "all"]
@@ -157,8 +157,8 @@ def evaluate(checkpoint: Path, data: Path, task: str, encoder: str) -> dict[str,
         for row in result["rows"]:
             top1 = [row["metrics"][0][key] for key in ("value", "low", "high")]
             rows.setdefault(row["model"].partition(",")[0], {})[str(row["layer"])] = top1
-        found[name] = {**({} if known is None else {k: v for k, v in known[name].items() if k != "checkpoint"}), **rows}
-    return found
+        evaluated[name] = {**({} if known is None else {k: v for k, v in known[name].items() if k != "checkpoint"}), **rows}
+    return evaluated
 
 
 def table() -> str:
@@ -169,7 +169,7 @@ def table() -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     results = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
-    for result in sorted(results, key=lambda one: -one["knn"]["checkpoint"][last(one["knn"]["checkpoint"])][0]):
+    for result in sorted(results, key=lambda entry: -entry["knn"]["checkpoint"][last(entry["knn"]["checkpoint"])][0]):
         lines.append(f"| {result['task']} | {' | '.join(cells(result))} |")
     for result in results:
         if result["baselines_from"] == result["task"]:
@@ -189,27 +189,28 @@ def cells(result: dict[str, Any]) -> list[str]:
     """Return what the table says of a task."""
     name, chance = PRETEXT.get(result["task"], ("loss", None))
     first, reached = result["pretext"].get(name, [None, None])
-    shown = "" if reached is None else f"{name}: {number(first if chance is None else chance)}, {number(reached)}"
+    pretext = "" if reached is None else f"{name}: {number(first if chance is None else chance)}, {number(reached)}"
     share = result["transform_share"]
-    given = f"{result['spec']['minutes']:g} minutes" + (" of one core" if result["machine"].startswith("1 ") else "")
+    duration = f"{result['spec']['minutes']:g} minutes" + (" of one core" if result["machine"].startswith("1 ") else "")
     return [
-        f"{result['spec']['steps']:,} of {result['spec']['batch_size']}" + ("" if given == "5 minutes" else f" ({given})"),
+        f"{result['spec']['steps']:,} of {result['spec']['batch_size']}"
+        + ("" if duration == "5 minutes" else f" ({duration})"),
         f"{result['images_per_second']:.0f}",
         "" if share is None else f"{share:.0%}",
-        shown,
+        pretext,
         *accuracies(result, "checkpoint"),
     ]
 
 
 def accuracies(result: dict[str, Any], model: str) -> list[str]:
     """Return top-1 of the last layer with its interval, and of all layers, for k-NN and probe."""
-    found = []
+    columns = []
     for name in ("knn", "probe"):
         layers = result[name][model]
         top, low, high = layers[last(layers)]
-        found.append(f"{top:.1%} ({100 * low:.1f} to {100 * high:.1f})")
-        found.append(", ".join(f"{100 * value[0]:.1f}" for value in layers.values()) if len(layers) > 1 else "")
-    return found
+        columns.append(f"{top:.1%} ({100 * low:.1f} to {100 * high:.1f})")
+        columns.append(", ".join(f"{100 * value[0]:.1f}" for value in layers.values()) if len(layers) > 1 else "")
+    return columns
 
 
 def last(layers: dict[str, Any]) -> str:
@@ -231,9 +232,9 @@ def mean(lines: list[dict[str, Any]], name: str) -> float | None:
 def changed_by(task: str, seed: int, data: Path) -> str:
     """Return a hash of what decides a result: the task's source, its teacher's, minutes, seed, and the lists of images."""
     point = registry.find(registry.TASKS, task).point
-    found = find_spec(point.module)
-    assert found is not None and found.origin is not None
-    parts = [Path(found.origin).read_bytes(), f"{minutes(task)} {seed}".encode()]
+    module_spec = find_spec(point.module)
+    assert module_spec is not None and module_spec.origin is not None
+    parts = [Path(module_spec.origin).read_bytes(), f"{minutes(task)} {seed}".encode()]
     if task in TEACHERS:
         parts.append(changed_by(TEACHERS[task][0], seed, data).encode())
     parts += [(data / name).read_bytes() for name in ("train.csv", "test.csv")]
@@ -266,11 +267,11 @@ def without_paths(spec: dict[str, Any]) -> dict[str, Any]:
 def sslkit(*words: Any) -> dict[str, Any]:
     """Run a command in a process of its own and return what it printed as JSON."""
     print("sslkit", *words, file=sys.stderr, flush=True)
-    result: dict[str, Any] = json.loads(said(sys.executable, "-m", "sslkit", *map(str, words), "--json"))
+    result: dict[str, Any] = json.loads(output_of(sys.executable, "-m", "sslkit", *map(str, words), "--json"))
     return result
 
 
-def said(*words: str) -> str:
+def output_of(*words: str) -> str:
     """Return what a command printed; what it says on stderr goes to ours."""
     return subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 

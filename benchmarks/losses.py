@@ -29,19 +29,19 @@ def main() -> None:
     for name, (ours, theirs) in pairs.items():
         apart = [0.0, 0.0]
         for _ in range(10):
-            given = torch.randn(scores if name in ("DINO", "SwAV") else vectors).tanh()
-            (value, gradient), (other, other_gradient) = derived(ours, given), derived(theirs, given)
+            inputs = torch.randn(scores if name in ("DINO", "SwAV") else vectors).tanh()
+            (value, gradient), (other, other_gradient) = derived(ours, inputs), derived(theirs, inputs)
             apart[0] = max(apart[0], abs(value - other) / abs(other))
             apart[1] = max(apart[1], float((gradient - other_gradient).abs().max() / other_gradient.abs().max()))
         print(f"| {name} | {value:.6f} | {other:.6f} | {apart[0]:.1e} | {apart[1]:.1e} |")
         assert max(apart) < 1e-5, f"{name} differs"
 
 
-def derived(loss: Loss, given: Tensor) -> tuple[float, Tensor]:
+def derived(loss: Loss, inputs: Tensor) -> tuple[float, Tensor]:
     """Return a loss and its gradient."""
-    given = given.clone().requires_grad_()
-    value = loss(given).squeeze()
-    return float(value.detach()), torch.autograd.grad(value, given)[0]
+    inputs = inputs.clone().requires_grad_()
+    value = loss(inputs).squeeze()
+    return float(value.detach()), torch.autograd.grad(value, inputs)[0]
 
 
 def both() -> dict[str, tuple[Loss, Loss]]:

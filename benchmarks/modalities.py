@@ -36,8 +36,8 @@ def sound(data: Path, runs: Runs, minutes: float) -> None:
     print("| what | by | cola | random weights | mean spectrum |\n|---|---|---|---|---|")
     for label in ("digit", "speaker"):
         for command in ("knn", "probe"):
-            found = sslkit(command, "--ckpt", run["checkpoint"], "--data", train, "--test", test, "--label", label)
-            print(f"| {label} | {command} | {' | '.join(told(row) for row in found['rows'])} |", flush=True)
+            result = sslkit(command, "--ckpt", run["checkpoint"], "--data", train, "--test", test, "--label", label)
+            print(f"| {label} | {command} | {' | '.join(accuracy(row) for row in result['rows'])} |", flush=True)
 
 
 def video(data: Path, runs: Runs, minutes: float) -> None:
@@ -46,16 +46,16 @@ def video(data: Path, runs: Runs, minutes: float) -> None:
     if not clips.exists():
         subprocess.run([sys.executable, Path(__file__).with_name("moving_digits.py"), clips], check=True)
     run = sslkit("pretrain", "order_verification", "--data", clips, "--minutes", minutes, "--out", runs / "order")
-    asked = ["preview", "order_verification", "--ckpt", run["checkpoint"], "--images", 2000]
+    arguments = ["preview", "order_verification", "--ckpt", run["checkpoint"], "--images", 2000]
     print(f"\norder_verification: {run['steps']:,} steps, {run['samples_per_second']:.0f} clips/s\n")
     print("| clips | triples told right (chance: 50%) |\n|---|---|")
     for part in ("train", "test"):
-        found = sslkit(*asked, "--data", clips / part, "--out", runs / f"order-{part}.png")
-        print(f"| {part} | {found['metrics']['accuracy']:.1%} |", flush=True)
+        result = sslkit(*arguments, "--data", clips / part, "--out", runs / f"order-{part}.png")
+        print(f"| {part} | {result['metrics']['accuracy']:.1%} |", flush=True)
     print("\n| what | by | order_verification | random weights | raw pixels |\n|---|---|---|---|---|")
     for command in ("knn", "probe"):
-        found = sslkit(command, "--ckpt", run["checkpoint"], "--data", clips)
-        print(f"| digit of a clip | {command} | {' | '.join(told(row) for row in found['rows'])} |", flush=True)
+        result = sslkit(command, "--ckpt", run["checkpoint"], "--data", clips)
+        print(f"| digit of a clip | {command} | {' | '.join(accuracy(row) for row in result['rows'])} |", flush=True)
 
 
 def pairs(data: Path, runs: Runs, minutes: float) -> None:
@@ -72,23 +72,23 @@ def pairs(data: Path, runs: Runs, minutes: float) -> None:
     }
     print("\n| held out | tower | way | recall at 1 | at 5 | at 10 | chance |\n|---|---|---|---|---|---|---|")
     for number, (split, is_test) in enumerate(splits.items()):
-        parts = [[row for row in rows if is_test(row) is wanted] for wanted in (False, True)]
+        parts = [[row for row in rows if is_test(row) is in_test] for in_test in (False, True)]
         train, test = (
             table(runs / f"emoji-{number}-{name}.csv", tuple(rows[0]), [tuple(row.values()) for row in part])
             for name, part in zip(("train", "test"), parts, strict=True)
         )
         for tower in ("transformer", "cbow"):
-            asked = ["--text-tower", tower, "--minutes", minutes, "--out", runs / f"clip-{number}-{tower}"]
-            run = sslkit("pretrain", "clip", "--data", train, *asked)
-            found = sslkit("zeroshot", "--ckpt", run["checkpoint"], "--data", test)["rows"]
-            for row, by_chance in zip(found[::2], found[1::2], strict=True):
+            options = ["--text-tower", tower, "--minutes", minutes, "--out", runs / f"clip-{number}-{tower}"]
+            run = sslkit("pretrain", "clip", "--data", train, *options)
+            results = sslkit("zeroshot", "--ckpt", run["checkpoint"], "--data", test)["rows"]
+            for row, by_chance in zip(results[::2], results[1::2], strict=True):
                 recalls = [f"{metric['value']:.1%}" for metric in row["metrics"]]
                 chances = ", ".join(f"{metric['value']:.1%}" for metric in by_chance["metrics"])
                 direction = row["test"].rpartition(", ")[2]
                 print(f"| {split} | {tower} | {direction} | {' | '.join(recalls)} | {chances} |", flush=True)
             if tower == "transformer":
                 classes = sslkit("zeroshot", "--ckpt", run["checkpoint"], "--data", test, "--label", "category")
-                print(f"<!-- categories by name: {told(classes['rows'][0])} of 8 -->", flush=True)
+                print(f"<!-- categories by name: {accuracy(classes['rows'][0])} of 8 -->", flush=True)
 
 
 def words(data: Path, runs: Runs, minutes: float) -> None:
@@ -113,13 +113,13 @@ def words(data: Path, runs: Runs, minutes: float) -> None:
         began = time.perf_counter()
         model.train(sentences, total_examples=len(sentences), epochs=epochs)
         theirs.append(epochs * len(numbers) / (time.perf_counter() - began))
-    ratio = statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
+    ratio = statistics.median(our_rate / their_rate for our_rate, their_rate in zip(ours, theirs, strict=True))
     print(f"\n| words/s | median of 3 turns |\n|---|---|\n| sslkit | {statistics.median(ours):,.0f} |")
     print(f"| gensim {gensim.__version__}, two workers | {statistics.median(theirs):,.0f} |\n| ratio | {ratio:.2f} |")
     near = sslkit("neighbors", "--ckpt", run["checkpoint"], "king", "blood", "night", "--k", 5)["neighbors"]
-    for word, found in near.items():
+    for word, neighbors in near.items():
         other = ", ".join(name for name, _ in model.wv.most_similar(word, topn=5))
-        print(f"\n{word}: {', '.join(name for name, _ in found)} (gensim: {other})", flush=True)
+        print(f"\n{word}: {', '.join(name for name, _ in neighbors)} (gensim: {other})", flush=True)
 
 
 def table(path: Path, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Path:
@@ -129,7 +129,7 @@ def table(path: Path, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> 
     return path
 
 
-def told(row: dict[str, Any]) -> str:
+def accuracy(row: dict[str, Any]) -> str:
     """Return a row's accuracy with its interval."""
     top1 = row["metrics"][0]
     return f"{top1['value']:.1%} ({100 * top1['low']:.1f} to {100 * top1['high']:.1f})"

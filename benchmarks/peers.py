@@ -61,8 +61,8 @@ def main() -> None:
     for method in arguments.methods.split(","):
         for seed in range(arguments.seeds):
             for by in ("sslkit", "lightly")[: 2 if find_spec("lightly") else 1]:
-                found = run(by, method, seed, arguments)
-                print("|", " | ".join([method, str(seed), by, *found]), "|", flush=True)
+                cells = run(by, method, seed, arguments)
+                print("|", " | ".join([method, str(seed), by, *cells]), "|", flush=True)
 
 
 def run(by: str, method: str, seed: int, arguments: argparse.Namespace) -> list[str]:
@@ -83,12 +83,12 @@ def run(by: str, method: str, seed: int, arguments: argparse.Namespace) -> list[
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     rate = statistics.median(line["samples_per_second"] for line in lines)
     where = ["--data", arguments.data, "--test", arguments.test, "--label", "label", "--protocol", "knn/weighted200-v1"]
-    told = subprocess.run(
+    evaluation = subprocess.run(
         [sys.executable, "-m", "sslkit", "knn", "--ckpt", out / "model.safetensors", *where, "--no-baselines", "--json"],
         check=True,
         stdout=subprocess.PIPE,
     )
-    (row,) = json.loads(told.stdout)["rows"]
+    (row,) = json.loads(evaluation.stdout)["rows"]
     top1 = row["metrics"][0]
     accuracy = f"{top1['value']:.1%} ({100 * top1['low']:.1f} to {100 * top1['high']:.1f})"
     return [f"{rate:.0f}", str(lines[-1]["step"] + 1), f"{took:.1f}", accuracy, f"{peak / 1e9:.2f} GB"]
@@ -173,10 +173,10 @@ def recipe(method: str, encoder: Encoder, hidden: int, width: int) -> tuple[nn.M
         def byol(first: Tensor, second: Tensor) -> Tensor:
             update_momentum(encoder, teacher, 0.99)
             update_momentum(projector, teacher_projector, 0.99)
-            said = [predictor(projector(encoder(view))) for view in (first, second)]
+            predictions = [predictor(projector(encoder(view))) for view in (first, second)]
             with torch.no_grad():
-                wanted = [teacher_projector(teacher(view)) for view in (first, second)]
-            loss: Tensor = (cosine(said[0], wanted[1]) + cosine(said[1], wanted[0])) / 2
+                targets = [teacher_projector(teacher(view)) for view in (first, second)]
+            loss: Tensor = (cosine(predictions[0], targets[1]) + cosine(predictions[1], targets[0])) / 2
             return loss
 
         return nn.ModuleList([encoder, projector, predictor]), byol

@@ -22,10 +22,10 @@ def main() -> None:
     for task in arguments.tasks.split(","):
         speeds, times, memories = [], [], []
         for turn in range(arguments.turns):
-            asked = [task, "--data", arguments.data, "--steps", arguments.steps]
-            plan = sslkit("plan", *asked)
+            settings = [task, "--data", arguments.data, "--steps", arguments.steps]
+            plan = sslkit("plan", *settings)
             out = arguments.runs / f"plan-{task}-{turn}"
-            run = sslkit("pretrain", *asked, "--out", out)
+            run = sslkit("pretrain", *settings, "--out", out)
             lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
             speeds.append(plan["samples_per_second"] / run["samples_per_second"])
             times.append(plan["seconds"] / lines[-1]["seconds"])
@@ -36,8 +36,8 @@ def main() -> None:
                 {
                     "task": task,
                     "steps": arguments.steps,
-                    **{f"{name}_told_to_real": round(statistics.median(found), 3) for name, found in medians.items()},
-                    **{f"{name}s": [round(one, 3) for one in sorted(found)] for name, found in medians.items()},
+                    **{f"{name}_told_to_real": round(statistics.median(ratios), 3) for name, ratios in medians.items()},
+                    **{f"{name}s": [round(ratio, 3) for ratio in sorted(ratios)] for name, ratios in medians.items()},
                 }
             ),
             flush=True,

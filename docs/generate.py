@@ -66,8 +66,13 @@ def flags() -> str:
     for entry in registry.entries(registry.TASKS):
         if entry.package == "sslkit":
             task = load_task(entry.name)
-            own = ", ".join(f"`{flag_name(key)} {value}`" for key, value in task.defaults.items())
-            parts += [f"## Options of {entry.name}\n", f"{entry.summary} Its own defaults: {own}.\n", _table(task.Options), ""]
+            defaults = ", ".join(f"`{flag_name(key)} {value}`" for key, value in task.defaults.items())
+            parts += [
+                f"## Options of {entry.name}\n",
+                f"{entry.summary} Its own defaults: {defaults}.\n",
+                _table(task.Options),
+                "",
+            ]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -75,14 +80,14 @@ def _table(model: type[BaseModel], hidden: set[str] | None = None) -> str:
     lines = ["| flag_name | accepts | default | |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
         if name not in (hidden or set()) and data_table(field) is None:
-            default = "required" if field.is_required() else _shown(field.default)
+            default = "required" if field.is_required() else _default_text(field.default)
             lines.append(f"| `{flag_name(name)}` | {expected(field)} | {default} | {field.description} |")
     return "\n".join(lines)
 
 
-def _shown(default: Any) -> str:
+def _default_text(default: Any) -> str:
     if isinstance(default, list):
-        return ", ".join(f"`{one}`" for one in default)
+        return ", ".join(f"`{item}`" for item in default)
     return "" if default is None or default is False or default == {} else f"`{default}`"
 
 
@@ -95,20 +100,20 @@ def _filled(page: Path, name: str, generated: str) -> str:
 def outdated(check: bool) -> list[Path]:
     """Write what differs (or only compare) and return which files those were."""
     listing, evaluating = ROOT / "docs" / "tasks.md", ROOT / "docs" / "evaluating.md"
-    wanted = {
+    pages = {
         listing: _filled(listing, "tasks", tasks()),
         evaluating: _filled(evaluating, "protocols", protocols()),
         ROOT / "docs" / "flags.md": flags(),
     }
-    differing = [path for path, new in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != new]
+    differing = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in differing:
         if not check:
-            path.write_text(wanted[path], encoding="utf-8")
+            path.write_text(pages[path], encoding="utf-8")
     return differing
 
 
 if __name__ == "__main__":
     check = "--check" in sys.argv
-    found = outdated(check)
-    print("\n".join(f"{'outdated' if check else 'wrote'} {path.relative_to(ROOT)}" for path in found) or "up to date")
-    sys.exit(1 if check and found else 0)
+    outdated_pages = outdated(check)
+    print("\n".join(f"{'outdated' if check else 'wrote'} {path.relative_to(ROOT)}" for path in outdated_pages) or "up to date")
+    sys.exit(1 if check and outdated_pages else 0)

@@ -45,8 +45,8 @@ def test_the_same_seed_gives_the_same_weights(task: str, sslkit: Run, colors: Pa
     how = ["--data", data, "--batch-size", 16, "--steps", 7, "--workers", 0]
     how += ["--size", 32] if modality == "image" else []
 
-    def run(name: str, *given: object) -> dict[str, torch.Tensor]:
-        ran = sslkit("pretrain", *given, "--out", tmp_path / name)
+    def run(name: str, *arguments: object) -> dict[str, torch.Tensor]:
+        ran = sslkit("pretrain", *arguments, "--out", tmp_path / name)
         assert ran.code == 0, ran.err
         state: dict[str, torch.Tensor] = torch.load(tmp_path / name / "resume.pt", weights_only=True)["task"]
         return {**load_file(tmp_path / name / "model.safetensors"), **state}
@@ -55,33 +55,35 @@ def test_the_same_seed_gives_the_same_weights(task: str, sslkit: Run, colors: Pa
         first, flag = BUILT_ON[task]
         run("before", first, *how)
         how += [flag, tmp_path / "before" / "model.safetensors"]
-    one = run("one", task, *how)
-    for name, given in {"again": (task, *how), "repeated": (task, "--spec", tmp_path / "one" / "spec.json")}.items():
-        other = run(name, *given)
-        assert one.keys() == other.keys()
-        assert [key for key in one if not torch.equal(one[key], other[key])] == []
+    reference = run("reference", task, *how)
+    for name, command in {"again": (task, *how), "repeated": (task, "--spec", tmp_path / "reference" / "spec.json")}.items():
+        other = run(name, *command)
+        assert reference.keys() == other.keys()
+        assert [key for key in reference if not torch.equal(reference[key], other[key])] == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["cola", "order_verification", "clip"])
 def test_workers_change_nothing_that_they_draw(task: str, sslkit: Run, tmp_path: Path) -> None:
     data = load_modality(load_task(task).modality).example_data(tmp_path, 48)
-    found = []
+    weights = []
     for workers in (0, 4):
         how = ["--data", data, "--batch-size", 16, "--epochs", 2, "--workers", workers, "--out", tmp_path / str(workers)]
         assert sslkit("pretrain", task, *how).code == 0
-        found.append(load_file(tmp_path / str(workers) / "model.safetensors"))
-    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+        weights.append(load_file(tmp_path / str(workers) / "model.safetensors"))
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["rotation", "simclr", "mae"])
 def test_workers_and_cache_change_nothing(task: str, sslkit: Run, digits: Path, tmp_path: Path) -> None:
-    found = []
-    for number, given in enumerate((["--cache", "off"], ["--cache", "off", "--workers", 4], ["--cache", "on", "--workers", 4])):
+    weights = []
+    for number, options in enumerate(
+        (["--cache", "off"], ["--cache", "off", "--workers", 4], ["--cache", "on", "--workers", 4])
+    ):
         out = tmp_path / str(number)
         how = ["--data", digits, "--size", 32, "--batch-size", 16, "--epochs", 3, "--out", out]
-        assert sslkit("pretrain", task, *how, "--workers", 0, *given).code == 0
-        found.append(load_file(out / "model.safetensors"))
-    for other in found[1:]:
-        assert all(torch.equal(value, other[name]) for name, value in found[0].items())
+        assert sslkit("pretrain", task, *how, "--workers", 0, *options).code == 0
+        weights.append(load_file(out / "model.safetensors"))
+    for other in weights[1:]:
+        assert all(torch.equal(value, other[name]) for name, value in weights[0].items())

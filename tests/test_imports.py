@@ -14,12 +14,12 @@ MACHINERY = {"data", "engine", "nn", "encoders", "evaluation", "exporting", "rep
 
 def modules() -> dict[str, Path]:
     """Return every module of ours by name."""
-    found = {}
+    files = {}
     for folder, package in ((ROOT / "sslkit", "sslkit"), (ROOT / "plugins", "sslkit_plugins")):
         for file in sorted(folder.rglob("*.py")):
             parts = (package, *file.relative_to(folder).with_suffix("").parts)
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
-    return found
+            files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return files
 
 
 MODULES = modules()
@@ -45,69 +45,69 @@ def room(name: str) -> str:
 
 
 def test_the_contract_imports_nothing_else_of_ours() -> None:
-    found = [
+    violations = [
         f"{name} imports {other}"
         for name in MODULES
         if room(name) == "contract"
         for other, _ in imports(name, everywhere=True)
         if other.split(".")[0] == "sslkit" and room(other) != "contract"
     ]
-    assert not found
+    assert not violations
 
 
 def test_machinery_knows_no_modality() -> None:
-    found = [
+    violations = [
         f"{name} imports {other}"
         for name in MODULES
         if room(name) in MACHINERY or (room(name) and "." not in name.removeprefix("sslkit.") and room(name) not in MODALITIES)
         for other, _ in imports(name, everywhere=True)
         if room(other) in MODALITIES
     ]
-    assert not found
+    assert not violations
 
 
 def test_machinery_compares_no_modality_by_name() -> None:
-    found = []
+    violations = []
     for name, tree in TREES.items():
         if room(name) not in MACHINERY:
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Compare):
-                compared = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-                if compared & MODALITIES:
-                    found.append(f"{name}:{node.lineno}: {ast.unparse(node)}")
-    assert not found
+                constants = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+                if constants & MODALITIES:
+                    violations.append(f"{name}:{node.lineno}: {ast.unparse(node)}")
+    assert not violations
 
 
 def test_plugins_import_the_standard_library_torch_pydantic_and_sslkit() -> None:
     allowed = {*sys.stdlib_module_names, "torch", "pydantic", "sslkit"}
-    found = [
+    violations = [
         f"{name} imports {other}"
         for name in MODULES
         if name.startswith("sslkit_plugins.")
         for other, _ in imports(name, everywhere=True)
         if other.split(".")[0] not in allowed
     ]
-    assert not found
+    assert not violations
 
 
 def test_no_circles() -> None:
     """Find modules that import each other, however many lie between them, at the top or inside functions."""
     graph = {name: {other for other, _ in imports(name, everywhere=False) if other in MODULES} for name in MODULES}
-    seen: dict[str, int] = {}
+    finished: dict[str, int] = {}
 
     def circle(name: str, path: list[str]) -> list[str]:
         if name in path:
             return path[path.index(name) :]
-        if name in seen:
+        if name in finished:
             return []
         for other in sorted(graph[name] - {name}):
-            if found := circle(other, [*path, name]):
-                return found
-        seen[name] = 1
+            if cycle := circle(other, [*path, name]):
+                return cycle
+        finished[name] = 1
         return []
 
-    assert not [" -> ".join(found) for name in MODULES if (found := circle(name, []))]
+    assert not [" -> ".join(cycle) for name in MODULES if (cycle := circle(name, []))]
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("sslkit")])

@@ -38,7 +38,8 @@ FORBIDDEN = frozenset(
         "obj",
     ]
 )
-FILES = sorted([*ROOT.glob("sslkit/**/*.py"), *ROOT.glob("plugins/**/*.py")])
+FOLDERS = ("sslkit", "plugins", "tests", "examples", "benchmarks", "docs")
+FILES = sorted(file for folder in FOLDERS for file in ROOT.glob(f"{folder}/**/*.py"))
 
 
 def identifiers(tree: ast.AST) -> Iterator[tuple[str, int]]:
@@ -67,8 +68,8 @@ def identifiers(tree: ast.AST) -> Iterator[tuple[str, int]]:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_identifiers_are_plain_words(file: Path) -> None:
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    found = sorted({(line, name) for name, line in identifiers(tree) if name.lstrip("_") in FORBIDDEN})
-    assert not found
+    violations = sorted({(line, name) for name, line in identifiers(tree) if name.lstrip("_") in FORBIDDEN})
+    assert not violations
 
 
 def test_spelling_is_american() -> None:

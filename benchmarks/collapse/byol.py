@@ -49,7 +49,7 @@ class SmallBYOL(PretextTask):
         """Return the squared distance of unit vectors (equation 2)."""
         return (2 - 2 * F.cosine_similarity(output["prediction"], output["target"].flip(1), dim=-1)).mean()
 
-    def after_step(self, seen: Batch) -> None:
+    def after_step(self, remembered: Batch) -> None:
         """Move the teacher."""
         self.teacher.update(self.encoder, self.head, momentum=self.options.momentum)
 

@@ -54,11 +54,11 @@ class SmallDINO(PretextTask):
         """Return the teacher's outputs."""
         return {"teacher": output["teacher"].mean(dim=1)}
 
-    def after_step(self, seen: Batch) -> None:
+    def after_step(self, remembered: Batch) -> None:
         """Move teacher and center."""
         self.teacher.update(self.encoder, self.head, momentum=self.options.momentum)
         if self.options.centering:
-            self.center.lerp_(seen["teacher"].mean(dim=0), 0.5)  # 0.1 in the paper, whose runs are longer
+            self.center.lerp_(remembered["teacher"].mean(dim=0), 0.5)  # 0.1 in the paper, whose runs are longer
 
     def _view(self, image: Tensor) -> Tensor:
         image = flip(random_resized_crop(image, self.data.size, scale=(0.2, 1.0)))

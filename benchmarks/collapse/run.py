@@ -56,17 +56,17 @@ def main(data: Path, out: Path, only: list[str]) -> None:
         folder = out / name.replace(" ", "-").replace(",", "")
         settings: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, **changes}
         images = str(constant) if settings.pop("data", "") == "constant" else str(data / "train.csv")
-        said = "diverged"
+        failure = "diverged"
         try:
             if not (folder / "model.safetensors").exists():
                 pretrain(PretrainSpec(task=task, data=images, out=str(folder), **settings))
         except SslkitError as error:
-            said = str(error)
+            failure = str(error)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        told = [(line["step"] + 1, alarm) for line in lines for alarm in line.get("alarms", [])]
+        alarms = [(line["step"] + 1, alarm) for line in lines for alarm in line.get("alarms", [])]
         row = [name, "", "nothing", "", "", ""]
-        if told:
-            row[1:3] = [str(told[0][0]), "; ".join(alarm for _, alarm in told)]
+        if alarms:
+            row[1:3] = [str(alarms[0][0]), "; ".join(alarm for _, alarm in alarms)]
         if (folder / "model.safetensors").exists():
             against = [] if healthy is None else [str(out / healthy)]
             spec = KnnSpec(
@@ -83,7 +83,7 @@ def main(data: Path, out: Path, only: list[str]) -> None:
             if healthy is not None:
                 row[4:] = [rows[1].headline.text(), f"{rows[1].comparisons['checkpoint'].p_value:.1g}"]
         else:
-            row[2] = said
+            row[2] = failure
         print(f"| {' | '.join(row)} |", flush=True)
 
 

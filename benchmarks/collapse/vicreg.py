@@ -44,7 +44,7 @@ class SmallVICReg(PretextTask):
             "invariance": self.options.invariance_weight * F.mse_loss(*views),
             "variance": self.options.variance_weight * sum(F.relu(1 - deviation).mean() / 2 for deviation in deviations),
             "covariance": self.options.covariance_weight
-            * sum((one.square().sum() - one.diag().square().sum()) / width for one in covariances),
+            * sum((covariance.square().sum() - covariance.diag().square().sum()) / width for covariance in covariances),
         }
 
     def _view(self, image: Tensor) -> Tensor:

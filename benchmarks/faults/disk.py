@@ -30,10 +30,10 @@ def full_disks(folder: Path, data: Path, long: bool) -> list[Promise]:
             out = folder / "disk" / "run"
             code, errors = ran(*how, "--out", out, limits=limits)
             step = step_of(out)
-            wanted = 0 if code == 0 else 1 if (out / "metrics.jsonl").exists() else 2
-            line.check(code == wanted and len(errors) == (code != 0), f"{size} bytes: code {code}, {errors}")
-            found = left_over(out)
-            clean.check(not found, f"{size} bytes: {found}")
+            expected = 0 if code == 0 else 1 if (out / "metrics.jsonl").exists() else 2
+            line.check(code == expected and len(errors) == (code != 0), f"{size} bytes: code {code}, {errors}")
+            leftovers = left_over(out)
+            clean.check(not leftovers, f"{size} bytes: {leftovers}")
             if step and code:
                 shutil.copytree(out, folder / f"copy-{number}")
                 code, errors = ran(*how, "--out", folder / f"copy-{number}", "--resume")
@@ -82,8 +82,8 @@ def two_runs(folder: Path, data: Path, long: bool) -> list[Promise]:
         first = Process(*how, "--steps", 10**6, "--out", out)
         wait_for(out / "resume.pt")
         code, errors = ran(*how, "--steps", 10**6, "--out", out, "--resume")
-        said = len(errors) == 1 and "another process is working in" in errors[0]
-        second.check(code == 2 and said and first.wait(0.1) is None, f"code {code}, {errors}")
+        refused = len(errors) == 1 and "another process is working in" in errors[0]
+        second.check(code == 2 and refused and first.wait(0.1) is None, f"code {code}, {errors}")
         first.kill()
         step = step_of(out)
         process = Process(*how, "--steps", 10**6, "--out", out, "--resume")
@@ -101,12 +101,12 @@ def two_runs(folder: Path, data: Path, long: bool) -> list[Promise]:
     shared = Promise("two runs that index and decode the same images into one cache at once", "both end as one alone does")
     for number in range(5 if long else 2):
         os.environ["SSLKIT_CACHE"], before = str(folder / f"cache-{number}"), os.environ["SSLKIT_CACHE"]
-        one, other, alone = (folder / f"{name}-{number}" for name in ("one", "other", "alone"))
-        both = [Process(*how, "--steps", 20, "--workers", 2, "--out", out) for out in (one, other)]
+        left, right, alone = (folder / f"{name}-{number}" for name in ("left", "right", "alone"))
+        both = [Process(*how, "--steps", 20, "--workers", 2, "--out", out) for out in (left, right)]
         codes = [process.wait(120) for process in both]
         os.environ["SSLKIT_CACHE"] = before
         code, _ = ran(*how, "--steps", 20, "--out", alone)
-        same = code == 0 and codes == [0, 0] and same_weights(one, alone) and same_weights(other, alone)
+        same = code == 0 and codes == [0, 0] and same_weights(left, alone) and same_weights(right, alone)
         shared.check(same, f"codes {codes}")
     disk = folder / "disk"
     disk.mkdir()

@@ -12,13 +12,13 @@ def long_run(folder: Path, data: Path, long: bool) -> list[Promise]:
     process = Process(
         "pretrain", "rotation", "--data", data, *TINY, "--batch-size", 4, "--steps", steps, "--out", folder / "run"
     )
-    seen: list[tuple[int, int, int]] = []
+    measurements: list[tuple[int, int, int]] = []
     code = None
     while code is None:
         code = process.wait(0.5)
         if code is None and (folder / "run" / "metrics.jsonl").exists():
-            seen.append(looked(process.pid))
-    early, late = seen[len(seen) // 5], seen[-2]
+            measurements.append(resource_usage(process.pid))
+    early, late = measurements[len(measurements) // 5], measurements[-2]
     end = Promise(f"{steps:,} steps", "they are taken")
     end.check(code == 0 and step_of(folder / "run") == steps, f"code {code}, {process.errors}")
     grows = Promise(
@@ -33,7 +33,7 @@ def long_run(folder: Path, data: Path, long: bool) -> list[Promise]:
     return [end, grows, log]
 
 
-def looked(process: int) -> tuple[int, int, int]:
+def resource_usage(process: int) -> tuple[int, int, int]:
     """Return memory, open files and threads of a process, zeros if it has ended."""
     try:
         memory = 4096 * int(Path(f"/proc/{process}/statm").read_text().split()[1])

@@ -124,9 +124,9 @@ def nested(recipe: dict[str, Any], depth: int) -> dict[str, Any]:
     return recipe
 
 
-def torch_saved(what: Any) -> bytes:
+def torch_saved(task: Any) -> bytes:
     stream = io.BytesIO()
-    torch.save({"task": what}, stream)
+    torch.save({"task": task}, stream)
     return stream.getvalue()
 
 
@@ -158,9 +158,9 @@ def runs(folder: Path, run: Path, canary: Path) -> dict[str, list[Any]]:
     return commands
 
 
-def saved(what: Any) -> bytes:
+def saved(content: Any) -> bytes:
     stream = io.BytesIO()
-    torch.save(what, stream)
+    torch.save(content, stream)
     return stream.getvalue()
 
 

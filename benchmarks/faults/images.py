@@ -54,12 +54,12 @@ def mutated_images(folder: Path, data: Path, long: bool) -> list[Promise]:
     how = ["--data", images, *TINY, "--epochs", 3, "--workers", 2, "--max-broken", 1, "--out", folder / "run"]
     code, errors = ran("pretrain", "rotation", *how)
     runs.check(code == 0, f"code {code}: {errors}")
-    told = {}
+    reasons = {}
     if (folder / "run" / "broken.csv").exists():
         with open(folder / "run" / "broken.csv", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            told = dict(csv.reader(stream))
+            reasons = dict(csv.reader(stream))
     for name, kind in surely.items():
-        listed.check(bool(told.get(name)), f"{name!r}: {kind}")
+        listed.check(bool(reasons.get(name)), f"{name!r}: {kind}")
     if code == 0:
         lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
         memory.check(lines[-1]["memory"] < 2e9, f"{lines[-1]['memory']:,} bytes")

@@ -48,8 +48,8 @@ def chains(folder: Path, data: Path, long: bool) -> list[Promise]:
             logged = logged_steps(out)
             lost.check(logged - step <= _EVERY, f"{logged} steps were logged and {step} are in the checkpoint")
         bits.check(code == 0 and same_weights(folder / "whole", out), f"chain {number}: code {code}, {kills} kills")
-        found = left_over(out, cache)
-        clean.check(not found, str(found))
+        leftovers = left_over(out, cache)
+        clean.check(not leftovers, str(leftovers))
     return [bits, readable, lost, clean]
 
 
@@ -62,8 +62,8 @@ def logged_steps(run: Path) -> int:
 
 def signals(folder: Path, data: Path, long: bool) -> list[Promise]:
     """Ask runs to stop."""
-    one = Promise("SIGTERM, SIGINT", "a checkpoint of the step it was in, exit code 128 + signal, no temporary files")
-    two = Promise("a second signal", "it ends within a second, the last checkpoint can be read")
+    once = Promise("SIGTERM, SIGINT", "a checkpoint of the step it was in, exit code 128 + signal, no temporary files")
+    twice = Promise("a second signal", "it ends within a second, the last checkpoint can be read")
     how = ["--data", data, *TINY, "--steps", 10**6, "--checkpoint-every", 50]
     seed = random.Random(1)
     for number in range(10 if long else 4):
@@ -75,8 +75,8 @@ def signals(folder: Path, data: Path, long: bool) -> list[Promise]:
         process.signal(which)
         code = process.wait(20)
         behind = logged_steps(out) - step_of(out)
-        found = left_over(out)
-        one.check(code == 128 + which and behind <= 0 and not found, f"code {code}, {behind} steps behind, {found}")
+        leftovers = left_over(out)
+        once.check(code == 128 + which and behind <= 0 and not leftovers, f"code {code}, {behind} steps behind, {leftovers}")
 
         out = folder / f"twice-{number}"
         process = Process("pretrain", "rotation", *how, "--out", out)
@@ -88,8 +88,8 @@ def signals(folder: Path, data: Path, long: bool) -> list[Promise]:
         code = process.wait(1.0)
         if code is None:
             process.kill()
-        two.check(code is not None and step_of(out) >= 50, f"code {code}")
-    return [one, two]
+        twice.check(code is not None and step_of(out) >= 50, f"code {code}")
+    return [once, twice]
 
 
 def wait_for(file: Path) -> None:

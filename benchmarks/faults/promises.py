@@ -56,8 +56,8 @@ class Process:
             import resource
 
             os.setpgid(0, 0)  # its workers are killed with it
-            for what, limit in (limits or {}).items():
-                resource.setrlimit(what, (limit, limit))
+            for kind, limit in (limits or {}).items():
+                resource.setrlimit(kind, (limit, limit))
             into = os.open(self.log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
             os.dup2(into, 1)
             os.dup2(into, 2)
@@ -81,8 +81,8 @@ class Process:
             return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            found, status = os.waitpid(self.pid, os.WNOHANG)
-            if found:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            if ended:
                 return os.waitstatus_to_exitcode(status)
             time.sleep(0.002)
         return None
@@ -120,9 +120,9 @@ def step_of(run: Path) -> int:
     return step
 
 
-def same_weights(one: Path, other: Path) -> bool:
+def same_weights(first_run: Path, second_run: Path) -> bool:
     """Tell whether two runs ended with the same bits."""
-    first, second = (load_file(run / "model.safetensors") for run in (one, other))
+    first, second = (load_file(run / "model.safetensors") for run in (first_run, second_run))
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 

@@ -17,12 +17,12 @@ def test_spectrograms_are_librosas(rate: int, mels: int) -> None:
     tone = 0.3 * np.sin(2 * np.pi * (300 + 400 * time) * time) + np.random.default_rng(0).normal(scale=0.05, size=rate)
     sound = tone.astype(np.float32)
     module = LogMel(rate, mels)
-    wanted = librosa.feature.melspectrogram(
+    expected = librosa.feature.melspectrogram(
         y=sound, sr=rate, n_fft=module.length, hop_length=module.hop, n_mels=mels, fmin=60, fmax=min(7800, 0.45 * rate), power=2
     )
-    found = module(torch.from_numpy(sound)[None])[0]
-    assert found.shape == wanted.shape
-    assert float((found - torch.from_numpy(np.log(wanted + 1e-5))).abs().max()) < 1e-3
+    spectrogram = module(torch.from_numpy(sound)[None])[0]
+    assert spectrogram.shape == expected.shape
+    assert float((spectrogram - torch.from_numpy(np.log(expected + 1e-5))).abs().max()) < 1e-3
 
 
 def test_spectrograms_stay_in_float32() -> None:
@@ -38,7 +38,7 @@ def test_sound_of_any_length_has_features() -> None:
     assert encoder.sample_rate == 8000 and encoder.modality == "audio"
     for samples in (200, 4000, 12345):
         assert encoder(torch.randn(3, samples)).shape == (3, 64)
-    assert [one.shape[1] for one in encoder.layers(torch.randn(1, 4000))] == [8, 16, 32, 64]
+    assert [features.shape[1] for features in encoder.layers(torch.randn(1, 4000))] == [8, 16, 32, 64]
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,11 @@ Run = Callable[..., Any]
 ROWS = np.arange(2)
 
 
-def tone(path: Path, seconds: float, rate: int = 8000, hertz: float = 440, channels: int = 1, **given: Any) -> None:
+def tone(path: Path, seconds: float, rate: int = 8000, hertz: float = 440, channels: int = 1, **options: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     time = np.arange(int(seconds * rate)) / rate
     wave = 0.5 * np.sin(2 * np.pi * hertz * time)
-    soundfile.write(path, np.stack([wave] * channels, axis=1), rate, **given)
+    soundfile.write(path, np.stack([wave] * channels, axis=1), rate, **options)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_windows_are_drawn_from_seed_epoch_and_row_alone(two: Path) -> None:
     for other in (ReadSeed(0, 4), ReadSeed(1, 3)):
         assert not np.array_equal(audio.read(ROWS, other)[0]["audio"], first)
     batches = [raw["audio"] for workers in (0, 2) for raw in Loader(audio, workers, substitute=True)([ROWS], ReadSeed(0, 3))]
-    assert all(torch.equal(one, torch.from_numpy(first)) for one in batches)
+    assert all(torch.equal(batch, torch.from_numpy(first)) for batch in batches)
 
 
 def test_windows_of_an_evaluation_go_from_beginning_to_end(tmp_path: Path) -> None:
@@ -59,9 +59,9 @@ def test_windows_of_an_evaluation_go_from_beginning_to_end(tmp_path: Path) -> No
     spec = DataSpec(data=str(tmp_path))
     index = AudioSource.read_index(str(tmp_path), None, False)
     (sound, _) = AudioSource.for_evaluation(index, spec, encoder, 100).read(np.array([1]))
-    found = sound["audio"][0]
-    assert found.shape == (8, 800)
-    assert np.allclose(found[0], rising[:800], atol=1e-6) and np.allclose(found[-1], rising[-800:], atol=1e-6)
+    windows = sound["audio"][0]
+    assert windows.shape == (8, 800)
+    assert np.allclose(windows[0], rising[:800], atol=1e-6) and np.allclose(windows[-1], rising[-800:], atol=1e-6)
 
 
 def test_recordings_are_resampled_and_mixed(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_recording_that_is_silent_in_places_is_heard_elsewhere(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("arguments", "message"),
     [
         (["--data", "{empty}"], "no recording in"),
         (["--data", "{images}"], "no recording in"),
@@ -153,12 +153,16 @@ def test_a_recording_that_is_silent_in_places_is_heard_elsewhere(tmp_path: Path)
         (["--data", "{two}", "--seconds", "0.008"], "--seconds: should be a number, 0.025 to 60, or auto (got 0.008)"),
     ],
 )
-def test_bad_input_is_one_line(given: list[str], message: str, sslkit: Run, two: Path, digits: Path, tmp_path: Path) -> None:
+def test_bad_input_is_one_line(
+    arguments: list[str], message: str, sslkit: Run, two: Path, digits: Path, tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "junk").mkdir()
     (tmp_path / "junk" / "a.wav").write_bytes(b"no sound")
     places = {"empty": tmp_path / "empty", "junk": tmp_path / "junk", "two": two, "images": digits}
-    ran = sslkit("pretrain", "cola", *(one.format(**places) for one in given), "--out", tmp_path / "run", "--batch-size", 2)
+    ran = sslkit(
+        "pretrain", "cola", *(argument.format(**places) for argument in arguments), "--out", tmp_path / "run", "--batch-size", 2
+    )
     errors = [line for line in ran.err.splitlines() if line.startswith("error: ")]
     assert ran.code == 2 and len(errors) == 1 and message in errors[0]
     assert not (tmp_path / "run").exists()
@@ -182,15 +186,15 @@ def test_from_recordings_to_numbers(sslkit: Run, tmp_path: Path) -> None:
     assert sslkit("pretrain", "cola", "--data", data, "--out", run, *options).code == 0
     checkpoint = run / "model.safetensors"
     for command in ("knn", "probe", "retrieval"):
-        given = ["--k", 3] if command == "knn" else []
-        rows = sslkit(command, "--ckpt", checkpoint, *given, "--json").json["rows"]
+        extra = ["--k", 3] if command == "knn" else []
+        rows = sslkit(command, "--ckpt", checkpoint, *extra, "--json").json["rows"]
         assert [row["model"] for row in rows] == ["checkpoint", "random weights", "mean spectrum, 64 bands"]
         assert rows[0]["metrics"][0]["n"] == 8
     assert rows[2]["metrics"][0]["value"] > 0.95  # two tones are far apart
     again = sslkit("pretrain", "cola", "--data", data, "--out", run, *options, "--resume")
     assert again.code == 0, again.err  # the same command: the sample rate that was found is no other value
-    found = sslkit("embed", "--ckpt", checkpoint, "--out", tmp_path / "features.npz", "--json").json
-    assert found["samples"] == 16 and found["labels"]
+    summary = sslkit("embed", "--ckpt", checkpoint, "--out", tmp_path / "features.npz", "--json").json
+    assert summary["samples"] == 16 and summary["labels"]
     preview = sslkit("preview", "cola", "--ckpt", checkpoint, "--out", tmp_path / "p.png", "--json").json
     assert set(preview["metrics"]) == {"accuracy", "information_bound"} and (tmp_path / "p.png").exists()
     assert sorted(path.name for path in (run / "previews").iterdir())

@@ -31,11 +31,11 @@ def test_the_guard_works() -> None:
     assert "torch was imported" in done.stderr
 
 
-@pytest.mark.parametrize("asked", [{}, {"NO_COLOR": "1", "FORCE_COLOR": "1", "TERM": "xterm-256color"}])
-def test_no_colors_in_a_pipe_or_where_they_are_not_wanted(asked: dict[str, str]) -> None:
-    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")} | asked
+@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1", "FORCE_COLOR": "1", "TERM": "xterm-256color"}])
+def test_no_colors_in_a_pipe_or_where_they_are_not_wanted(variables: dict[str, str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")} | variables
     for command in (["--help"], ["tasks"], ["pretrain", "nothing"]):
         done = subprocess.run([sys.executable, "-m", "sslkit", *command], env=environment, capture_output=True, text=True)
-        said = done.stdout + done.stderr
-        assert said and not re.search(r"\x1b\[[0-9;]*(3[0-7]|38|9[0-7])[;m]", said)
-        assert asked or "\x1b" not in said
+        output = done.stdout + done.stderr
+        assert output and not re.search(r"\x1b\[[0-9;]*(3[0-7]|38|9[0-7])[;m]", output)
+        assert variables or "\x1b" not in output

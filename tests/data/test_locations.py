@@ -54,10 +54,10 @@ def test_class_folders_give_labels(tmp_path: Path) -> None:
 def test_parts_of_a_folder(tmp_path: Path, folders: list[str], parts: list[str]) -> None:
     for folder in folders:
         write(tmp_path / folder / "x" / "1.png")
-    found = find_parts(str(tmp_path), IMAGES)
-    assert list(found) == parts
+    locations = find_parts(str(tmp_path), IMAGES)
+    assert list(locations) == parts
     split = "train" in folders and "plane" not in folders
-    assert found["train"] == str(tmp_path / "train" if split else tmp_path)
+    assert locations["train"] == str(tmp_path / "train" if split else tmp_path)
 
 
 def test_links_in_a_loop(tmp_path: Path) -> None:
@@ -100,9 +100,9 @@ def test_an_unwritable_cache_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_fingerprint_does_not_depend_on_the_place(tmp_path: Path) -> None:
     for place in ("here", "there"):
         write(tmp_path / place / "a" / "1.png")
-    one, other = (ImageSource.read_index(str(tmp_path / place)) for place in ("here", "there"))
-    assert one.fingerprint() == other.fingerprint()
-    assert one.key() != other.key()
+    first, second = (ImageSource.read_index(str(tmp_path / place)) for place in ("here", "there"))
+    assert first.fingerprint() == second.fingerprint()
+    assert first.key() != second.key()
 
 
 def test_list_and_csv_are_relative_to_themselves(tmp_path: Path) -> None:

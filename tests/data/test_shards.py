@@ -67,22 +67,22 @@ def test_patterns(shards: Path, tmp_path: Path) -> None:
     assert names == ["part-001.tar", "part-002.tar"]
     with pytest.raises(SslkitError, match=r"--data: shard .*part-003.tar does not exist"):
         expand(f"wds:{shards}/part-{{002..003}}.tar")
-    with pytest.raises(SslkitError, match="shards are read from disks") as told:
+    with pytest.raises(SslkitError, match="shards are read from disks") as raised:
         expand("wds:https://example.com/{000..099}.tar")
-    assert "mount" in told.value.hint
+    assert "mount" in raised.value.hint
 
 
 def test_a_run_on_shards_resumes_in_the_same_bits(
     shards: Path, quick: list[str], tmp_path: Path, sslkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(shards)
-    given = ["--data", "wds:part-{000..002}.tar", *quick, "--checkpoint-every", 1]
-    assert sslkit("pretrain", "rotation", *given, "--steps", 5, "--out", tmp_path / "whole").code == 0
+    arguments = ["--data", "wds:part-{000..002}.tar", *quick, "--checkpoint-every", 1]
+    assert sslkit("pretrain", "rotation", *arguments, "--steps", 5, "--out", tmp_path / "whole").code == 0
     monkeypatch.chdir(tmp_path)  # the run knows its shards from anywhere
     file = tmp_path / "stops.py"
     file.write_text(
         "import signal, os\nfrom sslkit_plugins.image.predictive.rotation import Rotation\n\n\nclass Stops(Rotation):\n"
-        "    def after_step(self, seen):\n        if self.clock.step == 2 and not os.environ.get('GO'):\n"
+        "    def after_step(self, remembered):\n        if self.clock.step == 2 and not os.environ.get('GO'):\n"
         "            os.kill(os.getpid(), signal.SIGTERM)\n"
     )
     parts = ["--data", f"wds:{shards}/part-{{000..002}}.tar", *quick, "--steps", 5, "--out", tmp_path / "parts"]
@@ -101,9 +101,9 @@ def test_what_is_no_shard(tmp_path: Path) -> None:
         ImageSource.read_index(f"wds:{tmp_path}/no.tar")
     with tarfile.open(tmp_path / "compressed.tar", "w:gz"):
         pass
-    with pytest.raises(SslkitError) as told:
+    with pytest.raises(SslkitError) as raised:
         ImageSource.read_index(f"wds:{tmp_path}/compressed.tar")
-    assert "must not be compressed" in told.value.hint
+    assert "must not be compressed" in raised.value.hint
     write_shard(tmp_path / "empty.tar", {"readme.txt": b"no image"})
     with pytest.raises(SslkitError, match="no image in"):
         ImageSource.read_index(f"wds:{tmp_path}/empty.tar")

@@ -17,10 +17,10 @@ from sslkit import SslkitError
 def rewritten(path: Path, to: Path, metadata: dict[str, Any] | None = None, drop: str = "", **changes: Any) -> Path:
     """Copy a checkpoint with other metadata or without a tensor."""
     with safe_open(path, "pt") as file:
-        said = json.loads(file.metadata()["sslkit"])
+        description = json.loads(file.metadata()["sslkit"])
     tensors = {name: value for name, value in load_file(path).items() if name != drop}
-    said = {**said, **changes} if metadata is None else metadata
-    save_file(tensors, to, {"sslkit": json.dumps(said)})
+    description = {**description, **changes} if metadata is None else metadata
+    save_file(tensors, to, {"sslkit": json.dumps(description)})
     return to
 
 
@@ -28,11 +28,15 @@ def test_describes_itself(trained: Path, digits: Path) -> None:
     with safe_open(trained, "pt") as file:
         text = file.metadata()["sslkit"]
         assert all(name.startswith("encoder.") for name in file.keys())  # noqa: SIM118
-    said = json.loads(text)
-    assert said["task"] == "rotation" and said["role"] == "student" and said["step"] == said["steps"] == 12
-    assert said["recipe"]["name"] == "resnet_micro" and said["encoder_from"].startswith("sslkit ")
-    assert said["normalization"][0]["mean"] == pytest.approx([0.485, 0.456, 0.406])
-    assert str(digits) not in text and "/" not in json.dumps(said["spec"])  # never a path
+    description = json.loads(text)
+    assert (
+        description["task"] == "rotation"
+        and description["role"] == "student"
+        and description["step"] == description["steps"] == 12
+    )
+    assert description["recipe"]["name"] == "resnet_micro" and description["encoder_from"].startswith("sslkit ")
+    assert description["normalization"][0]["mean"] == pytest.approx([0.485, 0.456, 0.406])
+    assert str(digits) not in text and "/" not in json.dumps(description["spec"])  # never a path
 
 
 def test_load_needs_neither_plugin_nor_run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,9 +33,11 @@ def test_deviation_is_one_for_spread_and_zero_for_equal_features() -> None:
 
 def test_alignment_and_uniformity_against_naive_loops() -> None:
     first, second = torch.randn(2, 9, 5, generator=torch.Generator().manual_seed(0))
-    one, other = (x / x.norm(dim=1, keepdim=True) for x in (first, second))
-    assert alignment(first, second) == pytest.approx(float(sum((one[i] - other[i]).square().sum() for i in range(9)) / 9))
-    pairs = [torch.exp(-2 * (one[i] - one[j]).square().sum()) for i in range(9) for j in range(i)]
+    unit_first, unit_second = (x / x.norm(dim=1, keepdim=True) for x in (first, second))
+    assert alignment(first, second) == pytest.approx(
+        float(sum((unit_first[i] - unit_second[i]).square().sum() for i in range(9)) / 9)
+    )
+    pairs = [torch.exp(-2 * (unit_first[i] - unit_first[j]).square().sum()) for i in range(9) for j in range(i)]
     assert uniformity(first) == pytest.approx(float(torch.log(sum(pairs) / len(pairs))), rel=1e-5)
 
 
@@ -57,16 +59,16 @@ def test_a_run_logs_its_health_and_looking_changes_nothing(digits: Path, tmp_pat
     from safetensors.torch import load_file
 
     watched = pretrain(small(digits, tmp_path / "watched", online_knn=True))
-    looked = [line for line in lines(tmp_path / "watched") if "rankme" in line]
-    assert [line["step"] for line in looked] == [1, 3, 5]
-    assert {"feature_deviation", "feature_alignment", "uniformity", "online_knn", "gradient_norm"} <= looked[0].keys()
-    assert "teacher_entropy" not in looked[0]
+    measurements = [line for line in lines(tmp_path / "watched") if "rankme" in line]
+    assert [line["step"] for line in measurements] == [1, 3, 5]
+    assert {"feature_deviation", "feature_alignment", "uniformity", "online_knn", "gradient_norm"} <= measurements[0].keys()
+    assert "teacher_entropy" not in measurements[0]
     # The same as `votes` of the final features, by hand.
-    assert looked[-1]["online_knn"] == by_hand(watched.checkpoint, digits)
+    assert measurements[-1]["online_knn"] == by_hand(watched.checkpoint, digits)
     alone = pretrain(small(digits, tmp_path / "alone", health_every=0))
     assert all("rankme" not in line for line in lines(tmp_path / "alone"))
-    one, other = load_file(watched.checkpoint), load_file(alone.checkpoint)
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    watched_weights, alone_weights = load_file(watched.checkpoint), load_file(alone.checkpoint)
+    assert all(torch.equal(watched_weights[name], alone_weights[name]) for name in watched_weights)
 
 
 def by_hand(checkpoint: str, digits: Path) -> float:
@@ -80,9 +82,9 @@ def by_hand(checkpoint: str, digits: Path) -> float:
     images = np.stack([np.array(Image.open(index.root / path).convert("RGB")) for path in index.paths])
     with torch.no_grad():
         features = load(checkpoint)(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
-    labels, asked = torch.from_numpy(index.labels), torch.arange(48) % 4 == 0
-    told = votes(features[~asked], labels[~asked], features[asked], 20, 0.07, 3).argmax(dim=1)
-    return (told == labels[asked]).double().mean().item()
+    labels, is_query = torch.from_numpy(index.labels), torch.arange(48) % 4 == 0
+    predictions = votes(features[~is_query], labels[~is_query], features[is_query], 20, 0.07, 3).argmax(dim=1)
+    return (predictions == labels[is_query]).double().mean().item()
 
 
 def test_a_teacher_is_looked_at(digits: Path, tmp_path: Path) -> None:
@@ -101,8 +103,8 @@ def test_constant_images_are_named(constant: Path, tmp_path: Path, sslkit: Run, 
     ran = sslkit(*flags, "--out", tmp_path / "warn")
     assert ran.code == 0
     assert "health: features of all images are nearly identical" in ran.err and "since step 2" in ran.err
-    (told,) = [line for line in lines(tmp_path / "warn") if "alarms" in line]
-    assert told["step"] == 5 and "nearly identical" in told["alarms"][0]
+    (alarm_line,) = [line for line in lines(tmp_path / "warn") if "alarms" in line]
+    assert alarm_line["step"] == 5 and "nearly identical" in alarm_line["alarms"][0]
     ran = sslkit(*flags, "--out", tmp_path / "stop", "--on-collapse", "stop")
     assert ran.code == 1 and "stopped after step 6: features of all images are nearly identical" in ran.err
     assert (tmp_path / "stop" / "model.safetensors").exists()
@@ -133,7 +135,7 @@ def looks(**changes: list[float]) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("measurements", "message"),
     [
         (looks(), ""),
         (looks(rankme=[7.0, 7.0, 8.0]), ""),  # a quarter of 30 is 7.5: an accident, and over
@@ -147,15 +149,15 @@ def looks(**changes: list[float]) -> list[dict[str, float]]:
         (looks(rankme=[float("nan")] * 3), "features of images are not finite numbers"),
     ],
 )
-def test_alarms(said: list[dict[str, float]], message: str, digits: Path, tmp_path: Path) -> None:
+def test_alarms(measurements: list[dict[str, float]], message: str, digits: Path, tmp_path: Path) -> None:
     health = watched(digits, tmp_path)
     health.start = looks()[0]
-    told = [health.judge(one, step) for one, step in zip(said, (20, 40, 60), strict=True)]
-    assert told[:2] == [[], []] and " ".join(told[2]).startswith(message) and bool(told[2]) == bool(message)
-    assert health.judge(said[2], 80) == []  # told once
+    alarms = [health.judge(measurement, step) for measurement, step in zip(measurements, (20, 40, 60), strict=True)]
+    assert alarms[:2] == [[], []] and " ".join(alarms[2]).startswith(message) and bool(alarms[2]) == bool(message)
+    assert health.judge(measurements[2], 80) == []  # told once
     again = watched(digits, tmp_path)
     again.load_state(health.state())
-    assert again.start == health.start and again.judge(said[2], 100) == []
+    assert again.start == health.start and again.judge(measurements[2], 100) == []
 
 
 def watched(digits: Path, tmp_path: Path) -> Any:

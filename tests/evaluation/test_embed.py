@@ -20,21 +20,21 @@ def test_embed_writes_features_paths_and_labels(trained: Path, digits: Path, tmp
     out = tmp_path / "features.npz"
     ran = sslkit("embed", "--ckpt", trained, "--data", digits / "test", "--out", out, "--json")
     assert ran.json["samples"] == 12 and ran.json["labels"] is True
-    with np.load(out, allow_pickle=False) as found:
-        assert found["features"].shape == (12, 64) and found["features"].dtype == np.float32
-        assert found["labels"].tolist() == [path.split("/")[0] for path in found["paths"].tolist()]
-        image = np.array(Image.open(digits / "test" / str(found["paths"][3])).convert("RGB"))
+    with np.load(out, allow_pickle=False) as arrays:
+        assert arrays["features"].shape == (12, 64) and arrays["features"].dtype == np.float32
+        assert arrays["labels"].tolist() == [path.split("/")[0] for path in arrays["paths"].tolist()]
+        image = np.array(Image.open(digits / "test" / str(arrays["paths"][3])).convert("RGB"))
         with torch.no_grad():
             expected = load(trained)(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)
-        np.testing.assert_allclose(found["features"][3], expected[0].numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(arrays["features"][3], expected[0].numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_embed_without_labels_and_of_a_layer(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
     out = tmp_path / "features.npz"
     ran = sslkit("embed", "--ckpt", trained, "--data", digits / "test" / "digit 0", "--layer", 2, "--out", out)
     assert ran.code == 0, ran.err
-    with np.load(out, allow_pickle=False) as found:
-        assert set(found.files) == {"features", "paths"} and found["features"].shape == (4, 16)
+    with np.load(out, allow_pickle=False) as arrays:
+        assert set(arrays.files) == {"features", "paths"} and arrays["features"].shape == (4, 16)
 
 
 @pytest.mark.parametrize(
@@ -79,12 +79,12 @@ def test_project_keeps_groups_apart() -> None:
 
 def test_neighbors_of_images(trained: Path, digits: Path, tmp_path: Path, sslkit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    own = sorted((digits / "train" / "digit 1").iterdir())[0]
-    result = sslkit("neighbors", own, "--ckpt", trained, "--k", 3, "--json").json
+    query = sorted((digits / "train" / "digit 1").iterdir())[0]
+    result = sslkit("neighbors", query, "--ckpt", trained, "--k", 3, "--json").json
     (near,) = result["neighbors"].values()
-    assert near[0][0] == f"digit 1/{own.name}" and near[0][1] == pytest.approx(1, abs=1e-4)
+    assert near[0][0] == f"digit 1/{query.name}" and near[0][1] == pytest.approx(1, abs=1e-4)
     with Image.open(tmp_path / "neighbors.png") as picture:
         assert picture.width > 4 * 96
-    drawn = sslkit("neighbors", "--ckpt", trained, "--k", 3, "--out", tmp_path / "eight.png", "--json").json
-    assert len(drawn["neighbors"]) == 8
-    assert all(name not in [other for other, _ in near] for name, near in drawn["neighbors"].items())
+    sampled = sslkit("neighbors", "--ckpt", trained, "--k", 3, "--out", tmp_path / "eight.png", "--json").json
+    assert len(sampled["neighbors"]) == 8
+    assert all(name not in [other for other, _ in near] for name, near in sampled["neighbors"].items())

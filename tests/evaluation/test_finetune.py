@@ -108,8 +108,8 @@ def test_learning_rates_fall_with_depth() -> None:
     assert supervised().param_groups() == []
     vit = supervised(encoder="vit_micro", layer_decay=0.5)
     assert len(vit.param_groups()) == 5  # patches and four blocks
-    own = {id(parameter) for group in vit.param_groups() for parameter in group["params"]}
-    assert own == {id(parameter) for parameter in vit.encoder.parameters()}
+    grouped = {id(parameter) for group in vit.param_groups() for parameter in group["params"]}
+    assert grouped == {id(parameter) for parameter in vit.encoder.parameters()}
 
 
 def test_losses_against_naive_loops() -> None:
@@ -124,9 +124,9 @@ def test_losses_against_naive_loops() -> None:
         -float(F.logsigmoid(logits[i, c]) if several[i, c] else F.logsigmoid(-logits[i, c])) for i in range(4) for c in range(3)
     ]
     assert task.loss(logits, task.transform(batch())).item() == pytest.approx(sum(naive) / 12)
-    one = supervised(label_smoothing=0.3)
-    assert one.loss(logits, one.transform(batch())).item() == pytest.approx(
-        F.cross_entropy(logits, one.labels, label_smoothing=0.3).item()
+    smoothed = supervised(label_smoothing=0.3)
+    assert smoothed.loss(logits, smoothed.transform(batch())).item() == pytest.approx(
+        F.cross_entropy(logits, smoothed.labels, label_smoothing=0.3).item()
     )
     with pytest.raises(SslkitError, match="--loss: softmax needs one label"):
         supervised(several, loss="softmax")
@@ -298,8 +298,8 @@ def test_strong_recipe_stopped_while_the_head_learns_first_resumes_bit_equal(
     parts = sslkit("finetune", "--resume", "--out", tmp_path / "parts", "--json").json
     assert parts["protocol"] is None and parts["settings"] == whole.settings
     assert parts["rows"][0]["fits"][0]["training"]["steps"] == training.steps
-    one, other = load_file(whole.checkpoint), load_file(parts["checkpoint"])
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    whole_weights, resumed_weights = load_file(whole.checkpoint), load_file(parts["checkpoint"])
+    assert all(torch.equal(whole_weights[name], resumed_weights[name]) for name in whole_weights)
     assert parts["rows"][0]["metrics"][0]["value"] == whole.headline.value
     ran = sslkit("finetune", "--resume", "--out", tmp_path / "parts", "--lr", 0.5)
     assert ran.code == 2 and "--lr 0.5 (the run has 0.002)" in ran.err

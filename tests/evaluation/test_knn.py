@@ -35,8 +35,8 @@ def test_plain_votes_against_scikit_learn() -> None:
 
     rng = np.random.default_rng(0)
     train, test, labels = rng.normal(size=(700, 16)), rng.normal(size=(200, 16)), rng.integers(0, 5, 700)
-    unit, asked = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test))
-    theirs = KNeighborsClassifier(20, algorithm="brute").fit(unit, labels).predict(asked)
+    normalized_train, normalized_test = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test))
+    theirs = KNeighborsClassifier(20, algorithm="brute").fit(normalized_train, labels).predict(normalized_test)
     ours = votes(torch.from_numpy(train), torch.from_numpy(labels), torch.from_numpy(test), 20, None, 5).argmax(dim=1)
     assert np.array_equal(ours.numpy(), theirs)
 
@@ -44,16 +44,16 @@ def test_plain_votes_against_scikit_learn() -> None:
 @pytest.mark.parametrize(("count", "k"), [(5000, 20), (5003, 7), (5003, 200), (40, 40), (33, 1)])
 def test_largest_is_topk(count: int, k: int) -> None:
     values = torch.randn(11, count, generator=torch.Generator().manual_seed(count))
-    found, places = largest(values, k)
+    top_values, places = largest(values, k)
     expected = values.topk(k, dim=1)
-    assert torch.equal(found, expected.values) and torch.equal(places, expected.indices)
+    assert torch.equal(top_values, expected.values) and torch.equal(places, expected.indices)
 
 
 def test_shots_are_balanced_seeded_and_bounded() -> None:
     labels = torch.tensor([0] * 9 + [1] * 4)
-    drawn = draw_shots(labels, 3, seed=1, classes=("a", "b"))
-    assert labels[drawn].tolist() == [0, 0, 0, 1, 1, 1] and len(set(drawn.tolist())) == 6
-    assert torch.equal(drawn, draw_shots(labels, 3, 1, ("a", "b")))
-    assert not torch.equal(drawn, draw_shots(labels, 3, 2, ("a", "b")))
+    indices = draw_shots(labels, 3, seed=1, classes=("a", "b"))
+    assert labels[indices].tolist() == [0, 0, 0, 1, 1, 1] and len(set(indices.tolist())) == 6
+    assert torch.equal(indices, draw_shots(labels, 3, 1, ("a", "b")))
+    assert not torch.equal(indices, draw_shots(labels, 3, 2, ("a", "b")))
     with pytest.raises(SslkitError, match="5 exceeds the 4 training samples of class b"):
         draw_shots(labels, 5, 1, ("a", "b"))

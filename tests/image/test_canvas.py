@@ -18,34 +18,34 @@ from sslkit.image.decode import read_canvas, short_sides
 from sslkit.image.source import ImageSource
 
 
-def one(tmp_path: Path, image: Image.Image, name: str = "x.png", **save: object) -> np.ndarray:
+def canvas_of(tmp_path: Path, image: Image.Image, name: str = "x.png", **save: object) -> np.ndarray:
     image.save(tmp_path / name, **save)
     return read_canvas(ImageSource.read_index(str(tmp_path), reindex=True), 0, 8)
 
 
 def test_modes_become_rgb(tmp_path: Path) -> None:
     gray = Image.new("L", (8, 8), 100)
-    assert (one(tmp_path, gray) == 100).all()
-    assert one(tmp_path, gray.convert("P")).shape == (8, 8, 3)
-    assert (one(tmp_path, Image.new("1", (8, 8), 1)) == 255).all()
-    assert (one(tmp_path, Image.new("RGBA", (8, 8), (10, 20, 30, 0))) == 255).all()  # transparent: white
-    half = one(tmp_path, Image.new("LA", (8, 8), (0, 128)))
+    assert (canvas_of(tmp_path, gray) == 100).all()
+    assert canvas_of(tmp_path, gray.convert("P")).shape == (8, 8, 3)
+    assert (canvas_of(tmp_path, Image.new("1", (8, 8), 1)) == 255).all()
+    assert (canvas_of(tmp_path, Image.new("RGBA", (8, 8), (10, 20, 30, 0))) == 255).all()  # transparent: white
+    half = canvas_of(tmp_path, Image.new("LA", (8, 8), (0, 128)))
     assert abs(int(half[0, 0, 0]) - 127) <= 1
     sixteen = Image.fromarray(np.full((8, 8), 200 * 256 + 7, dtype=np.uint16))
-    assert (one(tmp_path, sixteen) == 200).all()
+    assert (canvas_of(tmp_path, sixteen) == 200).all()
     palette = Image.new("P", (8, 8), 0)
     palette.putpalette([9, 9, 9])
-    assert (one(tmp_path, palette, transparency=0) == 255).all()
+    assert (canvas_of(tmp_path, palette, transparency=0) == 255).all()
 
 
 def test_cmyk_jpeg(tmp_path: Path) -> None:
-    red = one(tmp_path, Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "x.jpg")
+    red = canvas_of(tmp_path, Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "x.jpg")
     assert red[0, 0, 0] > 200 and red[0, 0, 1] < 50
 
 
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), (value, value, value)) for value in (0, 255)]
-    assert (one(tmp_path, frames[0], "x.gif", save_all=True, append_images=frames[1:]) == 0).all()
+    assert (canvas_of(tmp_path, frames[0], "x.gif", save_all=True, append_images=frames[1:]) == 0).all()
 
 
 def test_orientation_is_applied(tmp_path: Path) -> None:
@@ -53,14 +53,14 @@ def test_orientation_is_applied(tmp_path: Path) -> None:
     picture[0] = 255  # a white top edge
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by a quarter to the right
-    turned = one(tmp_path, Image.fromarray(picture), exif=exif)
+    turned = canvas_of(tmp_path, Image.fromarray(picture), exif=exif)
     assert (turned[:, -1] == 255).all() and (turned[:, 0] == 0).all()
 
 
 def test_short_side_fits_and_the_middle_is_cut_out(tmp_path: Path) -> None:
     picture = np.zeros((8, 24, 3), np.uint8)
     picture[:, 8:16] = 255
-    assert (one(tmp_path, Image.fromarray(picture)) == 255).all()
+    assert (canvas_of(tmp_path, Image.fromarray(picture)) == 255).all()
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "text", "float", "gone", "changed"])
@@ -169,8 +169,8 @@ def test_balanced_epochs() -> None:
     import torch
 
     weights = torch.tensor([1.0] * 90 + [9.0] * 10)
-    drawn = np.concatenate(epoch_batches(100, 10, seed=0, epoch=0, weights=weights))
-    assert 30 < (drawn >= 90).sum() < 70
+    indices = np.concatenate(epoch_batches(100, 10, seed=0, epoch=0, weights=weights))
+    assert 30 < (indices >= 90).sum() < 70
 
 
 def test_a_process_that_forgets_its_loader_ends(digits: Path) -> None:

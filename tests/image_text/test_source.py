@@ -80,8 +80,8 @@ def test_captions_without_images_are_left_out(sslkit: Run, tmp_path: Path) -> No
     options = ["--encoder-option", "width=8", "--batch-size", 8, "--steps", 4, "--workers", 0]
     ran = sslkit("pretrain", "clip", "--data", table, "--out", tmp_path / "run", *options)
     assert ran.code == 0, ran.err
-    told = (tmp_path / "run" / "broken.csv").read_text()
-    assert "0003.png,no such file" in told and "0005.png" in told
+    broken = (tmp_path / "run" / "broken.csv").read_text()
+    assert "0003.png,no such file" in broken and "0005.png" in broken
 
 
 @pytest.mark.parametrize(

@@ -102,29 +102,29 @@ def test_missing_figures_have_a_reason(evil: Path, tmp_path: Path, sslkit: Calla
 
 @pytest.mark.slow
 def test_tasks_compared_end_in_a_report(digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
-    given = ["--data", digits, "--minutes", "0.02", "--encoder-option", "width=8", "--batch-size", 16, "--workers", 0]
-    output = sslkit("compare", "--tasks", "rotation,jigsaw", *given, "--size", 32, "--out", tmp_path / "c", "--json").json
+    options = ["--data", digits, "--minutes", "0.02", "--encoder-option", "width=8", "--batch-size", 16, "--workers", 0]
+    output = sslkit("compare", "--tasks", "rotation,jigsaw", *options, "--size", 32, "--out", tmp_path / "c", "--json").json
     assert set(output["runs"]) == set(output["knn"]) == set(output["probe"]) == {"rotation", "jigsaw"}
     page = (tmp_path / "c" / "report.html").read_text()
     assert "Compared" in page and page.count("<h2>") == 3 and "knn/weighted-v1" in page
     assert "Accuracy of the last layer against minutes" in page and "McNemar" in page and "No map" not in page
     lines = (tmp_path / "c" / "jigsaw" / "results.jsonl").read_text().splitlines()
-    again = sslkit("compare", "--tasks", "rotation,jigsaw", *given, "--size", 32, "--out", tmp_path / "c", "--json").json
+    again = sslkit("compare", "--tasks", "rotation,jigsaw", *options, "--size", 32, "--out", tmp_path / "c", "--json").json
     assert again["knn"] == output["knn"]  # nothing was trained again, and earlier results are still there
     assert (tmp_path / "c" / "jigsaw" / "results.jsonl").read_text().splitlines()[: len(lines)] == lines
-    ran = sslkit("compare", "--tasks", "rotation,jigsaw", *given, "--size", 64, "--out", tmp_path / "c")
+    ran = sslkit("compare", "--tasks", "rotation,jigsaw", *options, "--size", 64, "--out", tmp_path / "c")
     assert ran.code == 2 and ran.err.startswith("error: --out: ") and "was started with other values: --size 64" in ran.err
 
 
 def test_what_compare_refuses_it_refuses_first(digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
-    given = ["--data", digits, "--minutes", "0.02", "--batch-size", 16, "--workers", 0, "--out", tmp_path / "c"]
+    options = ["--data", digits, "--minutes", "0.02", "--batch-size", 16, "--workers", 0, "--out", tmp_path / "c"]
     for tasks, more, message in [
         ("rotation", [], "--tasks: two or more different tasks are needed (got rotation)"),
         ("rotation,clusterfit", [], "--tasks: clusterfit needs options of its own: teacher"),
         ("rotation,mae", ["--encoder", "resnet_micro"], "--encoder: mae requires tokens"),
         ("rotation,nothing", [], "unknown task nothing"),
     ]:
-        ran = sslkit("compare", "--tasks", tasks, *given, *more)
+        ran = sslkit("compare", "--tasks", tasks, *options, *more)
         assert ran.code == 2 and message in ran.err and not (tmp_path / "c").exists(), ran.err
 
 
@@ -143,9 +143,9 @@ def test_runs_with_equal_names_get_longer_names(evil: Path, tmp_path: Path, sslk
 
 
 def test_a_fine_tuned_run_has_a_report(evil: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
-    given = ["--steps", 3, "--batch-size", 16, "--workers", 0, "--out", tmp_path / "tuned"]
+    options = ["--steps", 3, "--batch-size", 16, "--workers", 0, "--out", tmp_path / "tuned"]
     assert (
-        sslkit("finetune", "--ckpt", evil / "model.safetensors", "--data", evil.parent / "<b>images & more", *given).code == 0
+        sslkit("finetune", "--ckpt", evil / "model.safetensors", "--data", evil.parent / "<b>images & more", *options).code == 0
     )
     assert sslkit("report", tmp_path / "tuned", "--workers", 0, "--out", tmp_path / "r.html").code == 0
     page = (tmp_path / "r.html").read_text()

@@ -18,14 +18,14 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "plugin_package"
 
 
 def test_the_example_is_what_is_written(sslkit: Callable[..., Any], tmp_path: Path) -> None:
-    told = sslkit("new-task", "upside_down", "--out", tmp_path / "package", "--json").json
-    assert told["files"] == sorted(file.name for file in EXAMPLE.iterdir() if file.is_file())
-    for name in told["files"]:
+    result = sslkit("new-task", "upside_down", "--out", tmp_path / "package", "--json").json
+    assert result["files"] == sorted(file.name for file in EXAMPLE.iterdir() if file.is_file())
+    for name in result["files"]:
         assert (tmp_path / "package" / name).read_text() == (EXAMPLE / name).read_text(), f"{name}: run sslkit new-task again"
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("Tilt", "should be small letters"),
         ("a-b", "should be small letters"),
@@ -36,9 +36,9 @@ def test_the_example_is_what_is_written(sslkit: Callable[..., Any], tmp_path: Pa
         ("plugins", "means something else"),
     ],
 )
-def test_names_that_cannot_be(name: str, said: str, sslkit: Callable[..., Any], tmp_path: Path) -> None:
+def test_names_that_cannot_be(name: str, message: str, sslkit: Callable[..., Any], tmp_path: Path) -> None:
     ran = sslkit("new-task", name, "--out", tmp_path / "package")
-    assert ran.code == 2 and said in ran.err and not (tmp_path / "package").exists()
+    assert ran.code == 2 and message in ran.err and not (tmp_path / "package").exists()
     ran = sslkit("new-task", "tilt", "--out", tmp_path)
     assert ran.code == 2 and "is there already" in ran.err
 
@@ -75,9 +75,9 @@ def test_a_task_for_another_contract_is_refused(tmp_path: Path) -> None:
     for number, hint in ((CONTRACT + 1, "upgrade sslkit"), (CONTRACT - 1, "ask for a version of UpsideDown")):
         file = tmp_path / f"other{number}.py"
         file.write_text(source.replace(f"contract: ClassVar = {CONTRACT}", f"contract: ClassVar = {number}"))
-        with pytest.raises(SslkitError, match=f"was written for contract {number}, this sslkit has {CONTRACT}") as told:
+        with pytest.raises(SslkitError, match=f"was written for contract {number}, this sslkit has {CONTRACT}") as raised:
             load_task(str(file))
-        assert hint in told.value.hint
+        assert hint in raised.value.hint
 
     class Silent(PretextTask):
         needs: ClassVar = ()

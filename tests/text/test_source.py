@@ -66,13 +66,13 @@ def test_bad_input(tmp_path: Path) -> None:
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00bad")
     (tmp_path / "empty.txt").write_text("  ...  ")
     (tmp_path / "none").mkdir()
-    for name, said in (
+    for name, message in (
         ("binary.txt", "is not UTF-8 text"),
         ("empty.txt", "has 0 words"),
         ("none", "no .txt file in"),
         ("nowhere.txt", "does not exist"),
     ):
-        with pytest.raises(SslkitError, match=said):
+        with pytest.raises(SslkitError, match=message):
             opened(tmp_path / name)
 
 

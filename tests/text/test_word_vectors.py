@@ -92,8 +92,8 @@ def test_bad_files_are_one_line(
 def test_vectors_are_written_to_a_file(checkpoint: Path, sslkit: Run, tmp_path: Path) -> None:
     result = sslkit("embed", "--ckpt", checkpoint, "--out", tmp_path / "words.npz", "--json").json
     assert (result["samples"], result["width"], result["labels"]) == (6, 3, False)
-    with np.load(tmp_path / "words.npz", allow_pickle=False) as found:
-        assert found["paths"].tolist() == list(WORDS) and np.allclose(found["features"], list(WORDS.values()))
+    with np.load(tmp_path / "words.npz", allow_pickle=False) as arrays:
+        assert arrays["paths"].tolist() == list(WORDS) and np.allclose(arrays["features"], list(WORDS.values()))
 
 
 def test_other_checkpoints_have_no_words(trained: Path, sslkit: Run, tmp_path: Path) -> None:

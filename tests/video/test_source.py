@@ -56,12 +56,12 @@ def test_frames_come_in_their_order(tmp_path: Path) -> None:
     video = VideoSource.open(DataSpec(data=str(tmp_path)))
     assert (video.info.samples, video.frames, video.info.modality, video.info.size) == (2, 16, "video", 32)
     for epoch in range(5):
-        found = frames_of(video, 0, ReadSeed(0, epoch))
-        assert found == [found[0] + 8 * place for place in range(16)]
-        assert found == frames_of(video, 0, ReadSeed(0, epoch))
+        frames = frames_of(video, 0, ReadSeed(0, epoch))
+        assert frames == [frames[0] + 8 * place for place in range(16)]
+        assert frames == frames_of(video, 0, ReadSeed(0, epoch))
     assert len({tuple(frames_of(video, row, ReadSeed(0, epoch))) for row in (0, 1) for epoch in range(5)}) > 1
-    shown = VideoSource.for_evaluation(video.index, DataSpec(), ENCODER, 16)
-    assert frames_of(shown, 0, None) == [8 * round(place) for place in np.linspace(0, 29, 8)]
+    evaluated = VideoSource.for_evaluation(video.index, DataSpec(), ENCODER, 16)
+    assert frames_of(evaluated, 0, None) == [8 * round(place) for place in np.linspace(0, 29, 8)]
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
@@ -70,10 +70,10 @@ def test_frames_of_files_are_those_of_folders(tmp_path: Path, suffix: str) -> No
     file_of(tmp_path / f"b{suffix}", RAMP)
     video = VideoSource.open(DataSpec(data=str(tmp_path)))
     for epoch in range(5):
-        found = np.array(frames_of(video, 0, ReadSeed(0, epoch)))
-        assert np.abs(found - (found[0] + 8 * np.arange(16))).max() <= 4  # what the codec loses
-    shown = VideoSource.for_evaluation(video.index, DataSpec(), ENCODER, 16)
-    assert np.abs(np.array(frames_of(shown, 0, None)) - 8 * np.linspace(0, 29, 8).round()).max() <= 4
+        frames = np.array(frames_of(video, 0, ReadSeed(0, epoch)))
+        assert np.abs(frames - (frames[0] + 8 * np.arange(16))).max() <= 4  # what the codec loses
+    evaluated = VideoSource.for_evaluation(video.index, DataSpec(), ENCODER, 16)
+    assert np.abs(np.array(frames_of(evaluated, 0, None)) - 8 * np.linspace(0, 29, 8).round()).max() <= 4
 
 
 def test_windows_are_drawn_where_something_moves(tmp_path: Path) -> None:
@@ -128,9 +128,9 @@ def test_what_is_far_in_a_file_is_sought(tmp_path: Path) -> None:
     file_of(tmp_path / "a.mp4", values)
     file_of(tmp_path / "b.mp4", values)
     index = VideoSource.read_index(str(tmp_path), None, False)
-    found = frames_of(VideoSource.for_evaluation(index, DataSpec(), ENCODER, 16), 0, None)
-    wanted = [values[round(place)] for place in np.linspace(0, 699, 8)]
-    assert np.abs(np.array(found) - wanted).max() <= 6
+    frames = frames_of(VideoSource.for_evaluation(index, DataSpec(), ENCODER, 16), 0, None)
+    expected = [values[round(place)] for place in np.linspace(0, 699, 8)]
+    assert np.abs(np.array(frames) - expected).max() <= 6
 
 
 def test_listed_folders_are_known_by_their_frames(tmp_path: Path) -> None:
