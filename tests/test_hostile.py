@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
-from hypothesis import given as with_arguments
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sslkit import SslkitError
@@ -43,7 +42,7 @@ def read_or_refused(read: Callable[[], Any]) -> None:
 
 
 @fuzzed
-@with_arguments(start=st.integers(0, 2**20), junk=st.binary(min_size=1, max_size=40), cut=st.booleans())
+@given(start=st.integers(0, 2**20), junk=st.binary(min_size=1, max_size=40), cut=st.booleans())
 def test_checkpoints_of_mutated_bytes(start: int, junk: bytes, cut: bool, trained: Path, tmp_path: Path) -> None:
     whole = trained.read_bytes()
     header = 8 + struct.unpack("<Q", whole[:8])[0]
@@ -54,9 +53,7 @@ def test_checkpoints_of_mutated_bytes(start: int, junk: bytes, cut: bool, traine
 
 
 @fuzzed
-@with_arguments(
-    name=st.sampled_from(["task", "recipe", "size", "step", "data", "format", "contract", "modality"]), value=values
-)
+@given(name=st.sampled_from(["task", "recipe", "size", "step", "data", "format", "contract", "modality"]), value=values)
 def test_checkpoints_that_say_anything(name: str, value: Any, trained: Path, tmp_path: Path) -> None:
     whole = trained.read_bytes()
     length = struct.unpack("<Q", whole[:8])[0]
@@ -70,7 +67,7 @@ def test_checkpoints_that_say_anything(name: str, value: Any, trained: Path, tmp
 
 
 @fuzzed
-@with_arguments(place=st.integers(0, 2**20), junk=st.binary(min_size=1, max_size=40))
+@given(place=st.integers(0, 2**20), junk=st.binary(min_size=1, max_size=40))
 def test_resume_files_of_mutated_bytes(place: int, junk: bytes, trained: Path, tmp_path: Path) -> None:
     whole = (trained.parent / "resume.pt").read_bytes()
     place %= len(whole)
@@ -91,7 +88,7 @@ def test_resume_files_whose_pickle_is_odd(pickled: bytes, trained: Path, tmp_pat
 
 
 @fuzzed
-@with_arguments(content=st.binary(max_size=80) | st.text(max_size=80).map(lambda text: text.encode("utf-8", "replace")))
+@given(content=st.binary(max_size=80) | st.text(max_size=80).map(lambda text: text.encode("utf-8", "replace")))
 @pytest.mark.parametrize("suffix", [".toml", ".json"])
 def test_spec_files_of_any_bytes(suffix: str, content: bytes, tmp_path: Path) -> None:
     file = tmp_path / f"spec{suffix}"
@@ -100,7 +97,7 @@ def test_spec_files_of_any_bytes(suffix: str, content: bytes, tmp_path: Path) ->
 
 
 @fuzzed
-@with_arguments(value=st.dictionaries(st.sampled_from([*PretrainSpec.model_fields, "hook"]), values, max_size=4))
+@given(value=st.dictionaries(st.sampled_from([*PretrainSpec.model_fields, "hook"]), values, max_size=4))
 def test_spec_files_of_any_values(value: dict[str, Any], sslkit: Callable[..., Any], tmp_path: Path) -> None:
     file = tmp_path / "spec.json"
     file.write_text(json.dumps(value))
@@ -109,7 +106,7 @@ def test_spec_files_of_any_values(value: dict[str, Any], sslkit: Callable[..., A
 
 
 @fuzzed
-@with_arguments(content=st.binary(max_size=200))
+@given(content=st.binary(max_size=200))
 @pytest.mark.parametrize("suffix", [".txt", ".csv", ".npy", ".npz", ".tar"])
 def test_data_of_any_bytes(suffix: str, content: bytes, tmp_path: Path) -> None:
     file = tmp_path / f"data{suffix}"
@@ -120,7 +117,7 @@ def test_data_of_any_bytes(suffix: str, content: bytes, tmp_path: Path) -> None:
 
 
 @fuzzed
-@with_arguments(place=st.integers(0, 2**20), junk=st.binary(min_size=1, max_size=30))
+@given(place=st.integers(0, 2**20), junk=st.binary(min_size=1, max_size=30))
 def test_an_index_in_the_cache_that_is_damaged_is_made_anew(place: int, junk: bytes, digits: Path) -> None:
     sound = index_folder("data", digits / "train", False, IMAGES)
     for file in (cache_folder() / "index").glob("*.npz"):

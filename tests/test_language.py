@@ -67,8 +67,9 @@ def identifiers(tree: ast.AST) -> Iterator[tuple[str, int]]:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_identifiers_are_plain_words(file: Path) -> None:
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    violations = sorted({(line, name) for name, line in identifiers(tree) if name.lstrip("_") in FORBIDDEN})
+    text = file.read_text(encoding="utf-8")
+    forbidden = FORBIDDEN - {"given"} if "from hypothesis import" in text else FORBIDDEN  # whose decorator is called so
+    violations = sorted({(line, name) for name, line in identifiers(ast.parse(text)) if name.lstrip("_") in forbidden})
     assert not violations
 
 

@@ -121,6 +121,4 @@ def _train(spec: PretrainSpec, folder: Path) -> None:
         stopped.hint = "rerun the same command to continue"
         raise stopped
     if process.returncode:
-        raise RunFailedError(
-            f"{task_name(spec.task)} failed, for the reason above", "rerun the same command to continue"
-        )
+        raise RunFailedError(f"{task_name(spec.task)} failed, for the reason above", "rerun the same command to continue")
