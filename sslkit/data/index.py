@@ -39,7 +39,7 @@ class Index:
     source: str  # as the user wrote it, for messages
     root: Path
     paths: Sequence[str]  # relative to root; empty for an array
-    stamps: NDArray[np.int64]  # [N, 2]: size in bytes, modification time in ns (-1: the file is missing)
+    stamps: NDArray[np.int64]  # [N, 3]: size in bytes, modification time in ns (-1: the file is missing), inode
     array: NDArray[Any] | None = None  # [N, H, W, C] uint8
     labels: NDArray[np.int64] | None = None  # [N], places in `classes`; [N, classes] of 0 and 1 where cells hold several
     classes: tuple[str, ...] = ()
@@ -57,14 +57,14 @@ class Index:
     def open(self, row: int) -> Iterator[BinaryIO]:
         """Open a sample's bytes; raises OSError as `open` does, and FileChangedError if they are no longer what was indexed."""
         shard, offset = (-1, 0) if self.places is None else (int(value) for value in self.places[row])
-        size, time = (int(value) for value in self.stamps[row])
+        stamp = tuple(int(value) for value in self.stamps[row])
         file = self.root / self.paths[row] if shard < 0 else self.shards[shard]
         with open_file(file) as stream:
-            status = os.fstat(stream.fileno())
-            if (status.st_size != size) if shard < 0 else (status.st_mtime_ns != time):
-                raise FileChangedError("changed since it was indexed (--reindex reads it anew)")
+            current = stamp_of(os.fstat(stream.fileno()))
+            if current[1:] != stamp[1:] or (shard < 0 and current != stamp):  # of a shard, the size is the member's
+                raise FileChangedError("changed since it was indexed (start again to read it anew)")
             stream.seek(offset)
-            yield stream if shard < 0 else BytesIO(stream.read(size))
+            yield stream if shard < 0 else BytesIO(stream.read(stamp[0]))
 
     @property
     def channels(self) -> int:
@@ -124,16 +124,17 @@ def with_several_labels(index: Index, names: Sequence[Sequence[str]]) -> Index:
 def index_folder(source: str, root: Path, reindex: bool, kind: FileKind) -> Index:
     """Index the files of a kind below a folder; class subfolders give labels.
 
-    The index is cached: it is used again if no folder's modification time changed, unless `reindex`.
+    The names are cached: they are used again if no folder's modification time changed, unless `reindex`. Sizes and times are
+    read anew, because a file that is rewritten in place changes no folder.
     """
     place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
     cached = cache_folder() / "index" / f"{place}-{kind.noun}.npz"
-    listing = None if reindex else _read_cached(cached, root)
-    if listing is None:
+    names = None if reindex else _read_cached(cached, root)
+    if names is None:
         folders, paths, stamps = _scan(root, kind)
-        listing = paths, stamps
-        _write_cached(cached, folders, paths, stamps)
-    paths, stamps = listing
+        _write_cached(cached, folders, paths)
+    else:
+        paths, stamps = names, _stamp_files(root, names)
     if not paths:
         searched = f"looked for {' '.join(sorted(kind.extensions))}, in subfolders too"
         raise SslkitError(f"no {kind.noun.removesuffix('s')} in {source}", searched, flag="data")
@@ -149,34 +150,48 @@ def with_folders_as_labels(index: Index) -> Index:
 
 def index_files(source: str, root: Path, paths: Sequence[str]) -> Index:
     """Index files that were listed one by one; a missing one stays in the index and is quarantined when read."""
-    with ThreadPoolExecutor() as pool, show_progress("looking at files", len(paths)) as progress:
-        stamps = np.empty((len(paths), 2), dtype=np.int64)
-        for row, stamp in enumerate(pool.map(lambda path: _stamp(root / path), paths, chunksize=256)):
-            stamps[row] = stamp
-            progress.advance()
+    stamps = _stamp_files(root, paths)
     if (stamps[:, 1] < 0).all():
         raise SslkitError(f"none of the {len(paths)} files listed in {source} exists", f"first: {root / paths[0]}", flag="data")
     return Index(source, root, paths, stamps)
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def _stamp_files(root: Path, paths: Sequence[str]) -> NDArray[np.int64]:
+    """Return sizes, times and inodes `[N, 3]` of files, asked for by several threads: a network answers slowly."""
+    prefix = f"{root}/"
+    chunks = [range(start, min(start + 1024, len(paths))) for start in range(0, len(paths), 1024)]
+    stamps = np.empty((len(paths), 3), dtype=np.int64)
+    with ThreadPoolExecutor(16) as pool, show_progress("looking at files", len(paths)) as progress:
+        measured = pool.map(lambda rows: [_stamp(prefix + paths[row]) for row in rows], chunks)
+        for rows, part in zip(chunks, measured, strict=True):
+            stamps[rows.start : rows.stop] = part
+            progress.advance(len(rows))
+    return stamps
+
+
+def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
+    """Return size, modification time and inode of a file, by which a changed one is recognized."""
+    return status.st_size, status.st_mtime_ns, status.st_ino & (2**63 - 1)  # some file systems use all 64 bits
+
+
+def _stamp(path: str) -> tuple[int, int, int]:
     try:
         status = os.stat(path)
     except (OSError, ValueError):  # ValueError: a name with a zero byte
-        return 0, -1
-    return status.st_size, status.st_mtime_ns
+        return 0, -1, 0
+    return stamp_of(status)
 
 
-def _entry_stamp(entry: "os.DirEntry[str]") -> tuple[int, int]:
+def _entry_stamp(entry: "os.DirEntry[str]") -> tuple[int, int, int]:
     try:
         status = entry.stat()
     except OSError:  # a link that leads nowhere
-        return 0, -1
-    return status.st_size, status.st_mtime_ns
+        return 0, -1, 0
+    return stamp_of(status)
 
 
 def _scan(root: Path, kind: FileKind) -> tuple[list[tuple[str, int]], list[str], NDArray[np.int64]]:
-    """List folders with their times and files with their sizes and times, all sorted, several folders at a time."""
+    """List folders with their times and files with their stamps, all sorted, several folders at a time."""
     folders: list[tuple[str, int]] = []
     paths: list[str] = []
     stamp_arrays: list[NDArray[np.int64]] = []
@@ -203,9 +218,9 @@ def _scan(root: Path, kind: FileKind) -> tuple[list[tuple[str, int]], list[str],
 def _scan_one(
     root: Path, folder: str, suffixes: tuple[str, ...]
 ) -> tuple[str, os.stat_result, list[str], list[str], NDArray[np.int64]]:
-    """Return a folder and its status, the folders inside, sorted, and its files, sorted, with sizes and times `[N, 2]`."""
+    """Return a folder and its status, the folders inside, sorted, and its files, sorted, with stamps `[N, 3]`."""
     inside: list[str] = []
-    files: list[tuple[str, int, int]] = []
+    files: list[tuple[str, int, int, int]] = []
     prefix = f"{folder}/" if folder else ""
     status = os.stat(root / folder)  # before listing: a change in between must look newer than the index
     try:
@@ -222,29 +237,28 @@ def _scan_one(
         raise SslkitError(f"no permission to read {root / folder}", flag="data") from error
     files.sort()
     # Not kept as tuples: a million of them keep the garbage collector busy.
-    stamps = np.array([(size, time) for _, size, time in files], dtype=np.int64).reshape(-1, 2)
-    return folder, status, sorted(inside), [path for path, _, _ in files], stamps
+    stamps = np.array([stamp for _, *stamp in files], dtype=np.int64).reshape(-1, 3)
+    return folder, status, sorted(inside), [path for path, *_ in files], stamps
 
 
-def _read_cached(file: Path, root: Path) -> tuple[list[str], NDArray[np.int64]] | None:
+def _read_cached(file: Path, root: Path) -> list[str] | None:
     try:
         with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as saved:
-            folders, times = split_names(saved["folders"]), saved["times"]
-            paths, stamps = split_names(saved["paths"]), saved["stamps"]
+            folders, times, paths = split_names(saved["folders"]), saved["times"], split_names(saved["paths"])
     except (*UNREADABLE, KeyError):  # not there, or damaged: the folder is read again
         return None
     for folder, time in zip(folders or [""], times, strict=True):
-        if _stamp(root / folder)[1] != time:
+        if _stamp(f"{root}/{folder}")[1] != time:
             return None
-    return paths, stamps
+    return paths
 
 
-def _write_cached(file: Path, folders: Iterable[tuple[str, int]], paths: list[str], stamps: NDArray[np.int64]) -> None:
+def _write_cached(file: Path, folders: Iterable[tuple[str, int]], paths: list[str]) -> None:
     names, times = zip(*folders, strict=True)
     try:
         claim_cache()
         with write_atomically(file) as stream:
-            np.savez(stream, folders=join_names(names), times=np.array(times), paths=join_names(paths), stamps=stamps)
+            np.savez(stream, folders=join_names(names), times=np.array(times), paths=join_names(paths))
     except OSError as error:
         raise SslkitError(f"cannot write to the cache {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE") from error
 

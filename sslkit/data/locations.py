@@ -138,7 +138,7 @@ def _array_names(path: Path) -> list[str]:
 
 def _index_array(path: Path, part: str) -> Index:
     images, labels = _load_arrays(path, part)
-    index = Index(str(path), path, [], np.zeros((len(images), 2), dtype=np.int64), array=images)
+    index = Index(str(path), path, [], np.zeros((len(images), 3), dtype=np.int64), array=images)
     if labels is None:
         return index
     labels = labels.squeeze()

@@ -21,7 +21,7 @@ from sslkit.console import say, show_progress
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.modality import FileKind
 from sslkit.data.cache import UNREADABLE, cache_folder, claim_cache
-from sslkit.data.index import Index, join_names, split_names, with_labels
+from sslkit.data.index import Index, join_names, split_names, stamp_of, with_labels
 from sslkit.files import write_atomically
 
 PREFIX = "wds:"
@@ -40,7 +40,7 @@ def index_shards(data: str, label: str | None, reindex: bool, kind: FileKind) ->
     """
     files = expand(data)
     stamps = [os.stat(file) for file in files]
-    known = [f"{file} {stamp.st_size} {stamp.st_mtime_ns}" for file, stamp in zip(files, stamps, strict=True)]
+    known = [f"{file} {stamp.st_size} {stamp.st_mtime_ns} {stamp.st_ino}" for file, stamp in zip(files, stamps, strict=True)]
     identity = "\0".join([str(label), *known])
     cached = cache_folder() / "index" / f"{hashlib.sha256(identity.encode(errors='surrogateescape')).hexdigest()[:16]}.npz"
     members = None if reindex else _read(cached)
@@ -52,12 +52,12 @@ def index_shards(data: str, label: str | None, reindex: bool, kind: FileKind) ->
             )
         _write(cached, *members)
     names, places, labels = members
-    times = np.array([stamp.st_mtime_ns for stamp in stamps])
+    times_and_inodes = np.array([stamp_of(stamp)[1:] for stamp in stamps])
     index = Index(
         data,
         Path("/"),
         names,
-        np.stack([places[:, 2], times[places[:, 0]]], axis=1),
+        np.concatenate([places[:, 2:], times_and_inodes[places[:, 0]]], axis=1),
         shards=tuple(str(file) for file in files),
         places=places[:, :2],
     )

@@ -130,7 +130,9 @@ def _cached(files: list[Path], spec: OpenSpec) -> _Numbers:
     key = hashlib.sha256()
     for file in files:
         status = file.stat()
-        key.update(f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
+        key.update(
+            f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}\0".encode(errors="surrogateescape")
+        )
     folder = cache_folder() / "texts" / key.hexdigest()[:16]
     try:
         stored = _read_cached(folder)

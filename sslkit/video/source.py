@@ -16,7 +16,7 @@ from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.contract.source import OpenSpec, ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.decode import decoding, inspect_samples, silence_decoders
-from sslkit.data.index import Index, with_folders_as_labels
+from sslkit.data.index import Index, stamp_of, with_folders_as_labels
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.image.options import ImageOptions
 from sslkit.image.source import choose_canvas, choose_size
@@ -171,8 +171,8 @@ def _by_folder(index: Index) -> Index:
     for path, stamp in zip(index.paths, index.stamps, strict=True):
         clip = path if os.path.splitext(path)[1].lower() in _FILES else path.rpartition("/")[0]
         before = clips.get(clip)
-        # A folder's are all bytes in it, and the newest time.
-        clips[clip] = stamp if before is None else np.array([before[0] + stamp[0], max(before[1], stamp[1])])
+        # A folder's are all bytes in it, the newest time, and all inodes.
+        clips[clip] = stamp if before is None else _add_frame(before, stamp)
     above = {"/".join(parts[:end]) for clip in clips for parts in [clip.split("/")] for end in range(len(parts))}
     if not clips.keys() - {""}:
         raise SslkitError(f"{index.source} holds frames and no clips", "expected a folder of frames for each clip", flag="data")
@@ -181,16 +181,20 @@ def _by_folder(index: Index) -> Index:
     return with_folders_as_labels(by_clip)
 
 
+def _add_frame(clip: NDArray[np.int64], frame: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the stamp of a folder with one more frame."""
+    return np.array([clip[0] + frame[0], max(clip[1], frame[1]), clip[2] ^ frame[2]])
+
+
 def _with_folders_measured(index: Index) -> Index:
     """Return an index of listed clips with the bytes and the newest time of the frames in each folder."""
     stamps = index.stamps.copy()
     for row, path in enumerate(index.paths):
         if (folder := index.root / path).is_dir():
             statuses = [status for name in frame_names(folder) if (status := os.stat(folder / name))]
-            stamps[row] = (
-                sum(file_status.st_size for file_status in statuses),
-                max((file_status.st_mtime_ns for file_status in statuses), default=-1),
-            )
+            stamps[row] = 0, -1, 0
+            for status in statuses:
+                stamps[row] = _add_frame(stamps[row], np.array(stamp_of(status)))
     return replace(index, stamps=stamps)
 
 
