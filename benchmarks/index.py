@@ -31,6 +31,7 @@ print(time.perf_counter() - began, len(index))
 """
 _WARM = """
 import resource, sys, time, pathlib
+from sslkit.image.options import IMAGES
 from sslkit.data.index import index_folder
 import torch
 def resident():

@@ -42,9 +42,17 @@ def cached_features(model: Model, samples: IndexedSource, layer: str, pool: str,
 
 
 def report_unreadable(samples: IndexedSource, features: Features) -> None:
-    """Print how many samples could not be read, if any."""
-    if len(features.rows) < len(samples.index):
-        say(f"skipped {len(samples.index) - len(features.rows)} unreadable {samples.noun} of {samples.location}")
+    """Print how many samples could not be read, if any, and which classes have no other."""
+    index = samples.index
+    if len(features.rows) == len(index):
+        return
+    say(f"skipped {len(index) - len(features.rows)} unreadable {samples.noun} of {samples.location}")
+    if index.labels is None or index.labels.ndim != 1:
+        return
+    for place in np.setdiff1d(index.labels, index.labels[features.rows]):
+        rows = np.flatnonzero(index.labels == place)
+        files = ", ".join(index.name(int(row)) for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
+        say(f"class {index.classes[place]} is missing: none of its {len(rows)} {samples.noun} can be read ({files})")
 
 
 def reader(encoder: Encoder, name: str, layer: str, pool: str) -> Read:

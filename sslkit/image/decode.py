@@ -4,7 +4,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, JpegImagePlugin
 
 from sslkit.contract.errors import UnreadableSampleError
 from sslkit.data.decode import decoding, inspect_samples, silence_decoders
@@ -30,7 +30,7 @@ def read_canvas(index: Index, row: int, canvas: int) -> Canvas:
 
 def decode(stream: BinaryIO, canvas: int) -> Canvas:
     """Return the image in some bytes as `read_canvas` does; raises what Pillow does, and Broken if it is too large."""
-    with Image.open(stream) as image:
+    with open_image(stream) as image:
         image.draft("RGB", (canvas, canvas))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
         check_pixels(image.width, image.height)
         return fit(_rgb(ImageOps.exif_transpose(image)), canvas)
@@ -53,8 +53,26 @@ def short_sides(index: Index) -> NDArray[np.int64]:
 
 
 def _short_side(index: Index, row: int) -> int:
-    with index.open(row) as stream, Image.open(stream) as image:
+    with index.open(row) as stream, open_image(stream) as image:
         return min(image.size)
+
+
+def open_image(stream: BinaryIO) -> Image.Image:
+    """Return the image in some bytes, of which the header was read.
+
+    Pillow refuses images from a number of pixels on. A JPEG may have more, because it is decoded at a fraction of its size;
+    raises UnreadableSampleError for any other.
+    """
+    start = stream.tell()
+    jpeg = stream.read(3) == b"\xff\xd8\xff"
+    stream.seek(start)
+    if jpeg:
+        image: Image.Image = JpegImagePlugin.jpeg_factory(stream)
+        return image
+    try:
+        return Image.open(stream)
+    except Image.DecompressionBombError as error:
+        raise UnreadableSampleError("so many pixels would take gigabytes to decode (shrink it)") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:

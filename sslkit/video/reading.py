@@ -14,7 +14,7 @@ from PIL import Image
 from sslkit.contract.errors import UnreadableSampleError
 from sslkit.data.index import Index, open_file
 from sslkit.extras import load_extra
-from sslkit.image.decode import Canvas, check_pixels, decode, fit
+from sslkit.image.decode import Canvas, check_pixels, decode, fit, open_image
 from sslkit.image.options import IMAGES
 
 _FAR = 64  # frames between two that are wanted, from which on a video file is searched for the next
@@ -39,7 +39,7 @@ class FrameFolder:
     @property
     def side(self) -> int:
         """Return the short side in pixels."""
-        with open_file(self.files[0]) as stream, Image.open(stream) as image:
+        with open_file(self.files[0]) as stream, open_image(stream) as image:
             return min(image.size)
 
     def frames(self, places: NDArray[np.int64], canvas: int) -> NDArray[np.uint8]:

@@ -414,3 +414,16 @@ def test_notes_and_details(trained: Path, sslkit: Run) -> None:
     assert "McNemar" not in ran.out
     ran = sslkit("knn", "--ckpt", trained, "--k", 3, "--details")
     assert "random weights against checkpoint" in ran.out and "Holm-adjusted" in ran.out
+
+
+def test_a_class_without_readable_samples_is_named(
+    trained: Path, digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test = tmp_path / "test"
+    shutil.copytree(digits / "test", test)
+    for file in (test / "digit 1").iterdir():
+        file.write_bytes(b"no image")
+    result = knn(KnnSpec(ckpt=str(trained), data=str(digits), test=[str(test)], k=3, baselines=False))
+    assert result.headline.n == 8
+    printed = capsys.readouterr().err
+    assert "class digit 1 is missing: none of its 4 images can be read (digit 1/00.png, " in printed
