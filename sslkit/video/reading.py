@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from sslkit.contract.errors import UnreadableSampleError
 from sslkit.data.index import Index, open_file
