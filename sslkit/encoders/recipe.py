@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
+from sslkit import registry
 from sslkit.contract.errors import SslkitError
 
 Recipe = dict[str, Any]  # as it stands in a checkpoint: what `read_recipe` reads
@@ -116,15 +117,24 @@ def read_recipe(values: Any) -> AnyRecipe:
 def recipe_for(
     name: str, size: int, in_channels: int = 3, options: dict[str, str] | None = None, pretrained: bool = False
 ) -> Recipe:
-    """Return the recipe for a name as the user wrote it; option values are read as Python literals where they are."""
-    return {
-        "name": name,
-        "in_channels": in_channels,
-        "size": size,
-        # Published weights fit only the stem they were trained with.
-        "stem": "small" if size <= _SMALL and not pretrained else "standard",
-        "options": {key: _literal(value) for key, value in (options or {}).items()},
-    }
+    """Return the recipe for a name as the user wrote it; option values are read as Python literals where they are.
+
+    Of a library's encoder, the option `stem` chooses the stem: small or standard.
+    """
+    values = {key: _literal(value) for key, value in (options or {}).items()}
+    # Published weights fit only the stem they were trained with.
+    stem = "small" if size <= _SMALL and not pretrained else "standard"
+    if "stem" in values and _is_of_library(name):
+        stem = values.pop("stem")
+        if stem not in ("small", "standard"):
+            raise SslkitError(f"stem={stem}", "small or standard is expected", flag="encoder_option")
+    return {"name": name, "in_channels": in_channels, "size": size, "stem": stem, "options": values}
+
+
+def _is_of_library(name: str) -> bool:
+    """Return whether an encoder is one of timm, torchvision or another library, not an entry point or a factory."""
+    scheme, _, rest = name.partition(":")
+    return scheme in registry.names(registry.LIBRARIES) if rest else name not in registry.names(registry.ENCODERS)
 
 
 def encoder_name(recipe: Recipe) -> str:

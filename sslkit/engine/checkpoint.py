@@ -169,7 +169,9 @@ def load_initial(encoder: Encoder, path: str) -> None:
     """
     tensors, raw = _read_safetensors(Path(path), "init")
     if "sslkit" in raw:
-        load_strictly(encoder, read_model(path).part("encoder"), f"--init: {path}")
+        weights = read_model(path).part("encoder")
+        _check_stem(encoder, weights, path)
+        load_strictly(encoder, weights, f"--init: {path}")
         return
     model = getattr(encoder, "model", None)
     if not isinstance(model, nn.Module):
@@ -179,7 +181,25 @@ def load_initial(encoder: Encoder, path: str) -> None:
     classifier = ("fc.", "head.", "heads.", "classifier.")
     kept = model.state_dict().keys()
     state = {name: value for name, value in tensors.items() if name in kept or not name.startswith(classifier)}
+    _check_stem(model, state, path)
     load_strictly(model, state, f"--init: {path}")
+
+
+def _check_stem(module: nn.Module, state: dict[str, Tensor], path: str) -> None:
+    """Raise SslkitError, with the option that helps, if a file has another stem than the encoder."""
+    sides = {"small": 3, "standard": 7}  # of the kernel
+    for name, weight in module.state_dict().items():
+        shape = tuple(state[name].shape) if name in state else ()
+        if weight.dim() != 4 or len(shape) != 4 or shape == tuple(weight.shape) or shape[:2] != tuple(weight.shape)[:2]:
+            continue
+        stem = next((stem for stem, side in sides.items() if shape[2:] == (side, side)), None)
+        if stem is not None:
+            side, ours = shape[-1], weight.shape[-1]
+            raise SslkitError(
+                f"{path} has the {stem} stem ({side}x{side}), the encoder one of {ours}x{ours}",
+                f"use --encoder-option stem={stem}",
+                flag="init",
+            )
 
 
 def _read_safetensors(path: Path, flag: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sslkit import DataInfo
 from sslkit.contract.errors import SslkitError
 from sslkit.encoders.build import build_encoder, check_requirements, concat
 from sslkit.encoders.builder import RecipeBuilder
 from sslkit.encoders.recipe import recipe_for
+from sslkit.engine.checkpoint import load_initial
 from sslkit.registry import load_modality
 from sslkit.tasks.load import load_task
 from sslkit.text.encoders import encode_words
@@ -397,3 +399,22 @@ def test_recomputed_activations_give_the_same_gradients(name: str) -> None:
 def test_batch_norm_is_not_recomputed() -> None:
     assert not build_encoder(recipe_for("resnet18", 32)).checkpoint_activations()
     assert not build_encoder(recipe_for("resnet_micro", 32)).checkpoint_activations()
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "resnet18", "torchvision:resnet18"])
+def test_weights_say_which_stem_they_need(name: str, tmp_path: Path) -> None:
+    published = build_encoder(recipe_for(name, 224))
+    file = tmp_path / "published.safetensors"
+    save_file({key: value.contiguous() for key, value in published.model.state_dict().items()}, file)
+    small = build_encoder(recipe_for(name, 32))
+    if name != "resnet10t":  # whose stem has no 7x7 convolution
+        with pytest.raises(SslkitError, match=r"has the standard stem \(7x7\), .* \(use --encoder-option stem=standard\)"):
+            load_initial(small, str(file))
+    fitting = build_encoder(recipe_for(name, 32, options={"stem": "standard"}))
+    load_initial(fitting, str(file))
+    assert all(map(torch.equal, fitting.model.state_dict().values(), published.model.state_dict().values()))
+
+
+def test_a_stem_that_does_not_exist() -> None:
+    with pytest.raises(SslkitError, match=r"--encoder-option: stem=big \(small or standard is expected\)"):
+        recipe_for("resnet18", 32, options={"stem": "big"})
