@@ -61,7 +61,8 @@ class Index:
         file = self.root / self.paths[row] if shard < 0 else self.shards[shard]
         with open_file(file) as stream:
             current = stamp_of(os.fstat(stream.fileno()))
-            if current[1:] != stamp[1:] or (shard < 0 and current != stamp):  # of a shard, the size is the member's
+            # Offsets hold for one state of a shard. A file may be copied anew during a run; of another size it is another.
+            if (current[0] != stamp[0]) if shard < 0 else (current[1:] != stamp[1:]):
                 raise FileChangedError("changed since it was indexed (start again to read it anew)")
             stream.seek(offset)
             yield stream if shard < 0 else BytesIO(stream.read(stamp[0]))
@@ -158,11 +159,10 @@ def index_files(source: str, root: Path, paths: Sequence[str]) -> Index:
 
 def _stamp_files(root: Path, paths: Sequence[str]) -> NDArray[np.int64]:
     """Return sizes, times and inodes `[N, 3]` of files, asked for by several threads: a network answers slowly."""
-    prefix = f"{root}/"
     chunks = [range(start, min(start + 1024, len(paths))) for start in range(0, len(paths), 1024)]
     stamps = np.empty((len(paths), 3), dtype=np.int64)
     with ThreadPoolExecutor(16) as pool, show_progress("looking at files", len(paths)) as progress:
-        measured = pool.map(lambda rows: [_stamp(prefix + paths[row]) for row in rows], chunks)
+        measured = pool.map(lambda rows: [_stamp(os.path.join(root, paths[row])) for row in rows], chunks)
         for rows, part in zip(chunks, measured, strict=True):
             stamps[rows.start : rows.stop] = part
             progress.advance(len(rows))

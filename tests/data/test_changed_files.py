@@ -54,12 +54,14 @@ def test_new_pixels_are_read(change: Callable[[Path], None], listed: bool, tmp_p
     assert first_value(data) == 200
 
 
-def test_a_file_that_changes_during_a_run_is_reported(tmp_path: Path) -> None:
+def test_a_file_that_grows_during_a_run_is_reported(tmp_path: Path) -> None:
     file = picture(tmp_path / "data" / "1.bmp", 100)
     picture(tmp_path / "data" / "2.bmp", 100)
     spec = PretrainSpec(task="rotation", data=str(tmp_path / "data"), image={"size": 8}, cache="off")
     source = ImageSource.open(spec)
-    rewrite(file)
+    rewrite(file)  # of the same size: read as it is now
+    assert source.read(np.array([0]))[1] == {}
+    file.write_bytes(file.read_bytes() + b"more")
     assert source.read(np.array([0]))[1] == {0: "changed since it was indexed (start again to read it anew)"}
 
 
