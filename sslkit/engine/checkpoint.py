@@ -209,4 +209,20 @@ def _read_safetensors(path: Path, flag: str) -> tuple[dict[str, Tensor], dict[st
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
+        kind = _pickled(path)
+        if kind is not None:
+            hint = "load it with torch.load(FILE, weights_only=True) and write its tensors with safetensors.torch.save_file"
+            raise SslkitError(f"{path} is {kind}, not a safetensors file", hint, flag=flag) from error
         raise SslkitError(f"{path} is not a readable safetensors file: {error}", flag=flag) from error
+
+
+def _pickled(path: Path) -> str | None:
+    """Return what a file of torch.save is called, None for any other file."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+    except OSError:
+        return None
+    if start == b"PK\x03\x04":
+        return "a zip archive, as torch.save writes it"
+    return "a pickle, as old versions of torch.save write it" if start[:1] == b"\x80" else None

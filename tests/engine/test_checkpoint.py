@@ -54,7 +54,7 @@ def test_load_needs_neither_plugin_nor_run(trained: Path, tmp_path: Path, monkey
     ("damage", "message"),
     [
         ("truncated", "not a readable safetensors file"),
-        ("pickle", "not a readable safetensors file"),
+        ("pickle", "not a safetensors file"),
         ("foreign", "was not written by sslkit"),
         ("newer", "has format 99, this sslkit reads up to 1"),
         ("missing", "does not match the encoder: missing: stem.weight"),
@@ -117,3 +117,14 @@ def test_damaged_resume(trained: Path, tmp_path: Path, sslkit: Callable[..., Any
     (run / "spec.json").write_text('{"task": "rotation", "what": 3}')
     ran = sslkit("pretrain", "rotation", "--out", run, "--resume")
     assert ran.code == 2 and "has a spec.json of another kind" in ran.err
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_file_of_torch_save_is_called_by_its_name(
+    new: bool, digits: Path, quick: list[str], sslkit: Callable[..., Any], tmp_path: Path
+) -> None:
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "model.pth", _use_new_zipfile_serialization=new)
+    arguments = ["--data", digits, *quick, "--init", tmp_path / "model.pth", "--out", tmp_path / "run"]
+    ran = sslkit("pretrain", "rotation", *arguments)
+    assert ran.code == 2 and "--init: " in ran.err and "torch.save" in ran.err and "not a safetensors file" in ran.err
+    assert not (tmp_path / "run").exists()
