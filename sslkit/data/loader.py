@@ -1,7 +1,7 @@
 """Batches of samples, in an order that depends only on seed and epoch."""
 
 import atexit
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,10 @@ from sslkit.data.worker_process import (
 _Request = tuple[Rows, ReadSeed | None]
 
 
-_INTERVAL, _PATIENCE = 60, 5  # seconds until torch reports that no batch came; after so many reports the run fails
+_INTERVAL, _PATIENCE = 1, 300  # seconds until torch reports that no batch came; after so many reports the run fails
+
+
+_FEWER = "fewer workers need less memory and less of /dev/shm; --workers 0 reads in this process"
 
 
 class WorkerFailedError(RunFailedError):
@@ -32,10 +35,20 @@ class WorkerFailedError(RunFailedError):
 
 
 class Loader:
-    """Deliver batches: the source's arrays as tensors, `index` int64 `[B]`, and `broken`: [(row, reason)]."""
+    """Deliver batches: the source's arrays as tensors, `index` int64 `[B]`, and `broken`: [(row, reason)].
 
-    def __init__(self, source: Source, workers: int, substitute: bool, pin_memory: bool = False) -> None:
-        self._workers, self._batches = workers, list[_Request]()
+    Once `stopped` returns true, no batch is waited for any longer: the epoch ends early.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        workers: int,
+        substitute: bool,
+        pin_memory: bool = False,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._workers, self._batches, self._stopped = workers, list[_Request](), stopped
         with allow_many_workers():
             self._loader: DataLoader[Any] = DataLoader(
                 _Rows(source, substitute),
@@ -57,29 +70,30 @@ class Loader:
         self._batches[:] = [(rows, read_seed) for rows in batches]
         with allow_many_workers(), keep_worker_deaths_silent():
             iterator = iter(self._loader)
-        while (raw := self._next(iterator, _PATIENCE)) is not None:
+        while (raw := self._next(iterator)) is not None:
             if "failure" in raw:
                 raise SslkitError(raw["failure"], flag="data")
             yield raw
 
-    def _next(self, iterator: Iterator[dict[str, Any]], attempts: int) -> dict[str, Any] | None:
-        """Return the next batch, None after the last one."""
-        try:
-            return next(iterator, None)
-        except (RuntimeError, OSError, EOFError) as error:
-            message = str(error).partition("\n")[0]
-            slow = message.startswith("DataLoader timed out")
-            if slow and attempts > 1:  # the workers are alive: it may be the disk
-                return self._next(iterator, attempts - 1)
-            # Torch names its workers; what is no RuntimeError is a broken connection to one, or was caught in one.
-            named = message.startswith("DataLoader worker (")
-            died = named or not (isinstance(error, RuntimeError) or message.startswith("Caught "))
-            if self._workers == 0 or not (slow or died):
-                raise
-            timeout = f"no batch came in {_INTERVAL * _PATIENCE} seconds"
-            reason = timeout if slow else f"one of {self._workers} died: {message or type(error).__name__}"
-            hint = "fewer workers need less memory and less of /dev/shm; --workers 0 reads in this process"
-            raise WorkerFailedError(reason, hint, flag="workers") from error
+    def _next(self, iterator: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+        """Return the next batch, None after the last one or once the run is to stop."""
+        for _ in range(_PATIENCE):
+            try:
+                return next(iterator, None)
+            except (RuntimeError, OSError, EOFError) as error:
+                message = str(error).partition("\n")[0]
+                if message.startswith("DataLoader timed out"):  # the workers are alive: it may be the disk
+                    if self._stopped():
+                        return None
+                    continue
+                # Torch names its workers; what is no RuntimeError is a broken connection to one, or was caught in one.
+                named = message.startswith("DataLoader worker (")
+                died = named or not (isinstance(error, RuntimeError) or message.startswith("Caught "))
+                if self._workers == 0 or not died:
+                    raise
+                reason = f"one of {self._workers} died: {message or type(error).__name__}"
+                raise WorkerFailedError(reason, _FEWER, flag="workers") from error
+        raise WorkerFailedError(f"no batch came in {_INTERVAL * _PATIENCE} seconds", _FEWER, flag="workers")
 
     def close(self) -> None:
         """End the worker processes."""

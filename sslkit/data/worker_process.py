@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import warnings
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from typing import Any
+
+from sslkit.contract.errors import SslkitError
 
 
 @contextmanager
@@ -58,6 +61,25 @@ def ignore_stop_signals(leaving: _Flag, worker: int) -> None:
     """Ignore the signals that a terminal or a job scheduler also sends to workers: the loop finishes its step and ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if leaving.is_set() else None)
+
+
+SHARED_MEMORY = "/dev/shm"  # where workers put their batches
+_AHEAD = 2  # batches that torch's workers prepare, each
+
+
+def check_shared_memory(batch_bytes: int, workers: int) -> None:
+    """Raise SslkitError if the batches of all workers do not fit the shared memory: they would die in the first epoch."""
+    if not workers or not os.path.isdir(SHARED_MEMORY):
+        return
+    free, needed = shutil.disk_usage(SHARED_MEMORY).free, batch_bytes * workers * _AHEAD
+    if needed <= free:
+        return
+    fitting = free // (batch_bytes * _AHEAD)
+    raise SslkitError(
+        f"the batches of {workers} workers take {needed / 1e6:,.0f} MB of {SHARED_MEMORY}, which has {free / 1e6:,.0f} MB free",
+        f"use --workers {fitting}, a smaller --batch-size, or a larger {SHARED_MEMORY} (docker run --shm-size)",
+        flag="workers",
+    )
 
 
 def worker_context() -> Any:

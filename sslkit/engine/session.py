@@ -87,6 +87,7 @@ class Session:
             self.stepper.enter(WAITING)
             self.throughput.start_step()
         self.stepper.enter(REST)
+        self.stop_if_signaled()  # which may have ended the wait for a batch
 
     def progress_text(self, metrics: dict[str, float]) -> str:
         """Return loss, speed and time left for the progress bar."""

@@ -14,6 +14,7 @@ from sslkit.contract.errors import RunInterruptedError, SslkitError
 from sslkit.contract.source import ReadSeed
 from sslkit.data.decode import silence_decoders
 from sslkit.data.loader import Loader, WorkerFailedError
+from sslkit.data.worker_process import check_shared_memory
 from sslkit.engine.checkpoint_writer import CheckpointWriter
 from sslkit.engine.collapse import Health
 from sslkit.engine.compilation import adapt_compilation
@@ -27,7 +28,7 @@ from sslkit.engine.resume_file import read_resume
 from sslkit.engine.run_folder import METRICS, RESUME, RunFolder, read_json_lines
 from sslkit.engine.session import Session
 from sslkit.engine.settings import Settings, show_settings
-from sslkit.engine.signals import catch_stop_signals
+from sslkit.engine.signals import StopSignal, catch_stop_signals
 from sslkit.engine.stepper import Stepper
 from sslkit.specs.train import PretrainSpec
 
@@ -50,8 +51,7 @@ def run_training(job: TrainingJob) -> Outcome:
         world.barrier()
         state = _read_state(job, folder, fingerprint)
         stepper = _build_stepper(job, folder, state)
-        loader = Loader(settings.source, settings.workers, substitute=True, pin_memory=settings.machine.device.type == "cuda")
-        with catch_stop_signals() as stop, closing(loader):
+        with catch_stop_signals() as stop, closing(_build_loader(settings, stop)) as loader:
             writer = CheckpointWriter(job, stepper, folder, fingerprint)
             session = Session(stepper, loader, folder, stop, loggers=loggers, write_checkpoint=writer.write)
             with closing(session.logs):
@@ -141,6 +141,16 @@ def _train(job: TrainingJob, session: Session) -> None:
     except WorkerFailedError:  # between two steps
         session.checkpoints.save()
         raise
+
+
+def _build_loader(settings: Settings, stop: StopSignal) -> Loader:
+    """Return the loader of the run's batches; raises SslkitError if its workers have too little shared memory."""
+    arrays, _ = settings.source.read(np.array([0]), ReadSeed(settings.spec.seed, 0))
+    batch_size = settings.spec.batch_size // settings.machine.world.size
+    check_shared_memory(batch_size * sum(array.nbytes for array in arrays.values()), settings.workers)
+    # Several processes wait for each other in every step: one alone may not leave.
+    stopped = (lambda: bool(stop.signal)) if settings.machine.world.size == 1 else (lambda: False)
+    return Loader(settings.source, settings.workers, True, settings.machine.device.type == "cuda", stopped)
 
 
 def _check_readable(settings: Settings) -> None:

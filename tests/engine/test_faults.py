@@ -5,10 +5,12 @@ import multiprocessing
 import os
 import platform
 import resource
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -27,6 +29,7 @@ from sslkit.contract.task import DataInfo
 from sslkit.data import loader as loader_module
 from sslkit.data.loader import Loader, WorkerFailedError, ordered_batches
 from sslkit.files import write_atomically
+from sslkit.image.source import ImageSource
 
 Run = Callable[..., Any]
 
@@ -147,8 +150,7 @@ class Slow(Source):
         return {"number": rows.astype(np.float32)}, {}
 
 
-def test_a_dead_worker_is_reported_at_the_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader_module, "_INTERVAL", 1)
+def test_a_dead_worker_is_reported_at_the_next_batch() -> None:
     source = Slow.__new__(Slow)
     source.stuck = 7
     loader = Loader(source, workers=1, substitute=False)
@@ -177,8 +179,7 @@ class Polling(Slow):
         return {"number": rows.astype(np.float32)}, {}
 
 
-def test_a_worker_that_dies_takes_no_lock_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader_module, "_INTERVAL", 1)
+def test_a_worker_that_dies_takes_no_lock_with_it() -> None:
     source = Polling.__new__(Polling)
     source.stuck = 1
     for _ in range(4):
@@ -195,7 +196,6 @@ def test_a_worker_that_dies_takes_no_lock_with_it(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_hanging_worker_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loader_module, "_INTERVAL", 1)
     monkeypatch.setattr(loader_module, "_PATIENCE", 2)
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)  # seconds until torch kills a worker
     source = Slow.__new__(Slow)
@@ -207,10 +207,43 @@ def test_a_hanging_worker_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
             next(arriving)
 
 
+def test_a_signal_ends_the_wait_for_a_batch(
+    sslkit: Run, digits: Path, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)
+    read, main = ImageSource.read, os.getpid()
+
+    def read_slowly(self: ImageSource, rows: Any, draw: Any = None) -> Any:
+        if os.getpid() != main and 7 in rows:
+            time.sleep(60)
+        return read(self, rows, draw)
+
+    monkeypatch.setattr(ImageSource, "read", read_slowly)
+    timer = threading.Timer(4, lambda: os.kill(main, signal.SIGTERM))
+    timer.start()
+    started_at = time.monotonic()
+    arguments = ["--data", digits, *quick, "--steps", 60, "--workers", 1, "--cache", "off", "--out", tmp_path / "run"]
+    ran = sslkit("pretrain", "rotation", *arguments)
+    timer.join()
+    assert ran.code == 143 and "stopped after step" in ran.err, ran.err
+    assert time.monotonic() - started_at < 30  # the worker sleeps for a minute
+    assert (tmp_path / "run" / "resume.pt").exists()
+
+
+def test_shared_memory_that_is_too_small_is_named_before_the_run(
+    sslkit: Run, digits: Path, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = shutil.disk_usage(tmp_path)._replace(free=20_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
+    arguments = ["--data", digits, *quick, "--workers", 2, "--cache", "off", "--steps", 2, "--out", tmp_path / "run"]
+    ran = sslkit("pretrain", "rotation", *arguments)
+    assert ran.code == 2 and "--workers: the batches of 2 workers take" in ran.err and "use --workers 0" in ran.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_whose_worker_dies_keeps_its_steps(
     sslkit: Run, digits: Path, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader_module, "_INTERVAL", 1)
     kill = "[os.kill(child.pid, signal.SIGKILL) for child in multiprocessing.active_children()]"
     arguments = ["--data", digits, *quick, "--steps", 60, "--workers", 1, "--cache", "off", "--out", tmp_path / "run"]
     ran = sslkit("pretrain", faulty(tmp_path, after_step=kill), *arguments)
