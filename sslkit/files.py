@@ -3,7 +3,7 @@
 import glob
 import os
 import platform
-import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,18 +46,11 @@ def output_path(out: str, suffix: str) -> Path:
         raise SslkitError(
             f"cannot write {out}", "it is a folder" if path.is_dir() else f"{path.parent} does not exist", flag="out"
         )
-    return path
-
-
-def write_new_folder(folder: Path, files: dict[str, str]) -> None:
-    """Write files, texts by name, into a new folder; raises SslkitError, and leaves none, if it cannot be written."""
     try:
-        folder.mkdir(parents=True)
-        for file, text in files.items():
-            (folder / file).write_text(text, encoding="utf-8")
+        with tempfile.TemporaryFile(dir=path.parent):  # permissions do not tell everything, as of a read-only disk
+            return path
     except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise SslkitError(f"cannot write to {folder}: {error.strerror}", flag="out") from error
+        raise SslkitError(f"cannot write {out}", error.strerror or str(error), flag="out") from error
 
 
 def _runs(process: int) -> bool:

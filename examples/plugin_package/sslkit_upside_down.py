@@ -12,7 +12,7 @@ from sslkit.image.transforms import flip, random_resized_crop
 
 
 class UpsideDown(PretextTask):
-    """Predict whether an image is upside down: replace this by your own idea."""
+    """Predict whether an image is upside down: replace this with your own idea."""
 
     class Options(TaskOptions):
         """Options of upside_down; each is a flag: `--crop-scale 0.5`."""

@@ -17,7 +17,9 @@ def audio_micro(
 ) -> "AudioMicro":
     """Log-mel spectrogram (64 bands) and four residual blocks, widths 16-32-64-128 (`width=16`): trains on a laptop CPU."""
     if in_channels != 1:
-        raise SslkitError(f"audio_micro hears one channel (got {in_channels})", flag="encoder")
+        raise SslkitError(
+            f"audio_micro is an encoder of audio, which has one channel (got {in_channels})", "choose another", flag="encoder"
+        )
     if width < _GROUPS or width % _GROUPS:
         raise SslkitError(f"width of audio_micro should be a multiple of {_GROUPS} (got {width})", flag="encoder_option")
     check_rate(sample_rate)

@@ -68,7 +68,7 @@ class AudioSource(IndexedSource):
         if rate == "auto":
             usual = int(np.median(rates))
             rate = min(usual, _RATE)
-            resolved["sample_rate"] = rate, f"recordings have {usual} Hz, of which at most {_RATE} are used"
+            resolved["sample_rate"] = rate, f"the recordings' rate is {usual:,} Hz, and at most {_RATE:,} Hz are used"
         seconds = options.seconds
         if seconds == "auto":
             half = int(500 * np.median(durations)) / 1000

@@ -4,6 +4,7 @@ import os
 import sys
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -12,7 +13,7 @@ import typer
 from sslkit import registry
 from sslkit.cli.arguments import add_entry
 from sslkit.console import PROCESSES, RANK, close_output, say, stderr
-from sslkit.contract.errors import RunInterruptedError, SslkitError
+from sslkit.contract.errors import RunInterruptedError, SslkitError, did_you_mean
 
 # Every mistake in using the command line derives from this class, which Typer exports only through its subclass.
 _UsageError: Any = typer.BadParameter.__mro__[2]
@@ -85,8 +86,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(arguments: list[str] | None) -> None:
     completing = "_SSLKIT_COMPLETE" in os.environ  # the shell asks what may come next
     arguments = _typed() if completing else sys.argv[1:] if arguments is None else arguments
-    if arguments == ["--all"]:
-        arguments = ["--all", "--help"]
+    if arguments in ([], ["--all"]):
+        arguments = [*arguments, "--help"]
     if "--traceback" in arguments:
         arguments = [argument for argument in arguments if argument != "--traceback"]
     else:
@@ -105,7 +106,7 @@ def _run(arguments: list[str] | None) -> None:
             sys.exit(0)  # nothing fits; a message would end up in the line that is being typed
         _fail(str(error), error.exit_code)
     except _UsageError as error:
-        _fail(error.format_message(), 2)
+        _fail(_usage_text(error), 2)
     except typer.Abort:
         _fail("interrupted", 130)
     except KeyboardInterrupt:
@@ -163,6 +164,16 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
+def _usage_text(error: Any) -> str:
+    """Return what is wrong with the command line; of an unknown option, where the known ones are listed."""
+    option, context = getattr(error, "option_name", None), error.ctx
+    if option is None or context is None or type(error).__name__ != "NoSuchOption":
+        return str(error.format_message())
+    known = [name for parameter in context.command.params for name in parameter.opts if name.startswith("--")]
+    hints = [hint for hint in (did_you_mean(option, known, listing=[]), "--help lists them all") if hint]
+    return f"{option} is not an option of {context.command_path} ({' '.join(hints)})"
+
+
 def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> Any:
     """Report an unexpected exception in one line and keep the traceback in a log."""
     import tempfile  # neither is for `sslkit --help`
@@ -172,4 +183,16 @@ def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackT
         log.write(f"sslkit {' '.join(sys.argv[1:])}{os.linesep}")
         traceback.print_exception(kind, error, trace, file=log)
     first = str(error).partition("\n")[0]
-    stderr.print(f"unexpected {kind.__name__}: {first} (traceback in {log.name}; please report it)", markup=False)
+    ours = (str(Path(__file__).parent.parent), str(Path(__file__).parent.parent.parent / "plugins"))
+    others = [
+        frame
+        for frame in traceback.extract_tb(trace)
+        if not frame.filename.startswith((*ours, sys.prefix, sys.base_prefix, "<"))
+    ]
+    if others:  # a plugin's own file
+        place = f"{others[-1].filename}, line {others[-1].lineno}"
+        advice = "`sslkit check FILE` tests a task"
+    else:
+        place, advice = "", "please report it"
+    raised = f"{kind.__name__} in {place}" if place else f"unexpected {kind.__name__}"
+    stderr.print(f"{raised}: {first} (traceback in {log.name}; {advice})", markup=False)

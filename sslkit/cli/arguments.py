@@ -107,7 +107,7 @@ def one_length(flags: dict[str, Any], from_file: dict[str, Any]) -> list[str]:
     if lengths:
         for name in ("epochs", "steps", "minutes"):
             from_file.pop(name, None)
-    return [f"{' and '.join(flag_name(name) for name in lengths)}: give one of them"] if len(lengths) > 1 else []
+    return [f"{' and '.join(flag_name(name) for name in lengths)}: give only one"] if len(lengths) > 1 else []
 
 
 def with_pairs(values: dict[str, Any], model: type[Spec]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sslkit.console import stdout
+from sslkit.contract.errors import SslkitError
 
 
 def add(app: typer.Typer, panel: str, summary: str, arguments: list[str]) -> None:
@@ -30,6 +31,10 @@ def _encoders(
         keys = ("name", "package", "version", "summary")
         print(json.dumps({"encoders": [{key: getattr(entry, key) for key in keys} for entry in installed], "timm": timm}))
         return
+    if pattern is not None:
+        installed = [entry for entry in installed if pattern in entry.name]
+    if not installed and not timm:
+        raise SslkitError(f"no encoder has a name with {pattern}", "`sslkit encoders` lists those of sslkit")
     for entry in installed:
         stdout.print(f"{entry.name:<16} {entry.package} {entry.version}: {entry.summary}", markup=False)
     if pattern is None:

@@ -63,7 +63,7 @@ def show_result(result: Result, details: bool = False) -> None:
         cells = [row.model, *([row.test] if tests else []), *([row.layer or ""] if layers else [])]
         cells += [_metric_text(row.metric(name)) for name in columns]
         table.add_row(*map(Text, cells))  # not as markup: paths may hold brackets
-    stdout.print(result.title + ("" if result.protocol else ": no protocol id"), style="bold")
+    stdout.print(result.title + ("" if result.protocol else " (not a named protocol)"), style="bold")
     # As wide as it has to be: a number that was cut off is none. (`print` itself would not go beyond the terminal's width.)
     table.width = stdout.measure(table, options=stdout.options.update(max_width=1000)).maximum
     stdout.print(table, crop=False, soft_wrap=False)

@@ -33,7 +33,7 @@ def _lines(result: Any) -> list[str]:
         "time": f"{duration(result.seconds)} for {result.steps:,} steps",
         "first epoch": duration(result.first_epoch_seconds),
         "memory": f"{(result.memory or 0) / 1e9:.1f} GB of {result.memory_limit / 1e9:.1f} GB",
-        "largest batch": "more than the data" if largest is None else f"about {largest:,}; larger ones by --micro-batch",
+        "largest batch": "not measured" if largest is None else f"about {largest:,} without --micro-batch",
         "disk": f"{result.cache_bytes / 1e6:,.0f} MB cache, {result.run_bytes / 1e6:,.0f} MB checkpoints "
         "(twice that while they are written)",
     }

@@ -111,11 +111,11 @@ class Modality:
 
     def augmentation(self, options: Any, info: "DataInfo", classes: int) -> "Augmentation":
         """Return what `sslkit finetune` does to labeled samples at random; raises SslkitError if it can't train on them."""
-        raise SslkitError(f"fine-tuning is not available for {self.name} data")
+        raise SslkitError(f"fine-tuning is not available for {self.name} data", "sslkit probe evaluates its features")
 
     def example_inputs(self, count: int, channels: int, size: int) -> "tuple[Tensor, str]":
         """Return real samples that ship with the installation, as encoders see them, and what they are: for `sslkit export`."""
-        raise SslkitError(f"export is not available for {self.name} data")
+        raise SslkitError(f"this format is not available for encoders of {self.name} data", flag="to")
 
     def example_data(self, folder: "Path", samples: int) -> str:
         """Write a small set of samples, not all alike, into a folder and return what `--data` would be (for `sslkit check`)."""

@@ -151,7 +151,7 @@ class Result:
     @property
     def title(self) -> str:
         """Return the protocol's id, or the verb where settings were made by hand."""
-        return self.protocol or f"{self.verb}, settings by hand"
+        return self.protocol or f"{self.verb}, custom settings"
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain values."""

@@ -96,7 +96,7 @@ def read_table(path: Path) -> Table:
     for line, row in zip(lines, rows, strict=True):
         if len(row) != len(columns):
             raise SslkitError(
-                f"line {line} of {path} has {len(row)} cell{'s'[: len(row) != 1]}, its header {len(columns)}",
+                f"line {line} of {path} has {len(row)} cell{'s'[: len(row) != 1]}, but its header has {len(columns)}",
                 "quote cells that contain commas" if len(row) > len(columns) else "every row needs all columns",
                 flag="data",
             )

@@ -66,8 +66,8 @@ def check_requirements(encoder: Encoder, name: str, requires: tuple[str, ...], t
     """Raise SslkitError if an encoder is of another modality than a task's, or lacks something the task requires."""
     if encoder.modality != modality.encoder_modality:
         raise SslkitError(
-            f"{task} is for {modality.encoder_modality} data and {name} reads {encoder.modality}",
-            "name another",
+            f"{name} is an encoder of {encoder.modality} data, and {task} needs one of {modality.encoder_modality} data",
+            "choose another; `sslkit encoders` lists them",
             flag="encoder",
         )
     missing = [requirement for requirement in requires if requirement not in encoder.provides]

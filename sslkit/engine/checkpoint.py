@@ -67,7 +67,7 @@ class Checkpoint:
         if self.modality != modality:
             raise SslkitError(
                 f"{self.path} was trained on {self.evaluated_as} data by {self.metadata['task']}",
-                f"{modality} data needs an encoder of its own kind",
+                f"an encoder of {modality} data is needed",
                 flag=flag,
             )
 

@@ -94,6 +94,12 @@ def _check_flags(spec: FinetuneSpec) -> None:
     load_logger(spec.log)
     if spec.scratch and spec.ckpt is None:
         raise SslkitError("there is no --ckpt to compare with", "leave --scratch out", flag="scratch")
+    if spec.head_first and isinstance(spec.epochs, int) and spec.steps is None and spec.head_first >= spec.epochs:
+        raise SslkitError(
+            f"{spec.head_first} epochs of head-only training leave none of {spec.epochs} for the encoder",
+            "use more --epochs; a head alone is what sslkit probe trains",
+            flag="head_first",
+        )
     if spec.minutes is not None and spec.head_first:
         raise SslkitError(
             "steps become slower once the encoder trains, so the time cannot be planned",

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslkit.console import say
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.data.index import Index, index_files
@@ -114,6 +115,7 @@ def _nearest_samples(spec: NeighborsSpec, checkpoint: Checkpoint, encoder: Encod
             pictures = [(modality.thumbnail(samples, neighbor) or picture, _label(index, neighbor), v) for neighbor, v in pairs]
             sheet.append((picture, _label(queries.index, row), pictures))
     if not sheet:
+        say(f"no picture was written: {samples.noun} have none")
         return NeighborsResult(str(spec.ckpt), result, None)
     draw_sheet(sheet, out)
     return NeighborsResult(str(spec.ckpt), result, str(out))

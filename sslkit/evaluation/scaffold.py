@@ -1,13 +1,10 @@
 """`sslkit new-evaluation`: a package with an evaluation of one's own, ready to change and to publish."""
 
-import keyword
-import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from sslkit import registry
 from sslkit.contract.errors import SslkitError
-from sslkit.files import write_new_folder
+from sslkit.scaffolding import check_name, new_folder, write_new_folder
 from sslkit.specs.extend import NewEvaluationSpec
 
 _FILES = {
@@ -135,7 +132,7 @@ sslkit evaluate --ckpt runs/rotation/model.safetensors --protocol {dashed}
 
 
 # The package sslkit_plugins is ours; the others are names that the evaluation's class would hide from its own module.
-_TAKEN = frozenset({"plugins", "tensor", "layers", "predictor", "settings", "protocol", "centroids"})
+_RESERVED = frozenset({"plugins", "tensor", "layers", "predictor", "settings", "protocol", "centroids"})
 
 
 @dataclass(frozen=True)
@@ -153,18 +150,11 @@ def new_evaluation(spec: NewEvaluationSpec) -> NewEvaluationResult:
     Raises SslkitError for a name that Python or an installed evaluation has, and for a folder that exists.
     """
     name = spec.name
-    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
-        raise SslkitError(
-            f"NAME: {name} should consist of lowercase letters, digits and _", "such as calibration or nearest_centroid"
-        )
-    if name in _TAKEN:
-        raise SslkitError(f"NAME: {name} is already used inside the package", "choose another name")
+    check_name(name, _RESERVED, "calibration or nearest_centroid")
     dashed = name.replace("_", "-")
     if dashed in {*registry.names(registry.EVALUATIONS), *registry.names(registry.COMMANDS)}:
         raise SslkitError(f"NAME: an evaluation {dashed} is already installed", "choose another name")
-    folder = Path(spec.out or f"sslkit-{dashed}")
-    if folder.exists():
-        raise SslkitError(f"{folder} already exists", "choose another folder", flag="out")
+    folder = new_folder(spec.out, name)
     words = {"name": name, "dashed": dashed, "title": "".join(part.capitalize() for part in name.split("_"))}
     files = {file.format(**words): text.format(**words) for file, text in _FILES.items()}
     write_new_folder(folder, files)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import SslkitError
 from sslkit.contract.task import DataInfo, PretextTask
 from sslkit.data.index import Index
 from sslkit.data.indexed_source import IndexedSource
@@ -135,7 +136,14 @@ class Trainer:
         train = self.parts.train
         if trial.share == 1:
             return train
-        return train.subset(held_out_rows(train.labels, trial.seed, train.classes, trial.share)[1])
+        part = train.subset(held_out_rows(train.labels, trial.seed, train.classes, trial.share)[1])
+        if len(part) < self.spec.batch_size:
+            raise SslkitError(
+                f"{100 * trial.share:g}% of the labels are {len(part)} samples, fewer than a batch of {self.spec.batch_size}",
+                f"use --batch-size {len(part)} or less, or a larger share",
+                flag="shares",
+            )
+        return part
 
     def _origin(self, trial: Trial) -> dict[str, Any]:
         """Return by which task and from which weights a training began, for its own checkpoint's metadata."""

@@ -73,14 +73,15 @@ def _network_facts(card: Card) -> dict[str, Any]:
     values = f" in {data.value_range}" if data.value_range else ""
     batch = "" if job.dynamic_batch or not card.exporter.normalizes else ", one at a time"
     normalization = "not yet normalized: that is inside" if card.exporter.normalizes else "normalized as below"
+    difference = f"within {card.difference:.1g} of sslkit's" if card.difference else "equal to sslkit's"
     library, role = metadata.get("encoder_from", "sslkit"), metadata.get("role", "student")
     return {
         "task": origin["task"] + (f" ({options})" if options else ""),
         **({} if pretraining is None else {"pretrained by": f"{pretraining['task']}, weights {pretraining['weights']}"}),
         "trained": f"{origin['trained']} of {run.get('batch_size', '?')} samples of {card.checkpoint.size:,} {data.unit}",
-        "encoder": f"{encoder_name(job.recipe)} of {library}; the {role}'s",
+        "encoder": f"{encoder_name(job.recipe)} of {library}" + ("" if role == "student" else f"; the {role}'s"),
         "input": f"{channels} of {size}{values}{batch}, {normalization}",
-        "output": f"{job.output}, computed as sslkit does up to {card.difference:.1g}",
+        "output": f"{job.output}, {difference}",
     }
 
 

@@ -66,7 +66,7 @@ def _prepare(spec: ExportSpec, checkpoint: Checkpoint, exporter: Exporter) -> Ex
         kinds = " or ".join(exporter.modalities)
         raise SslkitError(
             f"{spec.to} takes encoders of {kinds} data, and {checkpoint.path} holds one of {checkpoint.modality} data",
-            "use --to pt2 or onnx",
+            "use another format",
             flag="to",
         )
     encoder = checkpoint.build_encoder(allowed=spec.encoder)

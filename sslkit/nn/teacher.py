@@ -84,4 +84,4 @@ def momentum_reason(requested: Momentum, clock: Clock, maximum: float, to_one: b
     if requested != "auto":
         return {}
     initial = teacher_momentum(requested, Clock(steps=clock.steps), maximum)
-    return {"momentum": f"{initial:.4f}{', rising to 1' if to_one else ''}: 1 - 10/steps, from 0.9 to {maximum}"}
+    return {"momentum": f"{initial:.4f}: 1 - 10/steps, clipped to [0.9, {maximum}]{', and rising to 1' if to_one else ''}"}

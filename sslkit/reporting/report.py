@@ -75,7 +75,7 @@ def _describe(run: RunRecord, figures: Figures) -> Iterable[str]:
         "encoder": run.spec["encoder"],
         "steps": f"{metadata['step']:,} of {run.spec['batch_size']} samples of size {run.checkpoint.size}",
         "time": "" if run.minutes is None else f"{run.minutes:.1f} minutes",
-        "images": Path(run.spec.get("data") or "").name,
+        "data": Path(run.spec.get("data") or "").name,
         "data fingerprint": metadata["data"],
         "made by": ", ".join(f"{name} {number}" for name, number in metadata.get("versions", {}).items()),
     }

@@ -73,7 +73,7 @@ class RunRecord:
                 task_defaults = {
                     name: field.get_default(call_default_factory=True) for name, field in task.Options.model_fields.items()
                 }
-        left_out = {"task", "options", "resume", "extend_to", *(["minutes"] if self.spec.get("steps") else [])}
+        left_out = {"task", "options", "resume", "extend_to", *(["minutes", "epochs"] if self.spec.get("steps") else [])}
         for name, value in self.settings.items():
             if name not in left_out and value is not None and value != defaults.get(name):
                 words += _flags(name, value)

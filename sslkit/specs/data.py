@@ -70,7 +70,7 @@ class ModalitySpec(_Tables):
             if _OWNERS[field] not in accepted:
                 flags = ", ".join(flag_name(name) for part in accepted for name in _OPTIONS[part].model_fields)
                 hint = f"options of {modality} data: {flags}" if flags else f"{modality} data has no options"
-                raise SslkitError(f"an option of {_OWNERS[field]} data, and this is {modality}", hint, flag=field)
+                raise SslkitError(f"applies to {_OWNERS[field]} data only, and this is {modality} data", hint, flag=field)
 
     def tables(self) -> set[str]:
         """Return the names of all tables."""

@@ -1,14 +1,11 @@
 """`sslkit new-task`: a package with a task of one's own, ready to change and to publish."""
 
-import keyword
-import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from sslkit import registry
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.task import CONTRACT
-from sslkit.files import write_new_folder
+from sslkit.scaffolding import check_name, new_folder, write_new_folder
 from sslkit.specs.extend import NewTaskSpec
 
 _FILES = {
@@ -49,7 +46,7 @@ from sslkit.image.transforms import flip, random_resized_crop
 
 
 class {title}(PretextTask):
-    """Predict whether an image is upside down: replace this by your own idea."""
+    """Predict whether an image is upside down: replace this with your own idea."""
 
     class Options(TaskOptions):
         """Options of {name}; each is a flag: `--crop-scale 0.5`."""
@@ -110,7 +107,7 @@ sslkit knn --ckpt runs/{name}/model.safetensors
 
 
 # The package sslkit_plugins is ours; the others are names that the task's class would hide from its own module.
-_TAKEN = frozenset({"plugins", "batch", "tensor", "field", "pretext_task", "task_options"})
+_RESERVED = frozenset({"plugins", "batch", "tensor", "field", "pretext_task", "task_options"})
 
 
 @dataclass(frozen=True)
@@ -128,15 +125,10 @@ def new_task(spec: NewTaskSpec) -> NewTaskResult:
     Raises SslkitError for a name that Python or an installed task has, and for a folder that is there.
     """
     name = spec.name
-    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
-        raise SslkitError(f"NAME: should be small letters, digits and _ (got {name})", "such as tilt or odd_one_out")
-    if name in _TAKEN:
-        raise SslkitError(f"NAME: {name} means something else in the package", "choose another name")
+    check_name(name, _RESERVED, "tilt or odd_one_out")
     if name in registry.names(registry.TASKS):
-        raise SslkitError(f"NAME: there is a task {name}", "two of one name are refused")
-    folder = Path(spec.out or f"sslkit-{name.replace('_', '-')}")
-    if folder.exists():
-        raise SslkitError(f"{folder} is there already", "choose another folder", flag="out")
+        raise SslkitError(f"NAME: a task {name} is already installed", "choose another name")
+    folder = new_folder(spec.out, name)
     words = {
         "name": name,
         "dashed": name.replace("_", "-"),

@@ -147,8 +147,11 @@ def test_a_recording_that_is_silent_in_places_is_heard_elsewhere(tmp_path: Path)
         (["--data", "{junk}"], "is a readable recording"),
         (["--data", "{two}", "--encoder-option", "sample_rate=8000"], "use --sample-rate"),
         (["--data", "{two}", "--sample-rate", "fast"], "--sample-rate: should be a whole number, 1,000 to 192,000, or auto"),
-        (["--data", "{two}", "--size", "64"], "--size: an option of image data, and this is audio"),
-        (["--data", "{two}", "--encoder", "resnet_micro"], "reads image"),
+        (["--data", "{two}", "--size", "64"], "--size: applies to image data only, and this is audio data"),
+        (
+            ["--data", "{two}", "--encoder", "resnet_micro"],
+            "resnet_micro is an encoder of image data",
+        ),
         (["--data", "{two}", "--cache", "on"], "audio is not cached"),
         (["--data", "{two}", "--seconds", "0.008"], "--seconds: should be a number, 0.025 to 60, or auto (got 0.008)"),
     ],

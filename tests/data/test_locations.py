@@ -179,7 +179,7 @@ def test_several_labels_in_a_cell(tmp_path: Path) -> None:
         ("no_path.csv", None, "has no column `path`"),
         ("several.csv", "labl", "did you mean label"),
         ("blank.csv", "label", "is empty in line 2"),
-        ("short.csv", None, "line 2 of .*short.csv has 1 cell, its header 2"),
+        ("short.csv", None, "line 2 of .*short.csv has 1 cell, but its header has 2"),
         ("empty", "label", "has no columns"),
         ("float.npy", None, "expected uint8"),
         ("pickle.npy", None, "not a file of plain arrays"),

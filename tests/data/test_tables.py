@@ -35,8 +35,11 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,caption\na.png,a red, round thing\n", "line 2 .* has 3 cells, its header 2 .*quote cells that contain commas"),
-        ("path,caption\na.png,red\nb.png\n", "line 3 .* has 1 cell, its header 2 .*every row needs all columns"),
+        (
+            "path,caption\na.png,a red, round thing\n",
+            "line 2 .* has 3 cells.*header has 2 .*quote cells that contain commas",
+        ),
+        ("path,caption\na.png,red\nb.png\n", "line 3 .* has 1 cell, but its header has 2 .*every row needs all columns"),
         ('path,label\na.png,"red\nb.png,blue\n', "a quote in line 2 .* is never closed"),
         ('path,label\na.png,"red\nb.png,"blue\nc.png,green\n', "line 3 .* is not valid CSV: text follows a closing quote"),
         ('path,label\na.png,"red\nb.png,blue"\nc.png,green\n', "label in line 2 .* contains a line break .*stray quote"),

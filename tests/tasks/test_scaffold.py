@@ -27,20 +27,20 @@ def test_the_example_is_what_is_written(sslkit: Callable[..., Any], tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Tilt", "should be small letters"),
-        ("a-b", "should be small letters"),
-        ("class", "should be"),
-        ("rotation", "there is a task"),
-        ("tilt_", "should be small letters"),
-        ("größe", "should be small letters"),
-        ("plugins", "means something else"),
+        ("Tilt", "should consist of lowercase letters"),
+        ("a-b", "should consist of lowercase letters"),
+        ("class", "should consist of"),
+        ("rotation", "a task rotation is already installed"),
+        ("tilt_", "should consist of lowercase letters"),
+        ("größe", "should consist of lowercase letters"),
+        ("plugins", "is already used inside"),
     ],
 )
 def test_names_that_cannot_be(name: str, message: str, sslkit: Callable[..., Any], tmp_path: Path) -> None:
     ran = sslkit("new-task", name, "--out", tmp_path / "package")
     assert ran.code == 2 and message in ran.err and not (tmp_path / "package").exists()
     ran = sslkit("new-task", "tilt", "--out", tmp_path)
-    assert ran.code == 2 and "is there already" in ran.err
+    assert ran.code == 2 and "already exists" in ran.err
 
 
 @pytest.mark.slow
