@@ -46,11 +46,18 @@ def output_path(out: str, suffix: str) -> Path:
         raise SslkitError(
             f"cannot write {out}", "it is a folder" if path.is_dir() else f"{path.parent} does not exist", flag="out"
         )
+    check_writable(path)
+    return path
+
+
+def check_writable(path: Path) -> None:
+    """Raise SslkitError if a file or folder, which need not be there yet, cannot be written."""
+    folder = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
     try:
-        with tempfile.TemporaryFile(dir=path.parent):  # permissions do not tell everything, as of a read-only disk
-            return path
+        with tempfile.TemporaryFile(dir=folder):  # permissions do not tell everything, as of a read-only disk
+            return
     except OSError as error:
-        raise SslkitError(f"cannot write {out}", error.strerror or str(error), flag="out") from error
+        raise SslkitError(f"cannot write {path}", error.strerror or str(error), flag="out") from error
 
 
 def _runs(process: int) -> bool:

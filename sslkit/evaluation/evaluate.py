@@ -13,7 +13,7 @@ from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.evaluation.installed import installed_evaluations
 from sslkit.evaluation.models import weights_hash
 from sslkit.evaluation.notes import p_text
-from sslkit.files import write_atomically
+from sslkit.files import check_writable, write_atomically
 from sslkit.specs.evaluation import EvaluateSpec, EvaluationSpec
 
 _TABLE, _RESULTS = "table.md", "results.json"
@@ -95,6 +95,8 @@ def _check(spec: EvaluateSpec, chosen: dict[str, type[Evaluation]], out: Path | 
         raise SslkitError("only for frozen features", "leave finetune out of --protocol", flag=("layer", "pool"))
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())) and not spec.resume:
         raise SslkitError(f"{out} already exists", "continue it with --resume, or choose another folder", flag="out")
+    if out is not None:
+        check_writable(out)
 
 
 def _misfit(evaluation: type[Evaluation], checkpoint: Checkpoint, encoder: Encoder) -> SslkitError | None:

@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,3 +43,35 @@ def test_a_terminal_without_a_width() -> None:
     environment = {**os.environ, "COLUMNS": "1"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "rotation" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["report", "{run}", "--out", "/proc/report.html"],
+        ["embed", "--ckpt", "{checkpoint}", "--out", "/proc/features.npz"],
+        ["map", "--ckpt", "{checkpoint}", "--out", "/proc/map.png"],
+        ["neighbors", "--ckpt", "{checkpoint}", "--out", "/proc/near.png"],
+        ["preview", "rotation", "--ckpt", "{checkpoint}", "--out", "/proc/previews.png"],
+        ["evaluate", "--ckpt", "{checkpoint}", "--out", "/proc/table"],
+    ],
+)
+def test_an_unwritable_place_is_reported_before_the_work(command: list[str], trained: Path, sslkit: Callable[..., Any]) -> None:
+    ran = sslkit(*(word.format(run=trained.parent, checkpoint=trained) for word in command))
+    assert ran.code == 2 and "error: --out: cannot write" in ran.err and "test part" not in ran.err, ran.err
+
+
+def test_without_words_the_commands_are_listed(sslkit: Callable[..., Any]) -> None:
+    ran = sslkit()
+    assert ran.code == 0 and "pretrain" in ran.out and not ran.err
+
+
+def test_an_error_in_a_file_of_the_users_names_it(tmp_path: Path, digits: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from sslkit import PretextTask\nclass Mine(PretextTask):\n    def transform(self, batch):\n        return {}[0]\n"
+    )
+    command = [sys.executable, "-m", "sslkit", "pretrain", tmp_path / "mine.py", "--data", digits, "--steps", "1"]
+    command += ["--batch-size", "8", "--size", "16", "--out", tmp_path / "run"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 1 and f"KeyError in {tmp_path / 'mine.py'}, line 4: 0 (" in done.stderr
+    assert "sslkit check" in done.stderr and "please report it" not in done.stderr
