@@ -66,4 +66,5 @@ def _show_settings(
     if extras["json"] or RANK > 0:
         return
     for name, value in values.items():
-        stdout.print(f"{flag_name(name):<20} {value!s:<24} {sources[name]}", markup=False)
+        label = "task" if name == "task" else flag_name(name)
+        stdout.print(f"{label:<28} {value!s:<24} {sources[name]}", markup=False)

@@ -45,7 +45,7 @@ def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
                 if option != stored.get(key)
             ]
         elif value not in (stored, "auto"):
-            differing.append(f"{flag_name(name)} {value} (the run has {stored})")
+            differing.append(f"{'task' if name == 'task' else flag_name(name)} {value} (the run has {stored})")
     if differing:
         longer = any(line.startswith(("--epochs", "--steps", "--minutes")) for line in differing)
         raise SslkitError(

@@ -37,7 +37,13 @@ def write_notes(rows: list[Row], data: Data) -> list[str]:
             notes.append(f"{count(test.duplicates, 'test sample')}{where} also {verb} in the training set.")
         if test.seen_in_pretraining:
             notes.append(f"The test data{where} was part of pretraining.")
-    chosen = [", ".join(f"{name} {value}" for name, value in fit.chosen.items()) for fit in rows[0].fits if fit.chosen]
+    same = [row for row in rows if (row.model, row.test) == (rows[0].model, rows[0].test)]
+    chosen = [
+        (f"layer {row.layer}: " if len(same) > 1 else "") + ", ".join(f"{name} {value}" for name, value in fit.chosen.items())
+        for row in same
+        for fit in row.fits
+        if fit.chosen
+    ]
     if chosen:
         notes.append(f"Chosen on held-out training data: {'; '.join(chosen)}.")
     return notes
