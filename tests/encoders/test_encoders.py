@@ -243,7 +243,7 @@ def test_other_trees_are_refused(recipe: Any) -> None:
 
 
 def test_an_encoder_of_another_modality_is_refused() -> None:
-    with pytest.raises(SslkitError, match="rotation is for image data and word_vectors reads text"):
+    with pytest.raises(SslkitError, match="word_vectors is an encoder of text data, and rotation needs one of image data"):
         check_requirements(built("word_vectors", channels=5), "word_vectors", ("pooled",), "rotation", load_modality("image"))
 
 

@@ -208,7 +208,7 @@ def test_momentum_rises_to_one(build: Callable[..., Any]) -> None:
             task.head[0].weight.copy_(old + 1)
         task.after_step({})
         assert torch.allclose(task.teacher.parts[1][0].weight, old + 1 - kept, atol=1e-6)
-    assert build("byol").reasons() == {"momentum": "0.9000, rising to 1: 1 - 10/steps, from 0.9 to 0.996"}
+    assert build("byol").reasons() == {"momentum": "0.9000: 1 - 10/steps, clipped to [0.9, 0.996], and rising to 1"}
 
 
 @pytest.mark.parametrize(("name", "role"), [("dino", "teacher"), ("byol", "student")])
