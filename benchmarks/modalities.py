@@ -46,7 +46,7 @@ def video(data: Path, runs: Runs, minutes: float) -> None:
     if not clips.exists():
         subprocess.run([sys.executable, Path(__file__).with_name("moving_digits.py"), clips], check=True)
     run = sslkit("pretrain", "order_verification", "--data", clips, "--minutes", minutes, "--out", runs / "order")
-    arguments = ["preview", "order_verification", "--ckpt", run["checkpoint"], "--images", 2000]
+    arguments = ["preview", "order_verification", "--ckpt", run["checkpoint"], "--samples", 2000]
     print(f"\norder_verification: {run['steps']:,} steps, {run['samples_per_second']:.0f} clips/s\n")
     print("| clips | triples told right (chance: 50%) |\n|---|---|")
     for part in ("train", "test"):
