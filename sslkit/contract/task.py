@@ -187,6 +187,10 @@ class PretextTask(nn.Module):
         """Return what `model.safetensors` keeps."""
         return {"encoder": self.encoder}
 
+    def metadata(self) -> dict[str, Any]:
+        """Return what the task adds to the checkpoint's description, plain values for JSON: it is under `task_metadata`."""
+        return {}
+
     preview_columns: ClassVar[tuple[str, ...]] = ()
 
     def preview(self, batch: Batch, output: Any) -> Tensor | None:

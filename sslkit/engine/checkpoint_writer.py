@@ -68,5 +68,6 @@ class CheckpointWriter:
             "step": clock.step,
             "steps": clock.steps,
             "extended_from": clock.schedule_start,
+            **({"task_metadata": added} if (added := task.metadata()) else {}),
             **self.job.metadata,
         }

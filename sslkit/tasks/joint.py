@@ -113,6 +113,10 @@ class Joint(PretextTask):
         """Keep the shared encoder, and what else tasks keep; of teachers none, as there may be several."""
         return {key: value for _, task in self._tasks() for key, value in task.exports().items()} | {"encoder": self.encoder}
 
+    def metadata(self) -> dict[str, Any]:
+        """Return what each task adds to the checkpoint's description, by its name."""
+        return {name: metadata for name, task in self._tasks() if (metadata := task.metadata())}
+
     def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor | None:
         """Return the pictures of all tasks side by side."""
         columns: list[Tensor] = []

@@ -140,6 +140,10 @@ def _loads(bench: Bench) -> None:
         if not torch.allclose(features["loaded"], features["exported"], rtol=1e-4, atol=1e-5):
             raise ContractViolationError("the loaded encoder returns other features")
     json.dumps(loaded.recipe)
+    try:
+        json.dumps(stepper.task.metadata(), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ContractViolationError(f"metadata cannot be written as JSON: {error}") from error
 
 
 def _previews(bench: Bench) -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import sslkit as public
 from sslkit import SslkitError
+from sslkit.engine.checkpoint import read_model
 
 
 def rewritten(path: Path, to: Path, metadata: dict[str, Any] | None = None, drop: str = "", **changes: Any) -> Path:
@@ -128,3 +129,17 @@ def test_a_file_of_torch_save_is_called_by_its_name(
     ran = sslkit("pretrain", "rotation", *arguments)
     assert ran.code == 2 and "--init: " in ran.err and "torch.save" in ran.err and "not a safetensors file" in ran.err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_task_may_describe_its_checkpoint(digits: Path, quick: list[str], sslkit: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "described.py").write_text(
+        "from sslkit_plugins.image.predictive.rotation import Rotation\n"
+        "class Described(Rotation):\n"
+        "    def metadata(self):\n"
+        "        return {'answers': 4}\n"
+    )
+    for task, expected in ((tmp_path / "described.py", {"answers": 4}), ("rotation", None)):
+        out = tmp_path / f"run-{expected is None}"
+        ran = sslkit("pretrain", task, "--data", digits, *quick, "--steps", 1, "--out", out)
+        assert ran.code == 0, ran.err
+        assert read_model(out / "model.safetensors").metadata.get("task_metadata") == expected

@@ -18,7 +18,7 @@ _MAX_WORDS, _PAPER_MOMENTUM = 8192, 0.99
 
 
 class OBoW(PretextTask):
-    """Predict from crops an EMA teacher's bag of visual words (OBoW; Gidaris et al., 2021).
+    """Predict an EMA teacher's bag of visual words from crops (OBoW; Gidaris et al., 2021).
 
     Words are recent local features of the teacher, kept in a queue; the weights of the student's classifier are generated
     from the words, so that they follow them.

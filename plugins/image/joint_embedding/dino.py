@@ -15,7 +15,7 @@ _PAPER_MOMENTUM = 0.996
 
 
 class DINO(PretextTask):
-    """Predict an EMA teacher's output of large crops from others (DINO; Caron et al., 2021).
+    """Predict an EMA teacher's output for one crop from another crop (DINO; Caron et al., 2021).
 
     The teacher's output is centered and sharpened: centering keeps one dimension from dominating, sharpening keeps the
     output from becoming uniform. The teacher is exported.

@@ -19,7 +19,7 @@ from sslkit.nn.transformer import Attention, Block, feed_forward
 
 
 class CAE(PretextTask):
-    """Predict codes of masked patches from regressed latents (CAE; Chen et al., 2022).
+    """Regress masked patches' latents and predict their codes (CAE; Chen et al., 2022).
 
     The encoder processes the visible patches only. A regressor predicts its representation of the masked patches, and a decoder
     predicts their codes from that, which separates representation learning from solving the pretext task.

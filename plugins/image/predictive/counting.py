@@ -16,7 +16,7 @@ _TOP_LEFT = [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
 class Counting(PretextTask):
-    """Learn counts of an image that equal the sum over its four quarters (Noroozi et al., 2017).
+    """Learn feature counts that add up over an image's quarters (Noroozi et al., 2017).
 
     Counts must differ from those of another image, which excludes the trivial solution of zero. Image and quarters are
     downscaled by random filters and some are gray; otherwise traces of resampling and of the lens would distinguish the two.
