@@ -189,10 +189,8 @@ def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackT
         for frame in traceback.extract_tb(trace)
         if not frame.filename.startswith((*ours, sys.prefix, sys.base_prefix, "<"))
     ]
+    raised, advice = f"unexpected {kind.__name__}", "please report it"
     if others:  # a plugin's own file
-        place = f"{others[-1].filename}, line {others[-1].lineno}"
+        raised = f"{kind.__name__} in {others[-1].filename}, line {others[-1].lineno}"
         advice = "`sslkit check FILE` tests a task"
-    else:
-        place, advice = "", "please report it"
-    raised = f"{kind.__name__} in {place}" if place else f"unexpected {kind.__name__}"
     stderr.print(f"{raised}: {first} (traceback in {log.name}; {advice})", markup=False)

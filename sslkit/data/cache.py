@@ -42,7 +42,11 @@ def cache_folder() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sslkit"
     except RuntimeError:  # neither HOME nor an entry for this user, as in a container
-        return Path(tempfile.gettempdir(), f"sslkit-{os.getuid()}")
+        return _temporary_folder()
+
+
+def _temporary_folder() -> Path:
+    return Path(tempfile.gettempdir(), f"sslkit-{os.getuid()}")
 
 
 def claim_cache() -> Path:
@@ -51,7 +55,7 @@ def claim_cache() -> Path:
     Raises SslkitError for a folder that holds other files, or is another user's; OSError if it can't be written.
     """
     folder = cache_folder()
-    temporary = folder.parent == Path(tempfile.gettempdir())
+    temporary = folder == _temporary_folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     others = [entry.name for entry in folder.iterdir() if entry.name != "lost+found" and not entry.name.startswith(MARKER)]
     hint = "set SSLKIT_CACHE to a new or empty folder"

@@ -36,7 +36,7 @@ class PreviewResult:
     path: str
     task: str
     trained: bool
-    metrics: dict[str, float]  # of a trained task: its own metrics on the samples drawn
+    metrics: dict[str, float]  # of a trained task: its own metrics on the samples shown
 
 
 def preview(spec: PreviewSpec) -> PreviewResult:

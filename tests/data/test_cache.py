@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,12 @@ def test_several_processes_may_claim_it_at_once(tmp_path: Path, monkeypatch: pyt
     processes = [subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) for _ in range(4)]
     assert [process.communicate()[1] for process in processes] == [""] * 4
     assert (cache_folder() / MARKER).is_file()
+
+
+def test_a_chosen_folder_below_the_temporary_one_is_not_called_a_fallback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("SSLKIT_CACHE", str(tmp_path / "cache"))
+    assert claim_cache() == tmp_path / "cache"
+    assert not capsys.readouterr().err

@@ -154,7 +154,7 @@ def test_alarms(measurements: list[dict[str, float]], message: str, digits: Path
     health.start = looks()[0]
     alarms = [health.judge(measurement, step) for measurement, step in zip(measurements, (20, 40, 60), strict=True)]
     assert alarms[:2] == [[], []] and " ".join(alarms[2]).startswith(message) and bool(alarms[2]) == bool(message)
-    assert health.judge(measurements[2], 80) == []  # told once
+    assert health.judge(measurements[2], 80) == []  # reported once
     again = watched(digits, tmp_path)
     again.load_state(health.state())
     assert again.start == health.start and again.judge(measurements[2], 100) == []
