@@ -36,8 +36,8 @@ class Canvases:
             missing = np.arange(len(rows))
         else:
             canvases, state = self._open()
+            missing = np.flatnonzero(state[rows] != _STORED)  # first: another process may store a row in between
             images = canvases[rows]
-            missing = np.flatnonzero(state[rows] != _STORED)
         broken: dict[int, str] = {}
         for place in missing:
             try:

@@ -107,6 +107,24 @@ def test_cache_is_read_instead_of_the_files(tmp_path: Path) -> None:
     assert np.array_equal(pickle.loads(pickle.dumps(canvases)).read(rows)[0], first)
 
 
+@pytest.mark.parametrize("interrupted", ["canvases", "state"])
+def test_rows_that_another_process_stores_meanwhile_are_not_black(tmp_path: Path, interrupted: str) -> None:
+    index, rows = folder(tmp_path), np.arange(10)
+    place, _ = choose_folder(index, 8, "on", 1)
+    canvases, other = Canvases(index, 8, place), Canvases(index, 8, place)
+
+    class Interrupted(np.ndarray):
+        def __getitem__(self, key: object) -> object:
+            if self is maps[interrupted]:
+                other.read(rows)  # the other process comes first by this much
+            return super().__getitem__(key)
+
+    maps = dict(zip(("canvases", "state"), (opened.view(Interrupted) for opened in canvases._open()), strict=True))
+    canvases._maps = (maps["canvases"], maps["state"])
+    images, broken = canvases.read(rows)
+    assert not broken and [int(image[0, 0, 0]) for image in images] == list(range(10))
+
+
 @pytest.mark.parametrize("damaged", ["canvases.npy", "state.npy"])
 @pytest.mark.parametrize("how", ["gone", "cut"])
 def test_a_damaged_cache_is_filled_again(tmp_path: Path, damaged: str, how: str) -> None:
