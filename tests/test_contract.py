@@ -56,6 +56,31 @@ class Shadowing(Good):
         lr: float = Field(default=1.0, ge=0, description="A rate.")
 
 
+class ReadsLabels(Good):
+    """Uses labels where there are some, without a word about it."""
+
+    def transform(self, batch: Batch) -> Batch:
+        return {**super().transform(batch), "target": batch["label"].float()} if "label" in batch else super().transform(batch)
+
+
+class Supervised(Good):
+    """Classify the samples with a label."""
+
+    needs = ("label",)
+
+    def build_head(self) -> nn.Module:
+        return nn.Linear(self.encoder.width, len(self.data.classes))
+
+    def transform(self, batch: Batch) -> Batch:
+        return {"image": batch["image"], "label": batch["label"]}
+
+    def loss(self, output: Tensor, batch: Batch) -> Any:
+        return {"loss": F.cross_entropy(output, batch["label"], ignore_index=-1, reduction="sum")}
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": (batch["label"] >= 0).sum()}
+
+
 class ViewsFirst(Good):
     def transform(self, batch: Batch) -> Batch:
         return {**super().transform(batch), "views": torch.stack([batch["image"], batch["image"]])}
@@ -315,6 +340,8 @@ class PreviewMoves(Good):
         (Good, ""),
         (Unbounded, "options"),
         (Shadowing, "options"),
+        (ReadsLabels, "labels"),
+        (Supervised, ""),
         (ViewsFirst, "samples first"),
         (NoRow, "samples first"),
         (Counting, "predict changes no state"),
@@ -342,6 +369,7 @@ def test_names_the_broken_promise(task: type[PretextTask], broken: str) -> None:
     ("task", "broken"),
     [
         (Good, ""),
+        (Supervised, ""),
         (Ragged, "micro-batches"),
         (Normed, "micro-batches"),
         (HiddenCoupling, "couples_samples"),
@@ -367,7 +395,7 @@ def test_names_the_broken_promise_in_full(task: type[PretextTask], broken: str, 
 
 def test_check_from_the_command_line(sslkit: Callable[..., Any], tmp_path: Any) -> None:
     good = sslkit("check", "rotation", "--json").json
-    assert good["passed"] and len(good["verdicts"]) == 9
+    assert good["passed"] and len(good["verdicts"]) == 10
     (tmp_path / "bad.py").write_text(
         "from sslkit import PretextTask\n\n\nclass Bad(PretextTask):\n    '''Do nothing.'''\n", encoding="utf-8"
     )

@@ -1,7 +1,8 @@
 """The interface between data of any modality and the engine."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sslkit.contract.errors import SslkitError
 from sslkit.contract.options import DataOptions
 from sslkit.contract.task import Batch, DataInfo
 
@@ -26,6 +28,20 @@ class ReadSeed:
     def generator(self, row: int) -> np.random.Generator:
         """Return the generator of one sample in this epoch."""
         return np.random.default_rng((self.seed, self.epoch, row))
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The class of each sample, for tasks that need it."""
+
+    values: NDArray[np.int64]  # [N], places in `classes`; -1 where it is unknown
+    classes: tuple[str, ...]
+
+    def fingerprint(self) -> str:
+        """Return a hash of classes and labels."""
+        digest = blake2b("\0".join(self.classes).encode(errors="surrogateescape"), digest_size=8)
+        digest.update(self.values.tobytes())
+        return digest.hexdigest()
 
 
 class OpenSpec(Protocol):
@@ -76,6 +92,7 @@ class Source:
     info: DataInfo
     resolved: dict[str, tuple[Any, str]]  # what `auto` settings became for this data, by flag, with the reason
     encoder_options: Mapping[str, Any] = {}  # what an encoder has to be built with for this data, such as a sample rate
+    labels: Labels | None = None  # of a training part, once `reveal_labels` was called
 
     @classmethod
     def open(cls, spec: OpenSpec) -> Self:
@@ -90,6 +107,14 @@ class Source:
     def fingerprint(self) -> str:
         """Return a hash of the content that is the same wherever the data lies."""
         raise TypeError(f"{type(self).__name__} does not define fingerprint()")
+
+    def find_labels(self) -> Labels:
+        """Return the labels of a training part; raises SslkitError if there are none, or several for a sample."""
+        raise SslkitError(f"{self.noun} have no labels", flag="data")
+
+    def reveal_labels(self, labels: Labels) -> None:
+        """Deliver labels from now on, as `label` in batches; the engine does so for a task that needs them."""
+        self.labels, self.info = labels, replace(self.info, classes=labels.classes)
 
     def evaluation_fingerprint(self) -> str:
         """Return the hash that an evaluation finds for the same samples: another one where it reads less of them."""

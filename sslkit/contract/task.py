@@ -26,7 +26,7 @@ Batch = Mapping[str, Any]  # tensors with samples on dim 0; entries that are not
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What a task knows about the data; nothing about labels."""
+    """What a task knows about the data; nothing about labels, unless it needs them."""
 
     samples: int
     size: int  # pixels of a side; the length of a sample of another modality
@@ -34,6 +34,7 @@ class DataInfo:
     modality: str = "image"
     details: Mapping[str, Any] = field(default_factory=dict)  # what only this modality has: a vocabulary, a sample rate
     batch_size: int = 1  # samples of a step, of all processes together
+    classes: tuple[str, ...] = ()  # only for a task that needs labels
 
 
 @dataclass
@@ -108,6 +109,8 @@ class PretextTask(nn.Module):
     # not named keep the rows of this process; their terms are means over rows, or sums that `counts` divides.
     couples: ClassVar[tuple[str, ...]] = ()
     compiles: ClassVar[bool] = True  # whether torch.compile can take `predict`; recurrent layers are noticed anyway
+    # Entries a batch has on request only: `index`, int64 `[B]`, places in the data; `label`, int64 `[B]`, places in
+    # `self.data.classes`, -1 where unknown.
     needs: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[dict[str, Any]] = {}
 
@@ -139,9 +142,9 @@ class PretextTask(nn.Module):
         """Prepare an epoch: relabel, measure the data (epoch 0), into buffers; not called on a resume inside one."""
 
     def transform(self, batch: Batch) -> Batch:
-        """Turn `image` `[B, C, canvas, canvas]` (float32 in [0, 1]) and `index` `[B]` into inputs and targets.
+        """Turn `image` `[B, C, canvas, canvas]` (float32 in [0, 1]), and what it `needs`, into inputs and targets.
 
-        Returns all that is wanted later, samples on dim 0 and views on dim 1; draws with torch only.
+        Returns all that is used later, samples on dim 0 and views on dim 1; draws with torch only.
         """
         raise TypeError(f"{type(self).__name__} does not define transform()")
 
@@ -210,6 +213,14 @@ class PretextTask(nn.Module):
             return apply(image)
         folded: Tensor = apply(image.flatten(0, 1)).unflatten(0, image.shape[:2])
         return folded
+
+
+ON_REQUEST = ("index", "label")  # entries of a batch that only tasks get whose `needs` name them
+
+
+def select_needed(batch: Batch, needs: tuple[str, ...]) -> Batch:
+    """Return a batch without the entries that a task has to ask for and does not."""
+    return {name: value for name, value in batch.items() if name not in ON_REQUEST or name in needs}
 
 
 def rows(batch: Batch, start: int, stop: int) -> Batch:

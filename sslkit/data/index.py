@@ -41,7 +41,7 @@ class Index:
     paths: Sequence[str]  # relative to root; empty for an array
     stamps: NDArray[np.int64]  # [N, 3]: size in bytes, modification time in ns (-1: the file is missing), inode
     array: NDArray[Any] | None = None  # [N, H, W, C] uint8
-    labels: NDArray[np.int64] | None = None  # [N], places in `classes`; [N, classes] of 0 and 1 where cells hold several
+    labels: NDArray[np.int64] | None = None  # [N], places in `classes`, -1: unknown; or [N, classes] of 0 and 1
     classes: tuple[str, ...] = ()
     shards: tuple[str, ...] = ()  # tar files that hold the samples
     places: NDArray[np.int64] | None = None  # [N, 2]: shard, and offset in it
@@ -103,10 +103,13 @@ class Index:
 
 
 def with_labels(index: Index, names: Sequence[str]) -> Index:
-    """Return the index with one label per sample; classes are the sorted names, without spaces around them."""
+    """Return the index with one label per sample; classes are the sorted names, without spaces around them.
+
+    An empty name is an unknown label.
+    """
     names = [name.strip() for name in names]
-    classes = sorted(set(names))  # not np.unique, which sorts a million names
-    places = {name: place for place, name in enumerate(classes)}
+    classes = sorted(set(names) - {""})  # not np.unique, which sorts a million names
+    places = {"": -1, **{name: place for place, name in enumerate(classes)}}
     labels = np.fromiter((places[name] for name in names), dtype=np.int64, count=len(names))
     return replace(index, labels=labels, classes=tuple(classes))
 
@@ -143,10 +146,9 @@ def index_folder(source: str, root: Path, reindex: bool, kind: FileKind) -> Inde
 
 
 def with_folders_as_labels(index: Index) -> Index:
-    """Return the index with the first folder of every path as its label, or as it is if some lie in none."""
-    if all("/" in path for path in index.paths):
-        return with_labels(index, [path.partition("/")[0] for path in index.paths])
-    return index
+    """Return the index with the first folder of each path as its label, unknown for one in no folder."""
+    folders = [folder if slash else "" for folder, slash, _ in (path.partition("/") for path in index.paths)]
+    return with_labels(index, folders) if any(folders) else index
 
 
 def index_files(source: str, root: Path, paths: Sequence[str]) -> Index:

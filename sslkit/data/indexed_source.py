@@ -1,14 +1,19 @@
 """Sources whose samples an index lists: files with names and, where there are any, labels. They can be evaluated."""
 
 import dataclasses
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from sslkit.console import say
 from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import SslkitError
 from sslkit.contract.modality import FileKind
-from sslkit.contract.source import OpenSpec, Source
+from sslkit.contract.source import Labels, OpenSpec, Source
 from sslkit.data.index import Index
 from sslkit.data.locations import find_parts, read_index
+
+LABEL_SOURCES = (
+    "use class subfolders, a .csv with --label COLUMN, shards with --label EXTENSION, or an .npz with labels"  # for messages
+)
 
 
 class IndexedSource(Source):
@@ -16,16 +21,19 @@ class IndexedSource(Source):
 
     kind: ClassVar[FileKind]
     index: Index
+    _labeled: Index | None = None  # the index of a training part, with its labels
 
     @classmethod
     def open(cls, spec: OpenSpec) -> Self:
-        """Open the training part of `--data`, without its labels."""
+        """Open the training part of `--data`, without showing its labels."""
         assert spec.data is not None
         parts = find_parts(spec.data, cls.kind)
         if len(parts) > 1:
             say(f"{spec.data} has {' and '.join(parts)}: pretraining reads train only")
         index = cls.read_index(parts["train"], spec.label, spec.reindex)
-        return cls.for_training(dataclasses.replace(index, labels=None, classes=()), spec)
+        source = cls.for_training(dataclasses.replace(index, labels=None, classes=()), spec)
+        source._labeled = index
+        return source
 
     @classmethod
     def read_index(cls, location: str, label: str | None = None, reindex: bool = False) -> Index:
@@ -46,6 +54,17 @@ class IndexedSource(Source):
     def channels(cls, index: Index) -> int | None:
         """Return the channels of samples where encoders differ by them, else None."""
         return None
+
+    def find_labels(self) -> Labels:
+        """Return the labels of a training part; raises SslkitError if there are none, or several for a sample."""
+        if self._labeled is None or self._labeled.labels is None:
+            raise SslkitError(f"{self.location} has no labels", LABEL_SOURCES, flag="data")
+        if self._labeled.labels.ndim == 2:
+            raise SslkitError(f"{self.location} has several labels per sample", "one is expected", flag="label")
+        return Labels(self._labeled.labels, self._labeled.classes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_labeled": None}  # worker processes need no second index
 
     def key(self) -> str:
         """Return what names everything that decides the content of these samples on this machine."""

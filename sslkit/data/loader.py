@@ -37,6 +37,8 @@ class WorkerFailedError(RunFailedError):
 class Loader:
     """Deliver batches: the source's arrays as tensors, `index` int64 `[B]`, and `broken`: [(row, reason)].
 
+    Labels that were revealed are `label`, int64 `[B]`.
+
     Once `stopped` returns true, no batch is waited for any longer: the epoch ends early.
     """
 
@@ -136,6 +138,8 @@ class _Rows(Dataset[Any]):
             good = np.setdiff1d(np.arange(len(rows)), list(broken))
             arrays, rows = {name: array[good] for name, array in arrays.items()}, rows[good]
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        if self.source.labels is not None:
+            tensors["label"] = torch.from_numpy(self.source.labels.values[rows])
         return {**tensors, "index": torch.from_numpy(rows), "broken": reported}
 
     def _replace(

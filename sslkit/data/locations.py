@@ -112,11 +112,14 @@ def _index_list(path: Path) -> Index:
 
 def _index_csv(path: Path, label: str | None) -> Index:
     table = read_table(path)
-    names = None if label is None else table.column(label, "label")  # before any file is looked at
+    names = [] if label is None else table.column(label, "label", allow_empty=True)
+    several = label is not None and any(";" in name for name in names)
+    if label is not None and several:
+        table.column(label, "label")  # a sample with none of several labels differs from one whose label is unknown
     index = index_files(str(path), path.parent, table.column("path"))
-    if names is None:
+    if label is None:
         return index
-    if any(";" in name for name in names):
+    if several:
         return with_several_labels(index, [[part for part in name.split(";") if part.strip()] for name in names])
     return with_labels(index, names)
 
@@ -151,7 +154,7 @@ def _load_arrays(path: Path, part: str) -> tuple[NDArray[Any], NDArray[Any] | No
     prefix = f"{part}_" if part else ""
     try:
         if path.suffix.lower() == ".npy":
-            return _as_images(path, np.load(path, mmap_mode="r", allow_pickle=False)), None
+            return _as_images(path, np.lib.format.open_memmap(path, mode="r")), None
         with open(path, "rb") as file, _npz(file) as arrays:
             names = arrays.files
             image_name = f"{prefix}images" if f"{prefix}images" in names else names[0] if len(names) == 1 else None

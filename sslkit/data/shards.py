@@ -36,7 +36,7 @@ _Member = tuple[str, int, int]  # name, offset and size of its bytes
 def index_shards(data: str, label: str | None, reindex: bool, kind: FileKind) -> Index:
     """Index the images in shards; `label` is the extension of the members that hold labels, such as `cls`.
 
-    Raises SslkitError for shards that are missing or compressed, that hold no image, or whose images have no label.
+    Raises SslkitError for shards that are missing or compressed, that hold no image, or no label.
     """
     files = expand(data)
     stamps = [os.stat(file) for file in files]
@@ -49,6 +49,10 @@ def index_shards(data: str, label: str | None, reindex: bool, kind: FileKind) ->
         if not members[0]:
             raise SslkitError(
                 f"no image in {data}", f"looked for {' '.join(sorted(kind.extensions))} in {len(files)} shards", flag="data"
+            )
+        if label is not None and not any(map(str.strip, members[2])):
+            raise SslkitError(
+                f"no image in {data} has a .{label} beside it, such as {_key(members[0][0])}.{label}", flag="label"
             )
         _write(cached, *members)
     names, places, labels = members
@@ -106,9 +110,7 @@ def _scan(files: list[Path], label: str | None, kind: FileKind) -> tuple[list[st
             for name, offset, size in images:
                 key = _key(name)
                 if label is not None:
-                    if key not in label_of:
-                        raise SslkitError(f"{files[number].name} has no {key}.{label} beside {name}", flag="label")
-                    labels.append(label_of[key])
+                    labels.append(label_of.get(key, ""))
                 names.append(f"{files[number].name}/{name}")
                 places.append((number, offset, size))
             progress.advance()

@@ -45,10 +45,11 @@ class Table:
     rows: list[list[str]]
     lines: list[int]  # of the file, where each row begins
 
-    def column(self, name: str, flag: str = "data", single_line: bool = True) -> list[str]:
+    def column(self, name: str, flag: str = "data", single_line: bool = True, allow_empty: bool = False) -> list[str]:
         """Return the cells of a column; raises SslkitError if it is missing, or has an empty cell.
 
-        `single_line`: also if a cell contains a line break, which then stems from a stray quote.
+        `single_line`: also if a cell contains a line break, which then stems from a stray quote. `allow_empty`: cells may be
+        empty, but not all of them.
         """
         if self.columns.count(name) != 1:
             problem = "no" if name not in self.columns else "more than one"
@@ -56,8 +57,9 @@ class Table:
             raise SslkitError(f"{self.path} has {problem} column {name}", hint, flag=flag)
         place = self.columns.index(name)
         cells = [row[place] for row in self.rows]
+        allow_empty = allow_empty and any(map(str.strip, cells))
         for line, cell in zip(self.lines, cells, strict=True):
-            if not cell.strip():
+            if not (allow_empty or cell.strip()):
                 raise SslkitError(f"{name} is empty in line {line} of {self.path}", flag=flag)
             if single_line and _BREAK.search(cell):
                 raise SslkitError(

@@ -14,7 +14,7 @@ from sslkit.console import show_progress
 from sslkit.contract.encoder import Encoder, over_views
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import Source
-from sslkit.contract.task import Batch
+from sslkit.contract.task import ON_REQUEST, Batch
 from sslkit.data.loader import Loader, ordered_batches
 from sslkit.engine.parallel import ALONE, World
 
@@ -122,7 +122,7 @@ def _batches(
 
 def _content(arrays: dict[str, Tensor]) -> Tensor:
     """Return a hash of each sample's decoded content, int64 `[B]`."""
-    whole = [array.flatten(1).view(torch.uint8).numpy() for name, array in sorted(arrays.items()) if name != "index"]
+    whole = [array.flatten(1).view(torch.uint8).numpy() for name, array in sorted(arrays.items()) if name not in ON_REQUEST]
     digests = [
         blake2b(b"".join(array[row].tobytes() for array in whole), digest_size=8).digest() for row in range(len(whole[0]))
     ]

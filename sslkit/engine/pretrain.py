@@ -9,6 +9,7 @@ import torch
 from sslkit import registry
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.options import path_options
+from sslkit.contract.source import Labels, Source
 from sslkit.contract.task import PretextTask
 from sslkit.data.locations import absolute_data
 from sslkit.encoders.build import build_encoder, check_requirements
@@ -85,10 +86,13 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> TrainingJob:
                 "k-NN accuracy is logged with feature health", "leave one of them out", flag=("online_knn", "health_every")
             )
         classify = OnlineKnn(spec, modality.evaluated_as)
+    source = modality.source.open(spec)
+    if "label" in task_class.needs:
+        source.reveal_labels(_find_labels(source, name))
     return TrainingJob(
         name=name,
         command=f"pretrain {spec.task}",
-        settings=resolve_settings(spec, modality.source.open(spec), task_class.requires, world),
+        settings=resolve_settings(spec, source, task_class.requires, world),
         out=out,
         build_encoder=lambda build: task_class.build_encoder(options, build),
         build_task=lambda encoder, data: task_class(options, encoder, data),
@@ -96,6 +100,14 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> TrainingJob:
         metadata={},
         classify=classify,
     )
+
+
+def _find_labels(source: Source, name: str) -> Labels:
+    """Return the labels of the training part; raises SslkitError, naming the task, if it can't be used without them."""
+    try:
+        return source.find_labels()
+    except SslkitError as error:
+        raise SslkitError(f"{error.message}, and {name} needs them", error.hint, flag=error.flags) from error
 
 
 def checked_options(spec: PretrainSpec, task_class: type[PretextTask], run: Path | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import RunFailedError
 from sslkit.contract.source import ReadSeed, Source
-from sslkit.contract.task import Batch, Clock, PretextTask
+from sslkit.contract.task import Batch, Clock, PretextTask, select_needed
 from sslkit.data.loader import Loader, ordered_batches
 from sslkit.engine.compilation import Predict, adapt_compilation
 from sslkit.engine.features import extract, map_samples
@@ -93,7 +93,7 @@ class Stepper:
         with torch.no_grad():
             prepared = to_device(raw, self.settings.source, self.machine.device)
             self.enter(TRANSFORM)
-            batch: Batch = self.task.transform(prepared)
+            batch: Batch = self.task.transform(select_needed(prepared, self.task.needs))
         return batch
 
     def learn(self, batch: Batch) -> dict[str, float]:
@@ -198,7 +198,14 @@ class Stepper:
         training = self.task.training
         self.task.eval()
         try:
-            return map_samples(function, self.settings.source, self.machine.device, self.micro_batch, self.world)
+            needs, machine = self.task.needs, self.machine
+            return map_samples(
+                lambda batch: function(select_needed(batch, needs)),
+                self.settings.source,
+                machine.device,
+                self.micro_batch,
+                self.world,
+            )
         finally:
             self.task.train(training)
 
@@ -213,7 +220,7 @@ class Stepper:
         loader = Loader(self.settings.source, workers=0, substitute=True)
         batches = [rows[part] for part in ordered_batches(len(rows), 32)]
         parts = [
-            select(to_device(raw, self.settings.source, self.machine.device))
+            select(select_needed(to_device(raw, self.settings.source, self.machine.device), self.task.needs))
             for raw in loader(batches, ReadSeed(self.spec.seed, 0))
         ]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -260,6 +267,6 @@ def _convert_sync_batchnorm(task: nn.Module) -> None:
 
 
 def to_device(raw: dict[str, Any], source: Source, device: torch.device) -> Batch:
-    """Return a loaded batch as `transform` gets it: the source's prepared tensors and `index`, int64 `[B]`."""
+    """Return a loaded batch on the device: the source's prepared tensors, `index` and, once revealed, `label`."""
     tensors = {name: value.to(device, non_blocking=True) for name, value in raw.items() if isinstance(value, Tensor)}
     return source.prepare(tensors)

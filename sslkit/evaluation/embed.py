@@ -104,7 +104,9 @@ def read_samples(spec: DataSpec, checkpoint: Checkpoint) -> Index:
 
 
 def label_text(index: Index, row: int) -> str:
-    """Return a sample's label as text; several are joined by `;`."""
+    """Return a sample's label as text, empty if it is unknown; several are joined by `;`."""
     assert index.labels is not None
     label = index.labels[row]
-    return index.classes[label] if label.ndim == 0 else ";".join(index.classes[place] for place in np.flatnonzero(label))
+    if label.ndim == 0:
+        return index.classes[label] if label >= 0 else ""
+    return ";".join(index.classes[place] for place in np.flatnonzero(label))

@@ -49,7 +49,7 @@ def report_unreadable(samples: IndexedSource, features: Features) -> None:
     say(f"skipped {len(index) - len(features.rows)} unreadable {samples.noun} of {samples.location}")
     if index.labels is None or index.labels.ndim != 1:
         return
-    for place in np.setdiff1d(index.labels, index.labels[features.rows]):
+    for place in np.setdiff1d(index.labels, [-1, *index.labels[features.rows]]):
         rows = np.flatnonzero(index.labels == place)
         files = ", ".join(index.name(int(row)) for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
         say(f"class {index.classes[place]} is missing: none of its {len(rows)} {samples.noun} can be read ({files})")

@@ -209,7 +209,7 @@ class FeatureEvaluation(Evaluation):
             weights=rows[0].weights,
             data=data,
             rows=rows,
-            notes=write_notes(rows, data),
+            notes=[*write_notes(rows, data), *_note_on_labels(session.checkpoint)],
             seconds=round(time.monotonic() - started_at, 1),
         )
         append_result(session.checkpoint.path.parent, result.to_json())
@@ -279,6 +279,12 @@ class _Table:
                 fits=fits,
             )
         )
+
+
+def _note_on_labels(checkpoint: Checkpoint) -> list[str]:
+    """Return a sentence about labels that the task of a checkpoint has seen, which few other rows of a table have."""
+    classes = checkpoint.metadata.get("label_classes")
+    return [f"The checkpoint was pretrained with labels of {classes} classes."] if isinstance(classes, int) else []
 
 
 def _select(features: S, layer: str | None) -> S:

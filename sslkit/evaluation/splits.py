@@ -12,7 +12,7 @@ from sslkit.contract.errors import SslkitError, renamed_flags
 from sslkit.contract.modality import FileKind
 from sslkit.contract.source import Rows
 from sslkit.data.index import Index
-from sslkit.data.indexed_source import IndexedSource
+from sslkit.data.indexed_source import LABEL_SOURCES, IndexedSource
 from sslkit.data.locations import find_parts
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.run_folder import holds_run, read_spec
@@ -190,19 +190,15 @@ def check_labeled(index: Index, flag: str, several: bool, split: bool = True) ->
     Data to `split`, or to fit and test on, needs two samples of each class.
     """
     if index.labels is None:
-        stray = [path for path in index.paths if "/" not in path]
-        if 0 < len(stray) < len(index.paths) and index.root.is_dir() and not index.shards:
-            some = f"{stray[0]} lies" if len(stray) == 1 else f"{len(stray):,} files, such as {stray[0]}, lie"
-            raise SslkitError(
-                f"{some} beside the class folders of {index.source}",
-                "move it into one" if len(stray) == 1 else "move them",
-                flag=flag,
-            )
-        raise SslkitError(
-            f"{index.source} has no labels",
-            "use class subfolders, a .csv with --label COLUMN, or an .npz with labels",
-            flag=flag,
-        )
+        raise SslkitError(f"{index.source} has no labels", LABEL_SOURCES, flag=flag)
+    unlabeled = [index.name(int(row)) for row in np.flatnonzero(index.labels < 0)]
+    if unlabeled and Path(index.source).is_dir():
+        some = f"{unlabeled[0]} lies" if len(unlabeled) == 1 else f"{len(unlabeled):,} files, such as {unlabeled[0]}, lie"
+        hint = "move it into one" if len(unlabeled) == 1 else "move them"
+        raise SslkitError(f"{some} beside the class folders of {index.source}", hint, flag=flag)
+    if unlabeled:
+        some = f"{unlabeled[0]} has" if len(unlabeled) == 1 else f"{len(unlabeled):,} samples, such as {unlabeled[0]}, have"
+        raise SslkitError(f"{some} no label in {index.source}", "an evaluation needs all labels", flag=flag)
     if len(index.classes) < 2:
         raise SslkitError(f"{index.source} has only one class ({index.classes[0]})", "at least two are needed", flag=flag)
     if index.labels.ndim == 2 and not several:

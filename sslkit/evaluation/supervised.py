@@ -1,6 +1,6 @@
 """Training on labels under the same contract as pretraining: what `sslkit finetune` runs."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from sslkit.specs.train import FinetuneSpec
 class Supervised(PretextTask):
     """Classify samples by one label or several: not a pretext task, but under the same contract."""
 
+    needs: ClassVar = ("index",)
     options: FinetuneSpec
     labels: Tensor
 

@@ -4,8 +4,9 @@ Each task keeps its own transform, head, options and state; loss terms, metrics 
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from inspect import getattr_static
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError, renamed_flags
 from sslkit.contract.options import TaskOptions
-from sslkit.contract.task import Batch, DataInfo, PretextTask, Run
+from sslkit.contract.task import Batch, DataInfo, PretextTask, Run, select_needed
 from sslkit.pictures import to_rgb
 
 WITHIN = "__"  # between a task and its option in Python, where a flag has a dot
@@ -32,11 +33,13 @@ class Joint(PretextTask):
     def __init__(self, options: Any, encoder: Encoder, data: DataInfo) -> None:
         super().__init__(options, encoder, data)
         values, tasks = options.model_dump(), {}
+        unlabeled = replace(data, classes=())
         self.weights_of = dict(zip(self.children_of, map(float, options.weights.split(",")), strict=True))
         for name, child in self.children_of.items():
             child_values = {option: values[name + WITHIN + option] for option in child.Options.model_fields}
             with _own_flags(name, child):
-                tasks[name] = child(child.Options.model_validate(child_values), encoder, data)
+                child_data = data if "label" in child.needs else unlabeled
+                tasks[name] = child(child.Options.model_validate(child_values), encoder, child_data)
         self.tasks = nn.ModuleDict(tasks)
 
     def _tasks(self) -> Iterator[tuple[str, PretextTask]]:
@@ -48,11 +51,15 @@ class Joint(PretextTask):
         """Prepare an epoch in each task."""
         for name, task in self._tasks():
             with _own_flags(name, type(task)):
-                task.before_epoch(run)
+                task.before_epoch(_ChildRun(run, task.needs))
 
     def transform(self, batch: Batch) -> Batch:
-        """Return what all transforms return, each under its task's name."""
-        return {f"{name}.{key}": value for name, task in self._tasks() for key, value in task.transform(batch).items()}
+        """Return what all transforms return, each under its task's name; each gets only what it needs of the batch."""
+        return {
+            f"{name}.{key}": value
+            for name, task in self._tasks()
+            for key, value in task.transform(select_needed(batch, task.needs)).items()
+        }
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return the outputs of all tasks, each under its task's name."""
@@ -133,6 +140,23 @@ class Joint(PretextTask):
             right, below = side - pictures.shape[-1], side - pictures.shape[-2]
             padded.append(F.pad(pictures, (0, right, 0, below, 0, 0, 0, 0, 0, rows - len(pictures)), value=1.0))
         return torch.cat(padded, dim=1)
+
+
+class _ChildRun:
+    """The engine as one task inside sees it: without the labels that only others need."""
+
+    def __init__(self, run: Run, needs: tuple[str, ...]) -> None:
+        self._run, self._needs = run, needs
+        self.features, self.sample_balanced = run.features, run.sample_balanced
+        self.reset_optimizer_state = run.reset_optimizer_state
+
+    def batch(self, count: int) -> Batch:
+        """Return samples as this task's `transform` gets them."""
+        return select_needed(self._run.batch(count), self._needs)
+
+    def map(self, function: Callable[[Batch], Tensor]) -> Tensor:
+        """Return a function of all samples as this task's `transform` gets them."""
+        return self._run.map(lambda batch: function(select_needed(batch, self._needs)))
 
 
 class _Part(Mapping[str, Any]):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from sslkit.contract.errors import SslkitError
-from sslkit.contract.source import ReadSeed, Source
-from sslkit.contract.task import Batch, Clock, PretextTask, rows
+from sslkit.contract.source import Labels, ReadSeed, Source
+from sslkit.contract.task import Batch, Clock, PretextTask, rows, select_needed
 from sslkit.data.loader import Loader
 from sslkit.encoders.builder import RecipeBuilder
 from sslkit.engine.micro_batches import BATCH_NORM
@@ -131,6 +131,8 @@ class Bench:
         values["encoder_option"] = self.modality.small_options.get(values["encoder"], {})
         spec = with_task_defaults(PretrainSpec(task="check", **values), self.task_class)
         source = self.modality.source.open(spec)
+        if "label" in self.task_class.needs:
+            source.reveal_labels(example_labels(source.info.samples))
         spec = spec.updated({name: value for name, (value, _) in source.resolved.items()})
         settings = _settings(spec, source, "fp32", world)
         options = self.options(exact)
@@ -149,7 +151,8 @@ class Bench:
         raw = {name: value[share] if isinstance(value, Tensor) else value for name, value in self.raw(stepper).items()}
         seed_stage(0, "transform", stepper.clock.step, rank=rank)
         with torch.no_grad():
-            batch = stepper.task.transform(to_device(raw, stepper.settings.source, torch.device("cpu")))
+            prepared = to_device(raw, stepper.settings.source, torch.device("cpu"))
+            batch = stepper.task.transform(select_needed(prepared, stepper.task.needs))
         dtype = next(stepper.task.parameters()).dtype
         return {name: _convert(value, dtype) for name, value in batch.items()}
 
@@ -195,6 +198,11 @@ class Bench:
         norms = [name for name in options.model_fields if name.rpartition("__")[2] == "norm"]
         layer_norms = {name: "layer" for name in norms if exact}
         return options(**self.task_class.example_options(Path(self._folder.name)), **layer_norms)
+
+
+def example_labels(samples: int) -> Labels:
+    """Return labels of three classes, some of them unknown."""
+    return Labels(np.arange(samples) % 4 - 1, ("first", "second", "third"))
 
 
 def compare_traces(expected: Trace, actual: Trace, subject: str, tolerance: float = 1e-8) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sslkit.contract.encoder import over_views
 from sslkit.contract.options import alternatives, limits
+from sslkit.contract.task import select_needed
 from sslkit.engine.checkpoint import describe, load, save_model
 from sslkit.engine.micro_batches import as_dict, named_terms, norm_buffers, total_loss, widen
 from sslkit.engine.render import render_previews
@@ -46,6 +47,21 @@ def _samples_first(bench: Bench) -> None:
             if isinstance(value, Tensor) and (value.dim() == 0 or len(value) != SAMPLES):
                 shape = tuple(value.shape)
                 raise ContractViolationError(f"{where} returns {name or 'a tensor'} of shape {shape} for {SAMPLES} samples")
+
+
+def _labels(bench: Bench) -> None:
+    stepper = bench.stepper()
+    task, source = stepper.task, stepper.settings.source
+    if "label" in task.needs:
+        return
+    prepared = select_needed(to_device(bench.raw(stepper), source, torch.device("cpu")), task.needs)
+    batches = []
+    for shift in range(2):
+        seed_stage(0, "transform", 0)
+        batches.append(task.transform({**prepared, "label": (torch.arange(SAMPLES) + shift) % 3}))
+    for name, value in batches[0].items():
+        if isinstance(value, Tensor) and not torch.equal(value, batches[1][name]):
+            raise ContractViolationError(f"{name} depends on `label`, which `needs` does not name")
 
 
 def _pure(bench: Bench) -> None:
@@ -166,6 +182,7 @@ def _previews(bench: Bench) -> None:
 QUICK: dict[str, Callable[[Bench], None]] = {
     "options have defaults, bounds and descriptions, and shadow no run flag": _options,
     "outputs have samples first": _samples_first,
+    "labels change nothing unless the task needs them": _labels,
     "predict changes no state and is repeatable": _pure,
     "a step is finite in float32 and bf16": _finite,
     "gradient reaches the encoder and everything that is trained": _gradient,

@@ -150,6 +150,7 @@ def files(tmp_path: Path) -> None:
     (tmp_path / "short.csv").write_text("label,path\n1\n")
     (tmp_path / "blank.csv").write_text("path,label\nx.png,\n")
     np.save(tmp_path / "float.npy", np.zeros((2, 8, 8, 3)))
+    (tmp_path / "zip.npy").write_bytes(b"PK\x03\x04 and no more")
     np.save(tmp_path / "pickle.npy", np.array([{}], dtype=object), allow_pickle=True)
     np.savez(tmp_path / "names.npz", a=np.zeros(1), b=np.zeros(1))
     (tmp_path / "cut.npz").write_bytes(b"PK\x03\x04 nothing")
@@ -183,6 +184,7 @@ def test_several_labels_in_a_cell(tmp_path: Path) -> None:
         ("empty", "label", "has no columns"),
         ("float.npy", None, "expected uint8"),
         ("pickle.npy", None, "not a file of plain arrays"),
+        ("zip.npy", None, "not a file of plain arrays"),
         ("names.npz", None, "has no array `images`"),
         ("cut.npz", None, "not an .npz file|not a file of plain arrays"),
         ("nothing.npz", None, "not an .npz file"),

@@ -431,6 +431,8 @@ def test_a_task_that_reads_tokens_refuses_an_encoder_without(sslkit: Run, tmp_pa
 class UsesRun(public.PretextTask):
     """Use everything that before_epoch may ask for."""
 
+    needs = ("index",)
+
     def setup(self) -> None:
         self.register_buffer("labels", torch.zeros(self.data.samples, dtype=torch.int64))
 
