@@ -61,7 +61,7 @@ class SensorSource(Source):
         bad = np.flatnonzero(~np.isfinite(signal).all(axis=(1, 2)))
         return {"signal": signal}, {int(place): "values that are not finite" for place in bad}
 
-    def view(self, batch):
+    def view(self, batch, encodes):
         """Return the signal; there is nothing to crop."""
         return batch["signal"]
 

@@ -114,7 +114,7 @@ class AudioSource(IndexedSource):
                 broken[place] = str(reason)
         return {"audio": sound}, broken
 
-    def view(self, batch: Batch) -> Tensor:
+    def view(self, batch: Batch, encodes: str) -> Tensor:
         """Return all windows, `[B, windows, samples]`."""
         sound: Tensor = batch["audio"]
         return sound

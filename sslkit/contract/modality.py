@@ -42,13 +42,14 @@ class Augmentation(Protocol):
 class Modality:
     """Describe one modality to the machinery, which knows none by name; methods with a default are optional.
 
-    `encoder_modality` is the modality of the encoders it trains (a video task may train an encoder of frames);
-    `evaluated_as` is the modality whose source reads its samples for evaluations.
+    `encodes` lists the modalities of the encoders that its source has views for (of a video, frames for encoders of images);
+    `evaluated_as` is the modality whose source reads its samples for evaluations. What is said of encoders, such as the
+    default one, is said of encoders of this modality, whatever the data.
     """
 
     options: ClassVar[type[DataOptions]]
     source: ClassVar[type["Source"]]
-    encoder_modality: ClassVar[str]
+    encodes: ClassVar[tuple[str, ...]]
     evaluated_as: ClassVar[str]
     encoder_channels: ClassVar[int | None] = None  # with which an encoder is tried before data is opened; None: data tells
     encoder_size: ClassVar[int] = 224  # the same for the size of a sample
@@ -59,7 +60,7 @@ class Modality:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         name = cls.options.modality
-        cls.encoder_modality = cls.__dict__.get("encoder_modality", name)
+        cls.encodes = cls.__dict__.get("encodes", (name,))
         cls.evaluated_as = cls.__dict__.get("evaluated_as", name)
 
     @property
@@ -84,10 +85,10 @@ class Modality:
         """Return an encoder that sees only a part of the sample, one of `selections`."""
         raise SslkitError(f"encoders of {self.name} data cannot be restricted to {selection}")
 
-    def health_samples(self, source: "Source", batch: "Batch", sample_dims: int) -> "Batch":
+    def health_samples(self, source: "Source", batch: "Batch", encoder: "Encoder") -> "Batch":
         """Return what to keep of a prepared batch for the views on which feature health is measured."""
-        view = source.view(batch)
-        several = view.dim() == sample_dims + 2
+        view = source.view(batch, encoder.modality)
+        several = view.dim() == encoder.sample_dims + 2
         return {"view": view[:, :2].clone() if several else view[:, None]}  # of a clip, not all frames
 
     def health_views(self, samples: "Batch", info: "DataInfo") -> tuple["Tensor", "Tensor"]:

@@ -132,10 +132,10 @@ class Source:
         """Return what `transform` sees of the arrays, by now tensors on the device."""
         return batch
 
-    def view(self, batch: Batch) -> Tensor:
-        """Return what the encoder is shown of a prepared batch where nothing may be random: features, evaluation.
+    def view(self, batch: Batch, encodes: str) -> Tensor:
+        """Return what an encoder of modality `encodes` is shown of a prepared batch where nothing may be random.
 
-        Samples `[B, ...]`, or several views of each, `[B, V, ...]`, whose features are averaged.
+        Samples `[B, ...]`, or several views of each, `[B, V, ...]`, whose features are averaged. For features, evaluation.
         """
         raise TypeError(f"{type(self).__name__} does not define view()")
 

@@ -102,7 +102,8 @@ class PretextTask(nn.Module):
     head: nn.Module
 
     contract: ClassVar[int] = CONTRACT
-    modality: ClassVar[str] = "image"
+    modality: ClassVar[str] = "image"  # of the data
+    encodes: ClassVar[str] = "image"  # modality of the encoder; by default that of the data
     requires: ClassVar[tuple[str, ...]] = ("pooled",)
     couples_samples: ClassVar[bool] = False
     # What a coupled loss needs of other processes: names of outputs and batch entries; empty: everything. Entries that are
@@ -113,6 +114,11 @@ class PretextTask(nn.Module):
     # `self.data.classes`, -1 where unknown.
     needs: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "modality" in cls.__dict__ and "encodes" not in cls.__dict__:
+            cls.encodes = cls.modality
 
     @classmethod
     def example_options(cls, folder: Path) -> dict[str, Any]:

@@ -64,9 +64,9 @@ def scale_width(recipe: Recipe, factor: float) -> Recipe:
 
 def check_requirements(encoder: Encoder, name: str, requires: tuple[str, ...], task: str, modality: Modality) -> None:
     """Raise SslkitError if an encoder is of another modality than a task's, or lacks something the task requires."""
-    if encoder.modality != modality.encoder_modality:
+    if encoder.modality != modality.name:
         raise SslkitError(
-            f"{name} is an encoder of {encoder.modality} data, and {task} needs one of {modality.encoder_modality} data",
+            f"{name} is an encoder of {encoder.modality} data, and {task} needs one of {modality.name} data",
             "choose another; `sslkit encoders` lists them",
             flag="encoder",
         )

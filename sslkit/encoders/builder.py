@@ -16,6 +16,7 @@ class RecipeBuilder:
 
     recipe: Recipe
     data: DataInfo
+    encodes: str = registry.DEFAULT_MODALITY
     pretrained: bool = False
     allowed: str | None = None  # a `package.module:factory` that may be imported
 
@@ -26,7 +27,7 @@ class RecipeBuilder:
         """
         recipe = {**self.recipe, **changes}
         if select is not None:
-            recipe["in_channels"] = registry.load_modality(self.data.modality).selections[select]
+            recipe["in_channels"] = registry.load_modality(self.encodes).selections[select]
         if width != 1:
             recipe = scale_width(recipe, width)
         return build_encoder(recipe if select is None else {"select": select, "encoder": recipe}, self.pretrained, self.allowed)

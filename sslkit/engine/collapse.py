@@ -152,8 +152,8 @@ def two_views(stepper: Stepper) -> tuple[Tensor, Tensor]:
     """Return two views of the same samples, the same ones for a seed, as their modality makes them."""
     settings, source = stepper.settings, stepper.settings.source
     modality = load_modality(settings.data.modality)
-    dims = stepper.task.encoder.sample_dims
-    samples = stepper.batch(SAMPLES, lambda batch: modality.health_samples(source, batch, dims))
+    encoder = stepper.task.encoder
+    samples = stepper.batch(SAMPLES, lambda batch: modality.health_samples(source, batch, encoder))
     seed_stage(stepper.spec.seed, "health", 0)
     return modality.health_views(samples, settings.data)
 

@@ -66,7 +66,7 @@ def extract(
             for raw, arrays in _batches(source, batch_size, workers, substitute, world):
                 if len(raw["index"]):
                     on_device = {name: value.to(encoder.device) for name, value in arrays.items()}
-                    for name, features in read_all(source.view(source.prepare(on_device))).items():
+                    for name, features in read_all(source.view(source.prepare(on_device), encoder.modality)).items():
                         layers.setdefault(name, []).append(features.float().cpu())
                     rows.append(raw["index"])
                     if hashed:
@@ -76,7 +76,7 @@ def extract(
         if not len(all_rows):
             raise SslkitError(f"none of the {source.noun} in {source.location} can be read", flag="data")
         if not layers:  # nothing in this process's share is readable: the others need empty features of the right width
-            view = source.view(_first_batch(source, encoder.device))
+            view = source.view(_first_batch(source, encoder.device), encoder.modality)
             layers = {name: [features[:0].float().cpu()] for name, features in read_all(view).items()}
     finally:
         encoder.train(training)

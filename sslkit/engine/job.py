@@ -55,13 +55,15 @@ class Outcome:
 def build_task(job: TrainingJob, initialize: bool) -> PretextTask:
     """Build encoder and task under the seed; pretrained and `--init` weights are loaded only if `initialize`."""
     settings, spec = job.settings, job.settings.spec
-    build = RecipeBuilder(settings.recipe, settings.data, pretrained=spec.pretrained and initialize, allowed=spec.encoder)
+    build = RecipeBuilder(
+        settings.recipe, settings.data, settings.encodes, pretrained=spec.pretrained and initialize, allowed=spec.encoder
+    )
     seed_stage(spec.seed, "build", 0)
     encoder = job.build_encoder(build)
     if spec.init is not None and initialize:
         load_initial(encoder, spec.init)
     for name, requires in job.requires.items():
-        check_requirements(encoder, spec.encoder, requires, name, load_modality(settings.data.modality))
+        check_requirements(encoder, spec.encoder, requires, name, load_modality(settings.encodes))
     if spec.activation_checkpointing and not encoder.checkpoint_activations():
         raise SslkitError(
             f"{spec.encoder} does not support it",
@@ -77,7 +79,8 @@ def _check_shape(encoder: Encoder, settings: Settings) -> None:
     """Run two samples through the encoder, so that a shape it cannot take fails now instead of in the first step."""
     source = settings.source
     arrays, _ = source.read(np.array([0, 1]))
-    view = source.view(source.prepare({name: torch.from_numpy(array) for name, array in arrays.items()}))
+    prepared = source.prepare({name: torch.from_numpy(array) for name, array in arrays.items()})
+    view = source.view(prepared, encoder.modality)
     try:
         encoder.eval()
         over_views(lambda view: {"": encoder(view)}, encoder.sample_dims, view)

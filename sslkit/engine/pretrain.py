@@ -75,6 +75,9 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> TrainingJob:
     options = task_class.Options.model_validate(spec.options)
     spec = spec.model_copy(update={"options": options.model_dump(mode="json")})
     modality = load_modality(task_class.modality)
+    if task_class.encodes not in modality.encodes:
+        known = " and ".join(modality.encodes)
+        raise SslkitError(f"{name} encodes {task_class.encodes!r}, and {modality.name} data is for encoders of {known}")
     spec.check_modality(modality.name)
     if spec.data is None:
         raise SslkitError("missing", f"give {modality.options.accepts}", flag="data")
@@ -92,7 +95,7 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> TrainingJob:
     return TrainingJob(
         name=name,
         command=f"pretrain {spec.task}",
-        settings=resolve_settings(spec, source, task_class.requires, world),
+        settings=resolve_settings(spec, source, task_class.encodes, task_class.requires, world),
         out=out,
         build_encoder=lambda build: task_class.build_encoder(options, build),
         build_task=lambda encoder, data: task_class(options, encoder, data),
@@ -141,13 +144,13 @@ def _absolute(spec: PretrainSpec) -> dict[str, Any]:
 
 def _check_encoder(spec: PretrainSpec, task_class: type[PretextTask], name: str) -> None:
     """Fail before any data is touched if the encoder can't be built or lacks what the task requires."""
-    modality = load_modality(task_class.modality)
+    modality = load_modality(task_class.encodes)
     if spec.encoder == "auto" or modality.encoder_channels is None:
         return
     # A factory of the user's may need memory or the true size: it is tried when both are there.
     if ":" in spec.encoder and spec.encoder.partition(":")[0] not in registry.names(registry.LIBRARIES):
         return
-    size = spec.sample_size(modality.name) or modality.encoder_size
+    size = spec.sample_size(task_class.modality) or modality.encoder_size
     with torch.device("meta"):
         recipe = recipe_for(spec.encoder, size, modality.encoder_channels, spec.encoder_option)
         encoder = build_encoder(recipe, allowed=spec.encoder)

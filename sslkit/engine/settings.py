@@ -24,6 +24,7 @@ class Settings:
     machine: Machine
     workers: int
     reasons: dict[str, str]  # what `auto` became and why, by flag
+    encodes: str  # modality of the encoder
 
     @property
     def data(self) -> DataInfo:
@@ -43,7 +44,9 @@ class Settings:
         return self.data.samples // self.spec.batch_size
 
 
-def resolve_settings(spec: TrainSpec, source: Source, requires: tuple[str, ...], world: World = ALONE) -> Settings:
+def resolve_settings(
+    spec: TrainSpec, source: Source, encodes: str, requires: tuple[str, ...], world: World = ALONE
+) -> Settings:
     """Settle every `auto` of a spec; raises SslkitError for what this machine or data can't do."""
     machine = choose_machine(spec.device, spec.precision, spec.compile, spec.sync_batchnorm, world)
     reasons = dict(machine.reasons)
@@ -59,7 +62,7 @@ def resolve_settings(spec: TrainSpec, source: Source, requires: tuple[str, ...],
         if name != "cache":
             values[name] = value
     if spec.encoder == "auto":
-        modality = load_modality(source.info.modality)
+        modality = load_modality(encodes)
         name, why = modality.default_encoder(source.info, requires, machine.device.type == "cpu")
         values["encoder"], reasons["encoder"] = name, f"{name}: {why}"
     if spec.epochs == "auto" and spec.steps is None and spec.minutes is None:
@@ -86,7 +89,7 @@ def resolve_settings(spec: TrainSpec, source: Source, requires: tuple[str, ...],
         )
     workers, why = source.workers(spec.workers)
     reasons["workers"] = f"{workers}: {why}"
-    return Settings(spec, source, machine, workers, reasons)
+    return Settings(spec, source, machine, workers, reasons, encodes)
 
 
 _SHOWN = (

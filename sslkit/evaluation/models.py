@@ -45,7 +45,7 @@ def compare_models(checkpoint: Checkpoint, spec: EvaluationSpec, device: torch.d
     if spec.baselines:
         seed_stage(spec.seed, "random", 0)
         models.append(Model(RANDOM, build_encoder(checkpoint.recipe, allowed=allowed).eval(), size))
-        baseline = load_modality(checkpoint.evaluated_as).baseline(models[0].encoder, checkpoint.channels, size, detail)
+        baseline = load_modality(checkpoint.modality).baseline(models[0].encoder, checkpoint.channels, size, detail)
         if baseline is not None:
             models.append(Model(*baseline, size))
     models += [_load_other(name, size, spec, checkpoint) for name in spec.against]

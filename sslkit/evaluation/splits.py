@@ -101,7 +101,7 @@ def check_run_data(data: str, from_run: bool, unchanged: bool) -> None:
 def source_of(checkpoint: Checkpoint, flag: str = "ckpt") -> type[IndexedSource]:
     """Return the source of the samples that a checkpoint is evaluated on; raises SslkitError if they cannot be labeled."""
     modality = load_modality(checkpoint.evaluated_as)
-    if checkpoint.modality != modality.encoder_modality:
+    if checkpoint.modality not in modality.encodes:
         raise SslkitError(
             f"{checkpoint.path} encodes {checkpoint.modality} data, but its metadata claims training on {modality.name} data",
             "the file was altered",

@@ -89,7 +89,9 @@ class Trainer:
     def _job(self, trial: Trial) -> TrainingJob:
         """Describe the training of a trial on its share of the labels."""
         spec, train = self._trial_spec(trial), self._training_part(trial)
-        settings = resolve_settings(spec, self.source_class.for_training(train, spec), ("pooled",), self.world)
+        source = self.source_class.for_training(train, spec)
+        encodes = source.info.modality if self.checkpoint is None else self.checkpoint.modality
+        settings = resolve_settings(spec, source, encodes, ("pooled",), self.world)
         assert train.labels is not None
         labels, spec = torch.from_numpy(train.labels), spec.model_copy(update={"encoder": settings.spec.encoder})
 

@@ -50,4 +50,4 @@ def _real_samples(checkpoint: Checkpoint, encoder: Encoder, size: int) -> tuple[
         return examples
     source = modality.source.for_evaluation(index, DataSpec(cache="off", workers=0), encoder, size)
     raw = next(Loader(source, 0, substitute=True)([np.arange(_SAMPLES) % len(index)]))
-    return source.view(to_device(raw, source, torch.device("cpu"))), data
+    return source.view(to_device(raw, source, torch.device("cpu")), encoder.modality), data

@@ -60,7 +60,7 @@ class ImageModality(Modality):
         """Return an encoder that sees lightness, color, gray or edges."""
         return Select(selection, encoder)
 
-    def health_samples(self, source: Source, batch: Batch, sample_dims: int) -> Batch:
+    def health_samples(self, source: Source, batch: Batch, encoder: Encoder) -> Batch:
         """Keep the canvases, from which views are cropped."""
         return batch
 

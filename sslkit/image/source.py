@@ -88,7 +88,7 @@ class ImageSource(IndexedSource):
         image = batch["image"].permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         return {**batch, "image": image.div_(255)}
 
-    def view(self, batch: Batch) -> Tensor:
+    def view(self, batch: Batch, encodes: str) -> Tensor:
         """Return the middle of each canvas at the training size."""
         return center_view(batch["image"], self.info.size)
 

@@ -13,5 +13,5 @@ class ImageTextModality(ImageModality):
 
     options: ClassVar[type[DataOptions]] = ImageTextOptions
     source: ClassVar = ImageTextSource
-    encoder_modality: ClassVar = "image"
+    encodes: ClassVar = ("image",)
     evaluated_as: ClassVar = "image"

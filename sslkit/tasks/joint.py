@@ -200,6 +200,10 @@ def joint_task(children: dict[str, type[PretextTask]]) -> type[Joint]:
     if len(set(modalities.values())) > 1:
         listed = ", ".join(f"{name} reads {modality}" for name, modality in modalities.items())
         raise SslkitError(f"{title}: {listed}", "tasks that share an encoder read the same")
+    encoded = {name: child.encodes for name, child in children.items()}
+    if len(set(encoded.values())) > 1:
+        listed = ", ".join(f"{name} encodes {modality}" for name, modality in encoded.items())
+        raise SslkitError(f"{title}: {listed}", "tasks that share an encoder encode the same")
     plain = getattr_static(PretextTask, "build_encoder")
     specialized = [name for name, child in children.items() if getattr_static(child, "build_encoder") is not plain]
     if specialized:
@@ -244,6 +248,7 @@ def joint_task(children: dict[str, type[PretextTask]]) -> type[Joint]:
             "Options": options,
             "children_of": children,
             "modality": first.modality,
+            "encodes": first.encodes,
             "requires": tuple(dict.fromkeys(requirement for child in children.values() for requirement in child.requires)),
             "couples_samples": any(child.couples_samples for child in children.values()),
             "needs": tuple(dict.fromkeys(requirement for child in children.values() for requirement in child.needs)),

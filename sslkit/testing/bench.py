@@ -68,7 +68,7 @@ class Bench:
 
     def __init__(self, task_class: type[PretextTask]) -> None:
         self.task_class = task_class
-        self.modality = load_modality(task_class.modality)
+        self.modality, self.encoders = load_modality(task_class.modality), load_modality(task_class.encodes)
         self._folder = tempfile.TemporaryDirectory()
         self._prototypes: dict[tuple[bool, int], Prototype] = {}
 
@@ -104,7 +104,7 @@ class Bench:
                 value.copy_(prototype.tensors[name])
         task.zero_grad(set_to_none=True)
         spec = prototype.spec.model_copy(update={"micro_batch": micro_batch, **({"clip": clip} if exact else {})})
-        stepper = Stepper(task, _settings(spec, prototype.source, precision, world), Clock(steps=1000))
+        stepper = Stepper(task, _settings(spec, prototype.source, self.task_class.encodes, precision, world), Clock(steps=1000))
         stepper.weights = prototype.weights
         return stepper
 
@@ -125,19 +125,20 @@ class Bench:
         values |= {"data": self.modality.example_data(folder, batches * SAMPLES)}
         if exact:
             values |= {"optimizer": "sgd", "lr": 0.05, "clip": None}
-        values["encoder"] = self.task_class.defaults.get("encoder") or self.modality.small_encoder(
+        values["encoder"] = self.task_class.defaults.get("encoder") or self.encoders.small_encoder(
             self.task_class.requires, exact
         )
-        values["encoder_option"] = self.modality.small_options.get(values["encoder"], {})
+        values["encoder_option"] = self.encoders.small_options.get(values["encoder"], {})
         spec = with_task_defaults(PretrainSpec(task="check", **values), self.task_class)
         source = self.modality.source.open(spec)
         if "label" in self.task_class.needs:
             source.reveal_labels(example_labels(source.info.samples))
         spec = spec.updated({name: value for name, (value, _) in source.resolved.items()})
-        settings = _settings(spec, source, "fp32", world)
+        settings = _settings(spec, source, self.task_class.encodes, "fp32", world)
         options = self.options(exact)
         seed_stage(0, "build", 0)
-        encoder = self.task_class.build_encoder(options, RecipeBuilder(settings.recipe, settings.data))
+        build = RecipeBuilder(settings.recipe, settings.data, settings.encodes)
+        encoder = self.task_class.build_encoder(options, build)
         task = self.task_class(options, encoder, settings.data)
         return Stepper(task.double() if exact else task, settings, Clock(steps=1000)), spec
 
@@ -227,8 +228,8 @@ def compare_tensors(
             raise ContractViolationError(f"{subject} {name} differs by {difference / scale if scale else difference:.1g}{when}")
 
 
-def _settings(spec: PretrainSpec, source: Source, precision: str, world: World) -> Settings:
-    return Settings(spec, source, choose_machine("cpu", precision, world=world), 0, {})
+def _settings(spec: PretrainSpec, source: Source, encodes: str, precision: str, world: World) -> Settings:
+    return Settings(spec, source, choose_machine("cpu", precision, world=world), 0, {}, encodes)
 
 
 def _tensors(task: PretextTask) -> dict[str, Tensor]:

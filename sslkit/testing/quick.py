@@ -148,7 +148,7 @@ def _loads(bench: Bench) -> None:
         path = Path(folder, "model.safetensors")
         save_model(path, stepper.task.exports(), {**describe(encoder), **metadata})
         loaded = load(path)
-    view = source.view(to_device(bench.raw(stepper), source, torch.device("cpu")))
+    view = source.view(to_device(bench.raw(stepper), source, torch.device("cpu")), encoder.modality)
     with torch.no_grad():
         # Another memory layout may round differently.
         exported = stepper.task.exports()["encoder"].eval()

@@ -100,7 +100,7 @@ class TextSource(Source):
         """Return `tokens` as int64."""
         return {**batch, "tokens": batch["tokens"].long()}
 
-    def view(self, batch: Batch) -> Tensor:
+    def view(self, batch: Batch, encodes: str) -> Tensor:
         """Return the tokens."""
         tokens: Tensor = batch["tokens"]
         return tokens

@@ -138,8 +138,11 @@ class VideoSource(IndexedSource):
         clip = batch["video"].permute(0, 1, 4, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
         return {**batch, "video": clip.div_(255)}
 
-    def view(self, batch: Batch) -> Tensor:
-        """Return the middle of each frame at the training size, `[B, T, C, size, size]`."""
+    def view(self, batch: Batch, encodes: str) -> Tensor:
+        """Return the middle of each frame at the training size, `[B, T, C, size, size]`.
+
+        To an encoder of images they are T views of a clip, to one of videos they are the clip.
+        """
         clip = batch["video"]
         frames: Tensor = center_view(clip.flatten(0, 1), self.info.size).unflatten(0, clip.shape[:2])
         return frames

@@ -170,7 +170,7 @@ def watched(digits: Path, tmp_path: Path) -> Any:
     spec = small(digits, tmp_path / "run")
     training = prepare(spec)
     settings = training.settings
-    encoder = training.build_encoder(RecipeBuilder(settings.recipe, settings.data))
+    encoder = training.build_encoder(RecipeBuilder(settings.recipe, settings.data, settings.encodes))
     return Health(Stepper(training.build_task(encoder, settings.data), settings, Clock(steps=6)), spec)
 
 

@@ -40,6 +40,7 @@ class CLIP(PretextTask):
     text: CaptionEncoder
     hash_factors: Tensor
     modality: ClassVar = "image_text"
+    encodes: ClassVar = "image"
     couples_samples: ClassVar = True
     defaults: ClassVar = {"lr": 1e-3, "weight_decay": 0.1, "batch_size": 256}
     preview_columns: ClassVar = ("image", "prediction")

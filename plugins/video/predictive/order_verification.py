@@ -41,6 +41,7 @@ class OrderVerification(PretextTask):
     options: Options
     head: nn.ModuleDict
     modality: ClassVar = "video"
+    encodes: ClassVar = "image"  # frames
     requires: ClassVar = ("feature_map",)
     defaults: ClassVar = {"lr": 3e-3, "weight_decay": 1e-4, "batch_size": 32}
     preview_columns: ClassVar = ("ordered", "shuffled")
