@@ -42,8 +42,9 @@ Wave = NDArray[np.float32]  # [samples], in [-1, 1]
 class AudioSource(IndexedSource):
     """Recordings; a batch has `audio`, float32 `[B, 2, samples]` in [-1, 1]: two windows of each recording.
 
-    In training they are random and independent; in evaluations there are eight, evenly spaced from beginning to end.
-    Recordings shorter than a window are padded with silence. `info.size` is the window in milliseconds,
+    `length`, int64 `[B]`, is the number of recorded samples in a window; zeros follow where a recording is shorter.
+    In training windows are random and independent; in evaluations there are eight, evenly spaced from beginning to end.
+    `info.size` is the window in milliseconds,
     `info.details` has `sample_rate` in Hz.
     """
 
@@ -104,15 +105,18 @@ class AudioSource(IndexedSource):
         return f"{self.index.key()} {self.rate} {self.samples} {_SHOWN}"
 
     def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
-        """Return `sound`, float32 `[B, windows, samples]`; a broken recording is silent."""
+        """Return `audio`, float32 `[B, windows, samples]`, and `length`, int64 `[B]`; a broken recording is silent."""
         sound = np.zeros((len(rows), _SHOWN if draw is None else _DRAWN, self.samples), dtype=np.float32)
+        lengths = np.zeros(len(rows), dtype=np.int64)
         broken: dict[int, str] = {}
         for place, row in enumerate(rows):
             try:
-                sound[place] = self._windows(int(row), None if draw is None else draw.generator(int(row)))
+                windows = self._windows(int(row), None if draw is None else draw.generator(int(row)))
+                lengths[place] = len(windows[0])
+                sound[place, :, : lengths[place]] = windows
             except UnreadableSampleError as reason:
                 broken[place] = str(reason)
-        return {"audio": sound}, broken
+        return {"audio": sound, "length": lengths}, broken
 
     def view(self, batch: Batch, encodes: str) -> Tensor:
         """Return all windows, `[B, windows, samples]`."""
@@ -124,7 +128,10 @@ class AudioSource(IndexedSource):
         return (1, "reads ahead while the step runs") if requested == "auto" else (int(requested), "as given")
 
     def _windows(self, row: int, random: np.random.Generator | None) -> NDArray[np.float32]:
-        """Return windows of a recording `[windows, samples]`, random or evenly spaced; raises UnreadableSampleError."""
+        """Return windows of a recording, random or evenly spaced, or as often the whole of a shorter one.
+
+        Raises UnreadableSampleError.
+        """
         with _opened(self.index, row) as file:
             length = -(-self.samples * file.samplerate // self.rate)  # samples at the file's own rate
             if file.frames < SHORTEST * file.samplerate:
@@ -146,7 +153,7 @@ class AudioSource(IndexedSource):
         raise UnreadableSampleError("silent" if last == 0 else f"silent in {_TRIES} places of it")
 
     def _window(self, file: Any, start: int, length: int) -> Wave:
-        """Read a window that begins at `start`, of so many samples at the file's rate, and bring it to ours."""
+        """Read a window that begins at `start`, of so many samples at the file's rate or fewer, and bring it to ours."""
         file.seek(start)
         wave: Wave = file.read(length, dtype="float32", always_2d=True).mean(axis=1)
         if not np.isfinite(wave).all():
@@ -156,7 +163,7 @@ class AudioSource(IndexedSource):
 
             common = gcd(file.samplerate, self.rate)
             wave = resample_poly(wave, self.rate // common, file.samplerate // common)
-        return np.pad(wave[: self.samples], (0, max(0, self.samples - len(wave))))
+        return wave[: self.samples]
 
 
 @contextmanager

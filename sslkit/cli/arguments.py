@@ -15,6 +15,7 @@ from sslkit.cli.output import show
 from sslkit.contract.errors import SslkitError, flag_name
 from sslkit.contract.options import Spec
 from sslkit.registry import Entry
+from sslkit.specs.data import MAIN_PART
 
 S = TypeVar("S", bound=Spec)
 
@@ -74,7 +75,9 @@ def checkpoint_modality() -> str | None:
             (size,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(min(size, _LONGEST_HEADER)))
         metadata = json.loads(header["__metadata__"]["sslkit"])
-        modality = metadata.get("samples", metadata.get("modality"))
+        part = value_of("--part", sys.argv[1:])
+        described = metadata if part in (None, MAIN_PART) else metadata["parts"][part]
+        modality = described.get("samples", described.get("modality"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError):
         return None  # the command itself reports what is wrong with the file
     return modality if isinstance(modality, str) else None

@@ -18,11 +18,15 @@ from sslkit.contract.task import CONTRACT
 from sslkit.encoders.build import build_encoder, encoder_origin
 from sslkit.encoders.recipe import Recipe, read_recipe
 from sslkit.files import write_atomically
+from sslkit.specs.data import MAIN_PART
 
 FORMAT = 1  # of both files; a reader refuses what is newer
 
 
-_SAID = {"task": str, "recipe": dict, "size": int, "step": int, "data": str}
+_EXPECTED = {"task": str, "recipe": dict, "size": int, "step": int, "data": str}
+
+
+_OF_A_PART = {"modality": str, "samples": str, "recipe": dict, "size": int, "data": str}
 
 
 _LONGEST, _LARGEST = 2**23, 2**16  # bytes of metadata; pixels of a side, or words
@@ -30,11 +34,12 @@ _LONGEST, _LARGEST = 2**23, 2**16  # bytes of metadata; pixels of a side, or wor
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A `model.safetensors` that was read: weights and metadata."""
+    """A `model.safetensors` that was read: weights and metadata, of one of its encoders if it has several."""
 
     path: Path
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
+    part_name: str = MAIN_PART
 
     @property
     def recipe(self) -> Recipe:
@@ -71,6 +76,18 @@ class Checkpoint:
                 flag=flag,
             )
 
+    def with_part(self, name: str) -> "Checkpoint":
+        """Return the checkpoint with another of its encoders as the one that is used; raises SslkitError if it has none."""
+        if name == self.part_name:
+            return self
+        encoders = self.metadata.get("parts", {})
+        if name not in encoders:
+            known = ", ".join([MAIN_PART, *encoders])
+            raise SslkitError(f"{self.path} has no encoder {name!r}", f"its parts: {known}", flag="part")
+        others = {key: value for key, value in self.tensors.items() if not key.startswith((f"{MAIN_PART}.", f"{name}."))}
+        weights = {f"{MAIN_PART}.{key}": value for key, value in self.part(name).items()}
+        return Checkpoint(self.path, others | weights, self.metadata | encoders[name], name)
+
     def part(self, name: str) -> dict[str, Tensor]:
         """Return the weights of one exported module."""
         prefix = f"{name}."
@@ -83,18 +100,22 @@ class Checkpoint:
         return encoder.eval()
 
 
-def load(path: str | Path, encoder: str | None = None) -> Encoder:
+def load(path: str | Path, encoder: str | None = None, part: str = MAIN_PART) -> Encoder:
     """Return the encoder of a `model.safetensors` in eval mode: images `[B, C, H, W]` in [0, 1] to `[B, width]`,
     or what the samples of another modality are.
 
     Needs neither the plugin nor the run folder. `encoder` repeats a `package.module:factory` named in the file, which
-    is not imported otherwise. Raises SslkitError for a file that is damaged, not ours, or does not match.
+    is not imported otherwise; `part` names one of several encoders. Raises SslkitError for a file that is damaged, not
+    ours, or does not match.
     """
-    return read_model(path).build_encoder(allowed=encoder)
+    return read_model(path, part=part).build_encoder(allowed=encoder)
 
 
-def read_model(path: str | Path, flag: str = "ckpt") -> Checkpoint:
-    """Read a `model.safetensors`; raises SslkitError if it is missing, damaged, not ours or of a newer format."""
+def read_model(path: str | Path, flag: str = "ckpt", part: str = MAIN_PART) -> Checkpoint:
+    """Read a `model.safetensors`, or one of the encoders in it.
+
+    Raises SslkitError if it is missing, damaged, not ours or of a newer format, and if there is no such encoder.
+    """
     path = Path(path)
     tensors, raw = _read_safetensors(path, flag)
     try:
@@ -106,13 +127,24 @@ def read_model(path: str | Path, flag: str = "ckpt") -> Checkpoint:
         raise SslkitError(f"{path} was not written by sslkit", "other weights can be a start: --init", flag=flag) from error
     if newer:
         raise SslkitError(f"{path} has format {metadata['format']}, this sslkit reads up to {FORMAT}", "upgrade", flag=flag)
-    missing = [key for key, kind in _SAID.items() if type(metadata.get(key)) is not kind]
+    missing = _missing(metadata, _EXPECTED)
     missing += [key for key in ("modality", "samples") if type(metadata.get(key, "")) is not str]
-    if not missing and not 0 < metadata["size"] <= _LARGEST:
-        missing = ["size"]
+    encoders = metadata.get("parts", {})
+    if not isinstance(encoders, dict):
+        missing.append("parts")
+    else:
+        missing += [f"{key} of {name}" for name, values in encoders.items() for key in _missing(values, _OF_A_PART)]
     if missing:
         raise SslkitError(f"{path} does not say its {', '.join(missing)}", "the file was altered", flag=flag)
-    return Checkpoint(path, tensors, metadata)
+    return Checkpoint(path, tensors, metadata).with_part(part)
+
+
+def _missing(metadata: Any, expected: dict[str, type]) -> list[str]:
+    """Return the keys of a description that are not there, of another type or, of a size, out of bounds."""
+    if not isinstance(metadata, dict):
+        return list(expected)
+    missing = [key for key, kind in expected.items() if type(metadata.get(key)) is not kind]
+    return missing or ([] if 0 < metadata["size"] <= _LARGEST else ["size"])
 
 
 def save_model(path: Path, modules: dict[str, nn.Module], metadata: dict[str, Any]) -> None:

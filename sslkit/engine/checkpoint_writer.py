@@ -5,6 +5,7 @@ from typing import Any
 
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.options import path_options
+from sslkit.encoders.recipe import read_recipe
 from sslkit.engine.checkpoint import describe, save_model
 from sslkit.engine.job import TrainingJob
 from sslkit.engine.resume_file import save_resume
@@ -46,6 +47,18 @@ class CheckpointWriter:
         """Return the spec's tables of data options that are not of this run's modality."""
         return self.spec.other_tables(self.stepper.settings.data.modality)
 
+    def _describe_part(self, encoder: Encoder) -> dict[str, Any]:
+        """Return the description of an encoder beside the main one; it may be of another modality than the run's samples."""
+        settings = self.stepper.settings
+        of_run = encoder.modality == settings.encodes
+        description = describe(encoder)
+        return {
+            **{key: description[key] for key in ("modality", "recipe", "encoder_from", "normalization")},
+            "samples": load_modality(settings.data.modality if of_run else encoder.modality).evaluated_as,
+            "size": settings.data.size if of_run else read_recipe(encoder.recipe).plain[0].size,
+            "data": settings.source.evaluation_fingerprint() if of_run else "",
+        }
+
     def metadata(self) -> dict[str, Any]:
         """Return the description that goes into `model.safetensors`; it holds no path of this machine."""
         clock, task, source = self.stepper.clock, self.stepper.task, self.stepper.settings.source
@@ -58,7 +71,7 @@ class CheckpointWriter:
             spec["options"] = {name: value for name, value in self.spec.options.items() if name not in paths}
         return {
             **describe(task.encoder),
-            "parts": {name: module.recipe for name, module in others.items() if isinstance(module, Encoder)},
+            "parts": {name: self._describe_part(module) for name, module in others.items() if isinstance(module, Encoder)},
             "samples": load_modality(self.stepper.settings.data.modality).evaluated_as,
             "task": self.job.name,
             "role": "student" if exported["encoder"] is task.encoder else "teacher",

@@ -122,7 +122,8 @@ def _batches(
 
 def _content(arrays: dict[str, Tensor]) -> Tensor:
     """Return a hash of each sample's decoded content, int64 `[B]`."""
-    whole = [array.flatten(1).view(torch.uint8).numpy() for name, array in sorted(arrays.items()) if name not in ON_REQUEST]
+    content = [array for name, array in sorted(arrays.items()) if name not in ON_REQUEST]
+    whole = [array.reshape(len(array), -1).view(torch.uint8).numpy() for array in content]
     digests = [
         blake2b(b"".join(array[row].tobytes() for array in whole), digest_size=8).digest() for row in range(len(whole[0]))
     ]

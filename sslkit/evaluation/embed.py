@@ -68,7 +68,7 @@ def compute_embeddings(spec: EmbedSpec, most: int | None = None) -> Embeddings:
     """Return features of the samples of `--data`, at most `most` drawn by the seed, or the most frequent words."""
     if spec.layer == "all":
         raise SslkitError("all layers do not fit into one array", "use a number, last or last4", flag="layer")
-    checkpoint = read_model(spec.ckpt)
+    checkpoint = read_model(spec.ckpt, part=spec.part)
     encoder = checkpoint.build_encoder(spec.encoder).to(choose_device(spec.device)[0])
     vocabulary = encoder.vocabulary()
     if vocabulary is not None:

@@ -33,7 +33,7 @@ class Evaluate(Evaluation):
         chosen = choose_protocols(spec.protocol)
         out = None if spec.out is None else Path(spec.out)
         _check(spec, chosen, out)
-        checkpoint = read_model(spec.ckpt)
+        checkpoint = read_model(spec.ckpt, part=spec.part)
         encoder = checkpoint.build_encoder(spec.encoder)
         settings = _table_settings(spec, encoder)
         done = {} if out is None else _read_table(settings, out)

@@ -63,7 +63,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
         spec = merged
     spec = with_protocol_values(spec)
     _check_flags(spec)
-    checkpoint = None if spec.ckpt is None else read_model(spec.ckpt)
+    checkpoint = None if spec.ckpt is None else read_model(spec.ckpt, part=spec.part)
     if checkpoint is not None:
         checkpoint.build_encoder(allowed)  # before any data is touched
         spec = spec.updated(_start_values(checkpoint, spec))

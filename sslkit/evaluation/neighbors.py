@@ -42,7 +42,7 @@ def neighbors(spec: NeighborsSpec) -> NeighborsResult:
 
     Queries are words for a checkpoint of `skipgram`, else files, which are compared with the samples of `--data`.
     """
-    checkpoint = read_model(spec.ckpt)
+    checkpoint = read_model(spec.ckpt, part=spec.part)
     encoder = checkpoint.build_encoder(spec.encoder)
     vocabulary = encoder.vocabulary()
     if vocabulary is not None:

@@ -29,6 +29,7 @@ from sslkit.evaluation.models import CHECKPOINT, RANDOM, Model, compare_models
 from sslkit.evaluation.notes import write_notes
 from sslkit.evaluation.splits import Parts, find_labeled, held_out_rows, labeled_fingerprint, source_of
 from sslkit.evaluation.statistics import MCNEMAR, Answers, adjust_comparisons, count_duplicates, mcnemar_of_answers
+from sslkit.specs.data import MAIN_PART
 from sslkit.specs.evaluation import EvaluationSpec
 
 Layers = dict[str, Tensor]  # features by layer, [N, width]
@@ -161,7 +162,7 @@ def open_session(spec: EvaluationSpec, pixels: int = 32) -> EvaluationSession:
 
     Raw pixels, for comparison, are those of images shrunk to `pixels`.
     """
-    checkpoint = read_model(spec.ckpt)
+    checkpoint = read_model(spec.ckpt, part=spec.part)
     source_of(checkpoint)
     device, _ = choose_device(spec.device)
     models = compare_models(checkpoint, spec, device, pixels)
@@ -204,7 +205,13 @@ class FeatureEvaluation(Evaluation):
         result = Result(
             verb=self.verb,
             protocol=protocol,
-            settings={**settings, "size": session.models[0].size, "seed": spec.seed, "label": session.parts.label},
+            settings={
+                **settings,
+                **_part(spec),
+                "size": session.models[0].size,
+                "seed": spec.seed,
+                "label": session.parts.label,
+            },
             checkpoint=str(session.checkpoint.path),
             weights=rows[0].weights,
             data=data,
@@ -279,6 +286,11 @@ class _Table:
                 fits=fits,
             )
         )
+
+
+def _part(spec: EvaluationSpec) -> dict[str, str]:
+    """Return which encoder of the checkpoint was evaluated, if it is not the main one."""
+    return {} if spec.part == MAIN_PART else {"part": spec.part}
 
 
 def _note_on_labels(checkpoint: Checkpoint) -> list[str]:

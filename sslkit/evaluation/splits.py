@@ -137,6 +137,10 @@ def named_data(spec: DataSpec, checkpoint: Checkpoint | None) -> tuple[str, str 
         return spec.data, spec.label, False
     if checkpoint is None:
         raise SslkitError("missing", "name labeled data: class subfolders, or a .csv with --label", flag="data")
+    if not checkpoint.metadata["data"]:
+        raise SslkitError(
+            f"missing: {checkpoint.part_name} encodes {checkpoint.modality} data, unlike the run", "name the data", flag="data"
+        )
     folder = Path(checkpoint.path).parent
     if not holds_run(folder):
         raise SslkitError(f"missing, and {folder} holds no run that names it", "name the data", flag="data")

@@ -38,7 +38,8 @@ def _real_samples(checkpoint: Checkpoint, encoder: Encoder, size: int) -> tuple[
     """Return samples as the encoder takes them, from the run's data or those that ship with sslkit, and their origin."""
     folder, modality = checkpoint.path.parent, load_modality(checkpoint.modality)
     examples = modality.example_inputs(_SAMPLES, checkpoint.channels, size)
-    data = read_spec(folder).get("data") if holds_run(folder) and checkpoint.evaluated_as == modality.name else None
+    of_run = holds_run(folder) and checkpoint.metadata["data"] and checkpoint.evaluated_as == modality.name
+    data = read_spec(folder).get("data") if of_run else None
     if not isinstance(data, str) or not issubclass(modality.source, IndexedSource):
         return examples
     try:

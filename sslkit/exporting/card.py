@@ -13,6 +13,7 @@ from sslkit.evaluation.models import weights_hash
 from sslkit.evaluation.notes import read_results
 from sslkit.files import write_atomically
 from sslkit.registry import load_modality
+from sslkit.specs.data import MAIN_PART
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,12 @@ def _network_facts(card: Card) -> dict[str, Any]:
     normalization = "not yet normalized: that is inside" if card.exporter.normalizes else "normalized as below"
     difference = f"within {card.difference:.1g} of sslkit's" if card.difference else "equal to sslkit's"
     library, role = metadata.get("encoder_from", "sslkit"), metadata.get("role", "student")
+    part = "" if card.checkpoint.part_name == MAIN_PART else f"{card.checkpoint.part_name}: "
     return {
         "task": origin["task"] + (f" ({options})" if options else ""),
         **({} if pretraining is None else {"pretrained by": f"{pretraining['task']}, weights {pretraining['weights']}"}),
         "trained": f"{origin['trained']} of {run.get('batch_size', '?')} samples of {card.checkpoint.size:,} {data.unit}",
-        "encoder": f"{encoder_name(job.recipe)} of {library}" + ("" if role == "student" else f"; the {role}'s"),
+        "encoder": f"{part}{encoder_name(job.recipe)} of {library}" + ("" if part or role == "student" else f"; the {role}'s"),
         "input": f"{channels} of {size}{values}{batch}, {normalization}",
         "output": f"{job.output}, {difference}",
     }

@@ -15,6 +15,7 @@ from sslkit.evaluation.predict import classifier
 from sslkit.exporting.batches import verification_batches
 from sslkit.exporting.card import Card, write_card
 from sslkit.exporting.comparison import compare, compute_outputs, read_back
+from sslkit.specs.data import MAIN_PART
 from sslkit.specs.use import ExportSpec
 
 
@@ -38,7 +39,7 @@ def export(spec: ExportSpec) -> ExportResult:
     pt2 and ONNX take images in [0, 1], normalization inside. Raises RunFailedError, and leaves no file, if the largest
     difference is above the tolerance; SslkitError for what cannot be written.
     """
-    exporter, checkpoint = load_exporter(spec.to), read_model(spec.ckpt)
+    exporter, checkpoint = load_exporter(spec.to), read_model(spec.ckpt, part=spec.part)
     job = _prepare(spec, checkpoint, exporter)
     path = _output_path(spec, checkpoint, exporter.suffix)
     batches, origin = exporter.batches(job) or verification_batches(job, checkpoint)
@@ -87,7 +88,8 @@ def _prepare(spec: ExportSpec, checkpoint: Checkpoint, exporter: Exporter) -> Ex
 
 def _output_path(spec: ExportSpec, checkpoint: Checkpoint, suffix: str) -> Path:
     """Return the file to write; raises SslkitError for a folder or the checkpoint itself."""
-    path = Path(spec.out) if spec.out else _beside(checkpoint.path, suffix)
+    name = suffix if spec.part == MAIN_PART else f"-{spec.part}{suffix}"
+    path = Path(spec.out) if spec.out else _beside(checkpoint.path, name)
     if path.is_dir() or path.resolve() == checkpoint.path.resolve():
         raise SslkitError(
             f"{path} is {'a folder' if path.is_dir() else 'the checkpoint itself'}", "name a new file", flag="out"

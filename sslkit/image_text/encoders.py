@@ -29,7 +29,7 @@ def caption_transformer(
 class CaptionEncoder(Encoder):
     """Turn tokens of captions, int64 `[B, length]`, into vectors `[B, out]`; `spelling` is their tokenizer."""
 
-    modality: ClassVar = "captions"
+    modality: ClassVar = "text"
     sample_dims = 1
     spelling: Tensor
 

@@ -18,16 +18,16 @@ from sslkit.data.tables import read_table
 from sslkit.image.options import IMAGES
 from sslkit.image.source import ImageSource
 from sslkit.image_text.options import ImageTextOptions
-from sslkit.text.byte_pairs import BytePairs
+from sslkit.text.byte_pairs import PADDING, BytePairs
 from sslkit.text.options import TextOptions
 
 _WORDS, _LONGEST = 8192, 77  # tokens that are learned, and tokens of a caption: at most (77 as in CLIP)
 
 
 class ImageTextSource(ImageSource):
-    """Images with captions; a batch has `image`, as for images, and `tokens`, int64 `[B, length]`.
+    """Images with captions; a batch has `image`, as for images, `tokens`, int64 `[B, length]`, and `mask`, bool `[B, length]`.
 
-    `info.details` has `words` (how many tokens there are), `length`, and `spelling`: bytes, from which `BytePairs.read` makes
+    `mask` is true where a caption has a token. `info.details` has `words` (how many tokens there are), `length`, and `spelling`: bytes, from which `BytePairs.read` makes
     the tokenizer. For evaluations its images are images like any others.
     """
 
@@ -86,8 +86,9 @@ class ImageTextSource(ImageSource):
         return {**arrays, "tokens": self.tokens[rows]}, broken
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return `image` as for images, `tokens` as int64."""
-        return {**super().prepare(batch), "tokens": batch["tokens"].long()}
+        """Return `image` as for images, `tokens` as int64, and their `mask`."""
+        tokens = batch["tokens"].long()
+        return {**super().prepare(batch), "tokens": tokens, "mask": tokens != PADDING}
 
 
 def read_captions(data: str) -> list[str]:

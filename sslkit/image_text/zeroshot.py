@@ -245,8 +245,8 @@ def _class_names(file: str | None, classes: tuple[str, ...]) -> list[str]:
 
 def _load_towers(checkpoint: Checkpoint, spec: ZeroshotSpec, device: torch.device, trained: bool = True) -> Towers:
     """Return both towers, with a checkpoint's weights or random ones."""
-    path, parts = checkpoint.path, checkpoint.metadata.get("parts")
-    recipe = parts.get("text") if isinstance(parts, dict) else None
+    path = checkpoint.path
+    recipe = checkpoint.metadata.get("parts", {}).get("text", {}).get("recipe")
     state, projection = checkpoint.part("text"), checkpoint.part("projector")
     if not isinstance(recipe, dict) or projection.keys() != {"weight"} or projection["weight"].dim() != 2:
         task = checkpoint.metadata["task"]

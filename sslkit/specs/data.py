@@ -13,6 +13,12 @@ _OPTIONS = registry.data_options()
 _OWNERS = {field: name for name, options in _OPTIONS.items() for field in options.model_fields}  # flags are unique: a test
 
 
+MAIN_PART = "encoder"  # of a checkpoint with several encoders
+
+
+PART = Field(default=MAIN_PART, description="Encoder to use, of a checkpoint that holds several.")
+
+
 if TYPE_CHECKING:
 
     class _Tables(Spec):

@@ -5,13 +5,14 @@ from typing import Literal
 from pydantic import Field
 
 from sslkit.contract.options import Count, Texts
-from sslkit.specs.data import DataSpec
+from sslkit.specs.data import PART, DataSpec
 
 
 class FeatureSpec(DataSpec):
     """Which encoder computes features, and from which of its layers: the part that all commands on features share."""
 
     ckpt: str = Field(description="model.safetensors of a run.")
+    part: str = PART
     encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
     layer: str = Field(
         default="last",

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from sslkit.contract.options import Auto, Count, Looks, Shares, Spec, Texts
-from sslkit.specs.data import DataSpec
+from sslkit.specs.data import PART, DataSpec
 
 
 class TrainSpec(DataSpec):
@@ -85,6 +85,7 @@ class FinetuneSpec(TrainSpec):
     ckpt: str | None = Field(
         default=None, description="Checkpoint to start from (model.safetensors); default: train --encoder from scratch."
     )
+    part: str = PART
     test: Texts = Field(default=[], description="Test data; default: the test part of --data. May be repeated.")
     protocol: Literal["finetune/full-v1", "finetune/partial-v1", "finetune/fewlabel-v1"] = Field(
         default="finetune/full-v1",

@@ -4,7 +4,7 @@ from pydantic import Field, field_validator
 
 from sslkit import registry
 from sslkit.contract.errors import did_you_mean
-from sslkit.specs.data import DataSpec, ModalitySpec
+from sslkit.specs.data import PART, DataSpec, ModalitySpec
 from sslkit.specs.evaluation import FeatureSpec
 
 
@@ -28,6 +28,7 @@ class NeighborsSpec(DataSpec):
     """Settings of `sslkit neighbors`."""
 
     ckpt: str = Field(description="Checkpoint of a run (model.safetensors).")
+    part: str = PART
     queries: list[str] = Field(default=[], description="Words, or files of samples; default: eight samples of the data.")
     k: int = Field(default=10, ge=1, description="Number of neighbors.")
     out: str = Field(default="neighbors.png", description="Picture of the neighbors to write (.png); words have none.")
@@ -40,6 +41,7 @@ class ExportSpec(ModalitySpec):
     """Settings of `sslkit export`."""
 
     ckpt: str = Field(description="Checkpoint of a run (model.safetensors).")
+    part: str = PART
     to: str = Field(
         default="pt2",
         description="Format: pt2, onnx, timm, torchvision, word2vec or an installed exporter's name.",

@@ -60,7 +60,7 @@ class WordVectorEvaluation(Evaluation):
         started_at = time.monotonic()
         if not spec.similarity and not spec.analogies:
             raise SslkitError("no benchmark is named", "use --similarity FILE or --analogies FILE")
-        checkpoint = read_model(spec.ckpt)
+        checkpoint = read_model(spec.ckpt, part=spec.part)
         encoder = checkpoint.build_encoder()
         table = encoder.vocabulary()
         if table is None:

@@ -86,8 +86,18 @@ def test_settings_follow_the_data(two: Path) -> None:
 def test_what_is_short_is_followed_by_silence(tmp_path: Path) -> None:
     for name in "ab":
         tone(tmp_path / f"{name}.wav", 0.05)
-    sound = AudioSource.open(DataSpec(data=str(tmp_path), seconds=0.1)).read(ROWS, ReadSeed(0, 0))[0]["audio"]
-    assert np.abs(sound[..., :400]).max() > 0.4 and not sound[..., 400:].any()
+    for draw in (ReadSeed(0, 0), None):
+        arrays, _ = AudioSource.open(DataSpec(data=str(tmp_path), seconds=0.1)).read(ROWS, draw)
+        assert np.abs(arrays["audio"][..., :400]).max() > 0.4 and not arrays["audio"][..., 400:].any()
+        assert arrays["length"].tolist() == [400] * len(ROWS)
+
+
+def test_the_length_is_that_of_each_recording(tmp_path: Path) -> None:
+    for name, seconds in (("a", 0.05), ("b", 1.0), ("c", 0.0625)):
+        tone(tmp_path / f"{name}.wav", seconds)
+    audio = AudioSource.open(DataSpec(data=str(tmp_path), seconds=0.1, sample_rate=16000))
+    arrays, _ = audio.read(np.arange(3), ReadSeed(0, 0))
+    assert arrays["length"].tolist() == [800, 1600, 1000]
 
 
 @pytest.mark.parametrize(

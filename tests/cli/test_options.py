@@ -33,12 +33,12 @@ _TRAIN = (
     "--max-broken --activation-checkpointing --log --resume --init --extend-to"
 )
 _HEALTH = "--health-every --on-collapse --online-knn --profile"
-_FEATURES = f"{_DATA} --ckpt --encoder --layer --pool"
+_FEATURES = f"{_DATA} --ckpt --part --encoder --layer --pool"
 _EVALUATION = f"{_FEATURES} --test --against --baselines --details"
 GOLDEN = {
     PretrainSpec: f"{_TRAIN} --task {_HEALTH} --options",
     FinetuneSpec: (
-        f"{_TRAIN} --ckpt --test --protocol --recipe --loss --encoder-lr --layer-decay --head-first --freeze-blocks "
+        f"{_TRAIN} --ckpt --part --test --protocol --recipe --loss --encoder-lr --layer-decay --head-first --freeze-blocks "
         "--last-blocks --batchnorm --crop-scale --label-smoothing --drop-path --mixup --cutmix --randaugment --erasing --ema "
         "--shares --seeds --scratch --details"
     ),
@@ -49,12 +49,12 @@ GOLDEN = {
     EmbedSpec: f"{_FEATURES} --out",
     PredictSpec: f"{_DATA} --ckpt --encoder --out",
     MapSpec: f"{_FEATURES} --out --method --samples",
-    ExportSpec: "--ckpt --to --out --encoder --dynamic-batch --dynamic-size",
+    ExportSpec: "--ckpt --part --to --out --encoder --dynamic-batch --dynamic-size",
     ReportSpec: f"{_DATA} --runs --out --encoder --test --samples",
     CompareSpec: f"{_DATA} --tasks --minutes --encoder --encoder-option --test --out",
     NewTaskSpec: "--name --out",
     DemoSpec: "--out --images-only --seed",
-    NeighborsSpec: f"{_DATA} --ckpt --queries --k --out --encoder",
+    NeighborsSpec: f"{_DATA} --ckpt --part --queries --k --out --encoder",
     PreviewSpec: f"{_DATA} --task --ckpt --out --rows --samples --encoder --encoder-option --options",
 }
 _WITHOUT_DATA = {NewTaskSpec, DemoSpec}
@@ -92,7 +92,7 @@ _REAL = {
     "knn": f"{GOLDEN[KnnSpec]} {_IN_ORDER} --spec --json --help",
     "probe": f"{GOLDEN[ProbeSpec]} {_IN_ORDER} --spec --json --help",
     "export": f"{GOLDEN[ExportSpec]} {_IN_ORDER} --spec --json --help",
-    "neighbors": f"queries {_DATA} --ckpt --k --out --encoder {_IN_ORDER} --spec --json --help",
+    "neighbors": f"queries {_DATA} --ckpt --part --k --out --encoder {_IN_ORDER} --spec --json --help",
     "predict": f"{GOLDEN[PredictSpec]} {_IN_ORDER} --spec --json --help",
     "compare": f"{GOLDEN[CompareSpec]} {_IN_ORDER} --spec --json --help",
     "report": (

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from sslkit.contract.errors import SslkitError
+from sslkit.engine.stepper import to_device
 from sslkit.image_text.source import ImageTextSource
 from sslkit.specs.data import DataSpec
 from sslkit.text.byte_pairs import BEGIN, END, PADDING, BytePairs
@@ -67,6 +69,9 @@ def test_pairs_have_images_and_tokens(tmp_path: Path) -> None:
     assert arrays["tokens"].shape == (2, pairs.info.details["length"])
     tokenizer = BytePairs.read(pairs.info.details["spelling"])
     assert np.array_equal(tokenizer([pairs.captions[3]], pairs.info.details["length"])[0], arrays["tokens"][0])
+    batch = to_device({name: torch.from_numpy(array) for name, array in arrays.items()}, pairs, torch.device("cpu"))
+    assert batch["mask"].dtype == torch.bool and torch.equal(batch["mask"], batch["tokens"] != PADDING)
+    assert batch["mask"].sum(dim=1).tolist() == tokenizer.lengths([pairs.captions[3], pairs.captions[1]])
     before = pairs.fingerprint()
     table = tmp_path / "pairs" / "captions.csv"
     table.write_text(table.read_text().replace("red", "crimson").replace("blue", "azure"))

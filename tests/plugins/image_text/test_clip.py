@@ -186,9 +186,9 @@ def test_altered_towers_are_refused(change: str, checkpoint: Path, table: Path, 
     elif change == "samples":
         metadata["samples"] = "audio"
     elif change in ("length", "large"):
-        metadata["parts"]["text"]["size"] = "abc" if change == "length" else 10**11
+        metadata["parts"]["text"]["recipe"]["size"] = "abc" if change == "length" else 10**11
     elif change == "recipe":
-        metadata["parts"]["text"]["name"] = "resnet_micro"
+        metadata["parts"]["text"]["recipe"]["name"] = "resnet_micro"
     else:
         tensors["projector.weight"] = torch.zeros(3, 3)
     save_file(tensors, tmp_path / "altered.safetensors", {"sslkit": json.dumps(metadata)})
