@@ -21,7 +21,13 @@ from sslkit.engine.resume import merge_recorded
 from sslkit.engine.run_folder import RESULTS, SPEC, append_json, choose_out, holds_run
 from sslkit.evaluation.metrics import is_correct, score
 from sslkit.evaluation.notes import count, write_notes
-from sslkit.evaluation.protocols import FINETUNE_PROTOCOLS, finetune_protocol, finetune_settings, with_protocol_values
+from sslkit.evaluation.protocols import (
+    FINETUNE_PROTOCOLS,
+    finetune_protocol,
+    finetune_settings,
+    part_setting,
+    with_protocol_values,
+)
 from sslkit.evaluation.splits import Parts, TestPart, find_labeled, labeled_fingerprint
 from sslkit.evaluation.statistics import MCNEMAR, Answers, adjust_comparisons, mcnemar_of_answers
 from sslkit.evaluation.trial import Trainer, Trial, TrialOutcome
@@ -83,7 +89,9 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
     except RunInterruptedError as stopped:
         stopped.hint = f"continue with: sslkit finetune --resume --out {out}"
         raise
-    result = _result(spec, parts, outcomes, protocol, {**settings, "seed": spec.seed, "label": parts.label}, out)
+    result = _result(
+        spec, parts, outcomes, protocol, {**settings, **part_setting(spec.part), "seed": spec.seed, "label": parts.label}, out
+    )
     if world.first:
         append_json(out / RESULTS, result.to_json())
     return result

@@ -7,6 +7,7 @@ were made the same way.
 from typing import Any
 
 from sslkit.contract.evaluation import Protocol
+from sslkit.specs.data import MAIN_PART
 from sslkit.specs.train import FinetuneSpec
 
 # What `finetune --recipe` changes.
@@ -39,7 +40,7 @@ _FINETUNE: dict[str, dict[str, Any]] = {
 _NOT_TRAINING = frozenset(
     {"data", "label", "test", "seed", "device", "workers", "cache", "cache_limit", "reindex", "out", "encoder", "ckpt"}
     | {"encoder_option", "pretrained", "init", "compile", "sync_batchnorm", "checkpoint_every", "resume", "protocol"}
-    | {"details", "scratch", "log", "max_broken", "activation_checkpointing"}
+    | {"details", "scratch", "part", "log", "max_broken", "activation_checkpointing"}
 )
 
 
@@ -50,6 +51,11 @@ def with_protocol_values(spec: FinetuneSpec) -> FinetuneSpec:
     if lengths & spec.model_fields_set:
         defaults = {name: value for name, value in defaults.items() if name not in lengths}
     return spec.model_copy(update={name: value for name, value in defaults.items() if name not in spec.model_fields_set})
+
+
+def part_setting(part: str) -> dict[str, str]:
+    """Return the setting that says which encoder of a checkpoint was evaluated, if it is not the main one."""
+    return {} if part == MAIN_PART else {"part": part}
 
 
 def finetune_settings(spec: FinetuneSpec) -> dict[str, Any]:

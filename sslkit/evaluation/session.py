@@ -27,9 +27,9 @@ from sslkit.evaluation.features import cached_features
 from sslkit.evaluation.metrics import ByClass, is_correct, score
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, Model, compare_models
 from sslkit.evaluation.notes import write_notes
+from sslkit.evaluation.protocols import part_setting
 from sslkit.evaluation.splits import Parts, find_labeled, held_out_rows, labeled_fingerprint, source_of
 from sslkit.evaluation.statistics import MCNEMAR, Answers, adjust_comparisons, count_duplicates, mcnemar_of_answers
-from sslkit.specs.data import MAIN_PART
 from sslkit.specs.evaluation import EvaluationSpec
 
 Layers = dict[str, Tensor]  # features by layer, [N, width]
@@ -207,7 +207,7 @@ class FeatureEvaluation(Evaluation):
             protocol=protocol,
             settings={
                 **settings,
-                **_part(spec),
+                **part_setting(spec.part),
                 "size": session.models[0].size,
                 "seed": spec.seed,
                 "label": session.parts.label,
@@ -286,11 +286,6 @@ class _Table:
                 fits=fits,
             )
         )
-
-
-def _part(spec: EvaluationSpec) -> dict[str, str]:
-    """Return which encoder of the checkpoint was evaluated, if it is not the main one."""
-    return {} if spec.part == MAIN_PART else {"part": spec.part}
 
 
 def _note_on_labels(checkpoint: Checkpoint) -> list[str]:

@@ -27,8 +27,8 @@ _WORDS, _LONGEST = 8192, 77  # tokens that are learned, and tokens of a caption:
 class ImageTextSource(ImageSource):
     """Images with captions; a batch has `image`, as for images, `tokens`, int64 `[B, length]`, and `mask`, bool `[B, length]`.
 
-    `mask` is true where a caption has a token. `info.details` has `words` (how many tokens there are), `length`, and `spelling`: bytes, from which `BytePairs.read` makes
-    the tokenizer. For evaluations its images are images like any others.
+    `mask` is true where a caption has a token. `info.details` has `words` (how many tokens there are), `length`, and
+    `spelling`: bytes, from which `BytePairs.read` makes the tokenizer. For evaluations its images are images like any others.
     """
 
     noun: ClassVar = ImageTextOptions.noun

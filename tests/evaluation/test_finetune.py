@@ -195,6 +195,7 @@ def test_protocols_of_fine_tuning(trained: Path, digits: Path, tmp_path: Path) -
         {"shares": 0.5},
     ):
         assert protocol_of(resolved(FinetuneSpec(**by_hand))) is None
+    assert protocol_of(resolved(FinetuneSpec(part="text"))) == "finetune/full-v1"  # another start
     assert protocol_of(resolved(FinetuneSpec(seeds=2))) == "finetune/full-v1"  # more of the same
     assert protocol_of(resolved(FinetuneSpec(seeds=2, protocol="finetune/fewlabel-v1"))) is None  # three are part of it
     # Another value here is another protocol: a new id, not a new default.
