@@ -17,6 +17,7 @@ from sslkit.contract.errors import SslkitError
 from sslkit.contract.task import CONTRACT
 from sslkit.encoders.build import build_encoder, encoder_origin
 from sslkit.encoders.recipe import Recipe, read_recipe
+from sslkit.engine.torch_file import is_torch_file
 from sslkit.files import write_atomically
 from sslkit.specs.data import MAIN_PART
 
@@ -117,7 +118,7 @@ def read_model(path: str | Path, flag: str = "ckpt", part: str = MAIN_PART) -> C
     Raises SslkitError if it is missing, damaged, not ours or of a newer format, and if there is no such encoder.
     """
     path = Path(path)
-    tensors, raw = _read_safetensors(path, flag)
+    tensors, raw = read_safetensors(path, flag)
     try:
         if len(raw["sslkit"]) > _LONGEST:
             raise ValueError("too long")
@@ -194,67 +195,15 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], origin: str) -> N
     module.load_state_dict(state)
 
 
-def load_initial(encoder: Encoder, path: str) -> None:
-    """Start an encoder from `--init`: one of our checkpoints, or a state dict of the timm or torchvision model inside.
-
-    The classifier of a published state dict is left out; everything else has to match.
-    """
-    tensors, raw = _read_safetensors(Path(path), "init")
-    if "sslkit" in raw:
-        weights = read_model(path).part("encoder")
-        _check_stem(encoder, weights, path)
-        load_strictly(encoder, weights, f"--init: {path}")
-        return
-    model = getattr(encoder, "model", None)
-    if not isinstance(model, nn.Module):
-        raise SslkitError(
-            f"{path} was not written by sslkit", "published weights need a timm or torchvision encoder", flag="init"
-        )
-    classifier = ("fc.", "head.", "heads.", "classifier.")
-    kept = model.state_dict().keys()
-    state = {name: value for name, value in tensors.items() if name in kept or not name.startswith(classifier)}
-    _check_stem(model, state, path)
-    load_strictly(model, state, f"--init: {path}")
-
-
-def _check_stem(module: nn.Module, state: dict[str, Tensor], path: str) -> None:
-    """Raise SslkitError, with the option that helps, if a file has another stem than the encoder."""
-    sides = {"small": 3, "standard": 7}  # of the kernel
-    for name, weight in module.state_dict().items():
-        shape = tuple(state[name].shape) if name in state else ()
-        if weight.dim() != 4 or len(shape) != 4 or shape == tuple(weight.shape) or shape[:2] != tuple(weight.shape)[:2]:
-            continue
-        stem = next((stem for stem, side in sides.items() if shape[2:] == (side, side)), None)
-        if stem is not None:
-            side, ours = shape[-1], weight.shape[-1]
-            raise SslkitError(
-                f"{path} has the {stem} stem ({side}x{side}), the encoder one of {ours}x{ours}",
-                f"use --encoder-option stem={stem}",
-                flag="init",
-            )
-
-
-def _read_safetensors(path: Path, flag: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_safetensors(path: Path, flag: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata of a file; raises SslkitError if it is missing or damaged."""
     if not path.is_file():
         raise SslkitError(f"{path} is not a file", "expected a .safetensors file, as in runs/NAME/model.safetensors", flag=flag)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        kind = _pickled(path)
-        if kind is not None:
-            hint = "load it with torch.load(FILE, weights_only=True) and write its tensors with safetensors.torch.save_file"
-            raise SslkitError(f"{path} is {kind}, not a safetensors file", hint, flag=flag) from error
+        if is_torch_file(path):
+            hint = "other weights can be a start: --init"
+            raise SslkitError(f"{path} was written by torch.save, and is no checkpoint of sslkit", hint, flag=flag) from error
         raise SslkitError(f"{path} is not a readable safetensors file: {error}", flag=flag) from error
-
-
-def _pickled(path: Path) -> str | None:
-    """Return what a file of torch.save is called, None for any other file."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(4)
-    except OSError:
-        return None
-    if start == b"PK\x03\x04":
-        return "a zip archive, as torch.save writes it"
-    return "a pickle, as old versions of torch.save write it" if start[:1] == b"\x80" else None

@@ -13,7 +13,7 @@ from sslkit.contract.errors import SslkitError
 from sslkit.contract.task import DataInfo, PretextTask
 from sslkit.encoders.build import check_requirements
 from sslkit.encoders.builder import RecipeBuilder
-from sslkit.engine.checkpoint import load_initial
+from sslkit.engine.initial import load_initial
 from sslkit.engine.run_folder import MODEL
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.settings import Settings
@@ -61,7 +61,7 @@ def build_task(job: TrainingJob, initialize: bool) -> PretextTask:
     seed_stage(spec.seed, "build", 0)
     encoder = job.build_encoder(build)
     if spec.init is not None and initialize:
-        load_initial(encoder, spec.init)
+        load_initial(encoder, spec.init, spec.dialect)
     for name, requires in job.requires.items():
         check_requirements(encoder, spec.encoder, requires, name, load_modality(settings.encodes))
     if spec.activation_checkpointing and not encoder.checkpoint_activations():

@@ -40,7 +40,7 @@ _FINETUNE: dict[str, dict[str, Any]] = {
 _NOT_TRAINING = frozenset(
     {"data", "label", "test", "seed", "device", "workers", "cache", "cache_limit", "reindex", "out", "encoder", "ckpt"}
     | {"encoder_option", "pretrained", "init", "compile", "sync_batchnorm", "checkpoint_every", "resume", "protocol"}
-    | {"details", "scratch", "part", "log", "max_broken", "activation_checkpointing"}
+    | {"details", "scratch", "part", "dialect", "log", "max_broken", "activation_checkpointing"}
 )
 
 

@@ -62,7 +62,12 @@ class TrainSpec(DataSpec):
     resume: bool = Field(
         default=False, description="Resume the run in --out exactly where it stopped; start a new one if there is none."
     )
-    init: str | None = Field(default=None, description="Initial encoder weights (.safetensors of sslkit, timm or torchvision).")
+    init: str | None = Field(
+        default=None, description="Initial encoder weights: .safetensors or .pth, of sslkit, timm, torchvision and others."
+    )
+    dialect: Literal["auto", "plain", "dino", "dinov2", "mae", "moco", "lightly", "transformers-vit", "transformers-dinov2"] = (
+        Field(default="auto", description="How the file of --init names its weights; auto: recognized by them.")
+    )
     extend_to: int | None = Field(default=None, ge=1, description="Extend a finished run to this many epochs.")
 
 

@@ -30,7 +30,7 @@ _DATA = "--data --label --batch-size --seed --device --workers --cache --cache-l
 _TRAIN = (
     f"{_DATA} --out --encoder --encoder-option --pretrained --epochs --steps --minutes --micro-batch --optimizer --lr "
     "--weight-decay --weight-decay-end --warmup --clip --precision --compile --sync-batchnorm --checkpoint-every "
-    "--max-broken --activation-checkpointing --log --resume --init --extend-to"
+    "--max-broken --activation-checkpointing --log --resume --init --dialect --extend-to"
 )
 _HEALTH = "--health-every --on-collapse --online-knn --profile"
 _FEATURES = f"{_DATA} --ckpt --part --encoder --layer --pool"

@@ -14,7 +14,7 @@ from sslkit.contract.errors import SslkitError
 from sslkit.encoders.build import build_encoder, check_requirements, concat
 from sslkit.encoders.builder import RecipeBuilder
 from sslkit.encoders.recipe import recipe_for
-from sslkit.engine.checkpoint import load_initial
+from sslkit.engine.initial import load_initial
 from sslkit.registry import load_modality
 from sslkit.tasks.load import load_task
 from sslkit.text.encoders import encode_words

@@ -1,0 +1,141 @@
+"""Files of torch.save: tensors come out, code does not run, and no file takes more memory than it has bytes."""
+
+import argparse
+import collections
+import io
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sslkit import SslkitError
+from sslkit.engine.torch_file import is_torch_file, read_torch_file
+
+
+class Calls:
+    """Run a function when it is unpickled."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensors_have_the_keys_that_lead_to_them(zipped: bool, tmp_path: Path) -> None:
+    weight = torch.arange(12.0).reshape(3, 4)
+    saved = {
+        "state_dict": collections.OrderedDict(a=weight, b=torch.nn.Parameter(weight[1:, 2:]), half=weight.half()),
+        "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999)}]},
+        "args": argparse.Namespace(lr=0.1, shape=torch.Size([3]), device=torch.device("cuda"), dtype=torch.bfloat16),
+        "best": np.float64(0.3),
+        "count": np.int64(3),
+        "names": {"a", "b"},
+        "none": None,
+    }
+    torch.save(saved, tmp_path / "file.pth", _use_new_zipfile_serialization=zipped)
+    read = read_torch_file(tmp_path / "file.pth", "init")
+    assert list(read) == ["state_dict.a", "state_dict.b", "state_dict.half", "optimizer.state.0.exp_avg"]
+    assert torch.equal(read["state_dict.a"], weight) and torch.equal(read["state_dict.b"], weight[1:, 2:])
+    assert read["state_dict.half"].dtype == torch.float16 and is_torch_file(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_names_of_code_are_refused_and_nothing_runs(zipped: bool, tmp_path: Path) -> None:
+    proof = tmp_path / "proof"
+    for payload, name in (
+        (Calls(os.system, f"touch {proof}"), "posix.system"),
+        (Calls(eval, f"open({str(proof)!r}, 'w')"), "builtins.eval|__builtin__.eval"),
+        (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+        (Path("/"), "pathlib.PosixPath"),
+    ):
+        saved = {"state_dict": {"w": torch.ones(2)}, "extra": payload}
+        torch.save(saved, tmp_path / "bad.pth", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(SslkitError, match=rf"--init: .*bad.pth names ({name}), which is code .*save its weights anew"):
+            read_torch_file(tmp_path / "bad.pth", "init")
+    assert not proof.exists()
+
+
+def rewritten(file: Path, change: Callable[[str, bytes], bytes], compression: int = zipfile.ZIP_STORED) -> None:
+    with zipfile.ZipFile(file) as archive:
+        members = {member.filename: archive.read(member) for member in archive.infolist()}
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, change(name, content))
+
+
+def test_compressed_members_are_refused(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(100_000)}, tmp_path / "bomb.pth")
+    rewritten(tmp_path / "bomb.pth", lambda name, content: content, zipfile.ZIP_DEFLATED)
+    with pytest.raises(SslkitError, match="a member is compressed"):
+        read_torch_file(tmp_path / "bomb.pth", "init")
+
+
+def test_a_small_file_cannot_claim_gigabytes(tmp_path: Path) -> None:
+    """The pickle of a small file is changed so that its tensor has 2³⁰ elements, on a storage of one."""
+    torch.save({"w": torch.zeros(1)}, tmp_path / "claim.pth")
+
+    def enlarge(name: str, content: bytes) -> bytes:
+        if not name.endswith("data.pkl"):
+            return content
+        size = content.index(b"K\x01\x85")  # the tuple (1,), the first of which is the size
+        return content[:size] + b"J" + (2**30).to_bytes(4, "little") + content[size + 2 :]
+
+    rewritten(tmp_path / "claim.pth", enlarge)
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nfrom sslkit.engine.torch_file import read_torch_file\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n    read_torch_file(Path(sys.argv[1]), 'init')\nexcept Exception as error:\n    print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, tmp_path / "claim.pth"], capture_output=True, text=True, check=True)
+    message, kilobytes = ran.stdout.strip().splitlines()
+    assert "larger than the file" in message and int(kilobytes) < 500_000, ran.stdout
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"PK\x03\x04 and no archive",
+        b"\x80\x02garbage",
+        pickle.dumps({"a": 1}, protocol=2),
+        pickle.dumps({"a": 1}, protocol=4),
+        b"\x80\x02]q\x00(h\x00e.",
+    ],
+)
+def test_other_files_are_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file.pth").write_bytes(content)
+    with pytest.raises(SslkitError, match=r"--init: .*file.pth cannot be read: "):
+        read_torch_file(tmp_path / "file.pth", "init")
+
+
+def test_loops_in_a_pickle_end(tmp_path: Path) -> None:
+    loop: dict[str, Any] = {"w": torch.ones(2)}
+    loop["self"] = loop
+    torch.save(loop, tmp_path / "loop.pth")
+    assert "w" in read_torch_file(tmp_path / "loop.pth", "init")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.integers(0, 2**20), junk=st.binary(min_size=1, max_size=8))
+def test_damaged_files_are_read_or_one_line(place: int, junk: bytes, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    torch.save({"w": torch.ones(4), "args": argparse.Namespace(a=1)}, stream, _use_new_zipfile_serialization=place % 2 == 0)
+    whole = stream.getvalue()
+    start = place % len(whole)
+    (tmp_path / "file.pth").write_bytes(whole[:start] + junk + whole[start + len(junk) :])
+    try:
+        read_torch_file(tmp_path / "file.pth", "init")
+    except SslkitError as error:
+        assert "\n" not in str(error)
