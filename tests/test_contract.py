@@ -172,6 +172,8 @@ class Nameless(Good):
 class Ragged(Good):
     """Means over a number of values that varies, without `counts`."""
 
+    needs = ("index",)
+
     def transform(self, batch: Batch) -> Batch:
         chosen = torch.arange(len(batch["image"]), device=batch["image"].device) < 3
         return {**super().transform(batch), "chosen": chosen | (batch["index"] == 6)}
@@ -195,6 +197,7 @@ class NeedlessCoupling(Good):
 class NamedCoupling(Good):
     """Couples one of two outputs by name; the other has a mean, a counted sum and remembered rows."""
 
+    needs = ("index",)
     couples_samples = True
     couples = ("projection", "target")
 

@@ -13,16 +13,20 @@ _HEADS = r"^(fc|head|heads|head_dist|classifier|pooler|projector|projection_head
 
 _RESNET_SEQUENCE = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 
-_TRANSFORMERS = (  # of Hugging Face, in the names of timm
+_TRANSFORMERS = (  # of Hugging Face, in the names of timm; those of files, and of models since version 5
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
     (r"^embeddings\.register_tokens$", "reg_token"),
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.", r"blocks.\1.attn.\2."),
-    (r"^encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"blocks.\1.attn.proj."),
-    (r"^encoder\.layer\.(\d+)\.", r"blocks.\1."),
+    (r"^(?:encoder\.layer|layers)\.(\d+)\.", r"blocks.\1."),
+    (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
+    (r"\.attention\.q_proj\.", ".attn.query."),
+    (r"\.attention\.k_proj\.", ".attn.key."),
+    (r"\.attention\.v_proj\.", ".attn.value."),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
     (r"^layernorm\.", "norm."),
 )
+_TRANSFORMERS_QUERY = r"layers?\.0\.attention\.(attention\.query|q_proj)\."
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ DIALECTS: dict[str, Dialect] = {
         },
     ),
     "transformers-vit": Dialect(  # Hugging Face: ViTModel, ViTForImageClassification, ViTMAE
-        recognized=(r"encoder\.layer\.0\.attention\.attention\.query\.", r"encoder\.layer\.0\.layernorm_before\."),
+        recognized=(_TRANSFORMERS_QUERY, r"layers?\.0\.layernorm_before\."),
         encoder=r"^(vit\.)?",
         renames=(
             *_TRANSFORMERS,
@@ -95,7 +99,7 @@ DIALECTS: dict[str, Dialect] = {
         left_over={"decoder": r"^decoder\.", "mask token": r"^embeddings\.mask_token$"},
     ),
     "transformers-dinov2": Dialect(  # Hugging Face: Dinov2Model and Dinov2WithRegisters
-        recognized=(r"encoder\.layer\.0\.attention\.attention\.query\.", r"encoder\.layer\.0\.layer_scale1\.lambda1$"),
+        recognized=(_TRANSFORMERS_QUERY, r"layers?\.0\.layer_scale1\.lambda1$"),
         encoder=r"^(dinov2\.|dinov2_with_registers\.)?",
         renames=(
             *_TRANSFORMERS,

@@ -166,6 +166,25 @@ def transformers_dinov2(state: State) -> dict[str, Any]:
     return theirs
 
 
+def in_memory(state: State) -> dict[str, Any]:
+    """Return the names that models of version 5 have before they are written to a file."""
+    renames = {
+        "encoder.layer.": "layers.",
+        "attention.attention.query": "attention.q_proj",
+        "attention.attention.key": "attention.k_proj",
+        "attention.attention.value": "attention.v_proj",
+        "attention.output.dense": "attention.o_proj",
+        "intermediate.dense": "mlp.fc1",
+        "output.dense": "mlp.fc2",
+    }
+    renamed = {}
+    for name, value in transformers_vit(state).items():
+        for before, after in renames.items():
+            name = name.replace(before, after)
+        renamed[name] = value
+    return renamed
+
+
 CASES: dict[str, tuple[Callable[[], Encoder], Callable[[State], dict[str, Any]], str]] = {
     "dino": (vit, dino, "student (32 tensors), head (2 tensors), center (1 tensor), training state (1 tensor)"),
     "dinov2": (dinov2, lambda state: state | {"mask_token": torch.ones(1, 2)}, "mask token (1 tensor)"),
@@ -175,6 +194,7 @@ CASES: dict[str, tuple[Callable[[], Encoder], Callable[[State], dict[str, Any]],
     "moco, version 3": (vit, mocov3, "momentum encoder"),
     "lightly": (resnet, lightly, "momentum encoder"),
     "transformers-vit": (vit, transformers_vit, "head (2 tensors)"),
+    "transformers-vit, in memory": (vit, in_memory, "head (2 tensors)"),
     "transformers-dinov2": (dinov2, transformers_dinov2, "mask token (1 tensor)"),
     "plain": (resnet, lambda state: {"state_dict": state | {"fc.weight": torch.ones(2, 2)}}, "head (1 tensor)"),
 }
