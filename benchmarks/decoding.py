@@ -38,7 +38,7 @@ def main() -> None:
     images = arguments.folder / f"jpeg-{arguments.images}-{arguments.pixels}"
     make(images, arguments.images, arguments.pixels)
     os.environ["SSLKIT_CACHE"] = str(arguments.folder / "cache")
-    index = ImageSource.read_index(str(images))
+    index = ImageSource.read_index(str(images), DataSpec())
     cores = len(os.sched_getaffinity(0))
     canvas, _ = choose_canvas(arguments.size, arguments.pixels)
     alone, loading = [], []

@@ -22,6 +22,7 @@ from sslkit.engine.checkpoint import load
 from sslkit.engine.resume_file import read_resume
 from sslkit.image.options import IMAGES
 from sslkit.image.source import ImageSource
+from sslkit.specs.data import DataSpec
 from sslkit.specs.train import PretrainSpec
 
 # The folder of a test lasts for all its examples; nothing is timed on shared machines.
@@ -113,7 +114,7 @@ def test_data_of_any_bytes(suffix: str, content: bytes, tmp_path: Path) -> None:
     named = f"wds:{file}" if suffix == ".tar" else str(file)
     for start in (b"", {".csv": b"path,label\n", ".npy": b"\x93NUMPY\x01\x00", ".npz": b"PK\x03\x04"}.get(suffix, b"")):
         file.write_bytes(start + content)
-        read_or_refused(lambda: [ImageSource.read_index(part) for part in find_parts(named, IMAGES).values()])
+        read_or_refused(lambda: [ImageSource.read_index(part, DataSpec()) for part in find_parts(named, IMAGES).values()])
 
 
 @fuzzed

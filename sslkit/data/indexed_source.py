@@ -30,15 +30,15 @@ class IndexedSource(Source):
         parts = find_parts(spec.data, cls.kind)
         if len(parts) > 1:
             say(f"{spec.data} has {' and '.join(parts)}: pretraining reads train only")
-        index = cls.read_index(parts["train"], spec.label, spec.reindex)
+        index = cls.read_index(parts["train"], spec)
         source = cls.for_training(dataclasses.replace(index, labels=None, classes=()), spec)
         source._labeled = index
         return source
 
     @classmethod
-    def read_index(cls, location: str, label: str | None = None, reindex: bool = False) -> Index:
-        """Index one part of the data, as `find_parts` named it."""
-        return read_index(location, label, reindex, cls.kind)
+    def read_index(cls, location: str, spec: OpenSpec, label: str | None = None) -> Index:
+        """Index one part of the data, as `find_parts` named it; labels are those of the spec, or of another column."""
+        return read_index(location, spec.label if label is None else label, spec.reindex, cls.kind)
 
     @classmethod
     def for_training(cls, index: Index, spec: OpenSpec) -> Self:

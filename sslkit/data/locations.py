@@ -141,6 +141,8 @@ def _array_names(path: Path) -> list[str]:
 
 def _index_array(path: Path, part: str) -> Index:
     images, labels = _load_arrays(path, part)
+    if not images.ndim or not len(images):
+        raise SslkitError(f"{path} holds an array of shape {images.shape}", "expected a row per sample", flag="data")
     index = Index(str(path), path, [], np.zeros((len(images), 3), dtype=np.int64), array=images)
     if labels is None:
         return index
@@ -154,24 +156,13 @@ def _load_arrays(path: Path, part: str) -> tuple[NDArray[Any], NDArray[Any] | No
     prefix = f"{part}_" if part else ""
     try:
         if path.suffix.lower() == ".npy":
-            return _as_images(path, np.lib.format.open_memmap(path, mode="r")), None
+            return np.lib.format.open_memmap(path, mode="r"), None
         with open(path, "rb") as file, _npz(file) as arrays:
             names = arrays.files
             image_name = f"{prefix}images" if f"{prefix}images" in names else names[0] if len(names) == 1 else None
             if image_name is None:
                 raise SslkitError(f"{path} has no array `images`", f"arrays: {', '.join(names) or 'none'}", flag="data")
             labels = arrays[f"{prefix}labels"] if f"{prefix}labels" in names else None
-            return _as_images(path, arrays[image_name]), labels
+            return arrays[image_name], labels
     except UNREADABLE as error:
         raise SslkitError(f"{path} is not a file of plain arrays: {error}", flag="data") from error
-
-
-def _as_images(path: Path, array: NDArray[Any]) -> NDArray[Any]:
-    """Return `[N, H, W, C]` of an array `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]`."""
-    if array.dtype != np.uint8 or array.ndim not in (3, 4) or not len(array):
-        raise SslkitError(
-            f"{path} holds {array.dtype} of shape {array.shape}", "expected uint8 [N, H, W] or [N, H, W, C]", flag="data"
-        )
-    if array.ndim == 3:
-        return array[..., None]
-    return array.transpose(0, 2, 3, 1) if array.shape[1] < min(array.shape[2:]) else array

@@ -29,7 +29,7 @@ class OnlineKnn:
         if not issubclass(source, IndexedSource):
             raise SslkitError(f"{source.noun} have no labels", flag="online_knn")
         self.source = source
-        index = source.read_index(find_parts(spec.data, source.kind)["train"], spec.label, spec.reindex)
+        index = source.read_index(find_parts(spec.data, source.kind)["train"], spec)
         check_labeled(index, "online_knn", several=False)
         chosen = np.random.default_rng(spec.seed).permutation(len(index))[:_SAMPLES]
         self.index = index.subset(np.sort(chosen))

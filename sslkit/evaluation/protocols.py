@@ -60,7 +60,7 @@ def part_setting(part: str) -> dict[str, str]:
 
 def finetune_settings(spec: FinetuneSpec) -> dict[str, Any]:
     """Return everything in a spec that decides the training."""
-    data = {name: value for name, value in spec.data_values().items() if value != "auto"}
+    data = {name: value for name, value in spec.sample_values().items() if value != "auto"}
     return {**spec.model_dump(mode="json", exclude=set(_NOT_TRAINING) | spec.tables()), **data}
 
 

@@ -308,7 +308,7 @@ def resolve_protocol(evaluation: Evaluation, spec: EvaluationSpec) -> tuple[str 
     foreign = sorted(values.keys() - settings.keys())
     if foreign:
         raise SslkitError(f"{protocol.id} has no such setting", "see `sslkit protocols`", flag=foreign[0])
-    values |= {name: getattr(spec, name) for name in ("layer", "pool") if name in spec.model_fields_set} | spec.data_values()
+    values |= {name: getattr(spec, name) for name in ("layer", "pool") if name in spec.model_fields_set} | spec.sample_values()
     repeats = settings.get("seeds", 1) > 1  # a protocol with one seed keeps its id with more
     by_hand = [name for name in values if values[name] != settings.get(name, "auto") or name in own_options]
     by_hand = [name for name in by_hand if name != "seeds" or repeats]

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.run_folder import holds_run, read_spec
 from sslkit.registry import load_modality
 from sslkit.specs.data import DataSpec, ModalitySpec
+
+S = TypeVar("S", bound=DataSpec)
+
 
 _TEST_SHARE = 0.2  # where there is no test part
 
@@ -60,12 +64,12 @@ def find_labeled(
     part, a fifth of each class is split off by the seed. `several` labels per sample are for fine-tuning only.
     `source_class` reads them; by default the source that the checkpoint is evaluated on.
     """
-    data, label, from_run = named_data(spec, checkpoint)
+    data, label, from_run, spec = named_data(spec, checkpoint)
     if source_class is None:
         assert checkpoint is not None
         source_class = source_of(checkpoint)
     located = find_parts(data, source_class.kind)
-    train = source_class.read_index(located.pop("train"), label, spec.reindex)
+    train = source_class.read_index(located.pop("train"), spec, label)
     check_labeled(train, "data", several, split=not tests and not located)
     pretrained_on = checkpoint.metadata["data"] if checkpoint else None
     if checkpoint is not None:
@@ -79,7 +83,7 @@ def find_labeled(
     parts = []
     for holder, name, location in locations:
         with renamed_flags({"data": "test" if tests else "data"}):
-            part = _map_classes(check_labeled(source_class.read_index(location, label, spec.reindex), "test", several), train)
+            part = _map_classes(check_labeled(source_class.read_index(location, spec, label), "test", several), train)
         name = holder if location == holder else f"{name} of {holder}"
         say(f"test part: {name}")
         parts.append(TestPart(name, part, part.fingerprint() == pretrained_on))
@@ -131,10 +135,13 @@ def check_channels(index: Index, checkpoint: Checkpoint) -> None:
         raise SslkitError(f"images have {channels} channels, the encoder takes {checkpoint.channels}", flag="data")
 
 
-def named_data(spec: DataSpec, checkpoint: Checkpoint | None) -> tuple[str, str | None, bool]:
-    """Return `--data` and `--label`, by default those of the run beside the checkpoint, and whether they come from the run."""
+def named_data(spec: S, checkpoint: Checkpoint | None) -> tuple[str, str | None, bool, S]:
+    """Return `--data` and `--label`, by default those of the run beside the checkpoint, and whether they come from the run.
+
+    Then the spec's options that say how the data is stored are those of the run, too.
+    """
     if spec.data is not None:
-        return spec.data, spec.label, False
+        return spec.data, spec.label, False, spec
     if checkpoint is None:
         raise SslkitError("missing", "name labeled data: class subfolders, or a .csv with --label", flag="data")
     if not checkpoint.metadata["data"]:
@@ -148,7 +155,7 @@ def named_data(spec: DataSpec, checkpoint: Checkpoint | None) -> tuple[str, str 
     data, label = recorded.get("data"), recorded.get("label")
     if not isinstance(data, str):
         raise SslkitError(f"missing, and the run in {folder} names none", flag="data")
-    return data, spec.label or (label if isinstance(label, str) else None), True
+    return data, spec.label or (label if isinstance(label, str) else None), True, spec.with_storage_of(recorded)
 
 
 def held_out_rows(labels: np.ndarray | None, seed: int, classes: tuple[str, ...], share: float) -> tuple[Rows, Rows]:

@@ -39,16 +39,17 @@ def _real_samples(checkpoint: Checkpoint, encoder: Encoder, size: int) -> tuple[
     folder, modality = checkpoint.path.parent, load_modality(checkpoint.modality)
     examples = modality.example_inputs(_SAMPLES, checkpoint.channels, size)
     of_run = holds_run(folder) and checkpoint.metadata["data"] and checkpoint.evaluated_as == modality.name
-    data = read_spec(folder).get("data") if of_run else None
+    recorded = read_spec(folder) if of_run else {}
+    data, spec = recorded.get("data"), DataSpec(cache="off", workers=0).with_storage_of(recorded)
     if not isinstance(data, str) or not issubclass(modality.source, IndexedSource):
         return examples
     try:
-        index = modality.source.read_index(find_parts(data, modality.source.kind)["train"], None, False)
+        index = modality.source.read_index(find_parts(data, modality.source.kind)["train"], spec)
     except SslkitError as error:
         say(f"not using the run's data for verification: {error}")
         return examples
     if modality.source.channels(index) not in (None, checkpoint.channels):
         return examples
-    source = modality.source.for_evaluation(index, DataSpec(cache="off", workers=0), encoder, size)
+    source = modality.source.for_evaluation(index, spec, encoder, size)
     raw = next(Loader(source, 0, substitute=True)([np.arange(_SAMPLES) % len(index)]))
     return source.view(to_device(raw, source, torch.device("cpu")), encoder.modality), data

@@ -1,6 +1,6 @@
 """Options of images."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,7 @@ class ImageOptions(DataOptions):
     unit: ClassVar = "px"
     value_range: ClassVar = "[0, 1]"
     accepts: ClassVar = IMAGES.accepts
+    storage: ClassVar = ("layout",)
     record: ClassVar = "sslkit.image.modality:ImageModality"
 
     size: Pixels | Auto = Field(
@@ -34,6 +35,10 @@ class ImageOptions(DataOptions):
     )
     canvas: Pixels | Auto = Field(
         default="auto", description="Side of the stored image that crops are cut from, in pixels; auto: 8/7 of --size."
+    )
+
+    layout: Literal["auto", "NCHW", "NHWC", "NHW"] = Field(
+        default="auto", description="Axes of an array of images; auto: channels are the axis of 1 to 4."
     )
 
     def sample_size(self) -> int | None:

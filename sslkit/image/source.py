@@ -1,5 +1,6 @@
 """Images as a source: canvases of one size, decoded once."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import OpenSpec, ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.index import Index
@@ -18,6 +20,9 @@ from sslkit.image.canvas import Canvases, choose_folder
 from sslkit.image.decode import short_sides
 from sslkit.image.options import IMAGES, ImageOptions
 from sslkit.image.transforms import center_view
+
+_FEW = 4  # channels that are recognized by their number
+
 
 SIZES = (32, 64, 96, 128, 160, 224)
 
@@ -32,6 +37,14 @@ class ImageSource(IndexedSource):
         self.index, self.canvases, self.resolved = index, canvases, resolved
         self.location = index.source
         self.info = DataInfo(len(index), size, index.channels)
+
+    @classmethod
+    def read_index(cls, location: str, spec: OpenSpec, label: str | None = None) -> Index:
+        """Index one part of the data; of an array, the axes are put in order."""
+        index = super().read_index(location, spec, label)
+        if index.array is None:
+            return index
+        return replace(index, array=arrange(index.array, spec.table(ImageOptions).layout, index.source))
 
     @classmethod
     def for_training(cls, index: Index, spec: OpenSpec) -> Self:
@@ -99,6 +112,25 @@ class ImageSource(IndexedSource):
     def cache_bytes(self) -> int:
         """Return the bytes of all canvases."""
         return self.canvases.bytes if self.canvases.folder is not None else 0
+
+
+def arrange(array: NDArray[Any], layout: str, source: str) -> NDArray[np.uint8]:
+    """Return images `[N, H, W, C]` of an array in a layout; raises SslkitError where the axis of the channels is not clear."""
+    shape = list(array.shape)
+    if array.dtype != np.uint8 or array.ndim not in (3, 4):
+        expected = "expected uint8 [N, H, W], [N, H, W, C] or [N, C, H, W]"
+        raise SslkitError(f"{source} holds {array.dtype} of shape {shape}", expected, flag="data")
+    if layout == "auto" and array.ndim == 3:
+        layout = "NHW"
+    elif layout == "auto":
+        few = [name for name, channels in (("NCHW", shape[1]), ("NHWC", shape[3])) if channels <= _FEW]
+        if len(few) != 1:
+            known = f"channels are the axis of 1 to {_FEW}, if there is one"
+            raise SslkitError(f"{source} has shape {shape}, and {known}", "use --layout NCHW or --layout NHWC", flag="data")
+        layout = few[0]
+    if array.ndim != len(layout):
+        raise SslkitError(f"{layout} has {len(layout)} axes, and {source} has shape {shape}", flag="layout")
+    return array[..., None] if layout == "NHW" else array.transpose(0, 2, 3, 1) if layout == "NCHW" else array
 
 
 def choose_size(side: int) -> int:

@@ -54,6 +54,19 @@ class ModalitySpec(_Tables):
             field: value for name in _OPTIONS for field, value in getattr(self, name).model_dump(exclude_unset=True).items()
         }
 
+    def sample_values(self) -> dict[str, Any]:
+        """Return the data options that were set and change what a sample is, not only how it is stored."""
+        return {field: value for field, value in self.data_values().items() if field not in _OPTIONS[_OWNERS[field]].storage}
+
+    def with_storage_of(self, recorded: dict[str, Any]) -> Self:
+        """Return a copy in which options that say how the data is stored are those of a recorded spec, unless they were set."""
+        values: dict[str, Any] = {}
+        for name, options in _OPTIONS.items():
+            table = recorded.get(name)
+            if isinstance(table, dict):
+                values |= {field: table[field] for field in options.storage if field in table}
+        return self.updated({field: value for field, value in values.items() if field not in self.data_values()})
+
     def sample_size(self, modality: str) -> int | None:
         """Return the size of a sample that the user asked for, None if it is left to data or checkpoint."""
         sizes = [getattr(self, name).sample_size() for name in (modality, *_OPTIONS[modality].parts) if name in _OPTIONS]

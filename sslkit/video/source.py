@@ -62,9 +62,9 @@ class VideoSource(IndexedSource):
         self.info = DataInfo(len(index), size, 3, "video", {"frames": frames})
 
     @classmethod
-    def read_index(cls, location: str, label: str | None = None, reindex: bool = False) -> Index:
+    def read_index(cls, location: str, spec: OpenSpec, label: str | None = None) -> Index:
         """Index one part of the data: frames that lie in one folder are one clip."""
-        index = super().read_index(location, label, reindex)
+        index = super().read_index(location, spec, label)
         return _by_folder(index) if Path(location).is_dir() else _with_folders_measured(index)
 
     @classmethod

@@ -57,7 +57,7 @@ def test_windows_of_an_evaluation_go_from_beginning_to_end(tmp_path: Path) -> No
     tone(tmp_path / "other.wav", 1)
     encoder = build_encoder(recipe_for("audio_micro", 100, 1, {"sample_rate": "8000"}))
     spec = DataSpec(data=str(tmp_path))
-    index = AudioSource.read_index(str(tmp_path), None, False)
+    index = AudioSource.read_index(str(tmp_path), DataSpec())
     (sound, _) = AudioSource.for_evaluation(index, spec, encoder, 100).read(np.array([1]))
     windows = sound["audio"][0]
     assert windows.shape == (8, 800)

@@ -11,6 +11,7 @@ from PIL import Image
 from sslkit.data.locations import find_parts
 from sslkit.image.options import IMAGES
 from sslkit.image.source import ImageSource
+from sslkit.specs.data import DataSpec
 from sslkit.specs.train import PretrainSpec
 
 
@@ -66,11 +67,11 @@ def test_a_file_that_grows_during_a_run_is_reported(tmp_path: Path) -> None:
 
 
 def test_features_are_those_of_the_new_file(trained: Path, digits: Path, tmp_path: Path) -> None:
-    index = ImageSource.read_index(find_parts(str(digits), IMAGES)["test"])
+    index = ImageSource.read_index(find_parts(str(digits), IMAGES)["test"], DataSpec())
     file = Path(index.root, index.paths[0])
     before, status = index.key(), file.stat()
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     try:
-        assert ImageSource.read_index(find_parts(str(digits), IMAGES)["test"]).key() != before
+        assert ImageSource.read_index(find_parts(str(digits), IMAGES)["test"], DataSpec()).key() != before
     finally:
         os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -1,6 +1,7 @@
 """What --data accepts, and the index."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from sslkit.data.locations import find_parts
 from sslkit.evaluation.splits import check_labeled
 from sslkit.image.options import IMAGES
 from sslkit.image.source import ImageSource
+from sslkit.specs.data import DataSpec
+
+Run = Callable[..., Any]
 
 
 def write(path: Path, value: int = 0) -> Path:
@@ -25,7 +29,7 @@ def test_flat_folder_has_no_labels(tmp_path: Path) -> None:
     for name in ("b.png", "a.jpg", ".hidden.png", "notes.txt"):
         path = tmp_path / name
         write(path) if path.suffix != ".txt" else path.write_text("no image")
-    index = ImageSource.read_index(str(tmp_path))
+    index = ImageSource.read_index(str(tmp_path), DataSpec())
     assert list(index.paths) == ["a.jpg", "b.png"]
     assert index.labels is None
 
@@ -33,7 +37,7 @@ def test_flat_folder_has_no_labels(tmp_path: Path) -> None:
 def test_class_folders_give_labels(tmp_path: Path) -> None:
     for name in ("dog/1.png", "cat/deep/2.png", "cat/1.png"):
         write(tmp_path / name)
-    index = ImageSource.read_index(str(tmp_path))
+    index = ImageSource.read_index(str(tmp_path), DataSpec())
     assert list(index.paths) == ["cat/1.png", "cat/deep/2.png", "dog/1.png"]
     assert index.classes == ("cat", "dog")
     assert index.labels is not None and index.labels.tolist() == [0, 0, 1]
@@ -63,19 +67,19 @@ def test_parts_of_a_folder(tmp_path: Path, folders: list[str], parts: list[str])
 def test_links_in_a_loop(tmp_path: Path) -> None:
     write(tmp_path / "a" / "1.png")
     os.symlink(tmp_path, tmp_path / "a" / "loop", target_is_directory=True)
-    assert list(ImageSource.read_index(str(tmp_path)).paths) == ["a/1.png"]
+    assert list(ImageSource.read_index(str(tmp_path), DataSpec()).paths) == ["a/1.png"]
 
 
 def test_warm_start_notices_new_and_changed_files(tmp_path: Path) -> None:
     first = write(tmp_path / "a" / "1.png")
-    assert len(ImageSource.read_index(str(tmp_path))) == 1
+    assert len(ImageSource.read_index(str(tmp_path), DataSpec())) == 1
     write(tmp_path / "b" / "2.png")
-    index = ImageSource.read_index(str(tmp_path))
+    index = ImageSource.read_index(str(tmp_path), DataSpec())
     assert len(index) == 2
     folder_time = os.stat(first.parent)
     first.write_bytes(first.read_bytes() + b"more")
     os.utime(first.parent, ns=(folder_time.st_atime_ns, folder_time.st_mtime_ns))
-    assert ImageSource.read_index(str(tmp_path)).fingerprint() != index.fingerprint()
+    assert ImageSource.read_index(str(tmp_path), DataSpec()).fingerprint() != index.fingerprint()
 
 
 def test_a_damaged_index_is_made_again(tmp_path: Path) -> None:
@@ -83,23 +87,23 @@ def test_a_damaged_index_is_made_again(tmp_path: Path) -> None:
 
     write(tmp_path / "images" / "1.png")
     known = set((cache_folder() / "index").glob("*.npz"))
-    ImageSource.read_index(str(tmp_path / "images"))
+    ImageSource.read_index(str(tmp_path / "images"), DataSpec())
     (new,) = set((cache_folder() / "index").glob("*.npz")) - known
     new.write_bytes(b"PK nothing")
-    assert list(ImageSource.read_index(str(tmp_path / "images")).paths) == ["1.png"]
+    assert list(ImageSource.read_index(str(tmp_path / "images"), DataSpec()).paths) == ["1.png"]
 
 
 def test_an_unwritable_cache_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "images" / "1.png")
     monkeypatch.setenv("SSLKIT_CACHE", str(tmp_path / "images" / "1.png"))
     with pytest.raises(SslkitError, match="set SSLKIT_CACHE"):
-        ImageSource.read_index(str(tmp_path / "images"))
+        ImageSource.read_index(str(tmp_path / "images"), DataSpec())
 
 
 def test_fingerprint_does_not_depend_on_the_place(tmp_path: Path) -> None:
     for place in ("here", "there"):
         write(tmp_path / place / "a" / "1.png")
-    first, second = (ImageSource.read_index(str(tmp_path / place)) for place in ("here", "there"))
+    first, second = (ImageSource.read_index(str(tmp_path / place), DataSpec()) for place in ("here", "there"))
     assert first.fingerprint() == second.fingerprint()
     assert first.key() != second.key()
 
@@ -108,10 +112,10 @@ def test_list_and_csv_are_relative_to_themselves(tmp_path: Path) -> None:
     write(tmp_path / "images" / "1.png")
     write(tmp_path / "images" / "2.png")
     (tmp_path / "list.txt").write_text("images/2.png\n\nimages/1.png\n")
-    assert list(ImageSource.read_index(str(tmp_path / "list.txt")).paths) == ["images/2.png", "images/1.png"]
+    assert list(ImageSource.read_index(str(tmp_path / "list.txt"), DataSpec()).paths) == ["images/2.png", "images/1.png"]
     (tmp_path / "list.csv").write_text("kind,path\nb,images/1.png\na,images/2.png\n")
-    assert ImageSource.read_index(str(tmp_path / "list.csv")).labels is None
-    index = ImageSource.read_index(str(tmp_path / "list.csv"), label="kind")
+    assert ImageSource.read_index(str(tmp_path / "list.csv"), DataSpec()).labels is None
+    index = ImageSource.read_index(str(tmp_path / "list.csv"), DataSpec(label="kind"))
     assert index.classes == ("a", "b")
     assert index.labels is not None and index.labels.tolist() == [1, 0]
 
@@ -121,21 +125,81 @@ def test_arrays(tmp_path: Path) -> None:
     np.save(tmp_path / "rgb.npy", rgb)
     np.save(tmp_path / "first.npy", rgb.transpose(0, 3, 1, 2))
     np.save(tmp_path / "gray.npy", rgb[..., 0])
-    assert ImageSource.read_index(str(tmp_path / "rgb.npy")).channels == 3
-    assert np.array_equal(ImageSource.read_index(str(tmp_path / "first.npy")).array, rgb)  # type: ignore[arg-type]
-    assert ImageSource.read_index(str(tmp_path / "gray.npy")).channels == 1
+    assert ImageSource.read_index(str(tmp_path / "rgb.npy"), DataSpec()).channels == 3
+    assert np.array_equal(ImageSource.read_index(str(tmp_path / "first.npy"), DataSpec()).array, rgb)  # type: ignore[arg-type]
+    assert ImageSource.read_index(str(tmp_path / "gray.npy"), DataSpec()).channels == 1
     np.savez(tmp_path / "parts.npz", train_images=rgb, train_labels=np.array([[0], [1], [0], [1], [1]]), test_images=rgb[:2])
     parts = find_parts(str(tmp_path / "parts.npz"), IMAGES)
     assert list(parts) == ["train", "test"]
-    index = ImageSource.read_index(parts["train"])
+    index = ImageSource.read_index(parts["train"], DataSpec())
     assert index.labels is not None and index.labels.tolist() == [0, 1, 0, 1, 1]
-    assert ImageSource.read_index(parts["test"]).labels is None
+    assert ImageSource.read_index(parts["test"], DataSpec()).labels is None
+
+
+AXES = {"NHWC": (0, 1, 2, 3), "NCHW": (0, 3, 1, 2)}
+
+
+@pytest.mark.parametrize("layout", AXES)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 11])
+def test_axes_of_arrays_are_recognized_or_named(layout: str, channels: int, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (5, 12, 9, channels), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images.transpose(AXES[layout]))
+    named = ImageSource.read_index(str(tmp_path / "images.npy"), DataSpec(layout=layout))
+    assert named.array is not None and np.array_equal(named.array, images)
+    if channels <= 4:
+        recognized = ImageSource.read_index(str(tmp_path / "images.npy"), DataSpec())
+        assert recognized.array is not None and np.array_equal(recognized.array, images)
+    else:
+        with pytest.raises(SslkitError, match=r"--data: .* has shape \[5, .*use --layout NCHW or --layout NHWC"):
+            ImageSource.read_index(str(tmp_path / "images.npy"), DataSpec())
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "message"),
+    [
+        ((30, 200, 11, 11), "auto", r"has shape \[30, 200, 11, 11\], and channels are the axis of 1 to 4, if there is one"),
+        ((5, 3, 32, 4), "auto", "use --layout NCHW or --layout NHWC"),  # both could be channels
+        ((5, 8, 8), "NCHW", r"--layout: NCHW has 4 axes, and .* has shape \[5, 8, 8\]"),
+        ((5, 8, 8, 3), "NHW", "--layout: NHW has 3 axes"),
+        ((5, 8), "auto", r"expected uint8 \[N, H, W\]"),
+        ((5, 2, 3, 8, 8), "auto", r"expected uint8 \[N, H, W\]"),
+        ((0, 8, 8), "auto", "expected a row per sample"),
+        ((), "auto", "expected a row per sample"),
+    ],
+)
+def test_axes_that_could_be_anything_are_refused(shape: tuple[int, ...], layout: str, message: str, tmp_path: Path) -> None:
+    for name in ("images.npy", "images.npz"):
+        array = np.zeros(shape, dtype=np.uint8)
+        np.save(tmp_path / name, array) if name.endswith("npy") else np.savez(tmp_path / name, images=array)
+        with pytest.raises(SslkitError, match=message):
+            ImageSource.read_index(str(tmp_path / name), DataSpec(layout=layout))
+
+
+def test_a_layout_goes_from_the_run_to_its_evaluations(tmp_path: Path, sslkit: Run) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (40, 6, 16, 16), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.arange(40) % 2)
+    flags = ["--data", tmp_path / "images.npz", "--workers", 0]
+    small = ["--encoder", "resnet_micro", "--encoder-option", "width=8", "--batch-size", 16, "--steps", 2]
+    ran = sslkit("pretrain", "rotation", *flags, *small, "--out", tmp_path / "run")
+    assert ran.code == 2 and "use --layout NCHW or --layout NHWC" in ran.err
+    ran = sslkit("pretrain", "rotation", *flags, *small, "--layout", "NCHW", "--out", tmp_path / "run")
+    assert ran.code == 0, ran.err
+    checkpoint = ["--ckpt", tmp_path / "run" / "model.safetensors"]
+    assert sslkit("knn", *checkpoint, "--k", 3, "--json").json["protocol"] is None  # k was set
+    assert sslkit("retrieval", *checkpoint, "--json").json["protocol"] == "retrieval/map-v1"
+    named = sslkit("retrieval", *checkpoint, *flags, "--layout", "NCHW", "--json").json
+    assert named["protocol"] == "retrieval/map-v1"  # how an array is stored is not a setting of the protocol
+    assert sslkit("embed", *checkpoint, "--out", tmp_path / "features.npz").code == 0
+    assert sslkit("export", *checkpoint, "--out", tmp_path / "model.pt2").code == 0
+    assert sslkit("embed", *checkpoint, *flags, "--out", tmp_path / "features.npz").code == 2
+    ran = sslkit("pretrain", "rotation", "--resume", "--layout", "NHWC", "--out", tmp_path / "run")
+    assert ran.code == 2 and "--layout NHWC (the run has NCHW)" in ran.err
 
 
 def test_a_subset_keeps_names_and_labels_together(tmp_path: Path) -> None:
     for name in ("a/1.png", "b/2.png", "b/3.png"):
         write(tmp_path / name)
-    part = ImageSource.read_index(str(tmp_path)).subset(np.array([2, 0]))
+    part = ImageSource.read_index(str(tmp_path), DataSpec()).subset(np.array([2, 0]))
     assert list(part.paths) == ["b/3.png", "a/1.png"]
     assert part.labels is not None and part.labels.tolist() == [1, 0]
 
@@ -164,7 +228,7 @@ def test_several_labels_in_a_cell(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / f"{name}.png")
     (tmp_path / "table.csv").write_text("path,tags\na.png,red; round\nb.png,red\nc.png,square;red\n")
-    index = ImageSource.read_index(str(tmp_path / "table.csv"), "tags")
+    index = ImageSource.read_index(str(tmp_path / "table.csv"), DataSpec(label="tags"))
     assert index.classes == ("red", "round", "square") and index.labels is not None
     assert index.labels.tolist() == [[1, 1, 0], [1, 0, 0], [1, 0, 1]]
     third = index.subset(np.array([2])).labels
@@ -196,7 +260,7 @@ def test_several_labels_in_a_cell(tmp_path: Path) -> None:
 def test_refusals(tmp_path: Path, name: str, label: str | None, message: str) -> None:
     files(tmp_path)
     with pytest.raises(SslkitError, match=message):
-        ImageSource.read_index(find_parts(str(tmp_path / name), IMAGES)["train"], label)
+        ImageSource.read_index(find_parts(str(tmp_path / name), IMAGES)["train"], DataSpec(label=label))
 
 
 @pytest.mark.parametrize(
@@ -229,13 +293,15 @@ def test_parts_of_arrays_by_any_usual_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "parts.npz", training_images=images, Val_images=images)
     (tmp_path / "parts.npz").rename(tmp_path / "parts.NPZ")
     parts = find_parts(str(tmp_path / "parts.NPZ"), IMAGES)
-    assert list(parts) == ["train", "Val"] and all(len(ImageSource.read_index(part)) == 4 for part in parts.values())
+    assert list(parts) == ["train", "Val"] and all(
+        len(ImageSource.read_index(part, DataSpec())) == 4 for part in parts.values()
+    )
 
 
 def test_a_class_called_like_a_part_is_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in ("Test", "cat"):
         write(tmp_path / folder / "1.png")
-    assert ImageSource.read_index(str(tmp_path)).classes == ("Test", "cat")
+    assert ImageSource.read_index(str(tmp_path), DataSpec()).classes == ("Test", "cat")
     assert "has the class Test, a name of a part" in capsys.readouterr().err
 
 
@@ -245,16 +311,16 @@ def test_suffixes_in_capitals(tmp_path: Path) -> None:
     (tmp_path / "TABLE.CSV").write_text("path,kind\n1.png,a\n")
     np.save(tmp_path / "images.npy", np.zeros((2, 8, 8), dtype=np.uint8))
     (tmp_path / "images.npy").rename(tmp_path / "IMAGES.NPY")
-    sizes = [len(ImageSource.read_index(str(tmp_path / name))) for name in ("LIST.TXT", "TABLE.CSV", "IMAGES.NPY")]
+    sizes = [len(ImageSource.read_index(str(tmp_path / name), DataSpec())) for name in ("LIST.TXT", "TABLE.CSV", "IMAGES.NPY")]
     assert sizes == [1, 1, 2]
-    assert ImageSource.read_index(str(tmp_path / "TABLE.CSV"), "kind").classes == ("a",)
+    assert ImageSource.read_index(str(tmp_path / "TABLE.CSV"), DataSpec(label="kind")).classes == ("a",)
 
 
 def test_a_stray_file_beside_class_folders_is_named(tmp_path: Path) -> None:
     for name in ("cat/1.png", "dog/1.png", "stray.png"):
         write(tmp_path / name)
     with pytest.raises(SslkitError, match=r"stray.png lies beside the class folders of .* \(move it into one\)"):
-        check_labeled(ImageSource.read_index(str(tmp_path)), "data", several=False)
+        check_labeled(ImageSource.read_index(str(tmp_path), DataSpec()), "data", several=False)
 
 
 def test_one_sample_of_a_class_is_enough_beside_a_test_part(digits: Path, trained: Path, tmp_path: Path, sslkit: Any) -> None:

@@ -17,6 +17,7 @@ from sslkit.contract.errors import UnreadableSampleError
 from sslkit.data.shards import expand
 from sslkit.image.decode import read_canvas
 from sslkit.image.source import ImageSource
+from sslkit.specs.data import DataSpec
 
 
 def png(value: int, side: int = 16) -> bytes:
@@ -46,7 +47,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_images_are_those_in_the_tar(shards: Path) -> None:
-    index = ImageSource.read_index(f"wds:{shards}/part-{{000..002}}.tar")
+    index = ImageSource.read_index(f"wds:{shards}/part-{{000..002}}.tar", DataSpec())
     assert len(index) == 48 and index.name(17) == "part-001.tar/01/0001.png" and index.labels is None
     expected = np.asarray(Image.open(io.BytesIO(png(101))))
     assert np.array_equal(read_canvas(index, 17, 16), expected)
@@ -54,14 +55,14 @@ def test_images_are_those_in_the_tar(shards: Path) -> None:
 
 
 def test_labels_are_members_too(shards: Path) -> None:
-    index = ImageSource.read_index(f"wds:{shards}/*.tar", "cls")
+    index = ImageSource.read_index(f"wds:{shards}/*.tar", DataSpec(label="cls"))
     assert index.classes == ("0", "1") and index.labels is not None and index.labels.tolist() == [0, 1] * 24
-    again = ImageSource.read_index(f"wds:{shards}/*.tar", "cls")  # from the cache
+    again = ImageSource.read_index(f"wds:{shards}/*.tar", DataSpec(label="cls"))  # from the cache
     assert again.labels is not None and again.labels.tolist() == index.labels.tolist() and again.key() == index.key()
     with pytest.raises(
         SslkitError, match=r"--label: no image in wds:.* has a .txt beside it, such as part-000.tar/00/0000.txt"
     ):
-        ImageSource.read_index(f"wds:{shards}/*.tar", "txt")
+        ImageSource.read_index(f"wds:{shards}/*.tar", DataSpec(label="txt"))
 
 
 def test_patterns(shards: Path, tmp_path: Path) -> None:
@@ -100,26 +101,26 @@ def test_a_run_on_shards_resumes_in_the_same_bits(
 def test_what_is_no_shard(tmp_path: Path) -> None:
     (tmp_path / "no.tar").write_bytes(b"nothing of the kind" * 100)
     with pytest.raises(SslkitError, match=r"no.tar is no tar file that can be read"):
-        ImageSource.read_index(f"wds:{tmp_path}/no.tar")
+        ImageSource.read_index(f"wds:{tmp_path}/no.tar", DataSpec())
     with tarfile.open(tmp_path / "compressed.tar", "w:gz"):
         pass
     with pytest.raises(SslkitError) as raised:
-        ImageSource.read_index(f"wds:{tmp_path}/compressed.tar")
+        ImageSource.read_index(f"wds:{tmp_path}/compressed.tar", DataSpec())
     assert "must not be compressed" in raised.value.hint
     write_shard(tmp_path / "empty.tar", {"readme.txt": b"no image"})
     with pytest.raises(SslkitError, match="no image in"):
-        ImageSource.read_index(f"wds:{tmp_path}/empty.tar")
+        ImageSource.read_index(f"wds:{tmp_path}/empty.tar", DataSpec())
 
 
 def test_a_shard_that_is_cut_off_and_one_that_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "cut.tar"
     write_shard(file, {f"{number}.png": png(number) for number in range(8)})
-    whole = ImageSource.read_index(f"wds:{file}")
+    whole = ImageSource.read_index(f"wds:{file}", DataSpec())
     os.utime(file, (1, 1))
     with pytest.raises(UnreadableSampleError, match="changed since it was indexed"):
         read_canvas(whole, 0, 16)
     file.write_bytes(file.read_bytes()[: 5 * 1536 + 700])
-    rest = ImageSource.read_index(f"wds:{file}")
+    rest = ImageSource.read_index(f"wds:{file}", DataSpec())
     assert 4 <= len(rest) <= 6
     with pytest.raises(UnreadableSampleError):
         read_canvas(rest, len(rest) - 1, 16)
@@ -128,7 +129,7 @@ def test_a_shard_that_is_cut_off_and_one_that_changes(tmp_path: Path, capsys: py
 def test_names_in_a_tar_are_only_names(tmp_path: Path) -> None:
     outside = tmp_path / "outside.png"
     write_shard(tmp_path / "evil.tar", {str(outside): png(1), "../../up.png": png(2), "/etc/passwd.png": png(3)})
-    index = ImageSource.read_index(f"wds:{tmp_path}/evil.tar")
+    index = ImageSource.read_index(f"wds:{tmp_path}/evil.tar", DataSpec())
     for row in range(3):
         assert np.array_equal(read_canvas(index, row, 16), np.asarray(Image.open(io.BytesIO(png(row + 1)))))
     assert not outside.exists() and sorted(file.name for file in tmp_path.iterdir()) == ["evil.tar"]

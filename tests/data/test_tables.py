@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sslkit import SslkitError
 from sslkit.data.tables import read_lines, read_table
 from sslkit.image.source import ImageSource
+from sslkit.specs.data import DataSpec
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "200"))
 fuzzed = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -53,7 +54,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_what_could_be_misread_is_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(SslkitError, match=message):
-        ImageSource.read_index(str(table(tmp_path, text)), "label" if "label" in text else None)
+        ImageSource.read_index(str(table(tmp_path, text)), DataSpec(label="label" if "label" in text else None))
 
 
 def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path: Path) -> None:
@@ -71,14 +72,15 @@ def test_line_breaks_in_captions_are_kept_and_reported(tmp_path: Path, capsys: p
 def test_spaces_around_labels_make_no_class(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.png").write_bytes(b"")
-    index = ImageSource.read_index(str(table(tmp_path, "path,kind\na.png,cat\nb.png,cat \nc.png, dog\n")), "kind")
+    file = table(tmp_path, "path,kind\na.png,cat\nb.png,cat \nc.png, dog\n")
+    index = ImageSource.read_index(str(file), DataSpec(label="kind"))
     assert index.classes == ("cat", "dog")
 
 
 def test_a_name_may_contain_a_separator_of_unicode(tmp_path: Path) -> None:
     (tmp_path / "a\u2028b.png").write_bytes(b"")
     (tmp_path / "list.txt").write_text("a\u2028b.png\r\n\r\n", encoding="utf-8", newline="")
-    assert list(ImageSource.read_index(str(tmp_path / "list.txt")).paths) == ["a\u2028b.png"]
+    assert list(ImageSource.read_index(str(tmp_path / "list.txt"), DataSpec()).paths) == ["a\u2028b.png"]
 
 
 @fuzzed

@@ -12,6 +12,7 @@ import torch
 from sslkit.engine.collapse import alignment, deviation, entropy_of_largest, rankme, uniformity
 from sslkit.engine.pretrain import pretrain
 from sslkit.image.source import ImageSource
+from sslkit.specs.data import DataSpec
 from sslkit.specs.train import PretrainSpec
 
 Run = Callable[..., Any]
@@ -75,7 +76,7 @@ def by_hand(checkpoint: str, digits: Path) -> float:
     from sslkit import load
     from sslkit.evaluation.knn import votes
 
-    index = ImageSource.read_index(str(digits / "train"))
+    index = ImageSource.read_index(str(digits / "train"), DataSpec())
     assert index.labels is not None
     from PIL import Image
 

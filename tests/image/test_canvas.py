@@ -16,11 +16,12 @@ from sslkit.data.loader import Loader, epoch_batches, ordered_batches
 from sslkit.image.canvas import Canvases, choose_folder
 from sslkit.image.decode import read_canvas, short_sides
 from sslkit.image.source import ImageSource
+from sslkit.specs.data import DataSpec
 
 
 def canvas_of(tmp_path: Path, image: Image.Image, name: str = "x.png", **save: object) -> np.ndarray:
     image.save(tmp_path / name, **save)
-    return read_canvas(ImageSource.read_index(str(tmp_path), reindex=True), 0, 8)
+    return read_canvas(ImageSource.read_index(str(tmp_path), DataSpec(reindex=True)), 0, 8)
 
 
 def test_modes_become_rgb(tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_broken_files_say_why(tmp_path: Path, kind: str) -> None:
         Image.fromarray(np.zeros((8, 8), np.float32)).save(file)
     elif kind in ("truncated", "empty", "text"):
         file.write_bytes({"truncated": data[: len(data) // 2], "empty": b"", "text": b"hello"}[kind])
-    index = ImageSource.read_index(str(tmp_path), reindex=True)
+    index = ImageSource.read_index(str(tmp_path), DataSpec(reindex=True))
     if kind == "gone":
         file.unlink()
     elif kind == "changed":
@@ -90,7 +91,7 @@ def folder(tmp_path: Path, count: int = 10, broken: tuple[int, ...] = ()) -> Ind
         Image.new("RGB", (8, 8), (i, i, i)).save(path)
         if i in broken:
             path.write_bytes(b"broken")
-    return ImageSource.read_index(str(tmp_path), reindex=True)
+    return ImageSource.read_index(str(tmp_path), DataSpec(reindex=True))
 
 
 def test_cache_is_read_instead_of_the_files(tmp_path: Path) -> None:

@@ -92,13 +92,13 @@ def test_clips_have_the_labels_of_their_folders(tmp_path: Path) -> None:
     folder_of(tmp_path / "walk" / "a", RAMP)
     folder_of(tmp_path / "run" / "b", RAMP)
     file_of(tmp_path / "run" / "c.mp4", RAMP)
-    index = VideoSource.read_index(str(tmp_path), None, False)
+    index = VideoSource.read_index(str(tmp_path), DataSpec())
     assert list(index.paths) == ["run/b", "run/c.mp4", "walk/a"]
     assert index.labels is not None
     assert [index.classes[label] for label in index.labels] == ["run", "run", "walk"]
     table = tmp_path / "table.csv"
     table.write_text("path,what\nrun/b,x\nwalk/a,y\nwalk/a/3.png,y\n")
-    index = VideoSource.read_index(str(table), "what", False)
+    index = VideoSource.read_index(str(table), DataSpec(label="what"))
     assert index.classes == ("x", "y")
     assert (
         frames_of(VideoSource.for_evaluation(index, DataSpec(), ENCODER, 16), 2, None) == [24] * 8
@@ -111,7 +111,7 @@ def test_what_lies_beside_clips_is_none(tmp_path: Path) -> None:
     for place in (tmp_path / "cover.jpg", tmp_path / "walk" / "thumb.png", tmp_path / "run" / "poster.png"):
         Image.new("RGB", (16, 16)).save(place)
     (tmp_path / "walk" / "a" / "._3.png").write_bytes(b"of the file system")
-    index = VideoSource.read_index(str(tmp_path), None, False)
+    index = VideoSource.read_index(str(tmp_path), DataSpec())
     assert list(index.paths) == ["run/b.mp4", "walk/a"] and index.classes == ("run", "walk")
     assert frames_of(VideoSource.for_evaluation(index, DataSpec(), ENCODER, 16), 1, None)[0] == 0
 
@@ -127,7 +127,7 @@ def test_what_is_far_in_a_file_is_sought(tmp_path: Path) -> None:
     values = [(3 * number) % 250 for number in range(700)]
     file_of(tmp_path / "a.mp4", values)
     file_of(tmp_path / "b.mp4", values)
-    index = VideoSource.read_index(str(tmp_path), None, False)
+    index = VideoSource.read_index(str(tmp_path), DataSpec())
     frames = frames_of(VideoSource.for_evaluation(index, DataSpec(), ENCODER, 16), 0, None)
     expected = [values[round(place)] for place in np.linspace(0, 699, 8)]
     assert np.abs(np.array(frames) - expected).max() <= 6
@@ -136,10 +136,10 @@ def test_what_is_far_in_a_file_is_sought(tmp_path: Path) -> None:
 def test_listed_folders_are_known_by_their_frames(tmp_path: Path) -> None:
     folder_of(tmp_path / "a", RAMP)
     (tmp_path / "list.txt").write_text("a\n")
-    before = VideoSource.read_index(str(tmp_path / "list.txt"), None, False)
+    before = VideoSource.read_index(str(tmp_path / "list.txt"), DataSpec())
     assert int(before.stamps[0, 0]) == sum(file.stat().st_size for file in (tmp_path / "a").iterdir())
     Image.new("RGB", (64, 64), "red").save(tmp_path / "a" / "3.png")
-    assert VideoSource.read_index(str(tmp_path / "list.txt"), None, False).key() != before.key()
+    assert VideoSource.read_index(str(tmp_path / "list.txt"), DataSpec()).key() != before.key()
 
 
 @pytest.mark.parametrize(
