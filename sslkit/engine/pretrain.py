@@ -82,16 +82,17 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> TrainingJob:
     if spec.data is None:
         raise SslkitError("missing", f"give {modality.options.accepts}", flag="data")
     _check_encoder(spec, task_class, name)
+    source = modality.source.open(spec)
+    if "label" in task_class.needs:
+        source.reveal_labels(_find_labels(source, name))
     classify = None
     if spec.online_knn:
         if spec.health_every == 0:
             raise SslkitError(
                 "k-NN accuracy is logged with feature health", "leave one of them out", flag=("online_knn", "health_every")
             )
-        classify = OnlineKnn(spec, modality.evaluated_as)
-    source = modality.source.open(spec)
-    if "label" in task_class.needs:
-        source.reveal_labels(_find_labels(source, name))
+        resolved = {name: value for name, (value, _) in source.resolved.items() if name != "cache"}
+        classify = OnlineKnn(spec.updated(resolved), modality.evaluated_as)
     return TrainingJob(
         name=name,
         command=f"pretrain {spec.task}",

@@ -78,6 +78,8 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
     requested = _with_auto(spec, checkpoint, parts, source_class, world)
     protocol, settings = finetune_protocol(requested), finetune_settings(requested)
     spec = spec.model_copy(update={"data": parts.data, "label": parts.label})
+    if checkpoint is not None:
+        spec = spec.with_recorded(checkpoint.metadata.get("spec"), same_data=False)
     trials = _trials(spec, out)
     if len(trials) > 1:
         world.barrier()  # no process may look for a run in the folder after another one started it
@@ -174,7 +176,9 @@ def _with_auto(
         plain = plain.updated(checkpoint_size(checkpoint))
     resolved = source_class.for_training(parts.train, plain).resolved
     automatic: dict[str, Any] = {name: value for name, (value, _) in resolved.items() if name != "cache"}
-    automatic |= {} if checkpoint is None else checkpoint_size(checkpoint)
+    if checkpoint is not None:
+        kept = FinetuneSpec().with_recorded(checkpoint.metadata.get("spec"), same_data=False).data_values()
+        automatic |= checkpoint_size(checkpoint) | kept
     values = spec.data_values() | {"precision": spec.precision}
     automatic["precision"] = choose_machine(spec.device, "auto", "off", "off", world).precision
     return spec.updated({name: "auto" for name, value in automatic.items() if values.get(name) == value})

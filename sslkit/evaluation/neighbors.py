@@ -1,6 +1,6 @@
 """`sslkit neighbors`: nearest neighbors of words or samples by an encoder's features."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +90,7 @@ def _nearest_samples(spec: NeighborsSpec, checkpoint: Checkpoint, encoder: Encod
         if missing is not None:
             raise SslkitError(f"{missing} is not a file", f"{checkpoint.metadata['task']} was trained on {samples.noun}")
         files = index_files("the queries", Path.cwd(), spec.queries)
+        files = replace(files, file_channels=index.file_channels, range=index.range)
         queries = source_class.for_evaluation(files, spec, encoder, size, like=samples)
         features = extract(encoder, queries, spec.batch_size, 0)
         if len(features.rows) < len(files):

@@ -138,8 +138,10 @@ def check_channels(index: Index, checkpoint: Checkpoint) -> None:
 def named_data(spec: S, checkpoint: Checkpoint | None) -> tuple[str, str | None, bool, S]:
     """Return `--data` and `--label`, by default those of the run beside the checkpoint, and whether they come from the run.
 
-    Then the spec's options that say how the data is stored are those of the run, too.
+    The spec comes back with the data options that are the checkpoint's: how pixels are scaled, say.
     """
+    if checkpoint is not None:
+        spec = spec.with_recorded(checkpoint.metadata.get("spec"), same_data=False)
     if spec.data is not None:
         return spec.data, spec.label, False, spec
     if checkpoint is None:
@@ -155,7 +157,7 @@ def named_data(spec: S, checkpoint: Checkpoint | None) -> tuple[str, str | None,
     data, label = recorded.get("data"), recorded.get("label")
     if not isinstance(data, str):
         raise SslkitError(f"missing, and the run in {folder} names none", flag="data")
-    return data, spec.label or (label if isinstance(label, str) else None), True, spec.with_storage_of(recorded)
+    return data, spec.label or (label if isinstance(label, str) else None), True, spec.with_recorded(recorded, same_data=True)
 
 
 def held_out_rows(labels: np.ndarray | None, seed: int, classes: tuple[str, ...], share: float) -> tuple[Rows, Rows]:

@@ -40,7 +40,7 @@ def _real_samples(checkpoint: Checkpoint, encoder: Encoder, size: int) -> tuple[
     examples = modality.example_inputs(_SAMPLES, checkpoint.channels, size)
     of_run = holds_run(folder) and checkpoint.metadata["data"] and checkpoint.evaluated_as == modality.name
     recorded = read_spec(folder) if of_run else {}
-    data, spec = recorded.get("data"), DataSpec(cache="off", workers=0).with_storage_of(recorded)
+    data, spec = recorded.get("data"), DataSpec(cache="off", workers=0).with_recorded(recorded, same_data=True)
     if not isinstance(data, str) or not issubclass(modality.source, IndexedSource):
         return examples
     try:

@@ -14,6 +14,7 @@ from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.data.cache import cache_folder, make_room
 from sslkit.data.index import Index
 from sslkit.image.decode import read_canvas
+from sslkit.image.pixel_range import PixelRange
 
 _UNKNOWN, _STORED = 0, 1
 
@@ -25,8 +26,8 @@ class Canvases:
     after it was written.
     """
 
-    def __init__(self, index: Index, canvas: int, folder: Path | None) -> None:
-        self.index, self.canvas, self.folder = index, canvas, folder
+    def __init__(self, index: Index, canvas: int, folder: Path | None, scale: PixelRange | None = None) -> None:
+        self.index, self.canvas, self.folder, self.scale = index, canvas, folder, scale
         self._maps: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None
 
     def read(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], dict[int, str]]:
@@ -41,7 +42,7 @@ class Canvases:
         broken: dict[int, str] = {}
         for place in missing:
             try:
-                images[place] = read_canvas(self.index, int(rows[place]), self.canvas)
+                images[place] = read_canvas(self.index, int(rows[place]), self.canvas, self.scale)
             except UnreadableSampleError as reason:
                 broken[int(place)] = str(reason)
                 images[place] = 0
@@ -85,17 +86,20 @@ class Canvases:
         return {**self.__dict__, "_maps": None}  # a worker process opens the files itself
 
 
-def choose_folder(index: Index, canvas: int, mode: str, limit_gigabytes: float) -> tuple[Path | None, tuple[str, str]]:
+def choose_folder(
+    index: Index, canvas: int, mode: str, limit_gigabytes: float, scale: PixelRange | None = None
+) -> tuple[Path | None, tuple[str, str]]:
     """Return the cache folder for these canvases (None: no cache), and on or off with the reason, making room for it.
 
     `--cache on` that does not fit is an SslkitError; `auto` goes without.
     """
     if mode == "off":
         return None, ("off", "as given")
-    if index.array is not None and index.array.shape[1:3] == (canvas, canvas):
+    if index.array is not None and scale is None and index.array.shape[1:3] == (canvas, canvas):
         return None, ("off", "the array is its own cache")
     needed = len(index) * canvas * canvas * index.channels
-    folder = cache_folder() / "canvases" / f"{index.key()}-{canvas}"
+    kind = f"{canvas}" if index.channels == 3 else f"{canvas}x{index.channels}"
+    folder = cache_folder() / "canvases" / f"{index.key()}-{kind}{'' if scale is None else f'-{scale}'}"
     limit = int(limit_gigabytes * 1e9)
     if needed > limit:
         if mode == "on":

@@ -1,6 +1,7 @@
 """Decode one image to a square uint8 canvas, or raise with the reason."""
 
-from typing import BinaryIO
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,29 +12,56 @@ from sslkit.data.decode import decoding, inspect_samples, silence_decoders
 from sslkit.data.index import Index
 
 Canvas = NDArray[np.uint8]  # [canvas, canvas, C]
+Scale = Callable[[NDArray[Any]], NDArray[np.uint8]]  # of values of more than 8 bits
 
 
 _MOST_PIXELS = 90_000_000  # to be decoded at once; a worker that holds more may end them all
 
 
-def read_canvas(index: Index, row: int, canvas: int) -> Canvas:
+def read_canvas(index: Index, row: int, canvas: int, scale: Scale | None = None) -> Canvas:
     """Return sample `row` as `[canvas, canvas, C]`: the short side shrunk to the canvas, the middle cut out.
 
-    Orientation (EXIF) is applied; only the first frame is read; transparency is put on white; 16 bits become 8; gray,
-    palette and CMYK become RGB. Raises Broken with a reason.
+    Orientation (EXIF) is applied; only the first frame is read; transparency is put on white; more than 8 bits are scaled,
+    without a `scale` from 16; palette and CMYK become RGB, and gray too if files have 3 channels. Raises
+    UnreadableSampleError with a reason.
     """
     if index.array is not None:
-        return _fit_array(index.array[row], canvas)
+        return _fit_array(index.array[row], canvas, scale)
     with silence_decoders(), decoding(index, row), index.open(row) as stream:
-        return decode(stream, canvas)
+        return decode(stream, canvas, index.file_channels, scale)
 
 
-def decode(stream: BinaryIO, canvas: int) -> Canvas:
-    """Return the image in some bytes as `read_canvas` does; raises what Pillow does, and Broken if it is too large."""
+def decode(stream: BinaryIO, canvas: int, channels: int = 3, scale: Scale | None = None) -> Canvas:
+    """Return the image in some bytes as `read_canvas` does.
+
+    Raises what Pillow does, and UnreadableSampleError if it is too large.
+    """
     with open_image(stream) as image:
-        image.draft("RGB", (canvas, canvas))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
+        image.draft("RGB" if channels == 3 else "L", (canvas, canvas))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
         check_pixels(image.width, image.height)
-        return fit(_rgb(ImageOps.exif_transpose(image)), canvas)
+        upright = to_eight_bits(ImageOps.exif_transpose(image), scale)
+        fitted = fit(_without_alpha(upright).convert("RGB" if channels == 3 else "L"), canvas)
+        return fitted if channels == 3 else fitted[..., None]
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Return whether pixels have more than 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def to_eight_bits(image: Image.Image, scale: Scale | None) -> Image.Image:
+    """Return an image of 8 bits; without a scale, the upper 8 of 16 bits.
+
+    Raises UnreadableSampleError for other types without a scale.
+    """
+    if not is_deep(image):
+        return image
+    values = np.asarray(image)
+    if scale is not None:
+        return Image.fromarray(scale(values))
+    if not image.mode.startswith("I;16"):
+        raise UnreadableSampleError(f"{image.mode} pixels among images of 8 bits (name their --range)")
+    return Image.fromarray((values >> 8).astype(np.uint8))
 
 
 def check_pixels(width: int, height: int) -> None:
@@ -75,16 +103,12 @@ def open_image(stream: BinaryIO) -> Image.Image:
         raise UnreadableSampleError("so many pixels would take gigabytes to decode (shrink it)") from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise UnreadableSampleError(f"{image.mode} pixels have no known range (convert to 8 or 16 bits)")
+def _without_alpha(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return image
 
 
 def fit(image: Image.Image, canvas: int) -> Canvas:
@@ -94,7 +118,9 @@ def fit(image: Image.Image, canvas: int) -> Canvas:
     return np.asarray(image)
 
 
-def _fit_array(array: NDArray[np.uint8], canvas: int) -> Canvas:
+def _fit_array(array: NDArray[Any], canvas: int, scale: Scale | None) -> Canvas:
+    if scale is not None:
+        array = scale(array)
     if array.shape[:2] == (canvas, canvas):
         return np.asarray(array)
     return np.stack([fit(Image.fromarray(np.ascontiguousarray(array[..., c])), canvas) for c in range(array.shape[2])], -1)

@@ -77,7 +77,7 @@ class ImageModality(Modality):
         """Return the canvas of an image."""
         assert isinstance(source, ImageSource)
         try:
-            canvas = read_canvas(source.index, row, source.canvases.canvas)
+            canvas = read_canvas(source.index, row, source.canvases.canvas, source.canvases.scale)
         except UnreadableSampleError:
             return None
         return Image.fromarray(canvas if canvas.shape[2] == 3 else canvas[..., 0])

@@ -1,8 +1,8 @@
 """Options of images."""
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from sslkit.contract.modality import FileKind
 from sslkit.contract.options import Auto, DataOptions, Pixels
@@ -19,6 +19,9 @@ IMAGES = FileKind(
 )
 
 
+_NUMBER = r"-?\d+(\.\d*)?(e[-+]?\d+)?"
+
+
 class ImageOptions(DataOptions):
     """Data options of images."""
 
@@ -28,6 +31,7 @@ class ImageOptions(DataOptions):
     value_range: ClassVar = "[0, 1]"
     accepts: ClassVar = IMAGES.accepts
     storage: ClassVar = ("layout",)
+    kept: ClassVar = ("channels", "range")
     record: ClassVar = "sslkit.image.modality:ImageModality"
 
     size: Pixels | Auto = Field(
@@ -40,6 +44,23 @@ class ImageOptions(DataOptions):
     layout: Literal["auto", "NCHW", "NHWC", "NHW"] = Field(
         default="auto", description="Axes of an array of images; auto: channels are the axis of 1 to 4."
     )
+
+    channels: Annotated[Literal["auto", "1", "3"], BeforeValidator(str)] = Field(
+        default="auto", description="Channels of image files: 1 keeps gray images gray; auto: 3. Arrays keep theirs."
+    )
+    range: Annotated[str, Field(pattern=rf"^(auto|dtype|data|{_NUMBER},{_NUMBER})$")] = Field(
+        default="auto",
+        description="Values of pixels of more than 8 bits that become black and white: LOW,HIGH, dtype, data (percentiles).",
+    )
+
+    @field_validator("range")
+    @classmethod
+    def _check_order(cls, value: str) -> str:
+        if "," in value:
+            low, high = map(float, value.split(","))
+            if not low < high:
+                raise ValueError(f"{value}: LOW should be below HIGH")
+        return value
 
     def sample_size(self) -> int | None:
         """Return `--size`, None for auto."""

@@ -19,9 +19,10 @@ from sslkit.data.indexed_source import IndexedSource
 from sslkit.image.canvas import Canvases, choose_folder
 from sslkit.image.decode import short_sides
 from sslkit.image.options import IMAGES, ImageOptions
+from sslkit.image.pixel_range import choose_range
 from sslkit.image.transforms import center_view
 
-_FEW = 4  # channels that are recognized by their number
+_FEW, _MOST = 4, 64  # channels that are recognized by their number, and that images may have
 
 
 SIZES = (32, 64, 96, 128, 160, 224)
@@ -41,10 +42,12 @@ class ImageSource(IndexedSource):
     @classmethod
     def read_index(cls, location: str, spec: OpenSpec, label: str | None = None) -> Index:
         """Index one part of the data; of an array, the axes are put in order."""
-        index = super().read_index(location, spec, label)
+        index, options = super().read_index(location, spec, label), spec.table(ImageOptions)
         if index.array is None:
-            return index
-        return replace(index, array=arrange(index.array, spec.table(ImageOptions).layout, index.source))
+            return replace(index, range=options.range, file_channels=1 if options.channels == "1" else 3)
+        if options.channels != "auto":
+            raise SslkitError("an array keeps its channels", "leave it out", flag="channels")
+        return replace(index, range=options.range, array=arrange(index.array, options.layout, index.source))
 
     @classmethod
     def for_training(cls, index: Index, spec: OpenSpec) -> Self:
@@ -54,7 +57,7 @@ class ImageSource(IndexedSource):
     @classmethod
     def for_evaluation(cls, index: Index, spec: OpenSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
         """Return images at a size, on the canvas that suits both, or on that of `like`."""
-        return cls._at(index, spec, size, None if like is None else like.canvases.canvas)
+        return cls._at(index, spec, size, None if like is None else like.canvases)
 
     @classmethod
     def channels(cls, index: Index) -> int | None:
@@ -62,7 +65,7 @@ class ImageSource(IndexedSource):
         return index.channels
 
     @classmethod
-    def _at(cls, index: Index, spec: OpenSpec, size: int | None, canvas: int | None) -> Self:
+    def _at(cls, index: Index, spec: OpenSpec, size: int | None, like: Canvases | None) -> Self:
         options, resolved = spec.table(ImageOptions), dict[str, tuple[Any, str]]()
         side = int(np.median(short_sides(index)))
         if size is None and options.size == "auto":
@@ -70,13 +73,19 @@ class ImageSource(IndexedSource):
             resolved["size"] = size, f"images have {side} px on the short side"
         elif size is None:
             size = int(options.size)
-        if canvas is None and options.canvas == "auto":
-            canvas, reason = choose_canvas(size, side)
-            resolved["canvas"] = canvas, reason
-        elif canvas is None:
-            canvas = int(options.canvas)
-        folder, resolved["cache"] = choose_folder(index, canvas, spec.cache, spec.cache_limit)
-        return cls(index, size, Canvases(index, canvas, folder), resolved)
+        if like is not None:
+            canvas, scale = like.canvas, like.scale
+        else:
+            canvas, reason = choose_canvas(size, side) if options.canvas == "auto" else (int(options.canvas), "")
+            if reason:
+                resolved["canvas"] = canvas, reason
+            scale, reason = choose_range(index, index.range)
+            if scale is not None:
+                resolved["range"] = str(scale), reason
+        if index.array is not None and index.array.dtype == np.uint8:
+            scale = None
+        folder, resolved["cache"] = choose_folder(index, canvas, spec.cache, spec.cache_limit, scale)
+        return cls(index, size, Canvases(index, canvas, folder, scale), resolved)
 
     @classmethod
     def example(cls, folder: Path, samples: int) -> str:
@@ -89,7 +98,8 @@ class ImageSource(IndexedSource):
 
     def key(self) -> str:
         """Return the data's own key, the canvas and the size."""
-        return f"{self.index.key()} {self.canvases.canvas} {self.info.size}"
+        scale = "" if self.canvases.scale is None else f" {self.canvases.scale}"
+        return f"{self.index.key()} {self.index.channels} {self.canvases.canvas} {self.info.size}{scale}"
 
     def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         """Return `image`, uint8 `[B, canvas, canvas, C]`; a broken one is black."""
@@ -114,11 +124,11 @@ class ImageSource(IndexedSource):
         return self.canvases.bytes if self.canvases.folder is not None else 0
 
 
-def arrange(array: NDArray[Any], layout: str, source: str) -> NDArray[np.uint8]:
+def arrange(array: NDArray[Any], layout: str, source: str) -> NDArray[Any]:
     """Return images `[N, H, W, C]` of an array in a layout; raises SslkitError where the axis of the channels is not clear."""
     shape = list(array.shape)
-    if array.dtype != np.uint8 or array.ndim not in (3, 4):
-        expected = "expected uint8 [N, H, W], [N, H, W, C] or [N, C, H, W]"
+    if array.dtype.kind not in "uif" or array.ndim not in (3, 4):
+        expected = "expected numbers, as [N, H, W], [N, H, W, C] or [N, C, H, W]"
         raise SslkitError(f"{source} holds {array.dtype} of shape {shape}", expected, flag="data")
     if layout == "auto" and array.ndim == 3:
         layout = "NHW"
@@ -130,7 +140,10 @@ def arrange(array: NDArray[Any], layout: str, source: str) -> NDArray[np.uint8]:
         layout = few[0]
     if array.ndim != len(layout):
         raise SslkitError(f"{layout} has {len(layout)} axes, and {source} has shape {shape}", flag="layout")
-    return array[..., None] if layout == "NHW" else array.transpose(0, 2, 3, 1) if layout == "NCHW" else array
+    images = array[..., None] if layout == "NHW" else array.transpose(0, 2, 3, 1) if layout == "NCHW" else array
+    if images.shape[3] > _MOST:
+        raise SslkitError(f"{source} has {images.shape[3]} channels", f"at most {_MOST} are expected", flag="data")
+    return images
 
 
 def choose_size(side: int) -> int:

@@ -58,13 +58,17 @@ class ModalitySpec(_Tables):
         """Return the data options that were set and change what a sample is, not only how it is stored."""
         return {field: value for field, value in self.data_values().items() if field not in _OPTIONS[_OWNERS[field]].storage}
 
-    def with_storage_of(self, recorded: dict[str, Any]) -> Self:
-        """Return a copy in which options that say how the data is stored are those of a recorded spec, unless they were set."""
+    def with_recorded(self, recorded: Any, same_data: bool) -> Self:
+        """Return a copy with the options that evaluations take from a recorded spec, unless they were set.
+
+        Of the `same_data`, also those that say how it is stored.
+        """
         values: dict[str, Any] = {}
         for name, options in _OPTIONS.items():
-            table = recorded.get(name)
+            table = recorded.get(name) if isinstance(recorded, dict) else None
             if isinstance(table, dict):
-                values |= {field: table[field] for field in options.storage if field in table}
+                fields = options.kept + (options.storage if same_data else ())
+                values |= {field: table[field] for field in fields if field in table}
         return self.updated({field: value for field, value in values.items() if field not in self.data_values()})
 
     def sample_size(self, modality: str) -> int | None:

@@ -80,7 +80,7 @@ def test_broken_files_say_why(tmp_path: Path, kind: str) -> None:
         file.write_bytes(data + b"!")
     with pytest.raises(
         UnreadableSampleError,
-        match={"gone": "no such file", "changed": "changed since", "float": "no known range"}.get(kind, "Error"),
+        match={"gone": "no such file", "changed": "changed since", "float": "among images of 8 bits"}.get(kind, "Error"),
     ):
         read_canvas(index, 0, 8)
 

@@ -1,0 +1,175 @@
+"""Pixels of more than 8 bits: nothing nearly black, nothing shifted; the rule is printed, recorded and used again."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from sslkit import SslkitError
+from sslkit.contract.errors import UnreadableSampleError
+from sslkit.engine.checkpoint import read_model
+from sslkit.image.pixel_range import PixelRange, choose_range
+from sslkit.image.source import ImageSource
+from sslkit.specs.data import DataSpec
+
+Run = Callable[..., Any]
+DIGITS = (load_digits().images[:60] * 255 / 16).round()  # [60, 8, 8], 0 to 255
+
+
+def save(folder: Path, images: np.ndarray, suffix: str = ".png") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number:03}{suffix}")
+    return folder
+
+
+def canvases(data: Path, **options: Any) -> tuple[np.ndarray, str | None]:
+    source = ImageSource.open(DataSpec(data=str(data), size=8, canvas=8, cache="off", workers=0, **options))
+    arrays, broken = source.read(np.arange(source.info.samples))
+    assert not broken, broken
+    return arrays["image"], source.resolved.get("range", (None, ""))[0]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".npy"])
+def test_12_bits_in_16_look_like_8(suffix: str, tmp_path: Path) -> None:
+    twelve = (DIGITS * 4095 / 255).round().astype(np.uint16)
+    if suffix == ".npy":
+        np.save(tmp_path / "images.npy", twelve)
+    data = tmp_path / "images.npy" if suffix == ".npy" else save(tmp_path / "deep", twelve, suffix)
+    expected, no_range = canvases(save(tmp_path / "plain", DIGITS.astype(np.uint8)))
+    images, chosen = canvases(data)
+    assert no_range is None and chosen == "0,4095"
+    assert np.abs(images.astype(int) - expected[..., : images.shape[3]]).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".pgm", ".npy"])
+def test_16_bits_keep_their_range(suffix: str, tmp_path: Path) -> None:
+    deep = (DIGITS * 257).astype(np.uint16)
+    if suffix == ".npy":
+        np.save(tmp_path / "images.npy", deep)
+    data = tmp_path / "images.npy" if suffix == ".npy" else save(tmp_path / "deep", deep, suffix)
+    images, chosen = canvases(data)
+    assert chosen == "0,65535" and np.array_equal(images[..., 0], DIGITS)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+@pytest.mark.parametrize("suffix", [".tif", ".npy"])
+def test_signed_and_float_pixels_are_scaled_by_percentiles(dtype: type, suffix: str, tmp_path: Path) -> None:
+    values = (DIGITS * 10 - 1000).astype(dtype)
+    if suffix == ".npy":
+        np.save(tmp_path / "images.npy", values)
+    data = tmp_path / "images.npy" if suffix == ".npy" else save(tmp_path / "deep", values, suffix)
+    images, chosen = canvases(data)
+    assert chosen is not None and PixelRange.read(chosen).low == -1000 and 1500 < PixelRange.read(chosen).high <= 1550
+    assert np.abs(images[..., 0].astype(int) - DIGITS).max() <= 3
+    with pytest.raises(SslkitError, match=r"--range: the pixels of .* are (float32|int32) \(name LOW,HIGH, or data\)"):
+        canvases(data, range="dtype")
+
+
+def test_a_named_range_cuts_off(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", np.array([[[0, 1000], [2000, 9000]]] * 4, dtype=np.uint16))
+    source = ImageSource.open(DataSpec(data=str(tmp_path / "images.npy"), canvas=8, range="1000,2000", cache="off"))
+    assert source.canvases.scale == PixelRange(1000, 2000)
+    assert PixelRange(1000, 2000)(np.array([0, 1000, 1500, 2000, 9000])).tolist() == [0, 0, 128, 255, 255]
+    with pytest.raises(UnreadableSampleError, match="not finite"):
+        PixelRange(0, 1)(np.array([0.5, np.nan]))
+
+
+def test_dtype_and_data_are_what_they_say(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", (DIGITS * 16).astype(np.uint16))
+    index = ImageSource.read_index(str(tmp_path / "images.npy"), DataSpec())
+    assert choose_range(index, "dtype")[0] == PixelRange(0, 65535)
+    by_data, reason = choose_range(index, "data")
+    assert by_data == PixelRange(0, 4080) and "percentile of 60 samples" in reason
+
+
+def test_eight_bits_among_others_are_kept(tmp_path: Path) -> None:
+    save(tmp_path / "mixed", DIGITS[:4].astype(np.uint8))
+    Image.fromarray((DIGITS[4] * 16).astype(np.uint16)).save(tmp_path / "mixed" / "deep.png")
+    images, chosen = canvases(tmp_path / "mixed")
+    assert chosen == "0,4080" and np.array_equal(images[:4, ..., 0], DIGITS[:4])
+
+
+def test_gray_stays_one_channel_if_asked(tmp_path: Path) -> None:
+    data = save(tmp_path / "gray", DIGITS.astype(np.uint8))
+    assert canvases(data)[0].shape[3] == 3 and canvases(data, channels="1")[0].shape[3] == 1
+    assert np.array_equal(canvases(data, channels=1)[0][..., 0], DIGITS)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float64, np.int16])
+def test_arrays_of_many_channels(dtype: type, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 200, (6, 8, 8, 12)).astype(dtype)
+    np.save(tmp_path / "images.npy", images)
+    read, _ = canvases(tmp_path / "images.npy", layout="NHWC")
+    assert read.shape == images.shape and read.dtype == np.uint8 and read.max() > 190
+    np.save(tmp_path / "images.npy", np.zeros((2, 8, 8, 65), dtype=dtype))
+    with pytest.raises(SslkitError, match="has 65 channels"):
+        canvases(tmp_path / "images.npy", layout="NHWC")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--range", "5,5"], "--range: 5,5: LOW should be below HIGH"),
+        (["--range", "high"], "--range"),
+        (["--range", "dtype,data"], "--range"),
+        (["--channels", "2"], "--channels"),
+    ],
+)
+def test_wrong_options_are_one_line(flags: list[str], message: str, digits: Path, sslkit: Run) -> None:
+    ran = sslkit("pretrain", "rotation", "--data", digits, *flags)
+    assert ran.code == 2 and message in ran.err and "Traceback" not in ran.err
+
+
+def test_pixels_that_are_all_alike_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", np.full((4, 8, 8), 0.5))
+    with pytest.raises(SslkitError, match=r"--range: the pixels of 4 samples of .* are all 0.5 \(name LOW,HIGH\)"):
+        canvases(tmp_path / "images.npy")
+
+
+def test_the_range_is_recorded_and_used_again(tmp_path: Path, sslkit: Run) -> None:
+    labels = load_digits().target[:60] % 2
+    for name, factor in (("train", 16), ("test", 4)):  # the test part alone would have another range
+        for number, (image, label) in enumerate(zip(DIGITS, labels, strict=True)):
+            folder = tmp_path / "data" / name / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image * factor).astype(np.uint16)).save(folder / f"{number}.png")
+    small = ["--encoder", "resnet_micro", "--encoder-option", "width=8", "--batch-size", 16, "--steps", 2, "--workers", 0]
+    options = ["--channels", 1, "--data", tmp_path / "data"]
+    ran = sslkit("pretrain", "rotation", *options, *small, "--out", tmp_path / "run")
+    assert ran.code == 0 and "0,4080: 0 to the 99.9th percentile of 60 samples" in ran.err, ran.err
+    checkpoint = read_model(tmp_path / "run" / "model.safetensors")
+    assert checkpoint.metadata["spec"]["image"] == {
+        "channels": "1",
+        "range": "0,4080",
+        "size": 32,
+        "canvas": 8,
+        "layout": "auto",
+    }
+    assert checkpoint.channels == 1
+    ckpt = ["--ckpt", checkpoint.path]
+    assert sslkit("knn", *ckpt, "--k", 3, "--json").code == 0
+    dark = sslkit("embed", *ckpt, "--data", tmp_path / "data" / "test", "--out", tmp_path / "dark.npz")
+    assert dark.code == 0, dark.err
+    bright = ["--data", tmp_path / "data" / "test", "--range", "data", "--out", tmp_path / "bright.npz"]
+    assert sslkit("embed", *ckpt, *bright).code == 0
+    features = [np.load(tmp_path / name)["features"] for name in ("dark.npz", "bright.npz")]
+    assert not np.allclose(*features)
+    out = tmp_path / "tuned"
+    tuned = sslkit("finetune", *ckpt, "--steps", 2, "--batch-size", 16, "--workers", 0, "--out", out, "--json")
+    assert tuned.code == 0, tuned.err
+    assert json.loads((out / "spec.json").read_text())["image"]["range"] == "0,4080"
+    again = sslkit("finetune", "--resume", "--out", out, "--json")
+    settings = [{**result.json["settings"], "epochs": None} for result in (tuned, again)]
+    assert settings[0] == settings[1] and "range" not in settings[0]
+    tuned_ckpt = ["--ckpt", out / "model.safetensors", "--data", tmp_path / "data" / "test"]
+    assert sslkit("predict", *tuned_ckpt, "--out", tmp_path / "p.csv").code == 0
+    near = ["--k", 2, "--data", tmp_path / "data" / "test", "--out", tmp_path / "near.png"]
+    assert sslkit("neighbors", tmp_path / "data" / "test" / "0" / "0.png", *ckpt, *near).code == 0
+    resumed = sslkit("pretrain", "rotation", "--resume", "--extend-to", 2, "--out", tmp_path / "run")
+    assert resumed.code == 0, resumed.err
