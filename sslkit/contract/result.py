@@ -17,7 +17,7 @@ class Metric:
     value: float
     low: float | None = None  # 95% interval
     high: float | None = None
-    interval_method: str | None = None  # "bootstrap over samples, 2,000 resamples"
+    interval_method: str | None = None  # "bootstrap over samples, 2,000 resamples", ...
     deviation: float | None = None  # standard deviation between seeds
     seeds: int = 1
     n: int = 0

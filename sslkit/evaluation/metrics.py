@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.contract.result import Metric
-from sslkit.evaluation.statistics import BOOTSTRAP, bootstrap_interval
+from sslkit.evaluation.statistics import interval_of_mean
 
 TOP1 = "top-1"
 
@@ -46,14 +46,15 @@ def score(scores: list[Tensor], labels: Tensor, classes: tuple[str, ...]) -> tup
     They are means over seeds; top-1 has an interval over samples and, with several seeds, the deviation between them.
     """
     by_seed = [classification(seed_scores, labels, classes) for seed_scores in scores]
-    low, high = bootstrap_interval(torch.stack([is_correct(seed_scores, labels) for seed_scores in scores]).mean(dim=0))
+    correct = torch.stack([is_correct(seed_scores, labels) for seed_scores in scores]).mean(dim=0)
+    low, high, method = interval_of_mean(correct)
     deviation = float(np.std([metrics[TOP1] for metrics, _ in by_seed], ddof=1)) if len(scores) > 1 else None
     metrics = []
     for name in by_seed[0][0]:
         value = float(np.mean([metrics[name] for metrics, _ in by_seed]))
         metric = Metric(name, value, seeds=len(scores), n=len(labels))
         if name == TOP1:
-            metric = Metric(name, value, low, high, BOOTSTRAP, deviation, len(scores), len(labels))
+            metric = Metric(name, value, low, high, method, deviation, len(scores), len(labels))
         metrics.append(metric)
     return metrics, {name: _mean([by_class[name] for _, by_class in by_seed]) for name in classes}
 

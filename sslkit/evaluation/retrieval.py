@@ -19,7 +19,7 @@ from sslkit.evaluation.session import (
     SplitFeatures,
     TrainingView,
 )
-from sslkit.evaluation.statistics import BOOTSTRAP, bootstrap_interval
+from sslkit.evaluation.statistics import interval_of_mean
 from sslkit.specs.evaluation import RetrievalSpec
 
 _CHUNK = 2**24  # similarities ranked at once
@@ -49,11 +49,11 @@ class Retrieval(FeatureEvaluation):
         assert isinstance(bank, Bank)
         precisions = rank(bank.features, bank.labels, test.features, test.labels, bank.device)
         average = torch.from_numpy(precisions[:, 0])
-        low, high = bootstrap_interval(average)
+        low, high, method = interval_of_mean(average)
         n = len(test.labels)
         return Measurement(
             [
-                Metric("mAP", float(average.mean()), low, high, BOOTSTRAP, n=n),
+                Metric("mAP", float(average.mean()), low, high, method, n=n),
                 Metric("precision at 1", float(precisions[:, 1].mean()), n=n),
                 Metric("precision at 10", float(precisions[:, 2].mean()), n=n),
             ]

@@ -11,6 +11,7 @@ from sslkit.contract.result import Row
 
 RESAMPLES = 2000
 BOOTSTRAP = f"bootstrap over samples, {RESAMPLES:,} resamples"
+EXACT = "exact binomial (Clopper-Pearson)"
 MCNEMAR = "McNemar's exact test"
 
 
@@ -33,12 +34,19 @@ def count_duplicates(train: NDArray[np.int64], test: NDArray[np.int64]) -> int:
     return int(np.isin(test, train).sum())
 
 
-def bootstrap_interval(values: Tensor, seed: int = 0) -> tuple[float, float]:
-    """Return the 95% interval of the mean of `[N]` by the bootstrap's percentiles (Efron, 1979), 2,000 resamples of samples."""
+def interval_of_mean(values: Tensor, seed: int = 0) -> tuple[float, float, str]:
+    """Return the 95% interval of the mean of shares `[N]`, and the method.
+
+    It is that of the bootstrap's percentiles (Efron, 1979), 2,000 resamples of samples. Where all are 0 or all are 1 there is
+    nothing to resample: then it is the exact one of a binomial share (Clopper & Pearson, 1934), whose other end is open.
+    """
     rng, samples = np.random.default_rng(seed), values.numpy()
+    if (samples == samples[0]).all() and samples[0] in (0, 1):
+        bound = 0.025 ** (1 / len(samples))
+        return (bound, 1.0, EXACT) if samples[0] else (0.0, 1 - bound, EXACT)
     means = [samples[rng.integers(len(samples), size=len(samples))].mean() for _ in range(RESAMPLES)]
     low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    return float(low), float(high), BOOTSTRAP
 
 
 def mcnemar(first: Tensor, second: Tensor) -> float:

@@ -37,11 +37,10 @@ from sslkit.evaluation.splits import (
     named_data,
 )
 from sslkit.evaluation.statistics import (
-    BOOTSTRAP,
     MCNEMAR,
     Answers,
     adjust_comparisons,
-    bootstrap_interval,
+    interval_of_mean,
     mcnemar_of_answers,
 )
 from sslkit.image.source import ImageSource
@@ -195,11 +194,11 @@ def _retrieve(spec: ZeroshotSpec, towers: Towers, index: Index, captions: list[s
     for direction, (hits, relevant) in directions.items():
         pool = len(texts) if relevant is None else len(targets)
         counts = torch.ones(len(hits), dtype=torch.int64) if relevant is None else relevant
-        low, high = bootstrap_interval(hits[:, 0].double())
+        low, high, method = interval_of_mean(hits[:, 0].double())
         metrics, by_chance = [], []
         for column, k in enumerate((1, 5, 10)):
             recall = Metric(f"recall at {k}", float(hits[:, column].mean()), n=len(hits), unit_of_n="queries")
-            metrics.append(replace(recall, low=low, high=high, interval_method=BOOTSTRAP) if k == 1 else recall)
+            metrics.append(replace(recall, low=low, high=high, interval_method=method) if k == 1 else recall)
             by_chance.append(replace(recall, value=float(np.mean([chance(pool, int(number), k) for number in counts]))))
         weights, name = towers.image.weights, f"{test}, {direction}"
         rows += [Row(CHECKPOINT, metrics, test=name, weights=weights), Row("chance", by_chance, test=name, weights=weights)]

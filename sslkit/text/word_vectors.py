@@ -19,7 +19,7 @@ from sslkit.engine.checkpoint import read_model
 from sslkit.engine.run_folder import append_result
 from sslkit.evaluation.models import CHECKPOINT, weights_hash
 from sslkit.evaluation.notes import count
-from sslkit.evaluation.statistics import BOOTSTRAP, bootstrap_interval
+from sslkit.evaluation.statistics import interval_of_mean
 from sslkit.text.specs import WordVectorSpec
 
 _CHUNK = 256  # questions compared with all words at once
@@ -181,8 +181,8 @@ def _analogies(file: str, vocabulary: Vocabulary, weights: str) -> list[Row]:
         skipped["all"] = sum(skipped.values())
     rows = []
     for name, hits in correct.items():
-        low, high = bootstrap_interval(hits)
-        metric = Metric("accuracy", float(hits.mean()), low, high, BOOTSTRAP, n=len(hits), unit_of_n="questions")
+        low, high, method = interval_of_mean(hits)
+        metric = Metric("accuracy", float(hits.mean()), low, high, method, n=len(hits), unit_of_n="questions")
         rows.append(_row(f"{file}, {name}", weights, metric, skipped.get(name, 0), {}))
     return rows
 

@@ -6,7 +6,7 @@ import torch
 
 from sslkit.contract.result import Comparison, Metric, Row
 from sslkit.evaluation.metrics import average_precision, classification, is_correct, precision_by_class
-from sslkit.evaluation.statistics import adjust_comparisons, adjust_holm, bootstrap_interval, mcnemar
+from sslkit.evaluation.statistics import adjust_comparisons, adjust_holm, interval_of_mean, mcnemar
 
 
 def test_accuracies_are_scikit_learns() -> None:
@@ -41,10 +41,22 @@ def test_interval_of_a_share_is_the_binomials() -> None:
     from scipy.stats import binom
 
     hits = torch.cat([torch.ones(130), torch.zeros(270)]).double()
-    low, high = bootstrap_interval(hits)
+    low, high, method = interval_of_mean(hits)
     expected = binom.ppf([0.025, 0.975], 400, 130 / 400) / 400  # resampling zeros and ones is drawing from it
     assert [low, high] == pytest.approx(expected.tolist(), abs=0.006)
-    assert bootstrap_interval(hits) == (low, high) and bootstrap_interval(torch.ones(5).double()) == (1.0, 1.0)
+    assert interval_of_mean(hits) == (low, high, method) and method.startswith("bootstrap")
+
+
+@pytest.mark.parametrize("n", [1, 5, 500])
+def test_all_correct_or_none_is_not_certain(n: int) -> None:
+    from scipy.stats import binomtest
+
+    for value in (0, 1):
+        low, high, method = interval_of_mean(torch.full((n,), float(value)).double())
+        exact = binomtest(value * n, n).proportion_ci(0.95, "exact")
+        assert (low, high) == pytest.approx((exact.low, exact.high)) and method.startswith("exact")
+    low, high, method = interval_of_mean(torch.full((4,), 0.5).double())  # no share of 0 and 1: nothing is known of its spread
+    assert low == high == 0.5 and method.startswith("bootstrap")
 
 
 def test_mcnemar_by_hand() -> None:
