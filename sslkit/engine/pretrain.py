@@ -74,6 +74,7 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> TrainingJob:
         spec = with_task_defaults(spec, task_class)
     options = task_class.Options.model_validate(spec.options)
     spec = spec.model_copy(update={"options": options.model_dump(mode="json")})
+    _check_task(task_class, name)
     modality = load_modality(task_class.modality)
     if task_class.encodes not in modality.encodes:
         known = " and ".join(modality.encodes)
@@ -141,6 +142,13 @@ def _absolute(spec: PretrainSpec) -> dict[str, Any]:
     if spec.init is not None:
         paths["init"] = str(Path(spec.init).resolve())
     return paths
+
+
+def _check_task(task_class: type[PretextTask], name: str) -> None:
+    """Raise SslkitError for a task that lacks a part which has no default."""
+    missing = [part for part in ("transform", "loss") if getattr(task_class, part) is getattr(PretextTask, part)]
+    if missing:
+        raise SslkitError(f"{name} does not define {missing[0]}()", "docs/writing-a-task.md describes the parts of a task")
 
 
 def _check_encoder(spec: PretrainSpec, task_class: type[PretextTask], name: str) -> None:

@@ -104,7 +104,8 @@ def _build_stepper(job: TrainingJob, folder: RunFolder, state: dict[str, Any] | 
         load_state(stepper, state, folder.path)
         if spec.extend_to is not None and clock.step == clock.steps < spec.extend_to * steps_per_epoch:
             clock.schedule_start, clock.steps = clock.step, spec.extend_to * steps_per_epoch
-        say(f"  resuming after step {clock.step} of {clock.steps}")
+        finished = clock.step == clock.steps
+        say(f"  finished after step {clock.step}" if finished else f"  resuming after step {clock.step} of {clock.steps}")
         world = settings.machine.world
         if state.get("processes", world.size) != world.size:
             rule = f"--batch-size {spec.batch_size} and --lr {spec.lr:g} are totals over all processes and do not change"

@@ -515,3 +515,16 @@ def test_another_number_of_processes_is_reported(
     torch.save({**state, "processes": 2}, file)
     ran = sslkit("pretrain", "rotation", *arguments, "--resume")
     assert "1 instead of 2: --batch-size" in ran.err and "are totals over all processes" in ran.err
+
+
+@pytest.mark.parametrize("missing", ["transform", "loss"])
+def test_a_task_with_a_missing_part_is_one_line(missing: str, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    parts = {
+        "transform": "    def transform(self, batch): return batch",
+        "loss": "    def loss(self, output, batch): return output.mean()",
+    }
+    body = "\n".join(line for name, line in parts.items() if name != missing)
+    (tmp_path / "half.py").write_text(f"from sslkit import PretextTask\nclass Half(PretextTask):\n    'Do half.'\n{body}\n")
+    ran = sslkit("pretrain", tmp_path / "half.py", "--data", digits, "--out", tmp_path / "run")
+    assert ran.code == 2 and f"half does not define {missing}() (docs/writing-a-task.md" in ran.err
+    assert not (tmp_path / "run").exists()

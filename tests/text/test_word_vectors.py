@@ -1,5 +1,6 @@
 """Word vectors: questions from files, and word2vec's text format as gensim reads it."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ def test_analogies_are_answered(checkpoint: Path, sslkit: Run, tmp_path: Path) -
     assert [(section, accuracy["value"], accuracy["n"], skipped["value"]) for section, accuracy, skipped in metrics] == [
         ("royal", 1.0, 2, 1), ("fruit", 0.0, 1, 0), ("all", pytest.approx(2 / 3), 3, 1)
     ]  # fmt: skip
-    assert "100.0% (100.0 to 100.0)" in sslkit("word-vectors", "--ckpt", checkpoint, "--analogies", file).out
+    out = sslkit("word-vectors", "--ckpt", checkpoint, "--analogies", file).out
+    assert re.search(r"100\.0% \((?!100)[\d.]+ to 100\.0\)", out), out  # of so few questions it is not certain
 
 
 @pytest.mark.parametrize(
