@@ -112,6 +112,7 @@ class Zeroshot(Evaluation):
         checkpoint = read_model(spec.ckpt)
         device = choose_device(spec.device)[0]
         towers = _load_towers(checkpoint, spec, device)
+        by_hand = bool(spec.sample_values())
         data, label, from_run, spec = named_data(spec, checkpoint)
         name, location = list(find_parts(data, ImageSource.kind).items())[-1]
         index = ImageSource.read_index(location, spec, label)
@@ -127,7 +128,7 @@ class Zeroshot(Evaluation):
             rows = _retrieve(spec, towers, index, read_captions(location), test)
         protocol = self.find_protocol("zeroshot/recall-v1" if index.labels is None else "zeroshot/names-v1")
         settings = {"templates": spec.templates, "labels": spec.labels, "size": towers.image.size, "label": label}
-        unchanged = protocol.settings.items() <= settings.items() and spec.labels is None and not spec.sample_values()
+        unchanged = protocol.settings.items() <= settings.items() and spec.labels is None and not by_hand
         fingerprint = index.fingerprint() if index.labels is None else labeled_fingerprint(index)
         sizes = {row.test: row.headline.n for row in rows}
         tests = [TestData(name, fingerprint, n, seen_in_pretraining=pretrained) for name, n in sizes.items()]
