@@ -38,7 +38,7 @@ _DEEPEST = 16  # levels of dicts and lists
 
 _DAMAGED = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, OverflowError),
-    *(RecursionError, RuntimeError, TypeError, ValueError, UserWarning, struct.error, pickle.UnpicklingError),
+    *(RecursionError, RuntimeError, TypeError, ValueError, Warning, struct.error, pickle.UnpicklingError),
     *(zipfile.BadZipFile, NotImplementedError),
 )
 
@@ -60,7 +60,9 @@ def read_torch_file(path: Path, flag: str) -> dict[str, Tensor]:
     """
     try:
         archive = zipfile.is_zipfile(path)
-        _check_names(path, archive, flag)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # such as one about escapes in a name
+            _check_names(path, archive, flag)
         with warnings.catch_warnings(), torch.serialization.safe_globals(_safe_globals()):
             warnings.simplefilter("error", UserWarning)
             if _claimed_bytes(_flatten(_load(path, "meta", mmap=False))) > path.stat().st_size:
@@ -126,7 +128,10 @@ def _names(stream: BinaryIO) -> Iterator[str]:
     """Yield what one pickle would import; raises ValueError for a kind of pickle that torch.save does not write."""
     for code, argument, _ in pickletools.genops(stream):
         if code.name in ("GLOBAL", "INST"):
-            yield str(argument).replace(" ", ".")
+            name = str(argument).replace(" ", ".")
+            if not re.fullmatch(r"[\w.]+", name):
+                raise ValueError(f"it is a pickle with the name {name!r}")
+            yield name
         elif code.name == "STACK_GLOBAL" or code.name.startswith("EXT"):
             raise ValueError(f"it is a pickle with {code.name}, which torch.save does not write")
 

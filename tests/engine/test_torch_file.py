@@ -127,7 +127,7 @@ def test_loops_in_a_pickle_end(tmp_path: Path) -> None:
     assert "w" in read_torch_file(tmp_path / "loop.pth", "init")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 2**20), junk=st.binary(min_size=1, max_size=8))
 def test_damaged_files_are_read_or_one_line(place: int, junk: bytes, tmp_path: Path) -> None:
     stream = io.BytesIO()
