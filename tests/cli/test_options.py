@@ -277,6 +277,7 @@ def test_unexpected_error_is_one_line_and_a_log(tmp_path: Path) -> None:
     task = tmp_path / "broken.py"
     task.write_text(
         "from sslkit import PretextTask\nclass Bug(PretextTask):\n    'A bug.'\n    def setup(self):\n        return 1 / 0\n"
+        "    transform = loss = setup\n"
     )
     import numpy as np
 

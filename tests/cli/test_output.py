@@ -69,6 +69,7 @@ def test_without_words_the_commands_are_listed(sslkit: Callable[..., Any]) -> No
 def test_an_error_in_a_file_of_the_users_names_it(tmp_path: Path, digits: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from sslkit import PretextTask\nclass Mine(PretextTask):\n    def transform(self, batch):\n        return {}[0]\n"
+        "    loss = transform\n"
     )
     command = [sys.executable, "-m", "sslkit", "pretrain", tmp_path / "mine.py", "--data", digits, "--steps", "1"]
     command += ["--batch-size", "8", "--size", "16", "--out", tmp_path / "run"]
