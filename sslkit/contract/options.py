@@ -45,6 +45,7 @@ class DataOptions(Spec):
     value_range: ClassVar[str] = ""  # of what an encoder takes: "[0, 1]"
     accepts: ClassVar[str] = "data"  # what `--data` may be: for messages
     parts: ClassVar[tuple[str, ...]] = ()  # modalities whose data options it takes as well
+    rules: ClassVar[dict[str, tuple[str, ...]]] = {}  # values that the data turns into others, as it does `auto`
     kept: ClassVar[tuple[str, ...]] = ()  # options that evaluations of a checkpoint take from it
     storage: ClassVar[tuple[str, ...]] = ()  # options that say how the data is stored, which results do not depend on
     record: ClassVar[str]  # `package.module:Class` of its Modality

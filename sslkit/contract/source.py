@@ -116,6 +116,10 @@ class Source:
         """Deliver labels from now on, as `label` in batches; the engine does so for a task that needs them."""
         self.labels, self.info = labels, replace(self.info, classes=labels.classes)
 
+    def training_fingerprint(self) -> str:
+        """Return a hash of all that training sees, by which a run that is resumed recognizes its data."""
+        return self.fingerprint() if self.labels is None else f"{self.fingerprint()}-{self.labels.fingerprint()}"
+
     def evaluation_fingerprint(self) -> str:
         """Return the hash that an evaluation finds for the same samples: another one where it reads less of them."""
         return self.fingerprint()

@@ -40,7 +40,7 @@ class Index:
     root: Path
     paths: Sequence[str]  # relative to root; empty for an array
     stamps: NDArray[np.int64]  # [N, 3]: size in bytes, modification time in ns (-1: the file is missing), inode
-    array: NDArray[Any] | None = None  # [N, ...]; of images [N, H, W, C] uint8
+    array: NDArray[Any] | None = None  # [N, ...]; of images [N, H, W, C]
     file_channels: int = 3  # of canvases of files
     range: str = "auto"  # `--range`, by which values of more than 8 bits are scaled
     labels: NDArray[np.int64] | None = None  # [N], places in `classes`, -1: unknown; or [N, classes] of 0 and 1

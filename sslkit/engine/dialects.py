@@ -120,7 +120,7 @@ DIALECTS: dict[str, Dialect] = {
 def recognize(keys: Iterable[str], source: str, name: str = "auto") -> str:
     """Return the dialect of a file's keys, or the one that the user named.
 
-    Raises SslkitError if several are possible, or if the file lacks what the named one has.
+    Raises SslkitError if several are possible.
     """
     plain = [strip_wrappers(key) for key in keys]
     matching = [

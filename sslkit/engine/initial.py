@@ -15,6 +15,7 @@ from sslkit.contract.errors import SslkitError
 from sslkit.engine.checkpoint import load_strictly, read_model, read_safetensors
 from sslkit.engine.dialects import recognize, sort_keys
 from sslkit.engine.torch_file import is_torch_file, read_torch_file
+from sslkit.specs.data import MAIN_PART
 
 _SPLIT = re.compile(r"^(.*\.attn\.)query\.(weight|bias)$")
 
@@ -29,7 +30,7 @@ def load_initial(encoder: Encoder, path: str, dialect: str = "auto") -> None:
     file = Path(path)
     tensors, metadata = (read_torch_file(file, "init"), {}) if is_torch_file(file) else read_safetensors(file, "init")
     if "sslkit" in metadata:
-        _fill(encoder, read_model(path, "init").part("encoder"), path)
+        _fill(encoder, read_model(path, "init").part(MAIN_PART), path)
         return
     model = getattr(encoder, "model", None)
     if not isinstance(model, nn.Module):
@@ -110,9 +111,9 @@ def _check_stem(module: nn.Module, state: dict[str, Tensor], path: str) -> None:
             continue
         stem = next((stem for stem, side in sides.items() if shape[2:] == (side, side)), None)
         if stem is not None:
-            side, name = shape[-1], weight.shape[-1]
+            side, current = shape[-1], weight.shape[-1]
             raise SslkitError(
-                f"{path} has the {stem} stem ({side}x{side}), the encoder one of {name}x{name}",
+                f"{path} has the {stem} stem ({side}x{side}), the encoder one of {current}x{current}",
                 f"use --encoder-option stem={stem}",
                 flag="init",
             )

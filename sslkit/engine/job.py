@@ -60,6 +60,8 @@ def build_task(job: TrainingJob, initialize: bool) -> PretextTask:
     )
     seed_stage(spec.seed, "build", 0)
     encoder = job.build_encoder(build)
+    if spec.init is None and spec.dialect != "auto":
+        raise SslkitError("it describes the file of --init, and there is none", "leave it out", flag="dialect")
     if spec.init is not None and initialize:
         load_initial(encoder, spec.init, spec.dialect)
     for name, requires in job.requires.items():

@@ -114,7 +114,7 @@ def _stepper(training: TrainingJob, spec: PreviewSpec) -> Stepper:
         folder = Path(spec.ckpt).parent
         state = read_resume(folder / RESUME, torch.device("cpu"))
         source = training.settings.source
-        if ("data" not in spec.model_fields_set or "index" in task.needs) and state["data"] != source.fingerprint():
+        if ("data" not in spec.model_fields_set or "index" in task.needs) and state["data"] != source.training_fingerprint():
             raise SslkitError(
                 f"{source.location} is not what the run in {folder} has seen",
                 f"{training.name} knows its samples by their places" if "index" in task.needs else "--data names other images",

@@ -33,7 +33,7 @@ def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
     differing = []
     stored_data = recorded.data_values()
     for name, value in spec.data_values().items():
-        if value not in (stored_data.get(name, "auto"), "auto"):
+        if value != stored_data.get(name, "auto") and not spec.is_rule(name):
             differing.append(f"{flag_name(name)} {value} (the run has {stored_data.get(name, 'auto')})")
     for name in spec.model_fields_set - _FREELY_CHANGED - spec.tables():
         value, stored = getattr(spec, name), getattr(recorded, name)

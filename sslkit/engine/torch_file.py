@@ -26,7 +26,7 @@ _ALLOWED = re.compile(
     r"|collections\.(OrderedDict|Counter|defaultdict)"
     r"|argparse\.Namespace"
     r"|numpy\._?core\.multiarray\.scalar|numpy\.(dtype|dtypes\.\w+DType)|_codecs\.encode"
-    r"|(builtins|__builtin__)\.(set|complex|bytearray|dict|list|tuple|int|float|str|bool|bytes)"
+    r"|(builtins|__builtin__)\.(set|complex|dict|list|tuple|int|float|str|bool|bytes)"
 )
 
 
@@ -34,6 +34,9 @@ _OLD_FORMAT_PICKLES = 5  # magic number, version, system, the object, names of s
 
 
 _DEEPEST = 16  # levels of dicts and lists
+
+
+_NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
 
 
 _DAMAGED = (
@@ -47,10 +50,12 @@ def is_torch_file(path: Path) -> bool:
     """Return whether a file begins as `torch.save` writes it: a zip archive, or, of old versions, a pickle."""
     try:
         with open(path, "rb") as file:
-            start = file.read(4)
+            start = file.read(9)
     except OSError:
         return False
-    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05")
+    # The length with which a safetensors file begins may look like a pickle; its header follows.
+    pickled = start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and start[8:9] != b"{"
+    return start[:4] == b"PK\x03\x04" or pickled
 
 
 def read_torch_file(path: Path, flag: str) -> dict[str, Tensor]:
@@ -82,8 +87,10 @@ def _load(path: Path, device: str, mmap: bool) -> Any:
 def _claimed_bytes(tensors: dict[str, Tensor]) -> int:
     """Return the memory that tensors on the meta device, where nothing is allocated, would take; shared memory counts once."""
     storages: dict[int, int] = {}
-    for tensor in tensors.values():
+    for name, tensor in tensors.items():
         storage = tensor.untyped_storage()
+        if tensor.numel() * tensor.element_size() > storage.nbytes():
+            raise ValueError(f"{name} repeats values of its memory")
         place = getattr(storage, "_checkpoint_offset", storage._cdata)  # torch makes one of each tensor of an archive
         storages[place] = max(storages.get(place, 0), storage.nbytes())
     return sum(storages.values())
@@ -91,9 +98,22 @@ def _claimed_bytes(tensors: dict[str, Tensor]) -> int:
 
 def _safe_globals() -> list[Any]:
     """Return what torch allows only on request: what people keep beside their weights."""
-    kinds = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")]
-    scalar = np.float64(0).__reduce__()[0]
-    return [argparse.Namespace, np.dtype, *kinds, scalar, (scalar, "numpy.core.multiarray.scalar")]
+    kinds = [type(np.dtype(kind)) for kind in _NUMBERS]
+    scalars = [(_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [argparse.Namespace, (_dtype, "numpy.dtype"), *kinds, *scalars]
+
+
+def _dtype(text: Any, *rest: Any) -> "np.dtype[Any]":
+    """Return a type of numbers; raises ValueError for any other, such as a text of gigabytes."""
+    if text not in _NUMBERS:
+        raise ValueError(f"it has NumPy values of type {text!r}")
+    kind: np.dtype[Any] = np.dtype(text)
+    return kind
+
+
+def _scalar(dtype: Any, content: Any = b"") -> Any:
+    """Return one number of a type."""
+    return np.frombuffer(content, dtype=dtype, count=1)[0]
 
 
 def _check_names(path: Path, archive: bool, flag: str) -> None:
@@ -140,14 +160,19 @@ def _flatten(value: Any) -> dict[str, Tensor]:
     """Return the tensors in nested dicts and lists, by the keys that lead to each."""
     tensors: dict[str, Tensor] = {}
     level: list[tuple[str, Any]] = [("", value)]
+    visited: set[int] = set()  # one that is listed in several places is entered once
     for _ in range(_DEEPEST):
         below: list[tuple[str, Any]] = []
         for name, inner in level:
             if isinstance(inner, Tensor):
                 tensors[name or "tensor"] = inner.detach()
+            elif id(inner) in visited:
+                continue
             elif isinstance(inner, dict):
+                visited.add(id(inner))
                 below += [(f"{name}.{key}" if name else str(key), entry) for key, entry in inner.items()]
             elif isinstance(inner, list | tuple):
+                visited.add(id(inner))
                 below += [(f"{name}.{place}" if name else str(place), entry) for place, entry in enumerate(inner)]
         level = [(name, inner) for name, inner in below if isinstance(inner, Tensor | dict | list | tuple)]
     return tensors

@@ -11,7 +11,7 @@ import torch
 
 from sslkit.console import say
 from sslkit.contract.errors import RunInterruptedError, SslkitError
-from sslkit.contract.source import ReadSeed, Source
+from sslkit.contract.source import ReadSeed
 from sslkit.data.decode import silence_decoders
 from sslkit.data.loader import Loader, WorkerFailedError
 from sslkit.data.worker_process import check_shared_memory
@@ -42,7 +42,7 @@ def run_training(job: TrainingJob) -> Outcome:
     """
     called_at = time.monotonic()
     settings, spec, world = job.settings, job.settings.spec, job.settings.machine.world
-    fingerprint = _fingerprint(settings.source)
+    fingerprint = settings.source.training_fingerprint()
     _check_readable(settings)
     loggers = build_loggers(spec.log, job.out) if world.first else []
     removable = () if spec.log == "file" else (spec.log,)
@@ -68,11 +68,6 @@ def run_training(job: TrainingJob) -> Outcome:
         loss=float(lines[-1]["loss"]) if lines else None,
         seconds=round(time.monotonic() - called_at, 1),
     )
-
-
-def _fingerprint(source: Source) -> str:
-    """Return a hash of all that training sees, by which a run that is resumed recognizes its data."""
-    return source.fingerprint() if source.labels is None else f"{source.fingerprint()}-{source.labels.fingerprint()}"
 
 
 def _read_state(job: TrainingJob, folder: RunFolder, fingerprint: str) -> dict[str, Any] | None:

@@ -77,9 +77,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
     parts = find_labeled(spec, spec.test, checkpoint, several=True, source_class=source_class)
     requested = _with_auto(spec, checkpoint, parts, source_class, world)
     protocol, settings = finetune_protocol(requested), finetune_settings(requested)
-    spec = spec.model_copy(update={"data": parts.data, "label": parts.label})
-    if checkpoint is not None:
-        spec = spec.with_recorded(checkpoint.metadata.get("spec"), same_data=False)
+    spec = spec.updated({"data": parts.data, "label": parts.label, **parts.recorded})
     trials = _trials(spec, out)
     if len(trials) > 1:
         world.barrier()  # no process may look for a run in the folder after another one started it

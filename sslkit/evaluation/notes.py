@@ -1,6 +1,7 @@
 """Results in sentences, and results stored in a run folder."""
 
 from pathlib import Path
+from typing import Any
 
 from sslkit.contract.result import Data, Metric, Result, Row
 from sslkit.engine.run_folder import read_json_lines
@@ -47,6 +48,12 @@ def write_notes(rows: list[Row], data: Data) -> list[str]:
     if chosen:
         notes.append(f"Chosen on held-out training data: {'; '.join(chosen)}.")
     return notes
+
+
+def note_on_labels(metadata: dict[str, Any]) -> list[str]:
+    """Return a sentence about labels that the task of a checkpoint has seen, which few other rows of a table have."""
+    classes = metadata.get("label_classes")
+    return [f"The checkpoint was pretrained with labels of {classes} classes."] if isinstance(classes, int) else []
 
 
 def count(number: int, noun: str) -> str:

@@ -26,7 +26,7 @@ from sslkit.engine.run_folder import append_result
 from sslkit.evaluation.features import cached_features
 from sslkit.evaluation.metrics import ByClass, is_correct, score
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, Model, compare_models
-from sslkit.evaluation.notes import write_notes
+from sslkit.evaluation.notes import note_on_labels, write_notes
 from sslkit.evaluation.protocols import part_setting
 from sslkit.evaluation.splits import Parts, find_labeled, held_out_rows, labeled_fingerprint, source_of
 from sslkit.evaluation.statistics import MCNEMAR, Answers, adjust_comparisons, count_duplicates, mcnemar_of_answers
@@ -216,7 +216,7 @@ class FeatureEvaluation(Evaluation):
             weights=rows[0].weights,
             data=data,
             rows=rows,
-            notes=[*write_notes(rows, data), *_note_on_labels(session.checkpoint)],
+            notes=[*write_notes(rows, data), *note_on_labels(session.checkpoint.metadata)],
             seconds=round(time.monotonic() - started_at, 1),
         )
         append_result(session.checkpoint.path.parent, result.to_json())
@@ -286,12 +286,6 @@ class _Table:
                 fits=fits,
             )
         )
-
-
-def _note_on_labels(checkpoint: Checkpoint) -> list[str]:
-    """Return a sentence about labels that the task of a checkpoint has seen, which few other rows of a table have."""
-    classes = checkpoint.metadata.get("label_classes")
-    return [f"The checkpoint was pretrained with labels of {classes} classes."] if isinstance(classes, int) else []
 
 
 def _select(features: S, layer: str | None) -> S:

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from sslkit.data.locations import find_parts
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.run_folder import holds_run, read_spec
 from sslkit.registry import load_modality
-from sslkit.specs.data import DataSpec, ModalitySpec
+from sslkit.specs.data import MAIN_PART, DataSpec, ModalitySpec
 
 S = TypeVar("S", bound=DataSpec)
 
@@ -44,6 +44,7 @@ class Parts:
     data: str  # their location
     label: str | None
     fingerprint: str  # of the training part, before a test part was split off
+    recorded: dict[str, Any]  # data options that were not set, and come from the checkpoint or its run
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -64,7 +65,9 @@ def find_labeled(
     part, a fifth of each class is split off by the seed. `several` labels per sample are for fine-tuning only.
     `source_class` reads them; by default the source that the checkpoint is evaluated on.
     """
+    requested = spec.data_values()
     data, label, from_run, spec = named_data(spec, checkpoint)
+    recorded = {name: value for name, value in spec.data_values().items() if name not in requested}
     if source_class is None:
         assert checkpoint is not None
         source_class = source_of(checkpoint)
@@ -93,7 +96,7 @@ def find_labeled(
         kept, held_out = held_out_rows(train.labels, spec.seed, train.classes, _TEST_SHARE)
         parts = [TestPart(f"a fifth of {data}", train.subset(held_out), pretrained)]
         train = train.subset(kept)
-    return Parts(train, parts, data, label, fingerprint)
+    return Parts(train, parts, data, label, fingerprint, recorded)
 
 
 def check_run_data(data: str, from_run: bool, unchanged: bool) -> None:
@@ -112,10 +115,10 @@ def source_of(checkpoint: Checkpoint, flag: str = "ckpt") -> type[IndexedSource]
             flag=flag,
         )
     if not issubclass(modality.source, IndexedSource):
-        task = checkpoint.metadata["task"]
-        raise SslkitError(
-            f"{checkpoint.path} was trained on {modality.name} data by {task}", f"{modality.noun} have no labels", flag=flag
-        )
+        named = f"the part {checkpoint.part_name} of {checkpoint.path} encodes"
+        if checkpoint.part_name == MAIN_PART:
+            named = f"{checkpoint.path} was trained by {checkpoint.metadata['task']} on"
+        raise SslkitError(f"{named} {modality.name} data", f"{modality.noun} have no labels", flag=flag)
     return modality.source
 
 

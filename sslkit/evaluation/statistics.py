@@ -38,7 +38,7 @@ def interval_of_mean(values: Tensor, seed: int = 0) -> tuple[float, float, str]:
     """Return the 95% interval of the mean of shares `[N]`, and the method.
 
     It is that of the bootstrap's percentiles (Efron, 1979), 2,000 resamples of samples. Where all are 0 or all are 1 there is
-    nothing to resample: then it is the exact one of a binomial share (Clopper & Pearson, 1934), whose other end is open.
+    nothing to resample: then it is the exact one of a binomial share (Clopper & Pearson, 1934), whose other end is 0 or 1.
     """
     rng, samples = np.random.default_rng(seed), values.numpy()
     if (samples == samples[0]).all() and samples[0] in (0, 1):

@@ -1,5 +1,6 @@
 """Options of images."""
 
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
@@ -32,6 +33,7 @@ class ImageOptions(DataOptions):
     accepts: ClassVar = IMAGES.accepts
     storage: ClassVar = ("layout",)
     kept: ClassVar = ("channels", "range")
+    rules: ClassVar = {"range": ("dtype", "data")}
     record: ClassVar = "sslkit.image.modality:ImageModality"
 
     size: Pixels | Auto = Field(
@@ -58,7 +60,7 @@ class ImageOptions(DataOptions):
     def _check_order(cls, value: str) -> str:
         if "," in value:
             low, high = map(float, value.split(","))
-            if not low < high:
+            if not (math.isfinite(low) and low < high < math.inf):
                 raise ValueError(f"{value}: LOW should be below HIGH")
         return value
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.data.decode import inspect_samples
 from sslkit.data.index import Index
-from sslkit.image.decode import is_deep, open_image
+from sslkit.image.decode import check_pixels, is_deep, open_image
 
 _LOW, _HIGH = 0.1, 99.9  # percentiles of a sample
 
@@ -28,7 +28,7 @@ class PixelRange:
         return cls(low, high)
 
     def __str__(self) -> str:
-        return f"{self.low:.10g},{self.high:.10g}"
+        return ",".join(repr(float(value)).removesuffix(".0") for value in (self.low, self.high))
 
     def __call__(self, values: NDArray[Any]) -> NDArray[np.uint8]:
         """Return values as 0 to 255; raises UnreadableSampleError if some are not finite."""
@@ -63,7 +63,7 @@ def choose_range(index: Index, option: str) -> tuple[PixelRange | None, str]:
     largest 99.9th percentile. Raises SslkitError for `dtype` with floats, and for samples that are all alike.
     """
     if option not in ("auto", "dtype", "data"):
-        return PixelRange.read(option), "as given"
+        return PixelRange.read(option), "as given, for pixels of more than 8 bits"
     samples = _look(index)
     if not samples:
         return None, ""
@@ -74,7 +74,7 @@ def choose_range(index: Index, option: str) -> tuple[PixelRange | None, str]:
     high = max(sample.high for sample in samples)
     if option == "dtype" or (option == "auto" and top is not None and high >= top / 4):
         if top is None:
-            raise SslkitError(f"the pixels of {index.source} are {_named(kinds)}", "name LOW,HIGH, or data", flag="range")
+            raise SslkitError(f"the pixels of {index.source} are {_type_names(kinds)}", "name LOW,HIGH, or data", flag="range")
         return PixelRange(0, top), f"the range of {top.bit_length()} bits"
     low = 0.0 if option == "auto" and top is not None else min(sample.low for sample in samples)
     if not low < high:
@@ -92,7 +92,7 @@ def _top(kinds: set[np.dtype[Any]], fits_16_bits: bool) -> int | None:
     return 2 ** max(bits) - 1 if unsigned else None
 
 
-def _named(kinds: set[np.dtype[Any]]) -> str:
+def _type_names(kinds: set[np.dtype[Any]]) -> str:
     return " and ".join(sorted(kind.name for kind in kinds))
 
 
@@ -104,6 +104,9 @@ def _look(index: Index) -> list[_Values]:
 
     def look(row: int) -> _Values | None:
         with index.open(row) as stream, open_image(stream) as image:
-            return _Values.of(np.asarray(image)) if is_deep(image) else None
+            if not is_deep(image):
+                return None
+            check_pixels(*image.size)
+            return _Values.of(np.asarray(image))
 
     return [values for values in inspect_samples(index, look, "image") if values is not None]

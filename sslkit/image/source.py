@@ -45,9 +45,10 @@ class ImageSource(IndexedSource):
         index, options = super().read_index(location, spec, label), spec.table(ImageOptions)
         if index.array is None:
             return replace(index, range=options.range, file_channels=1 if options.channels == "1" else 3)
-        if options.channels != "auto":
-            raise SslkitError("an array keeps its channels", "leave it out", flag="channels")
-        return replace(index, range=options.range, array=arrange(index.array, options.layout, index.source))
+        array = arrange(index.array, options.layout, index.source)
+        if options.channels not in ("auto", str(array.shape[3])):
+            raise SslkitError(f"{index.source} has {array.shape[3]} channels", "arrays keep theirs", flag="channels")
+        return replace(index, range=options.range, array=array)
 
     @classmethod
     def for_training(cls, index: Index, spec: OpenSpec) -> Self:
@@ -79,6 +80,8 @@ class ImageSource(IndexedSource):
             canvas, reason = choose_canvas(size, side) if options.canvas == "auto" else (int(options.canvas), "")
             if reason:
                 resolved["canvas"] = canvas, reason
+            if index.array is not None and index.channels == 1:
+                resolved["channels"] = "1", "those of the array"
             scale, reason = choose_range(index, index.range)
             if scale is not None:
                 resolved["range"] = str(scale), reason

@@ -27,7 +27,7 @@ from sslkit.engine.seeds import seed_stage
 from sslkit.evaluation.features import cached_features
 from sslkit.evaluation.metrics import is_correct, score
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, Model
-from sslkit.evaluation.notes import write_notes
+from sslkit.evaluation.notes import note_on_labels, write_notes
 from sslkit.evaluation.splits import (
     check_channels,
     check_labeled,
@@ -141,7 +141,7 @@ class Zeroshot(Evaluation):
             weights=rows[0].weights,
             data=Data(tests=tests),
             rows=rows,
-            notes=write_notes(rows, Data(tests=tests)),
+            notes=[*write_notes(rows, Data(tests=tests)), *note_on_labels(checkpoint.metadata)],
             seconds=round(time.monotonic() - started_at, 1),
         )
         append_result(checkpoint.path.parent, result.to_json())

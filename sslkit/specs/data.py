@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, ValidationError, create_model, model_validator
 
 from sslkit import registry
 from sslkit.contract.errors import SslkitError, flag_name
@@ -68,8 +68,19 @@ class ModalitySpec(_Tables):
             table = recorded.get(name) if isinstance(recorded, dict) else None
             if isinstance(table, dict):
                 fields = options.kept + (options.storage if same_data else ())
-                values |= {field: table[field] for field in fields if field in table}
+                given = {field: table[field] for field in fields if field in table}
+                try:
+                    values |= options.model_validate(given).model_dump(exclude_unset=True)
+                except ValidationError as error:
+                    first = error.errors()[0]
+                    problem = f"it has {first['loc'][0]} {first['input']!r} among its settings"
+                    raise SslkitError(problem, "the file was altered", flag="ckpt") from error
         return self.updated({field: value for field, value in values.items() if field not in self.data_values()})
+
+    def is_rule(self, field: str) -> bool:
+        """Return whether a data option has a value that the data turns into another."""
+        value, rules = self.data_values()[field], _OPTIONS[_OWNERS[field]].rules
+        return value == "auto" or value in rules.get(field, ())
 
     def sample_size(self, modality: str) -> int | None:
         """Return the size of a sample that the user asked for, None if it is left to data or checkpoint."""

@@ -192,6 +192,10 @@ def test_a_layout_goes_from_the_run_to_its_evaluations(tmp_path: Path, sslkit: R
     assert sslkit("embed", *checkpoint, "--out", tmp_path / "features.npz").code == 0
     assert sslkit("export", *checkpoint, "--out", tmp_path / "model.pt2").code == 0
     assert sslkit("embed", *checkpoint, *flags, "--out", tmp_path / "features.npz").code == 2
+    tuned = ["--steps", 2, "--batch-size", 16, "--workers", 0, "--out", tmp_path / "tuned"]
+    assert sslkit("finetune", *checkpoint, *tuned).code == 0
+    assert sslkit("finetune", "--resume", "--out", tmp_path / "tuned").code == 0
+    assert sslkit("retrieval", "--ckpt", tmp_path / "tuned" / "model.safetensors").code == 0
     ran = sslkit("pretrain", "rotation", "--resume", "--layout", "NHWC", "--out", tmp_path / "run")
     assert ran.code == 2 and "--layout NHWC (the run has NCHW)" in ran.err
 

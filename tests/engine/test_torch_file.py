@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from sslkit import SslkitError
 from sslkit.engine.torch_file import is_torch_file, read_torch_file
@@ -118,6 +119,44 @@ def test_other_files_are_one_line(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "file.pth").write_bytes(content)
     with pytest.raises(SslkitError, match=r"--init: .*file.pth cannot be read: "):
         read_torch_file(tmp_path / "file.pth", "init")
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (Calls(bytearray, 2_013_265_920), "bytearray, which is code and not data"),
+        (np.array("x", dtype="S2000000000")[()], "NumPy values of type"),
+        (Calls(np.dtype, "S2000000000"), "NumPy values of type"),
+        (torch.zeros(1).expand(10**12), "repeats values of its memory"),
+    ],
+    ids=["bytearray", "text", "dtype", "expanded"],
+)
+def test_what_would_take_more_memory_than_the_file_is_refused(payload: Any, message: str, tmp_path: Path) -> None:
+    if isinstance(payload, np.bytes_):
+        payload = Calls(np.float64(0).__reduce__()[0], np.dtype("S2000000000"), b"x")
+    torch.save({"w": payload}, tmp_path / "bomb.pth")
+    with pytest.raises(SslkitError, match=message):
+        read_torch_file(tmp_path / "bomb.pth", "init")
+
+
+def test_lists_that_contain_each_other_are_entered_once(tmp_path: Path) -> None:
+    nested: list[Any] = [torch.ones(2)]
+    for _ in range(12):
+        nested = [nested] * 10  # 10^12 ways to the same tensor
+    torch.save({"w": nested}, tmp_path / "shared.pth")
+    assert len(read_torch_file(tmp_path / "shared.pth", "init")) <= 1
+
+
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408])
+def test_a_safetensors_file_is_not_taken_for_a_pickle(length: int, tmp_path: Path) -> None:
+    for padding in range(2000):
+        save_file({"w": torch.ones(2)}, tmp_path / "weights.safetensors", {"x": "y" * padding})
+        start = (tmp_path / "weights.safetensors").read_bytes()[:2]
+        if start == length.to_bytes(8, "little")[:2]:
+            break
+    else:
+        raise AssertionError("no header of that length")
+    assert not is_torch_file(tmp_path / "weights.safetensors")
 
 
 def test_loops_in_a_pickle_end(tmp_path: Path) -> None:

@@ -119,11 +119,66 @@ def test_arrays_of_many_channels(dtype: type, tmp_path: Path) -> None:
         (["--range", "high"], "--range"),
         (["--range", "dtype,data"], "--range"),
         (["--channels", "2"], "--channels"),
+        (["--range", "0,1e999"], "--range"),
+        (["--dialect", "moco", "--batch-size", "16"], "--dialect: it describes the file of --init, and there is none"),
     ],
 )
 def test_wrong_options_are_one_line(flags: list[str], message: str, digits: Path, sslkit: Run) -> None:
     ran = sslkit("pretrain", "rotation", "--data", digits, *flags)
     assert ran.code == 2 and message in ran.err and "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("rule", ["data", "dtype", "auto", "0,3000"])
+def test_the_same_command_resumes(rule: str, tmp_path: Path, sslkit: Run) -> None:
+    np.save(tmp_path / "images.npy", (DIGITS * 16).astype(np.uint16))
+    flags = ["--data", tmp_path / "images.npy", "--range", rule, "--batch-size", 16, "--steps", 2, "--workers", 0]
+    flags += ["--encoder-option", "width=8", "--out", tmp_path / "run"]
+    assert sslkit("pretrain", "rotation", *flags).code == 0
+    ran = sslkit("pretrain", "rotation", *flags, "--resume")
+    assert ran.code == 0, ran.err
+    other = sslkit("pretrain", "rotation", *flags, "--range", "0,17", "--resume")
+    assert other.code == 2 and "--range 0,17 (the run has" in other.err
+
+
+def test_gray_arrays_and_gray_files_go_together(tmp_path: Path, sslkit: Run) -> None:
+    labels = load_digits().target[:60] % 2
+    np.savez(tmp_path / "gray.npz", images=DIGITS.astype(np.uint8), labels=labels)
+    for label in (0, 1):
+        save(tmp_path / "files" / str(label), DIGITS[labels == label].astype(np.uint8))
+    small = ["--encoder-option", "width=8", "--batch-size", 16, "--steps", 2, "--workers", 0]
+    for name, data, flags in (("array", "gray.npz", []), ("folder", "files", ["--channels", 1])):
+        ran = sslkit("pretrain", "rotation", "--data", tmp_path / data, *flags, *small, "--out", tmp_path / name)
+        assert ran.code == 0, ran.err
+        for other in ("gray.npz", "files"):
+            ckpt = tmp_path / name / "model.safetensors"
+            result = sslkit("retrieval", "--ckpt", ckpt, "--data", tmp_path / other, "--json").json
+            assert result["protocol"] == "retrieval/map-v1"
+    rgb = np.stack([DIGITS.astype(np.uint8)] * 3, axis=-1)
+    np.savez(tmp_path / "rgb.npz", images=rgb, labels=labels)
+    ran = sslkit("retrieval", "--ckpt", tmp_path / "folder" / "model.safetensors", "--data", tmp_path / "rgb.npz")
+    assert ran.code == 2 and "has 3 channels" in ran.err
+
+
+@pytest.mark.parametrize("values", [{"range": "x"}, {"range": "5,1"}, {"channels": 7}, {"layout": [1]}])
+def test_altered_settings_of_a_checkpoint_are_one_line(
+    values: dict[str, Any], trained: Path, digits: Path, tmp_path: Path, sslkit: Run
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    metadata = read_model(trained).metadata
+    metadata["spec"]["image"] |= values
+    save_file(load_file(trained), tmp_path / "model.safetensors", {"sslkit": json.dumps(metadata)})
+    ran = sslkit("knn", "--ckpt", tmp_path / "model.safetensors", "--data", digits)
+    if "layout" in values:  # of other data it is not used
+        assert ran.code == 0
+    else:
+        assert ran.code == 2 and "the file was altered" in ran.err and "Traceback" not in ran.err
+
+
+def test_ranges_round_trip() -> None:
+    for low, high in ((0.1, 0.3), (-1.7e9, 1.7e9 + 0.123), (1e-7, 2e-7), (0.0, 4095.0)):
+        assert PixelRange.read(str(PixelRange(low, high))) == PixelRange(low, high)
+        assert DataSpec(range=str(PixelRange(low, high)))
 
 
 def test_pixels_that_are_all_alike_are_refused(tmp_path: Path) -> None:

@@ -135,6 +135,22 @@ def test_a_resume_notices_other_labels(classifier: Path, digits: Path, tmp_path:
         pretrain(PretrainSpec(task=str(classifier), out=str(tmp_path / "run"), extend_to=2))
 
 
+def test_a_trained_task_is_previewed(classifier: Path, digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    pretrain(spec(classifier, digits, out=str(tmp_path / "run")))
+    ran = sslkit("preview", "--ckpt", tmp_path / "run" / "model.safetensors", "--out", tmp_path / "previews.png")
+    assert ran.code == 0, ran.err
+
+
+def test_a_task_may_pass_on_what_it_got(tmp_path: Path) -> None:
+    from sslkit.testing import check_task
+
+    assertion, passing = '        assert set(batch) == {"image"}\n', 'return {**batch, "target"'
+    text = BLIND.replace(assertion, "").replace('return {"image": batch["image"], "target"', passing)
+    (tmp_path / "passing.py").write_text(text)
+    failed = [verdict.promise for verdict in check_task(str(tmp_path / "passing.py")) if not verdict.passed]
+    assert not any("labels" in promise for promise in failed), failed
+
+
 @pytest.mark.parametrize(
     ("table", "label", "message"),
     [

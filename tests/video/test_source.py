@@ -50,6 +50,13 @@ def frames_of(video: VideoSource, row: int, draw: ReadSeed | None) -> list[int]:
 RAMP = [8 * number for number in range(30)]
 
 
+@pytest.mark.parametrize("option", [{"layout": "NHWC"}, {"channels": "1"}, {"range": "0,10"}])
+def test_options_of_pixels_are_refused(option: dict[str, str], tmp_path: Path) -> None:
+    folder_of(tmp_path / "a", [0, 8, 16, 24, 32])
+    with pytest.raises(SslkitError, match=f"--{next(iter(option))}: frames are read as 8-bit RGB"):
+        VideoSource.open(DataSpec(data=str(tmp_path), **option))
+
+
 def test_frames_come_in_their_order(tmp_path: Path) -> None:
     folder_of(tmp_path / "a", RAMP)  # 2.png before 10.png
     folder_of(tmp_path / "b", RAMP)
