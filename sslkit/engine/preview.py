@@ -91,16 +91,16 @@ def _recorded(spec: PreviewSpec, requested: dict[str, Any]) -> PretrainSpec:
     if spec.task is not None and spec.task not in (task, run.task):
         raise SslkitError(f"{spec.ckpt} was trained by {task}, not {spec.task}", "leave the task out", flag="ckpt")
     recorded = {**{name: getattr(run, name) for name in _SHAPING}, **run.data_values()}
-    shaping = {name: value for name, value in requested.items() if name not in _KEPT}
+    storage = {name: value for name, value in spec.data_values().items() if name not in spec.sample_values()}
+    shaping = {name: value for name, value in requested.items() if name not in _KEPT and name not in storage}
     differing = [name for name, value in shaping.items() if value not in (recorded.get(name), "auto")]
     options = checked_options(run.model_copy(update={"options": spec.options}), load_task(run.task), folder)
     differing += [name for name, value in options.items() if run.options.get(name) != value]
     if differing:
         flags = ", ".join(map(flag_name, differing))
         raise SslkitError(f"{flags}: the run in {folder} has other values", "leave them out: a checkpoint has its own")
-    return run.model_copy(
-        update={**{name: requested[name] for name in requested if name in _KEPT}, "batch_size": 2, "micro_batch": None}
-    )
+    kept = {name: requested[name] for name in requested if name in _KEPT}
+    return run.updated({**kept, **storage, "batch_size": 2, "micro_batch": None})
 
 
 def _stepper(training: TrainingJob, spec: PreviewSpec) -> Stepper:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from sslkit.contract.encoder import Encoder
-from sslkit.contract.errors import SslkitError, renamed_flags
+from sslkit.contract.errors import SslkitError, flag_name, renamed_flags
 from sslkit.encoders.build import build_encoder, check_published
 from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.checkpoint import Checkpoint, read_model
@@ -16,6 +16,7 @@ from sslkit.engine.run_folder import MODEL
 from sslkit.engine.seeds import seed_stage
 from sslkit.evaluation.splits import evaluation_size
 from sslkit.registry import load_modality
+from sslkit.specs.data import DataSpec
 from sslkit.specs.evaluation import EvaluationSpec
 
 CHECKPOINT, RANDOM = "checkpoint", "random weights"
@@ -64,6 +65,7 @@ def _load_other(name: str, size: int, spec: EvaluationSpec, checkpoint: Checkpoi
             raise SslkitError(f"{path} was trained on {other.evaluated_as} data, the checkpoint on {modality}", flag="against")
         if other.channels != channels:
             raise SslkitError(f"{path} takes {other.channels} channels, the checkpoint {channels}", flag="against")
+        _check_kept_options(other, checkpoint)
         return Model(name, other.build_encoder(spec.encoder), spec.sample_size(modality) or other.size)
     published, _, side = name.partition("@")
     if side and not side.isdigit():
@@ -76,6 +78,16 @@ def _load_other(name: str, size: int, spec: EvaluationSpec, checkpoint: Checkpoi
     return Model(
         f"{published}, pretrained, at {input_size} {load_modality(encoder.modality).options.unit}", encoder.eval(), input_size
     )
+
+
+def _check_kept_options(other: Checkpoint, checkpoint: Checkpoint) -> None:
+    """Raise SslkitError if two checkpoints read samples in different ways: all models of a comparison are given the same."""
+    theirs, ours = (DataSpec().with_recorded(model.metadata.get("spec"), same_data=False) for model in (other, checkpoint))
+    values = ours.data_values()
+    for name, value in theirs.data_values().items():
+        if name in values and values[name] != value and not (ours.is_rule(name) or theirs.is_rule(name)):
+            problem = f"{other.path} was trained with {flag_name(name)} {value}, the checkpoint with {values[name]}"
+            raise SslkitError(problem, "compared models read the same samples", flag="against")
 
 
 def weights_hash(encoder: Encoder) -> str:

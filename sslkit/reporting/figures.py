@@ -101,11 +101,7 @@ def _add_neighbors(figures: Figures, checkpoint: Checkpoint, spec: ReportSpec) -
 
 def _add_confusion(figures: Figures, checkpoint: Checkpoint, spec: ReportSpec) -> None:
     """Count the predictions of each class on the test part: by the classifier of a fine-tuned checkpoint, else by k-NN."""
-    values = {
-        name: getattr(spec, name)
-        for name in KnnSpec.model_fields
-        if name in ReportSpec.model_fields and name not in spec.tables()
-    }
+    values = {name: getattr(spec, name) for name in KnnSpec.model_fields if name in ReportSpec.model_fields}
     session = open_session(KnnSpec(**{**values, "ckpt": str(checkpoint.path), "baselines": False}))
     classes = list(session.classes)
     reader = session.reader(session.models[0], "last")

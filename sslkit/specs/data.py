@@ -68,9 +68,9 @@ class ModalitySpec(_Tables):
             table = recorded.get(name) if isinstance(recorded, dict) else None
             if isinstance(table, dict):
                 fields = options.kept + (options.storage if same_data else ())
-                given = {field: table[field] for field in fields if field in table}
+                chosen = {field: table[field] for field in fields if field in table}
                 try:
-                    values |= options.model_validate(given).model_dump(exclude_unset=True)
+                    values |= options.model_validate(chosen).model_dump(exclude_unset=True)
                 except ValidationError as error:
                     first = error.errors()[0]
                     problem = f"it has {first['loc'][0]} {first['input']!r} among its settings"

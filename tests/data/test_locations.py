@@ -191,6 +191,8 @@ def test_a_layout_goes_from_the_run_to_its_evaluations(tmp_path: Path, sslkit: R
     assert named["protocol"] == "retrieval/map-v1"  # how an array is stored is not a setting of the protocol
     assert sslkit("embed", *checkpoint, "--out", tmp_path / "features.npz").code == 0
     assert sslkit("export", *checkpoint, "--out", tmp_path / "model.pt2").code == 0
+    preview = sslkit("preview", *checkpoint, *flags[:2], "--layout", "NCHW", "--out", tmp_path / "previews.png")
+    assert preview.code == 0, preview.err
     assert sslkit("embed", *checkpoint, *flags, "--out", tmp_path / "features.npz").code == 2
     tuned = ["--steps", 2, "--batch-size", 16, "--workers", 0, "--out", tmp_path / "tuned"]
     assert sslkit("finetune", *checkpoint, *tuned).code == 0

@@ -140,6 +140,21 @@ def test_the_same_command_resumes(rule: str, tmp_path: Path, sslkit: Run) -> Non
     assert other.code == 2 and "--range 0,17 (the run has" in other.err
 
 
+def test_models_that_read_pixels_differently_are_not_compared(tmp_path: Path, sslkit: Run) -> None:
+    labels, small = (
+        load_digits().target[:60] % 2,
+        ["--encoder-option", "width=8", "--batch-size", 16, "--steps", 2, "--workers", 0],
+    )
+    np.savez(tmp_path / "images.npz", images=(DIGITS * 16).astype(np.uint16), labels=labels)
+    for name, values in (("first", "0,4080"), ("second", "0,9000"), ("third", "0,4080")):
+        flags = ["--data", tmp_path / "images.npz", "--range", values, "--out", tmp_path / name]
+        assert sslkit("pretrain", "rotation", *flags, *small).code == 0
+    ckpt = ["--ckpt", tmp_path / "first" / "model.safetensors"]
+    assert sslkit("retrieval", *ckpt, "--against", tmp_path / "third").code == 0
+    ran = sslkit("retrieval", *ckpt, "--against", tmp_path / "second")
+    assert ran.code == 2 and "was trained with --range 0,9000, the checkpoint with 0,4080" in ran.err
+
+
 def test_gray_arrays_and_gray_files_go_together(tmp_path: Path, sslkit: Run) -> None:
     labels = load_digits().target[:60] % 2
     np.savez(tmp_path / "gray.npz", images=DIGITS.astype(np.uint8), labels=labels)
