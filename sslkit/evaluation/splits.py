@@ -115,10 +115,10 @@ def source_of(checkpoint: Checkpoint, flag: str = "ckpt") -> type[IndexedSource]
             flag=flag,
         )
     if not issubclass(modality.source, IndexedSource):
-        named = f"the part {checkpoint.part_name} of {checkpoint.path} encodes"
-        if checkpoint.part_name == MAIN_PART:
-            named = f"{checkpoint.path} was trained by {checkpoint.metadata['task']} on"
-        raise SslkitError(f"{named} {modality.name} data", f"{modality.noun} have no labels", flag=flag)
+        problem = f"{checkpoint.path} was trained on {modality.name} data by {checkpoint.metadata['task']}"
+        if checkpoint.part_name != MAIN_PART:
+            problem = f"the part {checkpoint.part_name} of {checkpoint.path} encodes {modality.name} data"
+        raise SslkitError(problem, f"{modality.noun} have no labels", flag=flag)
     return modality.source
 
 

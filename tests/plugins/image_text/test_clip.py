@@ -174,6 +174,13 @@ def test_other_checkpoints_know_no_captions(trained: Path, table: Path, sslkit: 
     assert ran.code == 2 and "has no text encoder (trained with rotation)" in ran.err
 
 
+@pytest.mark.parametrize("verb", ["knn", "embed"])
+def test_the_text_encoder_has_no_data_of_its_own(verb: str, checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
+    out = ["--out", tmp_path / "features.npz"] if verb == "embed" else []
+    ran = sslkit(verb, "--ckpt", checkpoint, "--part", "text", "--data", table, *out)
+    assert ran.code == 2 and "the part text of" in ran.err and "encodes text data (passages have no labels)" in ran.err
+
+
 @pytest.mark.parametrize("change", ["spelling", "kind", "recipe", "length", "large", "projector", "samples"])
 def test_altered_towers_are_refused(change: str, checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
     with safe_open(checkpoint, framework="pt") as file:
