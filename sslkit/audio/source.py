@@ -44,8 +44,7 @@ class AudioSource(IndexedSource):
 
     `length`, int64 `[B]`, is the number of recorded samples in a window; zeros follow where a recording is shorter.
     In training windows are random and independent; in evaluations there are eight, evenly spaced from beginning to end.
-    `info.size` is the window in milliseconds,
-    `info.details` has `sample_rate` in Hz.
+    `info.size` is the window in milliseconds, `info.details` has `sample_rate` in Hz.
     """
 
     kind: ClassVar = RECORDINGS

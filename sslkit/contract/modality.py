@@ -43,8 +43,8 @@ class Modality:
     """Describe one modality to the machinery, which knows none by name; methods with a default are optional.
 
     `encodes` lists the modalities of the encoders that its source has views for (of a video, frames for encoders of images);
-    `evaluated_as` is the modality whose source reads its samples for evaluations. What is said of encoders, such as the
-    default one, is said of encoders of this modality, whatever the data.
+    `evaluated_as` is the modality whose source reads its samples for evaluations. Members about encoders, such as
+    the default one, describe encoders of this modality, whatever the data.
     """
 
     options: ClassVar[type[DataOptions]]
