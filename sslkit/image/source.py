@@ -75,7 +75,7 @@ class ImageSource(IndexedSource):
         elif size is None:
             size = int(options.size)
         if like is not None:
-            canvas, scale = like.canvas, like.scale
+            canvas, scale = like.canvas, like.scale or choose_range(index, index.range)[0]
         else:
             canvas, reason = choose_canvas(size, side) if options.canvas == "auto" else (int(options.canvas), "")
             if reason:

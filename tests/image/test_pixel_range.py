@@ -12,6 +12,8 @@ from sklearn.datasets import load_digits
 
 from sslkit import SslkitError
 from sslkit.contract.errors import UnreadableSampleError
+from sslkit.encoders.build import build_encoder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.checkpoint import read_model
 from sslkit.image.pixel_range import PixelRange, choose_range
 from sslkit.image.source import ImageSource
@@ -78,6 +80,16 @@ def test_a_named_range_cuts_off(tmp_path: Path) -> None:
     assert PixelRange(1000, 2000)(np.array([0, 1000, 1500, 2000, 9000])).tolist() == [0, 0, 128, 255, 255]
     with pytest.raises(UnreadableSampleError, match="not finite"):
         PixelRange(0, 1)(np.array([0.5, np.nan]))
+
+
+def test_a_test_part_of_more_bits_is_scaled_by_its_own_range(tmp_path: Path) -> None:
+    np.save(tmp_path / "plain.npy", DIGITS.astype(np.uint8))
+    np.save(tmp_path / "deep.npy", (DIGITS * 257).astype(np.uint16))
+    train = ImageSource.open(DataSpec(data=str(tmp_path / "plain.npy"), canvas=8, size=8, cache="off"))
+    index = ImageSource.read_index(str(tmp_path / "deep.npy"), DataSpec())
+    encoder = build_encoder(recipe_for("resnet_micro", 8, 1))
+    test = ImageSource.for_evaluation(index, DataSpec(cache="off"), encoder, 8, train)
+    assert np.array_equal(test.read(np.arange(60))[0]["image"][..., 0], DIGITS)
 
 
 def test_dtype_and_data_are_what_they_say(tmp_path: Path) -> None:
