@@ -7,11 +7,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, TaskOptions
-from sslkit.image.transforms import random_resized_crop
+from sslkit import Batch, ImageTask, TaskOptions
 
 
-class Tilt(PretextTask):
+class Tilt(ImageTask):
     """Tell by how much an image was tilted."""
 
     class Options(TaskOptions):
@@ -27,7 +26,7 @@ class Tilt(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Tilt each image `[B, C, S, S]` by its own angle; samples stay on dim 0."""
-        image = random_resized_crop(batch["image"], self.data.size, scale=(0.6, 1.0))
+        image = self.crop(batch, scale=0.6)
         tilt = 2 * torch.rand(len(image), device=image.device) - 1
         angle = tilt * math.radians(self.options.degrees)
         zero = torch.zeros_like(angle)

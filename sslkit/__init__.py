@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from sslkit.evaluation.scaffold import new_evaluation as new_evaluation
     from sslkit.exporting.export import export as export
     from sslkit.image.demo import demo as demo
+    from sslkit.image.task import ImageTask as ImageTask
     from sslkit.image_text.specs import ZeroshotSpec as ZeroshotSpec
     from sslkit.image_text.zeroshot import zeroshot as zeroshot
     from sslkit.reporting.report import report as report
@@ -140,6 +141,7 @@ _MODULES = {
     "sslkit.evaluation.scaffold": ("new_evaluation",),
     "sslkit.exporting.export": ("export",),
     "sslkit.image.demo": ("demo",),
+    "sslkit.image.task": ("ImageTask",),
     "sslkit.image_text.specs": ("ZeroshotSpec",),
     "sslkit.image_text.zeroshot": ("zeroshot",),
     "sslkit.reporting.report": ("report",),

@@ -168,8 +168,8 @@ def _read_definition(file: Path, name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _constants(node: ast.ClassDef) -> dict[str, Any]:
-    # The contract's default; what another base class says is not known.
-    direct = any(ast.unparse(base).rpartition(".")[2] == "PretextTask" for base in node.bases)
+    # The default of these two; what another base class says is not known.
+    direct = any(ast.unparse(base).rpartition(".")[2] in ("PretextTask", "ImageTask") for base in node.bases)
     constants: dict[str, Any] = {"modality": DEFAULT_MODALITY} if direct else {}
     for statement in node.body:
         target: ast.expr | None = None

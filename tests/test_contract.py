@@ -40,7 +40,7 @@ class Good(PretextTask):
         return nn.Linear(self.encoder.width, 1)
 
     def transform(self, batch: Batch) -> Batch:
-        return {"image": batch["image"], "target": batch["image"].mean(dim=(1, 2, 3))}
+        return {"image": batch["canvas"], "target": batch["canvas"].mean(dim=(1, 2, 3))}
 
     def loss(self, output: Tensor, batch: Batch) -> Any:
         return F.mse_loss(output[:, 0], batch["target"])
@@ -72,7 +72,7 @@ class Supervised(Good):
         return nn.Linear(self.encoder.width, len(self.data.classes))
 
     def transform(self, batch: Batch) -> Batch:
-        return {"image": batch["image"], "label": batch["label"]}
+        return {"image": batch["canvas"], "label": batch["label"]}
 
     def loss(self, output: Tensor, batch: Batch) -> Any:
         return {"loss": F.cross_entropy(output, batch["label"], ignore_index=-1, reduction="sum")}
@@ -83,7 +83,7 @@ class Supervised(Good):
 
 class ViewsFirst(Good):
     def transform(self, batch: Batch) -> Batch:
-        return {**super().transform(batch), "views": torch.stack([batch["image"], batch["image"]])}
+        return {**super().transform(batch), "views": torch.stack([batch["canvas"], batch["canvas"]])}
 
 
 class NoRow(Good):
@@ -175,7 +175,7 @@ class Ragged(Good):
     needs = ("index",)
 
     def transform(self, batch: Batch) -> Batch:
-        chosen = torch.arange(len(batch["image"]), device=batch["image"].device) < 3
+        chosen = torch.arange(len(batch["canvas"]), device=batch["canvas"].device) < 3
         return {**super().transform(batch), "chosen": chosen | (batch["index"] == 6)}
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:

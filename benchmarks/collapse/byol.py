@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, TaskOptions
-from sslkit.image.transforms import color_jitter, flip, grayscale, random_resized_crop
+from sslkit import Batch, ImageTask, TaskOptions
+from sslkit.image.transforms import color_jitter, grayscale
 from sslkit.nn import Teacher, mlp
 
 
-class SmallBYOL(PretextTask):
+class SmallBYOL(ImageTask):
     """Predict the teacher's projection of the other view (Grill et al., 2020), in small."""
 
     class Options(TaskOptions):
@@ -36,7 +36,7 @@ class SmallBYOL(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return two views of each image."""
-        return {"image": torch.stack([self._view(batch["image"]) for _ in range(2)], dim=1)}
+        return {"image": torch.stack([self._view(batch) for _ in range(2)], dim=1)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return predictions and targets, `[B, 2, 128]`."""
@@ -53,6 +53,6 @@ class SmallBYOL(PretextTask):
         """Move the teacher."""
         self.teacher.update(self.encoder, self.head, momentum=self.options.momentum)
 
-    def _view(self, image: Tensor) -> Tensor:
-        image = flip(random_resized_crop(image, self.data.size, scale=(0.2, 1.0)))
+    def _view(self, batch: Batch) -> Tensor:
+        image = self.crop(batch, scale=0.2)
         return grayscale(color_jitter(image, 0.4, 0.4, 0.4, 0.1), 0.2)

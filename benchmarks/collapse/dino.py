@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, TaskOptions
-from sslkit.image.transforms import color_jitter, flip, grayscale, random_resized_crop
+from sslkit import Batch, ImageTask, TaskOptions
+from sslkit.image.transforms import color_jitter, grayscale
 from sslkit.nn import Teacher, mlp
 
 
-class SmallDINO(PretextTask):
+class SmallDINO(ImageTask):
     """Tell the teacher's prototype of one view from the other view (Caron et al., 2021), in small."""
 
     class Options(TaskOptions):
@@ -38,7 +38,7 @@ class SmallDINO(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return two views of each image."""
-        return {"image": torch.stack([self._view(batch["image"]) for _ in range(2)], dim=1)}
+        return {"image": torch.stack([self._view(batch) for _ in range(2)], dim=1)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return what student and teacher say, `[B, 2, 256]`."""
@@ -60,8 +60,8 @@ class SmallDINO(PretextTask):
         if self.options.centering:
             self.center.lerp_(remembered["teacher"].mean(dim=0), 0.5)  # 0.1 in the paper, whose runs are longer
 
-    def _view(self, image: Tensor) -> Tensor:
-        image = flip(random_resized_crop(image, self.data.size, scale=(0.2, 1.0)))
+    def _view(self, batch: Batch) -> Tensor:
+        image = self.crop(batch, scale=0.2)
         return grayscale(color_jitter(image, 0.4, 0.4, 0.4, 0.1), 0.2)
 
 

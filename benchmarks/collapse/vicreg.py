@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, TaskOptions
-from sslkit.image.transforms import color_jitter, flip, grayscale, random_resized_crop
+from sslkit import Batch, ImageTask, TaskOptions
+from sslkit.image.transforms import color_jitter, grayscale
 from sslkit.nn import mlp
 
 
-class SmallVICReg(PretextTask):
+class SmallVICReg(ImageTask):
     """Make two views alike, each dimension varied, and dimensions uncorrelated (Bardes et al., 2022), in small."""
 
     class Options(TaskOptions):
@@ -32,7 +32,7 @@ class SmallVICReg(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return two views of each image."""
-        return {"image": torch.stack([self._view(batch["image"]) for _ in range(2)], dim=1)}
+        return {"image": torch.stack([self._view(batch) for _ in range(2)], dim=1)}
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the three terms (equations 1 to 5)."""
@@ -47,6 +47,6 @@ class SmallVICReg(PretextTask):
             * sum((covariance.square().sum() - covariance.diag().square().sum()) / width for covariance in covariances),
         }
 
-    def _view(self, image: Tensor) -> Tensor:
-        image = flip(random_resized_crop(image, self.data.size, scale=(0.2, 1.0)))
+    def _view(self, batch: Batch) -> Tensor:
+        image = self.crop(batch, scale=0.2)
         return grayscale(color_jitter(image, 0.4, 0.4, 0.4, 0.1), 0.2)

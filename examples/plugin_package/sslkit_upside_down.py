@@ -7,11 +7,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, TaskOptions
-from sslkit.image.transforms import flip, random_resized_crop
+from sslkit import Batch, ImageTask, TaskOptions
 
 
-class UpsideDown(PretextTask):
+class UpsideDown(ImageTask):
     """Predict whether an image is upside down: replace this with your own idea."""
 
     class Options(TaskOptions):
@@ -19,7 +18,7 @@ class UpsideDown(PretextTask):
 
         crop_scale: float = Field(default=0.6, gt=0, le=1, description="Smallest share of the image that a random crop keeps.")
 
-    contract: ClassVar = 1  # the version of sslkit's contract that this was written for
+    contract: ClassVar = 2  # the version of sslkit's contract that this was written for
     options: Options
     defaults: ClassVar = {"batch_size": 128}
 
@@ -29,7 +28,7 @@ class UpsideDown(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return images `[B, C, S, S]`, half of them upside down, and labels `[B]`; on the device, without gradient."""
-        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        image = self.crop(batch)
         turned = torch.rand(len(image), device=image.device) < 0.5
         return {"image": torch.where(turned[:, None, None, None], image.flip(2), image), "turned": turned.long()}
 

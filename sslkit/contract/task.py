@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.options import TaskOptions
 
-CONTRACT = 1  # what a task is written for; it changes when a task that kept the promises has to be changed
+CONTRACT = 2  # what a task is written for; it changes when a task that kept the promises has to be changed
 
 
 Batch = Mapping[str, Any]  # tensors with samples on dim 0; entries that are not tensors pass untouched
@@ -148,7 +148,7 @@ class PretextTask(nn.Module):
         """Prepare an epoch: relabel, measure the data (epoch 0), into buffers; not called on a resume inside one."""
 
     def transform(self, batch: Batch) -> Batch:
-        """Turn `image` `[B, C, canvas, canvas]` (float32 in [0, 1]), and what it `needs`, into inputs and targets.
+        """Turn what the source delivers (of images, `canvas` and `aspect`), and what the task `needs`, into inputs and targets.
 
         Returns all that is used later, samples on dim 0 and views on dim 1; draws with torch only.
         """
@@ -226,7 +226,12 @@ ON_REQUEST = ("index", "label")  # entries of a batch that only tasks get whose 
 
 def select_needed(batch: Batch, needs: tuple[str, ...]) -> Batch:
     """Return a batch without the entries that a task has to ask for and does not."""
-    return {name: value for name, value in batch.items() if name not in ON_REQUEST or name in needs}
+    return _Entries({name: value for name, value in batch.items() if name not in ON_REQUEST or name in needs})
+
+
+class _Entries(dict[str, Any]):
+    def __missing__(self, name: str) -> Any:
+        raise KeyError(f"{name}: a batch has {', '.join(self)}")
 
 
 def rows(batch: Batch, start: int, stop: int) -> Batch:

@@ -160,7 +160,10 @@ class Trainer:
         assert isinstance(spec, FinetuneSpec)
         encoder, head = modules["encoder"], modules["head"]
         assert isinstance(encoder, Encoder)
-        train_hashes = contents(source, spec.batch_size, spec.workers, self.world)
+        train = self.source_class.for_evaluation(
+            source.index, spec, encoder, size, like=source
+        )  # decoded as the test parts are
+        train_hashes = contents(train, spec.batch_size, spec.workers, self.world)
         outcome = TrialOutcome(trial, run, len(train_hashes), size, task.kind, [], [], [], [], weights_hash(encoder))
         for test in self.parts.tests:
             samples = self.source_class.for_evaluation(test.index, spec, encoder, size, like=source)

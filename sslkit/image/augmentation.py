@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sslkit.contract.task import Batch, DataInfo
-from sslkit.image.transforms import flip, random_resized_crop
+from sslkit.image.transforms import random_resized_crop
 
 
 class ImageAugmentation:
@@ -17,7 +17,8 @@ class ImageAugmentation:
 
     def __call__(self, batch: Batch, target: Tensor) -> tuple[Batch, Tensor]:
         """Return `image` `[B, C, S, S]` and targets `[B, classes]`, changed at random."""
-        image = flip(random_resized_crop(batch["image"], self.size, scale=(self.crop_scale, 1.0)))
+        scale = (self.crop_scale, 1.0)
+        image = random_resized_crop(batch["canvas"], self.size, scale, flipped=0.5, aspect=batch["aspect"])
         for change in self.each:  # torchvision draws once per call, so that a batch would be changed alike
             image = torch.stack([change(sample) for sample in image])
         if self.mixed:

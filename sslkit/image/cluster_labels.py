@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit.contract.task import Batch, PretextTask
-from sslkit.image.views import CropOptions, CropScale, random_crop_view
+from sslkit.contract.task import Batch
+from sslkit.image.task import ImageTask
+from sslkit.image.views import CropOptions, CropScale
 from sslkit.nn import cluster_count
 from sslkit.pictures import contact_sheets
 
@@ -24,7 +25,7 @@ class ClusterOptions(CropOptions):
     crop_scale: CropScale = 0.3
 
 
-class ClusterLabels(PretextTask):
+class ClusterLabels(ImageTask):
     """Classify images by cluster; subclasses fill `label`, int64 `[samples]`, in `before_epoch`."""
 
     options: ClusterOptions
@@ -45,7 +46,7 @@ class ClusterLabels(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop of each image, `[B, C, S, S]`, and its cluster, `label` `[B]`."""
-        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
+        image = self.crop(batch)
         return {"image": image, "label": self.label[batch["index"]]}
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:

@@ -1,7 +1,8 @@
-"""Decode one image to a square uint8 canvas, or raise with the reason."""
+"""Decode one image to a square canvas, or raise with the reason."""
 
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,37 +12,89 @@ from sslkit.contract.errors import UnreadableSampleError
 from sslkit.data.decode import decoding, inspect_samples, silence_decoders
 from sslkit.data.index import Index
 
-Canvas = NDArray[np.uint8]  # [canvas, canvas, C]
-Scale = Callable[[NDArray[Any]], NDArray[np.uint8]]  # of values of more than 8 bits
+Canvas = NDArray[np.uint8] | NDArray[np.uint16]  # [side, side, C]
+Scale = Callable[[NDArray[Any]], NDArray[np.uint16]]  # of values of more than 8 bits
+Geometry = Literal["whole", "center"]
+
+LONGEST = 2  # sides of an image that a canvas holds whole: what is longer is cut to this
+
+
+@dataclass(frozen=True)
+class CanvasFormat:
+    """How images are brought to square canvases of one size.
+
+    `whole` is for training: the image stretched to the canvas, of longer ones than 2:1 a part of 2:1. `center` is for
+    evaluations: the short side resized to the canvas, the middle cut out.
+    """
+
+    side: int  # pixels
+    geometry: Geometry = "center"
+    scale: Scale | None = None  # where data has more than 8 bits: canvases then have 16
+
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
+        """Return the type of a canvas's values."""
+        return np.uint8 if self.scale is None else np.uint16
+
+    def box(self, width: int, height: int, place: float = 0.5) -> tuple[float, float, float, float]:
+        """Return which part of an image the canvas holds, as left, top, right, bottom.
+
+        `place` in 0 to 1 is where along the long side it lies if that is not all.
+        """
+        longest = LONGEST if self.geometry == "whole" else 1
+        across, down = min(width, longest * height), min(height, longest * width)
+        left, top = (width - across) * place, (height - down) * place
+        return left, top, left + across, top + down
+
+    def aspect(self, width: int, height: int) -> float:
+        """Return width / height of what a crop of the canvas should take it for."""
+        return width / height if self.geometry == "whole" else 1.0
+
+    def is_cut(self, width: int, height: int) -> bool:
+        """Return whether the canvas of training holds a part of the image only."""
+        return self.geometry == "whole" and max(width, height) > LONGEST * min(width, height)
 
 
 _MOST_PIXELS = 90_000_000  # to be decoded at once; a worker that holds more may end them all
 
 
-def read_canvas(index: Index, row: int, canvas: int, scale: Scale | None = None) -> Canvas:
-    """Return sample `row` as `[canvas, canvas, C]`: the short side shrunk to the canvas, the middle cut out.
+@dataclass(frozen=True)
+class Decoded:
+    """One image on its canvas `[side, side, C]`."""
 
-    Orientation (EXIF) is applied; only the first frame is read; transparency is put on white; more than 8 bits are scaled,
-    without a `scale` from 16; palette and CMYK become RGB, and gray too if files have 3 channels. Raises
-    UnreadableSampleError with a reason.
+    canvas: Canvas
+    aspect: float  # width / height of the image
+    is_cut: bool  # whether another part of it may be drawn the next time
+
+
+def read_canvas(index: Index, row: int, form: CanvasFormat, place: float = 0.5) -> Decoded:
+    """Return sample `row` on its canvas; of an image that is cut, the part at `place` in 0 to 1 along its long side.
+
+    Orientation (EXIF) is applied; only the first frame is read; transparency is put on white; palette and CMYK become RGB, and
+    gray too if files have 3 channels. Raises UnreadableSampleError with a reason.
     """
     if index.array is not None:
-        return _fit_array(index.array[row], canvas, scale)
+        return _fit_array(index.array[row], form, place)
     with silence_decoders(), decoding(index, row), index.open(row) as stream:
-        return decode(stream, canvas, index.file_channels, scale)
+        return decode(stream, form, index.file_channels, place)
 
 
-def decode(stream: BinaryIO, canvas: int, channels: int = 3, scale: Scale | None = None) -> Canvas:
+def decode(stream: BinaryIO, form: CanvasFormat, channels: int = 3, place: float = 0.5) -> Decoded:
     """Return the image in some bytes as `read_canvas` does.
 
     Raises what Pillow does, and UnreadableSampleError if it is too large.
     """
     with open_image(stream) as image:
-        image.draft("RGB" if channels == 3 else "L", (canvas, canvas))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
+        image.draft("RGB" if channels == 3 else "L", (form.side, form.side))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
         check_pixels(image.width, image.height)
-        upright = to_eight_bits(ImageOps.exif_transpose(image), scale)
-        fitted = fit(_without_alpha(upright).convert("RGB" if channels == 3 else "L"), canvas)
-        return fitted if channels == 3 else fitted[..., None]
+        upright = ImageOps.exif_transpose(image)
+        if is_deep(upright):
+            values = np.asarray(upright)
+            if form.scale is None:
+                upright = _upper_bits(upright.mode, values)
+            else:
+                return _fit_array(np.repeat(values[..., None], channels, axis=2), form, place)
+        return fit(_without_alpha(upright).convert("RGB" if channels == 3 else "L"), form, place)
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -49,18 +102,10 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
-def to_eight_bits(image: Image.Image, scale: Scale | None) -> Image.Image:
-    """Return an image of 8 bits; without a scale, the upper 8 of 16 bits.
-
-    Raises UnreadableSampleError for other types without a scale.
-    """
-    if not is_deep(image):
-        return image
-    values = np.asarray(image)
-    if scale is not None:
-        return Image.fromarray(scale(values))
-    if not image.mode.startswith("I;16"):
-        raise UnreadableSampleError(f"{image.mode} pixels among images of 8 bits (name their --range)")
+def _upper_bits(mode: str, values: NDArray[Any]) -> Image.Image:
+    """Return an image of the upper 8 of 16 bits; raises UnreadableSampleError for other types."""
+    if not mode.startswith("I;16"):
+        raise UnreadableSampleError(f"{mode} pixels among images of 8 bits (name their --range)")
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
@@ -70,19 +115,19 @@ def check_pixels(width: int, height: int) -> None:
         raise UnreadableSampleError(f"{width} x {height} pixels would take gigabytes to decode (shrink it)")
 
 
-def short_sides(index: Index) -> NDArray[np.int64]:
-    """Return the short sides in pixels of some images spread over the data, reading headers only.
+def image_sizes(index: Index) -> NDArray[np.int64]:
+    """Return width and height in pixels of some images spread over the data, `[n, 2]`, reading headers only.
 
     Raises SslkitError if not one of them can be read.
     """
     if index.array is not None:
-        return np.full(1, min(index.array.shape[1:3]))
-    return np.array(inspect_samples(index, lambda row: _short_side(index, row), "image"))
+        return np.array([index.array.shape[2:0:-1]])
+    return np.array(inspect_samples(index, lambda row: _size(index, row), "image"))
 
 
-def _short_side(index: Index, row: int) -> int:
+def _size(index: Index, row: int) -> tuple[int, int]:
     with index.open(row) as stream, open_image(stream) as image:
-        return min(image.size)
+        return image.size
 
 
 def open_image(stream: BinaryIO) -> Image.Image:
@@ -111,16 +156,34 @@ def _without_alpha(image: Image.Image) -> Image.Image:
     return image
 
 
-def fit(image: Image.Image, canvas: int) -> Canvas:
-    """Return an image as a canvas: the short side shrunk or enlarged to it, the middle cut out."""
-    if image.size != (canvas, canvas):
-        image = ImageOps.fit(image, (canvas, canvas), Image.Resampling.BILINEAR, centering=(0.5, 0.5))
-    return np.asarray(image)
+def fit(image: Image.Image, form: CanvasFormat, place: float = 0.5) -> Decoded:
+    """Return an image of 8 bits on its canvas."""
+    width, height = image.size
+    box = form.box(width, height, place)
+    if box != (0, 0, form.side, form.side):
+        image = image.resize((form.side, form.side), Image.Resampling.BILINEAR, box=box)
+    canvas: Canvas = np.asarray(image)
+    if canvas.ndim == 2:
+        canvas = canvas[..., None]
+    if form.scale is not None:
+        canvas = canvas.astype(np.uint16) * 257
+    return Decoded(canvas, form.aspect(width, height), form.is_cut(width, height))
 
 
-def _fit_array(array: NDArray[Any], canvas: int, scale: Scale | None) -> Canvas:
-    if scale is not None:
-        array = scale(array)
-    if array.shape[:2] == (canvas, canvas):
-        return np.asarray(array)
-    return np.stack([fit(Image.fromarray(np.ascontiguousarray(array[..., c])), canvas) for c in range(array.shape[2])], -1)
+def _fit_array(array: NDArray[Any], form: CanvasFormat, place: float) -> Decoded:
+    """Return an image `[H, W, C]` of any type on its canvas."""
+    height, width, channels = array.shape
+    box = form.box(width, height, place)
+    values = array if form.scale is None or array.dtype == np.uint8 else form.scale(array)
+    if box != (0, 0, form.side, form.side):
+        values = np.stack([_resize(values[..., channel], form.side, box) for channel in range(channels)], axis=-1)
+    if form.scale is not None and values.dtype == np.uint8:
+        values = values.astype(np.uint16) * 257
+    return Decoded(np.asarray(values), form.aspect(width, height), form.is_cut(width, height))
+
+
+def _resize(values: NDArray[Any], side: int, box: tuple[float, float, float, float]) -> Canvas:
+    """Return a box of one channel `[H, W]`, of 8 or 16 bits, at another size."""
+    picture = Image.fromarray(np.ascontiguousarray(values if values.dtype == np.uint8 else values.astype(np.float32)))
+    resized = np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR, box=box))
+    return resized if values.dtype == np.uint8 else np.rint(resized).astype(np.uint16)

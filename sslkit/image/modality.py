@@ -1,7 +1,9 @@
 """What the machinery asks of images."""
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -19,7 +21,7 @@ from sslkit.image.demo import some_digits
 from sslkit.image.encoders.select import CHANNELS, Select
 from sslkit.image.options import ImageOptions
 from sslkit.image.source import ImageSource
-from sslkit.image.transforms import center_view, flip, random_resized_crop
+from sslkit.image.transforms import center_view, random_resized_crop
 
 
 class ImageModality(Modality):
@@ -66,20 +68,23 @@ class ImageModality(Modality):
 
     def health_views(self, samples: Batch, info: DataInfo) -> tuple[Tensor, Tensor]:
         """Return two random crops of the same images."""
-        first, second = (flip(random_resized_crop(samples["image"], info.size, scale=(0.2, 1.0))) for _ in range(2))
+        canvas, aspect = samples["canvas"], samples["aspect"]
+        first, second = (random_resized_crop(canvas, info.size, (0.2, 1.0), flipped=0.5, aspect=aspect) for _ in range(2))
         return first, second
 
     def original(self, batch: Batch, info: DataInfo) -> Tensor | None:
         """Return the center of each image."""
-        return center_view(batch["image"], info.size)
+        return center_view(batch["canvas"], info.size, batch["aspect"])
 
     def thumbnail(self, source: Source, row: int) -> Image.Image | None:
-        """Return the canvas of an image."""
+        """Return the middle of an image."""
         assert isinstance(source, ImageSource)
         try:
-            canvas = read_canvas(source.index, row, source.canvases.canvas, source.canvases.scale)
+            canvas = read_canvas(source.index, row, replace(source.canvases.form, geometry="center")).canvas
         except UnreadableSampleError:
             return None
+        if canvas.dtype == np.uint16:
+            canvas = (canvas >> 8).astype(np.uint8)
         return Image.fromarray(canvas if canvas.shape[2] == 3 else canvas[..., 0])
 
     def baseline(self, encoder: Encoder, channels: int, size: int, detail: int) -> tuple[str, Encoder] | None:

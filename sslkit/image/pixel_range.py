@@ -1,4 +1,4 @@
-"""The range of pixels with more than 8 bits: which of their values become 0 and 255."""
+"""The range of pixels with more than 8 bits: which of their values become black and white."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ _LOW, _HIGH = 0.1, 99.9  # percentiles of a sample
 
 @dataclass(frozen=True)
 class PixelRange:
-    """The values that become 0 and 255; those beyond are cut off."""
+    """The values that become black and white; those beyond are cut off."""
 
     low: float
     high: float
@@ -30,13 +30,13 @@ class PixelRange:
     def __str__(self) -> str:
         return ",".join(repr(float(value)).removesuffix(".0") for value in (self.low, self.high))
 
-    def __call__(self, values: NDArray[Any]) -> NDArray[np.uint8]:
-        """Return values as 0 to 255; raises UnreadableSampleError if some are not finite."""
+    def __call__(self, values: NDArray[Any]) -> NDArray[np.uint16]:
+        """Return values as 0 to 65,535; raises UnreadableSampleError if some are not finite."""
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise UnreadableSampleError("pixels that are not finite")
-        scaled = (values.astype(np.float64) - self.low) * (255 / (self.high - self.low))
-        eight_bits: NDArray[np.uint8] = np.rint(scaled.clip(0, 255)).astype(np.uint8)
-        return eight_bits
+        scaled = (values.astype(np.float64) - self.low) * (65535 / (self.high - self.low))
+        sixteen_bits: NDArray[np.uint16] = np.rint(scaled.clip(0, 65535)).astype(np.uint16)
+        return sixteen_bits
 
 
 @dataclass(frozen=True)

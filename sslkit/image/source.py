@@ -1,5 +1,6 @@
 """Images as a source: canvases of one size, decoded once."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,8 +17,8 @@ from sslkit.contract.source import OpenSpec, ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.index import Index
 from sslkit.data.indexed_source import IndexedSource
-from sslkit.image.canvas import Canvases, choose_folder
-from sslkit.image.decode import short_sides
+from sslkit.image.canvas import VERSION, Canvases, choose_folder
+from sslkit.image.decode import LONGEST, CanvasFormat, Geometry, image_sizes
 from sslkit.image.options import IMAGES, ImageOptions
 from sslkit.image.pixel_range import choose_range
 from sslkit.image.transforms import center_view
@@ -29,7 +30,11 @@ SIZES = (32, 64, 96, 128, 160, 224)
 
 
 class ImageSource(IndexedSource):
-    """Images; a batch has `image`, float32 `[B, C, canvas, canvas]` in [0, 1]."""
+    """Images; a batch has `canvas`, float32 `[B, C, side, side]` in [0, 1], and `aspect`, float32 `[B]`.
+
+    In training a canvas holds the whole image, stretched to a square, and `aspect` is width / height before that: crops have
+    to read it. In evaluations it holds the middle, and `aspect` is 1.
+    """
 
     kind: ClassVar = IMAGES
     noun: ClassVar = IMAGES.noun
@@ -53,12 +58,12 @@ class ImageSource(IndexedSource):
     @classmethod
     def for_training(cls, index: Index, spec: OpenSpec) -> Self:
         """Return images at the size and on the canvas that were asked for, or that suit the data."""
-        return cls._at(index, spec, None, None)
+        return cls._at(index, spec, None, None, "whole")
 
     @classmethod
     def for_evaluation(cls, index: Index, spec: OpenSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
         """Return images at a size, on the canvas that suits both, or on that of `like`."""
-        return cls._at(index, spec, size, None if like is None else like.canvases)
+        return cls._at(index, spec, size, like, "center")
 
     @classmethod
     def channels(cls, index: Index) -> int | None:
@@ -66,19 +71,23 @@ class ImageSource(IndexedSource):
         return index.channels
 
     @classmethod
-    def _at(cls, index: Index, spec: OpenSpec, size: int | None, like: Canvases | None) -> Self:
+    def _at(cls, index: Index, spec: OpenSpec, size: int | None, like: Self | None, geometry: Geometry) -> Self:
         options, resolved = spec.table(ImageOptions), dict[str, tuple[Any, str]]()
-        side = int(np.median(short_sides(index)))
+        sizes = image_sizes(index if like is None else like.index)
         if size is None and options.size == "auto":
-            size = choose_size(side)
-            resolved["size"] = size, f"images have {side} px on the short side"
+            short = int(np.median(sizes.min(axis=1)))
+            size = choose_size(short)
+            resolved["size"] = size, f"images have {short} px on the short side"
         elif size is None:
             size = int(options.size)
-        if like is not None:
-            canvas, scale = like.canvas, like.scale or choose_range(index, index.range)[0]
+        canvas, reason = choose_canvas(size, sizes, geometry)
+        if like is not None:  # the --canvas of a training is for its crops
+            canvas = like.canvases.form.side if like.canvases.form.geometry == geometry else canvas
+            scale = like.canvases.form.scale or choose_range(index, index.range)[0]
         else:
-            canvas, reason = choose_canvas(size, side) if options.canvas == "auto" else (int(options.canvas), "")
-            if reason:
+            if options.canvas != "auto":
+                canvas = int(options.canvas)
+            elif geometry == "whole":
                 resolved["canvas"] = canvas, reason
             if index.array is not None and index.channels == 1:
                 resolved["channels"] = "1", "those of the array"
@@ -87,8 +96,9 @@ class ImageSource(IndexedSource):
                 resolved["range"] = str(scale), reason
         if index.array is not None and index.array.dtype == np.uint8:
             scale = None
-        folder, resolved["cache"] = choose_folder(index, canvas, spec.cache, spec.cache_limit, scale)
-        return cls(index, size, Canvases(index, canvas, folder, scale), resolved)
+        form = CanvasFormat(canvas, geometry, scale)
+        folder, resolved["cache"] = choose_folder(index, form, spec.cache, spec.cache_limit)
+        return cls(index, size, Canvases(index, form, folder), resolved)
 
     @classmethod
     def example(cls, folder: Path, samples: int) -> str:
@@ -101,22 +111,22 @@ class ImageSource(IndexedSource):
 
     def key(self) -> str:
         """Return the data's own key, the canvas and the size."""
-        scale = "" if self.canvases.scale is None else f" {self.canvases.scale}"
-        return f"{self.index.key()} {self.index.channels} {self.canvases.canvas} {self.info.size}{scale}"
+        return f"{self.index.key()} {self.index.channels} {self.canvases.form} {VERSION} {self.info.size}"
 
     def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
-        """Return `image`, uint8 `[B, canvas, canvas, C]`; a broken one is black."""
-        images, broken = self.canvases.read(rows)
-        return {"image": images}, broken
+        """Return `canvas`, uint8 or uint16 `[B, side, side, C]`, and `aspect`, float32 `[B]`; a broken one is black."""
+        canvases, aspects, broken = self.canvases.read(rows, draw)
+        return {"canvas": canvases, "aspect": aspects}, broken
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return `image` as float32 `[B, C, canvas, canvas]` in [0, 1]."""
-        image = batch["image"].permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        return {**batch, "image": image.div_(255)}
+        """Return `canvas` as float32 `[B, C, side, side]` in [0, 1]."""
+        canvas = batch["canvas"].permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        return {**batch, "canvas": canvas.div_(np.iinfo(self.canvases.form.dtype).max)}
 
     def view(self, batch: Batch, encodes: str) -> Tensor:
-        """Return the middle of each canvas at the training size."""
-        return center_view(batch["image"], self.info.size)
+        """Return the middle of each image at the training size."""
+        whole = self.canvases.form.geometry == "whole"
+        return center_view(batch["canvas"], self.info.size, batch["aspect"] if whole else None)
 
     def workers(self, requested: int | str) -> tuple[int, str]:
         """Return how many processes decode."""
@@ -154,8 +164,18 @@ def choose_size(side: int) -> int:
     return max((known for known in SIZES if known <= side), default=SIZES[0])
 
 
-def choose_canvas(size: int, side: int) -> tuple[int, str]:
-    """Return the canvas for a training size and the images' median short side in pixels."""
-    if side <= 64:
-        return max(side, 8), "small images are kept whole"
-    return max(min(side, round(size * 8 / 7)), 8), "8/7 of the size leaves room for crops"
+def choose_canvas(size: int, sizes: NDArray[np.int64], geometry: Geometry) -> tuple[int, str]:
+    """Return the side of canvases for a training size and images of `sizes` (width and height, `[n, 2]`), and the reason.
+
+    A training canvas is larger by the square root of 4/3: stretched to it, an image of 4:3 loses nothing that a crop shows.
+    """
+    short = int(np.median(sizes.min(axis=1)))
+    if geometry == "center":
+        return max(short if short <= 64 else min(short, round(size * 8 / 7)), 8), ""
+    long = int(np.median(np.minimum(sizes.max(axis=1), LONGEST * sizes.min(axis=1))))
+    largest = 16 * math.ceil(size * 8 / 7 * math.sqrt(4 / 3) / 16)
+    if short <= 64:
+        return max(long, 8), "small images are kept whole"
+    if long <= largest:
+        return long, f"images have {long} px on the long side"
+    return largest, "8/7 of the size leaves room for crops, √(4/3) for stretched images"

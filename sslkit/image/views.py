@@ -1,22 +1,20 @@
 """Random views of images: single crops, and the augmented views of contrastive, clustering and joint-embedding tasks."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.options import Pixels, TaskOptions
+from sslkit.contract.task import Batch, DataInfo
 from sslkit.image.transforms.blur import gaussian_blur
 from sslkit.image.transforms.color import color_jitter, solarize
-from sslkit.image.transforms.geometry import flip, random_resized_crop
+from sslkit.image.transforms.geometry import random_resized_crop
 from sslkit.pictures import side_by_side
-
-if TYPE_CHECKING:
-    from sslkit.contract.encoder import Encoder
-    from sslkit.contract.task import DataInfo
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -80,7 +78,7 @@ class MultiCropOptions(ViewOptions):
 class Views:
     """Random augmented views of images, with options on `auto` resolved for the data."""
 
-    def __init__(self, options: ViewOptions, data: "DataInfo") -> None:
+    def __init__(self, options: ViewOptions, data: DataInfo) -> None:
         """Resolve the options; raise SslkitError for channels without hue and for crops of a single pixel."""
         small = data.size <= 64
         self.size, self.scale, self.gray = data.size, (options.crop_scale, 1.0), options.gray
@@ -93,23 +91,23 @@ class Views:
         check_hue(data.channels, self.strength)
         check_crop(data.size, options.crop_scale, "crop_scale")
 
-    def __call__(self, image: Tensor, number: int = 0) -> Tensor:
-        """Return one view `[B, C, S, S]` of images `[B, C, H, W]`, the first (0) or the second (1) where the two differ."""
-        return self._augment(image, self.size, self.scale, number)
+    def __call__(self, batch: Batch, number: int = 0) -> Tensor:
+        """Return one view `[B, C, S, S]` of a batch's images, the first (0) or the second (1) where the two differ."""
+        return self._augment(batch, self.size, self.scale, number)
 
-    def two(self, image: Tensor) -> Tensor:
+    def two(self, batch: Batch) -> Tensor:
         """Return two views, `[B, 2, C, S, S]`."""
-        return torch.stack([self(image, number) for number in range(2)], dim=1)
+        return torch.stack([self(batch, number) for number in range(2)], dim=1)
 
-    def _augment(self, image: Tensor, size: int, scale: tuple[float, float], number: int = 0) -> Tensor:
-        view = strong_view(image, size, scale, self.strength, self.gray, self.blur[number])
+    def _augment(self, batch: Batch, size: int, scale: tuple[float, float], number: int = 0) -> Tensor:
+        view = strong_view(batch, size, scale, self.strength, self.gray, self.blur[number])
         return solarize(view, probability=self.solarize[number]) if self.solarize[number] else view
 
 
 class Crops(Views):
     """Multi-crop views: large and small crops, of which the encoder processes each size in one pass."""
 
-    def __init__(self, options: MultiCropOptions, data: "DataInfo", encoder: "Encoder") -> None:
+    def __init__(self, options: MultiCropOptions, data: DataInfo, encoder: Encoder) -> None:
         """Resolve the number of small crops and their size; raise SslkitError for crops of a single pixel."""
         super().__init__(options, data)
         self.small = int(options.crops.partition("+")[2])
@@ -118,11 +116,11 @@ class Crops(Views):
         self.small_scale = (min(_MIN_SMALL_SCALE, options.small_scale), options.small_scale)
         check_crop(data.size, options.small_scale, "small_scale")
 
-    def draw(self, image: Tensor) -> dict[str, Tensor]:
+    def draw(self, batch: Batch) -> dict[str, Tensor]:
         """Return two large crops, `image` `[B, 2, C, S, S]`, and the small crops, if any, `small` `[B, V, C, s, s]`."""
-        crops = {"image": self.two(image)}
+        crops = {"image": self.two(batch)}
         if self.small:
-            small = [self._augment(image, self.small_size, self.small_scale) for _ in range(self.small)]
+            small = [self._augment(batch, self.small_size, self.small_scale) for _ in range(self.small)]
             crops["small"] = torch.stack(small, dim=1)
         return crops
 
@@ -154,24 +152,20 @@ def check_crop(size: int, share: float, flag: str) -> None:
         )
 
 
-def random_crop_view(image: Tensor, size: int, scale: float) -> Tensor:
-    """Return a random crop `[B, C, size, size]` of at least `scale` of the area of each image, flipped half the time."""
-    return flip(random_resized_crop(image, size, scale=(scale, 1.0)))
-
-
 def strong_view(
-    image: Tensor,
+    batch: Batch,
     size: int,
     scale: tuple[float, float] = (0.08, 1.0),
     color_strength: float = 1.0,
     gray: float = 0.2,
     blur: float = 0.5,
 ) -> Tensor:
-    """Return one view of each image `[B, C, H, W]`: crop, flip, color jitter, gray, blur (Chen et al., 2020, appendix A).
+    """Return one view of each image, `[B, C, S, S]`: crop, flip, color jitter, gray, blur (Chen et al., 2020, appendix A).
 
-    `color_strength` scales the jitter 0.8/0.8/0.8/0.2; `gray` and `blur` are probabilities.
+    `batch` has `canvas` `[B, C, H, W]` and `aspect` `[B]`, as a source delivers them. `color_strength` scales the jitter
+    0.8/0.8/0.8/0.2; `gray` and `blur` are probabilities.
     """
-    image = random_resized_crop(image, size, scale=scale, flipped=0.5)
+    image = random_resized_crop(batch["canvas"], size, scale=scale, flipped=0.5, aspect=batch["aspect"])
     strength = 0.8 * color_strength
     image = color_jitter(image, strength, strength, strength, min(0.5, 0.2 * color_strength), gray=gray)
     return gaussian_blur(image, probability=blur)

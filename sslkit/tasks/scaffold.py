@@ -41,11 +41,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, TaskOptions
-from sslkit.image.transforms import flip, random_resized_crop
+from sslkit import Batch, ImageTask, TaskOptions
 
 
-class {title}(PretextTask):
+class {title}(ImageTask):
     """Predict whether an image is upside down: replace this with your own idea."""
 
     class Options(TaskOptions):
@@ -63,7 +62,7 @@ class {title}(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return images `[B, C, S, S]`, half of them upside down, and labels `[B]`; on the device, without gradient."""
-        image = flip(random_resized_crop(batch["image"], self.data.size, scale=(self.options.crop_scale, 1.0)))
+        image = self.crop(batch)
         turned = torch.rand(len(image), device=image.device) < 0.5
         return {{"image": torch.where(turned[:, None, None, None], image.flip(2), image), "turned": turned.long()}}
 
@@ -107,7 +106,7 @@ sslkit knn --ckpt runs/{name}/model.safetensors
 
 
 # The package sslkit_plugins is ours; the others are names that the task's class would hide from its own module.
-_RESERVED = frozenset({"plugins", "batch", "tensor", "field", "pretext_task", "task_options"})
+_RESERVED = frozenset({"plugins", "batch", "tensor", "field", "image_task", "task_options"})
 
 
 @dataclass(frozen=True)

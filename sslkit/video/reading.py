@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from sslkit.contract.errors import UnreadableSampleError
 from sslkit.data.index import Index, open_file
 from sslkit.extras import load_extra
-from sslkit.image.decode import Canvas, check_pixels, decode, fit, open_image
+from sslkit.image.decode import CanvasFormat, Decoded, check_pixels, decode, fit, open_image
 from sslkit.image.options import IMAGES
 
 _FAR = 64  # frames between two that are wanted, from which on a video file is searched for the next
@@ -27,6 +28,19 @@ def motion(window: NDArray[np.uint8]) -> float:
     return float(np.abs(np.diff(window.astype(np.int16), axis=0)).mean())
 
 
+@dataclass(frozen=True)
+class Frames:
+    """Some frames of a clip on their canvases."""
+
+    canvases: NDArray[np.uint8]  # [T, side, side, 3]
+    aspect: float  # width / height of the first
+
+    @classmethod
+    def of(cls, frames: list[Decoded]) -> "Frames":
+        """Return decoded frames."""
+        return cls(np.stack([frame.canvas for frame in frames]), frames[0].aspect)
+
+
 class FrameFolder:
     """Read frames that are images, in their order."""
 
@@ -36,19 +50,19 @@ class FrameFolder:
             raise UnreadableSampleError("no image in it")
 
     @property
-    def side(self) -> int:
-        """Return the short side in pixels."""
+    def size(self) -> tuple[int, int]:
+        """Return width and height in pixels."""
         with open_file(self.files[0]) as stream, open_image(stream) as image:
-            return min(image.size)
+            return image.size
 
-    def frames(self, places: NDArray[np.int64], canvas: int) -> NDArray[np.uint8]:
-        """Return some frames on their canvas, `[T, canvas, canvas, 3]`; each is decoded once."""
-        known: dict[int, Canvas] = {}
-        for place in map(int, places):
-            if place not in known:
-                with open_file(self.files[place]) as stream:
-                    known[place] = decode(stream, canvas)
-        return np.stack([known[int(place)] for place in places])
+    def frames(self, numbers: NDArray[np.int64], form: CanvasFormat, place: float = 0.5) -> Frames:
+        """Return some frames; each is decoded once."""
+        known: dict[int, Decoded] = {}
+        for number in map(int, numbers):
+            if number not in known:
+                with open_file(self.files[number]) as stream:
+                    known[number] = decode(stream, form, place=place)
+        return Frames.of([known[int(number)] for number in numbers])
 
 
 class VideoFile:
@@ -68,32 +82,32 @@ class VideoFile:
             raise UnreadableSampleError("a video of unknown length")
 
     @property
-    def side(self) -> int:
-        """Return the short side in pixels."""
-        return int(min(self.video.width, self.video.height))
+    def size(self) -> tuple[int, int]:
+        """Return width and height in pixels."""
+        return int(self.video.width), int(self.video.height)
 
-    def frames(self, places: NDArray[np.int64], canvas: int) -> NDArray[np.uint8]:
-        """Return some frames, in rising order, `[T, canvas, canvas, 3]`; the last in place of what is not there."""
-        canvases: list[Canvas] = []
-        last: Canvas | None = None
-        near = np.split(places, np.flatnonzero(np.diff(places) > _FAR) + 1)  # what is far is sought, not decoded on the way
+    def frames(self, numbers: NDArray[np.int64], form: CanvasFormat, place: float = 0.5) -> Frames:
+        """Return some frames, in rising order; the last in place of what is not there."""
+        frames: list[Decoded] = []
+        last: Decoded | None = None
+        near = np.split(numbers, np.flatnonzero(np.diff(numbers) > _FAR) + 1)  # what is far is sought, not decoded on the way
         for group in near:
             self.container.seek(self.begin + int(group[0] / self.rate), stream=self.video)
             remaining = list(map(int, group))
             for frame in self.container.decode(self.video):
-                place = round((frame.pts - self.begin) * self.rate)
-                if place < remaining[0]:
+                number = round((frame.pts - self.begin) * self.rate)
+                if number < remaining[0]:
                     continue
-                last = fit(frame.to_image(), canvas)
-                while remaining and remaining[0] <= place:
-                    canvases.append(last)
+                last = fit(frame.to_image(), form, place)
+                while remaining and remaining[0] <= number:
+                    frames.append(last)
                     remaining.pop(0)
                 if not remaining:
                     break
             if last is None:
                 raise UnreadableSampleError("the frames that were wanted cannot be decoded")
-            canvases += [last] * len(remaining)
-        return np.stack(canvases)
+            frames += [last] * len(remaining)
+        return Frames.of(frames)
 
 
 @contextmanager

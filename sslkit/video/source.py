@@ -18,11 +18,13 @@ from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.decode import decoding, inspect_samples, silence_decoders
 from sslkit.data.index import Index, stamp_of, with_folders_as_labels
 from sslkit.data.indexed_source import IndexedSource
+from sslkit.image.canvas import VERSION
+from sslkit.image.decode import CanvasFormat
 from sslkit.image.options import ImageOptions
 from sslkit.image.source import choose_canvas, choose_size
 from sslkit.image.transforms import center_view
 from sslkit.video.options import _FILES, CLIPS, FEWEST, VideoOptions
-from sslkit.video.reading import frame_names, motion, open_clip
+from sslkit.video.reading import Frames, frame_names, motion, open_clip
 
 _FRAMES = 16  # of a window: at most
 
@@ -43,7 +45,7 @@ _ASKED = 100  # clips that are looked into to choose settings
 
 
 class VideoSource(IndexedSource):
-    """Clips; a batch has `video`, float32 `[B, T, C, canvas, canvas]` in [0, 1]: frames in their order.
+    """Clips; a batch has `video`, float32 `[B, T, C, side, side]` in [0, 1], and, as for images, `aspect`, float32 `[B]`.
 
     In training they are a window of `T` frames, at most every sixth, that is drawn with a chance in proportion to its
     motion; in evaluations eight, evenly spaced from beginning to end, whose features are averaged. `info.details` has
@@ -54,11 +56,11 @@ class VideoSource(IndexedSource):
     noun: ClassVar = CLIPS.noun
 
     def __init__(
-        self, index: Index, size: int, canvas: int, frames: int, step: int, resolved: dict[str, tuple[Any, str]]
+        self, index: Index, size: int, form: CanvasFormat, frames: int, step: int, resolved: dict[str, tuple[Any, str]]
     ) -> None:
         self.index, self.resolved, self.location = index, resolved, index.source
         self.step = step
-        self.canvas, self.frames = canvas, frames
+        self.form, self.frames = form, frames
         self.info = DataInfo(len(index), size, 3, "video", {"frames": frames})
 
     @classmethod
@@ -75,14 +77,15 @@ class VideoSource(IndexedSource):
         """Return clips whose windows and frames are as asked for, or suit the data."""
         image, video = spec.table(ImageOptions), spec.table(VideoOptions)
         resolved: dict[str, tuple[Any, str]] = {}
-        sides, lengths = inspect_clips(index)
-        side, usual = int(np.median(sides)), int(np.median(lengths))
+        sizes, lengths = inspect_clips(index)
+        usual = int(np.median(lengths))
         size, canvas, frames, step = image.size, image.canvas, video.frames, video.frame_step
         if size == "auto":
-            size = choose_size(side)
-            resolved["size"] = size, f"frames have {side} px on the short side"
+            short = int(np.median(sizes.min(axis=1)))
+            size = choose_size(short)
+            resolved["size"] = size, f"frames have {short} px on the short side"
         if canvas == "auto":
-            resolved["canvas"] = choose_canvas(size, side)
+            resolved["canvas"] = choose_canvas(size, sizes, "whole")
             canvas = resolved["canvas"][0]
         if spec.cache == "on":
             raise SslkitError("video is not cached", "leave it out: frames are decoded when needed", flag="cache")
@@ -96,13 +99,13 @@ class VideoSource(IndexedSource):
         if step == "auto":
             step = _STEP
             resolved["frame_step"] = step, "at most: short clips take a smaller one"
-        return cls(index, size, int(canvas), int(frames), int(step), resolved)
+        return cls(index, size, CanvasFormat(int(canvas), "whole"), int(frames), int(step), resolved)
 
     @classmethod
     def for_evaluation(cls, index: Index, spec: OpenSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
         """Return clips at a size, on the canvas that suits both, or on that of `like`."""
-        canvas = choose_canvas(size, int(np.median(inspect_clips(index)[0])))[0] if like is None else like.canvas
-        return cls(index, size, canvas, _SHOWN, _STEP, {})
+        canvas, _ = choose_canvas(size, inspect_clips(index if like is None else like.index)[0], "center")
+        return cls(index, size, CanvasFormat(canvas), _SHOWN, _STEP, {})
 
     @classmethod
     def example(cls, folder: Path, samples: int) -> str:
@@ -122,22 +125,24 @@ class VideoSource(IndexedSource):
 
     def key(self) -> str:
         """Return the data's own key, the canvas, the size and the frames."""
-        return f"{self.index.key()} {self.canvas} {self.info.size} {self.frames}"
+        return f"{self.index.key()} {self.form} {VERSION} {self.info.size} {self.frames}"
 
     def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
-        """Return `clip`, uint8 `[B, T, canvas, canvas, 3]`; a broken one is black."""
-        clips = np.zeros((len(rows), self.frames, self.canvas, self.canvas, 3), dtype=np.uint8)
+        """Return `video`, uint8 `[B, T, side, side, 3]`, and `aspect`, float32 `[B]`; a broken one is black."""
+        clips = np.zeros((len(rows), self.frames, self.form.side, self.form.side, 3), dtype=np.uint8)
+        aspects = np.ones(len(rows), dtype=np.float32)
         broken: dict[int, str] = {}
         for place, row in enumerate(rows):
             try:
                 with decoding(self.index, int(row)):
-                    clips[place] = self._window(int(row), None if draw is None else draw.generator(int(row)))
+                    frames = self._window(int(row), None if draw is None else draw.generator(int(row)))
+                    clips[place], aspects[place] = frames.canvases, frames.aspect
             except UnreadableSampleError as reason:
                 broken[place] = str(reason)
-        return {"video": clips}, broken
+        return {"video": clips, "aspect": aspects}, broken
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return `clip` as float32 `[B, T, C, canvas, canvas]` in [0, 1]."""
+        """Return `video` as float32 `[B, T, C, side, side]` in [0, 1]."""
         clip = batch["video"].permute(0, 1, 4, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
         return {**batch, "video": clip.div_(255)}
 
@@ -147,7 +152,8 @@ class VideoSource(IndexedSource):
         To an encoder of images they are T views of a clip, to one of videos they are the clip.
         """
         clip = batch["video"]
-        frames: Tensor = center_view(clip.flatten(0, 1), self.info.size).unflatten(0, clip.shape[:2])
+        aspect = batch["aspect"].repeat_interleave(clip.shape[1]) if self.form.geometry == "whole" else None
+        frames: Tensor = center_view(clip.flatten(0, 1), self.info.size, aspect).unflatten(0, clip.shape[:2])
         return frames
 
     def workers(self, requested: int | str) -> tuple[int, str]:
@@ -156,18 +162,19 @@ class VideoSource(IndexedSource):
             return int(requested), "as given"
         return min(os.cpu_count() or 1, 8), "one per core: frames are decoded in every epoch"
 
-    def _window(self, row: int, random: np.random.Generator | None) -> NDArray[np.uint8]:
-        """Return frames `[T, canvas, canvas, 3]`; raises UnreadableSampleError for a clip with too few."""
+    def _window(self, row: int, random: np.random.Generator | None) -> Frames:
+        """Return frames; raises UnreadableSampleError for a clip with too few."""
         with silence_decoders(), open_clip(self.index, row) as clip:
             if random is None:
-                return clip.frames(np.linspace(0, clip.length - 1, self.frames).round().astype(int), self.canvas)
+                return clip.frames(np.linspace(0, clip.length - 1, self.frames).round().astype(int), self.form)
             if clip.length < self.frames:
                 raise UnreadableSampleError(f"{clip.length} frames, expected {self.frames} or more")
             stride = min(self.step, clip.length // self.frames)
             last = clip.length - 1 - stride * (self.frames - 1)
             starts = np.unique(random.integers(last + 1, size=_CANDIDATES))
-            windows = [clip.frames(start + stride * np.arange(self.frames), self.canvas) for start in starts]
-            moves = np.array([motion(window) for window in windows]) + 1e-3  # where nothing moves, any will do
+            place = float(random.random())
+            windows = [clip.frames(start + stride * np.arange(self.frames), self.form, place) for start in starts]
+            moves = np.array([motion(window.canvases) for window in windows]) + 1e-3  # where nothing moves, any will do
             return windows[random.choice(len(windows), p=moves / moves.sum())]
 
 
@@ -204,12 +211,12 @@ def _with_folders_measured(index: Index) -> Index:
     return replace(index, stamps=stamps)
 
 
-def inspect_clips(index: Index) -> tuple[list[int], list[int]]:
-    """Return short sides and lengths of some clips spread over the data."""
+def inspect_clips(index: Index) -> tuple[NDArray[np.int64], list[int]]:
+    """Return width and height, `[n, 2]`, and lengths of some clips spread over the data."""
 
-    def look(row: int) -> tuple[int, int]:
+    def look(row: int) -> tuple[tuple[int, int], int]:
         with open_clip(index, row) as clip:
-            return clip.side, clip.length
+            return clip.size, clip.length
 
-    sides, lengths = zip(*inspect_samples(index, look, "clip", _ASKED), strict=True)
-    return list(sides), list(lengths)
+    sizes, lengths = zip(*inspect_samples(index, look, "clip", _ASKED), strict=True)
+    return np.array(sizes), list(lengths)

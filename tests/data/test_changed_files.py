@@ -27,7 +27,7 @@ def first_value(data: Path) -> int:
     source = ImageSource.open(PretrainSpec(task="rotation", data=str(data), image={"size": 8, "canvas": 8}, cache="on"))
     arrays, broken = source.read(np.array([0]))
     assert not broken
-    return int(arrays["image"][0, 0, 0, 0])
+    return int(arrays["canvas"][0, 0, 0, 0])
 
 
 def rewrite(file: Path) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from sslkit import SslkitError
 from sslkit.contract.errors import UnreadableSampleError
 from sslkit.data.shards import expand
-from sslkit.image.decode import read_canvas
+from sslkit.image.decode import CanvasFormat, read_canvas
 from sslkit.image.source import ImageSource
 from sslkit.specs.data import DataSpec
 
@@ -50,8 +50,8 @@ def test_images_are_those_in_the_tar(shards: Path) -> None:
     index = ImageSource.read_index(f"wds:{shards}/part-{{000..002}}.tar", DataSpec())
     assert len(index) == 48 and index.name(17) == "part-001.tar/01/0001.png" and index.labels is None
     expected = np.asarray(Image.open(io.BytesIO(png(101))))
-    assert np.array_equal(read_canvas(index, 17, 16), expected)
-    assert np.array_equal(read_canvas(index.subset(np.array([17])), 0, 16), expected)
+    assert np.array_equal(read_canvas(index, 17, CanvasFormat(16)).canvas, expected)
+    assert np.array_equal(read_canvas(index.subset(np.array([17])), 0, CanvasFormat(16)).canvas, expected)
 
 
 def test_labels_are_members_too(shards: Path) -> None:
@@ -118,12 +118,12 @@ def test_a_shard_that_is_cut_off_and_one_that_changes(tmp_path: Path, capsys: py
     whole = ImageSource.read_index(f"wds:{file}", DataSpec())
     os.utime(file, (1, 1))
     with pytest.raises(UnreadableSampleError, match="changed since it was indexed"):
-        read_canvas(whole, 0, 16)
+        read_canvas(whole, 0, CanvasFormat(16))
     file.write_bytes(file.read_bytes()[: 5 * 1536 + 700])
     rest = ImageSource.read_index(f"wds:{file}", DataSpec())
     assert 4 <= len(rest) <= 6
     with pytest.raises(UnreadableSampleError):
-        read_canvas(rest, len(rest) - 1, 16)
+        read_canvas(rest, len(rest) - 1, CanvasFormat(16))
 
 
 def test_names_in_a_tar_are_only_names(tmp_path: Path) -> None:
@@ -131,5 +131,7 @@ def test_names_in_a_tar_are_only_names(tmp_path: Path) -> None:
     write_shard(tmp_path / "evil.tar", {str(outside): png(1), "../../up.png": png(2), "/etc/passwd.png": png(3)})
     index = ImageSource.read_index(f"wds:{tmp_path}/evil.tar", DataSpec())
     for row in range(3):
-        assert np.array_equal(read_canvas(index, row, 16), np.asarray(Image.open(io.BytesIO(png(row + 1)))))
+        assert np.array_equal(
+            read_canvas(index, row, CanvasFormat(16)).canvas, np.asarray(Image.open(io.BytesIO(png(row + 1))))
+        )
     assert not outside.exists() and sorted(file.name for file in tmp_path.iterdir()) == ["evil.tar"]

@@ -18,6 +18,7 @@ from sslkit.engine.initial import load_initial
 from sslkit.registry import load_modality
 from sslkit.tasks.load import load_task
 from sslkit.text.encoders import encode_words
+from tests.canvases import canvases
 
 
 def built(name: str, size: int = 32, options: dict[str, str] | None = None, channels: int = 3) -> Any:
@@ -348,7 +349,7 @@ def test_views_of_other_sizes_are_whole_patches() -> None:
     for name in ("jigsaw", "relative_position", "counting", "swav"):
         task_class = load_task(name)
         task = task_class(task_class.Options(), vit(), DataInfo(8, 64))
-        task.predict(task.transform({"image": torch.rand(2, 3, 64, 64)}))
+        task.predict(task.transform(canvases(torch.rand(2, 3, 64, 64))))
 
 
 def test_views_for_an_encoder_of_one_size_have_that_size() -> None:
@@ -358,7 +359,7 @@ def test_views_for_an_encoder_of_one_size_have_that_size() -> None:
     for name in ("jigsaw", "swav"):
         task_class = load_task(name)
         task = task_class(task_class.Options(), swin, DataInfo(8, 64))
-        task.predict(task.transform({"image": torch.rand(2, 3, 64, 64)}))
+        task.predict(task.transform(canvases(torch.rand(2, 3, 64, 64))))
 
 
 @pytest.mark.parametrize("side", [16, 32, 48])

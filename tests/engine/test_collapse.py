@@ -121,7 +121,7 @@ def test_a_loss_that_stands_still_is_named(digits: Path, tmp_path: Path, sslkit:
         "    'Learn nothing.'\n"
         "    defaults = {'lr': 0.0}\n"
         "    def transform(self, batch):\n"
-        "        return {'image': batch['image']}\n"
+        "        return {'image': batch['canvas']}\n"
         "    def loss(self, output, batch):\n"
         "        return 3 + 1e-9 * output.sum()\n"
     )
@@ -197,7 +197,7 @@ def test_a_teacher_of_something_else_is_left_alone(digits: Path, tmp_path: Path,
         "    def setup(self):\n"
         "        self.teacher = Teacher(self.head)\n"
         "    def transform(self, batch):\n"
-        "        return {'image': batch['image']}\n"
+        "        return {'image': batch['canvas']}\n"
         "    def loss(self, output, batch):\n"
         "        return output.square().mean()\n"
     )

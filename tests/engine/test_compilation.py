@@ -30,7 +30,7 @@ class {name}(PretextTask):
         return {head}
 
     def transform(self, batch):
-        return {{"image": batch["image"], "target": batch["image"].mean(dim=(1, 2, 3))}}
+        return {{"image": batch["canvas"], "target": batch["canvas"].mean(dim=(1, 2, 3))}}
 
     def predict(self, batch):
         features = self.encoder.feature_map(batch["image"])

@@ -24,6 +24,7 @@ from sslkit.engine.pretrain import pretrain
 from sslkit.engine.seeds import seed_stage
 from sslkit.specs.train import PretrainSpec
 from sslkit.tasks.load import load_task
+from tests.canvases import canvases
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -49,7 +50,7 @@ def gradient(task: PretextTask, batch: Any, machine: Machine, micro_batch: int) 
 def batch_of(task: PretextTask) -> Any:
     seed_stage(0, "transform", 0)
     image = torch.rand(8, 3, 36, 36, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
-    return task.transform({"image": image, "index": torch.arange(8, device="cuda")})
+    return task.transform(canvases(image, index=torch.arange(8, device="cuda")))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -21,6 +21,7 @@ from sslkit.engine.precision import Machine, choose_machine
 from sslkit.engine.seeds import seed_stage
 from sslkit.specs.train import PretrainSpec
 from sslkit.tasks.load import load_task
+from tests.canvases import canvases
 
 
 class Ragged(PretextTask):
@@ -31,8 +32,8 @@ class Ragged(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         return {
-            "image": batch["image"][..., :16, :16],
-            "mask": torch.rand(len(batch["image"]), 4, device=batch["image"].device) < 0.5,
+            "image": batch["canvas"][..., :16, :16],
+            "mask": torch.rand(len(batch["canvas"]), 4, device=batch["canvas"].device) < 0.5,
         }
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
@@ -74,7 +75,7 @@ def gradients(task: PretextTask, micro_batch: int, machine: Machine | None = Non
     seed_stage(0, "transform", 0)
     images = torch.rand(8, 3, 20, 20, generator=torch.Generator().manual_seed(0)).to(next(task.parameters()))
     with torch.no_grad():
-        batch = task.transform({"image": images, "index": torch.arange(8)})
+        batch = task.transform(canvases(images, index=torch.arange(8)))
     micro_batches = MicroBatches(task, task.predict, machine or choose_machine("cpu"), batch, micro_batch, 0, 0)
     report = compute_gradients(micro_batches, lambda loss: loss)
     return {name: parameter.grad for name, parameter in task.named_parameters() if parameter.grad is not None}, report
@@ -173,7 +174,7 @@ def test_norm_statistics_move_once_however_many_micro_batches() -> None:
     task = Normed(Normed.Options(), encoder, DataInfo(8, 16)).train()
     micro_batches = MicroBatches(task, task.predict, choose_machine("cpu"), {"image": torch.rand(8, 3, 16, 16)}, 4, 0, 0)
     task_counts = [buffer for name, buffer in task.named_buffers() if name.endswith("num_batches_tracked")]
-    batch = task.transform({"image": torch.rand(8, 3, 16, 16)})
+    batch = task.transform(canvases(torch.rand(8, 3, 16, 16)))
     compute_gradients(MicroBatches(**{**micro_batches.__dict__, "batch": batch}), lambda loss: loss)
     assert [int(count) for count in task_counts] == [2]  # once per micro-batch
 

@@ -41,7 +41,7 @@ class Faulty(PretextTask):
     def setup(self):
         self.teacher = torch.nn.Linear(1, 1).requires_grad_(False)
     def transform(self, batch):
-        image = batch["image"]
+        image = batch["canvas"]
         if self.clock.step == 3:
             {transform}
         return {{"image": image}}

@@ -36,7 +36,7 @@ class Towers(PretextTask):
         self.sound.requires_grad_(False)
 
     def transform(self, batch):
-        return {"image": batch["image"], "target": batch["image"].mean(dim=(1, 2, 3))}
+        return {"image": batch["canvas"], "target": batch["canvas"].mean(dim=(1, 2, 3))}
 
     def predict(self, batch):
         return self.head(torch.cat([self.encoder(batch["image"]), self.second(batch["image"])], dim=1))

@@ -290,7 +290,7 @@ from sslkit import PretextTask
 class Diverges(PretextTask):
     "Goes wrong in the third step."
     def transform(self, batch):
-        return {"image": batch["image"]}
+        return {"image": batch["canvas"]}
     def loss(self, output, batch):
         good = output.square().mean()
         return {"good": good, "bad": good / 0 if self.clock.step == 2 else good}
@@ -327,7 +327,8 @@ def test_out_of_memory_suggests_a_micro_batch(digits: Path, tmp_path: Path) -> N
     task.head = Greedy()
     stepper = Stepper(task, job.settings, Clock(steps=1))
     with pytest.raises(RunFailedError, match=r"out of memory in step 1 with 16 samples at once \(try --micro-batch 8"):
-        stepper.step({"image": torch.zeros(16, 16, 16, 3, dtype=torch.uint8), "index": torch.arange(16), "broken": []})
+        images = torch.zeros(16, 16, 16, 3, dtype=torch.uint8)
+        stepper.step({"canvas": images, "aspect": torch.ones(16), "index": torch.arange(16), "broken": []})
 
 
 def test_two_runs_in_the_same_folder(digits: Path, tmp_path: Path) -> None:
@@ -443,9 +444,9 @@ class UsesRun(public.PretextTask):
         features = run.features()
         assert features.shape == (48, self.encoder.width)
         batch = run.batch(5)
-        images = batch["image"]
+        images = batch["canvas"]
         assert images.shape == (5, 3, 16, 16) and images.min() >= 0 and images.max() <= 1 and batch["index"].shape == (5,)
-        rows = run.map(lambda batch: torch.stack([batch["index"].float(), batch["image"].mean(dim=(1, 2, 3))], dim=1))
+        rows = run.map(lambda batch: torch.stack([batch["index"].float(), batch["canvas"].mean(dim=(1, 2, 3))], dim=1))
         assert torch.equal(rows[:, 0], torch.arange(48.0)) and torch.allclose(
             rows[batch["index"], 1], images.mean(dim=(1, 2, 3))
         )
@@ -455,7 +456,7 @@ class UsesRun(public.PretextTask):
         run.reset_optimizer_state(self.head)
 
     def transform(self, batch: public.Batch) -> public.Batch:
-        return {"image": batch["image"], "label": self.labels[batch["index"]]}
+        return {"image": batch["canvas"], "label": self.labels[batch["index"]]}
 
     def loss(self, output: Tensor, batch: public.Batch) -> Tensor:
         return nn.functional.cross_entropy(output, batch["label"])

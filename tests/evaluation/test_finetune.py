@@ -1,6 +1,7 @@
 """Fine-tuning: what learns and what does not, several labels, seeds and shares, resume."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from sslkit import SslkitError
 from sslkit.contract.errors import RunInterruptedError
@@ -25,6 +27,7 @@ from sslkit.evaluation.supervised import Supervised, drop_paths
 from sslkit.image.augmentation import augmentation
 from sslkit.specs.evaluation import KnnSpec
 from sslkit.specs.train import FinetuneSpec
+from tests.canvases import canvases
 
 Run = Callable[..., Any]
 
@@ -69,7 +72,7 @@ def supervised(labels: torch.Tensor | None = None, encoder: str = "resnet_micro"
 
 
 def batch() -> dict[str, torch.Tensor]:
-    return {"image": torch.rand(4, 3, 16, 16), "index": torch.arange(4)}
+    return canvases(torch.rand(4, 3, 16, 16), index=torch.arange(4))
 
 
 def test_frozen_blocks_do_not_learn_and_keep_their_statistics() -> None:
@@ -133,7 +136,7 @@ def test_losses_against_naive_loops() -> None:
 
 
 def augment(spec: FinetuneSpec, image: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    batch, target = augmentation(spec, DataInfo(samples=8, size=16), 3)({"image": image}, target)
+    batch, target = augmentation(spec, DataInfo(samples=8, size=16), 3)(canvases(image), target)
     return batch["image"], target
 
 
@@ -373,3 +376,15 @@ def test_an_encoder_of_one_block_has_no_last_one(digits: Path, tmp_path: Path, s
     assert ran.code == 2 and "torchvision:resnet18 is not divided into blocks" in ran.err and not (tmp_path / "x").exists()
     ran = sslkit("finetune", "--minutes", 1, "--head-first", 1, "--data", digits, "--out", tmp_path / "x")
     assert ran.code == 2 and "--minutes and --head-first" in ran.err
+
+
+def test_duplicates_of_images_that_are_not_square_are_counted(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for part, name in (("train", "a"), ("train", "b"), ("test", "a"), ("test", "b")):
+        (tmp_path / part / name).mkdir(parents=True)
+        for number in range(8):
+            image = Image.fromarray(random.integers(0, 256, (20, 30, 3), dtype=np.uint8))
+            image.save(tmp_path / part / name / f"{number}.png")
+    shutil.copy(tmp_path / "train" / "a" / "3.png", tmp_path / "test" / "a" / "copy.png")
+    spec = FinetuneSpec(data=str(tmp_path), encoder="resnet_micro", steps=1, batch_size=4, size=16, out=str(tmp_path / "run"))
+    assert finetune(spec).data.tests[0].duplicates == 1

@@ -14,14 +14,16 @@ from sslkit.data import cache
 from sslkit.data.index import Index
 from sslkit.data.loader import Loader, epoch_batches, ordered_batches
 from sslkit.image.canvas import Canvases, choose_folder
-from sslkit.image.decode import read_canvas, short_sides
+from sslkit.image.decode import CanvasFormat, image_sizes, read_canvas
 from sslkit.image.source import ImageSource
 from sslkit.specs.data import DataSpec
+
+FORM = CanvasFormat(8)
 
 
 def canvas_of(tmp_path: Path, image: Image.Image, name: str = "x.png", **save: object) -> np.ndarray:
     image.save(tmp_path / name, **save)
-    return read_canvas(ImageSource.read_index(str(tmp_path), DataSpec(reindex=True)), 0, 8)
+    return read_canvas(ImageSource.read_index(str(tmp_path), DataSpec(reindex=True)), 0, FORM).canvas
 
 
 def test_modes_become_rgb(tmp_path: Path) -> None:
@@ -82,7 +84,7 @@ def test_broken_files_say_why(tmp_path: Path, kind: str) -> None:
         UnreadableSampleError,
         match={"gone": "no such file", "changed": "changed since", "float": "among images of 8 bits"}.get(kind, "Error"),
     ):
-        read_canvas(index, 0, 8)
+        read_canvas(index, 0, FORM)
 
 
 def folder(tmp_path: Path, count: int = 10, broken: tuple[int, ...] = ()) -> Index:
@@ -96,23 +98,23 @@ def folder(tmp_path: Path, count: int = 10, broken: tuple[int, ...] = ()) -> Ind
 
 def test_cache_is_read_instead_of_the_files(tmp_path: Path) -> None:
     index = folder(tmp_path)
-    place, _ = choose_folder(index, 8, "on", 1)
-    canvases = Canvases(index, 8, place)
+    place, _ = choose_folder(index, FORM, "on", 1)
+    canvases = Canvases(index, FORM, place)
     rows = np.arange(10)
-    first, broken = canvases.read(rows)
-    assert not broken and canvases.complete()
+    first, _, broken = canvases.read(rows)
+    assert not broken and canvases.workers("auto") == (0, "all canvases are cached")
     for path in tmp_path.glob("*.png"):
         path.unlink()
-    again, broken = Canvases(index, 8, place).read(rows)
+    again, _, broken = Canvases(index, FORM, place).read(rows)
     assert not broken and np.array_equal(first, again)
     assert np.array_equal(pickle.loads(pickle.dumps(canvases)).read(rows)[0], first)
 
 
-@pytest.mark.parametrize("interrupted", ["canvases", "state"])
+@pytest.mark.parametrize("interrupted", ["canvases", "aspects", "state"])
 def test_rows_that_another_process_stores_meanwhile_are_not_black(tmp_path: Path, interrupted: str) -> None:
     index, rows = folder(tmp_path), np.arange(10)
-    place, _ = choose_folder(index, 8, "on", 1)
-    canvases, other = Canvases(index, 8, place), Canvases(index, 8, place)
+    place, _ = choose_folder(index, FORM, "on", 1)
+    canvases, other = Canvases(index, FORM, place), Canvases(index, FORM, place)
 
     class Interrupted(np.ndarray):
         def __getitem__(self, key: object) -> object:
@@ -120,24 +122,25 @@ def test_rows_that_another_process_stores_meanwhile_are_not_black(tmp_path: Path
                 other.read(rows)  # the other process comes first by this much
             return super().__getitem__(key)
 
-    maps = dict(zip(("canvases", "state"), (opened.view(Interrupted) for opened in canvases._open()), strict=True))
-    canvases._maps = (maps["canvases"], maps["state"])
-    images, broken = canvases.read(rows)
+    names = ("canvases", "aspects", "state")
+    maps = dict(zip(names, (opened.view(Interrupted) for opened in canvases._open()), strict=True))
+    canvases._maps = (maps["canvases"], maps["aspects"], maps["state"])
+    images, _, broken = canvases.read(rows)
     assert not broken and [int(image[0, 0, 0]) for image in images] == list(range(10))
 
 
-@pytest.mark.parametrize("damaged", ["canvases.npy", "state.npy"])
+@pytest.mark.parametrize("damaged", ["canvases.npy", "aspects.npy", "state.npy"])
 @pytest.mark.parametrize("how", ["gone", "cut"])
 def test_a_damaged_cache_is_filled_again(tmp_path: Path, damaged: str, how: str) -> None:
     index = folder(tmp_path)
-    place, _ = choose_folder(index, 8, "on", 1)
+    place, _ = choose_folder(index, FORM, "on", 1)
     assert place is not None
-    first, _ = Canvases(index, 8, place).read(np.arange(10))
+    first, *_ = Canvases(index, FORM, place).read(np.arange(10))
     if how == "gone":
         (place / damaged).unlink()
     else:
         (place / damaged).write_bytes(b"\x93NUMPY")
-    assert np.array_equal(Canvases(index, 8, place).read(np.arange(10))[0], first)
+    assert np.array_equal(Canvases(index, FORM, place).read(np.arange(10))[0], first)
 
 
 def test_cache_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,12 +148,12 @@ def test_cache_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").mkdir()
     index = folder(tmp_path / "a")
     size = 10 * 8 * 8 * 3 / 1e9
-    assert choose_folder(index, 8, "auto", size / 2)[0] is None
+    assert choose_folder(index, FORM, "auto", size / 2)[0] is None
     with pytest.raises(SslkitError, match="more than --cache-limit"):
-        choose_folder(index, 8, "on", size / 2)
-    small, _ = choose_folder(index, 8, "on", 1)
-    Canvases(index, 8, small).read(np.arange(10))
-    other, _ = choose_folder(index, 9, "on", 1.5 * size)  # no room for both: the older one goes
+        choose_folder(index, FORM, "on", size / 2)
+    small, _ = choose_folder(index, FORM, "on", 1)
+    Canvases(index, FORM, small).read(np.arange(10))
+    other, _ = choose_folder(index, CanvasFormat(9), "on", 1.5 * size)  # no room for both: the older one goes
     assert small is not None and other is not None
     assert [entry.folder for entry in cache.stored()] == [other]
     assert cache.clear() > 0
@@ -160,21 +163,21 @@ def test_cache_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_broken_samples_are_replaced_the_same_way_every_time(tmp_path: Path, workers: int) -> None:
     index = folder(tmp_path, broken=(3, 4))
-    loader = Loader(ImageSource(index, 8, Canvases(index, 8, None), {}), workers, substitute=True)
+    loader = Loader(ImageSource(index, 8, Canvases(index, FORM, None), {}), workers, substitute=True)
     (raw,) = loader([np.arange(10)])
     assert raw["index"].tolist() == [0, 1, 2, 5, 5, 5, 6, 7, 8, 9]
-    assert raw["image"][:, 0, 0, 0].tolist() == raw["index"].tolist()
+    assert raw["canvas"][:, 0, 0, 0].tolist() == raw["index"].tolist()
     assert [row for row, _ in raw["broken"]] == [3, 4]
-    left_out = Loader(ImageSource(index, 8, Canvases(index, 8, None), {}), workers, substitute=False)
+    left_out = Loader(ImageSource(index, 8, Canvases(index, FORM, None), {}), workers, substitute=False)
     assert [raw["index"].tolist() for raw in left_out(ordered_batches(10, 5))] == [[0, 1, 2], [5, 6, 7, 8, 9]]
 
 
 def test_only_broken_files(tmp_path: Path) -> None:
     index = folder(tmp_path, 3, broken=(0, 1, 2))
     with pytest.raises(SslkitError, match="none of 3 files tried"):
-        short_sides(index)
+        image_sizes(index)
     with pytest.raises(SslkitError, match="none of the 3 images"):
-        next(Loader(ImageSource(index, 8, Canvases(index, 8, None), {}), 0, substitute=True)([np.arange(3)]))
+        next(Loader(ImageSource(index, 8, Canvases(index, FORM, None), {}), 0, substitute=True)([np.arange(3)]))
 
 
 def test_epochs_are_permutations_that_differ_and_repeat() -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sslkit.contract.errors import UnreadableSampleError
-from sslkit.image.decode import decode, open_image
+from sslkit.image.decode import CanvasFormat, decode, open_image
 
 
 def encoded(width: int, height: int, kind: str) -> io.BytesIO:
@@ -18,13 +18,13 @@ def encoded(width: int, height: int, kind: str) -> io.BytesIO:
 
 
 def test_a_jpeg_of_200_million_pixels_is_decoded() -> None:
-    canvas = decode(encoded(20_000, 10_000, "JPEG"), 16)
+    canvas = decode(encoded(20_000, 10_000, "JPEG"), CanvasFormat(16)).canvas
     assert canvas.shape == (16, 16, 3) and np.abs(canvas.astype(int) - 150).max() <= 2
 
 
 def test_other_images_of_that_size_are_refused_in_our_words() -> None:
     with pytest.raises(UnreadableSampleError, match=r"would take gigabytes to decode \(shrink it\)"):
-        decode(encoded(20_000, 10_000, "PNG"), 16)
+        decode(encoded(20_000, 10_000, "PNG"), CanvasFormat(16))
 
 
 def test_the_stream_may_begin_anywhere() -> None:

@@ -65,7 +65,7 @@ def test_pairs_have_images_and_tokens(tmp_path: Path) -> None:
     pairs = ImageTextSource.open(DataSpec(data=ImageTextSource.example(tmp_path, 12), cache="off"))
     assert (pairs.info.samples, pairs.info.modality, pairs.info.size) == (12, "image_text", 32)
     arrays, broken = pairs.read(np.array([3, 1]))
-    assert not broken and arrays["image"].shape == (2, 32, 32, 3)
+    assert not broken and arrays["canvas"].shape == (2, 32, 32, 3)
     assert arrays["tokens"].shape == (2, pairs.info.details["length"])
     tokenizer = BytePairs.read(pairs.info.details["spelling"])
     assert np.array_equal(tokenizer([pairs.captions[3]], pairs.info.details["length"])[0], arrays["tokens"][0])

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from tests.canvases import canvases
+
 
 class FakeRun:
     """Returns fixed features and images, and records calls."""
@@ -18,7 +20,7 @@ class FakeRun:
         return self.fixed_features
 
     def batch(self, count: int) -> dict[str, Tensor]:
-        return {"image": torch.rand(min(count, 40), 3, 36, 36, generator=torch.Generator().manual_seed(0))}
+        return canvases(torch.rand(min(count, 40), 3, 36, 36, generator=torch.Generator().manual_seed(0)))
 
     def map(self, function: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
         return function(self.batch(40))

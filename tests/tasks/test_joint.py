@@ -13,6 +13,7 @@ from sslkit.encoders.builder import RecipeBuilder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.tasks.load import load_task, task_name
 from sslkit.testing import check_task
+from tests.canvases import canvases
 
 
 def joint_task(name: str, batch_size: int = 4, **options: Any) -> Any:
@@ -24,7 +25,7 @@ def joint_task(name: str, batch_size: int = 4, **options: Any) -> Any:
 def test_terms_are_those_of_each_task_alone_weighted() -> None:
     task = joint_task("simclr+rotation", weights="1,0.5", simclr__temperature=0.2)
     assert task.tasks["simclr"].options.temperature == 0.2 and task.tasks["simclr"].encoder is task.encoder
-    batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+    batch = task.transform(canvases(torch.rand(4, 3, 36, 36)))
     terms = task.loss(task.predict(batch), batch)
     assert list(terms) == ["simclr.loss", "rotation.loss"]
     for (name, alone), weight in zip(task.tasks.items(), (1.0, 0.5), strict=True):
@@ -62,7 +63,7 @@ def test_files_take_part_wherever_they_lie(tmp_path: Path) -> None:
 
 def test_state_of_each_task_is_its_own() -> None:
     task = joint_task("moco+swav", moco__queue=32, swav__prototypes=8)
-    batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+    batch = task.transform(canvases(torch.rand(4, 3, 36, 36)))
     before = task.tasks["moco"].queue.rows.clone()
     with torch.no_grad():
         task.after_step(task.remember(task.predict(batch), batch))

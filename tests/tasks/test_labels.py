@@ -29,8 +29,8 @@ class Classifier(PretextTask):
         return nn.Linear(self.encoder.width, len(self.data.classes))
 
     def transform(self, batch):
-        assert set(batch) == {"image", "label"}
-        return {"image": batch["image"], "label": batch["label"]}
+        assert set(batch) == {"canvas", "aspect", "label"}
+        return {"image": batch["canvas"], "label": batch["label"]}
 
     def loss(self, output, batch):
         return {"loss": F.cross_entropy(output, batch["label"], ignore_index=-1, reduction="sum")}
@@ -53,15 +53,15 @@ class Blind(PretextTask):
         return nn.Linear(self.encoder.width, 1)
 
     def before_epoch(self, run):
-        assert set(run.batch(2)) == {"image"} and not self.data.classes
+        assert set(run.batch(2)) == {"canvas", "aspect"} and not self.data.classes
         run.map(self.brightness)
 
     def brightness(self, batch):
-        assert set(batch) == {"image"}
-        return batch["image"].mean(dim=(1, 2, 3))
+        assert set(batch) == {"canvas", "aspect"}
+        return batch["canvas"].mean(dim=(1, 2, 3))
 
     def transform(self, batch):
-        return {"image": batch["image"], "target": self.brightness(batch)}
+        return {"image": batch["canvas"], "target": self.brightness(batch)}
 
     def loss(self, output, batch):
         return (output[:, 0] - batch["target"]).square().mean()
@@ -144,7 +144,7 @@ def test_a_trained_task_is_previewed(classifier: Path, digits: Path, tmp_path: P
 def test_a_task_may_pass_on_what_it_got(tmp_path: Path) -> None:
     from sslkit.testing import check_task
 
-    assertion, passing = '        assert set(batch) == {"image"}\n', 'return {**batch, "target"'
+    assertion, passing = '        assert set(batch) == {"canvas", "aspect"}\n', 'return {**batch, "target"'
     text = BLIND.replace(assertion, "").replace('return {"image": batch["image"], "target"', passing)
     (tmp_path / "passing.py").write_text(text)
     failed = [verdict.promise for verdict in check_task(str(tmp_path / "passing.py")) if not verdict.passed]

@@ -72,7 +72,7 @@ class SwAV(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return two large crops `[B, 2, C, S, S]` and the small ones, `small` `[B, V, C, s, s]`."""
-        return self.crops.draw(batch["image"])
+        return self.crops.draw(batch)
 
     def predict(self, batch: Batch) -> Tensor:
         """Return unit vectors of all crops, the large ones first, `[B, 2 + V, D]`: one encoder pass per size."""

@@ -54,7 +54,7 @@ class CMC(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a view of each image, `[B, C, S, S]`; the encoders select lightness and color from it."""
-        return {"image": self.views(batch["image"])}
+        return {"image": self.views(batch)}
 
     def predict(self, batch: Batch) -> Tensor:
         """Return unit vectors of lightness and color, `[B, 2, D]`."""

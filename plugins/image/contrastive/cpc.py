@@ -8,16 +8,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError
+from sslkit import Batch, ImageTask, SslkitError
 from sslkit.image.transforms import color_jitter, cut_tiles, grayscale, resize
-from sslkit.image.views import CropOptions, check_hue, random_crop_view
+from sslkit.image.views import CropOptions, check_hue
 from sslkit.nn import info_nce
 from sslkit.pictures import side_by_side, tile_grid
 
 _SIDE = 7  # patches in a row, each of which half overlaps the next
 
 
-class CPC(PretextTask):
+class CPC(ImageTask):
     """Predict lower rows of patches from the rows above (CPC; van den Oord et al., 2018).
 
     The negatives are other patches of the same and of other images. The row right below the context overlaps it by half,
@@ -70,7 +70,7 @@ class CPC(PretextTask):
     def transform(self, batch: Batch) -> Batch:
         """Return the patches row by row, each with its own color jitter, `[B, 49, C, s, s]`."""
         options = self.options
-        image = random_crop_view(batch["image"], (_SIDE + 1) * self.stride, options.crop_scale)
+        image = self.crop(batch, (_SIDE + 1) * self.stride)
         corner = torch.arange(_SIDE, device=image.device) * self.stride
         top, left = (side.flatten().expand(len(image), -1) for side in torch.meshgrid(corner, corner, indexing="ij"))
         patch = cut_tiles(image, top, left, self.patch).flatten(0, 1)

@@ -59,7 +59,7 @@ class InfoMax(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a view of each image, `[B, C, S, S]`, and noise, `uniform` `[B, K]`."""
-        image = self.views(batch["image"])
+        image = self.views(batch)
         return {"image": image, "uniform": torch.rand(len(image), self.options.code, device=image.device)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ class Margin(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return two views of each image, `[B, 2, C, S, S]`."""
-        return {"image": self.views.two(batch["image"])}
+        return {"image": self.views.two(batch)}
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return both terms over unit vectors of projections `[B, 2, D]`."""

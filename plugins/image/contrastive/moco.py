@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError
+from sslkit import Batch, ImageTask, SslkitError
 from sslkit.image.transforms import color_jitter, grayscale
-from sslkit.image.views import ViewOptions, Views, random_crop_view
+from sslkit.image.views import ViewOptions, Views
 from sslkit.nn import (
     Momentum,
     Norm,
@@ -30,7 +30,7 @@ Temperature = Annotated[float, Field(gt=0)]
 _PAPER_MOMENTUM = 0.999
 
 
-class MoCo(PretextTask):
+class MoCo(ImageTask):
     """Match a view to its EMA key against a queue of past keys (MoCo; He et al., 2020).
 
     The default recipe is v2 (Chen et al., 2020). Keys come from a teacher in eval mode, so that BatchNorm cannot leak which
@@ -87,7 +87,7 @@ class MoCo(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a query view and a key view of each image, `[B, 2, C, S, S]`."""
-        return {"image": torch.stack([self._view(batch["image"]) for _ in range(2)], dim=1)}
+        return {"image": torch.stack([self._view(batch) for _ in range(2)], dim=1)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return unit vectors `query` and `key`, `[B, D]`."""
@@ -135,8 +135,7 @@ class MoCo(PretextTask):
     def _info_nce(self, output: dict[str, Tensor]) -> Tensor:
         return info_nce(output["query"], output["key"], self.queue.rows, self.temperature)
 
-    def _view(self, image: Tensor) -> Tensor:
+    def _view(self, batch: Batch) -> Tensor:
         if self.options.recipe == "v2":
-            return self.views(image)
-        image = random_crop_view(image, self.data.size, self.options.crop_scale)
-        return grayscale(color_jitter(image, 0.4, 0.4, 0.4, 0.4, probability=1.0), self.options.gray)
+            return self.views(batch)
+        return grayscale(color_jitter(self.crop(batch), 0.4, 0.4, 0.4, 0.4, probability=1.0), self.options.gray)

@@ -70,7 +70,7 @@ class MoCoV3(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return two views of each image, with different blur and solarization, `[B, 2, C, S, S]`."""
-        return {"image": self.views.two(batch["image"])}
+        return {"image": self.views.two(batch)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return unit vectors of both views, `query` and `key`, `[B, 2, D]`."""

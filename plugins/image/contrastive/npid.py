@@ -47,7 +47,7 @@ class NPID(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a view of each image, `[B, C, S, S]`, and its place in the data, `index` `[B]`."""
-        return {"image": self.views(batch["image"]), "index": batch["index"]}
+        return {"image": self.views(batch), "index": batch["index"]}
 
     def predict(self, batch: Batch) -> Tensor:
         """Return unit vectors `[B, D]`."""

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask
-from sslkit.image.views import Crops, MultiCropOptions, random_crop_view
+from sslkit import Batch, ImageTask
+from sslkit.image.views import Crops, MultiCropOptions
 from sslkit.nn import Momentum, Norm, Queue, Teacher, cluster_count, mlp, momentum_reason, teacher_momentum
 
 WordCount = Annotated[int, Field(ge=2)]
@@ -17,7 +17,7 @@ WordCount = Annotated[int, Field(ge=2)]
 _MAX_WORDS, _PAPER_MOMENTUM = 8192, 0.99
 
 
-class OBoW(PretextTask):
+class OBoW(ImageTask):
     """Predict an EMA teacher's bag of visual words from crops (OBoW; Gidaris et al., 2021).
 
     Words are recent local features of the teacher, kept in a queue; the weights of the student's classifier are generated
@@ -63,9 +63,9 @@ class OBoW(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return crops, `image` `[B, 2, C, S, S]` and `small`, the teacher's view `whole`, and a `place` on it, `[B, 2]`."""
-        whole = random_crop_view(batch["image"], self.data.size, 0.6)
+        whole = self.crop(batch, scale=0.6)
         place = torch.rand(len(whole), 2, device=whole.device)
-        return {**self.crops.draw(batch["image"]), "whole": whole, "place": place}
+        return {**self.crops.draw(batch), "whole": whole, "place": place}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return the student's logits of all crops, `[B, V, K]`, the teacher's words `[B, K]`, and a new word `[B, D]`."""

@@ -71,11 +71,11 @@ class PIRL(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a view, `[B, C, S, S]`, the shuffled tiles of another, `tiles` `[B, 9, C, s, s]`, and `index` `[B]`."""
-        views, image = self.views, batch["image"]
-        whole = strong_view(image, self.data.size, (0.6, 1.0), views.strength, views.gray, views.blur[1])
-        order = torch.rand(len(image), 9, device=image.device).argsort(dim=1)
+        views = self.views
+        whole = strong_view(batch, self.data.size, (0.6, 1.0), views.strength, views.gray, views.blur[1])
+        order = torch.rand(len(whole), 9, device=whole.device).argsort(dim=1)
         tiles = resize(cut_tiles_in_cells(whole, order, 3, self.tile), self.input_size)
-        return {"image": views(image), "tiles": tiles, "index": batch["index"]}
+        return {"image": views(batch), "tiles": tiles, "index": batch["index"]}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return unit vectors of image and tiles, `[B, D]`."""

@@ -46,7 +46,7 @@ class SimCLR(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return two views of each image, `[B, 2, C, S, S]`."""
-        return {"image": self.views.two(batch["image"])}
+        return {"image": self.views.two(batch)}
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Return NT-Xent over projections `[B, 2, D]`."""

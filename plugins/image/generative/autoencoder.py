@@ -9,15 +9,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sslkit import Batch, PretextTask, SslkitError
+from sslkit import Batch, ImageTask, SslkitError
 from sslkit.contract.encoder import Encoder
 from sslkit.image.decoders import CodeDecoder, ConvDecoder
-from sslkit.image.views import CropOptions, random_crop_view
+from sslkit.image.views import CropOptions
 from sslkit.nn import Norm, error_share, in_eval_mode
 from sslkit.pictures import side_by_side
 
 
-class Autoencoder(PretextTask):
+class Autoencoder(ImageTask):
     """Reconstruct an image from a low-dimensional code (Hinton & Salakhutdinov, 2006).
 
     `--sparsity` penalizes the code's L1 norm; `--noise` sets input pixels to zero (denoising; Vincent et al., 2010). With
@@ -76,7 +76,7 @@ class Autoencoder(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return the image, `[B, C, S, S]`, the encoder's `input`, and, layer-wise, the index of the trained stage."""
-        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
+        image = self.crop(batch)
         corrupted = image
         if self.options.noise:
             corrupted = image * (torch.rand(len(image), 1, *image.shape[2:], device=image.device) >= self.options.noise)

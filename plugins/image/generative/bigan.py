@@ -6,14 +6,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask
+from sslkit import Batch, ImageTask
 from sslkit.image.decoders import CodeDecoder
-from sslkit.image.views import CropOptions, random_crop_view
+from sslkit.image.views import CropOptions
 from sslkit.nn import Norm, critic_layers, with_frozen_weights
 from sslkit.pictures import side_by_side
 
 
-class BiGAN(PretextTask):
+class BiGAN(ImageTask):
     """Invert a generator with an encoder by adversarial training (BiGAN; Donahue et al., 2017).
 
     A critic compares pairs of real image and encoded code with pairs of generated image and random code. If the
@@ -49,7 +49,7 @@ class BiGAN(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return the image, `[B, C, S, S]`, and a random code, `noise` `[B, D]`."""
-        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
+        image = self.crop(batch)
         return {"image": image, "noise": torch.randn(len(image), self.options.code, device=image.device)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:

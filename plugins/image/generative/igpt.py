@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, EncoderBuilder, PretextTask, Run, SslkitError
+from sslkit import Batch, EncoderBuilder, ImageTask, Run, SslkitError
 from sslkit.contract.encoder import Encoder
 from sslkit.image.encoders.igpt import PixelTransformer
 from sslkit.image.tokenizer import code_accuracy, code_loss
-from sslkit.image.transforms import center_view, resize
-from sslkit.image.views import CropOptions, random_crop_view
+from sslkit.image.transforms import resize
+from sslkit.image.views import CropOptions
 from sslkit.nn import kmeans
 from sslkit.pictures import side_by_side
 
@@ -22,7 +22,7 @@ _PREVIEW_IMAGES = 16  # at most: generation takes a forward pass per pixel
 _PALETTE_IMAGES, _PALETTE_PIXELS = 1024, 50_000  # images from which the palette is computed, and at most so many pixels
 
 
-class IGPT(PretextTask):
+class IGPT(ImageTask):
     """Predict each pixel's color from all previous pixels (Image GPT; Chen et al., 2020)."""
 
     class Options(CropOptions):
@@ -61,9 +61,10 @@ class IGPT(PretextTask):
         """Compute the palette by k-means on pixels of the data, once (section 3.1)."""
         if self.clock.epoch > 0:
             return
-        view = center_view(run.batch(_PALETTE_IMAGES)["image"], self.data.size)
+        view = self.center_crop(run.batch(_PALETTE_IMAGES))
         pixels = F.interpolate(view, size=(self.encoder.side,) * 2, mode="area").permute(0, 2, 3, 1).flatten(0, 2)
         sample = pixels[torch.randperm(len(pixels))[:_PALETTE_PIXELS].to(pixels.device)]
+        sample = (255 * sample).round() / 255  # equal colors differ in the last digits after resampling
         colors = len(self.encoder.palette)
         if len(sample.unique(dim=0)) < colors:
             raise SslkitError(
@@ -73,7 +74,7 @@ class IGPT(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop, and the palette colors of its pixels, `code` `[B, side * side]`."""
-        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
+        image = self.crop(batch)
         return {"code": self.encoder.codes(image), "image": image}
 
     def predict(self, batch: Batch) -> Tensor:

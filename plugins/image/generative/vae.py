@@ -6,16 +6,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask
+from sslkit import Batch, ImageTask
 from sslkit.image.decoders import CodeDecoder
-from sslkit.image.views import CropOptions, random_crop_view
+from sslkit.image.views import CropOptions
 from sslkit.nn import Norm, error_share
 from sslkit.pictures import side_by_side
 
 _MAX_LOG_VARIANCE = 10.0  # absolute value: exp() of more overflows half precision
 
 
-class VAE(PretextTask):
+class VAE(ImageTask):
     """Reconstruct an image from a sampled, near-normal code (VAE; Kingma & Welling, 2014).
 
     The encoder predicts mean and variance of the code, whose divergence from a standard normal is penalized.
@@ -46,7 +46,7 @@ class VAE(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return the image, `[B, C, S, S]`, and the noise of its code, `[B, D]`."""
-        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
+        image = self.crop(batch)
         return {"image": image, "noise": torch.randn(len(image), self.options.code, device=image.device)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:

@@ -7,11 +7,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, Run
+from sslkit import Batch, ImageTask, Run
 from sslkit.image.decoders import ConvDecoder
 from sslkit.image.tokenizer import build_tokenizer
-from sslkit.image.transforms import center_view
-from sslkit.image.views import CropOptions, random_crop_view
+from sslkit.image.views import CropOptions
 from sslkit.nn import Norm, batch_statistics, error_share
 from sslkit.pictures import side_by_side
 
@@ -24,7 +23,7 @@ _INIT_IMAGES = 1024  # images from which the codebook is initialized
 _VARIANCE = 0.0625  # typical, of pixels in [0, 1]: normalizes the error, so that the commitment weighs as in the paper
 
 
-class VQVAE(PretextTask):
+class VQVAE(ImageTask):
     """Reconstruct an image from a grid of discrete codes (VQ-VAE; van den Oord et al., 2017).
 
     The checkpoint serves as a tokenizer: `beit` and `cae` take it with `--tokenizer`.
@@ -62,14 +61,14 @@ class VQVAE(PretextTask):
         """Initialize the codebook from vectors of the untrained encoder, once."""
         if self.clock.epoch > 0:
             return
-        images = center_view(run.batch(_INIT_IMAGES)["image"], self.data.size).split(128)
+        images = self.center_crop(run.batch(_INIT_IMAGES)).split(128)
         with torch.no_grad(), batch_statistics(self.encoder):
             vectors = torch.cat([self.tokenizer(self.encoder, chunk).flatten(0, 1) for chunk in images])
         self.tokenizer.codebook.initialize(vectors, self.data.batch_size * self.side**2)
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop of the image, `[B, C, S, S]`."""
-        return {"image": random_crop_view(batch["image"], self.data.size, self.options.crop_scale)}
+        return {"image": self.crop(batch)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return vectors `[B, N, D]`, their codes, int64 `[B, N]`, and the reconstruction from the codes."""

@@ -46,7 +46,7 @@ class BarlowTwins(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return two views of each image, with different blur and solarization, `[B, 2, C, S, S]`."""
-        return {"image": self.views.two(batch["image"])}
+        return {"image": self.views.two(batch)}
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the distance of the cross-correlation of projections `[B, 2, D]` from the identity (equation 1)."""

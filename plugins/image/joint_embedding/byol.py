@@ -49,7 +49,7 @@ class BYOL(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return two views of each image, with different blur and solarization, `[B, 2, C, S, S]`."""
-        return {"image": self.views.two(batch["image"])}
+        return {"image": self.views.two(batch)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return predictions, and the teacher's projections as targets, `[B, 2, D]`."""

@@ -84,7 +84,7 @@ class DINO(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return two large crops, `image` `[B, 2, C, S, S]`, and small ones, `small` `[B, V, C, s, s]`."""
-        return self.crops.draw(batch["image"])
+        return self.crops.draw(batch)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return the student's logits of all crops, `[B, 2 + V, K]`, and the teacher's of the large ones, `[B, 2, K]`."""

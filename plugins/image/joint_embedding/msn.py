@@ -92,8 +92,8 @@ class MSN(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return target and masked view `[B, 2, C, S, S]`, focal views `small` `[B, V, C, s, s]`, and patches to `keep`."""
-        order = torch.rand(len(batch["image"]), self.grid[0] * self.grid[1], device=batch["image"].device).argsort(dim=1)
-        return {**self.crops.draw(batch["image"]), "keep": order[:, : self.kept]}
+        order = torch.rand(len(batch["canvas"]), self.grid[0] * self.grid[1], device=batch["canvas"].device).argsort(dim=1)
+        return {**self.crops.draw(batch), "keep": order[:, : self.kept]}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return projections of masked and focal views, `[B, 1 + V, D]`, and the teacher's of the target view, `[B, D]`."""

@@ -49,7 +49,7 @@ class SimSiam(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return two views of each image, `[B, 2, C, S, S]`."""
-        return {"image": self.views.two(batch["image"])}
+        return {"image": self.views.two(batch)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return projections as targets, detached, and predictions, `[B, 2, D]`."""

@@ -49,7 +49,7 @@ class VICReg(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return two views of each image, with different blur and solarization, `[B, 2, C, S, S]`."""
-        return {"image": self.views.two(batch["image"])}
+        return {"image": self.views.two(batch)}
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the three terms over embeddings `[B, 2, D]`, weighted (equation 6)."""

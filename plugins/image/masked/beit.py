@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask
+from sslkit import Batch, ImageTask
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.examples import example_tokenizer
 from sslkit.image.tokenizer import TokenizerOptions, code_accuracy, code_loss, read_tokenizer
@@ -18,10 +18,10 @@ from sslkit.image.transforms import (
     split_patches,
     take_patches,
 )
-from sslkit.image.views import CropOptions, CropScale, random_crop_view
+from sslkit.image.views import CropOptions, CropScale
 
 
-class BEiT(PretextTask):
+class BEiT(ImageTask):
     """Predict a tokenizer's codes of masked patches (BEiT; Bao et al., 2022).
 
     The tokenizer is a checkpoint of `vqvae`; blocks of patches are replaced by a mask token in the encoder's input.
@@ -58,7 +58,7 @@ class BEiT(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop, `mask` bool `[B, N]`, the indices of masked patches, `masked` `[B, H]`, and their `code` `[B, H]`."""
-        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
+        image = self.crop(batch)
         mask = block_mask(len(image), self.grid, self.num_masked, image.device)
         _, masked = split_patches(mask, self.num_masked)
         return {"image": image, "mask": mask, "masked": masked, "code": self.tokenizer(image).gather(1, masked)}

@@ -8,17 +8,17 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError
+from sslkit import Batch, ImageTask, SslkitError
 from sslkit.image.decoders import sine_positions
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.examples import example_tokenizer
 from sslkit.image.tokenizer import TokenizerOptions, code_accuracy, code_loss, read_tokenizer
 from sslkit.image.transforms import block_mask, masked_patch_count, preview_masked, split_patches
-from sslkit.image.views import CropOptions, CropScale, random_crop_view
+from sslkit.image.views import CropOptions, CropScale
 from sslkit.nn.transformer import Attention, Block, feed_forward
 
 
-class CAE(PretextTask):
+class CAE(ImageTask):
     """Regress masked patches' latents and predict their codes (CAE; Chen et al., 2022).
 
     The encoder processes the visible patches only. A regressor predicts its representation of the masked patches, and a decoder
@@ -77,7 +77,7 @@ class CAE(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop, the indices of `visible` and `masked` patches, and the codes of the latter, `code` `[B, H]`."""
-        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
+        image = self.crop(batch)
         visible, masked = split_patches(block_mask(len(image), self.grid, self.num_masked, image.device), self.num_masked)
         return {"image": image, "visible": visible, "masked": masked, "code": self.tokenizer(image).gather(1, masked)}
 

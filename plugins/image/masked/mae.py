@@ -7,13 +7,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, Run, SslkitError
+from sslkit import Batch, ImageTask, Run, SslkitError
 from sslkit.image.decoders import PatchDecoder, PatchDecoderOptions
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.tokenizer import code_accuracy, code_loss
 from sslkit.image.transforms import (
     block_mask,
-    center_view,
     color_jitter,
     denormalize_patches,
     flip,
@@ -27,7 +26,7 @@ from sslkit.image.transforms import (
     split_patches,
     take_patches,
 )
-from sslkit.image.views import CropOptions, CropScale, random_crop_view
+from sslkit.image.views import CropOptions, CropScale
 from sslkit.nn import kmeans
 
 Components = Annotated[int, Field(ge=1)]
@@ -36,7 +35,7 @@ Components = Annotated[int, Field(ge=1)]
 _FIT_IMAGES = 1024  # images on which components and codes are fitted
 
 
-class MAE(PretextTask):
+class MAE(ImageTask):
     """Reconstruct masked patches from an encoding of the visible ones (MAE; He et al., 2022)."""
 
     class Options(CropOptions, PatchDecoderOptions):
@@ -118,7 +117,7 @@ class MAE(PretextTask):
         """Fit components or codes to patches of the data, once."""
         if self.clock.epoch > 0 or self.options.target not in ("pca", "tokens"):
             return
-        patch = self._patches(center_view(run.batch(_FIT_IMAGES)["image"], self.data.size)).flatten(0, 1)
+        patch = self._patches(self.center_crop(run.batch(_FIT_IMAGES))).flatten(0, 1)
         if self.options.target == "pca":
             self.mean_patch.copy_(patch.mean(dim=0))
             _, vectors = torch.linalg.eigh(torch.cov((patch - self.mean_patch).T))  # ascending
@@ -133,7 +132,7 @@ class MAE(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a view, the indices of `visible` and `masked` patches, and the `target` of the latter."""
-        image = self._view(batch["image"])
+        image = self._view(batch)
         visible, masked = split_patches(self._mask(image), self.num_masked)
         target = self._target(take_patches(self._patches(image), masked))
         return {"image": image, "visible": visible, "masked": masked, "target": target}
@@ -168,13 +167,13 @@ class MAE(PretextTask):
         predicted = None if output is None else self._pixels(output, image, masked)
         return preview_masked(image, masked, self.grid, predicted)
 
-    def _view(self, image: Tensor) -> Tensor:
-        size, kind = self.data.size, self.options.augmentation
+    def _view(self, batch: Batch) -> Tensor:
+        kind = self.options.augmentation
         if kind == "none":
-            return center_view(image, size)
+            return self.center_crop(batch)
         if kind == "crop":
-            return flip(random_crop(image, size))
-        image = random_crop_view(image, size, self.options.crop_scale)
+            return flip(random_crop(batch["canvas"], self.data.size, aspect=batch["aspect"]))
+        image = self.crop(batch)
         return color_jitter(image, 0.4, 0.4, 0.4, 0.1) if kind == "color" else image
 
     def _mask(self, image: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask
+from sslkit import Batch, ImageTask
 from sslkit.image.decoders import PatchDecoder, PatchDecoderOptions
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.transforms import (
@@ -20,10 +20,10 @@ from sslkit.image.transforms import (
     split_patches,
     take_patches,
 )
-from sslkit.image.views import CropOptions, CropScale, random_crop_view
+from sslkit.image.views import CropOptions, CropScale
 
 
-class MCMAE(PretextTask):
+class MCMAE(ImageTask):
     """Reconstruct masked patches with a masked convolutional ViT (MCMAE; Gao et al., 2022).
 
     The mask of the last grid is applied at every earlier resolution, so that nothing leaks through a convolution.
@@ -54,7 +54,7 @@ class MCMAE(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop, the indices of `visible` and `masked` patches, and the normalized pixels of the latter, `target`."""
-        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
+        image = self.crop(batch)
         mask = random_mask(len(image), self.grid[0] * self.grid[1], self.num_masked, image.device)
         visible, masked = split_patches(mask, self.num_masked)
         target = normalize_patches(take_patches(patchify(image, self.encoder.patch), masked))

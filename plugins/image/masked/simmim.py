@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError
+from sslkit import Batch, ImageTask, SslkitError
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.transforms import (
     masked_patch_count,
@@ -17,12 +17,12 @@ from sslkit.image.transforms import (
     split_patches,
     take_patches,
 )
-from sslkit.image.views import CropOptions, CropScale, random_crop_view
+from sslkit.image.views import CropOptions, CropScale
 
 Pixels = Annotated[int, Field(ge=1)]
 
 
-class SimMIM(PretextTask):
+class SimMIM(ImageTask):
     """Predict the pixels of masked patches with a linear head (SimMIM; Xie et al., 2022)."""
 
     class Options(CropOptions):
@@ -68,7 +68,7 @@ class SimMIM(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop, `mask` bool `[B, N]`, the indices of masked patches, `masked` `[B, H]`, and their pixels, `target`."""
-        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
+        image = self.crop(batch)
         coarse = random_mask(len(image), self.squares**2, self.num_masked, image.device).view(-1, self.squares, self.squares)
         mask = coarse.repeat_interleave(self.square, dim=1).repeat_interleave(self.square, dim=2).flatten(1)
         _, masked = split_patches(mask, self.num_masked * self.square**2)

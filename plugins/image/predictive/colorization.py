@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, Encoder, EncoderBuilder, PretextTask, Run, SslkitError
+from sslkit import Batch, Encoder, EncoderBuilder, ImageTask, Run, SslkitError
 from sslkit.image.color_bins import ab_bins, annealed_mean, rarity_weights, soft_bins
 from sslkit.image.decoders import ConvDecoder, map_size
-from sslkit.image.transforms import center_view, lab_to_rgb, rgb_to_lab
-from sslkit.image.views import CropOptions, random_crop_view
+from sslkit.image.transforms import lab_to_rgb, rgb_to_lab
+from sslkit.image.views import CropOptions
 from sslkit.nn import Norm
 from sslkit.pictures import side_by_side
 
@@ -21,7 +21,7 @@ _PRIOR_IMAGES = 1024  # images from which the color prior is estimated
 _GRAY = 0.03  # largest channel difference that compression leaves in gray images
 
 
-class Colorization(PretextTask):
+class Colorization(ImageTask):
     """Predict the quantized colors of an image from its lightness (Zhang et al., 2016).
 
     Rare colors have larger weights; otherwise predictions would be grayish averages of all colors. The encoder takes lightness
@@ -69,17 +69,17 @@ class Colorization(PretextTask):
     def before_epoch(self, run: Run) -> None:
         """Estimate the color prior once, smoothed by the soft encoding with σ = 5 (section 2.2), and set the weights."""
         if self.clock.epoch == 0:
-            prior, sample = torch.zeros_like(self.weights), run.batch(_PRIOR_IMAGES)["image"]
+            prior, sample = torch.zeros_like(self.weights), self.center_crop(run.batch(_PRIOR_IMAGES))
             if not (sample.amax(dim=1) - sample.amin(dim=1) > _GRAY).any():
                 raise SslkitError(f"none of {len(sample):,} images has a color", "colorization needs color images", flag="data")
             for images in sample.split(64):
-                nearest, shares = self._encode_colors(center_view(images, self.data.size))
+                nearest, shares = self._encode_colors(images)
                 prior.index_add_(0, nearest.flatten(), shares.flatten().to(prior.dtype))
             self.weights.copy_(rarity_weights(prior / prior.sum(), uniform=1 - self.options.rebalance))
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop, and the five nearest color bins at each position and their weights, `[B, h, w, 5]`."""
-        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
+        image = self.crop(batch)
         nearest, shares = self._encode_colors(image)
         return {"image": image, "nearest": nearest, "shares": shares}
 

@@ -7,15 +7,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError
+from sslkit import Batch, ImageTask, SslkitError
 from sslkit.image.transforms import grayscale, random_downscale
-from sslkit.image.views import CropOptions, random_crop_view
+from sslkit.image.views import CropOptions
 from sslkit.pictures import side_by_side, tile_grid
 
 _TOP_LEFT = [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
-class Counting(PretextTask):
+class Counting(ImageTask):
     """Learn feature counts that add up over an image's quarters (Noroozi et al., 2017).
 
     Counts must differ from those of another image, which excludes the trivial solution of zero. Image and quarters are
@@ -57,7 +57,7 @@ class Counting(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return the whole image at half the size and its four quarters, `[B, 5, C, h, h]`."""
-        large = random_crop_view(batch["image"], 3 * self.quarter, self.options.crop_scale)
+        large = self.crop(batch, 3 * self.quarter)
         large = grayscale(large, self.options.gray)
         full, whole = random_downscale(large, 2 * self.quarter), random_downscale(large, self.quarter)
         quarters = [

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, Run, SslkitError
+from sslkit import Batch, ImageTask, Run, SslkitError
 from sslkit.image.transforms import color_jitter, grayscale, random_rotation
-from sslkit.image.views import CropOptions, CropScale, check_hue, random_crop_view
+from sslkit.image.views import CropOptions, CropScale, check_hue
 from sslkit.pictures import add_frame, side_by_side
 
 Count = Annotated[int, Field(ge=2)]
@@ -18,7 +18,7 @@ Count = Annotated[int, Field(ge=2)]
 _MAX_EXEMPLARS = 2000
 
 
-class Exemplar(PretextTask):
+class Exemplar(ImageTask):
     """Classify strongly augmented images by the image they come from (Dosovitskiy et al., 2014).
 
     Training uses the exemplars only. With more of them, two may look alike; with fewer, there is less to learn from.
@@ -65,8 +65,9 @@ class Exemplar(PretextTask):
     def transform(self, batch: Batch) -> Batch:
         """Return a strong augmentation of each image, `[B, C, S, S]`, and its class, `label` `[B]`."""
         options = self.options
-        image = random_rotation(batch["image"], options.turn) if options.turn else batch["image"]
-        image = random_crop_view(image, self.data.size, options.crop_scale)
+        if options.turn:
+            batch = {**batch, "canvas": random_rotation(batch["canvas"], options.turn, batch["aspect"])}
+        image = self.crop(batch)
         strength = 0.6 * options.color_strength
         image = color_jitter(image, strength, strength, strength, 0.1 * options.color_strength, probability=1.0)
         return {"image": grayscale(image, options.gray), "label": self.label[batch["index"]]}

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask
+from sslkit import Batch, ImageTask
 from sslkit.image.decoders import ConvDecoder, map_size
 from sslkit.image.transforms import hole_mask
-from sslkit.image.views import CropOptions, random_crop_view
+from sslkit.image.views import CropOptions
 from sslkit.nn import Norm, critic_layers, with_frozen_weights
 from sslkit.pictures import side_by_side
 
@@ -20,7 +20,7 @@ _BORDER, _BORDER_WEIGHT = 7 / 128, 10.0  # width and weight of the visible borde
 _FILL = 0.5  # the encoder's input in the masked region
 
 
-class Inpainting(PretextTask):
+class Inpainting(ImageTask):
     """Inpaint a masked region of an image (context encoders; Pathak et al., 2016).
 
     With `--adversarial`, a critic learns to distinguish inpainted from real regions and the decoder learns to fool it, both in
@@ -69,7 +69,7 @@ class Inpainting(PretextTask):
         Weights are 1 in the mask, 10 in the visible border around it, and 0 elsewhere.
         """
         options, size = self.options, self.data.size
-        image = random_crop_view(batch["image"], size, options.crop_scale)
+        image = self.crop(batch)
         mask = hole_mask(len(image), size, options.region, options.hidden_share, image.device)[:, None]
         dilated = F.max_pool2d(mask.float(), 2 * self.border + 1, stride=1, padding=self.border)
         weight = torch.where(mask, 1.0, _BORDER_WEIGHT * dilated)

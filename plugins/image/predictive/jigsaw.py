@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError
+from sslkit import Batch, ImageTask, SslkitError
 from sslkit.image.transforms import cut_tiles_in_cells, grayscale, resize
-from sslkit.image.views import CropOptions, random_crop_view
+from sslkit.image.views import CropOptions
 from sslkit.nn import Norm, mlp
 from sslkit.pictures import add_frame, side_by_side, tile_grid
 
 _TILE = 64 / 75  # side of a tile, relative to its cell
 
 
-class Jigsaw(PretextTask):
+class Jigsaw(ImageTask):
     """Predict which permutation shuffled the nine tiles of an image (Noroozi & Favaro, 2016).
 
     Each tile is cut at a random position in its cell, so that lines do not continue across borders, and is normalized
@@ -55,7 +55,7 @@ class Jigsaw(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return the shuffled tiles, `[B, 9, C, s, s]`, and the index of their permutation, `permutation` `[B]`."""
-        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
+        image = self.crop(batch)
         image, device = grayscale(image, self.options.gray), image.device
         permutation = torch.randint(len(self.orders), (len(image),), device=device)
         tiles = cut_tiles_in_cells(image, self.orders[permutation], 3, self.tile)  # tile j: cell orders[permutation][j]

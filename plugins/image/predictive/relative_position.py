@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError
+from sslkit import Batch, ImageTask, SslkitError
 from sslkit.image.transforms import cut_tiles, resize
-from sslkit.image.views import CropOptions, random_crop_view
+from sslkit.image.views import CropOptions
 from sslkit.nn import Norm, mlp
 from sslkit.pictures import add_frame, side_by_side, tile_grid
 
@@ -26,7 +26,7 @@ _CENTER = 4
 _POSITIONS = [position for position in range(9) if position != _CENTER]  # of the 3×3 grid, in row-major order
 
 
-class RelativePosition(PretextTask):
+class RelativePosition(ImageTask):
     """Predict the position of a patch relative to a neighbor (Doersch et al., 2015).
 
     There are eight positions around the center patch. Gap and jitter keep lines from continuing across the border. Chromatic
@@ -66,8 +66,8 @@ class RelativePosition(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return the center patch and a neighbor, `[B, 2, C, s, s]`, and the neighbor's position, `side` `[B]` in 0..7."""
-        size, device = self.data.size, batch["image"].device
-        image = random_crop_view(batch["image"], size, self.options.crop_scale)
+        image = self.crop(batch)
+        size, device = self.data.size, image.device
         side = torch.randint(8, (len(image),), device=device)
         position = torch.stack([torch.full_like(side, _CENTER), self.positions[side]], dim=1)  # [B, 2]
         step = self.patch + self.gap

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask
+from sslkit import Batch, ImageTask
 from sslkit.image.transforms import right_angle_rotations
-from sslkit.image.views import CropOptions, CropScale, random_crop_view
+from sslkit.image.views import CropOptions, CropScale
 from sslkit.pictures import add_frame
 
 
-class Rotation(PretextTask):
+class Rotation(ImageTask):
     """Predict by which multiple of 90 degrees an image is rotated (Gidaris et al., 2018).
 
     Every step contains all four rotations of each image, which the paper found to work best.
@@ -33,7 +33,7 @@ class Rotation(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop of each image in all four rotations, `[B, 4, C, S, S]`."""
-        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
+        image = self.crop(batch)
         return {"image": right_angle_rotations(image)}
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:

@@ -7,15 +7,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, Encoder, EncoderBuilder, PretextTask, SslkitError, concat
+from sslkit import Batch, Encoder, EncoderBuilder, ImageTask, SslkitError, concat
 from sslkit.encoders.composed import Concat
 from sslkit.image.color_bins import ab_bins, nearest_bin
 from sslkit.image.decoders import map_size
 from sslkit.image.transforms import rgb_to_lab
-from sslkit.image.views import CropOptions, CropScale, random_crop_view
+from sslkit.image.views import CropOptions, CropScale
 
 
-class SplitBrain(PretextTask):
+class SplitBrain(ImageTask):
     """Predict color from lightness and vice versa with two encoders (Zhang et al., 2017).
 
     Each encoder has half the width; the exported encoder concatenates the features of both.
@@ -58,7 +58,7 @@ class SplitBrain(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop, and its color and lightness bins at the size of the feature maps, `[B, h, w]` each."""
-        image = random_crop_view(batch["image"], self.data.size, self.options.crop_scale)
+        image = self.crop(batch)
         lab = F.adaptive_avg_pool2d(rgb_to_lab(image), self.map_size)
         count = self.options.lightness_bins
         lightness = (lab[:, 0] * (count / 100)).long().clamp(0, count - 1)

@@ -70,8 +70,8 @@ class CLIP(PretextTask):
 
         Images are not flipped, because captions distinguish left from right.
         """
-        image, tokens = batch["image"], batch["tokens"]
-        image = random_resized_crop(image, self.data.size, scale=(self.options.crop_scale, 1.0))
+        tokens, scale = batch["tokens"], (self.options.crop_scale, 1.0)
+        image = random_resized_crop(batch["canvas"], self.data.size, scale, aspect=batch["aspect"])
         return {"image": image, "tokens": tokens, "caption": (tokens * self.hash_factors).sum(dim=1)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:

@@ -73,7 +73,7 @@ class OrderVerification(PretextTask):
         frames = clip[torch.arange(len(clip), device=device)[:, None], selected]
         # Frames become channels of one image, so that they share one crop and one flip.
         cropped = random_resized_crop(
-            frames.flatten(1, 2), self.data.size, scale=(self.options.crop_scale, 1.0), flipped=0.5
+            frames.flatten(1, 2), self.data.size, (self.options.crop_scale, 1.0), flipped=0.5, aspect=batch["aspect"]
         ).unflatten(1, frames.shape[1:3])
         first, _, middle, _, last = cropped.unbind(1)
         difference = torch.stack([(middle - other).square().mean(dim=(1, 2, 3)) for other in (first, last)], dim=1)

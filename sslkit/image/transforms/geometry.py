@@ -8,53 +8,60 @@ from torch import Tensor
 
 
 def random_resized_crop(
-    image: Tensor,
+    canvas: Tensor,
     size: int,
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     flipped: float = 0.0,
+    aspect: Tensor | None = None,
 ) -> Tensor:
-    """Crop a random box of each image `[B, C, H, W]` and resize it to `[B, C, size, size]`.
+    """Crop a random box of each image and resize it to `[B, C, size, size]`, as torchvision's RandomResizedCrop does.
 
-    The area, as a fraction of the image, is uniform in `scale`, and the logarithm of width/height is uniform in `ratio`; of ten
-    such boxes the first that fits is used, as in torchvision, and if none fits, the last one is clamped to the image. Boxes
-    are not aligned to whole pixels and are sampled bilinearly without a low-pass filter. A fraction `flipped` of the crops is
-    mirrored as by `flip`, at no extra cost.
+    `canvas` `[B, C, H, W]` holds whole images, stretched to squares; `aspect` `[B]` is width / height before that, by default
+    W / H. Of an image longer than 2:1 the canvas holds a part of 2:1. The area, as a fraction of the whole image, is uniform in
+    `scale`, and the logarithm of width / height in `ratio`; of ten such boxes the first that fits is used, and if none fits,
+    the largest one in the middle. Boxes are not aligned to whole pixels. A fraction `flipped` of the crops is mirrored as by
+    `flip`, at no extra cost.
     """
-    batch, _, height, width = image.shape
-    area = scale[0] + (scale[1] - scale[0]) * torch.rand(batch, 10, device=image.device, dtype=image.dtype)
-    log_ratio = math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * torch.rand(
-        batch, 10, device=image.device, dtype=image.dtype
-    )
-    # As fractions of the image's sides; `ratio` is a ratio of pixels, also on images that are not square.
-    across = (area * log_ratio.exp() * (height / width)).sqrt()
-    down = (area / log_ratio.exp() * (width / height)).sqrt()
-    fits = (across <= 1) & (down <= 1)
-    fits[:, -1] = True
+    batch, _, height, width = canvas.shape
+    windowed = aspect is not None
+    if aspect is None:
+        aspect = torch.full((batch,), width / height, device=canvas.device, dtype=canvas.dtype)
+    # In units of the image's height: the image is `aspect` wide, its part on the canvas `across` × `down`.
+    across, down = (aspect.clamp(max=2), (2 * aspect).clamp(max=1)) if windowed else (aspect, torch.ones_like(aspect))
+    area, log_ratio = torch.rand(2, batch, 10, device=canvas.device, dtype=canvas.dtype)
+    area = (scale[0] + (scale[1] - scale[0]) * area) * aspect[:, None]
+    ratios = (math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * log_ratio).exp()
+    box_widths, box_heights = (area * ratios).sqrt(), (area / ratios).sqrt()
+    fits = (box_widths <= across[:, None]) & (box_heights <= down[:, None])
     first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
-    across, down = (side.gather(1, first)[:, 0].clamp(max=1) for side in (across, down))
-    top, left = torch.rand(2, batch, device=image.device, dtype=image.dtype)
-    top, left = top * (1 - down), left * (1 - across)
-    mirrored = torch.rand(batch, device=image.device) < flipped if flipped else None
-    return crop(image, top, left, down, across, size, mirrored)
+    box_width, box_height = box_widths.gather(1, first)[:, 0], box_heights.gather(1, first)[:, 0]
+    none = ~fits.any(dim=1)
+    box_width = torch.where(none, torch.minimum(across, down * ratio[1]), box_width) / across
+    box_height = torch.where(none, torch.minimum(down, across / ratio[0]), box_height) / down
+    top, left = torch.where(none, 0.5, torch.rand(2, batch, device=canvas.device, dtype=canvas.dtype))
+    top, left = top * (1 - box_height), left * (1 - box_width)
+    mirrored = torch.rand(batch, device=canvas.device) < flipped if flipped else None
+    return crop(canvas, top, left, box_height, box_width, size, mirrored, shrinks=max(height, width) > size)
 
 
-def random_crop(image: Tensor, size: int, padding: float = 0.125) -> Tensor:
-    """Crop a square of `size` pixels at a random whole pixel of each image `[B, C, H, W]`, without resizing it.
+def random_crop(canvas: Tensor, size: int, padding: float = 0.125, aspect: Tensor | None = None) -> Tensor:
+    """Crop a square of `size` pixels at a random whole pixel of each canvas `[B, C, S, S]`, without shrinking it.
 
-    An image with a margin of less than `padding * size` is first padded by that much on each side by reflection, as is usual
-    for small images; one that is smaller than `size` is enlarged to `size` before.
+    A canvas with a margin of less than `padding * size` is first padded by that much on each side by reflection, as is usual
+    for small images; one that is smaller than `size` is enlarged to `size` before. `aspect` `[B]` is width / height of the
+    images that canvases hold whole: what is cut out is a square of those, enlarged along the side that was shrunk.
     """
-    if min(image.shape[-2:]) < size:
-        image = F.interpolate(image, size=(size, size), mode="bilinear")
-    height, width = image.shape[-2:]
+    if canvas.shape[-1] < size:
+        canvas = F.interpolate(canvas, size=(size, size), mode="bilinear")
     margin = round(padding * size)
-    if min(height, width) < size + margin:
-        image = F.pad(image, (margin,) * 4, mode="reflect")
-        height, width = image.shape[-2:]
-    top = torch.randint(height - size + 1, (len(image), 1), device=image.device)
-    left = torch.randint(width - size + 1, (len(image), 1), device=image.device)
-    return cut_tiles(image, top, left, size)[:, 0]
+    if canvas.shape[-1] < size + margin:
+        canvas = F.pad(canvas, (margin,) * 4, mode="reflect")
+    side = canvas.shape[-1]
+    window = torch.ones(len(canvas), device=canvas.device) if aspect is None else aspect.clamp(0.5, 2)
+    across, down = size / window.clamp(min=1), size * window.clamp(max=1)
+    left, top = (((side - box + 1) * torch.rand(len(canvas), device=canvas.device)).floor() for box in (across, down))
+    return crop(canvas, top / side, left / side, down / side, across / side, size)
 
 
 def cut_tiles(image: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
@@ -83,11 +90,15 @@ def resize(image: Tensor, side: int) -> Tensor:
     return F.interpolate(flat, size=(side, side), mode="bilinear").view(*image.shape[:-2], side, side)
 
 
-def random_rotation(image: Tensor, degrees: float) -> Tensor:
-    """Rotate each square image `[B, C, S, S]` by an angle uniform in ±`degrees`; corners are filled with border pixels."""
+def random_rotation(image: Tensor, degrees: float, aspect: Tensor | None = None) -> Tensor:
+    """Rotate each square image `[B, C, S, S]` by an angle uniform in ±`degrees`; corners are filled with border pixels.
+
+    `aspect` `[B]` is width / height of the images that canvases hold whole.
+    """
     angle = math.radians(degrees) * (2 * torch.rand(len(image), device=image.device, dtype=image.dtype) - 1)
     cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    theta = torch.stack([cosine, -sine, zero, sine, cosine, zero], dim=1).view(-1, 2, 3)
+    window = torch.ones_like(angle) if aspect is None else aspect.clamp(0.5, 2)
+    theta = torch.stack([cosine, -sine / window, zero, sine * window, cosine, zero], dim=1).view(-1, 2, 3)
     return _sample_bilinear(image, theta, image.shape[-1])
 
 
@@ -110,18 +121,37 @@ def random_downscale(image: Tensor, size: int) -> Tensor:
 
 
 def crop(
-    image: Tensor, top: Tensor, left: Tensor, down: Tensor, across: Tensor, size: int, mirrored: Tensor | None = None
+    image: Tensor,
+    top: Tensor,
+    left: Tensor,
+    down: Tensor,
+    across: Tensor,
+    size: int,
+    mirrored: Tensor | None = None,
+    shrinks: bool = False,
 ) -> Tensor:
-    """Crop one box of each image `[B, C, H, W]` and resize it to `size` pixels.
+    """Crop one box of each image `[B, C, H, W]` and resize it bilinearly to `size` pixels.
 
     `top`, `left`, `down` (height) and `across` (width) are `[B]`, as fractions of the image's sides; crops that are `mirrored`
-    (bool `[B]`) are flipped left to right.
+    (bool `[B]`) are flipped left to right. Where a box can be larger than the crop, `shrinks` says so: each pixel is then the
+    mean of four, as far from its center as it takes not to leave any out.
     """
     zero = torch.zeros_like(top)
     signed_width = across if mirrored is None else torch.where(mirrored, -across, across)
     # affine_grid works in [-1, 1]: the scale is the box's fraction of the side, the translation its center.
     theta = torch.stack([signed_width, zero, 2 * left + across - 1, zero, down, 2 * top + down - 1], dim=1).view(-1, 2, 3)
-    return _sample_bilinear(image, theta, size)
+    if not shrinks:
+        return _sample_bilinear(image, theta, size)
+    # Averaging at a fixed distance would blur what is enlarged: none up to the size itself, all of it from half on.
+    height, width = image.shape[-2:]
+    offsets = [
+        box / size * (box * pixels / size - 1).clamp(0, 1) / 2 for box, pixels in ((across, width), (down, height))
+    ]  # a quarter of the distance of two pixels of the crop, of which there are `size` in 2 * box
+    total = torch.zeros((), device=image.device, dtype=image.dtype)
+    for x, y in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+        shift = torch.stack([x * offsets[0], y * offsets[1]], dim=1)[..., None]
+        total = total + _sample_bilinear(image, torch.cat([theta[..., :2], theta[..., 2:] + shift], dim=2), size)
+    return total / 4
 
 
 def _sample_bilinear(image: Tensor, theta: Tensor, size: int) -> Tensor:
@@ -141,17 +171,20 @@ def right_angle_rotations(image: Tensor) -> Tensor:
     return torch.stack([image.rot90(quarter_turns, (-2, -1)) for quarter_turns in range(4)], dim=1)
 
 
-def center_view(image: Tensor, size: int) -> Tensor:
-    """Return the evaluation view of canvases `[B, C, S, S]`: the center crop of 7/8 of the side, resized to `size`.
+def center_view(canvas: Tensor, size: int, aspect: Tensor | None = None) -> Tensor:
+    """Return the middle of canvases `[B, C, S, S]` at `size` pixels: a square of 7/8 of the image's short side.
 
-    A canvas of exactly `size` pixels is returned unchanged: small images have no margin to lose.
+    `aspect` `[B]` is width / height of the images that canvases hold whole, as in `random_resized_crop`. A canvas of exactly
+    `size` pixels is kept to its border, because small images have no margin to lose.
     """
-    canvas = image.shape[-1]
-    if canvas == size:
-        return image
-    keep = min(canvas, max(size, round(canvas * 7 / 8)))
-    start = (canvas - keep) // 2
-    center = image[..., start : start + keep, start : start + keep]
+    side = canvas.shape[-1]
+    keep = min(side, max(size, round(side * 7 / 8)))
+    if aspect is not None:
+        window = aspect.clamp(0.5, 2)
+        across, down = keep / side / window.clamp(min=1), keep / side * window.clamp(max=1)
+        return crop(canvas, (1 - down) / 2, (1 - across) / 2, down, across, size, shrinks=keep > size)
+    start = (side - keep) // 2
+    center = canvas[..., start : start + keep, start : start + keep]
     if keep == size:
         return center
     return F.interpolate(center, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)

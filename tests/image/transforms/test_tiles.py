@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from sslkit.image.transforms import cut_tiles, hole_mask, random_downscale, random_rotation, resize, sobel
 from sslkit.image.views import strong_view
+from tests.canvases import canvases
 
 CPU = torch.device("cpu")
 
@@ -99,6 +100,6 @@ def test_sobel_detects_edges_and_their_direction() -> None:
 def test_strong_views_have_the_requested_rates() -> None:
     image = torch.rand(400, 3, 8, 8)
     torch.manual_seed(0)
-    view = strong_view(image, 8, gray=0.3, blur=0.0)
+    view = strong_view(canvases(image), 8, gray=0.3, blur=0.0)
     gray = (view.std(dim=1).amax(dim=(1, 2)) < 1e-5).float().mean()
     assert view.shape == image.shape and math.isclose(float(gray), 0.3, abs_tol=0.07)

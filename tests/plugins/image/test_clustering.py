@@ -16,6 +16,7 @@ from sslkit.image.examples import example_checkpoint
 from sslkit.nn import sinkhorn, swapped_prediction
 from sslkit.tasks.load import load_task
 from sslkit.testing import check_task
+from tests.canvases import canvases
 
 
 def grouped_features(samples: int = 64, groups: int = 4, width: int = 64) -> torch.Tensor:
@@ -32,7 +33,7 @@ def test_deepcluster_labels_groups_and_resets_the_classifier(build: Callable[...
     assert len(task.label.unique()) == 4
     assert torch.equal(run.balanced, task.label) and run.forgotten == [task.head] and run.encoder is None
     assert not torch.equal(task.head.weight, before) and float(task.head.weight.detach().std()) == pytest.approx(0.01, rel=0.2)
-    batch = task.transform({"image": torch.rand(5, 3, 36, 36), "index": torch.tensor([3, 9, 3, 60, 0])})
+    batch = task.transform(canvases(torch.rand(5, 3, 36, 36), index=torch.tensor([3, 9, 3, 60, 0])))
     assert torch.equal(batch["label"], task.label[[3, 9, 3, 60, 0]])
 
 
@@ -112,7 +113,7 @@ def test_more_clusters_than_images_are_refused(build: Callable[..., Any], name: 
 @pytest.mark.parametrize(("crops", "size", "views", "small"), [("2+6", 32, 8, 16), ("2+0", 32, 2, 16), ("2+2", 224, 4, 96)])
 def test_swav_crops(build: Callable[..., Any], crops: str, size: int, views: int, small: int) -> None:
     task = build("swav", crops=crops, size=size, prototypes=10).eval()
-    batch = task.transform({"image": torch.rand(2, 3, size + 4, size + 4)})
+    batch = task.transform(canvases(torch.rand(2, 3, size + 4, size + 4)))
     assert batch["image"].shape == (2, 2, 3, size, size)
     assert task.crops.small_size == small and ("small" in batch) == (views > 2)
     if views > 2:

@@ -11,12 +11,13 @@ from fake_run import FakeRun
 
 from sslkit import SslkitError, load
 from sslkit.image.transforms import rgb_to_lab
+from tests.canvases import canvases
 
 
 def test_loss_against_a_loop(build: Callable[..., Any]) -> None:
     task = build("colorization").eval()
     task.before_epoch(FakeRun())
-    batch = task.transform({"image": torch.rand(2, 3, 36, 36)})
+    batch = task.transform(canvases(torch.rand(2, 3, 36, 36)))
     output = task.predict(batch).detach()
     assert output.shape == (2, 261, 8, 8) and batch["nearest"].shape == batch["shares"].shape == (2, 8, 8, 5)
     total = 0.0
@@ -50,7 +51,7 @@ def test_true_colors_come_back(build: Callable[..., Any]) -> None:
     task = build("colorization")
     task.before_epoch(FakeRun())
     smooth = torch.nn.functional.interpolate(torch.rand(4, 3, 2, 2), size=32, mode="bilinear")
-    batch = task.transform({"image": smooth})
+    batch = task.transform(canvases(smooth))
     sure = torch.full((4, 261, 8, 8), -20.0).scatter(1, batch["nearest"].permute(0, 3, 1, 2), 0.0)
     sure = sure + torch.zeros_like(sure).scatter(
         1, batch["nearest"].permute(0, 3, 1, 2), batch["shares"].log().permute(0, 3, 1, 2) * 0.38

@@ -13,6 +13,7 @@ from sslkit import Clock, DataInfo, SslkitError
 from sslkit.encoders.builder import RecipeBuilder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.tasks.load import load_task
+from tests.canvases import canvases
 
 TWO_VIEWS = ("simclr", "moco", "margin", "mocov3")
 
@@ -20,7 +21,7 @@ TWO_VIEWS = ("simclr", "moco", "margin", "mocov3")
 @pytest.mark.parametrize("name", TWO_VIEWS)
 def test_preview_shows_the_two_views_as_the_encoder_gets_them(build: Callable[..., Any], name: str) -> None:
     task = build(name)
-    batch = task.transform({"image": torch.rand(3, 3, 36, 36)})
+    batch = task.transform(canvases(torch.rand(3, 3, 36, 36)))
     assert torch.equal(task.preview({**batch, "original": torch.rand(3, 3, 32, 32)}, None), batch["image"])
     assert len(task.preview_columns) == 2
 
@@ -62,7 +63,7 @@ def test_views_differ_in_blur_and_solarization_only_where_configured(build: Call
     assert byol.views.blur == (0, 0) and large.blur == (1.0, 0.1) and simclr.blur == (0.5, 0.5)
     assert byol.views.solarize == (0, 0.2) and simclr.solarize == (0, 0)
     assert byol.views.strength == 0.5 and simclr.strength == 1.0
-    dark = build("byol", solarize=1.0, color_strength=0.0, gray=0.0).views.two(torch.full((4, 3, 36, 36), 0.9))
+    dark = build("byol", solarize=1.0, color_strength=0.0, gray=0.0).views.two(canvases(torch.full((4, 3, 36, 36), 0.9)))
     assert torch.allclose(dark[:, 0], torch.tensor(0.9)) and torch.allclose(dark[:, 1], torch.tensor(0.1))
 
 
@@ -70,7 +71,7 @@ def test_views_differ_in_blur_and_solarization_only_where_configured(build: Call
 def test_the_bank_is_updated_with_the_images_of_the_step(build: Callable[..., Any], name: str) -> None:
     task = build(name, negatives=8).train()
     index = torch.tensor([9, 3, 60])
-    batch = task.transform({"image": torch.rand(3, 3, 36, 36), "index": index})
+    batch = task.transform(canvases(torch.rand(3, 3, 36, 36), index=index))
     assert torch.equal(batch["index"], index)
     before = task.bank.rows.clone()
     output = task.predict(batch)
@@ -124,7 +125,7 @@ def test_cmc_needs_color(build: Callable[..., Any]) -> None:
 
 def test_cpc_predicts_rows_below_from_rows_above_only(build: Callable[..., Any]) -> None:
     task = build("cpc").eval()
-    patches = task.transform({"image": torch.rand(2, 3, 36, 36)})["image"]
+    patches = task.transform(canvases(torch.rand(2, 3, 36, 36)))["image"]
     assert patches.shape == (2, 49, 3, 16, 16) and task.patch == 8
     changed = patches.clone()
     changed[:, 21:] = torch.rand(2, 28, 3, 16, 16)  # rows 3 to 6
@@ -157,7 +158,7 @@ def test_infomax_matches_positions_to_the_vector_of_their_image(build: Callable[
 
 def test_infomax_critic_learns_and_code_fools_it(build: Callable[..., Any]) -> None:
     task = build("infomax").train()
-    output = task.predict(task.transform({"image": torch.rand(4, 3, 36, 36)}))
+    output = task.predict(task.transform(canvases(torch.rand(4, 3, 36, 36))))
     terms = task.loss(output, {})
     terms["critic"].backward(retain_graph=True)
     assert all(p.grad is None for p in task.encoder.parameters()) and task.critic[0].weight.grad.any()
@@ -168,7 +169,7 @@ def test_infomax_critic_learns_and_code_fools_it(build: Callable[..., Any]) -> N
 
 def test_obow_words_come_from_the_teacher_and_enter_the_queue(build: Callable[..., Any]) -> None:
     task = build("obow", words=10).train()
-    batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+    batch = task.transform(canvases(torch.rand(4, 3, 36, 36)))
     output = task.predict(batch)
     assert output["student"].shape == (4, 7, 10) and not output["words"].requires_grad
     assert torch.allclose(output["words"].sum(dim=1), torch.ones(4), atol=1e-6)

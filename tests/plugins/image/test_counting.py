@@ -8,6 +8,7 @@ import torch
 
 from sslkit import SslkitError
 from sslkit.image.transforms import flip
+from tests.canvases import canvases
 
 
 def test_loss_against_a_loop(build: Callable[..., Any]) -> None:
@@ -29,7 +30,7 @@ def test_quarters_make_the_whole(build: Callable[..., Any]) -> None:
     torch.manual_seed(0)
     task = build("counting", gray=0.0)
     smooth = torch.nn.functional.interpolate(torch.rand(6, 3, 4, 4), size=36, mode="bicubic").clamp(0, 1)
-    whole, *quarters = task.transform({"image": smooth})["image"].unbind(1)
+    whole, *quarters = task.transform(canvases(smooth))["image"].unbind(1)
     assert whole.shape == (6, 3, 16, 16) and len(quarters) == 4
     together = torch.cat([torch.cat(quarters[:2], dim=3), torch.cat(quarters[2:], dim=3)], dim=2)
     small = torch.nn.functional.interpolate(together, size=16, mode="area")
@@ -39,16 +40,11 @@ def test_quarters_make_the_whole(build: Callable[..., Any]) -> None:
 def test_image_and_quarters_are_downscaled_by_independent_filters(
     build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
-    from sslkit.tasks.load import load_task
-
-    module = sys.modules[load_task("counting").__module__]
-    monkeypatch.setattr(module, "random_crop_view", lambda image, size, scale: flip(image))
     torch.manual_seed(0)
     task = build("counting", gray=0.0, crop_scale=1.0)
+    monkeypatch.setattr(task, "crop", lambda batch, size: flip(batch["canvas"]))
     image = torch.rand(1, 3, 48, 48).expand(360, -1, -1, -1)
-    views = task.transform({"image": image})["image"]
+    views = task.transform(canvases(image))["image"]
     kinds = [len(part.unique(dim=0)) for part in (views[:, 0], views[:, 1])]
     assert kinds == [6, 6]  # three filters, and a flip
     # Neither reveals the other: every filter of the whole goes with every filter of the quarters.
@@ -57,7 +53,7 @@ def test_image_and_quarters_are_downscaled_by_independent_filters(
 
 def test_counts_are_never_below_zero(build: Callable[..., Any]) -> None:
     task = build("counting")
-    output = task.predict(task.transform({"image": torch.rand(3, 3, 32, 32)})).detach()
+    output = task.predict(task.transform(canvases(torch.rand(3, 3, 32, 32)))).detach()
     assert output.shape == (3, 5, 1000) and float(output.min()) >= 0
 
 

@@ -9,6 +9,7 @@ import torch
 from fake_run import FakeRun
 
 from sslkit import SslkitError
+from tests.canvases import canvases
 
 
 def test_exemplars_are_classes_and_the_only_images_sampled(build: Callable[..., Any]) -> None:
@@ -16,7 +17,7 @@ def test_exemplars_are_classes_and_the_only_images_sampled(build: Callable[..., 
     task.before_epoch(run)
     assert sorted(task.label[task.label >= 0].tolist()) == list(range(12))
     assert torch.equal(run.balanced, task.label)
-    batch = task.transform({"image": torch.rand(50, 3, 36, 36), "index": torch.arange(50)})
+    batch = task.transform(canvases(torch.rand(50, 3, 36, 36), index=torch.arange(50)))
     assert torch.equal(batch["label"], task.label) and batch["image"].shape == (50, 3, 32, 32)
     task.clock.epoch, before = 1, task.label.clone()
     task.before_epoch(run)

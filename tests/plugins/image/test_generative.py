@@ -16,6 +16,7 @@ from sslkit.encoders.recipe import recipe_for
 from sslkit.image.tokenizer import read_tokenizer
 from sslkit.nn import Codebook, error_share
 from sslkit.tasks.load import load_task
+from tests.canvases import canvases
 
 IGPT = {"width": "32", "depth": "4", "heads": "1"}
 
@@ -39,7 +40,7 @@ def test_autoencoder_code_is_narrower_than_the_image(build: Callable[..., Any]) 
 
 
 def test_autoencoder_noise_zeroes_whole_pixels_of_the_input_only(build: Callable[..., Any]) -> None:
-    batch = build("autoencoder", noise=0.3).transform({"image": 0.1 + torch.rand(8, 3, 36, 36)})
+    batch = build("autoencoder", noise=0.3).transform(canvases(0.1 + torch.rand(8, 3, 36, 36)))
     zero = (batch["input"] == 0).all(dim=1)
     assert float(zero.float().mean()) == pytest.approx(0.3, abs=0.02)
     assert torch.equal(batch["input"].amax(dim=1) == 0, zero) and batch["image"].min() > 0
@@ -47,7 +48,7 @@ def test_autoencoder_noise_zeroes_whole_pixels_of_the_input_only(build: Callable
 
 def test_autoencoder_sparsity_counts_the_code(build: Callable[..., Any]) -> None:
     task = build("autoencoder", sparsity=0.5)
-    batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+    batch = task.transform(canvases(torch.rand(4, 3, 36, 36)))
     output = task.predict(batch)
     terms = task.loss(output, batch)
     assert output["code"].min() == 0 and output["code"].shape == (4, 64)
@@ -67,7 +68,7 @@ def test_autoencoder_layerwise_trains_one_stage_after_the_other(build: Callable[
     for stage, step in enumerate((10, 30, 60, 100)):
         task.clock.step = step
         task.zero_grad()
-        batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+        batch = task.transform(canvases(torch.rand(4, 3, 36, 36)))
         output = task.predict(batch)
         task.loss(output, batch)["reconstruction"].backward()
         moved = {f"encoder.{name}" for name, p in task.encoder.named_parameters() if p.grad is not None}
@@ -82,7 +83,7 @@ def test_autoencoder_layerwise_compiles_for_each_stage(build: Callable[..., Any]
     task.clock.steps = 101
     for step in (10, 60, 100):
         task.clock.step = step
-        batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+        batch = task.transform(canvases(torch.rand(4, 3, 36, 36)))
         assert torch.allclose(compiled(batch)["reconstruction"], task.predict(batch)["reconstruction"], atol=1e-4)
 
 
@@ -95,7 +96,7 @@ def test_autoencoder_layerwise_needs_feature_maps() -> None:
 
 def test_vae_divergence_is_that_of_normal_distributions(build: Callable[..., Any]) -> None:
     task = build("vae", beta=2.0, deviation=0.5)
-    batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+    batch = task.transform(canvases(torch.rand(4, 3, 36, 36)))
     output = task.predict(batch)
     codes = torch.distributions.Normal(output["mean"], (output["log_variance"] / 2).exp())
     expected = torch.distributions.kl_divergence(codes, torch.distributions.Normal(0.0, 1.0)).sum(dim=1)
@@ -135,7 +136,7 @@ def test_vqvae_gradient_passes_the_codes_and_commits_the_vectors(build: Callable
     torch.manual_seed(0)  # for other seeds, a value may round to the other side of a ReLU
     task = build("vqvae", codes=8, norm="none")
     task.before_epoch(FakeRun(torch.rand(64, 3, 36, 36)))
-    batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+    batch = task.transform(canvases(torch.rand(4, 3, 36, 36)))
     output = task.predict(batch)
     assert output["vector"].shape == (4, 64, 64) and output["code"].shape == (4, 64)
     (gradient,) = torch.autograd.grad(task.loss(output, batch)["reconstruction"], output["vector"], retain_graph=True)
@@ -207,7 +208,7 @@ def test_igpt_palette_is_the_datas_and_is_kept(sslkit: Callable[..., Any], tmp_p
 
 def test_igpt_completes_the_lower_half_only() -> None:
     task = igpt(side=8, colors=16)
-    batch = task.transform({"image": torch.rand(3, 3, 36, 36)})
+    batch = task.transform(canvases(torch.rand(3, 3, 36, 36)))
     preview = task.preview(batch, task.predict(batch))
     assert preview.shape == (3, 3, 3, 32, 32)
     assert torch.allclose(preview[:, 1, :, :14], preview[:, 2, :, :14])  # except where resizing blends the border
@@ -216,7 +217,7 @@ def test_igpt_completes_the_lower_half_only() -> None:
 
 def test_bigan_each_term_trains_its_network(build: Callable[..., Any]) -> None:
     task = build("bigan", norm="none")
-    batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+    batch = task.transform(canvases(torch.rand(4, 3, 36, 36)))
     output = task.predict(batch)
     assert torch.equal(output["real"], output["real_frozen"]) and torch.equal(output["fake"], output["fake_frozen"])
     terms = task.loss(output, batch)

@@ -10,12 +10,13 @@ from pydantic import Field
 
 from sslkit.tasks.load import load_task
 from sslkit.testing import check_task
+from tests.canvases import canvases
 
 
 @pytest.mark.parametrize("region", ["center", "block", "region"])
 def test_the_hole_is_hidden_and_its_border_counts_ten_times(build: Callable[..., Any], region: str) -> None:
     task = build("inpainting", region=region)
-    batch = task.transform({"image": 0.6 + 0.4 * torch.rand(4, 3, 36, 36)})
+    batch = task.transform(canvases(0.6 + 0.4 * torch.rand(4, 3, 36, 36)))
     mask, weight = batch["mask"], batch["weight"]
     assert (batch["image"][mask.expand_as(batch["image"])] == 0.5).all()
     assert torch.equal(batch["image"].where(~mask, 0.0), batch["target"].where(~mask, 0.0))
@@ -30,7 +31,7 @@ def test_the_hole_is_hidden_and_its_border_counts_ten_times(build: Callable[...,
 
 def test_loss_against_a_loop(build: Callable[..., Any]) -> None:
     task = build("inpainting").eval()
-    batch = task.transform({"image": torch.rand(3, 3, 32, 32)})
+    batch = task.transform(canvases(torch.rand(3, 3, 32, 32)))
     prediction = task.predict(batch)["prediction"].detach()
     total = sum(
         float(batch["weight"][sample, 0, row, column] * (prediction - batch["target"])[sample, :, row, column].square().mean())
@@ -45,7 +46,7 @@ def test_loss_against_a_loop(build: Callable[..., Any]) -> None:
 
 def test_critic_and_decoder_have_opposite_objectives_in_one_pass(build: Callable[..., Any]) -> None:
     task = build("inpainting", adversarial=0.3, norm="none")
-    batch = task.transform({"image": torch.rand(4, 3, 32, 32)})
+    batch = task.transform(canvases(torch.rand(4, 3, 32, 32)))
     output = task.predict(batch)
     assert output["fake"].shape == output["real"].shape == (4,) and torch.equal(output["fake"], output["fake_frozen"])
     terms = task.loss(output, batch)
@@ -63,7 +64,7 @@ def test_critic_and_decoder_have_opposite_objectives_in_one_pass(build: Callable
 
 def test_critic_sees_the_region_only(build: Callable[..., Any]) -> None:
     task = build("inpainting", adversarial=0.3, norm="none").eval()
-    batch = task.transform({"image": torch.rand(2, 3, 32, 32)})
+    batch = task.transform(canvases(torch.rand(2, 3, 32, 32)))
     elsewhere = {**batch, "target": batch["target"].where(batch["mask"], 0.9)}
     assert torch.equal(task.predict(batch)["real"], task.predict(elsewhere)["real"])
 

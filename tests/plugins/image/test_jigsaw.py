@@ -10,6 +10,7 @@ import torch
 
 from sslkit import SslkitError
 from sslkit.tasks.load import load_task
+from tests.canvases import canvases
 
 
 def module() -> Any:
@@ -33,14 +34,14 @@ def test_permutations_differ_more_than_random_ones(count: int) -> None:
 
 
 def test_tiles_come_from_the_cells_of_their_shuffle(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module(), "random_crop_view", lambda image, size, scale: image)
     cut: list[torch.Tensor] = []
     real = module().cut_tiles_in_cells
     monkeypatch.setattr(module(), "cut_tiles_in_cells", lambda *arguments: cut.append(real(*arguments)) or cut[-1])
     task = build("jigsaw", size=48, gray=0.0)
+    monkeypatch.setattr(task, "crop", lambda batch: batch["canvas"])
     row, column = (torch.arange(48) // 16).view(48, 1).expand(48, 48), (torch.arange(48) // 16).expand(48, 48)
     cell = (3 * row + column).float() / 9  # the number of the cell that a pixel lies in
-    batch = task.transform({"image": cell.expand(30, 3, 48, 48)})
+    batch = task.transform(canvases(cell.expand(30, 3, 48, 48)))
     assert (task.cell, task.tile) == (16, 14) and batch["image"].shape == (30, 9, 3, 16, 16)
     cells = (cut[0].mean(dim=(2, 3, 4)) * 9).round().long()
     assert torch.equal(cells, task.orders[batch["permutation"]])
@@ -51,7 +52,7 @@ def test_tiles_lie_at_random_places_and_are_normalized_one_by_one(build: Callabl
     torch.manual_seed(0)
     task = build("jigsaw", size=96, gray=0.5)
     image = torch.rand(40, 3, 96, 96) * torch.linspace(0.1, 1, 40).view(-1, 1, 1, 1)
-    tiles = task.transform({"image": image})["image"]
+    tiles = task.transform(canvases(image))["image"]
     assert torch.allclose(tiles.mean(dim=(2, 3, 4)), torch.full((40, 9), 0.5), atol=1e-4)
     assert 0.2 < tiles.std(dim=(2, 3, 4)).median() < 0.26
     gray = (tiles.std(dim=2).amax(dim=(1, 2, 3)) < 1e-4).float().mean()
@@ -60,7 +61,7 @@ def test_tiles_lie_at_random_places_and_are_normalized_one_by_one(build: Callabl
 
 def test_order_decides(build: Callable[..., Any]) -> None:
     task = build("jigsaw", permutations=20).eval()
-    batch = task.transform({"image": torch.rand(3, 3, 32, 32)})
+    batch = task.transform(canvases(torch.rand(3, 3, 32, 32)))
     output = task.predict(batch)
     assert output.shape == (3, 20)
     assert not torch.allclose(output, task.predict({"image": batch["image"].flip(1)}), atol=1e-3)

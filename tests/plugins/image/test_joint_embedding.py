@@ -14,12 +14,13 @@ from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.optimizer import build_optimizer, follow_schedules
 from sslkit.specs.train import PretrainSpec
 from sslkit.tasks.load import load_task
+from tests.canvases import canvases
 
 
 @pytest.mark.parametrize("name", ["byol", "simsiam"])
 def test_each_view_predicts_the_other_whose_gradient_is_stopped(build: Callable[..., Any], name: str) -> None:
     task = build(name).train()
-    output = task.predict(task.transform({"image": torch.rand(4, 3, 36, 36)}))
+    output = task.predict(task.transform(canvases(torch.rand(4, 3, 36, 36))))
     assert output["prediction"].requires_grad and not output["target"].requires_grad
     target = F.normalize(torch.randn(4, 2, 8), dim=2)
     crossed = {"prediction": target.flip(1), "target": target}
@@ -56,7 +57,7 @@ def test_vicreg_weights_its_terms(build: Callable[..., Any]) -> None:
 
 def test_dino_center_follows_the_teachers_output(build: Callable[..., Any]) -> None:
     task = build("dino", outputs=16, centering=0.75).train()
-    batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+    batch = task.transform(canvases(torch.rand(4, 3, 36, 36)))
     assert batch["image"].shape == (4, 2, 3, 32, 32) and batch["small"].shape == (4, 2, 3, 16, 16)
     output = task.predict(batch)
     assert output["student"].shape == (4, 4, 16) and not output["teacher"].requires_grad
@@ -94,7 +95,7 @@ def msn(**options: Any) -> Any:
 
 def test_msn_masked_view_lacks_patches_and_the_target_does_not() -> None:
     task = msn(crops="2+3", drop=0.25).eval()
-    batch = task.transform({"image": torch.rand(2, 3, 36, 36)})
+    batch = task.transform(canvases(torch.rand(2, 3, 36, 36)))
     assert batch["keep"].shape == (2, 48) and all(len(set(row)) == 48 for row in batch["keep"].tolist())
     output = task.predict(batch)
     assert output["anchor"].shape == (2, 4, 256) and output["target"].shape == (2, 256) and not output["target"].requires_grad

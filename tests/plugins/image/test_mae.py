@@ -10,13 +10,14 @@ from sslkit.encoders.build import build_encoder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.image.transforms import patchify
 from sslkit.tasks.load import load_task
+from tests.canvases import canvases
 
 
 class Measured:
     """Provides images as a run does."""
 
     def batch(self, count: int) -> dict[str, torch.Tensor]:
-        return {"image": torch.rand(min(count, 40), 3, 36, 36, generator=torch.Generator().manual_seed(0))}
+        return canvases(torch.rand(min(count, 40), 3, 36, 36, generator=torch.Generator().manual_seed(0)))
 
 
 def mae(**options: Any) -> Any:
@@ -28,7 +29,7 @@ def mae(**options: Any) -> Any:
 
 
 def batch_of(task: Any) -> Any:
-    return task.transform({"image": torch.rand(3, 3, 36, 36)})
+    return task.transform(canvases(torch.rand(3, 3, 36, 36)))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_the_loss_is_on_masked_patches_normalized_separately() -> None:
 
 def test_components_are_those_of_the_data() -> None:
     task = mae(target="pca", components=48)
-    patches = patchify(Measured().batch(40)["image"][..., 2:34, 2:34], 4).flatten(0, 1)
+    patches = patchify(Measured().batch(40)["canvas"][..., 2:34, 2:34], 4).flatten(0, 1)
     back = task._target(patches[None])[0] @ task.axes.T + task.mean_patch  # all 48 components lose nothing
     assert torch.allclose(back, patches, atol=1e-4)
     variances = task._target(patches[None])[0].var(dim=0)

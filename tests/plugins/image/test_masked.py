@@ -15,6 +15,7 @@ from sslkit.encoders.recipe import recipe_for
 from sslkit.image.examples import example_checkpoint, example_tokenizer
 from sslkit.image.transforms import gray_out_patches, patchify, random_mask, replace_patches, split_patches, take_patches
 from sslkit.tasks.load import load_task
+from tests.canvases import canvases
 
 CPU = torch.device("cpu")
 SMALL = {"vit_micro": {"width": "32", "depth": "2"}, "convvit_micro": {"width": "32", "depth": "1", "heads": "1"}}
@@ -63,7 +64,7 @@ def test_a_quarter_of_the_patches_costs_less_than_a_third(name: str) -> None:
 def test_encoders_do_not_depend_on_masked_patches(name: str, tmp_path: Path) -> None:
     options = {"tokenizer": example_tokenizer(tmp_path)} if name == "cae" else {}
     task = task_on(name, "convvit_micro" if name == "mcmae" else "vit_micro", **options)
-    batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+    batch = task.transform(canvases(torch.rand(4, 3, 36, 36)))
     other = {**batch, "image": gray_out_patches(batch["image"], batch["masked"], (8, 8))}
     first, second = (task.encoder.tokens(version["image"], keep=batch["visible"]) for version in (batch, other))
     assert torch.allclose(first, second, atol=1e-5)
@@ -81,7 +82,7 @@ def test_mcmae_visible_positions_do_not_depend_on_masked_patches() -> None:
 
 def test_simmim_masks_whole_squares() -> None:
     task = task_on("simmim")
-    batch = task.transform({"image": torch.rand(16, 3, 36, 36)})
+    batch = task.transform(canvases(torch.rand(16, 3, 36, 36)))
     squares = batch["mask"].view(16, 4, 2, 4, 2)
     assert task.reasons() == {"mask_patch": "8 px of 32"}
     assert torch.equal(squares.any(dim=4).any(dim=2), squares.all(dim=4).all(dim=2))
@@ -102,7 +103,7 @@ def test_simmim_refuses_squares_that_do_not_fill_the_image(patch: int, size: int
 
 def test_simmim_error_share_is_one_for_the_mean_color() -> None:
     task = task_on("simmim")
-    batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+    batch = task.transform(canvases(torch.rand(4, 3, 36, 36)))
     colors = patchify(batch["image"], 4).unflatten(2, (-1, 3)).mean(dim=2)
     visible = torch.stack([colors[sample][~batch["mask"][sample]].mean(dim=0) for sample in range(4)])
     baseline = visible[:, None].repeat(1, batch["target"].shape[1], 16)
@@ -115,7 +116,7 @@ def test_codes_are_the_tokenizers(name: str, tmp_path: Path) -> None:
     task = task_on(name, tokenizer=example_tokenizer(tmp_path))
     task.train()
     assert not any(module.training for module in task.tokenizer.modules())
-    batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+    batch = task.transform(canvases(torch.rand(4, 3, 36, 36)))
     every = task.tokenizer(batch["image"])
     vectors, codes = task.tokenizer.tokenizer(task.tokenizer.encoder, batch["image"]), task.tokenizer.tokenizer.codebook.codes
     assert every.shape == (4, 64) and len(every.unique()) > 3
@@ -144,7 +145,7 @@ def test_tokenizers_that_are_missing_or_do_not_fit_are_refused(name: str, tmp_pa
 
 def test_cae_aligns_with_the_encoding_of_masked_patches(tmp_path: Path) -> None:
     task = task_on("cae", tokenizer=example_tokenizer(tmp_path))
-    batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+    batch = task.transform(canvases(torch.rand(4, 3, 36, 36)))
     output = task.predict(batch)
     assert not output["latent_target"].requires_grad
     assert torch.allclose(output["latent_target"], task.encoder.tokens(batch["image"], keep=batch["masked"])[:, 1:], atol=1e-5)
@@ -158,7 +159,7 @@ def test_mae_preview_inverts_the_target(target: str) -> None:
     if target == "pca":
         task.axes.copy_(torch.linalg.qr(torch.randn(48, 48))[0])
         task.mean_patch.copy_(torch.rand(48))
-    batch = task.transform({"image": torch.rand(4, 3, 36, 36)})
+    batch = task.transform(canvases(torch.rand(4, 3, 36, 36)))
     preview = task.preview(batch, batch["target"])
     assert preview.shape == (4, 3, 3, 32, 32)
     assert torch.allclose(preview[:, 2], preview[:, 0], atol=1e-4) and torch.equal(preview[:, 0], batch["image"])

@@ -10,6 +10,7 @@ from sslkit import Clock, DataInfo
 from sslkit.encoders.build import build_encoder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.tasks.load import load_task
+from tests.canvases import canvases
 
 
 def moco(**options: Any) -> Any:
@@ -35,7 +36,7 @@ def test_recipes() -> None:
     assert (v1.temperature, v2.temperature) == (0.07, 0.2)
     assert (len(v1.head), len(v2.head)) == (1, 4)  # linear; linear, norm, ReLU, linear
     for task in (v1, v2):
-        assert task.transform({"image": torch.rand(3, 3, 36, 36)})["image"].shape == (3, 2, 3, 32, 32)
+        assert task.transform(canvases(torch.rand(3, 3, 36, 36)))["image"].shape == (3, 2, 3, 32, 32)
 
 
 def test_momentum_fits_the_length_of_the_run() -> None:

@@ -8,20 +8,21 @@ import torch
 
 from sslkit import SslkitError
 from sslkit.tasks.load import load_task
+from tests.canvases import canvases
 
 
 def places_of(task: Any, image: torch.Tensor) -> Any:
     """Return the batch of an image whose red and green encode row and column."""
-    return task.transform({"image": image})
+    return task.transform(canvases(image))
 
 
 def test_patches_lie_where_the_label_says(build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     module = sys.modules[load_task("relative_position").__module__]
-    monkeypatch.setattr(module, "random_crop_view", lambda image, size, scale: image)
     monkeypatch.setattr(module, "resize", lambda image, side: image)
     task = build("relative_position", size=64, color="keep")
+    monkeypatch.setattr(task, "crop", lambda batch: batch["canvas"])
     monkeypatch.setattr(task, "_remove_aberration", lambda patches: cut.append(patches) or patches)
     cut: list[torch.Tensor] = []
     along = torch.arange(64.0)
@@ -45,7 +46,7 @@ def test_color_and_mean_do_not_reach_the_encoder(build: Callable[..., Any]) -> N
     torch.manual_seed(0)
     image = torch.rand(16, 3, 32, 32)
     for color in ("drop", "project", "keep"):
-        patch = build("relative_position", color=color).transform({"image": image})["image"]
+        patch = build("relative_position", color=color).transform(canvases(image))["image"]
         assert patch.shape == (16, 2, 3, 16, 16)
         # Enlarging moves the mean a little.
         assert torch.allclose(patch.mean(dim=(-2, -1)), torch.full((16, 2, 3), 0.5), atol=0.06)
@@ -58,7 +59,7 @@ def test_color_and_mean_do_not_reach_the_encoder(build: Callable[..., Any]) -> N
 
 def test_both_patches_decide(build: Callable[..., Any]) -> None:
     task = build("relative_position", norm="none").eval()
-    batch = task.transform({"image": torch.rand(4, 3, 32, 32)})
+    batch = task.transform(canvases(torch.rand(4, 3, 32, 32)))
     output = task.predict(batch)
     assert output.shape == (4, 8)
     features = [task.encoder(batch["image"][:, view]) for view in range(2)]

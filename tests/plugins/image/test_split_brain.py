@@ -10,6 +10,7 @@ from sslkit import DataInfo, load
 from sslkit.encoders.builder import RecipeBuilder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.tasks.load import load_task
+from tests.canvases import canvases
 
 
 def task() -> Any:
@@ -23,7 +24,7 @@ def task() -> Any:
 def test_each_half_depends_on_its_channels_only() -> None:
     made = task().eval()
     gray = torch.rand(2, 1, 32, 32).expand(-1, 3, -1, -1)
-    batch = made.transform({"image": torch.rand(2, 3, 32, 32)})
+    batch = made.transform(canvases(torch.rand(2, 3, 32, 32)))
     first, other = (made.predict({**batch, "image": image}) for image in (gray, gray * 0.5))
     assert torch.allclose(first["lightness"], other["lightness"], atol=1e-3)  # no color in either
     assert not torch.allclose(first["color"], other["color"], atol=1e-3)
@@ -34,7 +35,7 @@ def test_each_half_depends_on_its_channels_only() -> None:
 def test_targets_are_the_bins_of_the_picture() -> None:
     made = task()
     red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(1, 3, 32, 32)
-    batch = made.transform({"image": red})
+    batch = made.transform(canvases(red))
     assert (batch["lightness"] == 53).all()  # L* of sRGB red is 53.2, a 80.1, b 67.2
     assert made.bins[batch["color"][0, 0, 0]].tolist() == [80.0, 70.0]
 

@@ -19,6 +19,7 @@ from sslkit.image_text.source import ImageTextSource
 from sslkit.image_text.zeroshot import chance
 from sslkit.tasks.load import load_task
 from sslkit.text.byte_pairs import BytePairs
+from tests.canvases import canvases
 
 Run = Callable[..., Any]
 
@@ -37,7 +38,7 @@ def pairs(task: Any, count: int = 5) -> Any:
     tokens[:, 0], tokens[:, 5], tokens[:, 6:] = 1, 2, 0
     tokens[3] = tokens[0]  # one caption of two images
     image = torch.rand(count, 3, 20, 20, generator=torch.Generator().manual_seed(1))
-    return task.transform({"image": image, "tokens": tokens})
+    return task.transform(canvases(image, tokens=tokens))
 
 
 @pytest.mark.parametrize("tower", ["cbow", "transformer"])

@@ -36,12 +36,12 @@ def test_five_frames_in_order_as_far_apart_as_the_paper_says(frames: int) -> Non
 def test_frames_of_a_clip_are_cropped_alike_and_may_run_backwards() -> None:
     task = order_verification()
     still = torch.rand(64, 1, 3, 20, 20).expand(-1, 16, -1, -1, -1)
-    batch = task.transform({"video": still})
+    batch = task.transform({"video": still, "aspect": torch.ones(64)})
     assert batch["image"].shape == (64, 5, 3, 16, 16)
     assert torch.allclose(batch["image"], batch["image"][:, :1].expand(-1, 5, -1, -1, -1), atol=1e-6)
     assert not batch["valid"].any()  # nothing moves: shuffled triples are indistinguishable from ordered ones
     ramp = (torch.arange(16) / 16).view(1, 16, 1, 1, 1).expand(64, 16, 3, 20, 20)
-    batch = task.transform({"video": ramp})
+    batch = task.transform({"video": ramp, "aspect": torch.ones(64)})
     means = batch["image"].mean(dim=(2, 3, 4))
     forwards = (means.diff(dim=1) > 0).all(dim=1)
     assert (forwards | (means.diff(dim=1) < 0).all(dim=1)).all() and 10 < int(forwards.sum()) < 54
