@@ -20,7 +20,7 @@ from PIL import Image
 
 from sslkit.data.index import Index
 from sslkit.data.loader import Loader, epoch_batches
-from sslkit.image.decode import read_canvas
+from sslkit.image.decode import CanvasFormat, image_sizes, read_canvas
 from sslkit.image.source import ImageSource, choose_canvas
 from sslkit.specs.data import DataSpec
 
@@ -40,10 +40,10 @@ def main() -> None:
     os.environ["SSLKIT_CACHE"] = str(arguments.folder / "cache")
     index = ImageSource.read_index(str(images), DataSpec())
     cores = len(os.sched_getaffinity(0))
-    canvas, _ = choose_canvas(arguments.size, arguments.pixels)
+    form = CanvasFormat(choose_canvas(arguments.size, image_sizes(index), "whole")[0], "whole")
     alone, loading = [], []
     for turn in range(arguments.turns + 1):
-        bare, ours = decode(index, canvas, cores), load(images, index, arguments.size, cores)
+        bare, ours = decode(index, form, cores), load(images, index, arguments.size, cores)
         if turn:  # the first brings the files into memory
             alone.append(bare)
             loading.append(ours)
@@ -53,7 +53,7 @@ def main() -> None:
             {
                 "images": arguments.images,
                 "pixels": arguments.pixels,
-                "canvas": canvas,
+                "canvas": form.side,
                 "cores": cores,
                 "decoding_alone_images_per_second": round(statistics.median(alone)),
                 "loader_images_per_second": round(statistics.median(loading)),
@@ -79,19 +79,19 @@ def make(folder: Path, count: int, pixels: int) -> None:
     half.rename(folder)
 
 
-def decode(index: Index, canvas: int, cores: int) -> float:
+def decode(index: Index, form: CanvasFormat, cores: int) -> float:
     """Return the images per second of processes that decode and do nothing else."""
     parts = np.array_split(np.random.default_rng(0).permutation(len(index)), cores)
-    with multiprocessing.Pool(cores, _share, (index, canvas)) as pool:
+    with multiprocessing.Pool(cores, _share, (index, form)) as pool:
         pool.map(_decode, [part[:2] for part in parts])  # they have started
         began = time.perf_counter()
         pool.map(_decode, parts, chunksize=1)
         return len(index) / (time.perf_counter() - began)
 
 
-def _share(index: Index, canvas: int) -> None:
+def _share(index: Index, form: CanvasFormat) -> None:
     global _shared
-    _shared = index, canvas
+    _shared = index, form
 
 
 def _decode(rows: np.ndarray) -> None:
@@ -102,7 +102,7 @@ def _decode(rows: np.ndarray) -> None:
 def load(data: Path, index: Index, size: int, cores: int) -> float:
     """Return the images per second of a loader that fills a new cache, from its first batch on."""
     shutil.rmtree(Path(os.environ["SSLKIT_CACHE"]) / "canvases", ignore_errors=True)
-    source = ImageSource.of(index, DataSpec(data=str(data), workers=cores), size)
+    source = ImageSource.for_training(index, DataSpec(data=str(data), workers=cores, size=size))
     loader = Loader(source, cores, substitute=True)
     batches = epoch_batches(len(index), _BATCH, 0, 0)
     began, count = 0.0, 0

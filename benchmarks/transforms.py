@@ -97,7 +97,8 @@ def batched(canvases: torch.Tensor, size: int, strength: float, blur: float) -> 
     with torch.no_grad():
         while True:
             image = canvases.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-            yield strong_view(image, size, (0.08, 1.0), strength, blur=blur)
+            batch = {"canvas": image, "aspect": torch.ones(len(image))}
+            yield strong_view(batch, size, (0.08, 1.0), strength, blur=blur)
 
 
 def measured(source: Iterator[Any], batch_size: int, seconds: float) -> float:

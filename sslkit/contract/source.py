@@ -56,6 +56,18 @@ class OpenSpec(Protocol):
         """Column, or extension in shards, that holds labels."""
 
     @property
+    def label_pattern(self) -> str | None:
+        """Regular expression whose group is the label in a path."""
+
+    @property
+    def group(self) -> str | None:
+        """Column, or extension in shards, that holds groups."""
+
+    @property
+    def group_pattern(self) -> str | None:
+        """Regular expression whose group is the group in a path."""
+
+    @property
     def seed(self) -> int:
         """Random seed."""
 

@@ -45,6 +45,8 @@ class Index:
     range: str = "auto"  # `--range`, by which values of more than 8 bits are scaled
     labels: NDArray[np.int64] | None = None  # [N], places in `classes`, -1: unknown; or [N, classes] of 0 and 1
     classes: tuple[str, ...] = ()
+    groups: NDArray[np.int64] | None = None  # [N], places in `group_names`: samples that no split may separate
+    group_names: tuple[str, ...] = ()
     shards: tuple[str, ...] = ()  # tar files that hold the samples
     places: NDArray[np.int64] | None = None  # [N, 2]: shard, and offset in it
 
@@ -91,6 +93,7 @@ class Index:
             places=None if self.places is None else self.places[rows],
             array=None if self.array is None else self.array[rows],
             labels=None if self.labels is None else self.labels[rows],
+            groups=None if self.groups is None else self.groups[rows],
         )
 
     def _hash(self, stamps: NDArray[np.int64], place: str = "") -> str:
@@ -114,6 +117,12 @@ def with_labels(index: Index, names: Sequence[str]) -> Index:
     places = {"": -1, **{name: place for place, name in enumerate(classes)}}
     labels = np.fromiter((places[name] for name in names), dtype=np.int64, count=len(names))
     return replace(index, labels=labels, classes=tuple(classes))
+
+
+def with_groups(index: Index, names: Sequence[str]) -> Index:
+    """Return the index with the group of each sample."""
+    group_names, groups = np.unique([name.strip() for name in names], return_inverse=True)
+    return replace(index, groups=groups.astype(np.int64), group_names=tuple(map(str, group_names)))
 
 
 def with_several_labels(index: Index, names: Sequence[Sequence[str]]) -> Index:

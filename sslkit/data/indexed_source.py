@@ -10,9 +10,10 @@ from sslkit.contract.modality import FileKind
 from sslkit.contract.source import Labels, OpenSpec, Source
 from sslkit.data.index import Index
 from sslkit.data.locations import find_parts, read_index
+from sslkit.data.patterns import with_patterns
 
 LABEL_SOURCES = (
-    "use class subfolders, a .csv with --label COLUMN, shards with --label EXTENSION, or an .npz with labels"  # for messages
+    "use class subfolders, --label-pattern, a .csv with --label COLUMN, shards with --label EXTENSION, or an .npz with labels"
 )
 
 
@@ -36,9 +37,14 @@ class IndexedSource(Source):
         return source
 
     @classmethod
-    def read_index(cls, location: str, spec: OpenSpec, label: str | None = None) -> Index:
-        """Index one part of the data, as `find_parts` named it; labels are those of the spec, or of another column."""
-        return read_index(location, spec.label if label is None else label, spec.reindex, cls.kind)
+    def read_index(cls, location: str, spec: OpenSpec) -> Index:
+        """Index one part of the data, as `find_parts` named it, with labels and groups."""
+        return with_patterns(cls.list_samples(location, spec), spec)
+
+    @classmethod
+    def list_samples(cls, location: str, spec: OpenSpec) -> Index:
+        """Index one part of the data without regard to patterns in paths."""
+        return read_index(location, spec, cls.kind)
 
     @classmethod
     def for_training(cls, index: Index, spec: OpenSpec) -> Self:

@@ -8,10 +8,11 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from sslkit.console import say
-from sslkit.contract.errors import SslkitError
+from sslkit.contract.errors import SslkitError, flag_name
 from sslkit.contract.modality import FileKind
+from sslkit.contract.source import OpenSpec
 from sslkit.data.cache import UNREADABLE
-from sslkit.data.index import Index, index_files, index_folder, with_labels, with_several_labels
+from sslkit.data.index import Index, index_files, index_folder, with_groups, with_labels, with_several_labels
 from sslkit.data.shards import PREFIX, absolute, index_shards
 from sslkit.data.tables import read_lines, read_table
 
@@ -49,24 +50,27 @@ def find_parts(data: str, kind: FileKind) -> dict[str, str]:
     return {"train": data}
 
 
-def read_index(location: str, label: str | None, reindex: bool, kind: FileKind) -> Index:
+def read_index(location: str, spec: OpenSpec, kind: FileKind) -> Index:
     """Index one part of the data, as `find_parts` named it; raises SslkitError for anything that can't be read."""
     if location.startswith(PREFIX) and kind.shards:
-        return index_shards(location, label, reindex, kind)
+        return index_shards(location, spec.label, spec.group, spec.reindex, kind)
     data, _, part = location.partition("::")
     path = Path(data)
     suffix = path.suffix.lower()
-    if label is not None and suffix != ".csv":
-        raise SslkitError(f"{data} has no columns", "labels of a folder are its subfolders; columns need a .csv", flag="label")
+    for flag, column in (("label", spec.label), ("group", spec.group)):
+        if column is not None and suffix != ".csv":
+            folders = "labels of a folder are its subfolders; " if flag == "label" else ""
+            hint = f"{folders}columns need a .csv; {flag_name(f'{flag}_pattern')} finds them in paths"
+            raise SslkitError(f"{data} has no columns", hint, flag=flag)
     try:
         if path.is_dir():
-            index = index_folder(data, path, reindex, kind)
+            index = index_folder(data, path, spec.reindex, kind)
             _warn_of_split_names(index)
             return index
         if suffix == ".txt":
             return _index_list(path)
         if suffix == ".csv":
-            return _index_csv(path, label)
+            return _index_csv(path, spec.label, spec.group)
         if suffix in (".npy", ".npz") and kind.arrays:
             return _index_array(path, part)
     except PermissionError as error:
@@ -110,13 +114,16 @@ def _index_list(path: Path) -> Index:
     return index_files(str(path), path.parent, lines)
 
 
-def _index_csv(path: Path, label: str | None) -> Index:
+def _index_csv(path: Path, label: str | None, group: str | None) -> Index:
     table = read_table(path)
+    groups = None if group is None else table.column(group, "group")
     names = [] if label is None else table.column(label, "label", allow_empty=True)
     several = label is not None and any(";" in name for name in names)
     if label is not None and several:
         table.column(label, "label")  # a sample with none of several labels differs from one whose label is unknown
     index = index_files(str(path), path.parent, table.column("path"))
+    if groups is not None:
+        index = with_groups(index, groups)
     if label is None:
         return index
     if several:

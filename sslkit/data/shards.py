@@ -21,7 +21,7 @@ from sslkit.console import say, show_progress
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.modality import FileKind
 from sslkit.data.cache import UNREADABLE, cache_folder, claim_cache
-from sslkit.data.index import Index, join_names, split_names, stamp_of, with_labels
+from sslkit.data.index import Index, join_names, split_names, stamp_of, with_groups, with_labels
 from sslkit.files import write_atomically
 
 PREFIX = "wds:"
@@ -33,29 +33,32 @@ _TEXT = 4096  # bytes of a label at most
 _Member = tuple[str, int, int]  # name, offset and size of its bytes
 
 
-def index_shards(data: str, label: str | None, reindex: bool, kind: FileKind) -> Index:
-    """Index the images in shards; `label` is the extension of the members that hold labels, such as `cls`.
+def index_shards(data: str, label: str | None, group: str | None, reindex: bool, kind: FileKind) -> Index:
+    """Index the images in shards; `label` and `group` are the extensions of the members that hold them, such as `cls`.
 
-    Raises SslkitError for shards that are missing or compressed, that hold no image, or no label.
+    Raises SslkitError for shards that are missing or compressed, that hold no image, no label, or not every group.
     """
+    extensions = [extension for extension in (label, group) if extension is not None]
     files = expand(data)
     stamps = [os.stat(file) for file in files]
     known = [f"{file} {stamp.st_size} {stamp.st_mtime_ns} {stamp.st_ino}" for file, stamp in zip(files, stamps, strict=True)]
-    identity = "\0".join([str(label), *known])
+    identity = "\0".join([str(extensions), *known])
     cached = cache_folder() / "index" / f"{hashlib.sha256(identity.encode(errors='surrogateescape')).hexdigest()[:16]}.npz"
     members = None if reindex else _read(cached)
     if members is None:
-        members = _scan(files, label, kind)
+        members = _scan(files, extensions, kind)
         if not members[0]:
             raise SslkitError(
                 f"no image in {data}", f"looked for {' '.join(sorted(kind.extensions))} in {len(files)} shards", flag="data"
             )
-        if label is not None and not any(map(str.strip, members[2])):
-            raise SslkitError(
-                f"no image in {data} has a .{label} beside it, such as {_key(members[0][0])}.{label}", flag="label"
-            )
         _write(cached, *members)
-    names, places, labels = members
+    names, places, texts = members
+    texts_of = {extension: texts[number :: len(extensions)] for number, extension in enumerate(extensions)}
+    if label is not None and not any(map(str.strip, texts_of[label])):
+        raise SslkitError(f"no image in {data} has a .{label} beside it, such as {_key(names[0])}.{label}", flag="label")
+    if group is not None and not all(map(str.strip, texts_of[group])):
+        first = next(name for name, text in zip(names, texts_of[group], strict=True) if not text.strip())
+        raise SslkitError(f"{first} has no .{group} beside it", "every sample needs a group", flag="group")
     times_and_inodes = np.array([stamp_of(stamp)[1:] for stamp in stamps])
     index = Index(
         data,
@@ -65,7 +68,9 @@ def index_shards(data: str, label: str | None, reindex: bool, kind: FileKind) ->
         shards=tuple(str(file) for file in files),
         places=places[:, :2],
     )
-    return index if label is None else with_labels(index, labels)
+    if group is not None:
+        index = with_groups(index, texts_of[group])
+    return index if label is None else with_labels(index, texts_of[label])
 
 
 def expand(data: str) -> list[Path]:
@@ -100,26 +105,25 @@ def _ranges(pattern: str) -> Iterator[str]:
         yield from _ranges(f"{pattern[: match.start()]}{number:0{len(first)}d}{pattern[match.end() :]}")
 
 
-def _scan(files: list[Path], label: str | None, kind: FileKind) -> tuple[list[str], NDArray[np.int64], list[str]]:
-    """Return names, `[N, 3]` of shard, offset and size, and labels, of the images in all shards."""
+def _scan(files: list[Path], extensions: list[str], kind: FileKind) -> tuple[list[str], NDArray[np.int64], list[str]]:
+    """Return names, `[N, 3]` of shard, offset and size, and the texts of each extension, one after the other, of all images."""
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
-    labels: list[str] = []
+    texts: list[str] = []
     with ThreadPoolExecutor() as pool, show_progress("reading the headers of shards", len(files)) as progress:
-        for number, (images, label_of) in enumerate(pool.map(lambda file: _scan_one(file, label, kind), files)):
+        for number, (images, text_of) in enumerate(pool.map(lambda file: _scan_one(file, extensions, kind), files)):
             for name, offset, size in images:
                 key = _key(name)
-                if label is not None:
-                    labels.append(label_of.get(key, ""))
+                texts += [text_of.get(f"{key}.{extension}", "") for extension in extensions]
                 names.append(f"{files[number].name}/{name}")
                 places.append((number, offset, size))
             progress.advance()
-    return names, np.array(places, dtype=np.int64).reshape(-1, 3), labels
+    return names, np.array(places, dtype=np.int64).reshape(-1, 3), texts
 
 
-def _scan_one(file: Path, label: str | None, kind: FileKind) -> tuple[list[_Member], dict[str, str]]:
+def _scan_one(file: Path, extensions: list[str], kind: FileKind) -> tuple[list[_Member], dict[str, str]]:
     images: list[_Member] = []
-    labels: dict[str, str] = {}
+    texts: dict[str, str] = {}
     try:
         with tarfile.open(file, "r:") as shard:
             for member in shard:
@@ -127,10 +131,10 @@ def _scan_one(file: Path, label: str | None, kind: FileKind) -> tuple[list[_Memb
                     continue
                 if os.path.splitext(member.name)[1].lower() in kind.extensions:
                     images.append((member.name, member.offset_data, member.size))
-                elif label is not None and member.name == f"{_key(member.name)}.{label}":
+                elif member.name in [f"{_key(member.name)}.{extension}" for extension in extensions]:
                     content = shard.extractfile(member)
                     assert content is not None
-                    labels[_key(member.name)] = content.read(_TEXT).decode(errors="replace").strip()
+                    texts[member.name] = content.read(_TEXT).decode(errors="replace").strip()
     except tarfile.ReadError as error:
         if not images:
             raise SslkitError(
@@ -139,7 +143,7 @@ def _scan_one(file: Path, label: str | None, kind: FileKind) -> tuple[list[_Memb
         say(f"{file} is cut off: the {len(images):,} images before that are used")
     except OSError as error:
         raise SslkitError(f"cannot read {file}: {error.strerror}", flag="data") from error
-    return images, labels
+    return images, texts
 
 
 def _key(name: str) -> str:
@@ -151,15 +155,15 @@ def _key(name: str) -> str:
 def _read(file: Path) -> tuple[list[str], NDArray[np.int64], list[str]] | None:
     try:
         with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as saved:
-            return split_names(saved["names"]), saved["places"], split_names(saved["labels"])
+            return split_names(saved["names"]), saved["places"], split_names(saved["texts"])
     except (*UNREADABLE, KeyError):  # not there, or damaged: the shards are read again
         return None
 
 
-def _write(file: Path, names: list[str], places: NDArray[np.int64], labels: list[str]) -> None:
+def _write(file: Path, names: list[str], places: NDArray[np.int64], texts: list[str]) -> None:
     try:
         claim_cache()
         with write_atomically(file) as stream:
-            np.savez(stream, names=join_names(names), places=places, labels=join_names(labels))
+            np.savez(stream, names=join_names(names), places=places, texts=join_names(texts))
     except OSError as error:
         raise SslkitError(f"cannot write to the cache {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE") from error

@@ -93,12 +93,12 @@ def compute_embeddings(spec: EmbedSpec, most: int | None = None) -> Embeddings:
 
 def read_samples(spec: DataSpec, checkpoint: Checkpoint) -> Index:
     """Return the index of the samples of `--data`, by default those of the run; the training part, if it has parts."""
-    data, label, _, spec = named_data(spec, checkpoint)
+    data, _, spec = named_data(spec, checkpoint)
     source_class = source_of(checkpoint)
     parts = find_parts(data, source_class.kind)
     if len(parts) > 1:
         say(f"{data} has {' and '.join(parts)}: reading train")
-    index = source_class.read_index(parts["train"], spec, label)
+    index = source_class.read_index(parts["train"], spec)
     check_channels(index, checkpoint)
     return index
 

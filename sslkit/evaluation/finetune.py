@@ -33,6 +33,7 @@ from sslkit.evaluation.statistics import MCNEMAR, Answers, adjust_comparisons, m
 from sslkit.evaluation.trial import Trainer, Trial, TrialOutcome
 from sslkit.files import write_atomically
 from sslkit.registry import load_modality
+from sslkit.specs.data import ANNOTATIONS
 from sslkit.specs.train import FinetuneSpec
 
 
@@ -77,7 +78,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
     parts = find_labeled(spec, spec.test, checkpoint, several=True, source_class=source_class)
     requested = _with_auto(spec, checkpoint, parts, source_class, world)
     protocol, settings = finetune_protocol(requested), finetune_settings(requested)
-    spec = spec.updated({"data": parts.data, "label": parts.label, **parts.recorded})
+    spec = spec.updated({"data": parts.data, **dict.fromkeys(ANNOTATIONS), **parts.annotations, **parts.recorded})
     trials = _trials(spec, out)
     if len(trials) > 1:
         world.barrier()  # no process may look for a run in the folder after another one started it
@@ -90,7 +91,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
         stopped.hint = f"continue with: sslkit finetune --resume --out {out}"
         raise
     result = _result(
-        spec, parts, outcomes, protocol, {**settings, **part_setting(spec.part), "seed": spec.seed, "label": parts.label}, out
+        spec, parts, outcomes, protocol, {**settings, **part_setting(spec.part), "seed": spec.seed, **parts.annotations}, out
     )
     if world.first:
         append_json(out / RESULTS, result.to_json())

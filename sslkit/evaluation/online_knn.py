@@ -12,7 +12,7 @@ from sslkit.data.locations import find_parts
 from sslkit.engine.features import extract
 from sslkit.evaluation.knn import votes
 from sslkit.evaluation.metrics import is_correct
-from sslkit.evaluation.splits import check_labeled
+from sslkit.evaluation.splits import check_labeled, held_out_rows
 from sslkit.registry import load_modality
 from sslkit.specs.train import PretrainSpec
 
@@ -35,6 +35,11 @@ class OnlineKnn:
         self.index = index.subset(np.sort(chosen))
         if len(chosen) // 4 < 1:
             raise SslkitError(f"{len(index)} samples are too few", "at least four are needed", flag="online_knn")
+        self.is_query = np.arange(len(self.index)) % 4 == 0
+        if self.index.groups is not None:
+            assert self.index.labels is not None
+            _, queries = held_out_rows(self.index.labels, spec.seed, index.classes, 0.25, self.index.groups)
+            self.is_query = np.isin(np.arange(len(self.index)), queries)
 
     @cached_property
     def samples(self) -> IndexedSource:
@@ -42,11 +47,11 @@ class OnlineKnn:
         return self.source.for_training(self.index, self.spec)
 
     def __call__(self, encoder: Encoder) -> float:
-        """Return the accuracy, a share of 1, of every fourth sample's class by the others."""
+        """Return the accuracy, a share of 1, of every fourth sample's class (or of a fourth in whole groups) by the others."""
         extracted = extract(encoder, self.samples, workers=0)
         assert self.index.labels is not None
         features, labels = extracted.layers["last"], torch.from_numpy(self.index.labels[extracted.rows])
-        is_query = torch.arange(len(labels)) % 4 == 0
+        is_query = torch.from_numpy(self.is_query[extracted.rows])
         k = min(_K, int((~is_query).sum()))
         scores = votes(features[~is_query], labels[~is_query], features[is_query], k, _TEMPERATURE, len(self.index.classes))
         return float(is_correct(scores, labels[is_query]).mean())

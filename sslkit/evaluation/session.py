@@ -59,10 +59,11 @@ class TrainingView(SplitFeatures):
 
     classes: tuple[str, ...]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    groups: NDArray[np.int64] | None = None  # [N]: samples that are held out together
 
     def hold_out(self, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return rows `[N]` to fit on and rows to choose on: `share` of each class is held out, drawn by the seed."""
-        return held_out_rows(self.labels.numpy(), seed, self.classes, share)
+        return held_out_rows(self.labels.numpy(), seed, self.classes, share, self.groups)
 
 
 class Predictor(ABC):
@@ -105,9 +106,15 @@ class FeatureReader:
 
     def training(self) -> TrainingView:
         """Return the training part."""
-        features = self._extract(self.training_source)
+        features, groups = self._extract(self.training_source), self.training_source.index.groups
         return TrainingView(
-            features.layers, features.labels, features.rows, features.hashes, self.session.classes, self.session.device
+            features.layers,
+            features.labels,
+            features.rows,
+            features.hashes,
+            self.session.classes,
+            self.session.device,
+            None if groups is None else groups[features.rows],
         )
 
     def tests(self) -> list[SplitFeatures]:
@@ -210,7 +217,7 @@ class FeatureEvaluation(Evaluation):
                 **part_setting(spec.part),
                 "size": session.models[0].size,
                 "seed": spec.seed,
-                "label": session.parts.label,
+                **session.parts.annotations,
             },
             checkpoint=str(session.checkpoint.path),
             weights=rows[0].weights,

@@ -18,7 +18,7 @@ from sslkit.data.locations import find_parts
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.run_folder import holds_run, read_spec
 from sslkit.registry import load_modality
-from sslkit.specs.data import MAIN_PART, DataSpec, ModalitySpec
+from sslkit.specs.data import ANNOTATIONS, MAIN_PART, DataSpec, ModalitySpec
 
 S = TypeVar("S", bound=DataSpec)
 
@@ -42,7 +42,7 @@ class Parts:
     train: Index
     tests: list[TestPart]
     data: str  # their location
-    label: str | None
+    annotations: dict[str, Any]  # where labels and groups come from, by flag
     fingerprint: str  # of the training part, before a test part was split off
     recorded: dict[str, Any]  # data options that were not set, and come from the checkpoint or its run
 
@@ -66,13 +66,13 @@ def find_labeled(
     `source_class` reads them; by default the source that the checkpoint is evaluated on.
     """
     requested = spec.data_values()
-    data, label, from_run, spec = named_data(spec, checkpoint)
+    data, from_run, spec = named_data(spec, checkpoint)
     recorded = {name: value for name, value in spec.data_values().items() if name not in requested}
     if source_class is None:
         assert checkpoint is not None
         source_class = source_of(checkpoint)
     located = find_parts(data, source_class.kind)
-    train = source_class.read_index(located.pop("train"), spec, label)
+    train = source_class.read_index(located.pop("train"), spec)
     check_labeled(train, "data", several, split=not tests and not located)
     pretrained_on = checkpoint.metadata["data"] if checkpoint else None
     if checkpoint is not None:
@@ -86,17 +86,22 @@ def find_labeled(
     parts = []
     for holder, name, location in locations:
         with renamed_flags({"data": "test" if tests else "data"}):
-            part = _map_classes(check_labeled(source_class.read_index(location, spec, label), "test", several), train)
+            part = _map_classes(check_labeled(source_class.read_index(location, spec), "test", several), train)
         name = holder if location == holder else f"{name} of {holder}"
+        check_groups(train, part, "test" if tests else "data")
         say(f"test part: {name}")
         parts.append(TestPart(name, part, part.fingerprint() == pretrained_on))
     if not parts:
         suffix = "; seen in pretraining" if pretrained else ""
-        say(f"test part: a fifth of each class of {data}, drawn by --seed {spec.seed}{suffix}")
-        kept, held_out = held_out_rows(train.labels, spec.seed, train.classes, _TEST_SHARE)
+        kept, held_out = held_out_rows(train.labels, spec.seed, train.classes, _TEST_SHARE, train.groups)
+        drawn = f"a fifth of each class of {data}, drawn by --seed {spec.seed}{suffix}"
+        if train.groups is not None:
+            groups = f"{len(np.unique(train.groups[held_out])):,} of {len(train.group_names):,} groups"
+            drawn = f"{groups} of {data}, about a fifth of each class, drawn by --seed {spec.seed}{suffix}"
+        say(f"test part: {drawn}")
         parts = [TestPart(f"a fifth of {data}", train.subset(held_out), pretrained)]
         train = train.subset(kept)
-    return Parts(train, parts, data, label, fingerprint, recorded)
+    return Parts(train, parts, data, annotations(spec), fingerprint, recorded)
 
 
 def check_run_data(data: str, from_run: bool, unchanged: bool) -> None:
@@ -138,15 +143,22 @@ def check_channels(index: Index, checkpoint: Checkpoint) -> None:
         raise SslkitError(f"images have {channels} channels, the encoder takes {checkpoint.channels}", flag="data")
 
 
-def named_data(spec: S, checkpoint: Checkpoint | None) -> tuple[str, str | None, bool, S]:
-    """Return `--data` and `--label`, by default those of the run beside the checkpoint, and whether they come from the run.
+def annotations(spec: DataSpec) -> dict[str, Any]:
+    """Return where labels and groups come from, by flag: the column of labels, and what else was named."""
+    values = {name: getattr(spec, name) for name in ANNOTATIONS}
+    return {name: value for name, value in values.items() if value is not None or name == "label"}
 
-    The spec comes back with the data options that are the checkpoint's: how pixels are scaled, say.
+
+def named_data(spec: S, checkpoint: Checkpoint | None) -> tuple[str, bool, S]:
+    """Return `--data`, by default that of the run beside the checkpoint, and whether it comes from the run.
+
+    The spec comes back with the data options that are the checkpoint's: how pixels are scaled, say; of the run's data also
+    with its labels and groups, unless others are named.
     """
     if checkpoint is not None:
         spec = spec.with_recorded(checkpoint.metadata.get("spec"), same_data=False)
     if spec.data is not None:
-        return spec.data, spec.label, False, spec
+        return spec.data, False, spec
     if checkpoint is None:
         raise SslkitError("missing", "name labeled data: class subfolders, or a .csv with --label", flag="data")
     if not checkpoint.metadata["data"]:
@@ -157,29 +169,83 @@ def named_data(spec: S, checkpoint: Checkpoint | None) -> tuple[str, str | None,
     if not holds_run(folder):
         raise SslkitError(f"missing, and {folder} holds no run that names it", "name the data", flag="data")
     recorded = read_spec(folder)
-    data, label = recorded.get("data"), recorded.get("label")
+    data = recorded.get("data")
     if not isinstance(data, str):
         raise SslkitError(f"missing, and the run in {folder} names none", flag="data")
-    return data, spec.label or (label if isinstance(label, str) else None), True, spec.with_recorded(recorded, same_data=True)
+    spec = spec.with_recorded(recorded, same_data=True)
+    for column, pattern in (("label", "label_pattern"), ("group", "group_pattern")):
+        if getattr(spec, column) is None and getattr(spec, pattern) is None:
+            values = {name: recorded.get(name) for name in (column, pattern)}
+            spec = spec.updated({name: value for name, value in values.items() if isinstance(value, str)})
+    return data, True, spec
 
 
-def held_out_rows(labels: np.ndarray | None, seed: int, classes: tuple[str, ...], share: float) -> tuple[Rows, Rows]:
+def held_out_rows(
+    labels: np.ndarray | None, seed: int, classes: tuple[str, ...], share: float, groups: Rows | None = None
+) -> tuple[Rows, Rows]:
     """Return the rows to keep and to hold out: `share` of each class, at least one and not all, drawn by the seed.
 
-    Labels are int64 `[N]`; of samples with several labels (`[N, classes]`) a share of all is drawn.
+    Labels are int64 `[N]`; of samples with several labels (`[N, classes]`) a share of all is drawn. Of `groups` `[N]`, whole
+    ones are held out, about that share of each class.
     """
     assert labels is not None
+    if groups is not None:
+        return _held_out_groups(labels, groups, seed, classes, share)
     order = np.random.default_rng(seed).permutation(len(labels))
     chosen = np.zeros(len(labels), dtype=bool)
-    groups = [order]
+    by_class = [order]
     if labels.ndim == 1:
-        groups = [order[labels[order] == label] for label in np.unique(labels)]
-    for members in groups:
+        by_class = [order[labels[order] == label] for label in np.unique(labels)]
+    for members in by_class:
         if len(members) < 2:
             name = classes[labels[members[0]]]
             raise SslkitError(f"class {name} has one sample", "a part of each class is held out, which needs two", flag="data")
         chosen[members[: min(max(1, round(share * len(members))), len(members) - 1)]] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def _held_out_groups(labels: np.ndarray, groups: Rows, seed: int, classes: tuple[str, ...], share: float) -> tuple[Rows, Rows]:
+    """Return the rows to keep and to hold out, no group among both.
+
+    Groups are taken in an order drawn by the seed, each if it brings what is held out closer to `share` of every class; then
+    for a class of which nothing is held out yet, the group that departs least from that.
+    """
+    several = labels if labels.ndim == 2 else np.eye(len(classes), dtype=np.int64)[labels]
+    counts = np.zeros((groups.max() + 1, len(classes)), dtype=np.int64)  # samples of each class in each group
+    np.add.at(counts, groups, several)
+    total = counts.sum(axis=0)
+    chosen = np.zeros(len(counts), dtype=bool)
+    order = np.random.default_rng(seed).permutation(np.unique(groups))
+
+    def distance(*more: int) -> float:
+        held_out = counts[chosen].sum(axis=0) + counts[list(more)].sum(axis=0)
+        kept_all = (held_out < total)[total > 0].all()
+        return float(np.square(held_out - share * total).sum()) if kept_all else np.inf
+
+    for group in order:
+        chosen[group] = distance(group) < distance()
+    for place in np.flatnonzero(total):
+        if not counts[chosen, place].any():
+            group = min((group for group in order if counts[group, place]), key=distance)
+            if distance(group) == np.inf:
+                raise SslkitError(
+                    f"no group can be held out so that class {classes[place]} is in both parts",
+                    "each class needs two groups or more; or name a --test part",
+                    flag="group",
+                )
+            chosen[group] = True
+    return np.flatnonzero(~chosen[groups]), np.flatnonzero(chosen[groups])
+
+
+def check_groups(train: Index, test: Index, flag: str) -> None:
+    """Raise SslkitError if a group is in both parts."""
+    both = sorted(set(train.group_names) & set(test.group_names))
+    if both:
+        raise SslkitError(
+            f"{test.source} shares {len(both):,} groups with the training part, such as {both[0]}",
+            "a group belongs to one part",
+            flag=flag,
+        )
 
 
 def _test_location(test: str, kind: FileKind) -> tuple[str, str]:
@@ -208,7 +274,7 @@ def check_labeled(index: Index, flag: str, several: bool, split: bool = True) ->
     if index.labels is None:
         raise SslkitError(f"{index.source} has no labels", LABEL_SOURCES, flag=flag)
     unlabeled = [index.name(int(row)) for row in np.flatnonzero(index.labels < 0)]
-    if unlabeled and Path(index.source).is_dir():
+    if unlabeled and "/" not in unlabeled[0] and Path(index.source).is_dir():
         some = f"{unlabeled[0]} lies" if len(unlabeled) == 1 else f"{len(unlabeled):,} files, such as {unlabeled[0]}, lie"
         hint = "move it into one" if len(unlabeled) == 1 else "move them"
         raise SslkitError(f"{some} beside the class folders of {index.source}", hint, flag=flag)

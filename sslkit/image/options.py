@@ -40,7 +40,8 @@ class ImageOptions(DataOptions):
         default="auto", description="Side of the square image an encoder sees, in pixels; auto: fits data or checkpoint."
     )
     canvas: Pixels | Auto = Field(
-        default="auto", description="Side of the stored image that crops are cut from, in pixels; auto: 8/7 of --size."
+        default="auto",
+        description="Side of the stored square that crops are cut from, in pixels; auto: 1.32 of --size.",
     )
 
     layout: Literal["auto", "NCHW", "NHWC", "NHW"] = Field(

@@ -45,9 +45,9 @@ class ImageSource(IndexedSource):
         self.info = DataInfo(len(index), size, index.channels)
 
     @classmethod
-    def read_index(cls, location: str, spec: OpenSpec, label: str | None = None) -> Index:
+    def list_samples(cls, location: str, spec: OpenSpec) -> Index:
         """Index one part of the data; of an array, the axes are put in order."""
-        index, options = super().read_index(location, spec, label), spec.table(ImageOptions)
+        index, options = super().list_samples(location, spec), spec.table(ImageOptions)
         if index.array is None:
             return replace(index, range=options.range, file_channels=1 if options.channels == "1" else 3)
         array = arrange(index.array, options.layout, index.source)

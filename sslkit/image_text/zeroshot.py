@@ -29,6 +29,7 @@ from sslkit.evaluation.metrics import is_correct, score
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, Model
 from sslkit.evaluation.notes import note_on_labels, write_notes
 from sslkit.evaluation.splits import (
+    annotations,
     check_channels,
     check_labeled,
     check_run_data,
@@ -113,9 +114,9 @@ class Zeroshot(Evaluation):
         device = choose_device(spec.device)[0]
         towers = _load_towers(checkpoint, spec, device)
         by_hand = bool(spec.sample_values())
-        data, label, from_run, spec = named_data(spec, checkpoint)
+        data, from_run, spec = named_data(spec, checkpoint)
         name, location = list(find_parts(data, ImageSource.kind).items())[-1]
-        index = ImageSource.read_index(location, spec, label)
+        index = ImageSource.read_index(location, spec)
         check_channels(index, checkpoint)
         test = data if name == "train" else f"{name} of {data}"
         say(f"test part: {test}")
@@ -127,7 +128,7 @@ class Zeroshot(Evaluation):
         else:
             rows = _retrieve(spec, towers, index, read_captions(location), test)
         protocol = self.find_protocol("zeroshot/recall-v1" if index.labels is None else "zeroshot/names-v1")
-        settings = {"templates": spec.templates, "labels": spec.labels, "size": towers.image.size, "label": label}
+        settings = {"templates": spec.templates, "labels": spec.labels, "size": towers.image.size, **annotations(spec)}
         unchanged = protocol.settings.items() <= settings.items() and spec.labels is None and not by_hand
         fingerprint = index.fingerprint() if index.labels is None else labeled_fingerprint(index)
         sizes = {row.test: row.headline.n for row in rows}

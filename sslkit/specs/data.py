@@ -1,8 +1,9 @@
 """The spec of commands that read data: where it is, and a table of options for each installed modality."""
 
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError, create_model, model_validator
+from pydantic import AfterValidator, Field, ValidationError, create_model, model_validator
 
 from sslkit import registry
 from sslkit.contract.errors import SslkitError, flag_name
@@ -17,6 +18,22 @@ MAIN_PART = "encoder"  # of a checkpoint with several encoders
 
 
 PART = Field(default=MAIN_PART, description="Encoder to use, of a checkpoint that holds several.")
+
+
+ANNOTATIONS = ("label", "label_pattern", "group", "group_pattern")  # where labels and groups of samples stand
+
+
+def _check_pattern(pattern: str) -> str:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"{pattern} is no regular expression: {error}") from error
+    if groups != 1:
+        raise ValueError(f"{pattern} has {groups} groups: put parentheses around the one part that counts")
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_check_pattern)]
 
 
 if TYPE_CHECKING:
@@ -123,6 +140,11 @@ class DataSpec(ModalitySpec):
         description="Folder, .txt list, .csv with a `path` column, .npy/.npz, or wds:SHARDS.tar; text: .txt files.",
     )
     label: str | None = Field(default=None, description="Label column of the CSV, or label extension in shards.")
+    label_pattern: Pattern | None = Field(default=None, description="Regular expression whose (group) in a path is the label.")
+    group: str | None = Field(
+        default=None, description="Column or extension like --label, of samples to keep together: speaker, patient."
+    )
+    group_pattern: Pattern | None = Field(default=None, description="Regular expression whose (group) in a path is the group.")
     batch_size: int = Field(default=256, ge=2, description="Samples per step.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="Random seed.")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")

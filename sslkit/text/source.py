@@ -49,8 +49,9 @@ class TextSource(Source):
     def open(cls, spec: OpenSpec) -> Self:
         """Open `--data`, turning words into numbers if that was not done before."""
         assert spec.data is not None
-        if spec.label is not None:
-            raise SslkitError(f"{spec.data} is text, which has no columns", "leave it out", flag="label")
+        for name in ("label", "label_pattern", "group", "group_pattern"):
+            if getattr(spec, name) is not None:
+                raise SslkitError(f"{spec.data} is text, which has no labels or groups", "leave it out", flag=name)
         files = _files(Path(spec.data))
         stored, words, counts = _by_frequency(list(_numbered(files))) if spec.cache == "off" else _cached(files, spec)
         tokens = np.load(stored, mmap_mode="r") if isinstance(stored, Path) else stored

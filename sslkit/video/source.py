@@ -64,12 +64,12 @@ class VideoSource(IndexedSource):
         self.info = DataInfo(len(index), size, 3, "video", {"frames": frames})
 
     @classmethod
-    def read_index(cls, location: str, spec: OpenSpec, label: str | None = None) -> Index:
+    def list_samples(cls, location: str, spec: OpenSpec) -> Index:
         """Index one part of the data: frames that lie in one folder are one clip."""
         for name in ("layout", "channels", "range"):
             if getattr(spec.table(ImageOptions), name) != "auto":
                 raise SslkitError("frames are read as 8-bit RGB", "leave it out", flag=name)
-        index = super().read_index(location, spec, label)
+        index = super().list_samples(location, spec)
         return _by_folder(index) if Path(location).is_dir() else _with_folders_measured(index)
 
     @classmethod

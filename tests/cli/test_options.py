@@ -26,7 +26,10 @@ _TABLES = {
     "text": "--context",
     "video": "--frames --frame-step",
 }
-_DATA = "--data --label --batch-size --seed --device --workers --cache --cache-limit --reindex"
+_DATA = (
+    "--data --label --label-pattern --group --group-pattern --batch-size --seed --device --workers --cache --cache-limit "
+    "--reindex"
+)
 _TRAIN = (
     f"{_DATA} --out --encoder --encoder-option --pretrained --epochs --steps --minutes --micro-batch --optimizer --lr "
     "--weight-decay --weight-decay-end --warmup --clip --precision --compile --sync-batchnorm --checkpoint-every "
