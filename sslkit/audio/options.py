@@ -10,7 +10,8 @@ from sslkit.contract.options import Auto, DataOptions
 RECORDINGS = FileKind(
     "recordings",
     frozenset({".wav", ".flac"}),
-    "a folder of .wav or .flac recordings, a .txt list, or a .csv with a `path` column",
+    "a folder of .wav or .flac recordings, a .txt list, a .csv with a `path` column, or .parquet",
+    column="audio",
 )
 RATES = (1000, 192_000)  # Hz that a recording or an encoder may have
 SHORTEST = 0.025  # seconds: one frame of the spectrogram

@@ -30,6 +30,7 @@ class FileKind:
     accepts: str
     arrays: bool = False  # also rows of .npy and .npz arrays
     shards: bool = False  # also members of WebDataset shards
+    column: str = ""  # also cells of parquet files and Hugging Face datasets, by default of the column of this name
 
 
 class Augmentation(Protocol):

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import zlib
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -22,7 +23,7 @@ from sslkit.files import write_atomically
 UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, BadZipFile, zlib.error)
 
 
-_BOUNDED = ("canvases", "texts", "features")  # what --cache-limit is about
+_BOUNDED = ("canvases", "tables", "texts", "features")  # what --cache-limit is about
 
 
 MARKER = "CACHEDIR.TAG"  # by which backups, too, recognize a cache: https://bford.info/cachedir
@@ -74,7 +75,7 @@ def claim_cache() -> Path:
 
 @dataclass(frozen=True)
 class Stored:
-    """Describe the canvases, the words or the features of one data set in the cache."""
+    """Describe the canvases, the unpacked samples, the words or the features of one data set in the cache."""
 
     folder: Path
     bytes: int
@@ -89,15 +90,15 @@ def stored() -> list[Stored]:
     return sorted((Stored(path, _size(path), path.stat().st_mtime) for path in folders), key=lambda stored: stored.used)
 
 
-def make_room(needed: int, limit: int, keep: Path) -> None:
+def make_room(needed: int, limit: int, keep: Container[Path]) -> None:
     """Remove what was used least recently until `needed` more bytes stay within `limit`; `keep` is spared."""
     with FileLock(claim_cache() / "lock"):  # processes of one job all come here
         entries = stored()
-        total = sum(entry.bytes for entry in entries if entry.folder != keep)
+        total = sum(entry.bytes for entry in entries if entry.folder not in keep)
         for entry in entries:
             if total + needed <= limit:
                 return
-            if entry.folder != keep:
+            if entry.folder not in keep:
                 shutil.rmtree(entry.folder, ignore_errors=True)
                 total -= entry.bytes
 

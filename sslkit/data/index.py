@@ -175,7 +175,7 @@ def _stamp_files(root: Path, paths: Sequence[str]) -> NDArray[np.int64]:
     chunks = [range(start, min(start + 1024, len(paths))) for start in range(0, len(paths), 1024)]
     stamps = np.empty((len(paths), 3), dtype=np.int64)
     with ThreadPoolExecutor(16) as pool, show_progress("looking at files", len(paths)) as progress:
-        measured = pool.map(lambda rows: [_stamp(os.path.join(root, paths[row])) for row in rows], chunks)
+        measured = pool.map(lambda rows: [stamp_file(os.path.join(root, paths[row])) for row in rows], chunks)
         for rows, part in zip(chunks, measured, strict=True):
             stamps[rows.start : rows.stop] = part
             progress.advance(len(rows))
@@ -187,7 +187,8 @@ def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ino & (2**63 - 1)  # some file systems use all 64 bits
 
 
-def _stamp(path: str) -> tuple[int, int, int]:
+def stamp_file(path: Path | str) -> tuple[int, int, int]:
+    """Return the stamp of a file, with a time of -1 if it is missing."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):  # ValueError: a name with a zero byte
@@ -261,7 +262,7 @@ def _read_cached(file: Path, root: Path) -> list[str] | None:
     except (*UNREADABLE, KeyError):  # not there, or damaged: the folder is read again
         return None
     for folder, time in zip(folders or [""], times, strict=True):
-        if _stamp(f"{root}/{folder}")[1] != time:
+        if stamp_file(f"{root}/{folder}")[1] != time:
             return None
     return paths
 

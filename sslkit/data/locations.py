@@ -12,6 +12,7 @@ from sslkit.contract.errors import SslkitError, flag_name
 from sslkit.contract.modality import FileKind
 from sslkit.contract.source import OpenSpec
 from sslkit.data.cache import UNREADABLE
+from sslkit.data.columnar import index_columnar, is_columnar, part_names
 from sslkit.data.index import Index, index_files, index_folder, with_groups, with_labels, with_several_labels
 from sslkit.data.shards import PREFIX, absolute, index_shards
 from sslkit.data.tables import read_lines, read_table
@@ -24,7 +25,8 @@ def find_parts(data: str, kind: FileKind) -> dict[str, str]:
     """Return the parts of the data: `{"train": ...}` and, where there is one, the test part under its own name.
 
     A folder has parts if it holds train/ or training/ beside test/, testing/, val/, valid/ or validation/ (whatever else it
-    holds), or a training part alone; an .npz has them if its arrays are called train_images, test_images and so on.
+    holds), or a training part alone; an .npz has them if its arrays are called train_images, test_images and so on, a folder of
+    parquet files if these are called train-00000.parquet and so on.
     Anything else is one part called train. Raises SslkitError for two folders of one meaning, such as train/ and Train/.
     """
     if data.startswith(PREFIX):
@@ -37,7 +39,11 @@ def find_parts(data: str, kind: FileKind) -> dict[str, str]:
         raise SslkitError(f"cannot read {data}: {error.strerror}", flag="data") from error
     if not exists:
         raise SslkitError(f"{data} does not exist", f"expected {kind.accepts}", flag="data")
-    if path.is_dir():
+    if path.is_dir() and kind.column and is_columnar(path):
+        train, test = _split_names(data, part_names(path))
+        if train is not None:
+            return {"train": f"{data}::{train}", **({test: f"{data}::{test}"} if test else {})}
+    elif path.is_dir():
         train, test = _split_names(data, inside)
         if train is not None and (test is not None or len(inside) == 1):
             return {"train": str(path / train), **({test: str(path / test)} if test else {})}
@@ -57,6 +63,8 @@ def read_index(location: str, spec: OpenSpec, kind: FileKind) -> Index:
     data, _, part = location.partition("::")
     path = Path(data)
     suffix = path.suffix.lower()
+    if kind.column and is_columnar(path):
+        return index_columnar(data, part, spec, kind)
     for flag, column in (("label", spec.label), ("group", spec.group)):
         if column is not None and suffix != ".csv":
             folders = "labels of a folder are its subfolders; " if flag == "label" else ""

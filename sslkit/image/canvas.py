@@ -131,7 +131,7 @@ def choose_folder(index: Index, form: CanvasFormat, mode: str, limit_gigabytes: 
             )
         return None, ("off", f"{needed / 1e9:.1f} GB of canvases exceed --cache-limit {limit_gigabytes:g}")
     try:
-        make_room(needed, limit, keep=folder)
+        make_room(needed, limit, keep={folder, *(Path(shard).parent for shard in index.shards)})
         folder.mkdir(parents=True, exist_ok=True)
         folder.touch()  # its modification time says when it was last used
     except OSError as error:

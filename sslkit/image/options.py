@@ -14,9 +14,10 @@ _EXTENSIONS = ".jpg .jpeg .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .
 IMAGES = FileKind(
     "images",
     frozenset(_EXTENSIONS.split()),
-    "a folder of images, a .txt list, a .csv with a `path` column, .npy/.npz arrays, or wds:SHARDS.tar",
+    "a folder of images, a .txt list, a .csv with a `path` column, .npy/.npz arrays, .parquet, or wds:SHARDS.tar",
     arrays=True,
     shards=True,
+    column="image",
 )
 
 

@@ -12,6 +12,6 @@ class ImageTextOptions(DataOptions):
     noun: ClassVar = "pairs"
     unit: ClassVar = "px"
     value_range: ClassVar = "[0, 1]"
-    accepts: ClassVar = "a .csv with columns `path` and `caption`"
+    accepts: ClassVar = "a .csv with columns `path` and `caption`, or .parquet with `image` and `caption`"
     parts: ClassVar = ("image", "text")
     record: ClassVar = "sslkit.image_text.modality:ImageTextModality"

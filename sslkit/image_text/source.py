@@ -13,6 +13,7 @@ from sslkit.console import say
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import OpenSpec, ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
+from sslkit.data.columnar import is_columnar, read_texts
 from sslkit.data.locations import find_parts
 from sslkit.data.tables import read_table
 from sslkit.image.options import IMAGES
@@ -93,7 +94,10 @@ class ImageTextSource(ImageSource):
 
 def read_captions(data: str) -> list[str]:
     """Return the captions of a table, in its order; raises SslkitError if there are none, or one is empty."""
-    table = Path(find_parts(data, IMAGES)["train"])
+    location, _, part = find_parts(data, IMAGES)["train"].partition("::")
+    table = Path(location)
+    if is_columnar(table):
+        return read_texts(location, part, "caption")
     if table.suffix.lower() != ".csv":
         raise SslkitError(f"{data} has no captions", f"expected {ImageTextOptions.accepts}", flag="data")
     return read_table(table).column("caption", single_line=False)

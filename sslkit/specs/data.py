@@ -137,9 +137,9 @@ class DataSpec(ModalitySpec):
 
     data: str | None = Field(
         default=None,
-        description="Folder, .txt list, .csv with a `path` column, .npy/.npz, or wds:SHARDS.tar; text: .txt files.",
+        description="Folder, .txt list, .csv with a `path` column, .npy/.npz, .parquet, or wds:SHARDS.tar; text: .txt files.",
     )
-    label: str | None = Field(default=None, description="Label column of the CSV, or label extension in shards.")
+    label: str | None = Field(default=None, description="Label column of a .csv or .parquet, or label extension in shards.")
     label_pattern: Pattern | None = Field(default=None, description="Regular expression whose (group) in a path is the label.")
     group: str | None = Field(
         default=None, description="Column or extension like --label, of samples to keep together: speaker, patient."
