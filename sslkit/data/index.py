@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sslkit.console import show_progress
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.modality import FileKind
+from sslkit.data import remote
 from sslkit.data.cache import UNREADABLE, cache_folder, claim_cache
 from sslkit.files import write_atomically
 
@@ -49,6 +50,7 @@ class Index:
     group_names: tuple[str, ...] = ()
     shards: tuple[str, ...] = ()  # tar files that hold the samples
     places: NDArray[np.int64] | None = None  # [N, 2]: shard, and offset in it
+    etags: tuple[str, ...] = ()  # of shards on a server
 
     def __len__(self) -> int:
         return len(self.paths) if self.array is None else len(self.array)
@@ -62,6 +64,9 @@ class Index:
         """Open a sample's bytes; raises OSError as `open` does, and FileChangedError if they are no longer what was indexed."""
         shard, offset = (-1, 0) if self.places is None else (int(value) for value in self.places[row])
         stamp = tuple(int(value) for value in self.stamps[row])
+        if shard >= 0 and self.etags:
+            yield BytesIO(remote.fetch(self._part(row)))
+            return
         file = self.root / self.paths[row] if shard < 0 else self.shards[shard]
         with open_file(file) as stream:
             current = stamp_of(os.fstat(stream.fileno()))
@@ -70,6 +75,16 @@ class Index:
                 raise FileChangedError("changed since it was indexed (start again to read it anew)")
             stream.seek(offset)
             yield stream if shard < 0 else BytesIO(stream.read(stamp[0]))
+
+    def fetch_ahead(self, rows: Iterable[int]) -> None:
+        """Begin to fetch samples that will be opened soon, in this order, if they are on a server."""
+        if self.etags:
+            remote.fetch_ahead(map(self._part, rows))
+
+    def _part(self, row: int) -> remote.Part:
+        assert self.places is not None
+        shard, offset = (int(value) for value in self.places[row])
+        return remote.Part(self.shards[shard], self.etags[shard], offset, int(self.stamps[row, 0]))
 
     @property
     def channels(self) -> int:

@@ -1,4 +1,4 @@
-"""WebDataset shards, `--data 'wds:shards-{000..099}.tar'`: tar files whose members are read where they lie.
+"""WebDataset shards, `--data 'wds:shards-{000..099}.tar'`: tar files whose members are read where they lie, also on a server.
 
 The headers are read once and the places of all images kept in the cache. From then on shards are like a folder: every epoch is
 a full shuffle, processes and workers take equal shares of every batch, and a run goes on at the step where it was stopped.
@@ -12,6 +12,8 @@ import re
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from sslkit.console import say, show_progress
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.modality import FileKind
+from sslkit.data import remote
 from sslkit.data.cache import UNREADABLE, cache_folder, claim_cache
 from sslkit.data.index import Index, join_names, split_names, stamp_of, with_groups, with_labels
 from sslkit.files import write_atomically
@@ -40,13 +43,14 @@ def index_shards(data: str, label: str | None, group: str | None, reindex: bool,
     """
     extensions = [extension for extension in (label, group) if extension is not None]
     files = expand(data)
-    stamps = [os.stat(file) for file in files]
-    known = [f"{file} {stamp.st_size} {stamp.st_mtime_ns} {stamp.st_ino}" for file, stamp in zip(files, stamps, strict=True)]
+    with ThreadPoolExecutor() as pool:
+        states = list(pool.map(_state, files))
+    known = [f"{file} {state.stamp}" for file, state in zip(files, states, strict=True)]
     identity = "\0".join([str(extensions), *known])
     cached = cache_folder() / "index" / f"{hashlib.sha256(identity.encode(errors='surrogateescape')).hexdigest()[:16]}.npz"
     members = None if reindex else _read(cached)
     if members is None:
-        members = _scan(files, extensions, kind)
+        members = _scan(states, extensions, kind)
         if not members[0]:
             raise SslkitError(
                 f"no image in {data}", f"looked for {' '.join(sorted(kind.extensions))} in {len(files)} shards", flag="data"
@@ -59,39 +63,60 @@ def index_shards(data: str, label: str | None, group: str | None, reindex: bool,
     if group is not None and not all(map(str.strip, texts_of[group])):
         first = next(name for name, text in zip(names, texts_of[group], strict=True) if not text.strip())
         raise SslkitError(f"{first} has no .{group} beside it", "every sample needs a group", flag="group")
-    times_and_inodes = np.array([stamp_of(stamp)[1:] for stamp in stamps])
+    times_and_inodes = np.array([state.stamp[1:] for state in states])
     index = Index(
         data,
         Path("/"),
         names,
         np.concatenate([places[:, 2:], times_and_inodes[places[:, 0]]], axis=1),
-        shards=tuple(str(file) for file in files),
+        shards=tuple(files),
         places=places[:, :2],
+        etags=tuple(state.version.etag for state in states if state.version is not None),
     )
     if group is not None:
         index = with_groups(index, texts_of[group])
     return index if label is None else with_labels(index, texts_of[label])
 
 
-def expand(data: str) -> list[Path]:
-    """Return the files that a pattern with `{000..099}` or `*` names, sorted, as absolute paths."""
+@dataclass(frozen=True)
+class _State:
+    """A shard as it is now."""
+
+    file: str
+    stamp: tuple[int, int, int]  # size, and what tells it from others
+    version: remote.Version | None  # on a server
+
+
+def _state(file: str) -> _State:
+    if remote.is_remote(file):
+        version = remote.look_up(file)
+        return _State(file, (version.size, *version.stamp()), version)
+    return _State(file, stamp_of(os.stat(file)), None)
+
+
+def expand(data: str) -> list[str]:
+    """Return the files that a pattern with `{000..099}` or `*` names, sorted, as absolute paths, or addresses on a server."""
     pattern = data.removeprefix(PREFIX)
-    if "://" in pattern or pattern.startswith("pipe:"):
-        raise SslkitError(f"shards are read from disks, not from {pattern}", "copy them, or mount the bucket", flag="data")
-    files: list[Path] = []
+    if remote.is_remote(pattern) or pattern.startswith("pipe:"):
+        remote.check_address(pattern)
+        if glob.has_magic(pattern):
+            raise SslkitError(f"a server lists no files for {pattern}", "number them: {000..099}", flag="data")
+        return list(_ranges(pattern))
+    files: list[str] = []
     for name in _ranges(pattern):
         matches = sorted(glob.glob(name)) if glob.has_magic(name) else [name] if os.path.isfile(name) else []
         if not matches:
             raise SslkitError(
                 f"shard {name} does not exist", "such as wds:shards-{000..099}.tar or wds:shards/*.tar", flag="data"
             )
-        files += [Path(match).resolve() for match in matches]
+        files += [str(Path(match).resolve()) for match in matches]
     return files
 
 
 def absolute(data: str) -> str:
     """Return a pattern that names the same shards from any folder."""
-    return PREFIX + os.path.abspath(data.removeprefix(PREFIX))
+    pattern = data.removeprefix(PREFIX)
+    return data if remote.is_remote(pattern) else PREFIX + os.path.abspath(pattern)
 
 
 def _ranges(pattern: str) -> Iterator[str]:
@@ -105,29 +130,43 @@ def _ranges(pattern: str) -> Iterator[str]:
         yield from _ranges(f"{pattern[: match.start()]}{number:0{len(first)}d}{pattern[match.end() :]}")
 
 
-def _scan(files: list[Path], extensions: list[str], kind: FileKind) -> tuple[list[str], NDArray[np.int64], list[str]]:
+def _scan(states: list[_State], extensions: list[str], kind: FileKind) -> tuple[list[str], NDArray[np.int64], list[str]]:
     """Return names, `[N, 3]` of shard, offset and size, and the texts of each extension, one after the other, of all images."""
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
     texts: list[str] = []
-    with ThreadPoolExecutor() as pool, show_progress("reading the headers of shards", len(files)) as progress:
-        for number, (images, text_of) in enumerate(pool.map(lambda file: _scan_one(file, extensions, kind), files)):
+    with ThreadPoolExecutor() as pool, show_progress("reading the headers of shards", len(states)) as progress:
+        for number, (images, text_of) in enumerate(pool.map(lambda state: _scan_one(state, extensions, kind), states)):
             for name, offset, size in images:
                 key = _key(name)
                 texts += [text_of.get(f"{key}.{extension}", "") for extension in extensions]
-                names.append(f"{files[number].name}/{name}")
+                names.append(f"{os.path.basename(states[number].file)}/{name}")
                 places.append((number, offset, size))
             progress.advance()
     return names, np.array(places, dtype=np.int64).reshape(-1, 3), texts
 
 
-def _scan_one(file: Path, extensions: list[str], kind: FileKind) -> tuple[list[_Member], dict[str, str]]:
+@contextmanager
+def _open_tar(state: _State) -> Iterator[tarfile.TarFile]:
+    """Open a shard to read its headers in their order."""
+    if state.version is None:
+        with tarfile.open(state.file, "r:") as shard:
+            yield shard
+    else:
+        with remote.stream_file(state.file, state.version) as stream, tarfile.open(fileobj=stream, mode="r|") as shard:
+            yield shard
+
+
+def _scan_one(state: _State, extensions: list[str], kind: FileKind) -> tuple[list[_Member], dict[str, str]]:
     images: list[_Member] = []
     texts: dict[str, str] = {}
+    file = state.file
     try:
-        with tarfile.open(file, "r:") as shard:
+        with _open_tar(state) as shard:
             for member in shard:
                 if not member.isfile():
+                    continue
+                if state.version is not None and member.offset_data + member.size > state.version.size:
                     continue
                 if os.path.splitext(member.name)[1].lower() in kind.extensions:
                     images.append((member.name, member.offset_data, member.size))

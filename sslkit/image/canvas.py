@@ -54,6 +54,7 @@ class Canvases:
             missing = np.flatnonzero(state[rows] != _STORED)  # first: another process may store a row in between
             images, aspects = canvases[rows], all_aspects[rows]
         broken: dict[int, str] = {}
+        self.index.fetch_ahead(map(int, rows[missing]))
         for place in missing:
             row = int(rows[place])
             try:
