@@ -51,13 +51,20 @@ class Index:
     shards: tuple[str, ...] = ()  # tar files that hold the samples
     places: NDArray[np.int64] | None = None  # [N, 2]: shard, and offset in it
     etags: tuple[str, ...] = ()  # of shards on a server
+    pages: NDArray[np.int64] | None = None  # [N], of files that hold several samples
 
     def __len__(self) -> int:
         return len(self.paths) if self.array is None else len(self.array)
 
     def name(self, row: int) -> str:
         """Return what to call a sample in a message or a list."""
-        return self.paths[row] if self.array is None else f"row {row}"
+        if self.array is not None:
+            return f"row {row}"
+        return self.paths[row] if self.pages is None else f"{self.paths[row]}[{self.pages[row]}]"
+
+    def page(self, row: int) -> int:
+        """Return which of the samples in its file a row is."""
+        return 0 if self.pages is None else int(self.pages[row])
 
     @contextmanager
     def open(self, row: int) -> Iterator[BinaryIO]:
@@ -106,6 +113,7 @@ class Index:
             paths=[self.paths[row] for row in rows] if self.array is None else [],
             stamps=self.stamps[rows],
             places=None if self.places is None else self.places[rows],
+            pages=None if self.pages is None else self.pages[rows],
             array=None if self.array is None else self.array[rows],
             labels=None if self.labels is None else self.labels[rows],
             groups=None if self.groups is None else self.groups[rows],
@@ -116,6 +124,8 @@ class Index:
         if self.array is None:
             digest.update("\0".join(self.paths).encode(errors="surrogateescape"))
             digest.update(np.ascontiguousarray(stamps).tobytes())
+            if self.pages is not None:
+                digest.update(self.pages.tobytes())
         else:
             digest.update(str(self.array.shape).encode())
             digest.update(np.ascontiguousarray(self.array).data)

@@ -168,7 +168,7 @@ def _scan_one(state: _State, extensions: list[str], kind: FileKind) -> tuple[lis
                     continue
                 if state.version is not None and member.offset_data + member.size > state.version.size:
                     continue
-                if os.path.splitext(member.name)[1].lower() in kind.extensions:
+                if member.name.lower().endswith(tuple(kind.extensions)):
                     images.append((member.name, member.offset_data, member.size))
                 elif member.name in [f"{_key(member.name)}.{extension}" for extension in extensions]:
                     content = shard.extractfile(member)

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, JpegImagePlugin
 from sslkit.contract.errors import UnreadableSampleError
 from sslkit.data.decode import decoding, inspect_samples, silence_decoders
 from sslkit.data.index import Index
+from sslkit.image.formats import check_pixels, open_deep, to_channels
 
 Canvas = NDArray[np.uint8] | NDArray[np.uint16]  # [side, side, C]
 Scale = Callable[[NDArray[Any]], NDArray[np.uint16]]  # of values of more than 8 bits
@@ -55,9 +56,6 @@ class CanvasFormat:
         return self.geometry == "whole" and max(width, height) > LONGEST * min(width, height)
 
 
-_MOST_PIXELS = 90_000_000  # to be decoded at once; a worker that holds more may end them all
-
-
 @dataclass(frozen=True)
 class Decoded:
     """One image on its canvas `[side, side, C]`."""
@@ -70,31 +68,36 @@ class Decoded:
 def read_canvas(index: Index, row: int, form: CanvasFormat, place: float = 0.5) -> Decoded:
     """Return sample `row` on its canvas; of an image that is cut, the part at `place` in 0 to 1 along its long side.
 
-    Orientation (EXIF) is applied; only the first frame is read; transparency is put on white; palette and CMYK become RGB, and
-    gray too if files have 3 channels. Raises UnreadableSampleError with a reason.
+    Orientation (EXIF) is applied; of an animation only the first frame is read; transparency is put on white; palette and CMYK
+    become RGB, and gray too if files have 3 channels. Raises UnreadableSampleError with a reason.
     """
     if index.array is not None:
         return _fit_array(index.array[row], form, place)
     with silence_decoders(), decoding(index, row), index.open(row) as stream:
-        return decode(stream, form, index.file_channels, place)
+        return decode(stream, form, index.file_channels, place, index.page(row))
 
 
-def decode(stream: BinaryIO, form: CanvasFormat, channels: int = 3, place: float = 0.5) -> Decoded:
+def decode(stream: BinaryIO, form: CanvasFormat, channels: int = 3, place: float = 0.5, page: int = 0) -> Decoded:
     """Return the image in some bytes as `read_canvas` does.
 
     Raises what Pillow does, and UnreadableSampleError if it is too large.
     """
+    deep = open_deep(stream)
+    if deep is not None:
+        return _fit_array(to_channels(_eight_bits_unless(form.scale, deep.read(page)), channels), form, place)
     with open_image(stream) as image:
-        image.draft("RGB" if channels == 3 else "L", (form.side, form.side))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
+        if page:
+            image.seek(page)
+        mode = "L" if channels == 1 else "RGB"
+        image.draft(mode, (form.side, form.side))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
         check_pixels(image.width, image.height)
         upright = ImageOps.exif_transpose(image)
         if is_deep(upright):
-            values = np.asarray(upright)
-            if form.scale is None:
-                upright = _upper_bits(upright.mode, values)
-            else:
-                return _fit_array(np.repeat(values[..., None], channels, axis=2), form, place)
-        return fit(_without_alpha(upright).convert("RGB" if channels == 3 else "L"), form, place)
+            values = _eight_bits_unless(form.scale, np.asarray(upright)[..., None])
+            return _fit_array(to_channels(values, channels), form, place)
+        if channels not in (1, 3):
+            raise UnreadableSampleError(f"{image.mode} pixels among images of {channels} channels (name their --channels)")
+        return fit(_without_alpha(upright).convert(mode), form, place)
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -102,17 +105,16 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
-def _upper_bits(mode: str, values: NDArray[Any]) -> Image.Image:
-    """Return an image of the upper 8 of 16 bits; raises UnreadableSampleError for other types."""
-    if not mode.startswith("I;16"):
-        raise UnreadableSampleError(f"{mode} pixels among images of 8 bits (name their --range)")
-    return Image.fromarray((values >> 8).astype(np.uint8))
+def _eight_bits_unless(scale: Scale | None, values: NDArray[Any]) -> NDArray[Any]:
+    """Return values as they are if they will be scaled, else of 16 bits the upper 8.
 
-
-def check_pixels(width: int, height: int) -> None:
-    """Raise UnreadableSampleError for what is too large to decode; only a header has been read."""
-    if width * height > _MOST_PIXELS:
-        raise UnreadableSampleError(f"{width} x {height} pixels would take gigabytes to decode (shrink it)")
+    Raises UnreadableSampleError for other types.
+    """
+    if scale is not None or values.dtype == np.uint8:
+        return values
+    if values.dtype != np.uint16:
+        raise UnreadableSampleError(f"{values.dtype} pixels among images of 8 bits (name their --range)")
+    return (values >> 8).astype(np.uint8)
 
 
 def image_sizes(index: Index) -> NDArray[np.int64]:
@@ -126,8 +128,12 @@ def image_sizes(index: Index) -> NDArray[np.int64]:
 
 
 def _size(index: Index, row: int) -> tuple[int, int]:
-    with index.open(row) as stream, open_image(stream) as image:
-        return image.size
+    with index.open(row) as stream:
+        deep = open_deep(stream)
+        if deep is not None:
+            return deep.size
+        with open_image(stream) as image:
+            return image.size
 
 
 def open_image(stream: BinaryIO) -> Image.Image:

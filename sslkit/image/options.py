@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from sslkit.contract.modality import FileKind
 from sslkit.contract.options import Auto, DataOptions, Pixels
 
-_EXTENSIONS = ".jpg .jpeg .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .jp2 .ico .avif"
+_EXTENSIONS = ".jpg .jpeg .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .jp2 .ico .avif .dcm .dicom .nii .nii.gz"
 
 
 IMAGES = FileKind(
@@ -49,8 +49,9 @@ class ImageOptions(DataOptions):
         default="auto", description="Axes of an array of images; auto: channels are the axis of 1 to 4."
     )
 
-    channels: Annotated[Literal["auto", "1", "3"], BeforeValidator(str)] = Field(
-        default="auto", description="Channels of image files: 1 keeps gray images gray; auto: 3. Arrays keep theirs."
+    channels: Annotated[str, BeforeValidator(str), Field(pattern="^(auto|[1-9]|[1-5][0-9]|6[0-4])$")] = Field(
+        default="auto",
+        description="Channels of image files: 1 keeps gray images gray; auto: 3, or what TIFF files have, up to 64.",
     )
     range: Annotated[str, Field(pattern=rf"^(auto|dtype|data|{_NUMBER},{_NUMBER})$")] = Field(
         default="auto",

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.data.decode import inspect_samples
 from sslkit.data.index import Index
-from sslkit.image.decode import check_pixels, is_deep, open_image
+from sslkit.image.decode import is_deep, open_image
+from sslkit.image.formats import check_pixels, open_deep
 
 _LOW, _HIGH = 0.1, 99.9  # percentiles of a sample
 
@@ -48,11 +49,12 @@ class _Values:
     largest: float
     low: float  # percentiles
     high: float
+    window: tuple[float, float] | None = None  # what the file asks for
 
     @classmethod
-    def of(cls, values: NDArray[Any]) -> "_Values":
+    def of(cls, values: NDArray[Any], window: tuple[float, float] | None = None) -> "_Values":
         low, high = np.percentile(values[np.isfinite(values)], [_LOW, _HIGH])
-        return cls(values.dtype, float(values.min()), float(values.max()), float(low), float(high))
+        return cls(values.dtype, float(values.min()), float(values.max()), float(low), float(high), window)
 
 
 def choose_range(index: Index, option: str) -> tuple[PixelRange | None, str]:
@@ -60,13 +62,18 @@ def choose_range(index: Index, option: str) -> tuple[PixelRange | None, str]:
 
     `auto` is the range of the type of unsigned integers, or, if the 99.9th percentiles of all samples lie below a quarter of
     it, from 0 to the largest of them. Of signed integers and floats, and for `data`, it is from the least 0.1st to the
-    largest 99.9th percentile. Raises SslkitError for `dtype` with floats, and for samples that are all alike.
+    largest 99.9th percentile; of DICOM files with a window it is the median of these. Raises SslkitError for `dtype` with
+    floats, and for samples that are all alike.
     """
     if option not in ("auto", "dtype", "data"):
         return PixelRange.read(option), "as given, for pixels of more than 8 bits"
     samples = _look(index)
     if not samples:
         return None, ""
+    windows = [sample.window for sample in samples if sample.window is not None]
+    if option == "auto" and windows:
+        low, high = (float(np.median(ends)) for ends in zip(*windows, strict=True))
+        return PixelRange(low, high), f"the median window of {len(windows)} samples"
     largest = max(sample.largest for sample in samples)
     kinds = {sample.dtype for sample in samples}
     # Pillow reads some files of 16 bits into 32.
@@ -103,10 +110,16 @@ def _look(index: Index) -> list[_Values]:
         return [] if array.dtype == np.uint8 else inspect_samples(index, lambda row: _Values.of(array[row]), "image")
 
     def look(row: int) -> _Values | None:
-        with index.open(row) as stream, open_image(stream) as image:
-            if not is_deep(image):
-                return None
-            check_pixels(*image.size)
-            return _Values.of(np.asarray(image))
+        with index.open(row) as stream:
+            deep = open_deep(stream)
+            if deep is not None:
+                values = deep.read(index.page(row))
+                return None if values.dtype == np.uint8 else _Values.of(values, deep.window)
+            with open_image(stream) as image:
+                if not is_deep(image):
+                    return None
+                check_pixels(*image.size)
+                image.seek(index.page(row))
+                return _Values.of(np.asarray(image))
 
     return [values for values in inspect_samples(index, look, "image") if values is not None]

@@ -20,6 +20,7 @@ from sslkit.data.indexed_source import IndexedSource
 from sslkit.image.canvas import VERSION, Canvases, choose_folder
 from sslkit.image.decode import LONGEST, CanvasFormat, Geometry, image_sizes
 from sslkit.image.options import IMAGES, ImageOptions
+from sslkit.image.pages import choose_channels, with_pages
 from sslkit.image.pixel_range import choose_range
 from sslkit.image.transforms import center_view
 
@@ -49,7 +50,8 @@ class ImageSource(IndexedSource):
         """Index one part of the data; of an array, the axes are put in order."""
         index, options = super().list_samples(location, spec), spec.table(ImageOptions)
         if index.array is None:
-            return replace(index, range=options.range, file_channels=1 if options.channels == "1" else 3)
+            index = with_pages(index, spec.reindex)
+            return replace(index, range=options.range, file_channels=choose_channels(index, options.channels))
         array = arrange(index.array, options.layout, index.source)
         if options.channels not in ("auto", str(array.shape[3])):
             raise SslkitError(f"{index.source} has {array.shape[3]} channels", "arrays keep theirs", flag="channels")
@@ -91,6 +93,8 @@ class ImageSource(IndexedSource):
                 resolved["canvas"] = canvas, reason
             if index.array is not None and index.channels == 1:
                 resolved["channels"] = "1", "those of the array"
+            elif index.array is None and index.channels not in (1, 3) and options.channels == "auto":
+                resolved["channels"] = str(index.channels), "those of the files"
             scale, reason = choose_range(index, index.range)
             if scale is not None:
                 resolved["range"] = str(scale), reason

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from sslkit.contract.errors import UnreadableSampleError
 from sslkit.data.index import Index, open_file
 from sslkit.extras import load_extra
-from sslkit.image.decode import CanvasFormat, Decoded, check_pixels, decode, fit, open_image
+from sslkit.image.decode import CanvasFormat, Decoded, decode, fit, open_image
+from sslkit.image.formats import check_pixels
 from sslkit.image.options import IMAGES
 
 _FAR = 64  # frames between two that are wanted, from which on a video file is searched for the next

@@ -133,7 +133,8 @@ def test_arrays_of_many_channels(dtype: type, tmp_path: Path) -> None:
         (["--range", "5,5"], "--range: 5,5: LOW should be below HIGH"),
         (["--range", "high"], "--range"),
         (["--range", "dtype,data"], "--range"),
-        (["--channels", "2"], "--channels"),
+        (["--channels", "2"], "--channels: 2 asked for, and images of"),
+        (["--channels", "65"], "--channels"),
         (["--range", "0,1e999"], "--range"),
         (["--dialect", "moco", "--batch-size", "16"], "--dialect: it describes the file of --init, and there is none"),
     ],
@@ -189,7 +190,7 @@ def test_gray_arrays_and_gray_files_go_together(tmp_path: Path, sslkit: Run) -> 
     assert ran.code == 2 and "has 3 channels" in ran.err
 
 
-@pytest.mark.parametrize("values", [{"range": "x"}, {"range": "5,1"}, {"channels": 7}, {"layout": [1]}])
+@pytest.mark.parametrize("values", [{"range": "x"}, {"range": "5,1"}, {"channels": 70}, {"layout": [1]}])
 def test_altered_settings_of_a_checkpoint_are_one_line(
     values: dict[str, Any], trained: Path, digits: Path, tmp_path: Path, sslkit: Run
 ) -> None:
