@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from sslkit.image.decode import CanvasFormat, decode
-from sslkit.image.transforms.geometry import crop
+from sslkit.image.transforms.geometry import CropBox, crop
 
 SIZE, MIDDLE, WHOLE = 224, 256, 304
 
@@ -68,7 +68,7 @@ def main() -> None:
         for name, canvas in batches.items():
             began = time.perf_counter()
             half = torch.full((64,), 0.5)
-            crop(canvas, half / 2, half / 2, half, half, SIZE, shrinks=name == "whole")
+            crop(canvas, CropBox(half / 2, half / 2, half, half), SIZE, shrinks=name == "whole")
             cropping[name].append((time.perf_counter() - began) / 64 * 1000)
     print(
         json.dumps(
@@ -102,7 +102,7 @@ def tensor(canvas: np.ndarray) -> Tensor:
 def cut(canvas: Tensor, place: list[float], shrinks: bool) -> np.ndarray:
     """Return the crop of a box, as levels of 0 to 255."""
     top, left, down, across = (torch.tensor([value]) for value in place)
-    return (crop(canvas, top, left, down, across, SIZE, shrinks=shrinks)[0] * 255).permute(1, 2, 0).double().numpy()
+    return (crop(canvas, CropBox(top, left, down, across), SIZE, shrinks=shrinks)[0] * 255).permute(1, 2, 0).double().numpy()
 
 
 def quality(image: np.ndarray, expected: np.ndarray) -> float:

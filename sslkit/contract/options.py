@@ -48,6 +48,7 @@ class DataOptions(Spec):
     rules: ClassVar[dict[str, tuple[str, ...]]] = {}  # values that the data turns into others, as it does `auto`
     kept: ClassVar[tuple[str, ...]] = ()  # options that evaluations of a checkpoint take from it
     storage: ClassVar[tuple[str, ...]] = ()  # options that say how the data is stored, which results do not depend on
+    paths: ClassVar[tuple[str, ...]] = ()  # options that are paths, which no checkpoint keeps
     record: ClassVar[str]  # `package.module:Class` of its Modality
 
     def sample_size(self) -> int | None:

@@ -105,6 +105,7 @@ class Source:
     resolved: dict[str, tuple[Any, str]]  # what `auto` settings became for this data, by flag, with the reason
     encoder_options: Mapping[str, Any] = {}  # what an encoder has to be built with for this data, such as a sample rate
     labels: Labels | None = None  # of a training part, once `reveal_labels` was called
+    targets: tuple[str, ...] = ()  # entries of a batch, such as masks, that only tasks get which need them
 
     @classmethod
     def open(cls, spec: OpenSpec) -> Self:

@@ -111,7 +111,8 @@ class PretextTask(nn.Module):
     couples: ClassVar[tuple[str, ...]] = ()
     compiles: ClassVar[bool] = True  # whether torch.compile can take `predict`; recurrent layers are noticed anyway
     # Entries a batch has on request only: `index`, int64 `[B]`, places in the data; `label`, int64 `[B]`, places in
-    # `self.data.classes`, -1 where unknown.
+    # `self.data.classes`, -1 where unknown; of images with `--targets` `mask`, uint8 `[B, side, side]`, on the canvas of the
+    # image, or `box`, float32 `[B, K, 4]`, as fractions of it, and `box_label`, int64 `[B, K]`, -1 where there is none.
     needs: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[dict[str, Any]] = {}
 
@@ -221,7 +222,8 @@ class PretextTask(nn.Module):
         return folded
 
 
-ON_REQUEST = ("index", "label")  # entries of a batch that only tasks get whose `needs` name them
+TARGETS = ("mask", "box", "box_label")
+ON_REQUEST = ("index", "label", *TARGETS)  # entries of a batch that only tasks get whose `needs` name them
 
 
 def select_needed(batch: Batch, needs: tuple[str, ...]) -> Batch:

@@ -11,7 +11,7 @@ from sslkit.engine.job import TrainingJob
 from sslkit.engine.resume_file import save_resume
 from sslkit.engine.run_folder import MODEL, RESUME, RunFolder
 from sslkit.engine.stepper import Stepper
-from sslkit.registry import load_modality
+from sslkit.registry import data_options, load_modality
 from sslkit.specs.train import PretrainSpec, TrainSpec
 
 
@@ -65,7 +65,9 @@ class CheckpointWriter:
         exported = task.exports()
         others = {name: module for name, module in exported.items() if name != "encoder"}
         private = {"out", "resume", "data", "test", "init", "ckpt", "task"}  # paths of somebody's machine
-        spec = self.spec.model_dump(mode="json", exclude=private | self._other_tables())
+        excluded: dict[str, Any] = {name: set(options.paths) for name, options in data_options().items()}
+        excluded |= dict.fromkeys(private | self._other_tables(), True)
+        spec = self.spec.model_dump(mode="json", exclude=excluded)
         if isinstance(self.spec, PretrainSpec):
             paths = path_options(type(task.options))
             spec["options"] = {name: value for name, value in self.spec.options.items() if name not in paths}

@@ -10,7 +10,7 @@ from sslkit import registry
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.options import path_options
 from sslkit.contract.source import Labels, Source
-from sslkit.contract.task import PretextTask
+from sslkit.contract.task import TARGETS, PretextTask
 from sslkit.data.locations import absolute_data
 from sslkit.encoders.build import build_encoder, check_requirements
 from sslkit.encoders.recipe import recipe_for
@@ -86,6 +86,9 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> TrainingJob:
     source = modality.source.open(spec)
     if "label" in task_class.needs:
         source.reveal_labels(_find_labels(source, name))
+    missing = [entry for entry in task_class.needs if entry in TARGETS and entry not in source.targets]
+    if missing:
+        raise SslkitError(f"{name} needs {missing[0]}", "say where masks or boxes are", flag="targets")
     classify = None
     if spec.online_knn:
         if spec.health_every == 0:

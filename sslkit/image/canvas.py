@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sslkit.contract.source import ReadSeed
 from sslkit.data.cache import cache_folder, make_room
 from sslkit.data.index import Index
 from sslkit.image.decode import CanvasFormat, read_canvas
+from sslkit.image.targets import Masks
 
 # State of a row. What is cut is decoded every time, because each time another part of the image may be drawn.
 _UNKNOWN, _STORED, _CUT = 0, 1, 2
@@ -24,52 +26,67 @@ _UNKNOWN, _STORED, _CUT = 0, 1, 2
 VERSION = f"2, Pillow {PIL.__version__}"  # what decides the content of a canvas beside the image and its format
 
 
-Maps = tuple[NDArray[Any], NDArray[np.float32], NDArray[np.uint8]]  # canvases, aspects, states
+@dataclass(frozen=True)
+class CanvasBatch:
+    """Some samples on their canvases; broken ones are black."""
+
+    canvases: NDArray[Any]  # [n, side, side, C]
+    aspects: NDArray[np.float32]  # [n]: width / height of the images
+    places: NDArray[np.float64]  # [n]: which part of those that are cut, from 0 to 1 along the long side
+    masks: NDArray[np.uint8] | None  # [n, side, side]
+    broken: dict[int, str]  # by place in the rows that were asked for
 
 
 class Canvases:
-    """Read samples as canvases `[n, side, side, C]`, from the cache where they are in it.
+    """Read samples as canvases, from the cache where they are in it.
 
     Several processes may read and fill one cache: all would write the same bytes, and a row is marked as stored only
     after it was written.
     """
 
-    def __init__(self, index: Index, form: CanvasFormat, folder: Path | None) -> None:
-        self.index, self.form, self.folder = index, form, folder
-        self._maps: Maps | None = None
+    def __init__(self, index: Index, form: CanvasFormat, folder: Path | None, masks: Masks | None = None) -> None:
+        self.index, self.form, self.folder, self.masks = index, form, folder, masks
+        self._maps: dict[str, NDArray[Any]] | None = None
 
-    def read(
-        self, rows: NDArray[np.int64], draw: ReadSeed | None = None
-    ) -> tuple[NDArray[Any], NDArray[np.float32], dict[int, str]]:
-        """Return canvases `[n, side, side, C]`, the images' width / height, and, by place in `rows`, why some are broken.
-
-        Those are black. Of an image that is cut, a part is drawn by `draw`; without it the middle is returned.
-        """
+    def read(self, rows: NDArray[np.int64], draw: ReadSeed | None = None) -> CanvasBatch:
+        """Return some samples. Of an image that is cut, a part is drawn by `draw`; without it the middle is returned."""
+        places = np.full(len(rows), 0.5)
         if self.folder is None:
-            images: NDArray[Any] = np.zeros((len(rows), *self._shape), dtype=self.form.dtype)
-            aspects = np.ones(len(rows), dtype=np.float32)
+            layout = self._layout(len(rows))
+            batch: dict[str, NDArray[Any]] = {name: np.zeros(shape, dtype) for name, (dtype, shape) in layout.items()}
             missing = np.arange(len(rows))
         else:
-            canvases, all_aspects, state = self._open()
-            missing = np.flatnonzero(state[rows] != _STORED)  # first: another process may store a row in between
-            images, aspects = canvases[rows], all_aspects[rows]
+            maps = self._open()
+            missing = np.flatnonzero(maps["state"][rows] != _STORED)  # first: another process may store a row in between
+            batch = {name: maps[name][rows] for name in maps if name != "state"}
         broken: dict[int, str] = {}
         self.index.fetch_ahead(map(int, rows[missing]))
         for place in missing:
             row = int(rows[place])
+            places[place] = 0.5 if draw is None else draw.generator(row).random()
             try:
-                place_of_part = 0.5 if draw is None else float(draw.generator(row).random())
-                decoded = read_canvas(self.index, row, self.form, place_of_part)
+                values, is_cut = self._decode(row, float(places[place]))
             except UnreadableSampleError as reason:
                 broken[int(place)] = str(reason)
-                images[place], aspects[place] = 0, 1
-                continue
-            images[place], aspects[place] = decoded.canvas, decoded.aspect
-            if self.folder is not None:
-                if not decoded.is_cut:
-                    canvases[row], all_aspects[row] = decoded.canvas, decoded.aspect
-                state[row] = _CUT if decoded.is_cut else _STORED
-        return images, aspects, broken
+                values, is_cut = {"canvases": 0, "aspects": 1, "masks": 0}, True
+            for name in batch:
+                if name != "state":
+                    batch[name][place] = values[name]
+            if self.folder is not None and int(place) not in broken:
+                if not is_cut:
+                    for name, value in values.items():
+                        maps[name][row] = value
+                    places[place] = 0.5
+                maps["state"][row] = _CUT if is_cut else _STORED
+        return CanvasBatch(batch["canvases"], batch["aspects"], places, batch.get("masks"), broken)
+
+    def _decode(self, row: int, place: float) -> tuple[dict[str, Any], bool]:
+        """Return what is kept of a sample, by the name of its map, and whether it is cut."""
+        decoded = read_canvas(self.index, row, self.form, place)
+        values: dict[str, Any] = {"canvases": decoded.canvas, "aspects": decoded.aspect}
+        if self.masks is not None:
+            values["masks"] = self.masks.read(row, self.form, decoded.aspect, place if decoded.is_cut else 0.5)
+        return values, decoded.is_cut
 
     def workers(self, requested: int | str) -> tuple[int, str]:
         """Return the number of worker processes for a value of `--workers`, and the reason."""
@@ -77,7 +94,7 @@ class Canvases:
             return int(requested), "as given"
         if self.index.array is not None:
             return 0, "arrays need no decoding"
-        state = None if self.folder is None else self._open()[2]
+        state = None if self.folder is None else self._open()["state"]
         if state is not None and (state == _STORED).all():
             return 0, "all canvases are cached"
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this job, on this machine
@@ -92,14 +109,20 @@ class Canvases:
         """Return the bytes of all canvases."""
         return _bytes(self.index, self.form)
 
-    @property
-    def _shape(self) -> tuple[int, int, int]:
-        return (self.form.side, self.form.side, self.index.channels)
+    def _layout(self, rows: int) -> dict[str, tuple[type[Any], tuple[int, ...]]]:
+        side = self.form.side
+        masks = {} if self.masks is None else {"masks": (np.uint8, (rows, side, side))}
+        return {
+            "canvases": (self.form.dtype, (rows, side, side, self.index.channels)),
+            "aspects": (np.float32, (rows,)),
+            **masks,
+            "state": (np.uint8, (rows,)),
+        }
 
-    def _open(self) -> Maps:
+    def _open(self) -> dict[str, NDArray[Any]]:
         assert self.folder is not None
         if self._maps is None:
-            self._maps = _open_maps(self.folder, (len(self.index), *self._shape), self.form.dtype)
+            self._maps = _open_maps(self.folder, self._layout(len(self.index)))
         return self._maps
 
     def __getstate__(self) -> dict[str, Any]:
@@ -110,7 +133,9 @@ def _bytes(index: Index, form: CanvasFormat) -> int:
     return len(index) * form.side**2 * index.channels * np.dtype(form.dtype).itemsize
 
 
-def choose_folder(index: Index, form: CanvasFormat, mode: str, limit_gigabytes: float) -> tuple[Path | None, tuple[str, str]]:
+def choose_folder(
+    index: Index, form: CanvasFormat, mode: str, limit_gigabytes: float, masks: Masks | None = None
+) -> tuple[Path | None, tuple[str, str]]:
     """Return the cache folder for these canvases (None: no cache), and on or off with the reason, making room for it.
 
     `--cache on` that does not fit is an SslkitError; `auto` goes without.
@@ -120,7 +145,7 @@ def choose_folder(index: Index, form: CanvasFormat, mode: str, limit_gigabytes: 
     if index.array is not None and form.scale is None and index.array.shape[1:3] == (form.side, form.side):
         return None, ("off", "the array is its own cache")
     needed = _bytes(index, form)
-    content = blake2b(f"{VERSION} {index.channels} {form.scale}".encode(), digest_size=4).hexdigest()
+    content = blake2b(f"{VERSION} {index.channels} {form.scale} {masks and masks.key()}".encode(), digest_size=4).hexdigest()
     folder = cache_folder() / "canvases" / f"{index.key()}-{form.geometry}-{form.side}-{content}"
     limit = int(limit_gigabytes * 1e9)
     if needed > limit:
@@ -145,21 +170,14 @@ def choose_folder(index: Index, form: CanvasFormat, mode: str, limit_gigabytes: 
     return folder, ("on", f"{needed / 1e6:.0f} MB in {cache_folder()}")
 
 
-def _open_maps(folder: Path, shape: tuple[int, ...], dtype: type[Any]) -> Maps:
-    """Open canvases, aspects and states for reading and writing; create all, empty, unless all are there and whole."""
-    layout: dict[str, tuple[type[Any], tuple[int, ...]]] = {
-        "canvases": (dtype, shape),
-        "aspects": (np.float32, shape[:1]),
-        "state": (np.uint8, shape[:1]),
-    }
+def _open_maps(folder: Path, layout: dict[str, tuple[type[Any], tuple[int, ...]]]) -> dict[str, NDArray[Any]]:
+    """Open all maps for reading and writing; create all, empty, unless all are there and whole."""
     with FileLock(folder / "lock"):  # a process must not create what another one has just opened
-        maps = [_open_map(folder / f"{name}.npy", *form) for name, form in layout.items()]
-        if any(opened is None for opened in maps):
+        maps = {name: _open_map(folder / f"{name}.npy", *form) for name, form in layout.items()}
+        if any(opened is None for opened in maps.values()):
             (folder / "state.npy").unlink(missing_ok=True)  # first: nothing may seem to be stored in a new file
-            maps = [_create_map(folder / f"{name}.npy", *form) for name, form in layout.items()]
-    canvases, aspects, state = maps
-    assert canvases is not None and aspects is not None and state is not None
-    return canvases, aspects, state
+            maps = {name: _create_map(folder / f"{name}.npy", *form) for name, form in layout.items()}
+    return {name: opened for name, opened in maps.items() if opened is not None}
 
 
 def _create_map(file: Path, dtype: type[Any], shape: tuple[int, ...]) -> NDArray[Any]:

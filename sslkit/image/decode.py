@@ -37,7 +37,7 @@ class CanvasFormat:
         """Return the type of a canvas's values."""
         return np.uint8 if self.scale is None else np.uint16
 
-    def box(self, width: int, height: int, place: float = 0.5) -> tuple[float, float, float, float]:
+    def box(self, width: float, height: float, place: float = 0.5) -> tuple[float, float, float, float]:
         """Return which part of an image the canvas holds, as left, top, right, bottom.
 
         `place` in 0 to 1 is where along the long side it lies if that is not all.
@@ -46,10 +46,6 @@ class CanvasFormat:
         across, down = min(width, longest * height), min(height, longest * width)
         left, top = (width - across) * place, (height - down) * place
         return left, top, left + across, top + down
-
-    def aspect(self, width: int, height: int) -> float:
-        """Return width / height of what a crop of the canvas should take it for."""
-        return width / height if self.geometry == "whole" else 1.0
 
     def is_cut(self, width: int, height: int) -> bool:
         """Return whether the canvas of training holds a part of the image only."""
@@ -173,7 +169,7 @@ def fit(image: Image.Image, form: CanvasFormat, place: float = 0.5) -> Decoded:
         canvas = canvas[..., None]
     if form.scale is not None:
         canvas = canvas.astype(np.uint16) * 257
-    return Decoded(canvas, form.aspect(width, height), form.is_cut(width, height))
+    return Decoded(canvas, width / height, form.is_cut(width, height))
 
 
 def _fit_array(array: NDArray[Any], form: CanvasFormat, place: float) -> Decoded:
@@ -185,7 +181,7 @@ def _fit_array(array: NDArray[Any], form: CanvasFormat, place: float) -> Decoded
         values = np.stack([_resize(values[..., channel], form.side, box) for channel in range(channels)], axis=-1)
     if form.scale is not None and values.dtype == np.uint8:
         values = values.astype(np.uint16) * 257
-    return Decoded(np.asarray(values), form.aspect(width, height), form.is_cut(width, height))
+    return Decoded(np.asarray(values), width / height, form.is_cut(width, height))
 
 
 def _resize(values: NDArray[Any], side: int, box: tuple[float, float, float, float]) -> Canvas:

@@ -1,6 +1,7 @@
 """Options of images."""
 
 import math
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
@@ -32,7 +33,8 @@ class ImageOptions(DataOptions):
     unit: ClassVar = "px"
     value_range: ClassVar = "[0, 1]"
     accepts: ClassVar = IMAGES.accepts
-    storage: ClassVar = ("layout",)
+    storage: ClassVar = ("layout", "targets")
+    paths: ClassVar = ("targets",)
     kept: ClassVar = ("channels", "range")
     rules: ClassVar = {"range": ("dtype", "data")}
     record: ClassVar = "sslkit.image.modality:ImageModality"
@@ -57,6 +59,17 @@ class ImageOptions(DataOptions):
         default="auto",
         description="Values of pixels of more than 8 bits that become black and white: LOW,HIGH, dtype, data (percentiles).",
     )
+
+    targets: str | None = Field(
+        default=None,
+        description="Masks or boxes: path from an image, ../masks/{stem}.png, ../boxes/{stem}.xml, or a COCO .json.",
+    )
+
+    @field_validator("targets")
+    @classmethod
+    def _make_absolute(cls, value: str | None) -> str | None:
+        # A pattern begins at each image; a file has to be known from other folders, too.
+        return str(Path(value).resolve()) if value is not None and value.lower().endswith(".json") else value
 
     @field_validator("range")
     @classmethod

@@ -22,6 +22,7 @@ from sslkit.image.decode import LONGEST, CanvasFormat, Geometry, image_sizes
 from sslkit.image.options import IMAGES, ImageOptions
 from sslkit.image.pages import choose_channels, with_pages
 from sslkit.image.pixel_range import choose_range
+from sslkit.image.targets import Boxes, Masks, find_targets
 from sslkit.image.transforms import center_view
 
 _FEW, _MOST = 4, 64  # channels that are recognized by their number, and that images may have
@@ -40,10 +41,19 @@ class ImageSource(IndexedSource):
     kind: ClassVar = IMAGES
     noun: ClassVar = IMAGES.noun
 
-    def __init__(self, index: Index, size: int, canvases: Canvases, resolved: dict[str, tuple[Any, str]]) -> None:
-        self.index, self.canvases, self.resolved = index, canvases, resolved
+    def __init__(
+        self,
+        index: Index,
+        size: int,
+        canvases: Canvases,
+        resolved: dict[str, tuple[Any, str]],
+        boxes: Boxes | None = None,
+    ) -> None:
+        self.index, self.canvases, self.resolved, self.boxes = index, canvases, resolved, boxes
         self.location = index.source
-        self.info = DataInfo(len(index), size, index.channels)
+        details = {} if boxes is None else {"box_classes": boxes.classes}
+        self.info = DataInfo(len(index), size, index.channels, details=details)
+        self.targets = ("mask",) * (canvases.masks is not None) + ("box", "box_label") * (boxes is not None)
 
     @classmethod
     def list_samples(cls, location: str, spec: OpenSpec) -> Index:
@@ -101,8 +111,10 @@ class ImageSource(IndexedSource):
         if index.array is not None and index.array.dtype == np.uint8:
             scale = None
         form = CanvasFormat(canvas, geometry, scale)
-        folder, resolved["cache"] = choose_folder(index, form, spec.cache, spec.cache_limit)
-        return cls(index, size, Canvases(index, form, folder), resolved)
+        targets = None if options.targets is None else find_targets(index, options.targets)
+        masks = targets if isinstance(targets, Masks) else None
+        folder, resolved["cache"] = choose_folder(index, form, spec.cache, spec.cache_limit, masks)
+        return cls(index, size, Canvases(index, form, folder, masks), resolved, targets if isinstance(targets, Boxes) else None)
 
     @classmethod
     def example(cls, folder: Path, samples: int) -> str:
@@ -118,9 +130,18 @@ class ImageSource(IndexedSource):
         return f"{self.index.key()} {self.index.channels} {self.canvases.form} {VERSION} {self.info.size}"
 
     def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
-        """Return `canvas`, uint8 or uint16 `[B, side, side, C]`, and `aspect`, float32 `[B]`; a broken one is black."""
-        canvases, aspects, broken = self.canvases.read(rows, draw)
-        return {"canvas": canvases, "aspect": aspects}, broken
+        """Return `canvas`, uint8 or uint16 `[B, side, side, C]`, and `aspect`, float32 `[B]`; a broken one is black.
+
+        With `--targets`, also `mask`, uint8 `[B, side, side]`, or `box`, float32 `[B, K, 4]`, and `box_label`, int64 `[B, K]`.
+        """
+        batch, form = self.canvases.read(rows, draw), self.canvases.form
+        aspects = batch.aspects if form.geometry == "whole" else np.ones_like(batch.aspects)
+        arrays: dict[str, NDArray[Any]] = {"canvas": batch.canvases, "aspect": aspects}
+        if batch.masks is not None:
+            arrays["mask"] = batch.masks
+        if self.boxes is not None:
+            arrays["box"], arrays["box_label"] = self.boxes.on_canvas(rows, form, batch.aspects, batch.places)
+        return arrays, batch.broken
 
     def prepare(self, batch: Batch) -> Batch:
         """Return `canvas` as float32 `[B, C, side, side]` in [0, 1]."""

@@ -69,6 +69,8 @@ class VideoSource(IndexedSource):
         for name in ("layout", "channels", "range"):
             if getattr(spec.table(ImageOptions), name) != "auto":
                 raise SslkitError("frames are read as 8-bit RGB", "leave it out", flag=name)
+        if spec.table(ImageOptions).targets is not None:
+            raise SslkitError("targets of clips are not read", "leave it out", flag="targets")
         index = super().list_samples(location, spec)
         return _by_folder(index) if Path(location).is_dir() else _with_folders_measured(index)
 
@@ -136,7 +138,8 @@ class VideoSource(IndexedSource):
             try:
                 with decoding(self.index, int(row)):
                     frames = self._window(int(row), None if draw is None else draw.generator(int(row)))
-                    clips[place], aspects[place] = frames.canvases, frames.aspect
+                    clips[place] = frames.canvases
+                    aspects[place] = frames.aspect if self.form.geometry == "whole" else 1
             except UnreadableSampleError as reason:
                 broken[place] = str(reason)
         return {"video": clips, "aspect": aspects}, broken

@@ -21,7 +21,7 @@ from sslkit.tasks.load import load_task
 # A change of interface is seen here.
 _TABLES = {
     "audio": "--seconds --sample-rate",
-    "image": "--size --canvas --layout --channels --range",
+    "image": "--size --canvas --layout --channels --range --targets",
     "image_text": "",
     "text": "--context",
     "video": "--frames --frame-step",
@@ -83,8 +83,8 @@ def test_flags_are_unique_over_all_modalities_and_tasks() -> None:
         assert not set(data) & set(load_task(entry.name).Options.model_fields), entry.name
 
 
-_IN_ORDER = "--seconds --sample-rate --size --canvas --layout --channels --range --context --frames --frame-step"
-_IMAGE_FIRST = "--size --canvas --layout --channels --range --seconds --sample-rate --context --frames --frame-step"
+_IN_ORDER = "--seconds --sample-rate --size --canvas --layout --channels --range --targets --context --frames --frame-step"
+_IMAGE_FIRST = "--size --canvas --layout --channels --range --targets --seconds --sample-rate --context --frames --frame-step"
 _REAL = {
     "pretrain": f"task --crop-scale {_TRAIN} {_HEALTH} {_IMAGE_FIRST} --spec --dry-run --json --help",
     "preview": (

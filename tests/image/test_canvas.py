@@ -101,13 +101,13 @@ def test_cache_is_read_instead_of_the_files(tmp_path: Path) -> None:
     place, _ = choose_folder(index, FORM, "on", 1)
     canvases = Canvases(index, FORM, place)
     rows = np.arange(10)
-    first, _, broken = canvases.read(rows)
-    assert not broken and canvases.workers("auto") == (0, "all canvases are cached")
+    first = canvases.read(rows)
+    assert not first.broken and canvases.workers("auto") == (0, "all canvases are cached")
     for path in tmp_path.glob("*.png"):
         path.unlink()
-    again, _, broken = Canvases(index, FORM, place).read(rows)
-    assert not broken and np.array_equal(first, again)
-    assert np.array_equal(pickle.loads(pickle.dumps(canvases)).read(rows)[0], first)
+    again = Canvases(index, FORM, place).read(rows)
+    assert not again.broken and np.array_equal(first.canvases, again.canvases)
+    assert np.array_equal(pickle.loads(pickle.dumps(canvases)).read(rows).canvases, first.canvases)
 
 
 @pytest.mark.parametrize("interrupted", ["canvases", "aspects", "state"])
@@ -122,11 +122,10 @@ def test_rows_that_another_process_stores_meanwhile_are_not_black(tmp_path: Path
                 other.read(rows)  # the other process comes first by this much
             return super().__getitem__(key)
 
-    names = ("canvases", "aspects", "state")
-    maps = dict(zip(names, (opened.view(Interrupted) for opened in canvases._open()), strict=True))
-    canvases._maps = (maps["canvases"], maps["aspects"], maps["state"])
-    images, _, broken = canvases.read(rows)
-    assert not broken and [int(image[0, 0, 0]) for image in images] == list(range(10))
+    maps = {name: opened.view(Interrupted) for name, opened in canvases._open().items()}
+    canvases._maps = maps
+    batch = canvases.read(rows)
+    assert not batch.broken and [int(image[0, 0, 0]) for image in batch.canvases] == list(range(10))
 
 
 @pytest.mark.parametrize("damaged", ["canvases.npy", "aspects.npy", "state.npy"])
@@ -135,12 +134,12 @@ def test_a_damaged_cache_is_filled_again(tmp_path: Path, damaged: str, how: str)
     index = folder(tmp_path)
     place, _ = choose_folder(index, FORM, "on", 1)
     assert place is not None
-    first, *_ = Canvases(index, FORM, place).read(np.arange(10))
+    first = Canvases(index, FORM, place).read(np.arange(10)).canvases
     if how == "gone":
         (place / damaged).unlink()
     else:
         (place / damaged).write_bytes(b"\x93NUMPY")
-    assert np.array_equal(Canvases(index, FORM, place).read(np.arange(10))[0], first)
+    assert np.array_equal(Canvases(index, FORM, place).read(np.arange(10)).canvases, first)
 
 
 def test_cache_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,15 @@ from sslkit.image.transforms.blur import gaussian_blur
 from sslkit.image.transforms.color import color_jitter, grayscale, lab_to_rgb, rgb_to_lab, solarize
 from sslkit.image.transforms.edges import sobel
 from sslkit.image.transforms.geometry import (
+    CropBox,
     center_view,
+    crop,
+    crop_boxes,
+    crop_mask,
     cut_tiles,
     cut_tiles_in_cells,
     flip,
+    random_box,
     random_crop,
     random_downscale,
     random_resized_crop,
@@ -36,9 +41,13 @@ from sslkit.image.transforms.masks import (
 )
 
 __all__ = [
+    "CropBox",
     "block_mask",
     "center_view",
     "color_jitter",
+    "crop",
+    "crop_boxes",
+    "crop_mask",
     "cut_tiles",
     "cut_tiles_in_cells",
     "denormalize_patches",
@@ -53,6 +62,7 @@ __all__ = [
     "normalize_patches",
     "patchify",
     "preview_masked",
+    "random_box",
     "random_crop",
     "random_downscale",
     "random_mask",

@@ -1,10 +1,22 @@
 """Geometric transforms: crops, flips, rotations, tiles and resizing."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CropBox:
+    """A box in each image, as fractions of its sides: tensors `[B]`."""
+
+    top: Tensor
+    left: Tensor
+    down: Tensor  # height
+    across: Tensor  # width
+    mirrored: Tensor | None = None  # bool: crops that are flipped left to right
 
 
 def random_resized_crop(
@@ -18,10 +30,23 @@ def random_resized_crop(
     """Crop a random box of each image and resize it to `[B, C, size, size]`, as torchvision's RandomResizedCrop does.
 
     `canvas` `[B, C, H, W]` holds whole images, stretched to squares; `aspect` `[B]` is width / height before that, by default
-    W / H. Of an image longer than 2:1 the canvas holds a part of 2:1. The area, as a fraction of the whole image, is uniform in
-    `scale`, and the logarithm of width / height in `ratio`; of ten such boxes the first that fits is used, and if none fits,
-    the largest one in the middle. Boxes are not aligned to whole pixels. A fraction `flipped` of the crops is mirrored as by
-    `flip`, at no extra cost.
+    W / H. For the boxes see `random_box`. A fraction `flipped` of the crops is mirrored as by `flip`, at no extra cost.
+    """
+    return crop(canvas, random_box(canvas, scale, ratio, flipped, aspect), size, shrinks=max(canvas.shape[-2:]) > size)
+
+
+def random_box(
+    canvas: Tensor,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    flipped: float = 0.0,
+    aspect: Tensor | None = None,
+) -> CropBox:
+    """Return a random box in each canvas `[B, C, H, W]` for `crop`, `crop_mask` and `crop_boxes`.
+
+    The area, as a fraction of the whole image, is uniform in `scale`, and the logarithm of width / height in `ratio`; of ten
+    such boxes the first that fits is used, and if none fits, the largest one in the middle. They are not aligned to whole
+    pixels. Of an image whose `aspect` is beyond 2:1, the canvas holds a part of 2:1.
     """
     batch, _, height, width = canvas.shape
     windowed = aspect is not None
@@ -40,9 +65,8 @@ def random_resized_crop(
     box_width = torch.where(none, torch.minimum(across, down * ratio[1]), box_width) / across
     box_height = torch.where(none, torch.minimum(down, across / ratio[0]), box_height) / down
     top, left = torch.where(none, 0.5, torch.rand(2, batch, device=canvas.device, dtype=canvas.dtype))
-    top, left = top * (1 - box_height), left * (1 - box_width)
     mirrored = torch.rand(batch, device=canvas.device) < flipped if flipped else None
-    return crop(canvas, top, left, box_height, box_width, size, mirrored, shrinks=max(height, width) > size)
+    return CropBox(top * (1 - box_height), left * (1 - box_width), box_height, box_width, mirrored)
 
 
 def random_crop(canvas: Tensor, size: int, padding: float = 0.125, aspect: Tensor | None = None) -> Tensor:
@@ -61,7 +85,7 @@ def random_crop(canvas: Tensor, size: int, padding: float = 0.125, aspect: Tenso
     window = torch.ones(len(canvas), device=canvas.device) if aspect is None else aspect.clamp(0.5, 2)
     across, down = size / window.clamp(min=1), size * window.clamp(max=1)
     left, top = (((side - box + 1) * torch.rand(len(canvas), device=canvas.device)).floor() for box in (across, down))
-    return crop(canvas, top / side, left / side, down / side, across / side, size)
+    return crop(canvas, CropBox(top / side, left / side, down / side, across / side), size)
 
 
 def cut_tiles(image: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
@@ -120,38 +144,56 @@ def random_downscale(image: Tensor, size: int) -> Tensor:
     return torch.cat(thirds)[order.argsort()].clamp(0, 1)
 
 
-def crop(
-    image: Tensor,
-    top: Tensor,
-    left: Tensor,
-    down: Tensor,
-    across: Tensor,
-    size: int,
-    mirrored: Tensor | None = None,
-    shrinks: bool = False,
-) -> Tensor:
+def crop(image: Tensor, box: CropBox, size: int, shrinks: bool = False) -> Tensor:
     """Crop one box of each image `[B, C, H, W]` and resize it bilinearly to `size` pixels.
 
-    `top`, `left`, `down` (height) and `across` (width) are `[B]`, as fractions of the image's sides; crops that are `mirrored`
-    (bool `[B]`) are flipped left to right. Where a box can be larger than the crop, `shrinks` says so: each pixel is then the
-    mean of four, as far from its center as it takes not to leave any out.
+    Where a box can be larger than the crop, `shrinks` says so: each pixel is then the mean of four, as far from its center as
+    it takes not to leave any out.
     """
-    zero = torch.zeros_like(top)
-    signed_width = across if mirrored is None else torch.where(mirrored, -across, across)
-    # affine_grid works in [-1, 1]: the scale is the box's fraction of the side, the translation its center.
-    theta = torch.stack([signed_width, zero, 2 * left + across - 1, zero, down, 2 * top + down - 1], dim=1).view(-1, 2, 3)
+    theta = _theta(box)
     if not shrinks:
         return _sample_bilinear(image, theta, size)
     # Averaging at a fixed distance would blur what is enlarged: none up to the size itself, all of it from half on.
     height, width = image.shape[-2:]
     offsets = [
-        box / size * (box * pixels / size - 1).clamp(0, 1) / 2 for box, pixels in ((across, width), (down, height))
-    ]  # a quarter of the distance of two pixels of the crop, of which there are `size` in 2 * box
+        part / size * (part * pixels / size - 1).clamp(0, 1) / 2 for part, pixels in ((box.across, width), (box.down, height))
+    ]  # a quarter of the distance of two pixels of the crop, of which there are `size` in 2 * part
     total = torch.zeros((), device=image.device, dtype=image.dtype)
     for x, y in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
         shift = torch.stack([x * offsets[0], y * offsets[1]], dim=1)[..., None]
         total = total + _sample_bilinear(image, torch.cat([theta[..., :2], theta[..., 2:] + shift], dim=2), size)
     return total / 4
+
+
+def crop_mask(mask: Tensor, box: CropBox, size: int) -> Tensor:
+    """Crop one box of each mask `[B, H, W]` to `[B, size, size]`: each pixel has the class of the nearest one."""
+    grid = F.affine_grid(_theta(box), [len(mask), 1, size, size], align_corners=False)
+    cropped = F.grid_sample(mask[:, None].to(grid.dtype), grid, mode="nearest", padding_mode="border", align_corners=False)
+    return cropped[:, 0].round().to(mask.dtype)
+
+
+def crop_boxes(corners: Tensor, labels: Tensor, box: CropBox) -> tuple[Tensor, Tensor]:
+    """Return boxes `[B, K, 4]` (left, top, right, bottom, as fractions) as fractions of a crop, cut off at its border.
+
+    Labels `[B, K]` of boxes outside the crop become -1.
+    """
+    start = torch.stack([box.left, box.top] * 2, dim=1)[:, None]
+    extent = torch.stack([box.across, box.down] * 2, dim=1)[:, None]
+    inside = ((corners - start) / extent).clamp(0, 1)
+    if box.mirrored is not None:
+        flipped = torch.stack([1 - inside[..., 2], inside[..., 1], 1 - inside[..., 0], inside[..., 3]], dim=2)
+        inside = torch.where(box.mirrored[:, None, None], flipped, inside)
+    empty = (inside[..., 2:] - inside[..., :2]).amin(dim=2) <= 0
+    return inside, labels.masked_fill(empty, -1)
+
+
+def _theta(box: CropBox) -> Tensor:
+    """Return the affine maps `[B, 2, 3]` of boxes."""
+    zero = torch.zeros_like(box.top)
+    signed_width = box.across if box.mirrored is None else torch.where(box.mirrored, -box.across, box.across)
+    # affine_grid works in [-1, 1]: the scale is the box's fraction of the side, the translation its center.
+    rows = [signed_width, zero, 2 * box.left + box.across - 1, zero, box.down, 2 * box.top + box.down - 1]
+    return torch.stack(rows, dim=1).view(-1, 2, 3)
 
 
 def _sample_bilinear(image: Tensor, theta: Tensor, size: int) -> Tensor:
@@ -182,7 +224,7 @@ def center_view(canvas: Tensor, size: int, aspect: Tensor | None = None) -> Tens
     if aspect is not None:
         window = aspect.clamp(0.5, 2)
         across, down = keep / side / window.clamp(min=1), keep / side * window.clamp(max=1)
-        return crop(canvas, (1 - down) / 2, (1 - across) / 2, down, across, size, shrinks=keep > size)
+        return crop(canvas, CropBox((1 - down) / 2, (1 - across) / 2, down, across), size, shrinks=keep > size)
     start = (side - keep) // 2
     center = canvas[..., start : start + keep, start : start + keep]
     if keep == size:

@@ -8,8 +8,8 @@ import torchvision.transforms.functional as TF
 from torch import Tensor
 
 from sslkit.image import transforms
+from sslkit.image.transforms import CropBox, color, geometry
 from sslkit.image.transforms import blur as blur_module
-from sslkit.image.transforms import color, geometry
 
 
 def pictures(batch: int = 6, channels: int = 3, side: int = 16) -> Tensor:
@@ -44,14 +44,14 @@ def test_range_shape_and_repetition(name: str, channels: int) -> None:
 
 def test_crop_of_everything_is_the_image() -> None:
     image = pictures()
-    whole = geometry.crop(image, *(torch.full((6,), value) for value in (0.0, 0.0, 1.0, 1.0)), size=16)
+    whole = geometry.crop(image, CropBox(*(torch.full((6,), value) for value in (0.0, 0.0, 1.0, 1.0))), size=16)
     assert torch.allclose(whole, image, atol=1e-6)
 
 
 def test_crop_against_sampling_pixel_by_pixel() -> None:
     image = pictures(2, 1, 8)
     top, left, down, across = torch.tensor([[0.1, 0.2], [0.3, 0.0], [0.5, 0.7], [0.6, 1.0]])
-    cropped = geometry.crop(image, top, left, down, across, size=5)
+    cropped = geometry.crop(image, CropBox(top, left, down, across), size=5)
 
     def at(picture: Tensor, y: float, x: float) -> float:
         y, x = min(max(y, 0), 7), min(max(x, 0), 7)
@@ -71,7 +71,7 @@ def test_crop_against_sampling_pixel_by_pixel() -> None:
 
 def test_crop_on_whole_pixels_equals_torchvision() -> None:
     image = pictures(1, 3, 16)
-    ours = geometry.crop(image, *(torch.tensor([value]) for value in (0.25, 0.5, 0.5, 0.25)), size=8)[0]
+    ours = geometry.crop(image, CropBox(*(torch.tensor([value]) for value in (0.25, 0.5, 0.5, 0.25))), size=8)[0]
     theirs = TF.resized_crop(image[0], 4, 8, 8, 4, [8, 8], antialias=False)
     # Inside; at the box's left and right edge torchvision repeats the border, ours looks at the neighbors.
     assert torch.allclose(ours[:, :, 1:-1], theirs[:, :, 1:-1], atol=1e-5)

@@ -1,0 +1,202 @@
+"""Masks and boxes of images: what `--targets` names, brought to the same canvas as the image."""
+
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from sslkit.contract.errors import SslkitError, UnreadableSampleError
+from sslkit.data.index import Index, open_file, stamp_file
+from sslkit.image.decode import CanvasFormat, open_image
+from sslkit.image.formats import check_pixels
+
+_LARGEST = {".xml": 2**24, ".json": 2**32}  # bytes of a file
+_MOST_BOXES = 10_000  # of an image
+_ALIKE = 0.02  # by which a mask's proportions may differ from its image's: files are rounded to whole pixels
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The files with the class of each pixel, 0 to 255, one for each image."""
+
+    paths: Sequence[str]
+    stamps: NDArray[np.int64]  # [N, 3]
+
+    def key(self) -> str:
+        """Return a hash by which changed files are recognized."""
+        return blake2b(
+            "\0".join(self.paths).encode(errors="surrogateescape") + self.stamps.tobytes(), digest_size=8
+        ).hexdigest()
+
+    def read(self, row: int, form: CanvasFormat, aspect: float, place: float) -> NDArray[np.uint8]:
+        """Return a mask on the canvas of its image, `[side, side]`, whose pixels are not mixed.
+
+        Raises UnreadableSampleError with a reason.
+        """
+        path = self.paths[row]
+        try:
+            with open_file(path) as stream, open_image(stream) as image:
+                check_pixels(*image.size)
+                upright = ImageOps.exif_transpose(image)
+                if upright.mode not in ("L", "P", "1"):
+                    raise UnreadableSampleError(f"mask {path} has {upright.mode} pixels, not one number of a class each")
+                ids = upright.convert("L") if upright.mode == "1" else upright
+                width, height = ids.size
+                if abs(width / height / aspect - 1) > _ALIKE:
+                    raise UnreadableSampleError(f"mask {path} has other proportions than its image")
+                resized = ids.resize((form.side, form.side), Image.Resampling.NEAREST, box=form.box(width, height, place))
+                mask = np.asarray(resized, dtype=np.uint8)
+                return (mask > 0).astype(np.uint8) if upright.mode == "1" else mask
+        except FileNotFoundError as error:
+            raise UnreadableSampleError(f"no mask {path}") from error
+        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for damaged files
+            raise UnreadableSampleError(f"mask {path}: {type(error).__name__}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Boxes of each image, as many as the image with the most has; what is not there has the label -1."""
+
+    corners: NDArray[np.float32]  # [N, K, 4]: left, top, right, bottom, as fractions of the image
+    labels: NDArray[np.int64]  # [N, K], places in `classes`
+    classes: tuple[str, ...]
+
+    def on_canvas(
+        self, rows: NDArray[np.int64], form: CanvasFormat, aspects: NDArray[np.float32], places: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return boxes `[B, K, 4]` as fractions of the canvas, cut off at its border, and labels, -1 for those outside."""
+        corners, labels = self.corners[rows].copy(), self.labels[rows].copy()
+        for number, (aspect, place) in enumerate(zip(aspects, places, strict=True)):
+            left, top, right, bottom = form.box(float(aspect), 1, float(place))
+            start = np.array([left / aspect, top] * 2, dtype=np.float32)
+            extent = np.array([(right - left) / aspect, bottom - top] * 2, dtype=np.float32)
+            corners[number] = ((corners[number] - start) / extent).clip(0, 1)
+        labels[(corners[..., 2:] - corners[..., :2]).min(axis=2) <= 0] = -1
+        return corners, labels
+
+
+def find_targets(index: Index, pattern: str) -> Masks | Boxes:
+    """Return the targets of the images of an index; raises SslkitError if there are none, or they can't be read.
+
+    A pattern is a path from the folder of each image, in which {stem} and {folder} are parts of the image's path: to a mask,
+    or, if it ends in .xml, to boxes as PASCAL VOC has them. A path that ends in .json is to boxes of all images, as in COCO.
+    """
+    if index.array is not None or index.shards:
+        raise SslkitError(f"{index.source} has no files beside which targets lie", "leave it out", flag="targets")
+    suffix = os.path.splitext(pattern)[1].lower()
+    if suffix == ".json":
+        return _read_coco(index, pattern)
+    if "{stem}" not in pattern:
+        hint = "such as ../masks/{stem}.png or ../Annotations/{stem}.xml, from the folder of an image; or a COCO .json"
+        raise SslkitError(f"{pattern} names the same file for all images", hint, flag="targets")
+    paths = [_target_of(os.path.join(index.root, path), pattern) for path in index.paths]
+    with ThreadPoolExecutor(16) as pool:
+        stamps = np.array(list(pool.map(stamp_file, paths)), dtype=np.int64)
+        if (stamps[:, 1] < 0).all():
+            raise SslkitError(f"no image of {index.source} has one", f"the first would be {paths[0]}", flag="targets")
+        if suffix != ".xml":
+            return Masks(paths, stamps)
+        return _boxes(list(pool.map(_read_voc, paths)))
+
+
+def _target_of(image: str, pattern: str) -> str:
+    folder, name = os.path.split(image)
+    parts = {"{stem}": os.path.splitext(name)[0], "{folder}": os.path.basename(folder)}
+    for part, value in parts.items():
+        pattern = pattern.replace(part, value)
+    return os.path.normpath(os.path.join(folder, pattern))
+
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_Named = list[tuple[str, tuple[float, float, float, float]]]  # class and corners of some boxes
+
+
+def _boxes(of_images: list[_Named]) -> Boxes:
+    """Return boxes as arrays."""
+    classes = tuple(sorted({name for boxes in of_images for name, _ in boxes}))
+    if not classes:
+        raise SslkitError("there is no box in any of them", flag="targets")
+    places = {name: place for place, name in enumerate(classes)}
+    most = max(map(len, of_images))
+    corners = np.zeros((len(of_images), most, 4), dtype=np.float32)
+    labels = np.full((len(of_images), most), -1, dtype=np.int64)
+    for row, boxes in enumerate(of_images):
+        for number, (name, box) in enumerate(boxes):
+            corners[row, number], labels[row, number] = box, places[name]
+    return Boxes(corners, labels, classes)
+
+
+def _read_voc(path: str) -> _Named:
+    """Return the boxes in an annotation of PASCAL VOC."""
+    content = _content(path)
+    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+        raise SslkitError(f"{path} declares entities", "an annotation has none", flag="targets")
+    try:
+        root = ElementTree.fromstring(content)
+        width, height = (float(root.findtext(f"size/{side}") or "") for side in ("width", "height"))
+        boxes: _Named = []
+        for found in root.iter("object"):
+            left, top, right, bottom = (
+                float(found.findtext(f"bndbox/{side}") or "") for side in ("xmin", "ymin", "xmax", "ymax")
+            )
+            # Corners are whole pixels, counted from 1, and belong to the box.
+            box = ((left - 1) / width, (top - 1) / height, right / width, bottom / height)
+            boxes.append(((found.findtext("name") or "").strip(), box))
+        return _checked(boxes, path)
+    except (ElementTree.ParseError, ValueError, ZeroDivisionError) as error:
+        raise SslkitError(f"{path} is no annotation of PASCAL VOC: {error}", flag="targets") from error
+
+
+def _read_coco(index: Index, path: str) -> Boxes:
+    """Return the boxes of a COCO file; images that it does not name have none."""
+    try:
+        described: Any = json.loads(_content(path))
+        names = {entry["id"]: str(entry["name"]) for entry in described["categories"]}
+        images = {entry["id"]: entry for entry in described["images"]}
+        by_file: dict[str, _Named] = {str(entry["file_name"]): [] for entry in images.values()}
+        for entry in described["annotations"]:
+            image = images[entry["image_id"]]
+            left, top, width, height = map(float, entry["bbox"])
+            across, down = float(image["width"]), float(image["height"])
+            box = (left / across, top / down, (left + width) / across, (top + height) / down)
+            by_file[str(image["file_name"])].append((names[entry["category_id"]], box))
+        by_file = {name: _checked(boxes, path) for name, boxes in by_file.items()}
+    except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError) as error:
+        raise SslkitError(f"{path} is no COCO file: {type(error).__name__} {error}", flag="targets") from error
+    by_name = {os.path.basename(name): boxes for name, boxes in by_file.items()}
+    found = [by_file.get(image, by_name.get(os.path.basename(image))) for image in index.paths]
+    if all(boxes is None for boxes in found):
+        raise SslkitError(f"{path} names no image of {index.source}, such as {index.paths[0]}", flag="targets")
+    return _boxes([boxes or [] for boxes in found])
+
+
+def _checked(boxes: _Named, path: str) -> _Named:
+    """Return boxes; raises ValueError if there are too many, or one is none."""
+    if len(boxes) > _MOST_BOXES:
+        raise ValueError(f"{len(boxes):,} boxes of one image")
+    for name, (left, top, right, bottom) in boxes:
+        if not (name and left < right and top < bottom and max(map(abs, (left, top, right, bottom))) < 100):
+            raise ValueError(
+                f"a box of class {name!r} from {left:g}, {top:g} to {right:g}, {bottom:g} (fractions of the image)"
+            )
+    return boxes
+
+
+def _content(path: str) -> bytes:
+    largest = _LARGEST[os.path.splitext(path)[1].lower()]
+    try:
+        with open_file(path) as stream:
+            content = stream.read(largest + 1)
+    except OSError as error:
+        raise SslkitError(f"cannot read {path}: {error.strerror}", flag="targets") from error
+    if len(content) > largest:
+        raise SslkitError(f"{path} has more than {largest:,} bytes", flag="targets")
+    return content
