@@ -139,7 +139,7 @@ class _Lines:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.idle: dict[str, list[http.client.HTTPConnection]] = {}  # by host
-        self.asked: dict[Part, http.client.HTTPConnection] = {}
+        self.pending: dict[Part, http.client.HTTPConnection] = {}
         self.waiting: Iterator[Part] = iter(())
 
     def connection(self, url: str) -> http.client.HTTPConnection:
@@ -156,18 +156,18 @@ class _Lines:
 
     def send(self) -> None:
         """Ask for as many parts ahead as are allowed."""
-        while len(self.asked) < _AHEAD and (part := next(self.waiting, None)) is not None:
+        while len(self.pending) < _AHEAD and (part := next(self.waiting, None)) is not None:
             connection = self.connection(part.url)
             try:
                 _ask(connection, "GET", part.url, _range(part))
             except _BROKEN:  # asked for again when it is needed
                 connection.close()
             else:
-                self.asked[part] = connection
+                self.pending[part] = connection
 
     def receive(self, part: Part) -> _Answer | None:
         """Return the answer to a request sent ahead; None if there was none, or nobody answered, or the server is busy."""
-        connection = self.asked.pop(part, None)
+        connection = self.pending.pop(part, None)
         if connection is None:
             return None
         try:
@@ -179,12 +179,12 @@ class _Lines:
 
     def close(self) -> None:
         """Hang up where something was asked for."""
-        for connection in self.asked.values():
+        for connection in self.pending.values():
             connection.close()
-        self.asked = {}
+        self.pending = {}
 
     def __del__(self) -> None:
-        for connection in (*self.asked.values(), *(line for lines in self.idle.values() for line in lines)):
+        for connection in (*self.pending.values(), *(line for lines in self.idle.values() for line in lines)):
             connection.close()
 
 

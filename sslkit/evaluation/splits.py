@@ -94,11 +94,11 @@ def find_labeled(
     if not parts:
         suffix = "; seen in pretraining" if pretrained else ""
         kept, held_out = held_out_rows(train.labels, spec.seed, train.classes, _TEST_SHARE, train.groups)
-        drawn = f"a fifth of each class of {data}, drawn by --seed {spec.seed}{suffix}"
+        description = f"a fifth of each class of {data}, drawn by --seed {spec.seed}{suffix}"
         if train.groups is not None:
             groups = f"{len(np.unique(train.groups[held_out])):,} of {len(train.group_names):,} groups"
-            drawn = f"{groups} of {data}, about a fifth of each class, drawn by --seed {spec.seed}{suffix}"
-        say(f"test part: {drawn}")
+            description = f"{groups} of {data}, about a fifth of each class, drawn by --seed {spec.seed}{suffix}"
+        say(f"test part: {description}")
         parts = [TestPart(f"a fifth of {data}", train.subset(held_out), pretrained)]
         train = train.subset(kept)
     return Parts(train, parts, data, annotations(spec), fingerprint, recorded)

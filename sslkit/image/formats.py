@@ -75,16 +75,16 @@ def to_channels(values: NDArray[Any], channels: int) -> NDArray[Any]:
 
     Raises UnreadableSampleError for other numbers.
     """
-    given = values.shape[2]
-    if given == channels:
+    stored = values.shape[2]
+    if stored == channels:
         return values
-    if given == 1:
+    if stored == 1:
         return np.repeat(values, channels, axis=2)
-    if given == 3 and channels == 1:
+    if stored == 3 and channels == 1:
         gray: NDArray[Any] = values @ np.array([0.299, 0.587, 0.114])  # as Pillow (ITU-R BT.601)
         rounded: NDArray[Any] = (np.rint(gray) if values.dtype.kind in "ui" else gray).astype(values.dtype)
         return rounded[..., None]
-    raise UnreadableSampleError(f"{given} channels among images of {channels} (name their --channels)")
+    raise UnreadableSampleError(f"{stored} channels among images of {channels} (name their --channels)")
 
 
 def _open_png(stream: BinaryIO, head: bytes) -> DeepImage | None:

@@ -143,13 +143,13 @@ def _read_voc(path: str) -> _Named:
         root = ElementTree.fromstring(content)
         width, height = (float(root.findtext(f"size/{side}") or "") for side in ("width", "height"))
         boxes: _Named = []
-        for found in root.iter("object"):
+        for entry in root.iter("object"):
             left, top, right, bottom = (
-                float(found.findtext(f"bndbox/{side}") or "") for side in ("xmin", "ymin", "xmax", "ymax")
+                float(entry.findtext(f"bndbox/{side}") or "") for side in ("xmin", "ymin", "xmax", "ymax")
             )
             # Corners are whole pixels, counted from 1, and belong to the box.
             box = ((left - 1) / width, (top - 1) / height, right / width, bottom / height)
-            boxes.append(((found.findtext("name") or "").strip(), box))
+            boxes.append(((entry.findtext("name") or "").strip(), box))
         return _checked(boxes, path)
     except (ElementTree.ParseError, ValueError, ZeroDivisionError) as error:
         raise SslkitError(f"{path} is no annotation of PASCAL VOC: {error}", flag="targets") from error
@@ -172,10 +172,10 @@ def _read_coco(index: Index, path: str) -> Boxes:
     except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError) as error:
         raise SslkitError(f"{path} is no COCO file: {type(error).__name__} {error}", flag="targets") from error
     by_name = {os.path.basename(name): boxes for name, boxes in by_file.items()}
-    found = [by_file.get(image, by_name.get(os.path.basename(image))) for image in index.paths]
-    if all(boxes is None for boxes in found):
+    boxes_of = [by_file.get(image, by_name.get(os.path.basename(image))) for image in index.paths]
+    if all(boxes is None for boxes in boxes_of):
         raise SslkitError(f"{path} names no image of {index.source}, such as {index.paths[0]}", flag="targets")
-    return _boxes([boxes or [] for boxes in found])
+    return _boxes([boxes or [] for boxes in boxes_of])
 
 
 def _checked(boxes: _Named, path: str) -> _Named:

@@ -65,13 +65,13 @@ def test_parts_are_fetched_ahead_within_bounds(server: Server) -> None:
     before = server.connections
     index.fetch_ahead(range(48))
     lines = remote._lines()
-    assert len(lines.asked) == remote._AHEAD
+    assert len(lines.pending) == remote._AHEAD
     for row in (0, 1, 47):  # also one that was not fetched yet
         with index.open(row) as stream:
             assert Image.open(stream).getpixel((0, 0))[0] == 3 * row % 256  # type: ignore[index]
     assert server.connections - before <= remote._AHEAD + 1  # each is used again
     index.fetch_ahead([3])
-    assert len(lines.asked) == 1
+    assert len(lines.pending) == 1
 
 
 def test_a_shard_that_changes_is_noticed(server: Server) -> None:

@@ -175,11 +175,13 @@ def test_dicom_frames_and_color(tmp_path: Path) -> None:
 
 def test_no_name_of_a_patient_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dicom(tmp_path / "0.dcm", RANDOM.integers(0, 60000, (8, 8), dtype=np.uint16))
-    seen: list[Any] = []
+    datasets: list[Any] = []
     real = pydicom.dcmread
-    monkeypatch.setattr(pydicom, "dcmread", lambda *arguments, **options: seen.append(real(*arguments, **options)) or seen[-1])
+    monkeypatch.setattr(
+        pydicom, "dcmread", lambda *arguments, **options: datasets.append(real(*arguments, **options)) or datasets[-1]
+    )
     read(tmp_path)
-    assert seen and all("PatientName" not in data and "PatientID" not in data for data in seen)
+    assert datasets and all("PatientName" not in data and "PatientID" not in data for data in datasets)
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
