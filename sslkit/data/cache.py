@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from zipfile import BadZipFile
 
 from filelock import FileLock
@@ -19,8 +20,8 @@ from sslkit.console import say
 from sslkit.contract.errors import SslkitError
 from sslkit.files import write_atomically
 
-# What numpy raises for a damaged .npy or .npz; zipfile's NotImplementedError is a RuntimeError.
-UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, BadZipFile, zlib.error)
+# What numpy raises for a damaged .npy or .npz; zipfile's NotImplementedError is a RuntimeError. A header is Python's syntax.
+UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, BadZipFile, zlib.error, SyntaxError, TokenError, MemoryError)
 
 
 _BOUNDED = ("canvases", "tables", "texts", "features")  # what --cache-limit is about

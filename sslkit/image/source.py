@@ -168,6 +168,8 @@ def arrange(array: NDArray[Any], layout: str, source: str) -> NDArray[Any]:
     if array.dtype.kind not in "uif" or array.ndim not in (3, 4):
         expected = "expected numbers, as [N, H, W], [N, H, W, C] or [N, C, H, W]"
         raise SslkitError(f"{source} holds {array.dtype} of shape {shape}", expected, flag="data")
+    if not all(shape[1:]):
+        raise SslkitError(f"{source} holds images without pixels (shape {shape})", flag="data")
     if layout == "auto" and array.ndim == 3:
         layout = "NHW"
     elif layout == "auto":
