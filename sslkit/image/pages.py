@@ -33,7 +33,9 @@ def with_pages(index: Index, reindex: bool) -> Index:
     expanded = replace(index.subset(rows), pages=pages)
     if index.groups is not None:
         return expanded
-    return with_groups(expanded, [index.paths[int(row)] for row in rows])
+    # By their whole path: a file of the same name elsewhere is another group.
+    root = index.root.resolve()
+    return with_groups(expanded, [f"{root}/{index.paths[int(row)]}" for row in rows])
 
 
 def _count(index: Index, rows: NDArray[np.int64], reindex: bool) -> NDArray[np.int64]:

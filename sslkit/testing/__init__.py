@@ -6,9 +6,12 @@ def test_contract():
     assert not [verdict for verdict in check_task("rotation") if not verdict.passed]
 """
 
+import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -56,8 +59,16 @@ def _judge(promise: str, check: Callable[[Bench], None], bench: Bench) -> Verdic
     except ContractViolationError as violation:
         return Verdict(promise, False, str(violation))
     except TASK_ERRORS as error:
-        return Verdict(promise, False, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        where = _line_of_task(error, bench.task_class)
+        return Verdict(promise, False, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}{where}")
     return Verdict(promise, True)
+
+
+def _line_of_task(error: BaseException, task_class: type[PretextTask]) -> str:
+    """Return the last line of the task's own file that an error came through, in parentheses; nothing if there is none."""
+    file = getattr(sys.modules.get(task_class.__module__), "__file__", None)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({Path(str(file)).name}:{lines[-1]})" if lines else ""
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Images that Pillow reads in part or not at all: values, channels, pages, and what damaged files give."""
 
+import shutil
 import struct
 import sys
 import zlib
@@ -102,7 +103,7 @@ def test_pages_of_a_tiff_are_samples_of_one_group(tmp_path: Path) -> None:
     labels = source.find_labels()
     assert labels.values.tolist() == [0] * 6 + [1] * 5
     index = ImageSource.read_index(str(tmp_path), DataSpec())  # the number of pages comes from the cache
-    assert index.group_names == ("a/single.png", "a/stack.tiff", "b/stack.tiff")
+    assert index.group_names == tuple(f"{tmp_path}/{name}" for name in ("a/single.png", "a/stack.tiff", "b/stack.tiff"))
     assert index.fingerprint() == source.index.fingerprint()
 
 
@@ -216,6 +217,15 @@ def test_an_evaluation_keeps_the_slices_of_a_volume_together(tmp_path: Path, ssl
     assert ran.code == 0 and "rotation on 40 images" in ran.err, ran.err
     ran = sslkit("knn", "--ckpt", tmp_path / "run" / "model.safetensors", "--k", 3, "--no-baselines")
     assert ran.code == 0 and "2 of 10 groups" in ran.err
+    ran = sslkit(
+        "knn", "--ckpt", tmp_path / "run" / "model.safetensors", "--k", 3, "--test", tmp_path / "data", "--no-baselines"
+    )
+    assert ran.code == 2 and "shares 10 groups" in ran.err  # the same files
+    shutil.copytree(tmp_path / "data", tmp_path / "other")
+    ran = sslkit(
+        "knn", "--ckpt", tmp_path / "run" / "model.safetensors", "--k", 3, "--test", tmp_path / "other", "--no-baselines"
+    )
+    assert ran.code == 0  # others of the same names
 
 
 def damage(content: bytes, at: int, value: bytes) -> bytes:

@@ -138,4 +138,4 @@ def test_a_task_for_the_key_of_before_is_told_the_new_one(tmp_path: Path, sslkit
         "        return output.square().mean()\n"
     )
     ran = sslkit("check", task)
-    assert ran.code == 1 and "outputs have samples first: KeyError: 'image: a batch has canvas, aspect'" in ran.out
+    assert ran.code == 1 and "outputs have samples first: KeyError: 'image: a batch has canvas, aspect' (old.py:5)" in ran.out
