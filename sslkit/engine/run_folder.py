@@ -29,7 +29,7 @@ MODEL, RESUME, SPEC, METRICS, RESULTS, BROKEN, PREVIEWS = (
 def choose_out(out: str | None, name: str, resume: bool) -> Path:
     """Return the folder of a run: `out`, or `runs/NAME`, or the next free `runs/NAME-2`.
 
-    Raises SslkitError if `out` holds a run that is not to be resumed, or is a file.
+    Raises SslkitError if `out` holds a run that is not to be resumed, or files of another origin, or is a file.
     """
     if out is not None:
         folder = Path(out)
@@ -39,6 +39,9 @@ def choose_out(out: str | None, name: str, resume: bool) -> Path:
             )
         if folder.exists() and not folder.is_dir():
             raise SslkitError(f"{folder} is a file", "expected a folder", flag="out")
+        foreign = [name for name in (MODEL, METRICS, RESULTS, BROKEN, PREVIEWS) if (folder / name).exists()]
+        if foreign and not holds_run(folder):
+            raise SslkitError(f"{folder} holds {foreign[0]}, but no run that wrote it", "choose another folder", flag="out")
         return folder
     folder, number = Path("runs", name), 2
     while holds_run(folder) and not resume:
