@@ -220,7 +220,7 @@ def _trials(spec: FinetuneSpec, out: Path) -> list[Trial]:
     if len(combinations) == 1:
         return [Trial(*combinations[0], out)]
     return [
-        Trial(share, seed, scratch, out / f"{'scratch-' if scratch else ''}{100 * share:g}%-seed{seed}")
+        Trial(share, seed, scratch, out / f"{'scratch-' if scratch else ''}share-{100 * share:g}-seed-{seed}")
         for share, seed, scratch in combinations
     ]
 

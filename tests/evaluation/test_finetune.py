@@ -248,7 +248,10 @@ def test_shares_seeds_and_scratch(trained: Path, digits: Path, tmp_path: Path) -
     assert [row.model for row in result.rows[:3]] == names and len(result.rows) == 4
     assert [row.n_train for row in result.rows] == [12, 24, 12, 24]
     assert result.headline.deviation is not None and set(result.rows[2].comparisons) == {names[0]}
-    assert sorted(path.name for path in out.iterdir() if path.is_dir())[0] == "25%-seed0" and len(list(out.glob("*/"))) == 8
+    assert (
+        sorted(path.name for path in out.iterdir() if path.is_dir())[0] == "scratch-share-25-seed-0"
+        and len(list(out.glob("*/"))) == 8
+    )
     again = finetune(spec.model_copy(update={"resume": True}))
     assert [row.metrics for row in again.rows] == [row.metrics for row in result.rows]
     with pytest.raises(SslkitError, match="holds a run"):
