@@ -7,7 +7,7 @@ were made the same way.
 from typing import Any
 
 from sslkit.contract.evaluation import Protocol
-from sslkit.specs.data import MAIN_PART
+from sslkit.specs.data import ANNOTATIONS, MAIN_PART
 from sslkit.specs.train import FinetuneSpec
 
 # What `finetune --recipe` changes.
@@ -38,7 +38,7 @@ _FINETUNE: dict[str, dict[str, Any]] = {
 
 # Flags of `finetune` that choose data, start and machine, not the training.
 _NOT_TRAINING = frozenset(
-    {"data", "label", "test", "seed", "device", "workers", "cache", "cache_limit", "reindex", "out", "encoder", "ckpt"}
+    {"data", *ANNOTATIONS, "test", "seed", "device", "workers", "cache", "cache_limit", "reindex", "out", "encoder", "ckpt"}
     | {"encoder_option", "pretrained", "init", "compile", "sync_batchnorm", "checkpoint_every", "resume", "protocol"}
     | {"details", "scratch", "part", "dialect", "log", "max_broken", "activation_checkpointing"}
 )

@@ -146,7 +146,8 @@ def test_refusals(sslkit: Callable[..., Any], text: Path, trained: Path) -> None
         (["--min-count", 10**6], "--min-count: 1000000 leaves 0 of 40 words"),
         (["--encoder", "resnet_micro"], "--encoder: skipgram needs word_vectors (got resnet_micro)"),
         (["--context", 4000], "--context: 4000 words in a sample"),
-        (["--label", "x"], "is text, which has no columns"),
+        (["--label", "x"], "--label: "),
+        (["--group-pattern", "(x)"], "is text, which has no labels or groups"),
         (["--loss", "softmax"], "--loss: should be negative or hierarchical (got softmax)"),
     ):
         ran = sslkit("pretrain", "skipgram", "--data", text, *flags)
