@@ -24,7 +24,7 @@ def write_atomically(file: Path, new_folder: bool = True) -> Iterator[BinaryIO]:
     mine = f"{file.name}.{platform.node()}."
     for other in file.parent.glob(f"{glob.escape(mine)}*.tmp"):
         process = other.name.removeprefix(mine).removesuffix(".tmp")
-        if process.isdecimal() and not _runs(int(process)):
+        if process.isdecimal() and not runs(int(process)):
             other.unlink(missing_ok=True)
     temporary = file.with_name(f"{mine}{os.getpid()}.tmp")
     try:
@@ -60,7 +60,7 @@ def check_writable(path: Path) -> None:
         raise SslkitError(f"cannot write {path}", error.strerror or str(error), flag="out") from error
 
 
-def _runs(process: int) -> bool:
+def runs(process: int) -> bool:
     """Return whether a process of this machine is running."""
     if os.name != "posix":
         return True  # asking by a signal would end it

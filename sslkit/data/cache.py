@@ -4,21 +4,26 @@ A folder becomes the cache by a marker file, written when it is new or empty; wi
 folder, or removed from it.
 """
 
+import atexit
 import os
+import platform
 import shutil
 import tempfile
+import time
 import zlib
-from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
+from typing import Any
 from zipfile import BadZipFile
 
+import numpy as np
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from sslkit.console import say
 from sslkit.contract.errors import SslkitError
-from sslkit.files import write_atomically
+from sslkit.files import runs, write_atomically
 
 # What numpy raises for a damaged .npy or .npz; zipfile's NotImplementedError is a RuntimeError. A header is Python's syntax.
 UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, BadZipFile, zlib.error, SyntaxError, TokenError, MemoryError)
@@ -91,17 +96,63 @@ def stored() -> list[Stored]:
     return sorted((Stored(path, _size(path), path.stat().st_mtime) for path in folders), key=lambda stored: stored.used)
 
 
-def make_room(needed: int, limit: int, keep: Container[Path]) -> None:
-    """Remove what was used least recently until `needed` more bytes stay within `limit`; `keep` is spared."""
+def make_room(needed: int, limit: int, folder: Path) -> None:
+    """Remove what was used least recently until `folder` may have `needed` bytes within `limit`.
+
+    What a process uses, this one or another that runs, stays.
+    """
     with FileLock(claim_cache() / "lock"):  # processes of one job all come here
-        entries = stored()
-        total = sum(entry.bytes for entry in entries if entry.folder not in keep)
+        folder.mkdir(parents=True, exist_ok=True)
+        _mark_used(folder)
+        entries = [entry for entry in stored() if entry.folder != folder]
+        total = sum(entry.bytes for entry in entries)
         for entry in entries:
             if total + needed <= limit:
                 return
-            if entry.folder not in keep:
+            if not _is_used(entry.folder):
                 shutil.rmtree(entry.folder, ignore_errors=True)
                 total -= entry.bytes
+
+
+_USE = "use."  # what marks are called, before the machine's name and a process's number
+_STALE = 7 * 24 * 3600  # seconds after which another machine's mark counts for nothing
+
+
+def _mark_used(folder: Path) -> None:
+    mark = folder / f"{_USE}{platform.node()}.{os.getpid()}"
+    mark.touch()
+    atexit.register(mark.unlink, missing_ok=True)
+
+
+def _is_used(folder: Path) -> bool:
+    """Return whether a process that runs has marked a folder; on another machine, whether it did so within a week."""
+    for mark in folder.glob(f"{_USE}*"):
+        node, _, process = mark.name.removeprefix(_USE).rpartition(".")
+        if node == platform.node():
+            if process.isdecimal() and runs(int(process)):
+                return True
+        elif time.time() - mark.stat().st_mtime < _STALE:
+            return True
+    return False
+
+
+def store_arrays(file: Path, **arrays: NDArray[Any]) -> None:
+    """Write arrays to a file in the cache; raises SslkitError if that is not possible."""
+    try:
+        claim_cache()
+        with write_atomically(file) as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
+    except OSError as error:
+        raise SslkitError(f"cannot write to the cache {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE") from error
+
+
+def read_arrays(file: Path, *names: str) -> list[NDArray[Any]] | None:
+    """Return arrays from a file in the cache, None if it is missing or damaged."""
+    try:
+        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as saved:
+            return [saved[name] for name in names]
+    except (*UNREADABLE, KeyError):
+        return None
 
 
 def clear() -> int:

@@ -22,7 +22,7 @@ from sslkit.console import show_progress
 from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.contract.modality import FileKind
 from sslkit.contract.source import OpenSpec
-from sslkit.data.cache import UNREADABLE, cache_folder, make_room
+from sslkit.data.cache import cache_folder, make_room, read_arrays, store_arrays
 from sslkit.data.index import (
     Index,
     index_files,
@@ -48,12 +48,23 @@ class _Cells:
 
     data: Any  # a buffer of pyarrow
     spans: NDArray[np.int64]  # [n, 2]: offset in the buffer, and size; (-1, 0) where there are none
-    names: list[str | None]
+    names: list[str]
 
 
-def is_columnar(path: Path) -> bool:
-    """Return whether a path is a parquet file, a folder of them, or a dataset saved on disk."""
-    return path.suffix.lower() == ".parquet" or (path.is_dir() and ((path / _STATE).is_file() or bool(_parquet_files(path))))
+def is_columnar(path: Path, kind: FileKind) -> bool:
+    """Return whether a path is a parquet file, a folder of them and of no samples, or a dataset saved on disk."""
+    if path.suffix.lower() == ".parquet" or not path.is_dir():
+        return path.suffix.lower() == ".parquet"
+    if (path / _STATE).is_file():
+        return True
+    extensions, parquet = tuple(kind.extensions), False
+    with os.scandir(path) as entries:
+        for entry in entries:
+            name = entry.name.lower()
+            if not name.startswith(".") and (entry.is_dir() or name.endswith(extensions)):
+                return False
+            parquet |= name.endswith(".parquet")
+    return parquet
 
 
 def part_names(folder: Path) -> set[str]:
@@ -104,11 +115,11 @@ def _reporting(data: str) -> Iterator[None]:
 
 
 def _files(path: Path, part: str) -> list[Path]:
-    """Return the files of a table in their order."""
+    """Return the files of a table in their order, not what links lead to: in a cache of Hugging Face these have no suffix."""
     if path.suffix.lower() == ".parquet" and not path.is_dir():
-        return [path.resolve()]
+        return [path.absolute()]
     if not (path / _STATE).is_file():
-        return [file.resolve() for file in _parquet_files(path) if not part or _part_of(file) == part]
+        return [file.absolute() for file in _parquet_files(path) if not part or _part_of(file) == part]
     try:
         with open(path / _STATE, "rb") as stream:
             names = [entry["filename"] for entry in json.loads(stream.read(_LARGEST))["_data_files"]]
@@ -116,15 +127,11 @@ def _files(path: Path, part: str) -> list[Path]:
         raise SslkitError(f"{path / _STATE} does not list the files of a dataset: {error}", flag="data") from error
     if not names or not all(isinstance(name, str) and os.path.basename(name) == name for name in names):
         raise SslkitError(f"{path / _STATE} should list files in its folder (it has {names!r:.80})", flag="data")
-    return [(path / name).resolve() for name in names]
+    return [(path / name).absolute() for name in names]
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    """Return the parquet files in a folder without folders."""
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    if any(entry.is_dir() for entry in entries):
-        return []
-    return sorted(entry for entry in entries if entry.suffix.lower() == ".parquet")
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() == ".parquet" and not file.name.startswith("."))
 
 
 def _part_of(file: Path) -> str:
@@ -198,11 +205,11 @@ def _is_text(kind: Any) -> bool:
 
 def _cells(column: Any) -> _Cells:
     """Return where the bytes of a column lie in its buffer."""
-    names: list[str | None] = [None] * len(column)
+    names = [""] * len(column)
     valid = np.asarray(column.is_valid())
     if _arrow().types.is_struct(column.type):
         if column.type.get_field_index("path") >= 0:
-            names = column.field("path").to_pylist()
+            names = [(name or "").replace("\0", "\ufffd") for name in column.field("path").to_pylist()]
         column = column.field("bytes")
     _, offsets, data = column.buffers()
     kind = np.int64 if _arrow().types.is_large_binary(column.type) else np.int32
@@ -215,7 +222,7 @@ def _cells(column: Any) -> _Cells:
 def _locate(data: str, files: list[Path], column: str) -> Index:
     """Index the cells of Arrow files where they lie."""
     stamps = [stamp_of(os.stat(file)) for file in files]
-    names: list[str | None] = []
+    names: list[str] = []
     places: list[NDArray[np.int64]] = [np.empty((0, 3), dtype=np.int64)]
     for number, batch, whole in _batches(files, [column]):
         cells = _cells(batch.column(0))
@@ -237,27 +244,22 @@ def _unpack(data: str, files: list[Path], column: str, spec: OpenSpec) -> Index:
     needed, rows = _sizes(files, column)
     limit = int(spec.cache_limit * 1e9)
     if needed > limit:
-        raise SslkitError(
-            f"{data} takes {needed / 1e9:.1f} GB unpacked, more than --cache-limit {spec.cache_limit:g}",
-            "raise the limit",
-            flag="cache_limit",
-        )
+        raise _too_large(data, needed, limit)
     try:
-        make_room(needed, limit, keep={folder})
-        folder.mkdir(parents=True, exist_ok=True)
+        make_room(needed, limit, folder)
         with FileLock(folder / "lock"):  # processes of one job all come here
             stored = _read_listing(listing, blob)
             if stored is None:
                 listing.unlink(missing_ok=True)
                 with write_atomically(blob) as stream:
-                    names, places = _copy(files, column, rows, stream)
-                with write_atomically(listing) as stream:
-                    np.savez(stream, names=join_names([part or "" for part in names]), places=places)
-                stored = [part or "" for part in names], places
+                    names, places = _copy(data, files, column, (rows, limit), stream)
+                store_arrays(listing, names=join_names(names), places=places)
+                stored = names, places
             folder.touch()  # its modification time says when it was last used
     except OSError as error:
         raise SslkitError(f"cannot write to {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE", flag="data") from error
-    return _index(data, [blob], [stamp_of(os.stat(blob))], list(stored[0]), stored[1], root=files[0].parent)
+    names, places = stored
+    return _index(data, [blob], [stamp_of(os.stat(blob))], names, places, root=files[0].parent)
 
 
 def _sizes(files: list[Path], column: str) -> tuple[int, int]:
@@ -275,17 +277,26 @@ def _sizes(files: list[Path], column: str) -> tuple[int, int]:
     return total, rows
 
 
-def _copy(files: list[Path], column: str, rows: int, stream: BinaryIO) -> tuple[list[str | None], NDArray[np.int64]]:
+def _too_large(data: str, size: int, limit: int) -> SslkitError:
+    problem = f"{data} takes {size / 1e9:.1f} GB unpacked, more than --cache-limit {limit / 1e9:g}"
+    return SslkitError(problem, "raise the limit", flag="cache_limit")
+
+
+def _copy(
+    data: str, files: list[Path], column: str, rows_and_limit: tuple[int, int], stream: BinaryIO
+) -> tuple[list[str], NDArray[np.int64]]:
     """Copy all cells of a column to a stream; return the names in them and `[N, 3]` of file 0, offset and size."""
-    names: list[str | None] = []
+    (rows, limit), position = rows_and_limit, 0
+    names: list[str] = []
     places: list[NDArray[np.int64]] = [np.empty((0, 3), dtype=np.int64)]
-    position = 0
     with show_progress("unpacking parquet", rows) as progress:
         for _, batch, _ in _batches(files, [column]):
             cells = _cells(batch.column(0))
             offsets, sizes = cells.spans.T
             kept = offsets[offsets >= 0]
             first, last = (int(kept[0]), int((offsets + sizes).max())) if len(kept) else (0, 0)
+            if position + last - first > limit:  # a value that is repeated counts once in what the file says of itself
+                raise _too_large(data, position + last - first, limit)
             if last > first:
                 stream.write(memoryview(cells.data)[first:last])
             at = np.where(offsets < 0, 0, position + offsets - first)
@@ -297,20 +308,20 @@ def _copy(files: list[Path], column: str, rows: int, stream: BinaryIO) -> tuple[
 
 
 def _read_listing(listing: Path, blob: Path) -> tuple[list[str], NDArray[np.int64]] | None:
-    try:
-        with open(listing, "rb") as stream, np.load(stream, allow_pickle=False) as saved:
-            names, places = split_names(saved["names"]), saved["places"]
-        whole = blob.stat().st_size == (places[:, 1] + places[:, 2]).max(initial=0)
-    except (*UNREADABLE, KeyError):  # not there, or damaged: unpacked again
+    """Return names and places of unpacked cells, None if something is missing or damaged: they are unpacked again."""
+    arrays = read_arrays(listing, "names", "places")
+    if arrays is None or not blob.is_file():
         return None
-    return ((names if len(places) > 1 or names else [""]), places) if whole else None
+    names, places = split_names(arrays[0]) or [""], arrays[1]
+    whole = len(names) == len(places) and blob.stat().st_size == (places[:, 1] + places[:, 2]).max(initial=0)
+    return (names, places) if whole else None
 
 
 def _index(
     data: str,
     files: list[Path],
     stamps: list[tuple[int, int, int]],
-    names: list[str | None],
+    names: list[str],
     places: NDArray[np.int64],
     root: Path | None = None,
 ) -> Index:
@@ -322,6 +333,8 @@ def _index(
     times_and_inodes = np.array([stamp[1:] for stamp in stamps])
     rows = np.concatenate([places[:, 2:], times_and_inodes[places[:, 0]]], axis=1)
     for row in np.flatnonzero(places[:, 0] < 0):
+        if os.path.isabs(paths[row]) or ".." in Path(paths[row]).parts:
+            raise SslkitError(f"row {row} of {data} names a file outside the table's folder: {paths[row]}", flag="data")
         rows[row] = stamp_file(root / paths[row])
     return Index(data, root, paths, rows, shards=tuple(map(str, files)), places=places[:, :2])
 

@@ -18,8 +18,7 @@ from sslkit.console import show_progress
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.modality import FileKind
 from sslkit.data import remote
-from sslkit.data.cache import UNREADABLE, cache_folder, claim_cache
-from sslkit.files import write_atomically
+from sslkit.data.cache import cache_folder, read_arrays, store_arrays
 
 
 class FileChangedError(Exception):
@@ -83,10 +82,10 @@ class Index:
             stream.seek(offset)
             yield stream if shard < 0 else BytesIO(stream.read(stamp[0]))
 
-    def fetch_ahead(self, rows: Iterable[int]) -> None:
+    def prefetch(self, rows: Iterable[int]) -> None:
         """Begin to fetch samples that will be opened soon, in this order, if they are on a server."""
         if self.etags:
-            remote.fetch_ahead(map(self._part, rows))
+            remote.prefetch(map(self._part, rows))
 
     def _part(self, row: int) -> remote.Part:
         assert self.places is not None
@@ -146,8 +145,11 @@ def with_labels(index: Index, names: Sequence[str]) -> Index:
 
 def with_groups(index: Index, names: Sequence[str]) -> Index:
     """Return the index with the group of each sample."""
-    group_names, groups = np.unique([name.strip() for name in names], return_inverse=True)
-    return replace(index, groups=groups.astype(np.int64), group_names=tuple(map(str, group_names)))
+    names = [name.strip() for name in names]
+    group_names = sorted(set(names))  # not np.unique, as in `with_labels`
+    places = {name: place for place, name in enumerate(group_names)}
+    groups = np.fromiter((places[name] for name in names), dtype=np.int64, count=len(names))
+    return replace(index, groups=groups, group_names=tuple(group_names))
 
 
 def with_several_labels(index: Index, names: Sequence[Sequence[str]]) -> Index:
@@ -281,11 +283,10 @@ def _scan_one(
 
 
 def _read_cached(file: Path, root: Path) -> list[str] | None:
-    try:
-        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as saved:
-            folders, times, paths = split_names(saved["folders"]), saved["times"], split_names(saved["paths"])
-    except (*UNREADABLE, KeyError):  # not there, or damaged: the folder is read again
+    arrays = read_arrays(file, "folders", "times", "paths")
+    if arrays is None:  # not there, or damaged: the folder is read again
         return None
+    folders, times, paths = split_names(arrays[0]), arrays[1], split_names(arrays[2])
     for folder, time in zip(folders or [""], times, strict=True):
         if stamp_file(f"{root}/{folder}")[1] != time:
             return None
@@ -294,16 +295,11 @@ def _read_cached(file: Path, root: Path) -> list[str] | None:
 
 def _write_cached(file: Path, folders: Iterable[tuple[str, int]], paths: list[str]) -> None:
     names, times = zip(*folders, strict=True)
-    try:
-        claim_cache()
-        with write_atomically(file) as stream:
-            np.savez(stream, folders=join_names(names), times=np.array(times), paths=join_names(paths))
-    except OSError as error:
-        raise SslkitError(f"cannot write to the cache {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE") from error
+    store_arrays(file, folders=join_names(names), times=np.array(times), paths=join_names(paths))
 
 
 def join_names(names: Sequence[str]) -> NDArray[np.uint8]:
-    """Return names as one array of bytes: a million of them are read in no time."""
+    """Return names, which hold no zero byte, as one array of bytes: a million of them are read in no time."""
     return np.frombuffer("\0".join(names).encode(errors="surrogateescape"), dtype=np.uint8)
 
 

@@ -39,7 +39,7 @@ def find_parts(data: str, kind: FileKind) -> dict[str, str]:
         raise SslkitError(f"cannot read {data}: {error.strerror}", flag="data") from error
     if not exists:
         raise SslkitError(f"{data} does not exist", f"expected {kind.accepts}", flag="data")
-    if path.is_dir() and kind.column and is_columnar(path):
+    if path.is_dir() and kind.column and is_columnar(path, kind):
         train, test = _split_names(data, part_names(path))
         if train is not None:
             return {"train": f"{data}::{train}", **({test: f"{data}::{test}"} if test else {})}
@@ -63,7 +63,7 @@ def read_index(location: str, spec: OpenSpec, kind: FileKind) -> Index:
     data, _, part = location.partition("::")
     path = Path(data)
     suffix = path.suffix.lower()
-    if kind.column and is_columnar(path):
+    if kind.column and is_columnar(path, kind):
         return index_columnar(data, part, spec, kind)
     for flag, column in (("label", spec.label), ("group", spec.group)):
         if column is not None and suffix != ".csv":

@@ -20,7 +20,7 @@ from sslkit.contract.errors import SslkitError, UnreadableSampleError
 
 HEADER, QUERY = "SSLKIT_HTTP_HEADER", "SSLKIT_HTTP_QUERY"
 
-_AHEAD = 16  # parts that are asked for at once: where an answer takes 50 ms, they are 300 a second
+_PREFETCHED = 16  # parts that are asked for at once: where an answer takes 50 ms, they are 300 a second
 _SECONDS = 30  # without an answer
 _TRIES, _WAIT = 4, 0.5  # of a request that is not answered; seconds before the second, twice as long before each other
 _BUSY = (429, 500, 502, 503, 504)
@@ -56,8 +56,12 @@ def is_remote(address: str) -> bool:
 
 def check_address(address: str) -> None:
     """Raise SslkitError for an address of another protocol than HTTP, and for one that holds what should stay secret."""
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(address)
+        port = parts.port
+    except ValueError as error:  # a port or an address of numbers that is none
+        raise SslkitError(f"{address} is not an address: {error}", flag="data") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise SslkitError(f"shards are read from disks and by http(s), not by {parts.scheme}", "copy them", flag="data")
     if "@" in parts.netloc:
         raise SslkitError("the address holds a user name", f"set {HEADER}='Authorization: ...' instead", flag="data")
@@ -73,8 +77,9 @@ def look_up(url: str) -> Version:
         raise SslkitError(f"{url}: {error}", flag="data") from error
     if answer.status != 200:
         raise SslkitError(f"{url}: {answer.problem}", flag="data")
-    if not answer.etag or not answer.length.isdecimal():
-        raise SslkitError(f"{url}: the server gives no ETag or no length", "copy the shards", flag="data")
+    # A weak ETag may stay the same for other bytes, so that no server answers a range by it.
+    if not answer.etag or answer.etag.startswith("W/") or not answer.length.isdecimal():
+        raise SslkitError(f"{url}: the server gives no length or no strong ETag", "copy the shards", flag="data")
     return Version(answer.etag, int(answer.length))
 
 
@@ -95,10 +100,10 @@ def stream_file(url: str, version: Version) -> Iterator[BinaryIO]:
 
 
 def fetch(part: Part) -> bytes:
-    """Return the bytes of a part, asked for ahead or now; raises UnreadableSampleError, also if the file has changed."""
+    """Return the bytes of a part, prefetched or now; raises UnreadableSampleError, also if the file has changed."""
     if not part.size:
         return b""
-    lines = _lines()
+    lines = _connections()
     answer = lines.receive(part) or _request("GET", part.url, _range(part), part.size)
     lines.send()
     if answer.status == 412 or (answer.status == 206 and answer.etag not in ("", part.etag)):
@@ -110,9 +115,9 @@ def fetch(part: Part) -> bytes:
     return answer.content
 
 
-def fetch_ahead(parts: Iterable[Part]) -> None:
+def prefetch(parts: Iterable[Part]) -> None:
     """Ask for parts that this thread will fetch in this order, a few at a time; what was asked for before is dropped."""
-    lines = _lines()
+    lines = _connections()
     lines.close()
     lines.waiting = iter(parts)
     lines.send()
@@ -129,7 +134,7 @@ class _Answer:
     problem: str  # in words, if it is not what was expected
 
 
-class _Lines:
+class _Connections:
     """The connections of one thread, each with one request at most that is not answered yet.
 
     No thread waits for answers: they gather in the sockets while this one decodes. (Threads took turns with the decoder: 0.83
@@ -147,8 +152,13 @@ class _Lines:
         idle = self.idle.get(urlsplit(url).netloc)
         return idle.pop() if idle else _connect(url)
 
+    def close_idle(self, url: str) -> None:
+        """Close the open connections to a file's server: where it hung up one, it has hung up others."""
+        for connection in self.idle.pop(urlsplit(url).netloc, []):
+            connection.close()
+
     def keep(self, url: str, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
-        """Keep a connection for the next request, unless the server hangs up, or has more to say."""
+        """Keep a connection for the next request, unless the server closes it or sends more than was asked for."""
         if response.isclosed() and not response.will_close:
             self.idle.setdefault(urlsplit(url).netloc, []).append(connection)
         else:
@@ -156,7 +166,7 @@ class _Lines:
 
     def send(self) -> None:
         """Ask for as many parts ahead as are allowed."""
-        while len(self.pending) < _AHEAD and (part := next(self.waiting, None)) is not None:
+        while len(self.pending) < _PREFETCHED and (part := next(self.waiting, None)) is not None:
             connection = self.connection(part.url)
             try:
                 _ask(connection, "GET", part.url, _range(part))
@@ -166,7 +176,7 @@ class _Lines:
                 self.pending[part] = connection
 
     def receive(self, part: Part) -> _Answer | None:
-        """Return the answer to a request sent ahead; None if there was none, or nobody answered, or the server is busy."""
+        """Return the answer to a request sent ahead; None if there was none, or the server is silent or busy."""
         connection = self.pending.pop(part, None)
         if connection is None:
             return None
@@ -178,7 +188,7 @@ class _Lines:
         return None if answer.status in _BUSY else answer
 
     def close(self) -> None:
-        """Hang up where something was asked for."""
+        """Close the connections that still wait for an answer."""
         for connection in self.pending.values():
             connection.close()
         self.pending = {}
@@ -191,11 +201,11 @@ class _Lines:
 _of_thread = threading.local()
 
 
-def _lines() -> _Lines:
+def _connections() -> _Connections:
     """Return the connections of this thread: they do not survive a fork."""
-    lines: _Lines | None = getattr(_of_thread, "lines", None)
+    lines: _Connections | None = getattr(_of_thread, "lines", None)
     if lines is None or lines.pid != os.getpid():
-        lines = _of_thread.lines = _Lines()
+        lines = _of_thread.lines = _Connections()
     return lines
 
 
@@ -204,9 +214,17 @@ def _header() -> dict[str, str]:
     if text is None:
         return {}
     name, colon, value = text.partition(":")
-    if not colon or not re.fullmatch(r"[A-Za-z0-9-]+", name) or not value.strip() or not value.isprintable():
+    plain = value.isprintable() and value.isascii()
+    if not colon or not re.fullmatch(r"[A-Za-z0-9-]+", name) or not value.strip() or not plain:
         raise SslkitError(f"{HEADER} is not a header", "such as 'Authorization: Bearer ...'")
     return {name: value.strip()}
+
+
+def _query() -> str:
+    query = os.environ.get(QUERY, "")
+    if not re.fullmatch(r"[!-~]*", query):
+        raise SslkitError(f"{QUERY} is not a query string", "such as sig=...&se=..., without spaces")
+    return query
 
 
 def _range(part: Part) -> dict[str, str]:
@@ -216,11 +234,12 @@ def _range(part: Part) -> dict[str, str]:
 def _request(method: str, url: str, headers: dict[str, str] | None = None, largest: int = 0) -> _Answer:
     """Return the answer to a request, with at most `largest` bytes of content.
 
-    A server that is busy or hangs up is asked again. Raises UnreadableSampleError, without the address, if it is silent.
+    A request to a server that is busy or closes the connection is repeated. Raises UnreadableSampleError, without the address,
+    if the server stays silent.
     """
-    lines, problem, answer = _lines(), "", None
+    lines, problem, answer = _connections(), "", None
     for attempt in range(_TRIES):
-        if attempt:
+        if attempt > 1 or answer is not None:  # the first time, a connection may only have been open for too long
             time.sleep(_WAIT * 2 ** (attempt - 1))
         connection = lines.connection(url)
         try:
@@ -228,6 +247,7 @@ def _request(method: str, url: str, headers: dict[str, str] | None = None, large
             answer = _read(lines, url, connection, largest)
         except _BROKEN as error:
             connection.close()
+            lines.close_idle(url)
             problem = _reason(error)
             continue
         if answer.status not in _BUSY:
@@ -237,7 +257,7 @@ def _request(method: str, url: str, headers: dict[str, str] | None = None, large
     return answer
 
 
-def _read(lines: _Lines, url: str, connection: http.client.HTTPConnection, largest: int) -> _Answer:
+def _read(lines: _Connections, url: str, connection: http.client.HTTPConnection, largest: int) -> _Answer:
     """Read the answer to what was asked on a connection, and keep or close that."""
     response = connection.getresponse()
     content = response.read(largest) if largest else b""
@@ -256,7 +276,7 @@ def _connect(url: str) -> http.client.HTTPConnection:
 
 def _ask(connection: http.client.HTTPConnection, method: str, url: str, headers: dict[str, str]) -> None:
     """Send a request; `connection.getresponse` waits for the answer."""
-    parts, query = urlsplit(url), os.environ.get(QUERY, "")
+    parts, query = urlsplit(url), _query()
     target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~")
     connection.request(method, f"{target}?{query}" if query else target, headers={**_header(), **headers})
 

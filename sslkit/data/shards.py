@@ -23,14 +23,16 @@ from sslkit.console import say, show_progress
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.modality import FileKind
 from sslkit.data import remote
-from sslkit.data.cache import UNREADABLE, cache_folder, claim_cache
+from sslkit.data.cache import cache_folder, read_arrays, store_arrays
 from sslkit.data.index import Index, join_names, split_names, stamp_of, with_groups, with_labels
-from sslkit.files import write_atomically
 
 PREFIX = "wds:"
 
 
 _TEXT = 4096  # bytes of a label at most
+
+
+_BLOCK, _RECORD = 512, 10240  # bytes of a header, and to a multiple of which a tar is filled up
 
 
 _Member = tuple[str, int, int]  # name, offset and size of its bytes
@@ -48,14 +50,15 @@ def index_shards(data: str, label: str | None, group: str | None, reindex: bool,
     known = [f"{file} {state.stamp}" for file, state in zip(files, states, strict=True)]
     identity = "\0".join([str(extensions), *known])
     cached = cache_folder() / "index" / f"{hashlib.sha256(identity.encode(errors='surrogateescape')).hexdigest()[:16]}.npz"
-    members = None if reindex else _read(cached)
+    members = None if reindex else _read(cached, len(extensions))
     if members is None:
         members = _scan(states, extensions, kind)
         if not members[0]:
             raise SslkitError(
                 f"no image in {data}", f"looked for {' '.join(sorted(kind.extensions))} in {len(files)} shards", flag="data"
             )
-        _write(cached, *members)
+        names, places, texts = members
+        store_arrays(cached, names=join_names(names), places=places, texts=join_names(texts))
     names, places, texts = members
     texts_of = {extension: texts[number :: len(extensions)] for number, extension in enumerate(extensions)}
     if label is not None and not any(map(str.strip, texts_of[label])):
@@ -160,7 +163,7 @@ def _open_tar(state: _State) -> Iterator[tarfile.TarFile]:
 def _scan_one(state: _State, extensions: list[str], kind: FileKind) -> tuple[list[_Member], dict[str, str]]:
     images: list[_Member] = []
     texts: dict[str, str] = {}
-    file = state.file
+    file, end = state.file, 0
     try:
         with _open_tar(state) as shard:
             for member in shard:
@@ -169,11 +172,14 @@ def _scan_one(state: _State, extensions: list[str], kind: FileKind) -> tuple[lis
                 if state.version is not None and member.offset_data + member.size > state.version.size:
                     continue
                 if member.name.lower().endswith(tuple(kind.extensions)):
-                    images.append((member.name, member.offset_data, member.size))
+                    images.append((member.name.replace("\0", "\ufffd"), member.offset_data, member.size))
                 elif member.name in [f"{_key(member.name)}.{extension}" for extension in extensions]:
                     content = shard.extractfile(member)
                     assert content is not None
-                    texts[member.name] = content.read(_TEXT).decode(errors="replace").strip()
+                    texts[member.name] = content.read(_TEXT).decode(errors="replace").replace("\0", "\ufffd").strip()
+            end = shard.offset
+        if not _ends(state, end):
+            say(f"{file} is damaged after byte {end:,}: the {len(images):,} images before that are used")
     except tarfile.ReadError as error:
         if not images:
             raise SslkitError(
@@ -185,24 +191,26 @@ def _scan_one(state: _State, extensions: list[str], kind: FileKind) -> tuple[lis
     return images, texts
 
 
+def _ends(state: _State, end: int) -> bool:
+    """Return whether a shard ends where its last member does, but for zeros: `tarfile` also stops at a damaged header."""
+    if state.version is not None:
+        return state.version.size - end <= 2 * _RECORD  # no more than is filled up
+    with open(state.file, "rb") as stream:
+        stream.seek(end)
+        return not stream.read(_BLOCK).strip(b"\0")
+
+
 def _key(name: str) -> str:
     """Return what the members of one sample have in common: the name up to the first dot of its last part."""
     folder, slash, last = name.rpartition("/")
     return f"{folder}{slash}{last.partition('.')[0]}"
 
 
-def _read(file: Path) -> tuple[list[str], NDArray[np.int64], list[str]] | None:
-    try:
-        with open(file, "rb") as stream, np.load(stream, allow_pickle=False) as saved:
-            return split_names(saved["names"]), saved["places"], split_names(saved["texts"])
-    except (*UNREADABLE, KeyError):  # not there, or damaged: the shards are read again
+def _read(file: Path, texts_each: int) -> tuple[list[str], NDArray[np.int64], list[str]] | None:
+    """Return what is known of shards, None if it is missing or damaged: they are read again."""
+    arrays = read_arrays(file, "names", "places", "texts")
+    if arrays is None:
         return None
-
-
-def _write(file: Path, names: list[str], places: NDArray[np.int64], texts: list[str]) -> None:
-    try:
-        claim_cache()
-        with write_atomically(file) as stream:
-            np.savez(stream, names=join_names(names), places=places, texts=join_names(texts))
-    except OSError as error:
-        raise SslkitError(f"cannot write to the cache {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE") from error
+    names, places, texts = split_names(arrays[0]), arrays[1], split_names(arrays[2])
+    texts = texts or [""] * (texts_each * len(names))  # of one empty text nothing is left
+    return (names, places, texts) if len(names) == len(places) and len(texts) == texts_each * len(names) else None

@@ -89,6 +89,8 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> TrainingJob:
     missing = [entry for entry in task_class.needs if entry in TARGETS and entry not in source.targets]
     if missing:
         raise SslkitError(f"{name} needs {missing[0]}", "say where masks or boxes are", flag="targets")
+    if source.targets and not set(source.targets) & set(task_class.needs):
+        raise SslkitError(f"{name} uses no {source.targets[0]}", "leave it out", flag="targets")
     classify = None
     if spec.online_knn:
         if spec.health_every == 0:

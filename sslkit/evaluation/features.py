@@ -116,7 +116,7 @@ def _store(folder: Path, features: Features, limit: int) -> None:
     if needed > limit:
         return
     try:
-        make_room(needed, limit, keep={folder})
+        make_room(needed, limit, folder)
         for name, array in {**arrays, "count": np.array(len(features.layers))}.items():
             with write_atomically(folder / f"{name}.npy") as stream:
                 np.save(stream, array)

@@ -210,30 +210,33 @@ def _held_out_groups(labels: np.ndarray, groups: Rows, seed: int, classes: tuple
     Groups are taken in an order drawn by the seed, each if it brings what is held out closer to `share` of every class; then
     for a class of which nothing is held out yet, the group that departs least from that.
     """
-    several = labels if labels.ndim == 2 else np.eye(len(classes), dtype=np.int64)[labels]
     counts = np.zeros((groups.max() + 1, len(classes)), dtype=np.int64)  # samples of each class in each group
-    np.add.at(counts, groups, several)
+    if labels.ndim == 2:
+        np.add.at(counts, groups, labels)
+    else:
+        np.add.at(counts, (groups, labels), 1)
     total = counts.sum(axis=0)
-    chosen = np.zeros(len(counts), dtype=bool)
+    held_out, chosen = np.zeros(len(classes), dtype=np.int64), np.zeros(len(counts), dtype=bool)
     order = np.random.default_rng(seed).permutation(np.unique(groups))
 
-    def distance(*more: int) -> float:
-        held_out = counts[chosen].sum(axis=0) + counts[list(more)].sum(axis=0)
+    def distance(held_out: Rows) -> float:
         kept_all = (held_out < total)[total > 0].all()
         return float(np.square(held_out - share * total).sum()) if kept_all else np.inf
 
     for group in order:
-        chosen[group] = distance(group) < distance()
+        if distance(held_out + counts[group]) < distance(held_out):
+            held_out, chosen[group] = held_out + counts[group], True
     for place in np.flatnonzero(total):
-        if not counts[chosen, place].any():
-            group = min((group for group in order if counts[group, place]), key=distance)
-            if distance(group) == np.inf:
+        if not held_out[place]:
+            candidates = [group for group in order if counts[group, place]]
+            group = candidates[int(np.argmin([distance(held_out + counts[group]) for group in candidates]))]
+            if distance(held_out + counts[group]) == np.inf:
                 raise SslkitError(
                     f"no group can be held out so that class {classes[place]} is in both parts",
                     "each class needs two groups or more; or name a --test part",
                     flag="group",
                 )
-            chosen[group] = True
+            held_out, chosen[group] = held_out + counts[group], True
     return np.flatnonzero(~chosen[groups]), np.flatnonzero(chosen[groups])
 
 

@@ -4,6 +4,8 @@ import os
 import shutil
 from dataclasses import dataclass
 from hashlib import blake2b
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,17 @@ _UNKNOWN, _STORED, _CUT = 0, 1, 2
 
 
 VERSION = f"2, Pillow {PIL.__version__}"  # what decides the content of a canvas beside the image and its format
+
+
+_DECODERS = ("tifffile", "imagecodecs", "pydicom", "nibabel")  # of images that Pillow does not keep
+
+
+def decoder_versions(index: Index, form: CanvasFormat) -> str:
+    """Return the versions of what decodes images, by which canvases of other versions are told apart."""
+    if form.scale is None and index.channels in (1, 3) and index.pages is None:
+        return VERSION
+    installed = [name for name in _DECODERS if find_spec(name) is not None]
+    return ", ".join([VERSION, *(f"{name} {version(name)}" for name in installed)])
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,7 @@ class Canvases:
             missing = np.flatnonzero(maps["state"][rows] != _STORED)  # first: another process may store a row in between
             batch = {name: maps[name][rows] for name in maps if name != "state"}
         broken: dict[int, str] = {}
-        self.index.fetch_ahead(map(int, rows[missing]))
+        self.index.prefetch(map(int, rows[missing]))
         for place in missing:
             row = int(rows[place])
             places[place] = 0.5 if draw is None else draw.generator(row).random()
@@ -107,7 +120,7 @@ class Canvases:
     @property
     def bytes(self) -> int:
         """Return the bytes of all canvases."""
-        return _bytes(self.index, self.form)
+        return _bytes(self.index, self.form, self.masks)
 
     def _layout(self, rows: int) -> dict[str, tuple[type[Any], tuple[int, ...]]]:
         side = self.form.side
@@ -129,8 +142,9 @@ class Canvases:
         return {**self.__dict__, "_maps": None}  # a worker process opens the files itself
 
 
-def _bytes(index: Index, form: CanvasFormat) -> int:
-    return len(index) * form.side**2 * index.channels * np.dtype(form.dtype).itemsize
+def _bytes(index: Index, form: CanvasFormat, masks: Masks | None) -> int:
+    values = index.channels * np.dtype(form.dtype).itemsize + (masks is not None)
+    return len(index) * form.side**2 * values
 
 
 def choose_folder(
@@ -144,9 +158,10 @@ def choose_folder(
         return None, ("off", "as given")
     if index.array is not None and form.scale is None and index.array.shape[1:3] == (form.side, form.side):
         return None, ("off", "the array is its own cache")
-    needed = _bytes(index, form)
-    content = blake2b(f"{VERSION} {index.channels} {form.scale} {masks and masks.key()}".encode(), digest_size=4).hexdigest()
-    folder = cache_folder() / "canvases" / f"{index.key()}-{form.geometry}-{form.side}-{content}"
+    needed = _bytes(index, form, masks)
+    content = f"{decoder_versions(index, form)} {index.channels} {form.scale} {masks and masks.key()}"
+    digest = blake2b(content.encode(), digest_size=4).hexdigest()
+    folder = cache_folder() / "canvases" / f"{index.key()}-{form.geometry}-{form.side}-{digest}"
     limit = int(limit_gigabytes * 1e9)
     if needed > limit:
         if mode == "on":
@@ -157,8 +172,7 @@ def choose_folder(
             )
         return None, ("off", f"{needed / 1e9:.1f} GB of canvases exceed --cache-limit {limit_gigabytes:g}")
     try:
-        make_room(needed, limit, keep={folder, *(Path(shard).parent for shard in index.shards)})
-        folder.mkdir(parents=True, exist_ok=True)
+        make_room(needed, limit, folder)
         folder.touch()  # its modification time says when it was last used
     except OSError as error:
         raise SslkitError(f"cannot write to {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE", flag="cache") from error

@@ -17,6 +17,9 @@ Canvas = NDArray[np.uint8] | NDArray[np.uint16]  # [side, side, C]
 Scale = Callable[[NDArray[Any]], NDArray[np.uint16]]  # of values of more than 8 bits
 Geometry = Literal["whole", "center"]
 
+_ORIENTATION = 0x0112  # EXIF
+
+
 LONGEST = 2  # sides of an image that a canvas holds whole: what is longer is cut to this
 
 
@@ -78,22 +81,23 @@ def decode(stream: BinaryIO, form: CanvasFormat, channels: int = 3, place: float
 
     Raises what Pillow does, and UnreadableSampleError if it is too large.
     """
-    deep = open_deep(stream)
+    deep = open_deep(stream, eight_bits=form.scale is None)
     if deep is not None:
         return _fit_array(to_channels(_eight_bits_unless(form.scale, deep.read(page)), channels), form, place)
     with open_image(stream) as image:
         if page:
             image.seek(page)
-        mode = "L" if channels == 1 else "RGB"
+        mode, size = "L" if channels == 1 else "RGB", image.size
         image.draft(mode, (form.side, form.side))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
         check_pixels(image.width, image.height)
         upright = ImageOps.exif_transpose(image)
+        size = size[::-1] if image.getexif().get(_ORIENTATION) in (5, 6, 7, 8) else size
         if is_deep(upright):
             values = _eight_bits_unless(form.scale, np.asarray(upright)[..., None])
             return _fit_array(to_channels(values, channels), form, place)
         if channels not in (1, 3):
             raise UnreadableSampleError(f"{image.mode} pixels among images of {channels} channels (name their --channels)")
-        return fit(_without_alpha(upright).convert(mode), form, place)
+        return fit(_without_alpha(upright).convert(mode), form, place, size)
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -158,10 +162,12 @@ def _without_alpha(image: Image.Image) -> Image.Image:
     return image
 
 
-def fit(image: Image.Image, form: CanvasFormat, place: float = 0.5) -> Decoded:
-    """Return an image of 8 bits on its canvas."""
-    width, height = image.size
-    box = form.box(width, height, place)
+def fit(image: Image.Image, form: CanvasFormat, place: float = 0.5, size: tuple[int, int] | None = None) -> Decoded:
+    """Return an image of 8 bits on its canvas; `size` is width and height before it was decoded at a fraction of them."""
+    width, height = size or image.size
+    left, top, right, bottom = form.box(width, height, place)
+    across, down = image.width / width, image.height / height
+    box = (left * across, top * down, right * across, bottom * down)
     if box != (0, 0, form.side, form.side):
         image = image.resize((form.side, form.side), Image.Resampling.BILINEAR, box=box)
     canvas: Canvas = np.asarray(image)

@@ -19,7 +19,7 @@ from sslkit.extras import load_extra
 
 PAGED = (".tif", ".tiff", ".dcm", ".dicom", ".nii", ".nii.gz")  # what files are called that may have several pages
 
-_MOST_PAGES = 100_000  # of a file
+_MOST_PAGES, _MOST_CHANNELS = 100_000, 64  # of a file, of an image
 _MOST_PIXELS = 90_000_000  # to be decoded at once; a worker that holds more may end them all
 _HEADER = 352  # bytes of NIfTI's
 
@@ -35,18 +35,23 @@ class DeepImage:
     """An image whose pages are arrays."""
 
     size: tuple[int, int]  # width and height
+    channels: int
     pages: int
     read: Callable[[int], NDArray[Any]]  # of a page: [H, W, C]
     window: tuple[float, float] | None = None  # values that the file asks to be shown black and white
 
     def __post_init__(self) -> None:
         check_pixels(*self.size)
+        if not 1 <= self.channels <= _MOST_CHANNELS:
+            raise UnreadableSampleError(f"{self.channels} channels, expected 1 to {_MOST_CHANNELS}")
         if not 1 <= self.pages <= _MOST_PAGES:
             raise UnreadableSampleError(f"{self.pages:,} images in one file")
 
 
-def open_deep(stream: BinaryIO) -> DeepImage | None:
+def open_deep(stream: BinaryIO, eight_bits: bool = False) -> DeepImage | None:
     """Return the image in some bytes if it is one of these, None if it is Pillow's; only headers are read so far.
+
+    Where 8 bits are enough, a PNG of 16 is Pillow's, which reads the upper ones.
 
     Raises UnreadableSampleError for one that is damaged, and SslkitError if what reads it is not installed.
     """
@@ -54,7 +59,7 @@ def open_deep(stream: BinaryIO) -> DeepImage | None:
     head = stream.read(_HEADER)
     stream.seek(start)
     if head[:8] == b"\x89PNG\r\n\x1a\n":
-        return _open_png(stream, head)
+        return None if eight_bits else _open_png(stream, head)
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return _open_tiff(stream)
     if head[128:132] == b"DICM":
@@ -92,19 +97,19 @@ def _open_png(stream: BinaryIO, head: bytes) -> DeepImage | None:
     if len(head) < 26 or head[24] != 16 or head[25] not in (2, 4, 6):
         return None
     width, height = struct.unpack(">II", head[16:24])
-    codecs = load_extra("imagecodecs", "deep", "reading PNG files of 48 bits")
 
     def read(page: int) -> NDArray[Any]:
+        codecs = load_extra("imagecodecs", "deep", "reading PNG files of 48 bits")
         # torchvision's decoder ends the process on damaged files.
         values: NDArray[Any] = codecs.png_decode(stream.read())
         if values.shape[:2] != (height, width) or values.ndim != 3:
-            raise UnreadableSampleError("a PNG of another size than it says")
+            raise UnreadableSampleError("decoded size differs from the PNG header")
         if values.shape[2] in (1, 3):
             return values
         opacity = values[..., -1:].astype(np.float64) / 65535
         return np.rint(values[..., :-1] * opacity + 65535 * (1 - opacity)).astype(np.uint16)  # on white
 
-    return DeepImage((width, height), 1, read)
+    return DeepImage((width, height), 1 if head[25] == 4 else 3, 1, read)
 
 
 def _open_tiff(stream: BinaryIO) -> DeepImage | None:
@@ -117,7 +122,8 @@ def _open_tiff(stream: BinaryIO) -> DeepImage | None:
         stream.seek(start)
         return None
     stream.seek(start)
-    tiff = load_extra("tifffile", "deep", "reading TIFF files of many channels").TiffFile(stream)
+    tifffile = load_extra("tifffile", "deep", "reading TIFF files of many channels")
+    tiff = tifffile.TiffFile(stream, _multifile=False)  # no other file that this one names
     if not tiff.series:
         raise UnreadableSampleError("no image in it")
     series = tiff.series[0]
@@ -133,17 +139,39 @@ def _open_tiff(stream: BinaryIO) -> DeepImage | None:
     else:
         places = places[..., None]
     by_page = places.reshape(-1, places.shape[-1])
+    channels = by_page.shape[1] * (shape[axes.index("S")] if "S" in tail else 1)
+    tags = series.keyframe.tags
+    turn = _ORIENTATIONS.get(tags.valueof(_ORIENTATION, 1))
+    white_is_zero = tags.valueof(_PHOTOMETRIC) == 0
 
     def read(page: int) -> NDArray[Any]:
         parts = [series.pages[int(place)].asarray() for place in by_page[page]]
         parts = [part[..., None] if tail == "YX" else part if tail == "YXS" else np.moveaxis(part, 0, -1) for part in parts]
-        return np.concatenate(parts, axis=2)
+        values = np.concatenate(parts, axis=2)
+        if white_is_zero and values.dtype.kind == "u":
+            values = np.iinfo(values.dtype).max - values
+        return values if turn is None else turn(values)
 
-    return DeepImage((width, height), len(by_page), read)
+    size = (height, width) if tags.valueof(_ORIENTATION, 1) in (5, 6, 7, 8) else (width, height)
+    return DeepImage(size, channels, len(by_page), read)
+
+
+_BITS, _PHOTOMETRIC, _DESCRIPTION, _ORIENTATION, _SAMPLES, _EXTRA, _FORMAT = 258, 262, 270, 274, 277, 338, 339  # tags
+
+
+_ORIENTATIONS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {  # by the number in EXIF and TIFF: how to turn upright
+    2: lambda values: values[:, ::-1],
+    3: lambda values: values[::-1, ::-1],
+    4: lambda values: values[::-1],
+    5: lambda values: values.transpose(1, 0, 2),
+    6: lambda values: np.rot90(values, -1),
+    7: lambda values: values[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda values: np.rot90(values, 1),
+}
 
 
 def _suits_pillow(stream: BinaryIO) -> bool:
-    """Return whether Pillow keeps all values of a TIFF: 8 bits of up to four channels, or one channel of any type."""
+    """Return whether Pillow keeps the values of a TIFF: gray, RGB or CMYK of 8 bits, with or without opacity; gray of more."""
     start = stream.tell()
     header = stream.read(8)
     if header[2:3] == b"+" or header[3:4] == b"+":  # for files beyond 4 GB
@@ -151,12 +179,20 @@ def _suits_pillow(stream: BinaryIO) -> bool:
     tags = TiffImagePlugin.ImageFileDirectory_v2(header)
     stream.seek(start + tags.next)
     tags.load(stream)
-    bits, samples, described = tags.get(258, (1,)), tags.get(277, 1), str(tags.get(270, ""))
-    if samples > 4 or (samples > 1 and max(bits) > 8):  # Pillow would log it as an error
+    bits, kind, photometric = max(tags.get(_BITS, (1,))), max(tags.get(_FORMAT, (1,))), tags.get(_PHOTOMETRIC, 1)
+    samples, extra = tags.get(_SAMPLES, 1), tags.get(_EXTRA, ())
+    if samples == 1:
+        gray = (kind == 1 and bits <= 16) or (kind == 2 and bits in (16, 32)) or (kind == 3 and bits == 32)
+        suits = gray and (bits <= 8 or photometric != 0)  # of more bits, white is taken for black
+    else:
+        opaque_or_transparent = samples - len(extra) in (1, 3, 4) and len(extra) <= 1 and 0 not in extra
+        suits = bits <= 8 and kind == 1 and opaque_or_transparent
+    if not suits:  # Pillow would log more than four channels as an error
         return False
     stream.seek(start)
     try:
         with Image.open(stream) as image:
+            described = str(tags.get(_DESCRIPTION, ""))
             stack = described.startswith("ImageJ=") or "<OME" in described
             return not (stack and getattr(image, "n_frames", 1) > 1)
     except Image.DecompressionBombError:
@@ -169,7 +205,7 @@ def _suits_pillow(stream: BinaryIO) -> bool:
 _DICOM_TAGS = [
     *("BitsAllocated", "BitsStored", "PixelRepresentation", "SamplesPerPixel", "PhotometricInterpretation"),
     *("PlanarConfiguration", "Rows", "Columns", "NumberOfFrames", "RescaleSlope", "RescaleIntercept"),
-    *("WindowCenter", "WindowWidth", "PixelData"),
+    *("WindowCenter", "WindowWidth", "PixelData", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 
 
@@ -180,28 +216,39 @@ def _open_dicom(stream: BinaryIO) -> DeepImage:
     data = pydicom.dcmread(stream, specific_tags=_DICOM_TAGS)
     if "PixelData" not in data:
         raise UnreadableSampleError("no pixels in it")
-    slope, intercept = (
-        float(data.get(name, default) or default) for name, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
-    )
+    if data.PhotometricInterpretation == "PALETTE COLOR":
+        raise UnreadableSampleError("PALETTE COLOR pixels (convert them to RGB)")
     inverted = data.PhotometricInterpretation == "MONOCHROME1"  # the lowest value is white
     # Stored values s become their mirror image: the lowest and the highest change places.
     mirror = 2 ** int(data.BitsStored) - 1 if not data.PixelRepresentation else -1
-    plain = slope == 1 and intercept == 0
 
     def read(page: int) -> NDArray[Any]:
         stored: NDArray[Any] = pixels.pixel_array(data, index=page)
         values = stored[..., None] if stored.ndim == 2 else stored
         if inverted:
             values = (mirror - values.astype(np.int64)).astype(stored.dtype)
-        scaled: NDArray[Any] = values if plain else values * slope + intercept
+        slope, intercept = _rescaling(data, page)
+        scaled: NDArray[Any] = values if (slope, intercept) == (1, 0) else values * slope + intercept
         return scaled
 
     window = None
     centers, widths = ([float(value) for value in _several(data.get(name))] for name in ("WindowCenter", "WindowWidth"))
     if centers and widths and widths[0] > 0:
+        slope, intercept = _rescaling(data, 0)
         center = slope * mirror + 2 * intercept - centers[0] if inverted else centers[0]
         window = center - widths[0] / 2, center + widths[0] / 2
-    return DeepImage((int(data.Columns), int(data.Rows)), int(data.get("NumberOfFrames") or 1), read, window)
+    size, pages = (int(data.Columns), int(data.Rows)), int(data.get("NumberOfFrames") or 1)
+    return DeepImage(size, int(data.SamplesPerPixel), pages, read, window)
+
+
+def _rescaling(data: Any, page: int) -> tuple[float, float]:
+    """Return slope and intercept of a frame: its own, those of all frames, or those of the file."""
+    frames = data.get("PerFrameFunctionalGroupsSequence") or []
+    groups = [*frames[page : page + 1], *(data.get("SharedFunctionalGroupsSequence") or [])]
+    transformations = [item for group in groups for item in group.get("PixelValueTransformationSequence") or []]
+    place = transformations[0] if transformations else data
+    slope, intercept = place.get("RescaleSlope"), place.get("RescaleIntercept")
+    return 1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept)
 
 
 def _several(value: Any) -> list[Any]:
@@ -227,4 +274,4 @@ def _open_nifti(stream: Any) -> DeepImage:
         at = (slice(None), slice(None), place, time)[: len(proxy.shape)]
         return np.asarray(proxy[at]).T[..., None]
 
-    return DeepImage((shape[0], shape[1]), shape[2] * shape[3], read)
+    return DeepImage((shape[0], shape[1]), 1, shape[2] * shape[3], read)

@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 
 from sslkit.console import show_progress
 from sslkit.contract.errors import SslkitError, UnreadableSampleError
-from sslkit.data.cache import UNREADABLE, cache_folder, claim_cache
+from sslkit.data.cache import cache_folder, read_arrays, store_arrays
 from sslkit.data.decode import decoding, inspect_samples, silence_decoders
 from sslkit.data.index import Index, with_groups
-from sslkit.files import write_atomically
 from sslkit.image.decode import open_image
 from sslkit.image.formats import PAGED, open_deep
 
@@ -39,31 +38,23 @@ def with_pages(index: Index, reindex: bool) -> Index:
 
 
 def _count(index: Index, rows: NDArray[np.int64], reindex: bool) -> NDArray[np.int64]:
-    """Return the pages of files."""
-    file = cache_folder() / "index" / f"{index.key()}-pages.npy"
-    if not reindex:
-        try:
-            counts: NDArray[np.int64] = np.load(file, allow_pickle=False)
-            if counts.shape == rows.shape:
-                return counts
-        except UNREADABLE:  # not there, or damaged: counted again
-            pass
-    counts = np.ones(len(rows), dtype=np.int64)
+    """Return the pages of files, one for a file that can't be read, which is reported when it is decoded."""
+    file = cache_folder() / "index" / f"{index.key()}-pages.npz"
+    arrays = None if reindex else read_arrays(file, "counts")
+    if arrays is not None and arrays[0].shape == rows.shape:
+        return arrays[0]
+    counts = np.zeros(len(rows), dtype=np.int64)
     with silence_decoders(), ThreadPoolExecutor() as pool, show_progress("counting pages", len(rows)) as progress:
         for place, pages in enumerate(pool.map(lambda row: _pages(index, int(row)), rows)):
             counts[place] = pages
             progress.advance()
-    try:
-        claim_cache()
-        with write_atomically(file) as stream:
-            np.save(stream, counts)
-    except OSError as error:
-        raise SslkitError(f"cannot write to the cache {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE") from error
-    return counts
+    if counts.all():  # what is unreadable now may be readable another time
+        store_arrays(file, counts=counts)
+    return counts.clip(min=1)
 
 
 def _pages(index: Index, row: int) -> int:
-    """Return the pages of a file; one for a file that can't be read, which is reported when it is."""
+    """Return the pages of a file, 0 if it can't be read."""
     try:
         with decoding(index, row), index.open(row) as stream:
             deep = open_deep(stream)
@@ -72,7 +63,7 @@ def _pages(index: Index, row: int) -> int:
             with open_image(stream) as image:
                 return int(getattr(image, "n_frames", 1))
     except UnreadableSampleError:
-        return 1
+        return 0
 
 
 def choose_channels(index: Index, option: str) -> int:
@@ -87,12 +78,12 @@ def choose_channels(index: Index, option: str) -> int:
     def look(row: int) -> int:
         with index.open(row) as stream:
             deep = open_deep(stream)
-            return 3 if deep is None else deep.read(index.page(row)).shape[2]
+            return 3 if deep is None else deep.channels
 
     numbers = set(inspect_samples(index, look, "image", 20))
     if option == "auto":
         return numbers.pop() if len(numbers) == 1 and numbers != {1} else 3
     if int(option) not in numbers:
         known = " and ".join(map(str, sorted(numbers)))
-        raise SslkitError(f"{option} asked for, and images of {index.source} have {known}", flag="channels")
+        raise SslkitError(f"expected {option} channels, and images of {index.source} have {known}", flag="channels")
     return int(option)

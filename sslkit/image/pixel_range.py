@@ -34,7 +34,7 @@ class PixelRange:
     def __call__(self, values: NDArray[Any]) -> NDArray[np.uint16]:
         """Return values as 0 to 65,535; raises UnreadableSampleError if some are not finite."""
         if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise UnreadableSampleError("pixels that are not finite")
+            raise UnreadableSampleError("contains NaN or infinite pixels")
         scaled = (values.astype(np.float64) - self.low) * (65535 / (self.high - self.low))
         sixteen_bits: NDArray[np.uint16] = np.rint(scaled.clip(0, 65535)).astype(np.uint16)
         return sixteen_bits

@@ -17,7 +17,7 @@ from sslkit.contract.source import OpenSpec, ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.index import Index
 from sslkit.data.indexed_source import IndexedSource
-from sslkit.image.canvas import VERSION, Canvases, choose_folder
+from sslkit.image.canvas import Canvases, choose_folder, decoder_versions
 from sslkit.image.decode import LONGEST, CanvasFormat, Geometry, image_sizes
 from sslkit.image.options import IMAGES, ImageOptions
 from sslkit.image.pages import choose_channels, with_pages
@@ -127,7 +127,8 @@ class ImageSource(IndexedSource):
 
     def key(self) -> str:
         """Return the data's own key, the canvas and the size."""
-        return f"{self.index.key()} {self.index.channels} {self.canvases.form} {VERSION} {self.info.size}"
+        form = self.canvases.form
+        return f"{self.index.key()} {self.index.channels} {form} {decoder_versions(self.index, form)} {self.info.size}"
 
     def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         """Return `canvas`, uint8 or uint16 `[B, side, side, C]`, and `aspect`, float32 `[B]`; a broken one is black.

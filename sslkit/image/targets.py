@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from sslkit.console import say
 from sslkit.contract.errors import SslkitError, UnreadableSampleError
-from sslkit.data.index import Index, open_file, stamp_file
+from sslkit.data.index import FileChangedError, Index, open_file, stamp_file
 from sslkit.image.decode import CanvasFormat, open_image
 from sslkit.image.formats import check_pixels
 
@@ -57,28 +59,36 @@ class Masks:
                 return (mask > 0).astype(np.uint8) if upright.mode == "1" else mask
         except FileNotFoundError as error:
             raise UnreadableSampleError(f"no mask {path}") from error
-        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for damaged files
+        except (FileChangedError, OSError, ValueError, SyntaxError) as error:  # what Pillow raises for damaged files
             raise UnreadableSampleError(f"mask {path}: {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes of each image, as many as the image with the most has; what is not there has the label -1."""
+    """Boxes of each image: those of row i are `starts[i]` to `starts[i + 1]`."""
 
-    corners: NDArray[np.float32]  # [N, K, 4]: left, top, right, bottom, as fractions of the image
-    labels: NDArray[np.int64]  # [N, K], places in `classes`
+    corners: NDArray[np.float32]  # [M, 4]: left, top, right, bottom, as fractions of the image
+    labels: NDArray[np.int64]  # [M], places in `classes`
+    starts: NDArray[np.int64]  # [N + 1]
     classes: tuple[str, ...]
 
     def on_canvas(
         self, rows: NDArray[np.int64], form: CanvasFormat, aspects: NDArray[np.float32], places: NDArray[np.float64]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return boxes `[B, K, 4]` as fractions of the canvas, cut off at its border, and labels, -1 for those outside."""
-        corners, labels = self.corners[rows].copy(), self.labels[rows].copy()
-        for number, (aspect, place) in enumerate(zip(aspects, places, strict=True)):
+        """Return boxes `[B, K, 4]` as fractions of the canvas, cut off at its border, and labels, -1 for those outside.
+
+        K is the most that any image has; what others lack has the label -1.
+        """
+        most = int(np.diff(self.starts).max())
+        corners, labels = np.zeros((len(rows), most, 4), np.float32), np.full((len(rows), most), -1, np.int64)
+        for number, (row, aspect, place) in enumerate(zip(rows, aspects, places, strict=True)):
             left, top, right, bottom = form.box(float(aspect), 1, float(place))
             start = np.array([left / aspect, top] * 2, dtype=np.float32)
             extent = np.array([(right - left) / aspect, bottom - top] * 2, dtype=np.float32)
-            corners[number] = ((corners[number] - start) / extent).clip(0, 1)
+            known = slice(self.starts[row], self.starts[row + 1])
+            count = self.starts[row + 1] - self.starts[row]
+            corners[number, :count] = ((self.corners[known] - start) / extent).clip(0, 1)
+            labels[number, :count] = self.labels[known]
         labels[(corners[..., 2:] - corners[..., :2]).min(axis=2) <= 0] = -1
         return corners, labels
 
@@ -101,7 +111,11 @@ def find_targets(index: Index, pattern: str) -> Masks | Boxes:
     with ThreadPoolExecutor(16) as pool:
         stamps = np.array(list(pool.map(stamp_file, paths)), dtype=np.int64)
         if (stamps[:, 1] < 0).all():
-            raise SslkitError(f"no image of {index.source} has one", f"the first would be {paths[0]}", flag="targets")
+            raise SslkitError(
+                f"no mask or annotation exists for any image of {index.source}",
+                f"the first would be {paths[0]}",
+                flag="targets",
+            )
         if suffix != ".xml":
             return Masks(paths, stamps)
         return _boxes(list(pool.map(_read_voc, paths)))
@@ -125,13 +139,9 @@ def _boxes(of_images: list[_Named]) -> Boxes:
     if not classes:
         raise SslkitError("there is no box in any of them", flag="targets")
     places = {name: place for place, name in enumerate(classes)}
-    most = max(map(len, of_images))
-    corners = np.zeros((len(of_images), most, 4), dtype=np.float32)
-    labels = np.full((len(of_images), most), -1, dtype=np.int64)
-    for row, boxes in enumerate(of_images):
-        for number, (name, box) in enumerate(boxes):
-            corners[row, number], labels[row, number] = box, places[name]
-    return Boxes(corners, labels, classes)
+    corners = np.array([box for boxes in of_images for _, box in boxes], dtype=np.float32)
+    labels = np.array([places[name] for boxes in of_images for name, _ in boxes], dtype=np.int64)
+    return Boxes(corners, labels, np.cumsum([0, *map(len, of_images)]), classes)
 
 
 def _read_voc(path: str) -> _Named:
@@ -152,7 +162,7 @@ def _read_voc(path: str) -> _Named:
             boxes.append(((entry.findtext("name") or "").strip(), box))
         return _checked(boxes, path)
     except (ElementTree.ParseError, ValueError, ZeroDivisionError) as error:
-        raise SslkitError(f"{path} is no annotation of PASCAL VOC: {error}", flag="targets") from error
+        raise SslkitError(f"{path} is not a PASCAL VOC annotation: {error}", flag="targets") from error
 
 
 def _read_coco(index: Index, path: str) -> Boxes:
@@ -165,14 +175,21 @@ def _read_coco(index: Index, path: str) -> Boxes:
         for entry in described["annotations"]:
             image = images[entry["image_id"]]
             left, top, width, height = map(float, entry["bbox"])
+            if width == 0 or height == 0:
+                continue
             across, down = float(image["width"]), float(image["height"])
             box = (left / across, top / down, (left + width) / across, (top + height) / down)
             by_file[str(image["file_name"])].append((names[entry["category_id"]], box))
         by_file = {name: _checked(boxes, path) for name, boxes in by_file.items()}
     except (ValueError, KeyError, TypeError, ZeroDivisionError, RecursionError) as error:
-        raise SslkitError(f"{path} is no COCO file: {type(error).__name__} {error}", flag="targets") from error
-    by_name = {os.path.basename(name): boxes for name, boxes in by_file.items()}
+        raise SslkitError(f"{path} is not a COCO file: {type(error).__name__} {error}", flag="targets") from error
+    # Names in the file may be relative to another folder; by its last part a name is known if no other has the same.
+    ends = Counter(os.path.basename(name) for name in (*by_file, *index.paths))
+    by_name = {os.path.basename(name): boxes for name, boxes in by_file.items() if ends[os.path.basename(name)] <= 2}
     boxes_of = [by_file.get(image, by_name.get(os.path.basename(image))) for image in index.paths]
+    flat = sum(entry["bbox"][2] == 0 or entry["bbox"][3] == 0 for entry in described["annotations"])
+    if flat:
+        say(f"{flat:,} boxes of {path} without area are left out")
     if all(boxes is None for boxes in boxes_of):
         raise SslkitError(f"{path} names no image of {index.source}, such as {index.paths[0]}", flag="targets")
     return _boxes([boxes or [] for boxes in boxes_of])
@@ -195,6 +212,8 @@ def _content(path: str) -> bytes:
     try:
         with open_file(path) as stream:
             content = stream.read(largest + 1)
+    except FileChangedError as error:
+        raise SslkitError(f"{path} is not a file", flag="targets") from error
     except OSError as error:
         raise SslkitError(f"cannot read {path}: {error.strerror}", flag="targets") from error
     if len(content) > largest:

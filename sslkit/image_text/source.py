@@ -96,7 +96,7 @@ def read_captions(data: str) -> list[str]:
     """Return the captions of a table, in its order; raises SslkitError if there are none, or one is empty."""
     location, _, part = find_parts(data, IMAGES)["train"].partition("::")
     table = Path(location)
-    if is_columnar(table):
+    if is_columnar(table, IMAGES):
         return read_texts(location, part, "caption")
     if table.suffix.lower() != ".csv":
         raise SslkitError(f"{data} has no captions", f"expected {ImageTextOptions.accepts}", flag="data")

@@ -27,7 +27,7 @@ def _check_pattern(pattern: str) -> str:
     try:
         groups = re.compile(pattern).groups
     except re.error as error:
-        raise ValueError(f"{pattern} is no regular expression: {error}") from error
+        raise ValueError(f"{pattern} is not a regular expression: {error}") from error
     if groups != 1:
         raise ValueError(f"{pattern} has {groups} groups: put parentheses around the one part that counts")
     return pattern
@@ -73,7 +73,11 @@ class ModalitySpec(_Tables):
 
     def sample_values(self) -> dict[str, Any]:
         """Return the data options that were set and change what a sample is, not only how it is stored."""
-        return {field: value for field, value in self.data_values().items() if field not in _OPTIONS[_OWNERS[field]].storage}
+        return {
+            field: value
+            for field, value in self.data_values().items()
+            if value is not None and field not in _OPTIONS[_OWNERS[field]].storage
+        }
 
     def with_recorded(self, recorded: Any, same_data: bool) -> Self:
         """Return a copy with the options that evaluations take from a recorded spec, unless they were set.

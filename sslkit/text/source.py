@@ -146,7 +146,7 @@ def _cached(files: list[Path], spec: OpenSpec) -> _Numbers:
                 raise SslkitError(
                     f"the text takes {needed / 1e9:.1f} GB, more than --cache-limit {spec.cache_limit:g}", flag="cache"
                 )
-            make_room(needed, limit, keep={folder})
+            make_room(needed, limit, folder)
             with write_atomically(folder / "tokens.npy") as stream:
                 np.save(stream, tokens)
             with write_atomically(folder / "vocabulary.npz") as stream:  # last: with it the text is complete

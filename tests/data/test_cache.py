@@ -37,7 +37,7 @@ def test_files_of_the_user_are_never_removed(
     assert sslkit("pretrain", "rotation", "--help").code == 0  # which keeps a schema, if it can
     assert sslkit("cache").code == 0 and stored() == []
     with pytest.raises(SslkitError, match="holds other files"):
-        make_room(10**9, 1, keep=tmp_path)
+        make_room(10**9, 1, tmp_path)
     assert all(file.read_bytes() == b"mine" for file in own_files)
 
 

@@ -154,7 +154,7 @@ def test_one_place_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "message"), [("(", "is no regular expression"), ("x", "has 0 groups"), ("(a)(b)", "has 2")]
+    ("pattern", "message"), [("(", "is not a regular expression"), ("x", "has 0 groups"), ("(a)(b)", "has 2")]
 )
 def test_patterns_have_one_group(pattern: str, message: str) -> None:
     with pytest.raises(ValidationError, match=message):

@@ -63,14 +63,14 @@ def test_samples_are_those_of_local_shards(server: Server, workers: int) -> None
 def test_parts_are_fetched_ahead_within_bounds(server: Server) -> None:
     index = ImageSource.read_index(spec(server).data or "", spec(server))
     before = server.connections
-    index.fetch_ahead(range(48))
-    lines = remote._lines()
-    assert len(lines.pending) == remote._AHEAD
+    index.prefetch(range(48))
+    lines = remote._connections()
+    assert len(lines.pending) == remote._PREFETCHED
     for row in (0, 1, 47):  # also one that was not fetched yet
         with index.open(row) as stream:
             assert Image.open(stream).getpixel((0, 0))[0] == 3 * row % 256  # type: ignore[index]
-    assert server.connections - before <= remote._AHEAD + 1  # each is used again
-    index.fetch_ahead([3])
+    assert server.connections - before <= remote._PREFETCHED + 1  # each is used again
+    index.prefetch([3])
     assert len(lines.pending) == 1
 
 
@@ -96,7 +96,7 @@ def test_a_busy_server_is_asked_again(server: Server, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"without": ("ETag",)}, "the server gives no ETag or no length"),
+        ({"without": ("ETag",)}, "the server gives no length or no strong ETag"),
         ({"without": ("Range",)}, "the server sends whole files only"),
         ({"redirect": "https://elsewhere.example/x.tar?sig=secret"}, "the server redirects to elsewhere.example .name that"),
     ],

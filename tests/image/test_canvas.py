@@ -1,6 +1,7 @@
 """Decoding, the canvas cache, quarantine and the loader."""
 
 import pickle
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -152,8 +153,12 @@ def test_cache_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         choose_folder(index, FORM, "on", size / 2)
     small, _ = choose_folder(index, FORM, "on", 1)
     Canvases(index, FORM, small).read(np.arange(10))
-    other, _ = choose_folder(index, CanvasFormat(9), "on", 1.5 * size)  # no room for both: the older one goes
+    other, _ = choose_folder(index, CanvasFormat(9), "on", 1.5 * size)  # no room for both, but this process uses them
     assert small is not None and other is not None
+    assert {entry.folder for entry in cache.stored()} == {small, other}
+    (mark,) = small.glob("use.*")
+    mark.rename(small / f"use.{platform.node()}.{2**22 + 1}")  # of a process that has ended
+    choose_folder(index, CanvasFormat(9), "on", 1.5 * size)  # the one that nobody uses goes
     assert [entry.folder for entry in cache.stored()] == [other]
     assert cache.clear() > 0
     assert cache.stored() == []

@@ -78,7 +78,7 @@ def test_a_tiff_of_seven_channels(dtype: type, planar: str, tmp_path: Path) -> N
     assert source.info.channels == 7 and source.resolved["channels"] == ("7", "those of the files")
     expected = values if dtype == np.uint8 else values * 257.0
     assert np.array_equal(canvases, expected)
-    with pytest.raises(SslkitError, match=r"--channels: 5 asked for, and images of .* have 7"):
+    with pytest.raises(SslkitError, match=r"--channels: expected 5 channels, and images of .* have 7"):
         read(tmp_path, channels=5)
 
 

@@ -81,7 +81,7 @@ def test_a_named_range_cuts_off(tmp_path: Path) -> None:
     source = ImageSource.open(DataSpec(data=str(tmp_path / "images.npy"), canvas=8, range="1000,2000", cache="off"))
     assert source.canvases.form.scale == PixelRange(1000, 2000)
     assert PixelRange(1000, 2000)(np.array([0, 1000, 1500, 2000, 9000])).tolist() == [0, 0, 32768, 65535, 65535]
-    with pytest.raises(UnreadableSampleError, match="not finite"):
+    with pytest.raises(UnreadableSampleError, match="NaN or infinite"):
         PixelRange(0, 1)(np.array([0.5, np.nan]))
 
 
@@ -133,7 +133,7 @@ def test_arrays_of_many_channels(dtype: type, tmp_path: Path) -> None:
         (["--range", "5,5"], "--range: 5,5: LOW should be below HIGH"),
         (["--range", "high"], "--range"),
         (["--range", "dtype,data"], "--range"),
-        (["--channels", "2"], "--channels: 2 asked for, and images of"),
+        (["--channels", "2"], "--channels: expected 2 channels, and images of"),
         (["--channels", "65"], "--channels"),
         (["--range", "0,1e999"], "--range"),
         (["--dialect", "moco", "--batch-size", "16"], "--dialect: it describes the file of --init, and there is none"),

@@ -1,6 +1,7 @@
 """Masks and boxes lie on the canvas where the image's own pixels lie, and follow its crops."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,11 @@ def bright(canvas: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("evaluate", [False, True])
-@pytest.mark.parametrize("cache", ["off", "on"])
-def test_masks_lie_where_the_pixels_lie(evaluate: bool, cache: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", ["off", "on"])
+def test_masks_lie_where_the_pixels_lie(evaluate: bool, stored: str, tmp_path: Path) -> None:
     folder = scenes(tmp_path)
     for draw in (None, None if evaluate else ReadSeed(0, 3), None):  # filled, with parts drawn, and from the cache
-        batch = read(folder, MASKS, draw, evaluate, cache)
+        batch = read(folder, MASKS, draw, evaluate, stored)
         assert set(batch["mask"].unique().tolist()) == {0, 7} and batch["mask"].dtype == torch.uint8
         different = (bright(batch["canvas"]) != (batch["mask"] == 7)).float().mean(dim=(1, 2))
         assert different.max() < 0.05  # borders, where pixels of the image are mixed
@@ -145,10 +146,22 @@ def test_a_task_that_needs_masks_gets_them(tmp_path: Path, sslkit: Run, quick: l
     assert ran.code == 0, ran.err
     ran = sslkit("pretrain", task, *flags, "--out", tmp_path / "none")
     assert ran.code == 2 and "--targets: masked needs mask (say where masks or boxes are)" in ran.err
-    ran = sslkit("pretrain", "rotation", *flags, "--targets", folder / "coco.json", "--out", tmp_path / "boxes")
-    assert ran.code == 0, ran.err  # is not shown them
+    ran = sslkit("pretrain", "rotation", *flags, "--targets", MASKS, "--out", tmp_path / "none")
+    assert ran.code == 2 and "--targets: rotation uses no mask (leave it out)" in ran.err
+    task.write_text(TASK.replace('"mask",', '"box",').replace('"mask"}', '"box"}').replace('batch["mask"] > 0', 'batch["box"]'))
+    ran = sslkit("pretrain", task, *flags, "--targets", folder / "coco.json", "--out", tmp_path / "boxes")
+    assert ran.code == 0, ran.err
     assert str(tmp_path) not in (tmp_path / "boxes" / "model.safetensors").read_bytes().decode(errors="ignore")
     assert str(folder / "coco.json") in (tmp_path / "boxes" / "spec.json").read_text()
+    (folder / "images").rename(folder / "a")  # class folders, and a checkpoint whose run knew boxes
+    (tmp_path / "labeled").mkdir()
+    (folder / "a").rename(tmp_path / "labeled" / "a")
+    shutil.copytree(tmp_path / "labeled" / "a", tmp_path / "labeled" / "b")
+    model = tmp_path / "boxes" / "model.safetensors"
+    ran = sslkit(
+        "finetune", "--ckpt", model, "--data", tmp_path / "labeled", "--steps", 1, "--batch-size", 4, "--out", tmp_path / "f"
+    )
+    assert ran.code == 0, ran.err
 
 
 def _write(name: str, content: str) -> Callable[[Path], None]:
@@ -159,18 +172,18 @@ def _write(name: str, content: str) -> Callable[[Path], None]:
     ("targets", "change", "message"),
     [
         ("masks", None, "masks names the same file for all images .such as ../masks/{stem}.png"),
-        ("../mask/{stem}.png", None, "no image of .* has one .the first would be .*/mask/0.png"),
-        (VOC, _write("boxes/3.xml", "<annotation>"), "3.xml is no annotation of PASCAL VOC"),
+        ("../mask/{stem}.png", None, "no mask or annotation exists for any image of .* .the first would be .*/mask/0.png"),
+        (VOC, _write("boxes/3.xml", "<annotation>"), "3.xml is not a PASCAL VOC annotation"),
         (VOC, _write("boxes/3.xml", "<!DOCTYPE x [<!ENTITY a 'b'>]><annotation/>"), "3.xml declares entities"),
         (
             VOC,
             _write("boxes/3.xml", "<annotation><size><width>0</width></size></annotation>"),
-            "is no annotation of PASCAL VOC",
+            "is not a PASCAL VOC annotation",
         ),
         (VOC, lambda folder: (folder / "boxes" / "3.xml").unlink(), "cannot read .*3.xml: No such file"),
-        ("coco.json", _write("coco.json", "{}"), "is no COCO file: KeyError 'categories'"),
-        ("coco.json", _write("coco.json", "["), "is no COCO file"),
-        ("coco.json", _write("coco.json", "[" * 100_000), "is no COCO file: RecursionError"),
+        ("coco.json", _write("coco.json", "{}"), "is not a COCO file: KeyError 'categories'"),
+        ("coco.json", _write("coco.json", "["), "is not a COCO file"),
+        ("coco.json", _write("coco.json", "[" * 100_000), "is not a COCO file: RecursionError"),
         ("coco.json", lambda folder: (folder / "coco.json").unlink(), "cannot read .*coco.json"),
     ],
 )
@@ -201,7 +214,7 @@ def test_boxes_that_are_none(entry: dict[str, Any], message: str, tmp_path: Path
     coco = json.loads((folder / "coco.json").read_text())
     coco["annotations"][2] |= entry
     (folder / "coco.json").write_text(json.dumps(coco))
-    with pytest.raises(SslkitError, match=f"is no COCO file: .*{message}"):
+    with pytest.raises(SslkitError, match=f"is not a COCO file: .*{message}"):
         read(folder, str(folder / "coco.json"))
 
 
@@ -222,3 +235,24 @@ def test_arrays_have_no_targets(tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", np.zeros((4, 32, 32), np.uint8))
     with pytest.raises(SslkitError, match=r"--targets: .* has no files beside which targets lie"):
         ImageSource.open(DataSpec(data=str(tmp_path / "images.npy"), targets=MASKS))
+
+
+def test_coco_names_that_fit_several_images_and_boxes_without_area(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = scenes(tmp_path)
+    for name in ("a", "b"):
+        (folder / "images" / name).mkdir()
+        Image.new("RGB", (40, 40)).save(folder / "images" / name / "1.png")
+    coco = {
+        "images": [
+            {"id": 1, "file_name": "a/1.png", "width": 40, "height": 40},
+            {"id": 2, "file_name": "x/7.png", "width": 160, "height": 40},
+        ],
+        "annotations": [{"image_id": n, "category_id": 1, "bbox": [60 * n - 60, 0, w, 9]} for n, w in ((1, 9), (1, 0), (2, 9))],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    (folder / "coco.json").write_text(json.dumps(coco))
+    source = ImageSource.open(DataSpec(data=str(folder / "images"), size=32, targets=str(folder / "coco.json"), cache="off"))
+    arrays, _ = source.read(np.arange(source.info.samples))
+    marked = [source.name(row) for row in range(source.info.samples) if arrays["box_label"][row, 0] == 0]
+    assert marked == ["7.png", "a/1.png"]
+    assert "1 boxes of" in capsys.readouterr().err

@@ -32,7 +32,7 @@ def random_resized_crop(
     `canvas` `[B, C, H, W]` holds whole images, stretched to squares; `aspect` `[B]` is width / height before that, by default
     W / H. For the boxes see `random_box`. A fraction `flipped` of the crops is mirrored as by `flip`, at no extra cost.
     """
-    return crop(canvas, random_box(canvas, scale, ratio, flipped, aspect), size, shrinks=max(canvas.shape[-2:]) > size)
+    return crop(canvas, random_box(canvas, scale, ratio, flipped, aspect), size)
 
 
 def random_box(
@@ -85,7 +85,7 @@ def random_crop(canvas: Tensor, size: int, padding: float = 0.125, aspect: Tenso
     window = torch.ones(len(canvas), device=canvas.device) if aspect is None else aspect.clamp(0.5, 2)
     across, down = size / window.clamp(min=1), size * window.clamp(max=1)
     left, top = (((side - box + 1) * torch.rand(len(canvas), device=canvas.device)).floor() for box in (across, down))
-    return crop(canvas, CropBox(top / side, left / side, down / side, across / side), size)
+    return crop(canvas, CropBox(top / side, left / side, down / side, across / side), size, shrinks=False)
 
 
 def cut_tiles(image: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
@@ -144,13 +144,15 @@ def random_downscale(image: Tensor, size: int) -> Tensor:
     return torch.cat(thirds)[order.argsort()].clamp(0, 1)
 
 
-def crop(image: Tensor, box: CropBox, size: int, shrinks: bool = False) -> Tensor:
+def crop(image: Tensor, box: CropBox, size: int, shrinks: bool | None = None) -> Tensor:
     """Crop one box of each image `[B, C, H, W]` and resize it bilinearly to `size` pixels.
 
-    Where a box can be larger than the crop, `shrinks` says so: each pixel is then the mean of four, as far from its center as
-    it takes not to leave any out.
+    Where a box can be larger than the crop (`shrinks`; by default, where the image is), each pixel is the mean of four, as far
+    from its center as it takes not to leave any out, up to boxes of twice the size.
     """
     theta = _theta(box)
+    if shrinks is None:
+        shrinks = max(image.shape[-2:]) > size
     if not shrinks:
         return _sample_bilinear(image, theta, size)
     # Averaging at a fixed distance would blur what is enlarged: none up to the size itself, all of it from half on.

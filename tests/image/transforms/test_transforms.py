@@ -51,7 +51,7 @@ def test_crop_of_everything_is_the_image() -> None:
 def test_crop_against_sampling_pixel_by_pixel() -> None:
     image = pictures(2, 1, 8)
     top, left, down, across = torch.tensor([[0.1, 0.2], [0.3, 0.0], [0.5, 0.7], [0.6, 1.0]])
-    cropped = geometry.crop(image, CropBox(top, left, down, across), size=5)
+    cropped = geometry.crop(image, CropBox(top, left, down, across), size=5, shrinks=False)
 
     def at(picture: Tensor, y: float, x: float) -> float:
         y, x = min(max(y, 0), 7), min(max(x, 0), 7)
@@ -71,7 +71,7 @@ def test_crop_against_sampling_pixel_by_pixel() -> None:
 
 def test_crop_on_whole_pixels_equals_torchvision() -> None:
     image = pictures(1, 3, 16)
-    ours = geometry.crop(image, CropBox(*(torch.tensor([value]) for value in (0.25, 0.5, 0.5, 0.25))), size=8)[0]
+    ours = geometry.crop(image, CropBox(*(torch.tensor([value]) for value in (0.25, 0.5, 0.5, 0.25))), size=8, shrinks=False)[0]
     theirs = TF.resized_crop(image[0], 4, 8, 8, 4, [8, 8], antialias=False)
     # Inside; at the box's left and right edge torchvision repeats the border, ours looks at the neighbors.
     assert torch.allclose(ours[:, :, 1:-1], theirs[:, :, 1:-1], atol=1e-5)
