@@ -7,6 +7,8 @@ epoch is a full shuffle, and a run goes on at the step where it was stopped.
 
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from sslkit.console import show_progress
+from sslkit.console import say, show_progress
 from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.contract.modality import FileKind
 from sslkit.contract.source import OpenSpec
@@ -82,6 +84,11 @@ def index_columnar(data: str, part: str, spec: OpenSpec, kind: FileKind) -> Inde
     with _reporting(data):
         schema = _schema(files[0])
         column = _sample_column(data, schema, kind)
+        for file in files[1:]:
+            if column not in (names := _schema(file).names):
+                raise SslkitError(
+                    f"{file} has no column {column}, unlike {files[0].name}: it has {', '.join(names)}", flag="data"
+                )
         if _is_text(schema.field(column).type):
             paths = [str(path) for path in _read_column(files, column, data)]
             index = index_files(data, files[0].parent, paths)
@@ -119,7 +126,9 @@ def _files(path: Path, part: str) -> list[Path]:
     if path.suffix.lower() == ".parquet" and not path.is_dir():
         return [path.absolute()]
     if not (path / _STATE).is_file():
-        return [file.absolute() for file in _parquet_files(path) if not part or _part_of(file) == part]
+        files = [file.absolute() for file in _parquet_files(path) if not part or _part_of(file) == part]
+        _warn_of_missing(files)
+        return files
     try:
         with open(path / _STATE, "rb") as stream:
             names = [entry["filename"] for entry in json.loads(stream.read(_LARGEST))["_data_files"]]
@@ -132,6 +141,14 @@ def _files(path: Path, part: str) -> list[Path]:
 
 def _parquet_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix.lower() == ".parquet" and not file.name.startswith("."))
+
+
+def _warn_of_missing(files: list[Path]) -> None:
+    """Say if some of files that count themselves, as `train-00000-of-00002.parquet` does, are not there."""
+    counted = Counter(match.groups() for file in files if (match := re.fullmatch(r"(.*)-\d+-of-(\d+)\.parquet", file.name)))
+    for (name, total), count in counted.items():
+        if count < int(total):
+            say(f"note: {count} of {int(total)} files {name}-*.parquet are there; the others are missing")
 
 
 def _part_of(file: Path) -> str:
@@ -178,6 +195,12 @@ def _sample_column(data: str, schema: Any, kind: FileKind) -> str:
     """Return the name of the column that holds samples."""
     if kind.column in schema.names and _holds_bytes(schema.field(kind.column).type):
         return kind.column
+    if kind.column in schema.names:
+        described = str(schema.field(kind.column).type)
+        hint = "expected bytes, or a struct of bytes and path" + (
+            "; call a column of paths path" if described == "string" else ""
+        )
+        raise SslkitError(f"the column {kind.column} of {data} holds {described}", hint, flag="data")
     columns = [field.name for field in schema if _holds_bytes(field.type)]
     if not columns and "path" in schema.names and _is_text(schema.field("path").type):
         return "path"
@@ -195,7 +218,9 @@ def _holds_bytes(kind: Any) -> bool:
     """Return whether a column has bytes, or, as Hugging Face writes it, a struct of `bytes` and `path`."""
     types = _arrow().types
     if types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
+        return kind.get_field_index("bytes") >= 0 and (
+            types.is_null(kind.field("bytes").type) or _holds_bytes(kind.field("bytes").type)
+        )
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
@@ -211,6 +236,8 @@ def _cells(column: Any) -> _Cells:
         if column.type.get_field_index("path") >= 0:
             names = [(name or "").replace("\0", "\ufffd") for name in column.field("path").to_pylist()]
         column = column.field("bytes")
+    if _arrow().types.is_null(column.type):
+        return _Cells(None, np.tile([-1, 0], (len(names), 1)), names)
     _, offsets, data = column.buffers()
     kind = np.int64 if _arrow().types.is_large_binary(column.type) else np.int32
     ends = np.frombuffer(offsets, dtype=kind)[column.offset : column.offset + len(column) + 1].astype(np.int64)

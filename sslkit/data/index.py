@@ -178,9 +178,19 @@ def index_folder(source: str, root: Path, reindex: bool, kind: FileKind) -> Inde
     else:
         paths, stamps = names, _stamp_files(root, names)
     if not paths:
-        searched = f"looked for {' '.join(sorted(kind.extensions))}, in subfolders too"
-        raise SslkitError(f"no {kind.noun.removesuffix('s')} in {source}", searched, flag="data")
+        raise SslkitError(f"no {kind.noun.removesuffix('s')} in {source}", _elsewhere(root, kind), flag="data")
     return with_folders_as_labels(Index(source, root, paths, stamps))
+
+
+def _elsewhere(root: Path, kind: FileKind) -> str:
+    """Return a hint for a folder without samples: what else lies in it, or what was looked for."""
+    if kind.column and (table := next(root.rglob("*.parquet"), None)) is not None:
+        return f"parquet files are in {table.parent}: name that"
+    if kind.column and (state := next(root.rglob("dataset_info.json"), None)) is not None:
+        return f"a Hugging Face dataset is in {state.parent}: name that"
+    if kind.shards and (shard := next(root.rglob("*.tar"), None)) is not None:
+        return f"shards are named wds:{shard.parent}/*.tar"
+    return f"looked for {' '.join(sorted(kind.extensions))}, in subfolders too"
 
 
 def with_folders_as_labels(index: Index) -> Index:

@@ -13,7 +13,7 @@ from sslkit.data.locations import find_parts, read_index
 from sslkit.data.patterns import with_patterns
 
 LABEL_SOURCES = (
-    "use class subfolders, --label-pattern, a .csv with --label COLUMN, shards with --label EXTENSION, or an .npz with labels"
+    "use class subfolders, --label-pattern, a table with --label COLUMN, shards with --label EXTENSION, or an .npz with labels"
 )
 
 
@@ -32,7 +32,7 @@ class IndexedSource(Source):
         if len(parts) > 1:
             say(f"{spec.data} has {' and '.join(parts)}: pretraining reads train only")
         index = cls.read_index(parts["train"], spec)
-        source = cls.for_training(dataclasses.replace(index, labels=None, classes=()), spec)
+        source = cls.for_pretraining(dataclasses.replace(index, labels=None, classes=()), spec)
         source._labeled = index
         return source
 
@@ -45,6 +45,11 @@ class IndexedSource(Source):
     def list_samples(cls, location: str, spec: OpenSpec) -> Index:
         """Index one part of the data without regard to patterns in paths."""
         return read_index(location, spec, cls.kind)
+
+    @classmethod
+    def for_pretraining(cls, index: Index, spec: OpenSpec) -> Self:
+        """Return the samples of an index as pretraining reads them."""
+        return cls.for_training(index, spec)
 
     @classmethod
     def for_training(cls, index: Index, spec: OpenSpec) -> Self:

@@ -37,6 +37,8 @@ def find_parts(data: str, kind: FileKind) -> dict[str, str]:
         inside = {entry.name for entry in path.iterdir() if entry.is_dir()} if path.is_dir() else set()
     except OSError as error:
         raise SslkitError(f"cannot read {data}: {error.strerror}", flag="data") from error
+    if kind.shards and ("://" in data or (exists and path.suffix.lower() == ".tar")):
+        raise SslkitError(f"{data} names shards", f"write wds:{data}", flag="data")
     if not exists:
         raise SslkitError(f"{data} does not exist", f"expected {kind.accepts}", flag="data")
     if path.is_dir() and kind.column and is_columnar(path, kind):
@@ -68,7 +70,7 @@ def read_index(location: str, spec: OpenSpec, kind: FileKind) -> Index:
     for flag, column in (("label", spec.label), ("group", spec.group)):
         if column is not None and suffix != ".csv":
             folders = "labels of a folder are its subfolders; " if flag == "label" else ""
-            hint = f"{folders}columns need a .csv; {flag_name(f'{flag}_pattern')} finds them in paths"
+            hint = f"{folders}columns need a table; {flag_name(f'{flag}_pattern')} finds them in paths"
             raise SslkitError(f"{data} has no columns", hint, flag=flag)
     try:
         if path.is_dir():
@@ -139,6 +141,10 @@ def _index_csv(path: Path, label: str | None, group: str | None) -> Index:
     return with_labels(index, names)
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]  # numpy goes on with advice for programmers
+
+
 def _npz(file: BinaryIO) -> NpzFile:
     loaded = np.load(file, allow_pickle=False)
     if not isinstance(loaded, NpzFile):
@@ -151,7 +157,7 @@ def _array_names(path: Path) -> list[str]:
         with open(path, "rb") as file, _npz(file) as arrays:
             return list(arrays.files)
     except UNREADABLE as error:
-        raise SslkitError(f"{path} is not an .npz file of plain arrays: {error}", flag="data") from error
+        raise SslkitError(f"{path} is not an .npz file of plain arrays: {_first_line(error)}", flag="data") from error
 
 
 def _index_array(path: Path, part: str) -> Index:
@@ -180,4 +186,4 @@ def _load_arrays(path: Path, part: str) -> tuple[NDArray[Any], NDArray[Any] | No
             labels = arrays[f"{prefix}labels"] if f"{prefix}labels" in names else None
             return arrays[image_name], labels
     except UNREADABLE as error:
-        raise SslkitError(f"{path} is not a file of plain arrays: {error}", flag="data") from error
+        raise SslkitError(f"{path} is not a file of plain arrays: {_first_line(error)}", flag="data") from error

@@ -12,9 +12,9 @@ from sslkit.engine.stepper import Stepper
 from sslkit.specs.train import TrainSpec
 
 _FREELY_CHANGED = frozenset(
-    {"device", "workers", "cache", "cache_limit", "reindex", "checkpoint_every", "resume", "extend_to", "out"}
+    {"data", "device", "workers", "cache", "cache_limit", "reindex", "checkpoint_every", "resume", "extend_to", "out"}
     | {"health_every", "on_collapse", "online_knn", "profile", "log", "activation_checkpointing", "max_broken"}
-)  # on a resume: they change where and how a run continues, not what it computes
+)  # on a resume: they change where and how a run continues, not what it computes (data that moved has the same fingerprint)
 
 
 def recorded_spec(spec: TrainSpec, folder: Path) -> TrainSpec:

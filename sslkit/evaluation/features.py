@@ -52,7 +52,8 @@ def report_unreadable(samples: IndexedSource, features: Features) -> None:
     for place in np.setdiff1d(index.labels, [-1, *index.labels[features.rows]]):
         rows = np.flatnonzero(index.labels == place)
         files = ", ".join(index.name(int(row)) for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
-        say(f"class {index.classes[place]} is missing: none of its {len(rows)} {samples.noun} can be read ({files})")
+        problem = f"none of its {len(rows)} {samples.noun} in this part can be read ({files})"
+        say(f"class {index.classes[place]} is missing from the figures: {problem}")
 
 
 def reader(encoder: Encoder, name: str, layer: str, pool: str) -> Read:

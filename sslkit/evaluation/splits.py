@@ -14,7 +14,7 @@ from sslkit.contract.modality import FileKind
 from sslkit.contract.source import Rows
 from sslkit.data.index import Index
 from sslkit.data.indexed_source import LABEL_SOURCES, IndexedSource
-from sslkit.data.locations import find_parts
+from sslkit.data.locations import absolute_data, find_parts
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.run_folder import holds_run, read_spec
 from sslkit.registry import load_modality
@@ -86,7 +86,7 @@ def find_labeled(
     parts = []
     for holder, name, location in locations:
         with renamed_flags({"data": "test" if tests else "data"}):
-            part = _map_classes(check_labeled(source_class.read_index(location, spec), "test", several), train)
+            part = _map_classes(check_labeled(source_class.read_index(location, spec), "data", several, split=False), train)
         name = holder if location == holder else f"{name} of {holder}"
         check_groups(train, part, "test" if tests else "data")
         say(f"test part: {name}")
@@ -157,27 +157,32 @@ def named_data(spec: S, checkpoint: Checkpoint | None) -> tuple[str, bool, S]:
     """
     if checkpoint is not None:
         spec = spec.with_recorded(checkpoint.metadata.get("spec"), same_data=False)
-    if spec.data is not None:
-        return spec.data, False, spec
+    folder = None if checkpoint is None else Path(checkpoint.path).parent
+    recorded = read_spec(folder) if folder is not None and holds_run(folder) else {}
+    named, data = spec.data, recorded.get("data")
+    if named is not None:
+        return named, False, _with_run(spec, recorded) if absolute_data(named) == data else spec
     if checkpoint is None:
         raise SslkitError("missing", "name labeled data: class subfolders, or a .csv with --label", flag="data")
     if not checkpoint.metadata["data"]:
         raise SslkitError(
             f"missing: {checkpoint.part_name} encodes {checkpoint.modality} data, unlike the run", "name the data", flag="data"
         )
-    folder = Path(checkpoint.path).parent
-    if not holds_run(folder):
+    if not recorded:
         raise SslkitError(f"missing, and {folder} holds no run that names it", "name the data", flag="data")
-    recorded = read_spec(folder)
-    data = recorded.get("data")
     if not isinstance(data, str):
         raise SslkitError(f"missing, and the run in {folder} names none", flag="data")
+    return data, True, _with_run(spec, recorded)
+
+
+def _with_run(spec: S, recorded: dict[str, Any]) -> S:
+    """Return the spec of an evaluation of a run's own data: with its labels and groups, unless others are named."""
     spec = spec.with_recorded(recorded, same_data=True)
     for column, pattern in (("label", "label_pattern"), ("group", "group_pattern")):
         if getattr(spec, column) is None and getattr(spec, pattern) is None:
             values = {name: recorded.get(name) for name in (column, pattern)}
             spec = spec.updated({name: value for name, value in values.items() if isinstance(value, str)})
-    return data, True, spec
+    return spec
 
 
 def held_out_rows(
@@ -277,7 +282,8 @@ def check_labeled(index: Index, flag: str, several: bool, split: bool = True) ->
     if index.labels is None:
         raise SslkitError(f"{index.source} has no labels", LABEL_SOURCES, flag=flag)
     unlabeled = [index.name(int(row)) for row in np.flatnonzero(index.labels < 0)]
-    if unlabeled and "/" not in unlabeled[0] and Path(index.source).is_dir():
+    beside_folders = unlabeled and "/" not in unlabeled[0] and any("/" in path for path in index.paths)
+    if unlabeled and beside_folders and Path(index.source).is_dir():
         some = f"{unlabeled[0]} lies" if len(unlabeled) == 1 else f"{len(unlabeled):,} files, such as {unlabeled[0]}, lie"
         hint = "move it into one" if len(unlabeled) == 1 else "move them"
         raise SslkitError(f"{some} beside the class folders of {index.source}", hint, flag=flag)

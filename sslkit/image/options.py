@@ -33,7 +33,7 @@ class ImageOptions(DataOptions):
     unit: ClassVar = "px"
     value_range: ClassVar = "[0, 1]"
     accepts: ClassVar = IMAGES.accepts
-    storage: ClassVar = ("layout",)
+    storage: ClassVar = ("layout", "targets")
     paths: ClassVar = ("targets",)
     kept: ClassVar = ("channels", "range")
     rules: ClassVar = {"range": ("dtype", "data")}

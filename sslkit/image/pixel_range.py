@@ -72,7 +72,7 @@ def choose_range(index: Index, option: str) -> tuple[PixelRange | None, str]:
         return None, ""
     windows = [sample.window for sample in samples if sample.window is not None]
     if option == "auto" and windows:
-        low, high = (float(np.median(ends)) for ends in zip(*windows, strict=True))
+        low, high = (_rounded(float(np.median(ends))) for ends in zip(*windows, strict=True))
         return PixelRange(low, high), f"the median window of {len(windows)} samples"
     largest = max(sample.largest for sample in samples)
     kinds = {sample.dtype for sample in samples}
@@ -89,7 +89,12 @@ def choose_range(index: Index, option: str) -> tuple[PixelRange | None, str]:
             f"the pixels of {len(samples)} samples of {index.source} are all {low:g}", "name LOW,HIGH", flag="range"
         )
     start = "0" if low == 0 else f"the {_LOW}st percentile"
+    low, high = _rounded(low), _rounded(high)
     return PixelRange(low, high), f"{start} to the {_HIGH}th percentile of {len(samples)} samples"
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def _top(kinds: set[np.dtype[Any]], fits_16_bits: bool) -> int | None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sslkit.console import say
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import OpenSpec, ReadSeed, Rows
@@ -22,7 +23,7 @@ from sslkit.image.decode import LONGEST, CanvasFormat, Geometry, image_sizes
 from sslkit.image.options import IMAGES, ImageOptions
 from sslkit.image.pages import choose_channels, with_pages
 from sslkit.image.pixel_range import choose_range
-from sslkit.image.targets import Boxes, Masks, find_targets
+from sslkit.image.targets import Boxes, Masks, find_targets, without_targets
 from sslkit.image.transforms import center_view
 
 _FEW, _MOST = 4, 64  # channels that are recognized by their number, and that images may have
@@ -60,12 +61,19 @@ class ImageSource(IndexedSource):
         """Index one part of the data; of an array, the axes are put in order."""
         index, options = super().list_samples(location, spec), spec.table(ImageOptions)
         if index.array is None:
+            if options.targets is not None:
+                index = without_targets(index, options.targets)
             index = with_pages(index, spec.reindex)
             return replace(index, range=options.range, file_channels=choose_channels(index, options.channels))
         array = arrange(index.array, options.layout, index.source)
         if options.channels not in ("auto", str(array.shape[3])):
             raise SslkitError(f"{index.source} has {array.shape[3]} channels", "arrays keep theirs", flag="channels")
         return replace(index, range=options.range, array=array)
+
+    @classmethod
+    def for_pretraining(cls, index: Index, spec: OpenSpec) -> Self:
+        """Return images as `for_training` does, with masks or boxes if `--targets` names some."""
+        return cls._at(index, spec, None, None, "whole", with_targets=True)
 
     @classmethod
     def for_training(cls, index: Index, spec: OpenSpec) -> Self:
@@ -83,7 +91,9 @@ class ImageSource(IndexedSource):
         return index.channels
 
     @classmethod
-    def _at(cls, index: Index, spec: OpenSpec, size: int | None, like: Self | None, geometry: Geometry) -> Self:
+    def _at(
+        cls, index: Index, spec: OpenSpec, size: int | None, like: Self | None, geometry: Geometry, with_targets: bool = False
+    ) -> Self:
         options, resolved = spec.table(ImageOptions), dict[str, tuple[Any, str]]()
         sizes = image_sizes(index if like is None else like.index)
         if size is None and options.size == "auto":
@@ -108,10 +118,13 @@ class ImageSource(IndexedSource):
             scale, reason = choose_range(index, index.range)
             if scale is not None:
                 resolved["range"] = str(scale), reason
+                if geometry == "center":  # of a training, what was resolved is shown anyway
+                    say(f"pixels of {index.source} from {scale.low:g} (black) to {scale.high:g} (white): {reason}")
         if index.array is not None and index.array.dtype == np.uint8:
             scale = None
         form = CanvasFormat(canvas, geometry, scale)
-        targets = None if options.targets is None else find_targets(index, options.targets)
+        # Evaluations of classes, and fine-tuning, have no use for masks, and should not miss images without them.
+        targets = None if options.targets is None or not with_targets else find_targets(index, options.targets)
         masks = targets if isinstance(targets, Masks) else None
         folder, resolved["cache"] = choose_folder(index, form, spec.cache, spec.cache_limit, masks)
         return cls(index, size, Canvases(index, form, folder, masks), resolved, targets if isinstance(targets, Boxes) else None)

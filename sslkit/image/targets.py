@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 from xml.etree import ElementTree
@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from sslkit.console import say
 from sslkit.contract.errors import SslkitError, UnreadableSampleError
-from sslkit.data.index import FileChangedError, Index, open_file, stamp_file
+from sslkit.data.index import FileChangedError, Index, open_file, stamp_file, with_folders_as_labels
 from sslkit.image.decode import CanvasFormat, open_image
 from sslkit.image.formats import check_pixels
 
@@ -119,6 +119,20 @@ def find_targets(index: Index, pattern: str) -> Masks | Boxes:
         if suffix != ".xml":
             return Masks(paths, stamps)
         return _boxes(list(pool.map(_read_voc, paths)))
+
+
+def without_targets(index: Index, pattern: str) -> Index:
+    """Return the index of files without those that are masks of others; labels of folders are those of the rest."""
+    if "{stem}" not in pattern or pattern.lower().endswith(".xml") or index.shards:
+        return index
+    places = [os.path.join(index.root, path) for path in index.paths]
+    targets = {target for place in places if (target := _target_of(place, pattern)) != os.path.normpath(place)}
+    rows = np.flatnonzero([os.path.normpath(place) not in targets for place in places])
+    if len(rows) == len(index):
+        return index
+    by_folder = index.labels is not None and os.path.isdir(index.source)
+    rest = index.subset(rows)
+    return with_folders_as_labels(replace(rest, labels=None, classes=())) if by_folder else rest
 
 
 def _target_of(image: str, pattern: str) -> str:

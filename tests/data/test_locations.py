@@ -1,6 +1,7 @@
 """What --data accepts, and the index."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,10 @@ def test_a_layout_goes_from_the_run_to_its_evaluations(tmp_path: Path, sslkit: R
     assert sslkit("export", *checkpoint, "--out", tmp_path / "model.pt2").code == 0
     preview = sslkit("preview", *checkpoint, *flags[:2], "--layout", "NCHW", "--out", tmp_path / "previews.png")
     assert preview.code == 0, preview.err
-    assert sslkit("embed", *checkpoint, *flags, "--out", tmp_path / "features.npz").code == 2
+    assert sslkit("embed", *checkpoint, *flags, "--out", tmp_path / "features.npz").code == 0  # the run's own data
+    shutil.copy(tmp_path / "images.npz", tmp_path / "other.npz")
+    others = ["--data", tmp_path / "other.npz", "--out", tmp_path / "features.npz"]
+    assert sslkit("embed", *checkpoint, *others).code == 2
     tuned = ["--steps", 2, "--batch-size", 16, "--workers", 0, "--out", tmp_path / "tuned"]
     assert sslkit("finetune", *checkpoint, *tuned).code == 0
     assert sslkit("finetune", "--resume", "--out", tmp_path / "tuned").code == 0

@@ -13,8 +13,6 @@ from PIL import Image
 
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import ReadSeed
-from sslkit.encoders.build import build_encoder
-from sslkit.encoders.recipe import recipe_for
 from sslkit.image.source import ImageSource
 from sslkit.image.transforms import crop, crop_boxes, crop_mask, random_box
 from sslkit.specs.data import DataSpec
@@ -56,8 +54,7 @@ def read(
     spec = DataSpec(data=str(folder / "images"), size=32, canvas=32, targets=targets, cache=cache, workers=0)
     source = ImageSource.open(spec)
     if evaluate:
-        encoder = build_encoder(recipe_for("resnet_micro", 32))
-        source = ImageSource.for_evaluation(source.index, spec, encoder, 32)
+        source = ImageSource._at(source.index, spec, 32, None, "center", with_targets=True)
     arrays, broken = source.read(np.arange(8), draw)
     assert not broken, broken
     return source.prepare({name: torch.from_numpy(array) for name, array in arrays.items()})  # type: ignore[return-value]
@@ -256,3 +253,16 @@ def test_coco_names_that_fit_several_images_and_boxes_without_area(tmp_path: Pat
     marked = [source.name(row) for row in range(source.info.samples) if arrays["box_label"][row, 0] == 0]
     assert marked == ["7.png", "a/1.png"]
     assert "1 boxes of" in capsys.readouterr().err
+
+
+def test_masks_below_the_data_are_no_samples(tmp_path: Path) -> None:
+    scenes(tmp_path / "scenes")
+    for name in ("boxes", "coco.json"):
+        (tmp_path / "scenes" / name).rename(tmp_path / name)
+    spec = DataSpec(data=str(tmp_path / "scenes"), size=32, targets=MASKS, cache="off")
+    source = ImageSource.open(spec)
+    assert source.info.samples == 8 and source.index.classes == () and source.find_labels().classes == ("images",)
+    _, broken = source.read(np.arange(8))
+    assert not broken
+    without = ImageSource.open(spec.updated({"targets": None}))
+    assert without.info.samples == 16
