@@ -35,8 +35,8 @@ class PixelRange:
         """Return values as 0 to 65,535; raises UnreadableSampleError if some are not finite."""
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             raise UnreadableSampleError("contains NaN or infinite pixels")
-        scaled = (values.astype(np.float64) - self.low) * (65535 / (self.high - self.low))
-        sixteen_bits: NDArray[np.uint16] = np.rint(scaled.clip(0, 65535)).astype(np.uint16)
+        inside = values.astype(np.float64).clip(self.low, self.high)
+        sixteen_bits: NDArray[np.uint16] = np.rint((inside - self.low) / (self.high - self.low) * 65535).astype(np.uint16)
         return sixteen_bits
 
 

@@ -250,3 +250,78 @@ def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(SslkitError, match=r"needs pyarrow \(pip install 'sslkit\[hf\]'\)"):
         ImageSource.read_index(data, DataSpec())
+
+
+def test_names_with_zero_bytes_stay_with_their_rows(tmp_path: Path) -> None:
+    cells = [{"bytes": png(picture), "path": f"{number}\0x.png"} for number, picture in enumerate(pictures())]
+    data = write(tmp_path / "x.parquet", {"image": cells})
+    for _ in range(2):
+        canvases, source = read(data)
+        assert np.array_equal(canvases, np.stack(pictures())) and source.name(3) == "3\ufffdx.png"
+
+
+def test_links_as_in_a_cache_of_hugging_face(tmp_path: Path) -> None:
+    data = Path(save("parquet", tmp_path))
+    data.rename(tmp_path / "0123abcd")
+    data.symlink_to(tmp_path / "0123abcd")
+    assert np.array_equal(read(str(data))[0], np.stack(pictures()))
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "../outside.png", "a/../../outside.png"])
+def test_cells_name_no_file_outside_the_tables_folder(name: str, tmp_path: Path) -> None:
+    data = write(
+        tmp_path / "x.parquet", {"image": [{"bytes": png(pictures(1)[0]), "path": "a.png"}, {"bytes": None, "path": name}]}
+    )
+    with pytest.raises(SslkitError, match=r"row 1 of .* names a file outside the table's folder"):
+        ImageSource.read_index(data, DataSpec())
+
+
+def test_cells_that_are_paths_only_as_pyarrow_infers_them(tmp_path: Path) -> None:
+    for number, picture in enumerate(pictures(3)):
+        (tmp_path / f"{number}.png").write_bytes(png(picture))
+    cells = [{"bytes": None, "path": f"{number}.png"} for number in range(3)]
+    assert np.array_equal(read(write(tmp_path / "x.parquet", {"image": cells}))[0], np.stack(pictures(3)))
+
+
+def test_the_unpacked_training_part_stays_while_the_test_part_is_unpacked(
+    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, sslkit: Run
+) -> None:
+    monkeypatch.setenv("SSLKIT_CACHE", str(tmp_path / "cache"))
+    data = save("files", tmp_path)
+    dataset(3).to_parquet(Path(data) / "test-00000-of-00001.parquet")
+    limit = 12.5 * len(png(pictures(1)[0])) / 1e9  # enough for each part, not for both
+    flags = ["--ckpt", trained, "--k", 3, "--no-baselines", "--cache", "off", "--cache-limit", f"{limit:.9f}"]
+    ran = sslkit("knn", *flags, "--data", data)
+    assert ran.code == 0, ran.err
+
+
+def test_repeated_values_do_not_exceed_the_limit_unnoticed(tmp_path: Path) -> None:
+    data = write(tmp_path / "x.parquet", {"image": [png(pictures(1)[0]) * 20] * 200})
+    with pytest.raises(SslkitError, match=r"--cache-limit: .* GB unpacked, more than"):
+        ImageSource.read_index(data, DataSpec(cache_limit=3e-4))
+
+
+def test_images_beside_a_table_are_images(tmp_path: Path) -> None:
+    for number, picture in enumerate(pictures(3)):
+        (tmp_path / f"{number}.png").write_bytes(png(picture))
+    write(tmp_path / "metadata.parquet", {"blob": [b"x"]})
+    assert len(ImageSource.read_index(str(tmp_path), DataSpec())) == 3
+
+
+def test_where_tables_lie_instead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "repo").mkdir()
+    place = Path(save("files", tmp_path / "repo"))
+    with pytest.raises(SslkitError, match=r"no image in .*parquet files are in .*/repo/set: name that"):
+        ImageSource.read_index(str(tmp_path / "repo"), DataSpec())
+    next(place.glob("*.parquet")).unlink()
+    ImageSource.read_index(str(place), DataSpec())
+    assert "note: 2 of 3 files train-*.parquet are there" in capsys.readouterr().err
+    write(place / "train-00009-of-00003.parquet", {"other": [b"x"]})
+    with pytest.raises(SslkitError, match=r"train-00009-of-00003\.parquet has no column image, unlike train-0000"):
+        ImageSource.read_index(str(place), DataSpec())
+
+
+def test_a_column_of_the_right_name_and_another_type(tmp_path: Path) -> None:
+    for values, message in ((["a.png"], "holds string .*call a column of paths path"), ([[1, 2]], "holds list")):
+        with pytest.raises(SslkitError, match=f"the column image of .* {message}"):
+            ImageSource.read_index(write(tmp_path / "x.parquet", {"image": values}), DataSpec())

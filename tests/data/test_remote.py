@@ -1,7 +1,9 @@
 """Shards on a server: the samples of local ones, read by ranges, with nothing secret written down."""
 
 import io
+import socket
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -152,3 +154,41 @@ def test_a_header_that_is_none(server: Server, header: str, monkeypatch: pytest.
     monkeypatch.setenv("SSLKIT_HTTP_HEADER", header)
     with pytest.raises(SslkitError, match="SSLKIT_HTTP_HEADER is not a header"):
         ImageSource.open(spec(server))
+
+
+def test_connections_that_were_open_for_too_long_are_replaced(server: Server) -> None:
+    source = ImageSource.open(spec(server, cache="off"))
+    source.read(np.arange(40))
+    lines = remote._connections()
+    idle = [line for kept in lines.idle.values() for line in kept]
+    assert len(idle) > 3
+    for line in idle:
+        line.sock.shutdown(socket.SHUT_RDWR)  # as the server does after some time
+    began = time.monotonic()
+    assert not source.read(np.arange(6))[1]
+    assert time.monotonic() - began < 10  # no wait for each of them
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("http://h:abc/x.tar", "is not an address"),
+        ("http://[::1/x.tar", "is not an address"),
+        ("http://h:99999/x.tar", "is not an address"),
+    ],
+)
+def test_addresses_that_are_none(address: str, message: str) -> None:
+    with pytest.raises(SslkitError, match=f"--data: .*{message}"):
+        ImageSource.open(DataSpec(data=f"wds:{address}"))
+
+
+@pytest.mark.parametrize("query", ["a b", "sig=€", "a\nb"])
+def test_a_query_that_is_none(server: Server, query: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSLKIT_HTTP_QUERY", query)
+    with pytest.raises(SslkitError, match="SSLKIT_HTTP_QUERY is not a query string"):
+        ImageSource.open(spec(server))
+
+
+def test_an_address_without_the_prefix_is_told_it() -> None:
+    with pytest.raises(SslkitError, match=r"names shards \(write wds:http://h/x\.tar\)"):
+        ImageSource.open(DataSpec(data="http://h/x.tar"))

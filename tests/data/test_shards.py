@@ -146,3 +146,30 @@ def test_names_in_a_tar_are_only_names(tmp_path: Path) -> None:
             read_canvas(index, row, CanvasFormat(16)).canvas, np.asarray(Image.open(io.BytesIO(png(row + 1))))
         )
     assert not outside.exists() and sorted(file.name for file in tmp_path.iterdir()) == ["evil.tar"]
+
+
+def test_labels_with_zero_bytes_stay_with_their_samples(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as shard:
+        for number in range(6):
+            for name, content in ((f"{number}.png", png(number)), (f"{number}.cls", b"c\0at" if number == 2 else b"dog")):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))
+    for _ in range(2):  # scanned, and from the cache
+        index = ImageSource.read_index(f"wds:{tmp_path / 'x.tar'}", DataSpec(label="cls"))
+        assert index.labels is not None and index.labels.tolist() == [1, 1, 0, 1, 1, 1]
+
+
+def test_a_damaged_header_in_the_middle_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as shard:
+        for number in range(6):
+            member = tarfile.TarInfo(f"{number}.png")
+            member.size = len(png(number))
+            shard.addfile(member, io.BytesIO(png(number)))
+    with tarfile.open(tmp_path / "x.tar") as shard:
+        place = shard.getmembers()[3].offset
+    content = bytearray((tmp_path / "x.tar").read_bytes())
+    content[place + 150] ^= 1  # in the checksum
+    (tmp_path / "x.tar").write_bytes(content)
+    assert len(ImageSource.read_index(f"wds:{tmp_path / 'x.tar'}", DataSpec())) == 3
+    assert f"is damaged after byte {place:,}: the 3 images before that are used" in capsys.readouterr().err

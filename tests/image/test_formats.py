@@ -285,3 +285,112 @@ def test_the_extra_is_named(module: str, name: str, extra: str, tmp_path: Path, 
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(SslkitError, match=rf"needs {module} \(pip install 'sslkit\[{extra}\]'\)"):
         ImageSource.open(DataSpec(data=str(tmp_path), size=8, cache="off"))
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.int8])
+def test_types_that_pillow_misreads(dtype: type, tmp_path: Path) -> None:
+    values = np.linspace(np.iinfo(dtype).min, np.iinfo(dtype).max, 64).round().astype(dtype).reshape(8, 8)
+    tifffile.imwrite(tmp_path / "0.tif", values, photometric="minisblack")
+    (canvas,), _ = read(tmp_path, range=f"{np.iinfo(dtype).min},{np.iinfo(dtype).max}")
+    assert np.abs(canvas[..., 0] - np.linspace(0, 65535, 64).reshape(8, 8)).max() < 300
+
+
+def test_white_is_zero_and_turned(tmp_path: Path) -> None:
+    values = RANDOM.integers(0, 65536, (8, 8), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "0.tif", values, photometric="miniswhite")
+    (canvas,), _ = read(tmp_path, range="dtype")
+    assert np.array_equal(canvas[..., 0], 65535 - values)
+    color = RANDOM.integers(0, 65536, (8, 12, 3), dtype=np.uint16)
+    for number, turn in enumerate((lambda image: image, lambda image: image[:, ::-1], lambda image: np.rot90(image, -1)), 1):
+        orientation = (1, 2, 6)[number - 1]
+        tifffile.imwrite(tmp_path / "0.tif", color, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+        (canvas,), source = read(tmp_path, side=12, range="dtype")
+        aspect = source.read(np.arange(1))[0]["aspect"][0]
+        tifffile.imwrite(tmp_path / "0.tif", np.ascontiguousarray(turn(color)), photometric="rgb")
+        (expected,), upright = read(tmp_path, side=12, range="dtype")
+        assert np.array_equal(canvas, expected) and aspect == upright.read(np.arange(1))[0]["aspect"][0]
+
+
+def test_a_fourth_channel_that_is_no_opacity_is_kept(tmp_path: Path) -> None:
+    values = RANDOM.integers(0, 256, (8, 8, 4), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "0.tif", values, photometric="rgb", extrasamples=["unspecified"])
+    (canvas,), source = read(tmp_path)
+    assert source.info.channels == 4 and np.array_equal(canvas, values)
+
+
+def test_too_many_channels_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "0.tif", np.zeros((8, 8, 100), np.uint8), photometric="minisblack", planarconfig="contig")
+    with pytest.raises(SslkitError, match="100 channels, expected 1 to 64"):
+        read(tmp_path)
+
+
+def test_a_stack_reads_no_other_file_that_it_names(tmp_path: Path) -> None:
+    hidden = np.full((8, 8), 77, np.uint16)
+    tifffile.imwrite(tmp_path / "hidden.tif", hidden)
+    (tmp_path / "in").mkdir()
+    values = np.zeros((2, 8, 8), np.uint16)
+    tifffile.imwrite(tmp_path / "in" / "evil.ome.tif", values, ome=True, metadata={"axes": "ZYX"})
+    file = tmp_path / "in" / "evil.ome.tif"
+    with tifffile.TiffFile(file) as tiff:
+        description = tiff.pages[0].description
+    tail = f'<UUID FileName="../hidden.tif">urn:uuid:{"0" * 8}-0000-0000-0000-{"0" * 12}</UUID>'
+    changed = description.replace('<TiffData IFD="0" PlaneCount="2"/>', f'<TiffData IFD="0" FirstZ="1">{tail}</TiffData>')
+    tifffile.imwrite(file, values, description=changed, metadata=None)
+    try:
+        canvases, _ = read(tmp_path / "in", range="dtype")
+    except SslkitError:
+        return
+    assert not canvases.any()
+
+
+def test_palettes_and_frames_with_a_slope_each(tmp_path: Path) -> None:
+    from pydicom.dataset import Dataset
+
+    dicom(tmp_path / "0.dcm", np.zeros((8, 8), np.uint8), PhotometricInterpretation="PALETTE COLOR")
+    with pytest.raises(SslkitError, match=r"PALETTE COLOR pixels \(convert them to RGB\)"):
+        read(tmp_path)
+    frames = []
+    for slope in (1, 10):
+        transformation, group = Dataset(), Dataset()
+        transformation.RescaleSlope, transformation.RescaleIntercept = slope, 5
+        group.PixelValueTransformationSequence = [transformation]
+        frames.append(group)
+    stored = np.full((2, 8, 8), 50, np.uint16)
+    dicom(tmp_path / "0.dcm", stored, PerFrameFunctionalGroupsSequence=frames)
+    canvases, _ = read(tmp_path, range="0,1000")
+    assert np.round(canvases[:, 0, 0, 0] / 65.535).tolist() == [55, 505]
+
+
+def test_a_png_of_48_bits_among_images_of_8_needs_no_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(300):
+        Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / f"{number:03}.png")
+    source = ImageSource.open(DataSpec(data=str(tmp_path), size=8, canvas=8, cache="off", workers=0))
+    deep = np.full((8, 8, 3), 200 * 256 + 7, np.uint16)
+    tried = set(np.unique(np.linspace(0, 299, 200).astype(int)).tolist())
+    row = next(row for row in range(300) if row not in tried)
+    png_of_16_bits(tmp_path / f"{row:03}.png", deep)
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    source = ImageSource.open(DataSpec(data=str(tmp_path), size=8, canvas=8, cache="off", workers=0))
+    arrays, broken = source.read(np.array([row]))
+    assert not broken and (arrays["canvas"] == 200).all()
+
+
+def test_a_reduced_jpeg_keeps_its_proportions(tmp_path: Path) -> None:
+    Image.new("RGB", (600, 297), (9, 9, 9)).save(tmp_path / "0.jpg")
+    source = ImageSource.open(DataSpec(data=str(tmp_path), size=32, canvas=37, cache="off", workers=0))
+    assert source.read(np.arange(1))[0]["aspect"][0] == pytest.approx(600 / 297)
+
+
+def test_pages_are_counted_again_after_a_read_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sslkit.image import pages
+
+    frames = [Image.new("L", (8, 8), value) for value in range(4)]
+    frames[0].save(tmp_path / "stack.tif", save_all=True, append_images=frames[1:])
+
+    def fail(stream: object) -> None:
+        raise OSError("busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pages, "open_deep", fail)
+        assert len(ImageSource.read_index(str(tmp_path), DataSpec(channels="1"))) == 1
+    assert len(ImageSource.read_index(str(tmp_path), DataSpec(channels="1"))) == 4
