@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import Field, field_validator
 
 from sslkit.contract.modality import FileKind
 from sslkit.contract.options import Auto, DataOptions, Pixels
@@ -51,9 +51,8 @@ class ImageOptions(DataOptions):
         default="auto", description="Axes of an array of images; auto: channels are the axis of 1 to 4."
     )
 
-    channels: Annotated[str, BeforeValidator(str), Field(pattern="^(auto|[1-9]|[1-5][0-9]|6[0-4])$")] = Field(
-        default="auto",
-        description="Channels of image files: 1 keeps gray images gray; auto: 3, or what TIFF files have, up to 64.",
+    channels: Annotated[int, Field(ge=1, le=64)] | Auto = Field(
+        default="auto", description="Channels of image files: 1 keeps gray images gray; auto: 3, or what TIFF files have."
     )
     range: Annotated[str, Field(pattern=rf"^(auto|dtype|data|{_NUMBER},{_NUMBER})$")] = Field(
         default="auto",

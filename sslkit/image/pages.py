@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,14 +67,14 @@ def _pages(index: Index, row: int) -> int:
         return 0
 
 
-def choose_channels(index: Index, option: str) -> int:
+def choose_channels(index: Index, option: int | Literal["auto"]) -> int:
     """Return the channels of canvases of files for a value of `--channels`.
 
     `auto` is 3, or, if all of some have another number (not 1), that. Raises SslkitError if none has the number that is asked.
     """
     paged = np.flatnonzero([path.lower().endswith(PAGED) for path in index.paths])
-    if option in ("1", "3") or (option == "auto" and len(paged) < len(index)):
-        return 3 if option == "auto" else int(option)
+    if option in (1, 3) or (option == "auto" and len(paged) < len(index)):
+        return 3 if option == "auto" else option
 
     def look(row: int) -> int:
         with index.open(row) as stream:
@@ -83,7 +84,7 @@ def choose_channels(index: Index, option: str) -> int:
     numbers = set(inspect_samples(index, look, "image", 20))
     if option == "auto":
         return numbers.pop() if len(numbers) == 1 and numbers != {1} else 3
-    if int(option) not in numbers:
+    if option not in numbers:
         known = " and ".join(map(str, sorted(numbers)))
         raise SslkitError(f"expected {option} channels, and images of {index.source} have {known}", flag="channels")
-    return int(option)
+    return option

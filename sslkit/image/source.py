@@ -66,7 +66,7 @@ class ImageSource(IndexedSource):
             index = with_pages(index, spec.reindex)
             return replace(index, range=options.range, file_channels=choose_channels(index, options.channels))
         array = arrange(index.array, options.layout, index.source)
-        if options.channels not in ("auto", str(array.shape[3])):
+        if options.channels not in ("auto", array.shape[3]):
             raise SslkitError(f"{index.source} has {array.shape[3]} channels", "arrays keep theirs", flag="channels")
         return replace(index, range=options.range, array=array)
 
@@ -112,9 +112,9 @@ class ImageSource(IndexedSource):
             elif geometry == "whole":
                 resolved["canvas"] = canvas, reason
             if index.array is not None and index.channels == 1:
-                resolved["channels"] = "1", "those of the array"
+                resolved["channels"] = 1, "those of the array"
             elif index.array is None and index.channels not in (1, 3) and options.channels == "auto":
-                resolved["channels"] = str(index.channels), "those of the files"
+                resolved["channels"] = index.channels, "those of the files"
             scale, reason = choose_range(index, index.range)
             if scale is not None:
                 resolved["range"] = str(scale), reason

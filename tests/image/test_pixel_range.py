@@ -112,7 +112,7 @@ def test_eight_bits_among_others_are_kept(tmp_path: Path) -> None:
 
 def test_gray_stays_one_channel_if_asked(tmp_path: Path) -> None:
     data = save(tmp_path / "gray", DIGITS.astype(np.uint8))
-    assert canvases(data)[0].shape[3] == 3 and canvases(data, channels="1")[0].shape[3] == 1
+    assert canvases(data)[0].shape[3] == 3 and canvases(data, channels=1)[0].shape[3] == 1
     assert np.array_equal(canvases(data, channels=1)[0][..., 0], DIGITS)
 
 
@@ -231,7 +231,7 @@ def test_the_range_is_recorded_and_used_again(tmp_path: Path, sslkit: Run) -> No
     assert ran.code == 0 and "0,4080: 0 to the 99.9th percentile of 60 samples" in ran.err, ran.err
     checkpoint = read_model(tmp_path / "run" / "model.safetensors")
     assert checkpoint.metadata["spec"]["image"] == {
-        "channels": "1",
+        "channels": 1,
         "range": "0,4080",
         "size": 32,
         "canvas": 8,
