@@ -45,7 +45,7 @@ class CanvasBatch:
 
     canvases: NDArray[Any]  # [n, side, side, C]
     aspects: NDArray[np.float32]  # [n]: width / height of the images
-    places: NDArray[np.float64]  # [n]: which part of those that are cut, from 0 to 1 along the long side
+    positions: NDArray[np.float64]  # [n]: of the part of an image that is cut, from 0 to 1 along the long side
     masks: NDArray[np.uint8] | None  # [n, side, side]
     broken: dict[int, str]  # by place in the rows that were asked for
 
@@ -63,7 +63,7 @@ class Canvases:
 
     def read(self, rows: NDArray[np.int64], draw: ReadSeed | None = None) -> CanvasBatch:
         """Return some samples. Of an image that is cut, a part is drawn by `draw`; without it the middle is returned."""
-        places = np.full(len(rows), 0.5)
+        positions = np.full(len(rows), 0.5)
         if self.folder is None:
             layout = self._layout(len(rows))
             batch: dict[str, NDArray[Any]] = {name: np.zeros(shape, dtype) for name, (dtype, shape) in layout.items()}
@@ -74,31 +74,32 @@ class Canvases:
             batch = {name: maps[name][rows] for name in maps if name != "state"}
         broken: dict[int, str] = {}
         self.index.prefetch(map(int, rows[missing]))
-        for place in missing:
-            row = int(rows[place])
-            places[place] = 0.5 if draw is None else draw.generator(row).random()
+        for slot in map(int, missing):
+            row = int(rows[slot])
+            position = 0.5 if draw is None else float(draw.generator(row).random())
             try:
-                values, is_cut = self._decode(row, float(places[place]))
+                values, is_cut = self._decode(row, position)
             except UnreadableSampleError as reason:
-                broken[int(place)] = str(reason)
-                values, is_cut = {"canvases": 0, "aspects": 1, "masks": 0}, True
-            for name in batch:
-                if name != "state":
-                    batch[name][place] = values[name]
-            if self.folder is not None and int(place) not in broken:
-                if not is_cut:
-                    for name, value in values.items():
-                        maps[name][row] = value
-                    places[place] = 0.5
+                broken[slot] = str(reason)
+                for name, value in (("canvases", 0), ("aspects", 1), ("masks", 0)):
+                    if name in batch:
+                        batch[name][slot] = value
+                continue
+            for name, value in values.items():
+                batch[name][slot] = value
+                if self.folder is not None and not is_cut:
+                    maps[name][row] = value
+            positions[slot] = position if is_cut else 0.5
+            if self.folder is not None:
                 maps["state"][row] = _CUT if is_cut else _STORED
-        return CanvasBatch(batch["canvases"], batch["aspects"], places, batch.get("masks"), broken)
+        return CanvasBatch(batch["canvases"], batch["aspects"], positions, batch.get("masks"), broken)
 
-    def _decode(self, row: int, place: float) -> tuple[dict[str, Any], bool]:
+    def _decode(self, row: int, position: float) -> tuple[dict[str, Any], bool]:
         """Return what is kept of a sample, by the name of its map, and whether it is cut."""
-        decoded = read_canvas(self.index, row, self.form, place)
+        decoded = read_canvas(self.index, row, self.form, position)
         values: dict[str, Any] = {"canvases": decoded.canvas, "aspects": decoded.aspect}
         if self.masks is not None:
-            values["masks"] = self.masks.read(row, self.form, decoded.aspect, place if decoded.is_cut else 0.5)
+            values["masks"] = self.masks.read(row, self.form, decoded.aspect, position if decoded.is_cut else 0.5)
         return values, decoded.is_cut
 
     def workers(self, requested: int | str) -> tuple[int, str]:

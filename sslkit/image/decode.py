@@ -40,14 +40,14 @@ class CanvasFormat:
         """Return the type of a canvas's values."""
         return np.uint8 if self.scale is None else np.uint16
 
-    def box(self, width: float, height: float, place: float = 0.5) -> tuple[float, float, float, float]:
+    def box(self, width: float, height: float, position: float = 0.5) -> tuple[float, float, float, float]:
         """Return which part of an image the canvas holds, as left, top, right, bottom.
 
-        `place` in 0 to 1 is where along the long side it lies if that is not all.
+        `position` in 0 to 1 is where along the long side it lies if that is not all.
         """
         longest = LONGEST if self.geometry == "whole" else 1
         across, down = min(width, longest * height), min(height, longest * width)
-        left, top = (width - across) * place, (height - down) * place
+        left, top = (width - across) * position, (height - down) * position
         return left, top, left + across, top + down
 
     def is_cut(self, width: int, height: int) -> bool:
@@ -64,26 +64,26 @@ class Decoded:
     is_cut: bool  # whether another part of it may be drawn the next time
 
 
-def read_canvas(index: Index, row: int, form: CanvasFormat, place: float = 0.5) -> Decoded:
-    """Return sample `row` on its canvas; of an image that is cut, the part at `place` in 0 to 1 along its long side.
+def read_canvas(index: Index, row: int, form: CanvasFormat, position: float = 0.5) -> Decoded:
+    """Return sample `row` on its canvas; of an image that is cut, the part at `position` in 0 to 1 along its long side.
 
     Orientation (EXIF) is applied; of an animation only the first frame is read; transparency is put on white; palette and CMYK
     become RGB, and gray too if files have 3 channels. Raises UnreadableSampleError with a reason.
     """
     if index.array is not None:
-        return _fit_array(index.array[row], form, place)
+        return _fit_array(index.array[row], form, position)
     with silence_decoders(), decoding(index, row), index.open(row) as stream:
-        return decode(stream, form, index.file_channels, place, index.page(row))
+        return decode(stream, form, index.file_channels, position, index.page(row))
 
 
-def decode(stream: BinaryIO, form: CanvasFormat, channels: int = 3, place: float = 0.5, page: int = 0) -> Decoded:
+def decode(stream: BinaryIO, form: CanvasFormat, channels: int = 3, position: float = 0.5, page: int = 0) -> Decoded:
     """Return the image in some bytes as `read_canvas` does.
 
     Raises what Pillow does, and UnreadableSampleError if it is too large.
     """
     deep = open_deep(stream, eight_bits=form.scale is None)
     if deep is not None:
-        return _fit_array(to_channels(_eight_bits_unless(form.scale, deep.read(page)), channels), form, place)
+        return _fit_array(to_channels(_eight_bits_unless(form.scale, deep.read(page)), channels), form, position)
     with open_image(stream) as image:
         if page:
             image.seek(page)
@@ -94,10 +94,10 @@ def decode(stream: BinaryIO, form: CanvasFormat, channels: int = 3, place: float
         size = size[::-1] if image.getexif().get(_ORIENTATION) in (5, 6, 7, 8) else size
         if is_deep(upright):
             values = _eight_bits_unless(form.scale, np.asarray(upright)[..., None])
-            return _fit_array(to_channels(values, channels), form, place)
+            return _fit_array(to_channels(values, channels), form, position)
         if channels not in (1, 3):
             raise UnreadableSampleError(f"{image.mode} pixels among images of {channels} channels (name their --channels)")
-        return fit(_without_alpha(upright).convert(mode), form, place, size)
+        return fit(_without_alpha(upright).convert(mode), form, position, size)
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -162,10 +162,10 @@ def _without_alpha(image: Image.Image) -> Image.Image:
     return image
 
 
-def fit(image: Image.Image, form: CanvasFormat, place: float = 0.5, size: tuple[int, int] | None = None) -> Decoded:
+def fit(image: Image.Image, form: CanvasFormat, position: float = 0.5, size: tuple[int, int] | None = None) -> Decoded:
     """Return an image of 8 bits on its canvas; `size` is width and height before it was decoded at a fraction of them."""
     width, height = size or image.size
-    left, top, right, bottom = form.box(width, height, place)
+    left, top, right, bottom = form.box(width, height, position)
     across, down = image.width / width, image.height / height
     box = (left * across, top * down, right * across, bottom * down)
     if box != (0, 0, form.side, form.side):
@@ -178,10 +178,10 @@ def fit(image: Image.Image, form: CanvasFormat, place: float = 0.5, size: tuple[
     return Decoded(canvas, width / height, form.is_cut(width, height))
 
 
-def _fit_array(array: NDArray[Any], form: CanvasFormat, place: float) -> Decoded:
+def _fit_array(array: NDArray[Any], form: CanvasFormat, position: float) -> Decoded:
     """Return an image `[H, W, C]` of any type on its canvas."""
     height, width, channels = array.shape
-    box = form.box(width, height, place)
+    box = form.box(width, height, position)
     values = array if form.scale is None or array.dtype == np.uint8 else form.scale(array)
     if box != (0, 0, form.side, form.side):
         values = np.stack([_resize(values[..., channel], form.side, box) for channel in range(channels)], axis=-1)

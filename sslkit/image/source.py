@@ -154,7 +154,7 @@ class ImageSource(IndexedSource):
         if batch.masks is not None:
             arrays["mask"] = batch.masks
         if self.boxes is not None:
-            arrays["box"], arrays["box_label"] = self.boxes.on_canvas(rows, form, batch.aspects, batch.places)
+            arrays["box"], arrays["box_label"] = self.boxes.on_canvas(rows, form, batch.aspects, batch.positions)
         return arrays, batch.broken
 
     def prepare(self, batch: Batch) -> Batch:

@@ -38,7 +38,7 @@ class Masks:
             "\0".join(self.paths).encode(errors="surrogateescape") + self.stamps.tobytes(), digest_size=8
         ).hexdigest()
 
-    def read(self, row: int, form: CanvasFormat, aspect: float, place: float) -> NDArray[np.uint8]:
+    def read(self, row: int, form: CanvasFormat, aspect: float, position: float) -> NDArray[np.uint8]:
         """Return a mask on the canvas of its image, `[side, side]`, whose pixels are not mixed.
 
         Raises UnreadableSampleError with a reason.
@@ -54,7 +54,7 @@ class Masks:
                 width, height = ids.size
                 if abs(width / height / aspect - 1) > _ALIKE:
                     raise UnreadableSampleError(f"mask {path} has other proportions than its image")
-                resized = ids.resize((form.side, form.side), Image.Resampling.NEAREST, box=form.box(width, height, place))
+                resized = ids.resize((form.side, form.side), Image.Resampling.NEAREST, box=form.box(width, height, position))
                 mask = np.asarray(resized, dtype=np.uint8)
                 return (mask > 0).astype(np.uint8) if upright.mode == "1" else mask
         except FileNotFoundError as error:
@@ -73,7 +73,7 @@ class Boxes:
     classes: tuple[str, ...]
 
     def on_canvas(
-        self, rows: NDArray[np.int64], form: CanvasFormat, aspects: NDArray[np.float32], places: NDArray[np.float64]
+        self, rows: NDArray[np.int64], form: CanvasFormat, aspects: NDArray[np.float32], positions: NDArray[np.float64]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return boxes `[B, K, 4]` as fractions of the canvas, cut off at its border, and labels, -1 for those outside.
 
@@ -81,8 +81,8 @@ class Boxes:
         """
         most = int(np.diff(self.starts).max())
         corners, labels = np.zeros((len(rows), most, 4), np.float32), np.full((len(rows), most), -1, np.int64)
-        for number, (row, aspect, place) in enumerate(zip(rows, aspects, places, strict=True)):
-            left, top, right, bottom = form.box(float(aspect), 1, float(place))
+        for number, (row, aspect, position) in enumerate(zip(rows, aspects, positions, strict=True)):
+            left, top, right, bottom = form.box(float(aspect), 1, float(position))
             start = np.array([left / aspect, top] * 2, dtype=np.float32)
             extent = np.array([(right - left) / aspect, bottom - top] * 2, dtype=np.float32)
             known = slice(self.starts[row], self.starts[row + 1])

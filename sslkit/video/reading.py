@@ -56,13 +56,13 @@ class FrameFolder:
         with open_file(self.files[0]) as stream, open_image(stream) as image:
             return image.size
 
-    def frames(self, numbers: NDArray[np.int64], form: CanvasFormat, place: float = 0.5) -> Frames:
+    def frames(self, numbers: NDArray[np.int64], form: CanvasFormat, position: float = 0.5) -> Frames:
         """Return some frames; each is decoded once."""
         known: dict[int, Decoded] = {}
         for number in map(int, numbers):
             if number not in known:
                 with open_file(self.files[number]) as stream:
-                    known[number] = decode(stream, form, place=place)
+                    known[number] = decode(stream, form, position=position)
         return Frames.of([known[int(number)] for number in numbers])
 
 
@@ -87,7 +87,7 @@ class VideoFile:
         """Return width and height in pixels."""
         return int(self.video.width), int(self.video.height)
 
-    def frames(self, numbers: NDArray[np.int64], form: CanvasFormat, place: float = 0.5) -> Frames:
+    def frames(self, numbers: NDArray[np.int64], form: CanvasFormat, position: float = 0.5) -> Frames:
         """Return some frames, in rising order; the last in place of what is not there."""
         frames: list[Decoded] = []
         last: Decoded | None = None
@@ -99,7 +99,7 @@ class VideoFile:
                 number = round((frame.pts - self.begin) * self.rate)
                 if number < remaining[0]:
                     continue
-                last = fit(frame.to_image(), form, place)
+                last = fit(frame.to_image(), form, position)
                 while remaining and remaining[0] <= number:
                     frames.append(last)
                     remaining.pop(0)

@@ -175,8 +175,8 @@ class VideoSource(IndexedSource):
             stride = min(self.step, clip.length // self.frames)
             last = clip.length - 1 - stride * (self.frames - 1)
             starts = np.unique(random.integers(last + 1, size=_CANDIDATES))
-            place = float(random.random())
-            windows = [clip.frames(start + stride * np.arange(self.frames), self.form, place) for start in starts]
+            position = float(random.random())
+            windows = [clip.frames(start + stride * np.arange(self.frames), self.form, position) for start in starts]
             moves = np.array([motion(window.canvases) for window in windows]) + 1e-3  # where nothing moves, any will do
             return windows[random.choice(len(windows), p=moves / moves.sum())]
 
