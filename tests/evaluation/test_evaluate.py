@@ -426,4 +426,5 @@ def test_a_class_without_readable_samples_is_named(
     result = knn(KnnSpec(ckpt=str(trained), data=str(digits), test=[str(test)], k=3, baselines=False))
     assert result.headline.n == 8
     printed = capsys.readouterr().err
-    assert "class digit 1 is missing: none of its 4 images can be read (digit 1/00.png, " in printed
+    problem = "none of its 4 images in this part can be read (digit 1/00.png, "
+    assert f"class digit 1 is missing from the figures: {problem}" in printed
