@@ -206,4 +206,9 @@ def read_safetensors(path: Path, flag: str) -> tuple[dict[str, Tensor], dict[str
         if is_torch_file(path):
             hint = "other weights can be a start: --init"
             raise SslkitError(f"{path} was written by torch.save, and is no checkpoint of sslkit", hint, flag=flag) from error
+        if path.suffix.lower() != ".safetensors":
+            with open(path, "rb") as stream:
+                start = stream.read(16)
+            problem = f"{path} is neither a safetensors nor a PyTorch file: it begins with {start!r}"
+            raise SslkitError(problem, "is the download complete?", flag=flag) from error
         raise SslkitError(f"{path} is not a readable safetensors file: {error}", flag=flag) from error

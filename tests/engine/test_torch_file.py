@@ -178,3 +178,13 @@ def test_damaged_files_are_read_or_one_line(place: int, junk: bytes, tmp_path: P
         read_torch_file(tmp_path / "file.pth", "init")
     except SslkitError as error:
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"<!DOCTYPE html>" * 9, b"version https://git-lfs.github.com/spec/v1\n"])
+def test_a_file_that_is_neither_says_how_it_begins(
+    content: bytes, digits: Path, tmp_path: Path, quick: list[str], sslkit: Callable[..., Any]
+) -> None:
+    (tmp_path / "model.pth").write_bytes(content)
+    ran = sslkit("pretrain", "rotation", "--data", digits, *quick, "--init", tmp_path / "model.pth", "--out", tmp_path / "run")
+    problem = f"is neither a safetensors nor a PyTorch file: it begins with {content[:16]!r} (is the download complete?)"
+    assert ran.code == 2 and f"--init: {tmp_path / 'model.pth'} {problem}" in ran.err
