@@ -64,7 +64,7 @@ class IGPT(ImageTask):
         view = self.center_crop(run.batch(_PALETTE_IMAGES))
         pixels = F.interpolate(view, size=(self.encoder.side,) * 2, mode="area").permute(0, 2, 3, 1).flatten(0, 2)
         sample = pixels[torch.randperm(len(pixels))[:_PALETTE_PIXELS].to(pixels.device)]
-        sample = (255 * sample).round() / 255  # equal colors differ in the last digits after resampling
+        sample = sample.round(decimals=4)  # equal colors differ in the last digits after resampling
         colors = len(self.encoder.palette)
         if len(sample.unique(dim=0)) < colors:
             raise SslkitError(
