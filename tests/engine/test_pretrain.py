@@ -384,7 +384,7 @@ def test_workers_and_cache_change_nothing(digits: Path, tmp_path: Path) -> None:
         (["--data", "{empty}"], "no image in"),
         (["--data", "{junk}"], "none of 3 files tried"),
         (["--label", "kind"], "has no columns"),
-        (["--init", "{file}"], "is not a readable safetensors file"),
+        (["--init", "{file}"], "is neither a safetensors nor a PyTorch file"),
     ],
 )
 def test_bad_input_writes_nothing(
