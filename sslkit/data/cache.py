@@ -141,7 +141,7 @@ def store_arrays(file: Path, **arrays: NDArray[Any]) -> None:
     try:
         claim_cache()
         with write_atomically(file) as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]
+            np.savez(stream, allow_pickle=False, **arrays)
     except OSError as error:
         raise SslkitError(f"cannot write to the cache {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE") from error
 

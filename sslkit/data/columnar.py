@@ -279,7 +279,7 @@ def _unpack(data: str, files: list[Path], column: str, spec: OpenSpec) -> Index:
             if stored is None:
                 listing.unlink(missing_ok=True)
                 with write_atomically(blob) as stream:
-                    names, places = _copy(data, files, column, (rows, limit), stream)
+                    names, places = _copy(data, files, column, stream, rows=rows, limit=limit)
                 store_arrays(listing, names=join_names(names), places=places)
                 stored = names, places
             folder.touch()  # its modification time says when it was last used
@@ -310,10 +310,10 @@ def _too_large(data: str, size: int, limit: int) -> SslkitError:
 
 
 def _copy(
-    data: str, files: list[Path], column: str, rows_and_limit: tuple[int, int], stream: BinaryIO
+    data: str, files: list[Path], column: str, stream: BinaryIO, *, rows: int, limit: int
 ) -> tuple[list[str], NDArray[np.int64]]:
     """Copy all cells of a column to a stream; return the names in them and `[N, 3]` of file 0, offset and size."""
-    (rows, limit), position = rows_and_limit, 0
+    position = 0
     names: list[str] = []
     places: list[NDArray[np.int64]] = [np.empty((0, 3), dtype=np.int64)]
     with show_progress("unpacking parquet", rows) as progress:

@@ -1,6 +1,7 @@
 """Decode one image to a square canvas, or raise with the reason."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
@@ -11,7 +12,7 @@ from PIL import Image, ImageOps, JpegImagePlugin
 from sslkit.contract.errors import UnreadableSampleError
 from sslkit.data.decode import decoding, inspect_samples, silence_decoders
 from sslkit.data.index import Index
-from sslkit.image.formats import check_pixels, open_deep, to_channels
+from sslkit.image.formats import DeepImage, check_pixels, open_deep, to_channels
 
 Canvas = NDArray[np.uint8] | NDArray[np.uint16]  # [side, side, C]
 Scale = Callable[[NDArray[Any]], NDArray[np.uint16]]  # of values of more than 8 bits
@@ -128,12 +129,20 @@ def image_sizes(index: Index) -> NDArray[np.int64]:
 
 
 def _size(index: Index, row: int) -> tuple[int, int]:
+    with open_header(index, row) as image:
+        return image.size
+
+
+@contextmanager
+def open_header(index: Index, row: int) -> Iterator[DeepImage | Image.Image]:
+    """Open sample `row` as Pillow's image, or as one whose values Pillow does not keep; only headers are read so far."""
     with index.open(row) as stream:
         deep = open_deep(stream)
         if deep is not None:
-            return deep.size
-        with open_image(stream) as image:
-            return image.size
+            yield deep
+        else:
+            with open_image(stream) as image:
+                yield image
 
 
 def open_image(stream: BinaryIO) -> Image.Image:
@@ -171,11 +180,7 @@ def fit(image: Image.Image, form: CanvasFormat, position: float = 0.5, size: tup
     if box != (0, 0, form.side, form.side):
         image = image.resize((form.side, form.side), Image.Resampling.BILINEAR, box=box)
     canvas: Canvas = np.asarray(image)
-    if canvas.ndim == 2:
-        canvas = canvas[..., None]
-    if form.scale is not None:
-        canvas = canvas.astype(np.uint16) * 257
-    return Decoded(canvas, width / height, form.is_cut(width, height))
+    return _on_canvas(canvas if canvas.ndim == 3 else canvas[..., None], form, width, height)
 
 
 def _fit_array(array: NDArray[Any], form: CanvasFormat, position: float) -> Decoded:
@@ -185,9 +190,14 @@ def _fit_array(array: NDArray[Any], form: CanvasFormat, position: float) -> Deco
     values = array if form.scale is None or array.dtype == np.uint8 else form.scale(array)
     if box != (0, 0, form.side, form.side):
         values = np.stack([_resize(values[..., channel], form.side, box) for channel in range(channels)], axis=-1)
-    if form.scale is not None and values.dtype == np.uint8:
-        values = values.astype(np.uint16) * 257
-    return Decoded(np.asarray(values), width / height, form.is_cut(width, height))
+    return _on_canvas(np.asarray(values), form, width, height)
+
+
+def _on_canvas(canvas: Canvas, form: CanvasFormat, width: int, height: int) -> Decoded:
+    """Return a canvas of an image of so many pixels, with 16 bits where others of the data have more than 8."""
+    if form.scale is not None and canvas.dtype == np.uint8:
+        canvas = canvas.astype(np.uint16) * 257
+    return Decoded(canvas, width / height, form.is_cut(width, height))
 
 
 def _resize(values: NDArray[Any], side: int, box: tuple[float, float, float, float]) -> Canvas:

@@ -12,8 +12,8 @@ from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.data.cache import cache_folder, read_arrays, store_arrays
 from sslkit.data.decode import decoding, inspect_samples, silence_decoders
 from sslkit.data.index import Index, with_groups
-from sslkit.image.decode import open_image
-from sslkit.image.formats import PAGED, open_deep
+from sslkit.image.decode import open_header
+from sslkit.image.formats import PAGED, DeepImage
 
 
 def with_pages(index: Index, reindex: bool) -> Index:
@@ -21,7 +21,7 @@ def with_pages(index: Index, reindex: bool) -> Index:
 
     Numbers of pages are cached as long as the files stay the same.
     """
-    paged = np.flatnonzero([path.lower().endswith(PAGED) for path in index.paths])
+    paged = np.flatnonzero([_may_be_paged(path) for path in index.paths])
     if not len(paged):
         return index
     counts = np.ones(len(index), dtype=np.int64)
@@ -36,6 +36,10 @@ def with_pages(index: Index, reindex: bool) -> Index:
     # By their whole path: a file of the same name elsewhere is another group.
     root = index.root.resolve()
     return with_groups(expanded, [f"{root}/{index.paths[int(row)]}" for row in rows])
+
+
+def _may_be_paged(path: str) -> bool:
+    return path.lower().endswith(PAGED)
 
 
 def _count(index: Index, rows: NDArray[np.int64], reindex: bool) -> NDArray[np.int64]:
@@ -57,12 +61,8 @@ def _count(index: Index, rows: NDArray[np.int64], reindex: bool) -> NDArray[np.i
 def _pages(index: Index, row: int) -> int:
     """Return the pages of a file, 0 if it can't be read."""
     try:
-        with decoding(index, row), index.open(row) as stream:
-            deep = open_deep(stream)
-            if deep is not None:
-                return deep.pages
-            with open_image(stream) as image:
-                return int(getattr(image, "n_frames", 1))
+        with decoding(index, row), open_header(index, row) as image:
+            return image.pages if isinstance(image, DeepImage) else int(getattr(image, "n_frames", 1))
     except UnreadableSampleError:
         return 0
 
@@ -72,14 +72,14 @@ def choose_channels(index: Index, option: int | Literal["auto"]) -> int:
 
     `auto` is 3, or, if all of some have another number (not 1), that. Raises SslkitError if none has the number that is asked.
     """
-    paged = np.flatnonzero([path.lower().endswith(PAGED) for path in index.paths])
-    if option in (1, 3) or (option == "auto" and len(paged) < len(index)):
-        return 3 if option == "auto" else option
+    if option in (1, 3):
+        return option
+    if option == "auto" and not all(map(_may_be_paged, index.paths)):
+        return 3
 
     def look(row: int) -> int:
-        with index.open(row) as stream:
-            deep = open_deep(stream)
-            return 3 if deep is None else deep.channels
+        with open_header(index, row) as image:
+            return image.channels if isinstance(image, DeepImage) else 3
 
     numbers = set(inspect_samples(index, look, "image", 20))
     if option == "auto":

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.data.decode import inspect_samples
 from sslkit.data.index import Index
-from sslkit.image.decode import is_deep, open_image
-from sslkit.image.formats import check_pixels, open_deep
+from sslkit.image.decode import is_deep, open_header
+from sslkit.image.formats import DeepImage, check_pixels
 
 _LOW, _HIGH = 0.1, 99.9  # percentiles of a sample
 
@@ -115,16 +115,14 @@ def _look(index: Index) -> list[_Values]:
         return [] if array.dtype == np.uint8 else inspect_samples(index, lambda row: _Values.of(array[row]), "image")
 
     def look(row: int) -> _Values | None:
-        with index.open(row) as stream:
-            deep = open_deep(stream)
-            if deep is not None:
-                values = deep.read(index.page(row))
-                return None if values.dtype == np.uint8 else _Values.of(values, deep.window)
-            with open_image(stream) as image:
-                if not is_deep(image):
-                    return None
-                check_pixels(*image.size)
-                image.seek(index.page(row))
-                return _Values.of(np.asarray(image))
+        with open_header(index, row) as image:
+            if isinstance(image, DeepImage):
+                values = image.read(index.page(row))
+                return None if values.dtype == np.uint8 else _Values.of(values, image.window)
+            if not is_deep(image):
+                return None
+            check_pixels(*image.size)
+            image.seek(index.page(row))
+            return _Values.of(np.asarray(image))
 
     return [values for values in inspect_samples(index, look, "image") if values is not None]

@@ -387,10 +387,10 @@ def test_pages_are_counted_again_after_a_read_error(tmp_path: Path, monkeypatch:
     frames = [Image.new("L", (8, 8), value) for value in range(4)]
     frames[0].save(tmp_path / "stack.tif", save_all=True, append_images=frames[1:])
 
-    def fail(stream: object) -> None:
+    def fail(index: object, row: int) -> None:
         raise OSError("busy")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pages, "open_deep", fail)
+        patch.setattr(pages, "open_header", fail)
         assert len(ImageSource.read_index(str(tmp_path), DataSpec(channels=1))) == 1
     assert len(ImageSource.read_index(str(tmp_path), DataSpec(channels=1))) == 4

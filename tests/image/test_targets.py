@@ -64,6 +64,12 @@ def bright(canvas: torch.Tensor) -> torch.Tensor:
     return canvas[:, 0] > 0.5
 
 
+def corners_of(picture: torch.Tensor) -> torch.Tensor:
+    """Return left, top, right and bottom of what is bright, in pixels."""
+    rows, columns = torch.nonzero(picture, as_tuple=True)
+    return torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
+
+
 @pytest.mark.parametrize("evaluate", [False, True])
 @pytest.mark.parametrize("stored", ["off", "on"])
 def test_masks_lie_where_the_pixels_lie(evaluate: bool, stored: str, tmp_path: Path) -> None:
@@ -86,9 +92,7 @@ def test_boxes_lie_where_the_pixels_lie(kind: str, evaluate: bool, tmp_path: Pat
             if label < 0:
                 assert image.float().mean() < 0.02
                 continue
-            rows, columns = torch.nonzero(image, as_tuple=True)
-            pixels = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-            assert torch.allclose(box * 32, pixels.float(), atol=1.01)
+            assert torch.allclose(box * 32, corners_of(image), atol=1.01)
 
 
 def test_targets_follow_random_crops(tmp_path: Path) -> None:
@@ -105,9 +109,7 @@ def test_targets_follow_random_crops(tmp_path: Path) -> None:
             if label < 0 or not picture.any():
                 assert picture.float().mean() < 0.05
                 continue
-            rows, columns = torch.nonzero(picture, as_tuple=True)
-            pixels = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-            assert torch.allclose(corner * 64, pixels.float(), atol=3)
+            assert torch.allclose(corner * 64, corners_of(picture), atol=3)
 
 
 def test_a_changed_mask_is_read_anew(tmp_path: Path) -> None:
