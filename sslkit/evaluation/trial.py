@@ -160,9 +160,8 @@ class Trainer:
         assert isinstance(spec, FinetuneSpec)
         encoder, head = modules["encoder"], modules["head"]
         assert isinstance(encoder, Encoder)
-        train = self.source_class.for_evaluation(
-            source.index, spec, encoder, size, like=source
-        )  # decoded as the test parts are
+        # Decoded as the test parts are, because training's canvases have other pixels.
+        train = self.source_class.for_evaluation(source.index, spec, encoder, size, like=source)
         train_hashes = contents(train, spec.batch_size, spec.workers, self.world)
         outcome = TrialOutcome(trial, run, len(train_hashes), size, task.kind, [], [], [], [], weights_hash(encoder))
         for test in self.parts.tests:
