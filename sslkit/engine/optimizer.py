@@ -1,6 +1,8 @@
 """Optimizers, parameter groups and schedules."""
 
 import math
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.task import Clock, PretextTask
+from sslkit.engine.lars import Lars
 from sslkit.specs.train import TrainSpec
 
 Group = dict[str, Any]
@@ -18,8 +21,12 @@ def build_optimizer(task: PretextTask, spec: TrainSpec, steps_per_epoch: int) ->
 
     Biases and norms (one dimension) are not decayed. The groups of `task.param_groups()` override learning rate, weight
     decay and the betas of AdamW, may keep their rate (`fixed_lr`) and may be frozen for a while; each of them, and all
-    other parameters together, is clipped by its own norm. Raises SslkitError for `betas` in a group of another optimizer.
+    other parameters together, is clipped by its own norm. Raises SslkitError for `betas` in a group of another optimizer,
+    and for Nesterov momentum without momentum.
     """
+    if spec.nesterov and not spec.sgd_momentum and spec.optimizer != "adamw":
+        raise SslkitError("Nesterov momentum needs a momentum", "use --sgd-momentum 0.9", flag="nesterov")
+    factor = lr_factor(spec)
     groups: list[Group] = []
     exceptions = [{**group, "params": list(group["params"])} for group in task.param_groups()]
     taken = {id(parameter) for group in exceptions for parameter in group["params"]}
@@ -36,7 +43,7 @@ def build_optimizer(task: PretextTask, spec: TrainSpec, steps_per_epoch: int) ->
                 groups.append(
                     {
                         "params": members,
-                        "peak_lr": group.get("lr", spec.lr),
+                        "peak_lr": group.get("lr", spec.lr) * factor,
                         "peak_weight_decay": group.get("weight_decay", spec.weight_decay) if decays else 0.0,
                         "follows_weight_decay": decays and "weight_decay" not in group,
                         "frozen_steps": frozen,
@@ -45,14 +52,40 @@ def build_optimizer(task: PretextTask, spec: TrainSpec, steps_per_epoch: int) ->
                         **({"betas": tuple(group["betas"])} if "betas" in group else {}),
                     }
                 )
-    fused = all(parameter.is_cuda for parameter in rest) or None  # one kernel for all weights; None: torch decides
+    momentum = spec.sgd_momentum
+    # One kernel for all weights, which looks at `found_inf`; other devices than these may have none.
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in rest)
+    optimizer: torch.optim.Optimizer
     if spec.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=spec.lr, momentum=0.9, fused=fused)
-    if spec.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=spec.lr, fused=fused)
-    from timm.optim.lars import Lars  # not at the top: timm takes seconds to import
+        optimizer = torch.optim.SGD(groups, lr=spec.lr, momentum=momentum, nesterov=spec.nesterov, fused=fused)
+    elif spec.optimizer == "adamw":
+        first, second = map(float, spec.betas.split(","))
+        optimizer = torch.optim.AdamW(groups, lr=spec.lr, betas=(first, second), fused=fused)
+    else:
+        optimizer = Lars(groups, lr=spec.lr, momentum=momentum, nesterov=spec.nesterov)
+    reset_state(optimizer)
+    return optimizer
 
-    return Lars(groups, lr=spec.lr, momentum=0.9)
+
+def reset_state(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor] | None = None) -> None:
+    """Drop the optimizer's state, that of some parameters or all of it.
+
+    Momentum begins at zero, with which the first step of SGD is what it is without: torch's fused kernel leaves memory as it
+    found it if the first step is skipped, and takes no mixture of weights with and without.
+    """
+    chosen = None if parameters is None else set(parameters)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if chosen is None or parameter in chosen:
+                optimizer.state.pop(parameter, None)
+                if group.get("momentum"):
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def lr_factor(spec: TrainSpec) -> float:
+    """Return what `--lr-scale` multiplies learning rates by; batches of 256 are the unit (Goyal et al., 2017)."""
+    batches = spec.batch_size / 256
+    return {"none": 1.0, "linear": batches, "sqrt": math.sqrt(batches)}[spec.lr_scale]
 
 
 def follow_schedules(optimizer: torch.optim.Optimizer, spec: TrainSpec, clock: Clock) -> float:
@@ -82,16 +115,27 @@ def cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float | None) -> Tensor:
-    """Scale each group's gradients to at most `max_norm` and return the norm of all gradients before that."""
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float | None, by: str = "group") -> Tensor:
+    """Scale gradients to norms of at most `max_norm`, and return the norm of all gradients before that.
+
+    The norm is that of each group as `build_optimizer` made them or, `by` parameter, that of every weight, as in DINO's code.
+    """
+    parts: dict[int, list[Tensor]] = defaultdict(list)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parts[group["clipped_with"]].append(parameter)
     norms = []
-    for number in sorted({group["clipped_with"] for group in optimizer.param_groups}):
-        parameters = [p for group in optimizer.param_groups if group["clipped_with"] == number for p in group["params"]]
+    for parameters in parts.values():
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if not gradients:
-            continue  # frozen
-        norm = nn.utils.get_total_norm(gradients)
-        if max_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+        each = torch._foreach_norm(gradients)
+        norm = torch.linalg.vector_norm(torch.stack(each))
         norms.append(norm)
-    return torch.stack(norms).square().sum().sqrt()
+        if max_norm is None:
+            continue
+        if by == "group":
+            nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+        else:
+            torch._foreach_mul_(gradients, [(max_norm / (size + 1e-6)).clamp(max=1) for size in each])
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return total

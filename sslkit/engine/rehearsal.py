@@ -8,6 +8,7 @@ from sslkit.console import duration, say
 from sslkit.contract.source import ReadSeed
 from sslkit.contract.task import PretextTask
 from sslkit.data.loader import Loader, epoch_batches
+from sslkit.engine.optimizer import reset_state
 from sslkit.engine.signals import StopSignal
 from sslkit.engine.stepper import Stepper
 from sslkit.specs.train import TrainSpec
@@ -28,7 +29,7 @@ def rehearse_steps(
         if stepper.world.any_rank(stopped() or (now - started_at > seconds and len(times) > 1)):
             break
     stepper.task.load_state_dict(state)
-    stepper.optimizer.state.clear()
+    reset_state(stepper.optimizer)
     stepper.scaler, stepper.overflows = stepper.machine.scaler(), 0
     stepper.clock.step = step
     warm = sorted(times[1:] or times)

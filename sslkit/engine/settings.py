@@ -9,6 +9,7 @@ from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import Source
 from sslkit.contract.task import DataInfo
 from sslkit.encoders.recipe import Recipe, recipe_for
+from sslkit.engine.optimizer import lr_factor
 from sslkit.engine.parallel import ALONE, World
 from sslkit.engine.precision import Machine, choose_machine
 from sslkit.registry import load_modality
@@ -87,6 +88,9 @@ def resolve_settings(
             f"give a multiple of {world.size}",
             flag="batch_size",
         )
+    if spec.lr_scale != "none":
+        rule = f"{spec.lr:g} × {'√' if spec.lr_scale == 'sqrt' else ''}({spec.batch_size} / 256)"
+        reasons["lr"] = f"{spec.lr * lr_factor(spec):g}: {rule}, by --lr-scale {spec.lr_scale}"
     workers, why = source.workers(spec.workers)
     reasons["workers"] = f"{workers}: {why}"
     return Settings(spec, source, machine, workers, reasons, encodes)
@@ -96,6 +100,7 @@ _SHOWN = (
     "encoder",
     "encoder_option",
     "epochs",
+    "lr",
     "device",
     "processes",
     "precision",

@@ -17,7 +17,7 @@ from sslkit.engine.compilation import Predict, adapt_compilation
 from sslkit.engine.features import extract, map_samples
 from sslkit.engine.memory import keep_freed_memory
 from sslkit.engine.micro_batches import BATCH_NORM, MicroBatches, compute_gradients, norm_buffers, widen
-from sslkit.engine.optimizer import build_optimizer, clip_gradients, follow_schedules
+from sslkit.engine.optimizer import build_optimizer, clip_gradients, follow_schedules, lr_factor, reset_state
 from sslkit.engine.precision import is_out_of_memory
 from sslkit.engine.profile import COPY, HOOKS, OPTIMIZER, REST, TRANSFORM, Enter, unmeasured
 from sslkit.engine.seeds import seed_stage
@@ -109,7 +109,7 @@ class Stepper:
         world.average(parameter.grad for parameter in self.task.parameters() if parameter.grad is not None)
         share = follow_schedules(self.optimizer, spec, clock)
         self.scaler.unscale_(self.optimizer)
-        norm = clip_gradients(self.optimizer, spec.clip)
+        norm = clip_gradients(self.optimizer, spec.clip, spec.clip_by)
         means = {name: value.to(norm.dtype).mean() for name, value in report.metrics.items()}
         # One transfer from the device per step, of everything that is checked or logged.
         names = [*report.terms, *means, "gradient_norm"]
@@ -132,7 +132,7 @@ class Stepper:
                 self.task.after_step(report.remembered)
         clock.step += 1
         metrics |= {"overflows": float(self.overflows)} if self.scaler.is_enabled() else {}
-        return {**metrics, "loss": sum(metrics[name] for name in report.terms), "lr": spec.lr * share}
+        return {**metrics, "loss": sum(metrics[name] for name in report.terms), "lr": spec.lr * lr_factor(spec) * share}
 
     def _check_finite(self, metrics: dict[str, float], terms: list[str], batch: Batch) -> None:
         finite = all(math.isfinite(metrics[name]) for name in terms)
@@ -234,8 +234,7 @@ class Stepper:
 
     def reset_optimizer_state(self, module: nn.Module) -> None:
         """Drop the optimizer's state of a module whose weights were reset."""
-        for parameter in module.parameters():
-            self.optimizer.state.pop(parameter, None)
+        reset_state(self.optimizer, list(module.parameters()))
 
     def _tensors(self) -> list[Tensor]:
         return [*self.task.parameters(), *self.task.buffers()]

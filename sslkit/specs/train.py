@@ -1,11 +1,13 @@
 """Specs of commands that train: pretrain, finetune, compare, demo."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from sslkit.contract.options import Auto, Count, Looks, Shares, Spec, Texts
 from sslkit.specs.data import PART, DataSpec
+
+_SHARE = r"0(\.[0-9]+)?"  # from 0 to below 1
 
 
 class TrainSpec(DataSpec):
@@ -31,15 +33,25 @@ class TrainSpec(DataSpec):
         ge=1,
         description="Samples on a device at once: less memory, same result (BatchNorm uses each micro-batch).",
     )
-    optimizer: Literal["sgd", "adamw", "lars"] = Field(default="adamw", description="Optimizer; SGD has momentum 0.9.")
-    lr: float = Field(default=1e-3, ge=0, description="Peak learning rate; not scaled with the batch size.")
+    optimizer: Literal["sgd", "adamw", "lars"] = Field(default="adamw", description="Optimizer.")
+    lr: float = Field(default=1e-3, ge=0, description="Peak learning rate.")
+    lr_scale: Literal["none", "linear", "sqrt"] = Field(
+        default="none",
+        description="linear: --lr is for batches of 256 and multiplied by batch / 256; sqrt: by its square root.",
+    )
+    betas: Annotated[str, Field(pattern=rf"^{_SHARE},{_SHARE}$")] = Field(
+        default="0.9,0.999", description="B1,B2: decay rates of AdamW's two moments, from 0 to below 1; MAE uses 0.9,0.95."
+    )
+    sgd_momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of SGD and LARS.")
+    nesterov: bool = Field(default=False, description="Nesterov momentum, for SGD and LARS.")
     weight_decay: float = Field(default=0.05, ge=0, description="Weight decay; not applied to biases and norms.")
     weight_decay_end: float | None = Field(
         default=None, ge=0, description="Final weight decay of a cosine schedule; default: constant."
     )
     warmup: float = Field(default=0.05, ge=0, lt=1, description="Share of the run with linear learning-rate warm-up.")
-    clip: float | None = Field(
-        default=None, gt=0, description="Maximum gradient norm per parameter group; default: no clipping."
+    clip: float | None = Field(default=None, gt=0, description="Maximum gradient norm; default: no clipping.")
+    clip_by: Literal["group", "parameter"] = Field(
+        default="group", description="Whose gradient norm --clip limits: that of a parameter group, or of every single weight."
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="Autocast precision of the networks."

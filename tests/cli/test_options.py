@@ -32,8 +32,9 @@ _DATA = (
 )
 _TRAIN = (
     f"{_DATA} --out --encoder --encoder-option --pretrained --epochs --steps --minutes --micro-batch --optimizer --lr "
-    "--weight-decay --weight-decay-end --warmup --clip --precision --compile --sync-batchnorm --checkpoint-every "
-    "--max-broken --activation-checkpointing --log --resume --init --dialect --extend-to"
+    "--lr-scale --betas --sgd-momentum --nesterov --weight-decay --weight-decay-end --warmup --clip --clip-by --precision "
+    "--compile --sync-batchnorm --checkpoint-every --max-broken --activation-checkpointing --log --resume --init --dialect "
+    "--extend-to"
 )
 _HEALTH = "--health-every --on-collapse --online-knn --profile"
 _FEATURES = f"{_DATA} --ckpt --part --encoder --layer --pool"

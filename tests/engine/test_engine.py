@@ -15,6 +15,7 @@ from sslkit.contract.errors import SslkitError
 from sslkit.encoders.build import build_encoder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.compilation import Predict
+from sslkit.engine.lars import Lars
 from sslkit.engine.micro_batches import MicroBatches, compute_gradients
 from sslkit.engine.optimizer import build_optimizer, clip_gradients, follow_schedules, warmup_cosine
 from sslkit.engine.precision import Machine, choose_machine
@@ -206,6 +207,111 @@ def test_optimizers_lower_the_loss(name: str) -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_lars_moves_every_weight_by_its_share(weight_decay: float) -> None:
+    class Prototypes(Ragged):
+        def param_groups(self) -> list[dict[str, Any]]:
+            return [{"params": self.head.parameters(), "weight_decay": 0.0}]
+
+    task = task_of(Prototypes)
+    optimizer = build_optimizer(task, spec(optimizer="lars", lr=4.8, weight_decay=weight_decay), 1)
+    before = {name: value.detach().clone() for name, value in task.named_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    for parameter in task.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    optimizer.param_groups[0]["weight_decay"] = weight_decay
+    optimizer.step()
+    for name, parameter in task.named_parameters():
+        if parameter.dim() > 1 and before[name].any():
+            relative = float((parameter.detach() - before[name]).norm() / before[name].norm())
+            assert relative == pytest.approx(4.8 * 0.001, rel=1e-9), name
+        else:
+            assert parameter.grad is not None
+            assert torch.allclose(parameter, before[name] - 4.8 * parameter.grad), name
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_lars_is_the_algorithm(nesterov: bool) -> None:
+    """Three steps of a loop as the authors of MoCo v3 write it, over one weight and one bias."""
+    generator = torch.Generator().manual_seed(0)
+    parameters = [nn.Parameter(torch.randn(4, 3, generator=generator)), nn.Parameter(torch.randn(4, generator=generator))]
+    expected, velocity = [p.detach().clone() for p in parameters], [torch.zeros(4, 3), torch.zeros(4)]
+    optimizer = Lars(parameters, lr=0.5, momentum=0.9, weight_decay=0.1, nesterov=nesterov)
+    for _ in range(3):
+        for place, parameter in enumerate(parameters):
+            gradient = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = gradient.clone()
+            step = gradient + 0.1 * expected[place]
+            if parameter.dim() > 1:
+                step = step * 0.001 * expected[place].norm() / step.norm()
+            velocity[place] = 0.9 * velocity[place] + step
+            expected[place] = expected[place] - 0.5 * (step + 0.9 * velocity[place] if nesterov else velocity[place])
+        optimizer.step()
+    for parameter, value in zip(parameters, expected, strict=True):
+        assert torch.allclose(parameter, value, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "changes"), [("sgd", {"nesterov": True}), ("adamw", {"betas": "0.5,0.6"}), ("lars", {})])
+def test_a_step_that_found_inf_changes_nothing(name: str, changes: dict[str, Any]) -> None:
+    """Torch's fused kernels and ours look at the flag; weights with the channels last are those of a convolution."""
+    generator = torch.Generator().manual_seed(0)
+    weight = nn.Parameter(torch.randn(3, 4, 2, 2, generator=generator).to(memory_format=torch.channels_last))
+    task = task_of(Ragged)
+    task.encoder, task.head = nn.Identity(), nn.ParameterList([weight, nn.Parameter(torch.zeros(3))])  # type: ignore[assignment]
+    optimizer = build_optimizer(task, spec(optimizer=name, lr=0.1, **changes), 1)
+
+    def step(value: float, found_inf: float) -> list[Tensor]:
+        for parameter in task.parameters():
+            parameter.grad = torch.full_like(parameter, value) * parameter.detach().sign().add(0.5)
+        optimizer.found_inf = torch.tensor(found_inf)
+        optimizer.step()
+        return [parameter.detach().clone() for parameter in task.parameters()]
+
+    start = [parameter.detach().clone() for parameter in task.parameters()]
+    assert all(map(torch.equal, step(math.nan, 1.0), start))  # the first step of all
+    first = step(1.0, 0.0)
+    assert not any(map(torch.equal, first, start))
+    assert all(map(torch.equal, step(math.inf, 1.0), first))
+    second = step(1.0, 0.0)
+    assert all(torch.isfinite(value).all() for value in second) and not any(map(torch.equal, second, first))
+
+
+def test_learning_rates_follow_the_batch() -> None:
+    class Special(Ragged):
+        def param_groups(self) -> list[dict[str, Any]]:
+            return [{"params": self.head.parameters(), "lr": 0.5}]
+
+    for scale, factor in (("none", 1), ("linear", 4), ("sqrt", 2)):
+        optimizer = build_optimizer(task_of(Special), spec(lr=0.1, lr_scale=scale, batch_size=1024), 1)
+        assert {group["peak_lr"] for group in optimizer.param_groups} == {0.1 * factor, 0.5 * factor}
+
+
+def test_optimizer_settings_reach_the_optimizer() -> None:
+    adamw = build_optimizer(task_of("rotation"), spec(betas="0.9,0.95"), 1)
+    assert all(group["betas"] == (0.9, 0.95) for group in adamw.param_groups)
+    for name in ("sgd", "lars"):
+        optimizer = build_optimizer(task_of("rotation"), spec(optimizer=name, sgd_momentum=0.8, nesterov=True), 1)
+        assert all(group["momentum"] == 0.8 and group["nesterov"] for group in optimizer.param_groups)
+    with pytest.raises(SslkitError, match="Nesterov momentum needs a momentum"):
+        build_optimizer(task_of("rotation"), spec(optimizer="sgd", sgd_momentum=0.0, nesterov=True), 1)
+
+
+def test_gradients_are_clipped_one_by_one() -> None:
+    task = task_of("rotation")
+    optimizer = build_optimizer(task, spec(), 1)
+    for place, parameter in enumerate(task.parameters()):
+        parameter.grad = torch.full_like(parameter, 1e-3 if place % 2 else 10.0)
+    before = torch.cat([parameter.grad.flatten() for parameter in task.parameters() if parameter.grad is not None]).norm()
+    norm = clip_gradients(optimizer, 3.0, by="parameter")
+    assert float(norm) == pytest.approx(float(before))
+    for place, parameter in enumerate(task.parameters()):
+        assert parameter.grad is not None
+        if place % 2:
+            assert torch.equal(parameter.grad, torch.full_like(parameter, 1e-3))
+        else:
+            assert float(parameter.grad.norm()) == pytest.approx(3.0, rel=1e-5)
 
 
 def test_exceptions_override_and_freeze() -> None:
