@@ -1,6 +1,7 @@
 """What happens between steps: checkpoints, logs, previews and health checks, each on a schedule of its own."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -52,26 +53,36 @@ class HealthChecks:
     """Check the features on the schedule of `--health-every`; without a monitor there are no checks."""
 
     def __init__(self, stepper: Stepper, monitor: Health | None) -> None:
-        self.world, self.monitor = stepper.world, monitor
+        self.stepper, self.world, self.monitor = stepper, stepper.world, monitor
 
-    def maybe_check(self, loss: float) -> HealthReport:
-        """Note the loss of a step, and check the features if a check is due."""
-        if self.monitor is None:
+    def record(self, loss: float) -> None:
+        """Note the loss of a step."""
+        if self.monitor is not None:
+            self.monitor.losses.append(loss)
+
+    def maybe_check(self) -> HealthReport:
+        """Check the features if a check is due; the numbers of all steps are known then."""
+        if self.monitor is None or not self.monitor.due:
             return HealthReport()
-        metrics, alarms = self.monitor.after_step(loss)
-        if not metrics:
-            return HealthReport()
+        self.stepper.settle()
+        metrics, alarms = self.monitor.check()
         for alarm in alarms:
             say(f"health: {alarm}", style="bold yellow")
         return HealthReport(metrics, alarms, self.world.any_rank(self.monitor.stops and bool(alarms)))
 
 
 class Logs:
-    """Write metrics to the loggers: about a thousand lines per run, and one for every health check."""
+    """Write metrics to the loggers: about a thousand lines per run, and one for every health check.
+
+    A line has the means of the metrics since the line before. It is written once the numbers of its step are known.
+    """
 
     def __init__(self, stepper: Stepper, folder: RunFolder, loggers: list[Logger], throughput: Throughput) -> None:
         self.stepper, self.folder, self.loggers, self.throughput = stepper, folder, loggers, throughput
         self.started_at = time.monotonic()  # earlier for a resumed run, as if it had never been interrupted
+        self.loss: float | None = None  # of the last step whose numbers are known
+        self._step = self._steps = 0  # that step, and the steps whose metrics are in the sums
+        self._sums: dict[str, float] = defaultdict(float)
 
     @property
     def seconds(self) -> float:
@@ -84,21 +95,31 @@ class Logs:
             for logger in self.loggers:
                 logger.rewind(step)
 
-    def maybe_write(self, step: int, health: HealthReport) -> None:
-        """Write a line after `step` steps if one is due."""
-        clock = self.stepper.clock
+    def record(self, step: int, metrics: dict[str, float]) -> None:
+        """Note the metrics of a step."""
+        self.loss, self._step = metrics["loss"], step
+        self._steps += 1
+        for name, value in metrics.items():
+            self._sums[name] += value
+
+    def maybe_write(self, health: HealthReport) -> None:
+        """Write a line for the last step whose numbers are known, if one is due and not written yet."""
+        clock, step = self.stepper.clock, self._step
         every = max(1, (clock.steps - clock.schedule_start) // _LINES)
-        if not health.metrics and step % every and step != clock.steps:
+        if not self._steps or (not health.metrics and step % every and step != clock.steps):
             return
         peak = peak_memory(self.stepper.machine.device)
+        means = {name: value / self._steps for name, value in self._sums.items()}
+        self._sums.clear()
+        self._steps = 0
         line = {
-            **self.throughput.means(),
+            **means,
             "samples_per_second": round(self.throughput.rate, 1),
             "seconds": round(self.seconds, 3),
             **({} if peak is None else {"memory": peak}),
             **health.metrics,
             **({"alarms": health.alarms} if health.alarms else {}),
-            "epoch": clock.epoch,
+            "epoch": (step - 1) // self.stepper.settings.steps_per_epoch,
             "step": step - 1,
         }
         with self.folder.writing():

@@ -67,15 +67,17 @@ class Health:
         self.start, self.streaks, self.reported = state["start"], state["streaks"], set(state["reported"])
         self.losses.extend(state["losses"])
 
-    def after_step(self, loss: float) -> tuple[dict[str, float], list[str]]:
-        """Record a step's loss; every so many steps, return the measurements, and alarms that were not reported before."""
+    @property
+    def due(self) -> bool:
+        """Return whether the features are to be checked after this step."""
         clock = self.stepper.clock
-        self.losses.append(loss)
         every = max(_EVERY, clock.steps // 100) if self.every == "auto" else self.every
-        if clock.step % every and clock.step != clock.steps:
-            return {}, []
+        return clock.step % every == 0 or clock.step == clock.steps
+
+    def check(self) -> tuple[dict[str, float], list[str]]:
+        """Return the measurements, and alarms that were not reported before."""
         measured = self.measure()
-        return measured, self.judge(measured, clock.step)
+        return measured, self.judge(measured, self.stepper.clock.step)
 
     @torch.no_grad()
     def measure(self, fresh: bool = False) -> dict[str, float]:

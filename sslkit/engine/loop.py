@@ -16,13 +16,13 @@ def train(session: Session) -> None:
         while clock.step < clock.steps:
             session.begin_epoch()
             for raw in session.batches():
-                metrics = stepper.step(raw)
-                session.throughput.finish_step(session.settings.spec.batch_size, metrics)
-                health = session.health.maybe_check(metrics["loss"])
-                session.logs.maybe_write(clock.step, health)
+                stepper.step(raw)
+                session.throughput.finish_step(session.settings.spec.batch_size)
+                health = session.health.maybe_check()
+                session.logs.maybe_write(health)
                 session.previews.maybe_render(clock.step)
                 session.stop_if_collapsed(health)
-                progress.advance(1, session.progress_text(metrics))
+                progress.advance(1, session.progress_text())
                 session.checkpoints.maybe_save(clock.step)
                 session.stop_if_signaled()
                 session.maybe_show_profile()

@@ -141,6 +141,7 @@ def _measure_reading(settings: Settings) -> tuple[float, float]:
 def _measure_checkpoint(stepper: Stepper, raw: dict[str, Any]) -> tuple[int, float]:
     """Return the bytes of both checkpoint files, and the seconds it takes to write them."""
     stepper.step(raw)  # the optimizer has no moments before the first step
+    stepper.settle()
     with tempfile.TemporaryDirectory(prefix="sslkit-plan-") as folder:
         started_at = time.perf_counter()
         save_resume(Path(folder, RESUME), stepper.state())

@@ -28,6 +28,7 @@ def rehearse_steps(
         last = now
         if stepper.world.any_rank(stopped() or (now - started_at > seconds and len(times) > 1)):
             break
+    stepper.settle()
     stepper.task.load_state_dict(state)
     reset_state(stepper.optimizer)
     stepper.scaler, stepper.overflows = stepper.machine.scaler(), 0

@@ -57,6 +57,7 @@ class Session:
     def start(self) -> None:
         """Begin training: from here on a failure is one of the run, and steps are profiled if `--profile` asks for it."""
         self.folder.started = True
+        self.stepper.report = self._record
         spec = self.settings.spec
         if isinstance(spec, PretrainSpec) and spec.profile and self.world.first:
             self.profile = Profile(self.settings, spec.profile, COLD_STEPS)
@@ -89,9 +90,9 @@ class Session:
         self.stepper.enter(REST)
         self.stop_if_signaled()  # which may have ended the wait for a batch
 
-    def progress_text(self, metrics: dict[str, float]) -> str:
+    def progress_text(self) -> str:
         """Return loss, speed and time left for the progress bar."""
-        loss, pace = f"loss {metrics['loss']:.3f}", self.throughput
+        loss, pace = "" if self.logs.loss is None else f"loss {self.logs.loss:.3f}", self.throughput
         if not pace.seconds:
             return loss
         time_left = duration((self.clock.steps - self.clock.step) * pace.seconds_per_step)
@@ -140,7 +141,14 @@ class Session:
             "processes": self.world.size,
         }
 
+    def _record(self, step: int, metrics: dict[str, float]) -> None:
+        self.logs.record(step, metrics)
+        self.health.record(metrics["loss"])
+
     def _save(self) -> None:
+        """Save what all steps so far have made: their numbers have been checked, and logged."""
+        self.stepper.settle()
+        self.logs.maybe_write(HealthReport())
         if self._write_checkpoint is not None:
             self._write_checkpoint(self.state())
 

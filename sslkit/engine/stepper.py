@@ -16,12 +16,15 @@ from sslkit.data.loader import Loader, ordered_batches
 from sslkit.engine.compilation import Predict, adapt_compilation
 from sslkit.engine.features import extract, map_samples
 from sslkit.engine.memory import keep_freed_memory
-from sslkit.engine.micro_batches import BATCH_NORM, MicroBatches, compute_gradients, norm_buffers, widen
+from sslkit.engine.micro_batches import BATCH_NORM, MicroBatches, StepReport, compute_gradients, norm_buffers, widen
 from sslkit.engine.optimizer import build_optimizer, clip_gradients, follow_schedules, lr_factor, reset_state
 from sslkit.engine.precision import is_out_of_memory
 from sslkit.engine.profile import COPY, HOOKS, OPTIMIZER, REST, TRANSFORM, Enter, unmeasured
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.settings import Settings
+from sslkit.engine.step_numbers import Snapshot, StepNumbers, ignore_numbers
+
+Report = Callable[[int, dict[str, float]], None]
 
 _MEMORY_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by number of dimensions
 
@@ -46,11 +49,19 @@ class Stepper:
         self.overflows = 0  # of fp16 gradients, whose steps were skipped
         self.weights: Tensor | None = None  # for sampling, where a task balances its labels
         self.enter: Enter = unmeasured  # called at the beginning of each stage of the step
+        self.report: Report = ignore_numbers  # called with the numbers of each step, once they are known
+        # The numbers of a step are read during the next one, so that the device never waits for the host. Other devices
+        # compute while the host waits anyway, and an overflow of fp16 decides what else happens in its step.
+        self.reads_late = self.machine.device.type == "cuda" and not self.scaler.is_enabled()
+        self._numbers: StepNumbers | None = None
+        self._metrics: dict[str, float] = {}
+        self._snapshot: Snapshot | None = None
         for _, part, _ in task.parts():
             part.clock = clock
 
     def before_epoch(self, epoch: int) -> None:
         """Let the task prepare an epoch."""
+        self.settle()
         self.clock.epoch = epoch
         seed_stage(self.spec.seed, "before_epoch", epoch)
         with torch.no_grad():
@@ -58,16 +69,17 @@ class Stepper:
         self.world.broadcast([*self._tensors(), *([] if self.weights is None else [self.weights])])
         self.task.train()
 
-    def step(self, raw: dict[str, Any]) -> dict[str, float]:
-        """Take one step on a loaded batch and return what to log: loss, its terms, metrics, gradient norm, learning rate.
+    def step(self, raw: dict[str, Any]) -> None:
+        """Take one step on a loaded batch. Its numbers are known after `settle`, or during the next step.
 
-        Raises RunFailedError, before any weight moves, if the loss or the gradient is not finite.
+        Raises RunFailedError if the loss or the gradient of the step before, or of this one, is not finite: no weight has
+        moved in that step, and all other state is as it was before it.
         """
         started_at = time.perf_counter()
         try:
             batch = self.transformed(raw)
             transformed_at = time.perf_counter()
-            metrics = self.learn(batch)
+            self.learn(batch)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -76,9 +88,11 @@ class Stepper:
                 f"out of memory in step {self.clock.step + 1} with {self.micro_batch} samples at once", hint
             ) from error
         self.enter(REST)
-        if self.machine.device.type == "cpu":  # CUDA kernels run asynchronously, so this timing would be meaningless
-            metrics["transform_share"] = (transformed_at - started_at) / (time.perf_counter() - started_at)
-        return metrics
+        if not self.reads_late:
+            if self.machine.device.type == "cpu" and self._numbers is not None:
+                share = (transformed_at - started_at) / (time.perf_counter() - started_at)
+                self._numbers.extra["transform_share"] = share
+            self.settle()
 
     @property
     def micro_batch(self) -> int:
@@ -96,9 +110,14 @@ class Stepper:
             batch: Batch = self.task.transform(select_needed(prepared, self.task.needs))
         return batch
 
-    def learn(self, batch: Batch) -> dict[str, float]:
+    def learn(self, batch: Batch) -> None:
         """Take one step on a transformed batch; see `step`."""
         spec, clock, world = self.spec, self.clock, self.world
+        self.settle()
+        if self._snapshot is None:
+            buffers = list(self.task.buffers()) if self.reads_late else list(norm_buffers(self.task))
+            self._snapshot = Snapshot(self.task, buffers, teachers=self.reads_late)
+        self._snapshot.take()
         self.optimizer.zero_grad(set_to_none=True)
         micro_batches = MicroBatches(
             self.task, self.predict, self.machine, batch, self.micro_batch, spec.seed, clock.step, self.enter
@@ -110,13 +129,8 @@ class Stepper:
         share = follow_schedules(self.optimizer, spec, clock)
         self.scaler.unscale_(self.optimizer)
         norm = clip_gradients(self.optimizer, spec.clip, spec.clip_by)
-        means = {name: value.to(norm.dtype).mean() for name, value in report.metrics.items()}
-        # One transfer from the device per step, of everything that is checked or logged.
-        names = [*report.terms, *means, "gradient_norm"]
-        values = torch.stack([widen(value) for value in (*report.terms.values(), *means.values(), norm)])
-        world.average([values])
-        metrics = dict(zip(names, values.tolist(), strict=True))
-        self._check_finite(metrics, list(report.terms), batch)
+        self._numbers = self._measure(report, norm, batch)
+        self._numbers.extra["lr"] = spec.lr * lr_factor(spec) * share
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -131,25 +145,61 @@ class Stepper:
             with torch.no_grad():
                 self.task.after_step(report.remembered)
         clock.step += 1
-        metrics |= {"overflows": float(self.overflows)} if self.scaler.is_enabled() else {}
-        return {**metrics, "loss": sum(metrics[name] for name in report.terms), "lr": spec.lr * lr_factor(spec) * share}
+        if self.scaler.is_enabled():
+            self._numbers.extra["overflows"] = float(self.overflows)
 
-    def _check_finite(self, metrics: dict[str, float], terms: list[str], batch: Batch) -> None:
-        finite = all(math.isfinite(metrics[name]) for name in terms)
+    def _measure(self, report: StepReport, norm: Tensor, batch: Batch) -> StepNumbers:
+        """Collect everything of a step that is checked or logged: one transfer from the device.
+
+        Where it is read late, the optimizer gets the check on the device, and skips the step if it fails.
+        """
+        means = {name: value.to(norm.dtype).mean() for name, value in report.metrics.items()}
+        values = torch.stack([widen(value) for value in (*report.terms.values(), *means.values(), norm)])
+        self.world.average([values])
+        names = [*report.terms, *means, "gradient_norm"]
+        numbers = StepNumbers(self.clock.step + 1, list(report.terms), names, values, batch)
+        if self.reads_late:
+            finite = values[: len(report.terms)].isfinite().all() & values[-1].isfinite()
+            self.optimizer.found_inf = 1 - finite.float()  # type: ignore[attr-defined]
+        else:
+            self._check_finite(numbers)
+        return numbers
+
+    def settle(self) -> dict[str, float]:
+        """Return the numbers of the last step: loss, its terms, metrics, gradient norm, learning rate.
+
+        Waits for the device, and raises RunFailedError, if they have not been read yet; see `step`.
+        """
+        if self._numbers is not None:
+            numbers = self._numbers
+            metrics = numbers.read() if not self.reads_late else self._check_finite(numbers)
+            self._numbers = None
+            self._metrics = {**metrics, "loss": sum(metrics[name] for name in numbers.terms), **numbers.extra}
+            self.report(numbers.step, self._metrics)
+        return self._metrics
+
+    def _check_finite(self, numbers: StepNumbers) -> dict[str, float]:
+        """Return the values of a step; put its state back and raise RunFailedError if one is not finite."""
+        metrics = numbers.read()
+        finite = all(math.isfinite(metrics[name]) for name in numbers.terms)
         # With a scaler an overflow of the gradient lowers the scale, as long as there is a smaller scale to try.
         if not self.scaler.is_enabled() or self.scaler.get_scale() < 1:
             finite = finite and math.isfinite(metrics["gradient_norm"])
         if finite:
-            return
+            return metrics
+        self._numbers = None
+        if self._snapshot is not None:
+            self._snapshot.restore()
+        self.clock.step = numbers.step - 1
         tensors = {
-            **{f"{name} of the transformed batch": value for name, value in batch.items()},
+            **{f"{name} of the transformed batch": value for name, value in numbers.batch.items()},
             **{f"weight {name}": value for name, value in self.task.named_parameters()},
-            **{f"loss {name}": torch.tensor(metrics[name]) for name in terms},
+            **{f"loss {name}": torch.tensor(metrics[name]) for name in numbers.terms},
             **{f"gradient of {name}": value.grad for name, value in self.task.named_parameters()},
             "gradient_norm": torch.tensor(metrics["gradient_norm"]),
         }
         raise RunFailedError(
-            f"step {self.clock.step + 1} diverged: {_first_not_finite(tensors)} is not finite",
+            f"step {numbers.step} diverged: {_first_not_finite(tensors)} is not finite",
             f"the previous checkpoint is kept; try a lower --lr than {self.spec.lr:g}, a longer --warmup or --clip 1",
         )
 

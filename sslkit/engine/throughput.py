@@ -1,19 +1,16 @@
 """Throughput of the training steps of one process."""
 
 import time
-from collections import defaultdict
 
 COLD_STEPS = 3  # of a process, which its rate leaves out
 
 
 class Throughput:
-    """Measure the speed of training steps, the share of it spent waiting for data, and the means of their metrics."""
+    """Measure the speed of training steps, and the share of it spent waiting for data."""
 
     def __init__(self) -> None:
         self.samples = self.cold_samples = self.steps = 0
         self.seconds = self.cold_seconds = self.waited = 0.0
-        self._sums: dict[str, float] = defaultdict(float)
-        self._summed = 0
         self._step_start = self._batch_arrival = time.perf_counter()
 
     def start_step(self) -> None:
@@ -24,12 +21,9 @@ class Throughput:
         """Record that the batch of the step is there."""
         self._batch_arrival = time.perf_counter()
 
-    def finish_step(self, samples: int, metrics: dict[str, float]) -> None:
-        """Count a step of `samples` samples, and its metrics."""
+    def finish_step(self, samples: int) -> None:
+        """Count a step of `samples` samples."""
         self.count_step(samples, time.perf_counter() - self._step_start, self._batch_arrival - self._step_start)
-        self._summed += 1
-        for name, value in metrics.items():
-            self._sums[name] += value
 
     def count_step(self, samples: int, seconds: float, waited: float) -> None:
         """Count a step; the first few of a process, which warm up, apart from the others."""
@@ -41,13 +35,6 @@ class Throughput:
         else:
             self.cold_samples += samples
             self.cold_seconds += seconds
-
-    def means(self) -> dict[str, float]:
-        """Return the means of all metrics since the last call."""
-        means = {name: value / self._summed for name, value in self._sums.items()}
-        self._sums.clear()
-        self._summed = 0
-        return means
 
     @property
     def rate(self) -> float:

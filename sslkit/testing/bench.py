@@ -186,7 +186,8 @@ class Bench:
                 name: torch.cat([part[name] for part in parts]) if isinstance(value, Tensor) else value
                 for name, value in parts[0].items()
             }
-            losses.append(stepper.learn(batch)["loss"])
+            stepper.learn(batch)
+            losses.append(stepper.settle()["loss"])
         return losses
 
     def features_in_order(self, world: World = ALONE) -> Tensor:

@@ -1,10 +1,12 @@
 """What only a GPU can show. Skipped, visibly, where there is none."""
 
 import copy
+import math
 import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,15 +15,19 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 
 from sslkit import DataInfo, load, registry
-from sslkit.contract.task import PretextTask, rows
+from sslkit.contract.source import ReadSeed
+from sslkit.contract.task import Clock, PretextTask, rows
+from sslkit.data.loader import Loader
 from sslkit.encoders.build import build_encoder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.compilation import Predict
+from sslkit.engine.job import build_task
 from sslkit.engine.micro_batches import MicroBatches, compute_gradients
 from sslkit.engine.parallel import World
 from sslkit.engine.precision import Machine, choose_machine
-from sslkit.engine.pretrain import pretrain
+from sslkit.engine.pretrain import prepare, pretrain
 from sslkit.engine.seeds import seed_stage
+from sslkit.engine.stepper import Stepper
 from sslkit.specs.train import PretrainSpec
 from sslkit.tasks.load import load_task
 from tests.canvases import canvases
@@ -121,6 +127,26 @@ def test_batches_are_prefetched_in_order() -> None:
             torch.cuda._sleep(10_000_000)  # the step, which runs asynchronously
             delivered.append((raw["image"].float().mean().item(), raw["broken"]))
     assert delivered == [(float(number), [number]) for number in range(5)]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
+def test_no_step_waits_for_its_numbers(optimizer: str, digits: Path, tmp_path: Path) -> None:
+    """From the transformed batch to the end of the step nothing synchronizes host and device."""
+    spec = PretrainSpec(
+        task="byol", data=str(digits), out=str(tmp_path), steps=4, batch_size=16, optimizer=optimizer, clip=1.0, compile="off"
+    )
+    job = prepare(spec)
+    stepper = Stepper(build_task(job, initialize=True), job.settings, Clock(steps=4))
+    raw = next(Loader(job.settings.source, 0, substitute=True)([np.arange(16)], ReadSeed(0, 0)))
+    for _ in range(4):
+        batch = stepper.transformed(raw)
+        stepper.settle()
+        torch.cuda.set_sync_debug_mode("error" if stepper.clock.step else "default")
+        try:
+            stepper.learn(batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert math.isfinite(stepper.settle()["loss"])
 
 
 def test_optimizers_are_fused() -> None:
