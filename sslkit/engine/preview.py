@@ -100,7 +100,7 @@ def _recorded(spec: PreviewSpec, requested: dict[str, Any]) -> PretrainSpec:
         flags = ", ".join(map(flag_name, differing))
         raise SslkitError(f"{flags}: the run in {folder} has other values", "leave them out: a checkpoint has its own")
     kept = {name: requested[name] for name in requested if name in _KEPT}
-    return run.updated({**kept, **storage, "batch_size": 2, "micro_batch": None})
+    return run.updated({**kept, **storage, "batch_size": 2, "micro_batch": "auto"})
 
 
 def _stepper(training: TrainingJob, spec: PreviewSpec) -> Stepper:

@@ -94,7 +94,7 @@ def advice(shares: dict[str, float], settings: Settings) -> list[str]:
     if shares[REST] > 0.1:
         lines.append("logging and health checks take long: use a larger --health-every (0: never) or --checkpoint-every")
     network = shares[FORWARD] + shares[LOSS] + shares[BACKWARD]
-    if spec.micro_batch is not None and spec.micro_batch < spec.batch_size // machine.world.size:
+    if spec.micro_batch != "auto" and spec.micro_batch < spec.batch_size // machine.world.size:
         lines.append(f"--micro-batch {spec.micro_batch} splits the batch: a larger one is faster if memory allows it")
     if machine.device.type == "cuda" and machine.precision == "fp32":
         lines.append("--precision auto uses half precision where the device supports it")

@@ -60,7 +60,7 @@ class Session:
         self.stepper.report = self._record
         spec = self.settings.spec
         if isinstance(spec, PretrainSpec) and spec.profile and self.world.first:
-            self.profile = Profile(self.settings, spec.profile, COLD_STEPS)
+            self.profile = Profile(self.stepper.settings, spec.profile, COLD_STEPS)
             self.stepper.enter = self.profile.enter
 
     def begin_epoch(self) -> None:

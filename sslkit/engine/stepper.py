@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -59,6 +60,11 @@ class Stepper:
         for _, part, _ in task.parts():
             part.clock = clock
 
+    def update_spec(self, **values: Any) -> None:
+        """Replace settings of the run that were measured after it was prepared."""
+        self.spec = self.spec.model_copy(update=values)
+        self.settings = replace(self.settings, spec=self.spec)
+
     def before_epoch(self, epoch: int) -> None:
         """Let the task prepare an epoch."""
         self.settle()
@@ -98,7 +104,7 @@ class Stepper:
     def micro_batch(self) -> int:
         """Return the number of samples on this device at once."""
         share = self.spec.batch_size // self.world.size
-        return min(self.spec.micro_batch or share, share)
+        return share if self.spec.micro_batch == "auto" else min(self.spec.micro_batch, share)
 
     def transformed(self, raw: dict[str, Any]) -> Batch:
         """Return the task's transform of this process's rows of a loaded batch."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from sslkit.contract.evaluation import Protocol
 from sslkit.specs.data import ANNOTATIONS, MAIN_PART
-from sslkit.specs.train import FinetuneSpec
+from sslkit.specs.train import FEWEST_AT_ONCE, FinetuneSpec
 
 # What `finetune --recipe` changes.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -61,7 +61,10 @@ def part_setting(part: str) -> dict[str, str]:
 def finetune_settings(spec: FinetuneSpec) -> dict[str, Any]:
     """Return everything in a spec that decides the training."""
     data = {name: value for name, value in spec.sample_values().items() if value != "auto"}
-    return {**spec.model_dump(mode="json", exclude=set(_NOT_TRAINING) | spec.tables()), **data}
+    settings = {**spec.model_dump(mode="json", exclude=set(_NOT_TRAINING) | spec.tables()), **data}
+    if spec.micro_batch != "auto" and spec.micro_batch >= min(FEWEST_AT_ONCE, spec.batch_size):
+        settings["micro_batch"] = "auto"  # which became such a number on some machine, and is recorded as it
+    return settings
 
 
 def finetune_protocol(spec: FinetuneSpec) -> str | None:

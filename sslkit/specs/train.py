@@ -7,6 +7,7 @@ from pydantic import Field
 from sslkit.contract.options import Auto, Count, Looks, Shares, Spec, Texts
 from sslkit.specs.data import PART, DataSpec
 
+FEWEST_AT_ONCE = 32  # samples from which a BatchNorm gets usable statistics: `--micro-batch auto` splits no further
 _SHARE = r"0(\.[0-9]+)?"  # from 0 to below 1
 
 
@@ -28,10 +29,9 @@ class TrainSpec(DataSpec):
     minutes: float | None = Field(
         default=None, gt=0, description="Training time in minutes; the number of steps is fixed after a short measurement."
     )
-    micro_batch: int | None = Field(
-        default=None,
-        ge=1,
-        description="Samples on a device at once: less memory, same result (BatchNorm uses each micro-batch).",
+    micro_batch: Count | Auto = Field(
+        default="auto",
+        description="Samples on a device at once: less memory, same result (BatchNorm uses each micro-batch); auto: what fits.",
     )
     optimizer: Literal["sgd", "adamw", "lars"] = Field(default="adamw", description="Optimizer.")
     lr: float = Field(default=1e-3, ge=0, description="Peak learning rate.")

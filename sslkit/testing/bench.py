@@ -103,7 +103,7 @@ class Bench:
             for name, value in _tensors(task).items():
                 value.copy_(prototype.tensors[name])
         task.zero_grad(set_to_none=True)
-        spec = prototype.spec.model_copy(update={"micro_batch": micro_batch, **({"clip": clip} if exact else {})})
+        spec = prototype.spec.model_copy(update={"micro_batch": micro_batch or "auto", **({"clip": clip} if exact else {})})
         stepper = Stepper(task, _settings(spec, prototype.source, self.task_class.encodes, precision, world), Clock(steps=1000))
         stepper.weights = prototype.weights
         return stepper

@@ -272,7 +272,7 @@ def test_a_rehearsed_epoch_leaves_no_trace_and_is_counted(digits: Path, tmp_path
 def test_micro_batches_from_the_command_line(digits: Path, tmp_path: Path) -> None:
     options = {"norm": "none"}
     runs = []
-    for micro_batch in (None, 6):
+    for micro_batch in ("auto", 6):
         out = tmp_path / str(micro_batch)
         pretrain(
             spec(digits, out, "simclr", micro_batch=micro_batch, encoder="vit_micro", options=options, epochs=1).model_copy(
