@@ -51,6 +51,16 @@ def say(message: str, style: str | None = None) -> None:
         stderr.print(message, style=style, markup=False)
 
 
+@contextmanager
+def silence() -> Iterator[None]:
+    """Print nothing on stderr meanwhile."""
+    before, stderr.quiet = stderr.quiet, True
+    try:
+        yield
+    finally:
+        stderr.quiet = before
+
+
 def print_json(value: Any) -> None:
     """Print one JSON object on stdout."""
     if RANK == 0:

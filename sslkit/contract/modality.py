@@ -54,6 +54,8 @@ class Modality:
     evaluated_as: ClassVar[str]
     encoder_channels: ClassVar[int | None] = None  # with which an encoder is tried before data is opened; None: data tells
     encoder_size: ClassVar[int] = 224  # the same for the size of a sample
+    sizes: ClassVar[tuple[int, ...]] = ()  # ascending, among which `auto` chooses what a CPU can train; empty: the data decides
+    small_size: ClassVar[int] = 0  # up to which samples are trained on as they are
     small_options: ClassVar[dict[str, dict[str, str]]] = {}  # by encoder: options that make it small, for `sslkit check`
     selections: ClassVar[dict[str, int]] = {}  # what an encoder may be restricted to, and how many channels that has
     suggestions: ClassVar[dict[str, str]] = {}  # by requirement: encoders that meet it, for messages

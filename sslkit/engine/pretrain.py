@@ -20,6 +20,7 @@ from sslkit.engine.parallel import ALONE, World, process_group
 from sslkit.engine.resume import merge_recorded
 from sslkit.engine.run_folder import choose_out, holds_run, read_spec
 from sslkit.engine.settings import resolve_settings
+from sslkit.engine.size_fit import choose_size
 from sslkit.engine.training import run_training
 from sslkit.evaluation.online_knn import OnlineKnn
 from sslkit.registry import load_modality
@@ -83,6 +84,9 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> TrainingJob:
     if spec.data is None:
         raise SslkitError("missing", f"give {modality.options.accepts}", flag="data")
     _check_encoder(spec, task_class, name)
+    fitting = choose_size(spec, modality, prepare, world)
+    if fitting is not None:
+        spec = spec.updated(modality.options.of_size(fitting[0]))
     source = modality.source.open(spec)
     if "label" in task_class.needs:
         source.reveal_labels(_find_labels(source, name))
@@ -99,10 +103,13 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> TrainingJob:
             )
         resolved = {name: value for name, (value, _) in source.resolved.items() if name != "cache"}
         classify = OnlineKnn(spec.updated(resolved), modality.evaluated_as)
+    settings = resolve_settings(spec, source, task_class.encodes, task_class.requires, world)
+    if fitting is not None:
+        settings.reasons["size"] = f"{fitting[0]}: {fitting[1]}"
     return TrainingJob(
         name=name,
         command=f"pretrain {spec.task}",
-        settings=resolve_settings(spec, source, task_class.encodes, task_class.requires, world),
+        settings=settings,
         out=out,
         build_encoder=lambda build: task_class.build_encoder(options, build),
         build_task=lambda encoder, data: task_class(options, encoder, data),

@@ -1,5 +1,6 @@
 """Rehearsed steps and epochs, which measure a run before it starts and leave no trace in its state."""
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,7 +12,7 @@ from sslkit.data.loader import Loader, epoch_batches
 from sslkit.engine.optimizer import reset_state
 from sslkit.engine.signals import StopSignal
 from sslkit.engine.stepper import Stepper
-from sslkit.specs.train import TrainSpec
+from sslkit.specs.train import ENOUGH_STEPS, FEW_STEPS, PretrainSpec, TrainSpec
 
 
 def rehearse_steps(
@@ -59,12 +60,16 @@ def rehearse_epochs(stepper: Stepper, negligible: float, most: int = 5) -> float
 
 
 def estimate_steps(stepper: Stepper, loader: Loader, stop: StopSignal) -> TrainSpec:
-    """Print how long the run will take; with `--minutes`, fix its number of steps. Returns the spec with that number."""
+    """Print how long the run will take, and whether that is too short; with `--minutes`, fix its number of steps.
+
+    Returns the spec with that number.
+    """
     spec, clock, settings = stepper.spec, stepper.clock, stepper.settings
     minutes = spec.minutes if spec.steps is None else None
     count = 22 if minutes else 2
     if clock.steps <= 10 * count and not minutes:
         say(f"  {'steps':<14} {clock.steps}")
+        _warn_if_short(spec, clock.steps, None)
         return spec
     batches = epoch_batches(settings.data.samples, spec.batch_size, spec.seed, 0, stepper.weights)
     rows = [batch[stepper.world.share(spec.batch_size)] for batch in (batches * count)[:count]]
@@ -77,4 +82,16 @@ def estimate_steps(stepper: Stepper, loader: Loader, stop: StopSignal) -> TrainS
         clock.steps = max(1, round(60 * minutes / seconds))
         spec = spec.model_copy(update={"steps": clock.steps})
     say(f"  {'steps':<14} {clock.steps:,} of {seconds:.2f} s: about {duration(clock.steps * seconds)}")
+    _warn_if_short(spec, clock.steps, seconds)
     return spec
+
+
+def _warn_if_short(spec: TrainSpec, steps: int, seconds: float | None) -> None:
+    """Say so if pretraining ends before it has begun to learn, and what would be enough."""
+    if not isinstance(spec, PretrainSpec) or steps >= FEW_STEPS:
+        return
+    enough = f"--steps {ENOUGH_STEPS}"
+    if seconds is not None:
+        flag = f"--minutes {math.ceil(ENOUGH_STEPS * seconds / 60)}" if spec.minutes else enough
+        enough = f"{ENOUGH_STEPS} take about {duration(ENOUGH_STEPS * seconds)} ({flag})"
+    say(f"  {steps} steps are too few to learn anything; {enough}", style="bold yellow")

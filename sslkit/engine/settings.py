@@ -15,6 +15,8 @@ from sslkit.engine.precision import Machine, choose_machine
 from sslkit.registry import load_modality
 from sslkit.specs.train import TrainSpec
 
+DEFAULT_EPOCHS = 100
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -67,8 +69,8 @@ def resolve_settings(
         name, why = modality.default_encoder(source.info, requires, machine.device.type == "cpu")
         values["encoder"], reasons["encoder"] = name, f"{name}: {why}"
     if spec.epochs == "auto" and spec.steps is None and spec.minutes is None:
-        values["epochs"] = 100
-        reasons["epochs"] = "100: usual for pretraining; --minutes sets a time instead"
+        values["epochs"] = DEFAULT_EPOCHS
+        reasons["epochs"] = f"{DEFAULT_EPOCHS}: usual for pretraining; --minutes sets a time instead"
     if spec.steps is not None or spec.minutes is not None:
         values["epochs"] = "auto"  # one length is recorded
     spec = spec.updated(values)
@@ -114,6 +116,6 @@ _SHOWN = (
 def show_settings(settings: Settings, title: str, out: Path) -> None:
     """Print what is about to run, with the reason for each choice that was made for the user."""
     say(f"{title} on {settings.data.samples:,} {settings.source.noun} from {settings.source.location} -> {out}", style="bold")
-    for flag in (*(name for name in settings.source.resolved if name not in _SHOWN), *_SHOWN):
+    for flag in ("size", *(name for name in settings.source.resolved if name not in ("size", *_SHOWN)), *_SHOWN):
         if flag in settings.reasons:
             say(f"  {flag.replace('_', '-'):<14} {settings.reasons[flag]}")

@@ -20,7 +20,7 @@ from sslkit.image.decode import read_canvas
 from sslkit.image.demo import some_digits
 from sslkit.image.encoders.select import CHANNELS, Select
 from sslkit.image.options import ImageOptions
-from sslkit.image.source import ImageSource
+from sslkit.image.source import SIZES, ImageSource
 from sslkit.image.transforms import center_view, random_resized_crop
 
 
@@ -30,6 +30,8 @@ class ImageModality(Modality):
     options: ClassVar[type[DataOptions]] = ImageOptions
     source: ClassVar = ImageSource
     encoder_channels: ClassVar = 3
+    sizes: ClassVar = SIZES
+    small_size: ClassVar = 64
     small_options: ClassVar = {
         "resnet_micro": {"width": "16"},
         "vit_micro": {"width": "32", "depth": "2"},

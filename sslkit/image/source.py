@@ -29,7 +29,7 @@ from sslkit.image.transforms import center_view
 _FEW, _MOST = 4, 64  # channels that are recognized by their number, and that images may have
 
 
-SIZES = (32, 64, 96, 128, 160, 224)
+SIZES = (32, 48, 64, 96, 128, 160, 224)
 
 
 class ImageSource(IndexedSource):

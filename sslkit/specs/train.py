@@ -7,6 +7,7 @@ from pydantic import Field
 from sslkit.contract.options import Auto, Count, Looks, Shares, Spec, Texts
 from sslkit.specs.data import PART, DataSpec
 
+FEW_STEPS, ENOUGH_STEPS = 200, 300  # of pretraining: below the first nothing is learned, from the second on something is
 FEWEST_AT_ONCE = 32  # samples from which a BatchNorm gets usable statistics: `--micro-batch auto` splits no further
 _SHARE = r"0(\.[0-9]+)?"  # from 0 to below 1
 
