@@ -18,17 +18,22 @@ from sslkit.contract.encoder import Encoder, EncoderLibrary
 from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.contract.modality import Modality
 from sslkit.encoders.composed import Concat
-from sslkit.encoders.recipe import ConcatRecipe, PlainRecipe, Recipe, SelectRecipe, read_recipe
+from sslkit.encoders.recipe import ConcatRecipe, PlainRecipe, Recipe, SelectRecipe, read_recipe, recipe_for
 
 DEFAULT_LIBRARY = "timm"  # of names without a prefix
 
 
-def build_encoder(recipe: Recipe, pretrained: bool = False, allowed: str | None = None) -> Encoder:
+def build_encoder(
+    recipe: Recipe | str, pretrained: bool = False, allowed: str | None = None, *, size: int = 224, channels: int = 3
+) -> Encoder:
     """Build the encoder of a recipe, with random weights or (`pretrained`) those that timm or torchvision publish.
 
-    Raises SslkitError for an unknown name and for options its factory refuses. A `package.module:factory` is imported only
+    Instead of a recipe it may be a name from `sslkit encoders` or of timm; `size` (of a sample, in pixels or as the
+    modality counts) and `channels` belong to a name only. Raises SslkitError for an unknown name and for options its factory refuses. A `package.module:factory` is imported only
     if `allowed` repeats it.
     """
+    if isinstance(recipe, str):
+        recipe, allowed = recipe_for(recipe, size, channels, pretrained=pretrained), recipe
     parsed = read_recipe(recipe)
     if isinstance(parsed, ConcatRecipe):
         return concat(*(_build_part(part, pretrained, allowed) for part in parsed.concat))

@@ -37,6 +37,22 @@ def test_any_size(name: str, sizes: tuple[int, ...], channels: int) -> None:
         assert feature_map.shape[:2] == (2, encoder.width)
 
 
+def test_an_encoder_by_its_name() -> None:
+    import sslkit
+
+    assert sslkit.build_encoder("resnet_micro").recipe["size"] == 224
+    assert sslkit.build_encoder("vit_micro", size=32, channels=1)(torch.rand(2, 1, 32, 32)).shape == (2, 128)
+    with pytest.raises(SslkitError, match="resnet_macro"):
+        sslkit.build_encoder("resnet_macro")
+
+
+def test_the_package_lists_its_names() -> None:
+    import sslkit
+
+    assert {"pretrain", "PretrainSpec", "build_encoder", "load", "__version__"} < set(dir(sslkit))
+    assert all(getattr(sslkit, name) is not None for name in dir(sslkit))
+
+
 def test_resnet_micro_is_the_network_of_the_reference_figures() -> None:
     encoder = built("resnet_micro")
     assert [tuple(layer.shape[1:]) for layer in encoder.layers(torch.rand(1, 3, 32, 32))] == [
