@@ -29,11 +29,11 @@ def build_encoder(
     """Build the encoder of a recipe, with random weights or (`pretrained`) those that timm or torchvision publish.
 
     Instead of a recipe it may be a name from `sslkit encoders` or of timm; `size` (of a sample, in pixels or as the
-    modality counts) and `channels` belong to a name only. Raises SslkitError for an unknown name and for options its factory refuses. A `package.module:factory` is imported only
-    if `allowed` repeats it.
+    modality counts) and `channels` belong to a name only. Raises SslkitError for an unknown name and for options its factory
+    refuses. A `package.module:factory` is imported only if `allowed` repeats it, or given as a name.
     """
     if isinstance(recipe, str):
-        recipe, allowed = recipe_for(recipe, size, channels, pretrained=pretrained), recipe
+        allowed, recipe = recipe, recipe_for(recipe, size, channels, pretrained=pretrained)
     parsed = read_recipe(recipe)
     if isinstance(parsed, ConcatRecipe):
         return concat(*(_build_part(part, pretrained, allowed) for part in parsed.concat))
