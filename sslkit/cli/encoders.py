@@ -38,8 +38,8 @@ def _encoders(
     for entry in installed:
         stdout.print(f"{entry.name:<16} {entry.package} {entry.version}: {entry.summary}", markup=False)
     if pattern is None:
-        stdout.print("any timm name    e.g. resnet50, vit_small_patch16_224 (`sslkit encoders vit_small` searches)")
-        stdout.print("torchvision:NAME e.g. torchvision:resnet18")
+        stdout.print("any timm name    e.g. resnet50, seresnet50, vit_small_patch16_224 (`sslkit encoders vit_small` searches)")
+        stdout.print("torchvision:NAME every classification network, e.g. torchvision:alexnet, torchvision:vgg16")
         stdout.print("package.module:factory  your own: returns a module from images to [B, width]")
     for name in timm:
         stdout.print(name, markup=False)

@@ -506,6 +506,14 @@ def test_pictures_are_kept_while_it_trains(digits: Path, quick: list[str], tmp_p
     assert all(line["memory"] > 10**8 for line in lines) and lines[-1]["seconds"] > lines[0]["seconds"] > 0
 
 
+@pytest.mark.slow
+def test_alexnet_learns_rotations(digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    """The network of the paper (Gidaris et al., 2018), from torchvision."""
+    flags = ["--data", digits, "--size", 64, "--steps", 2, "--batch-size", 8, "--workers", 0, "--out", tmp_path / "run"]
+    ran = sslkit("pretrain", "rotation", "--encoder", "torchvision:alexnet", *flags)
+    assert ran.code == 0 and public.load(tmp_path / "run" / "model.safetensors")(torch.rand(1, 3, 64, 64)).shape == (1, 9216)
+
+
 def test_another_number_of_processes_is_reported(
     digits: Path, quick: list[str], tmp_path: Path, sslkit: Callable[..., Any]
 ) -> None:
