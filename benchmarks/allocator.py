@@ -17,8 +17,8 @@ from sslkit import PretrainSpec
 from sslkit.engine import stepper
 if sys.argv[4] == "default":
     stepper.keep_freed_memory = lambda: None
-from throughput import fixed_tensor_steps, turn
-steps = fixed_tensor_steps(PretrainSpec(task=sys.argv[2], data=sys.argv[3], batch_size=256, steps=10**6))
+from throughput import fixed_tensor_steps, new_stepper, turn
+steps = fixed_tensor_steps(new_stepper(PretrainSpec(task=sys.argv[2], data=sys.argv[3], batch_size=256, steps=10**6)))
 turn(steps, 2)
 seconds = min(turn(steps, 3) for _ in range(3))
 print(256 / seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)

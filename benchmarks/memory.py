@@ -16,10 +16,10 @@ import json, resource, sys
 import torch
 sys.path.insert(0, sys.argv[1])
 from sslkit import PretrainSpec
-from throughput import engine_steps
+from throughput import engine_steps, new_stepper
 settings = json.loads(sys.argv[2])
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-steps = engine_steps(PretrainSpec(task="simclr", **settings, steps=10**6))
+steps = engine_steps(new_stepper(PretrainSpec(task="simclr", **settings, steps=10**6)))
 if torch.cuda.is_available():
     next(steps), next(steps)
     print(0, torch.cuda.max_memory_allocated() / 1e6)
