@@ -119,6 +119,7 @@ class Stepper:
     def learn(self, batch: Batch) -> None:
         """Take one step on a transformed batch; see `step`."""
         spec, clock, world = self.spec, self.clock, self.world
+        self.enter(REST)
         self.settle()
         if self._snapshot is None:
             buffers = list(self.task.buffers()) if self.reads_late else list(norm_buffers(self.task))
