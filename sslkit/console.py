@@ -9,6 +9,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from sslkit.processes import PLACE
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -38,11 +40,8 @@ stderr = _Console(stderr=True, highlight=False, soft_wrap=True)
 stdout = _Console(highlight=False, soft_wrap=True)
 
 
-# torchrun starts several processes of one job: the first prints for all, the others only their own failures.
-PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
-
-
-RANK = int(os.environ.get("RANK", "0")) if PROCESSES > 1 else 0
+# Of several processes of a job the first prints for all, the others only their own failures.
+PROCESSES, RANK = PLACE.size, PLACE.rank
 
 
 def say(message: str, style: str | None = None) -> None:

@@ -14,6 +14,7 @@ from sslkit import registry
 from sslkit.cli.arguments import add_entry
 from sslkit.console import PROCESSES, RANK, close_output, say, stderr
 from sslkit.contract.errors import RunInterruptedError, SslkitError, did_you_mean
+from sslkit.processes import ignore_checkpoint_signal, report_error
 
 # Every mistake in using the command line derives from this class, which Typer exports only through its subclass.
 _UsageError: Any = typer.BadParameter.__mro__[2]
@@ -84,6 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str] | None) -> None:
+    ignore_checkpoint_signal()
     completing = "_SSLKIT_COMPLETE" in os.environ  # the shell asks what may come next
     arguments = _typed() if completing else sys.argv[1:] if arguments is None else arguments
     if arguments in ([], ["--all"]):
@@ -99,7 +101,8 @@ def _run(arguments: list[str] | None) -> None:
             raise SslkitError(f"{PROCESSES} processes: only pretrain and finetune share their work", "start one process")
         code = command(arguments, standalone_mode=False, prog_name="sslkit")
     except RunInterruptedError as stopped:  # as asked: no error
-        say(str(stopped))
+        if not report_error(str(stopped), stopped.exit_code):
+            say(str(stopped))
         sys.exit(stopped.exit_code)
     except SslkitError as error:
         if completing:
@@ -158,6 +161,8 @@ def _listed_only() -> None:
 
 
 def _fail(message: str, code: int) -> None:
+    if report_error(message, code):
+        sys.exit(code)
     for line in message.splitlines() or [""]:
         stderr.print(f"process {RANK}: error: " if RANK else "error: ", style="bold red", end="")
         stderr.print(line, markup=False)
@@ -193,4 +198,6 @@ def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackT
     if others:  # a plugin's own file
         raised = f"{kind.__name__} in {others[-1].filename}, line {others[-1].lineno}"
         advice = "`sslkit check FILE` tests a task"
-    stderr.print(f"{raised}: {first} (traceback in {log.name}; {advice})", markup=False)
+    message = f"{raised}: {first} (traceback in {log.name}; {advice})"
+    if not report_error(message, 1):
+        stderr.print(message, markup=False)

@@ -10,6 +10,7 @@ from rich.text import Text
 from sslkit.console import RANK, print_json, stdout
 from sslkit.contract.result import Metric, Result, Results, Row
 from sslkit.evaluation.notes import describe_comparisons
+from sslkit.processes import report_result
 
 
 def show(result: Any, as_json: bool, lines: Callable[[Any], list[str] | None] | None = None, details: bool = False) -> None:
@@ -18,10 +19,10 @@ def show(result: Any, as_json: bool, lines: Callable[[Any], list[str] | None] | 
     With `as_json`, one JSON object; with `details`, the p-values of an evaluation follow.
     """
     values = result.to_json() if isinstance(result, Result | Results) else dataclasses.asdict(result)
+    if RANK > 0 or report_result(values):  # which the first process, or the one that started it, prints
+        return
     if as_json:
         print_json(values)
-        return
-    if RANK > 0:
         return
     if isinstance(result, Result):
         show_result(result, details)

@@ -26,9 +26,11 @@ def _run(values: dict[str, Any], extras: dict[str, Any], task_class: Any) -> Non
         raise SslkitError(f"which task? {listing().strip() or 'none is installed'}", "sslkit pretrain TASK --data DIR")
     spec, flags, from_file = task_spec(PretrainSpec, values, extras, task_class)
     from sslkit.engine import pretrain
+    from sslkit.engine.launch import process_count
     from sslkit.engine.parallel import process_group
 
     if extras["dry_run"]:
+        process_count(spec)  # which reports more than there are; one process is enough to look
         with process_group(spec.device) as world:
             training = pretrain.prepare(spec, world)
         _show_settings(training, spec, flags, from_file, task_class, extras)

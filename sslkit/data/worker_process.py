@@ -12,6 +12,7 @@ from copy import copy
 from typing import Any
 
 from sslkit.contract.errors import SslkitError
+from sslkit.processes import ignore_checkpoint_signal
 
 
 @contextmanager
@@ -60,6 +61,7 @@ leaving = _Flag()
 def ignore_stop_signals(leaving: _Flag, worker: int) -> None:
     """Ignore the signals that a terminal or a job scheduler also sends to workers: the loop finishes its step and ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_checkpoint_signal()
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0) if leaving.is_set() else None)
 
 

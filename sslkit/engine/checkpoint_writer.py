@@ -41,7 +41,7 @@ class CheckpointWriter:
 
     def write_spec(self) -> None:
         """Record the spec of the run."""
-        self.folder.write_spec(self.spec.model_dump(mode="json", exclude={"out", "resume"} | self._other_tables()))
+        self.folder.write_spec(self.spec.model_dump(mode="json", exclude={"out", "resume", "devices"} | self._other_tables()))
 
     def _other_tables(self) -> set[str]:
         """Return the spec's tables of data options that are not of this run's modality."""
@@ -64,7 +64,7 @@ class CheckpointWriter:
         clock, task, source = self.stepper.clock, self.stepper.task, self.stepper.settings.source
         exported = task.exports()
         others = {name: module for name, module in exported.items() if name != "encoder"}
-        private = {"out", "resume", "data", "test", "init", "ckpt", "task"}  # paths of somebody's machine
+        private = {"out", "resume", "devices", "data", "test", "init", "ckpt", "task"}  # of somebody's machine
         excluded: dict[str, Any] = {name: set(options.paths) for name, options in data_options().items()}
         excluded |= dict.fromkeys(private | self._other_tables(), True)
         spec = self.spec.model_dump(mode="json", exclude=excluded)

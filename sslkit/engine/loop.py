@@ -24,7 +24,7 @@ def train(session: Session) -> None:
                 session.stop_if_collapsed(health)
                 progress.advance(1, session.progress_text())
                 session.checkpoints.maybe_save(clock.step)
-                session.stop_if_signaled()
+                session.answer_signals()
                 session.maybe_show_profile()
             session.end_epoch()
     session.checkpoints.save()

@@ -1,6 +1,6 @@
 """The processes of one job: the rank of this one, and the few collectives they need.
 
-`torchrun` starts the processes and describes them in the environment. With one process everything here is a no-op.
+torchrun, srun or `--devices` starts the processes (`sslkit.processes`). With one process everything here is a no-op.
 """
 
 import os
@@ -14,11 +14,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sslkit.contract.errors import RunFailedError, SslkitError
+from sslkit.processes import Place, find_place
 
 T = TypeVar("T")
 
 
 _BUCKET = 2**24  # elements per message
+LOST = "lost another process of this job"
 
 
 @dataclass(frozen=True)
@@ -143,27 +145,23 @@ class GatheredBatch(Mapping[str, Any]):
 
 @contextmanager
 def process_group(device: str = "auto") -> Iterator[World]:
-    """Join the process group that torchrun started, if any, and leave it at the end."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Join the processes that torchrun, srun or `--devices` started, if any, and leave them at the end."""
+    place = find_place(os.environ)
+    if place.size == 1:
         yield ALONE
         return
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
+    if missing and place.launcher != "srun":
         raise SslkitError(
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']} and {', '.join(missing)} is not set",
             "start the job with torchrun, or unset WORLD_SIZE",
         )
-    world = World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
     on_gpu = device != "cpu" and torch.cuda.is_available()
+    world = World(place.rank, place.size, _choose_gpu(place) if on_gpu else place.local_rank)
     if on_gpu:
-        if world.local_rank >= torch.cuda.device_count():
-            raise SslkitError(
-                f"process {world.local_rank} has no GPU: this machine has {torch.cuda.device_count()}",
-                "lower --nproc-per-node of torchrun, or use --device cpu",
-            )
         torch.cuda.set_device(world.local_rank)
     try:
-        store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+        store, rank, size = next(dist.rendezvous(place.rendezvous))  # type: ignore[attr-defined]
         if os.environ.get("GROUP_WORLD_SIZE") == "1":
             # After a restart by torchrun: the earlier processes left their addresses in the same store. (With several
             # machines each counts its own restarts, so the count is not a common name there.)
@@ -179,13 +177,26 @@ def process_group(device: str = "auto") -> Iterator[World]:
         dist.destroy_process_group()
 
 
+def _choose_gpu(place: Place) -> int:
+    """Return the number of this process's GPU; raises SslkitError if there is none left for it."""
+    gpus = torch.cuda.device_count()
+    if place.launcher == "srun" and gpus == 1:
+        return 0  # with --gpus-per-task=1 each task sees only a GPU of its own
+    if place.local_rank >= gpus:
+        tasks = "--ntasks-per-node of srun" if place.launcher == "srun" else "--nproc-per-node of torchrun"
+        raise SslkitError(
+            f"process {place.local_rank} has no GPU: this machine has {gpus}", f"lower {tasks}, or use --device cpu"
+        )
+    return place.local_rank
+
+
 @contextmanager
 def _communicating() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # subclasses of it are what torch raises when another process is gone
         raise RunFailedError(
-            f"lost another process of this job: {str(error).partition(chr(10))[0]}",
+            f"{LOST}: {str(error).partition(chr(10))[0]}",
             "see the message of that process; --resume continues from the last checkpoint",
         ) from error
 

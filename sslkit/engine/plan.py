@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 
+from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import ReadSeed
 from sslkit.contract.task import Clock
 from sslkit.data.loader import Loader, epoch_batches
 from sslkit.engine.checkpoint import save_model
 from sslkit.engine.collapse import Health
 from sslkit.engine.job import TrainingJob, build_task
+from sslkit.engine.launch import process_count
 from sslkit.engine.memory import peak_memory
 from sslkit.engine.pretrain import prepare
 from sslkit.engine.rehearsal import rehearse_epochs, rehearse_steps
@@ -53,6 +55,8 @@ def plan(spec: PretrainSpec) -> PlanResult:
 
     Raises SslkitError for everything that `sslkit pretrain` would refuse.
     """
+    if process_count(spec) > 1:
+        raise SslkitError("plan measures one process", "leave it out", flag="devices")
     job = prepare(spec)
     settings = job.settings
     show_settings(settings, job.name, job.out)

@@ -15,8 +15,9 @@ from sslkit.data.locations import absolute_data
 from sslkit.encoders.build import build_encoder, check_requirements
 from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.job import Outcome, TrainingJob
+from sslkit.engine.launch import run_on_devices
 from sslkit.engine.loggers import load_logger
-from sslkit.engine.parallel import ALONE, World, process_group
+from sslkit.engine.parallel import ALONE, World
 from sslkit.engine.resume import merge_recorded
 from sslkit.engine.run_folder import choose_out, holds_run, read_spec
 from sslkit.engine.settings import resolve_settings
@@ -54,8 +55,11 @@ def pretrain(spec: PretrainSpec) -> PretrainResult:
     Raises SslkitError for what can be told before the first step, RunFailed if the run fails, Interrupted if a signal
     ended it after a checkpoint.
     """
-    with process_group(spec.device) as world:
-        return PretrainResult.of(run_training(prepare(spec, world)))
+    return run_on_devices("pretrain", spec, _pretrain, lambda values: PretrainResult(**values))
+
+
+def _pretrain(spec: PretrainSpec, world: World) -> PretrainResult:
+    return PretrainResult.of(run_training(prepare(spec, world)))
 
 
 def prepare(spec: PretrainSpec, world: World = ALONE) -> TrainingJob:

@@ -9,12 +9,20 @@ from sslkit.contract.errors import SslkitError, flag_name
 from sslkit.contract.task import Clock
 from sslkit.engine.run_folder import RESUME, SPEC, read_spec
 from sslkit.engine.stepper import Stepper
+from sslkit.processes import PLACE
 from sslkit.specs.train import TrainSpec
 
 _FREELY_CHANGED = frozenset(
     {"data", "device", "workers", "cache", "cache_limit", "reindex", "checkpoint_every", "resume", "extend_to", "out"}
-    | {"health_every", "on_collapse", "online_knn", "profile", "log", "activation_checkpointing", "max_broken"}
+    | {"health_every", "on_collapse", "online_knn", "profile", "log", "activation_checkpointing", "max_broken", "devices"}
 )  # on a resume: they change where and how a run continues, not what it computes (data that moved has the same fingerprint)
+
+
+def continue_hint(command: str, out: Path, device: str) -> str:
+    """Return what continues an interrupted run; `--devices` is checked before the run's own `--device` is read."""
+    where = [] if device == "auto" else ["--device", device]
+    devices = ["--devices", str(PLACE.size), *where] if PLACE.launcher == "--devices" else []
+    return " ".join(["continue with: sslkit", command, "--resume --out", str(out), *devices])
 
 
 def recorded_spec(spec: TrainSpec, folder: Path) -> TrainSpec:

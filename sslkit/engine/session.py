@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from signal import SIGTERM
 from typing import Any
 
-from sslkit.console import duration
+from sslkit.console import duration, say
 from sslkit.contract.errors import RunFailedError, RunInterruptedError
 from sslkit.contract.source import ReadSeed
 from sslkit.data.loader import Loader, epoch_batches
@@ -16,7 +16,7 @@ from sslkit.engine.profile import REST, WAITING, Profile, unmeasured
 from sslkit.engine.quarantine import Quarantine, too_many_unreadable
 from sslkit.engine.run_folder import RunFolder
 from sslkit.engine.signals import StopSignal
-from sslkit.engine.stepper import Stepper
+from sslkit.engine.stepper import SAVE, STOP, Stepper
 from sslkit.engine.throughput import COLD_STEPS, Throughput
 from sslkit.specs.train import PretrainSpec
 
@@ -39,6 +39,7 @@ class Session:
         epoch_prepared: bool = False,
     ) -> None:
         self.stepper, self.loader, self.folder, self.stop = stepper, loader, folder, stop
+        stepper.stop = stop
         self.clock, self.settings, self.world = stepper.clock, stepper.settings, stepper.world
         self.epoch_prepared = epoch_prepared
         self.throughput = Throughput()
@@ -88,7 +89,7 @@ class Session:
             self.stepper.enter(WAITING)
             self.throughput.start_step()
         self.stepper.enter(REST)
-        self.stop_if_signaled()  # which may have ended the wait for a batch
+        self.answer_signals()  # one may have ended the wait for a batch
 
     def progress_text(self) -> str:
         """Return loss, speed and time left for the progress bar."""
@@ -106,12 +107,25 @@ class Session:
             reason = f"stopped after step {self.clock.step}: {'; '.join(health.alarms)}"
             raise RunFailedError(reason, "--on-collapse warn continues")
 
-    def stop_if_signaled(self) -> None:
-        """Save and raise RunInterruptedError if any process was asked to stop."""
-        if self.world.any_rank(bool(self.stop.signal)):
+    def answer_signals(self) -> None:
+        """Save if any process was asked for a checkpoint; save and raise RunInterruptedError if any was asked to stop.
+
+        Several processes learn it from the numbers that a step exchanges anyway.
+        """
+        if self.world.size == 1:
+            stops, saves = self.stop.signal > 0, self.stop.checkpoint
+        else:
+            stops, saves = (name in self.stepper.requests for name in (STOP, SAVE))
+        if stops:
             self._save_and_report()
+            self.world.barrier()  # no process may leave, and end the others, before the checkpoint is written
             reason = f"stopped after step {self.clock.step} of {self.clock.steps}"
             raise RunInterruptedError(reason, self.stop.signal or SIGTERM)
+        if saves:
+            self.stepper.requests.discard(SAVE)
+            self.stop.checkpoint = False
+            self.checkpoints.save()
+            say(f"checkpoint after step {self.clock.step} (SIGUSR1)")
 
     def end_epoch(self) -> None:
         """List unreadable samples; save and raise RunFailedError if there are too many."""

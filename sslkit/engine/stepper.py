@@ -23,10 +23,12 @@ from sslkit.engine.precision import is_out_of_memory
 from sslkit.engine.profile import COPY, HOOKS, OPTIMIZER, REST, TRANSFORM, Enter, unmeasured
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.settings import Settings
+from sslkit.engine.signals import StopSignal
 from sslkit.engine.step_numbers import Snapshot, StepNumbers, ignore_numbers
 
 Report = Callable[[int, dict[str, float]], None]
 
+STOP, SAVE = REQUESTS = ("stop requested", "checkpoint requested")
 _MEMORY_FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by number of dimensions
 
 
@@ -50,6 +52,9 @@ class Stepper:
         self.overflows = 0  # of fp16 gradients, whose steps were skipped
         self.weights: Tensor | None = None  # for sampling, where a task balances its labels
         self.enter: Enter = unmeasured  # called at the beginning of each stage of the step
+        self.stop = StopSignal()  # what signals ask of this process
+        self.requests: set[str] = set()  # what they ask of any process: known to all in the same step
+        self._arrived: set[str] = set()  # of the requests, those that have been read, which each process does when it can
         self.report: Report = ignore_numbers  # called with the numbers of each step, once they are known
         # The numbers of a step are read during the next one, so that the device never waits for the host. Other devices
         # compute while the host waits anyway, and an overflow of fp16 decides what else happens in its step.
@@ -99,6 +104,7 @@ class Stepper:
                 share = (transformed_at - started_at) / (time.perf_counter() - started_at)
                 self._numbers.extra["transform_share"] = share
             self.settle()
+            self._publish_requests()
 
     @property
     def micro_batch(self) -> int:
@@ -121,6 +127,7 @@ class Stepper:
         spec, clock, world = self.spec, self.clock, self.world
         self.enter(REST)
         self.settle()
+        self._publish_requests()
         if self._snapshot is None:
             buffers = list(self.task.buffers()) if self.reads_late else list(norm_buffers(self.task))
             self._snapshot = Snapshot(self.task, buffers, teachers=self.reads_late)
@@ -161,9 +168,10 @@ class Stepper:
         Where it is read late, the optimizer gets the check on the device, and skips the step if it fails.
         """
         means = {name: value.to(norm.dtype).mean() for name, value in report.metrics.items()}
-        values = torch.stack([widen(value) for value in (*report.terms.values(), *means.values(), norm)])
+        requests = self._take_requests(norm) if self.world.size > 1 else {}
+        values = torch.stack([widen(value) for value in (*report.terms.values(), *means.values(), *requests.values(), norm)])
         self.world.average([values])
-        names = [*report.terms, *means, "gradient_norm"]
+        names = [*report.terms, *means, *requests, "gradient_norm"]
         numbers = StepNumbers(self.clock.step + 1, list(report.terms), names, values, batch)
         if self.reads_late:
             finite = values[: len(report.terms)].isfinite().all() & values[-1].isfinite()
@@ -171,6 +179,16 @@ class Stepper:
         else:
             self._check_finite(numbers)
         return numbers
+
+    def _take_requests(self, norm: Tensor) -> dict[str, Tensor]:
+        """Return what signals ask of this process, to travel with the numbers: all processes learn it in the same step."""
+        flags = (self.stop.signal > 0, self.stop.checkpoint)
+        self.stop.checkpoint = False  # it is on its way; a signal to stop stays
+        return {name: norm.new_full((), float(flag)) for name, flag in zip(REQUESTS, flags, strict=True)}
+
+    def _publish_requests(self) -> None:
+        self.requests |= self._arrived
+        self._arrived = set()
 
     def settle(self) -> dict[str, float]:
         """Return the numbers of the last step: loss, its terms, metrics, gradient norm, learning rate.
@@ -181,6 +199,7 @@ class Stepper:
             numbers = self._numbers
             metrics = numbers.read() if not self.reads_late else self._check_finite(numbers)
             self._numbers = None
+            self._arrived |= {name for name in REQUESTS & metrics.keys() if metrics.pop(name) > 0}
             self._metrics = {**metrics, "loss": sum(metrics[name] for name in numbers.terms), **numbers.extra}
             self.report(numbers.step, self._metrics)
         return self._metrics

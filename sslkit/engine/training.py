@@ -24,7 +24,7 @@ from sslkit.engine.loop import train
 from sslkit.engine.memory_fit import choose_micro_batch
 from sslkit.engine.quarantine import too_many_unreadable
 from sslkit.engine.rehearsal import estimate_steps
-from sslkit.engine.resume import load_state, resume_clock
+from sslkit.engine.resume import continue_hint, load_state, resume_clock
 from sslkit.engine.resume_file import read_resume
 from sslkit.engine.run_folder import METRICS, RESUME, RunFolder, read_json_lines
 from sslkit.engine.session import Session
@@ -142,7 +142,7 @@ def _train(job: TrainingJob, session: Session) -> None:
     try:
         train(session)
     except RunInterruptedError as interrupted:
-        interrupted.hint = f"continue with: sslkit {job.command} --resume --out {job.out}"
+        interrupted.hint = continue_hint(job.command, job.out, job.settings.spec.device)
         raise
     except WorkerFailedError:  # between two steps
         session.checkpoints.save()

@@ -14,10 +14,11 @@ from sslkit.data.indexed_source import IndexedSource
 from sslkit.data.locations import absolute_data
 from sslkit.encoders.recipe import encoder_name
 from sslkit.engine.checkpoint import Checkpoint, read_model
+from sslkit.engine.launch import run_on_devices
 from sslkit.engine.loggers import load_logger
-from sslkit.engine.parallel import World, process_group
+from sslkit.engine.parallel import World
 from sslkit.engine.precision import choose_machine
-from sslkit.engine.resume import merge_recorded
+from sslkit.engine.resume import continue_hint, merge_recorded
 from sslkit.engine.run_folder import RESULTS, SPEC, append_json, choose_out, holds_run
 from sslkit.evaluation.metrics import is_correct, score
 from sslkit.evaluation.notes import count, write_notes
@@ -50,8 +51,7 @@ class Finetune(Evaluation):
 
         The runs of the trainings, with their steps, speed and loss, are in the rows' `fits`.
         """
-        with process_group(spec.device) as world:
-            return _finetune(spec, world)
+        return run_on_devices("finetune", spec, _finetune, Result.from_json)
 
 
 def finetune(spec: FinetuneSpec) -> Result:
@@ -88,7 +88,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
     try:
         outcomes = [trainer.run(trial) for trial in trials]
     except RunInterruptedError as stopped:
-        stopped.hint = f"continue with: sslkit finetune --resume --out {out}"
+        stopped.hint = continue_hint("finetune", out, spec.device)
         raise
     result = _result(
         spec, parts, outcomes, protocol, {**settings, **part_setting(spec.part), "seed": spec.seed, **parts.annotations}, out
@@ -192,9 +192,8 @@ def _write_command(spec: FinetuneSpec, out: Path, modality: str) -> None:
     """Record the spec once for all trainings, so that `--resume` needs only the folder."""
     try:
         with write_atomically(out / SPEC) as stream:
-            stream.write(
-                (spec.model_dump_json(indent=2, exclude={"out", "resume"} | spec.other_tables(modality)) + "\n").encode()
-            )
+            left_out = {"out", "resume", "devices"} | spec.other_tables(modality)
+            stream.write((spec.model_dump_json(indent=2, exclude=left_out) + "\n").encode())
     except OSError as error:
         raise SslkitError(f"cannot write to {out}: {error.strerror}", flag="out") from error
 

@@ -20,6 +20,7 @@ from sslkit.data.cache import cache_folder, make_room
 from sslkit.data.index import Index
 from sslkit.image.decode import CanvasFormat, read_canvas
 from sslkit.image.targets import Masks
+from sslkit.processes import find_place
 
 # State of a row. What is cut is decoded every time, because each time another part of the image may be drawn.
 _UNKNOWN, _STORED, _CUT = 0, 1, 2
@@ -111,7 +112,7 @@ class Canvases:
         state = None if self.folder is None else self._open()["state"]
         if state is not None and (state == _STORED).all():
             return 0, "all canvases are cached"
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of this job, on this machine
+        processes = find_place(os.environ).local_size
         cut = 0 if state is None or (state == _UNKNOWN).any() else int((state == _CUT).sum())
         reason = (
             f"one per core: {cut:,} images longer than 2:1 are decoded anew" if cut else "one per core, for the first epoch"

@@ -16,6 +16,10 @@ class TrainSpec(DataSpec):
     """Settings of a training run, shared by `pretrain` and `finetune`."""
 
     out: str | None = Field(default=None, description="Run folder; default: the next free one under runs/.")
+    devices: Count | Auto = Field(
+        default=1,
+        description="Processes on this machine, each on a GPU of its own; auto: one per GPU; with --device cpu, on the CPU.",
+    )
     encoder: str = Field(
         default="auto",
         description="Encoder: a name from `sslkit encoders`, any timm name, torchvision:NAME or package.module:factory.",

@@ -31,8 +31,8 @@ _DATA = (
     "--reindex"
 )
 _TRAIN = (
-    f"{_DATA} --out --encoder --encoder-option --pretrained --epochs --steps --minutes --micro-batch --optimizer --lr "
-    "--lr-scale --betas --sgd-momentum --nesterov --weight-decay --weight-decay-end --warmup --clip --clip-by --precision "
+    f"{_DATA} --out --devices --encoder --encoder-option --pretrained --epochs --steps --minutes --micro-batch --optimizer "
+    "--lr --lr-scale --betas --sgd-momentum --nesterov --weight-decay --weight-decay-end --warmup --clip --clip-by --precision "
     "--compile --sync-batchnorm --checkpoint-every --max-broken --activation-checkpointing --log --resume --init --dialect "
     "--extend-to"
 )

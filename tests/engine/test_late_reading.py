@@ -1,6 +1,7 @@
 """Numbers that are read one step late, as on CUDA: nothing differs but when they are known."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from sslkit.contract.errors import RunFailedError
 from sslkit.encoders.build import build_encoder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.job import TrainingJob
+from sslkit.engine.parallel import World
 from sslkit.engine.pretrain import prepare
 from sslkit.engine.seeds import seed_stage
-from sslkit.engine.stepper import Stepper
+from sslkit.engine.stepper import REQUESTS, SAVE, STOP, Stepper
 from sslkit.nn import Teacher
 from sslkit.specs.train import PretrainSpec
 
@@ -120,3 +122,30 @@ def test_nothing_is_looked_at_before_the_numbers_are_known(digits: Path, tmp_pat
     stepper.step(raw_batch(0))
     with pytest.raises(RunFailedError, match="step 1 diverged"):
         stepper.before_epoch(1)
+
+
+class Twins(World):
+    """Two processes with the same numbers: their means are the numbers of one."""
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Leave the tensors as they are."""
+
+
+def test_requests_travel_with_the_numbers(digits: Path, tmp_path: Path) -> None:
+    """Each is published once, after a fixed step, also in a process that has read the numbers earlier."""
+    for late in (False, True):
+        stepper = stepper_of(tmp_path, digits, late=late)
+        stepper.world = Twins(0, 2)
+        stepper.step(raw_batch(0))
+        stepper.stop.checkpoint = True
+        stepper.step(raw_batch(1))
+        numbers = stepper.settle()
+        assert stepper.requests == (set() if late else {SAVE}) and not stepper.stop.checkpoint
+        assert not numbers.keys() & REQUESTS
+        stepper.step(raw_batch(2))
+        assert stepper.requests == {SAVE}
+        stepper.requests.clear()
+        stepper.stop.signal = 15
+        for step in (3, 4):
+            stepper.step(raw_batch(step))
+        assert stepper.requests == {STOP}
