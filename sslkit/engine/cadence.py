@@ -30,11 +30,13 @@ class Checkpoints:
     def maybe_save(self, step: int) -> None:
         """Save a checkpoint after `step` steps if one is due; the last one is saved when training ends."""
         every = self.stepper.spec.checkpoint_every
-        if every is None:
-            late = time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS
-            due = step % self.stepper.settings.steps_per_epoch == 0 or late
-        else:
-            due = step % every == 0
+        due = step % (every or self.stepper.settings.steps_per_epoch) == 0
+        if every is None and time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS:
+            if self.stepper.world.size == 1:
+                due = True
+            else:  # clocks differ: the first process asks, as a signal does, and all save after the same step
+                self.stepper.stop.checkpoint |= self.stepper.world.first
+                self._saved_at = time.monotonic()
         if due and step < self.stepper.clock.steps:
             self.save()
             self._saved_at = time.monotonic()

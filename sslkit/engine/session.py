@@ -125,7 +125,7 @@ class Session:
             self.stepper.requests.discard(SAVE)
             self.stop.checkpoint = False
             self.checkpoints.save()
-            say(f"checkpoint after step {self.clock.step} (SIGUSR1)")
+            say(f"checkpoint after step {self.clock.step}")
 
     def end_epoch(self) -> None:
         """List unreadable samples; save and raise RunFailedError if there are too many."""
