@@ -109,6 +109,8 @@ class PretextTask(nn.Module):
     # What a coupled loss needs of other processes: names of outputs and batch entries; empty: everything. Entries that are
     # not named keep the rows of this process; their terms are means over rows, or sums that `counts` divides.
     couples: ClassVar[tuple[str, ...]] = ()
+    # Entries of a transformed batch that only encoders read: where these run in half precision, so are the entries stored.
+    encoder_inputs: ClassVar[tuple[str, ...]] = ()
     compiles: ClassVar[bool] = True  # whether torch.compile can take `predict`; recurrent layers are noticed anyway
     # Entries a batch has on request only: `index`, int64 `[B]`, places in the data; `label`, int64 `[B]`, places in
     # `self.data.classes`, -1 where unknown; of images with `--targets` `mask`, uint8 `[B, side, side]`, on the canvas of the

@@ -16,6 +16,7 @@ from sslkit.contract.task import Batch, Clock, PretextTask, select_needed
 from sslkit.data.loader import Loader, ordered_batches
 from sslkit.engine.compilation import Predict, adapt_compilation
 from sslkit.engine.features import extract, map_samples
+from sslkit.engine.fusion import build_fusion
 from sslkit.engine.memory import keep_freed_memory
 from sslkit.engine.micro_batches import BATCH_NORM, MicroBatches, StepReport, compute_gradients, norm_buffers, widen
 from sslkit.engine.optimizer import build_optimizer, clip_gradients, follow_schedules, lr_factor, reset_state
@@ -25,6 +26,7 @@ from sslkit.engine.seeds import seed_stage
 from sslkit.engine.settings import Settings
 from sslkit.engine.signals import StopSignal
 from sslkit.engine.step_numbers import Snapshot, StepNumbers, ignore_numbers
+from sslkit.nn.fusion import fusing
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -46,7 +48,7 @@ class Stepper:
         _set_memory_formats(self.task)
         self.world = self.machine.world
         self.world.broadcast(self._tensors())
-        self.predict = Predict(task, self.machine)
+        self.predict, self.fusion = Predict(task, self.machine), build_fusion(self.machine)
         self.optimizer = build_optimizer(task, self.spec, settings.steps_per_epoch)
         self.scaler = self.machine.scaler()
         self.overflows = 0  # of fp16 gradients, whose steps were skipped
@@ -119,8 +121,9 @@ class Stepper:
         with torch.no_grad():
             prepared = to_device(raw, self.settings.source, self.machine.device)
             self.enter(TRANSFORM)
-            batch: Batch = self.task.transform(select_needed(prepared, self.task.needs))
-        return batch
+            with fusing(self.fusion):
+                batch = self.task.transform(select_needed(prepared, self.task.needs))
+            return store_narrow(batch, self.task.encoder_inputs, self.machine.autocast_dtype)
 
     def learn(self, batch: Batch) -> None:
         """Take one step on a transformed batch; see `step`."""
@@ -339,6 +342,11 @@ def _convert_sync_batchnorm(task: nn.Module) -> None:
         for name, child in list(parent.named_children()):
             if isinstance(child, BATCH_NORM) and not isinstance(child, nn.SyncBatchNorm):
                 parent.add_module(name, convert_sync_batchnorm(child))
+
+
+def store_narrow(batch: Batch, names: tuple[str, ...], dtype: torch.dtype | None) -> Batch:
+    """Return a batch with these entries in the precision of autocast: half of the memory until the last micro-batch."""
+    return batch if dtype is None else {name: value.to(dtype) if name in names else value for name, value in batch.items()}
 
 
 def to_device(raw: dict[str, Any], source: Source, device: torch.device) -> Batch:

@@ -3,6 +3,8 @@
 from sslkit.nn.adversary import critic_layers, with_frozen_weights
 from sslkit.nn.clustering import KMeansResult, cluster_count, kmeans, sinkhorn, whiten
 from sslkit.nn.codebook import Codebook
+from sslkit.nn.constants import constant
+from sslkit.nn.fusion import fusible
 from sslkit.nn.heads import Norm, ProjectorOptions, Prototypes, mlp
 from sslkit.nn.losses.contrastive import (
     in_batch_info_nce,
@@ -37,9 +39,11 @@ __all__ = [
     "batch_statistics",
     "check_queue",
     "cluster_count",
+    "constant",
     "critic_layers",
     "error_share",
     "feed_forward",
+    "fusible",
     "in_batch_info_nce",
     "in_eval_mode",
     "info_nce",

@@ -60,8 +60,9 @@ class Codebook(nn.Module):
 
     def _restart(self, dead: Tensor, vectors: Tensor, vectors_per_step: int) -> None:
         """Move dead codes, bool `[K]`, to random ones of vectors `[N, D]`, each with an even share of a step as its count."""
-        count = torch.tensor(vectors_per_step / len(self.codes), device=vectors.device, dtype=self.counts.dtype)
-        order = torch.randperm(len(vectors), device=vectors.device)[torch.arange(len(self.codes)) % len(vectors)]
+        count = vectors_per_step / len(self.codes)
+        places = torch.arange(len(self.codes), device=vectors.device) % len(vectors)
+        order = torch.randperm(len(vectors), device=vectors.device)[places]
         fresh = vectors[order].to(self.codes.dtype)
         fresh = fresh + 1e-3 * fresh.std() * torch.randn_like(fresh)  # identical codes would never separate
         self.codes.copy_(torch.where(dead[:, None], fresh, self.codes))

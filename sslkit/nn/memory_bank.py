@@ -24,7 +24,7 @@ class MemoryBank(nn.Module):
         if count >= len(self.rows):
             return torch.arange(len(self.rows), device=self.rows.device)
         indices = torch.randint(len(self.rows), (count,), generator=torch.Generator().manual_seed(step))
-        return indices.to(self.rows.device)
+        return indices.to(self.rows.device, non_blocking=True)
 
     def scores(self, query: Tensor, index: Tensor, negatives: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Return logits of unit vectors `query` `[B, D]`: of each with its own row, `[B]`, and with negatives, `[B, K]`.

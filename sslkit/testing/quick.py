@@ -22,6 +22,7 @@ from sslkit.engine.stepper import to_device
 from sslkit.pictures import draw_previews
 from sslkit.tasks.load import RUN_FLAGS
 from sslkit.testing.bench import SAMPLES, Bench, ContractViolationError
+from sslkit.testing.synchronization import find_synchronization
 
 
 def _options(bench: Bench) -> None:
@@ -47,6 +48,9 @@ def _samples_first(bench: Bench) -> None:
             if isinstance(value, Tensor) and (value.dim() == 0 or len(value) != SAMPLES):
                 shape = tuple(value.shape)
                 raise ContractViolationError(f"{where} returns {name or 'a tensor'} of shape {shape} for {SAMPLES} samples")
+    unknown = sorted(set(stepper.task.encoder_inputs) - batch.keys())
+    if unknown:
+        raise ContractViolationError(f"encoder_inputs names {unknown[0]}, which transform does not return")
 
 
 def _labels(bench: Bench) -> None:
@@ -88,6 +92,13 @@ def _finite(bench: Bench) -> None:
         metrics = stepper.settle()
         if not all(np.isfinite(list(metrics.values()))):
             raise ContractViolationError(f"{metrics} in {precision}")
+
+
+def _no_waiting(bench: Bench) -> None:
+    stepper = bench.stepper()
+    problem = find_synchronization(stepper.task, stepper.settings.source, bench.raw(stepper))
+    if problem:
+        raise ContractViolationError(problem)
 
 
 def _gradient(bench: Bench) -> None:
@@ -187,6 +198,7 @@ QUICK: dict[str, Callable[[Bench], None]] = {
     "labels change nothing unless the task needs them": _labels,
     "predict changes no state and is repeatable": _pure,
     "a step is finite in float32 and bf16": _finite,
+    "no stage waits for the device": _no_waiting,
     "gradient reaches the encoder and everything that is trained": _gradient,
     "state survives saving and loading": _state,
     "loss falls on a repeated batch": _learns,

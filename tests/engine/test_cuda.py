@@ -28,8 +28,12 @@ from sslkit.engine.precision import Machine, choose_machine
 from sslkit.engine.pretrain import prepare, pretrain
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import Stepper
+from sslkit.image.transforms import CropBox, crop, random_box
+from sslkit.image.transforms.blur import blur
 from sslkit.specs.train import PretrainSpec
 from sslkit.tasks.load import load_task
+from sslkit.testing.bench import Bench
+from sslkit.testing.synchronization import stages
 from tests.canvases import canvases
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -84,6 +88,37 @@ def test_a_run_with_the_defaults_of_a_gpu(name: str, digits: Path, tmp_path: Pat
     result = pretrain(spec)
     assert result.steps == 6
     assert torch.isfinite(load(result.checkpoint)(torch.rand(2, 3, 32, 32))).all()
+
+
+@pytest.mark.parametrize("name", [e.name for e in registry.entries(registry.TASKS) if e.package == "sslkit"])
+def test_no_stage_of_a_step_waits_for_the_device(name: str) -> None:
+    with Bench(load_task(name)) as bench:
+        stepper = bench.stepper()
+        source, task = stepper.settings.source, stepper.task.cuda()
+        raw = {key: value.cuda() if isinstance(value, Tensor) else value for key, value in bench.raw(stepper).items()}
+        for _ in stages(task, source, raw):  # loads kernels, and copies constants once
+            pass
+        torch.cuda.synchronize()
+        entered = ""
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            for stage in stages(task, source, raw):
+                entered = stage
+        except RuntimeError as error:
+            pytest.fail(f"{entered}: {error}")
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_crops_and_blurs_are_those_of_a_cpu() -> None:
+    canvas, ones = torch.rand(16, 3, 40, 40), torch.ones(16)
+    box = random_box(canvas, aspect=ones, flipped=0.5)
+    on_device = CropBox(*(None if value is None else value.cuda() for value in vars(box).values()))
+    for size in (16, 32, 64):
+        cropped = crop(canvas, box, size)
+        assert torch.allclose(crop(canvas.cuda(), on_device, size).cpu(), cropped, atol=1e-4)
+    sigma = 0.1 + 1.9 * torch.rand(16)
+    assert torch.allclose(blur(canvas.cuda(), sigma.cuda(), 6).cpu(), blur(canvas, sigma, 6), atol=1e-5)
 
 
 def with_half(rank: int, port: int, folder: str, compile: bool) -> None:

@@ -51,6 +51,7 @@ class SwAV(PretextTask):
 
     options: Options
     couples_samples: ClassVar = True
+    encoder_inputs: ClassVar = ("image", "small")
     defaults: ClassVar = {"optimizer": "sgd", "lr": 0.06, "weight_decay": 5e-4, "batch_size": 256}
 
     def build_head(self) -> nn.Module:

@@ -38,6 +38,7 @@ class InfoMax(PretextTask):
     head: nn.ModuleDict
     requires: ClassVar = ("feature_map",)
     couples_samples: ClassVar = True
+    encoder_inputs: ClassVar = ("image",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 128}
 
     def build_head(self) -> nn.Module:

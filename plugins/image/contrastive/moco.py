@@ -63,6 +63,7 @@ class MoCo(ImageTask):
             return recipe
 
     options: Options
+    encoder_inputs: ClassVar = ("image",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
     preview_columns: ClassVar = ("query", "key")
 

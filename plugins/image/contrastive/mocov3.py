@@ -50,6 +50,7 @@ class MoCoV3(PretextTask):
 
     options: Options
     couples_samples: ClassVar = True
+    encoder_inputs: ClassVar = ("image",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
     preview_columns: ClassVar = ("view 1", "view 2")
 

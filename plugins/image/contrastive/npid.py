@@ -32,6 +32,7 @@ class NPID(PretextTask):
 
     options: Options
     needs: ClassVar = ("index",)
+    encoder_inputs: ClassVar = ("image",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
 
     def build_head(self) -> nn.Module:

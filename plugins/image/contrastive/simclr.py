@@ -29,6 +29,7 @@ class SimCLR(PretextTask):
 
     options: Options
     couples_samples: ClassVar = True
+    encoder_inputs: ClassVar = ("image",)
     defaults: ClassVar = {"optimizer": "sgd", "lr": 0.12, "weight_decay": 5e-4, "batch_size": 256}
     preview_columns: ClassVar = ("view 1", "view 2")
 

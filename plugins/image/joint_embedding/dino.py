@@ -57,6 +57,7 @@ class DINO(PretextTask):
     options: Options
     head: nn.Sequential
     center: Tensor
+    encoder_inputs: ClassVar = ("image", "small")
     defaults: ClassVar = {
         "optimizer": "adamw",
         "lr": 3e-4,

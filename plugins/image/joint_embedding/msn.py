@@ -68,6 +68,7 @@ class MSN(PretextTask):
     encoder: PatchEncoder
     requires: ClassVar = ("tokens",)
     couples_samples: ClassVar = True
+    encoder_inputs: ClassVar = ("image", "small")
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.04, "weight_decay_end": 0.4, "batch_size": 128}
 
     def build_head(self) -> nn.Module:

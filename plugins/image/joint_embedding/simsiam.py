@@ -28,6 +28,7 @@ class SimSiam(PretextTask):
         )
 
     options: Options
+    encoder_inputs: ClassVar = ("image",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
     preview_columns: ClassVar = ("view 1", "view 2")
 

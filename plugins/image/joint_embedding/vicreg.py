@@ -35,6 +35,7 @@ class VICReg(PretextTask):
 
     options: Options
     couples_samples: ClassVar = True
+    encoder_inputs: ClassVar = ("image",)
     defaults: ClassVar = {"optimizer": "sgd", "lr": 0.03, "weight_decay": 5e-4, "batch_size": 256}
     preview_columns: ClassVar = ("view 1", "view 2")
 

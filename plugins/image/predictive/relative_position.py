@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sslkit import Batch, ImageTask, SslkitError
 from sslkit.image.transforms import cut_tiles, resize
 from sslkit.image.views import CropOptions
-from sslkit.nn import Norm, mlp
+from sslkit.nn import Norm, constant, mlp
 from sslkit.pictures import add_frame, side_by_side, tile_grid
 
 # In pixels of the paper: patches of 96 px, gaps of 48 and jitter of 7; three patches and two gaps make up a side.
@@ -118,9 +118,9 @@ class RelativePosition(ImageTask):
             return patches
         if self.options.color == "project":
             # B = I - aᵀa / aaᵀ with a = (-1, 2, -1), the green-magenta axis (section 3.1).
-            axis = torch.tensor([-1.0, 2, -1], device=patches.device)
-            projection = (patches * axis.view(3, 1, 1)).sum(dim=2, keepdim=True)
-            return patches - projection * axis.view(3, 1, 1) / 6
+            axis = constant((-1, 2, -1), patches).view(3, 1, 1)
+            projection = (patches * axis).sum(dim=2, keepdim=True)
+            return patches - projection * axis / 6
         # Two channels are replaced by noise with 1/100 of the standard deviation of the third (section 3.1).
         kept = torch.randint(3, (*patches.shape[:2], 1, 1, 1), device=patches.device)
         channel = patches.gather(2, kept.expand(-1, -1, 1, *patches.shape[3:]))

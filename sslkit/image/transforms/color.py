@@ -9,6 +9,9 @@ import math
 import torch
 from torch import Tensor
 
+from sslkit.nn.constants import constant
+from sslkit.nn.fusion import fusible
+
 # ITU-R BT.601, as in PIL's convert("L") and torchvision.
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -18,6 +21,21 @@ _XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.01933
 
 
 _WHITE = (0.95047, 1.0, 1.08883)
+
+
+_FROM_XYZ = torch.linalg.inv(torch.tensor(_XYZ, dtype=torch.float64)).tolist()
+
+
+# What `color_matrix` adds up, flattened: orthogonal to the gray axis, the cross product with it, along it, and the luma.
+_S = 1 / math.sqrt(3)
+
+
+_COLOR_TERMS = (
+    (2 / 3, -1 / 3, -1 / 3, -1 / 3, 2 / 3, -1 / 3, -1 / 3, -1 / 3, 2 / 3),
+    (0.0, -_S, _S, _S, 0.0, -_S, -_S, _S, 0.0),
+    (1 / 3,) * 9,
+    _LUMA * 3,
+)
 
 
 def color_jitter(
@@ -41,13 +59,21 @@ def color_jitter(
     if channels not in (1, 3) and (saturation or hue):
         raise ValueError(f"saturation and hue are only defined for 1 or 3 channels (got {channels}): set both to 0")
     uniform = torch.rand(batch, 6, device=image.device, dtype=image.dtype)
-    strength = torch.tensor([brightness, contrast, saturation], device=image.device, dtype=image.dtype)
-    low, high = (1 - strength).clamp(min=0), 1 + strength
+    strengths = (brightness, contrast, saturation)
+    limits = (tuple(max(0.0, 1.0 - strength) for strength in strengths), tuple(1.0 + strength for strength in strengths))
+    constants = [constant(values, image) for values in (*limits, _luma_weights(channels), _COLOR_TERMS)]
+    return _jitter(image, uniform, constants, hue=hue, probability=probability, gray=gray)
+
+
+@fusible
+def _jitter(image: Tensor, uniform: Tensor, constants: list[Tensor], *, hue: float, probability: float, gray: float) -> Tensor:
+    """Change the colors of images by uniform draws `[B, 6]`; see `color_jitter`."""
+    low, high, luma, terms = constants
+    batch, channels = image.shape[:2]
     jittered = uniform[:, 4:5] < probability
-    factors = torch.where(jittered, low + (high - low) * uniform[:, :3], 1.0)
+    factors = torch.where(jittered, torch.lerp(low, high, uniform[:, :3]), 1.0)
     turn = torch.where(jittered[:, 0], hue * (2 * uniform[:, 3] - 1), 0.0)
-    matrix = color_matrix(factors[:, 0], factors[:, 2], turn, channels)
-    luma = _luma(image)
+    matrix = _color_matrix(factors[:, 0], factors[:, 2], turn, terms, channels)
     if gray:
         selected = uniform[:, 5] < gray
         matrix = torch.where(selected[:, None, None], (luma @ matrix)[:, None], matrix)
@@ -55,8 +81,10 @@ def color_jitter(
     contrast_factor = factors[:, 1, None, None]
     mean = luma @ (matrix @ image.mean(dim=(2, 3))[:, :, None])
     offset = ((1 - contrast_factor) * mean[:, None]).expand(batch, channels, 1)
-    jittered_image = torch.baddbmm(offset, contrast_factor * matrix, image.flatten(2)).view(image.shape)
-    return jittered_image.clamp_(0, 1)
+    matrix = contrast_factor * matrix
+    if torch.compiler.is_compiling():  # one kernel, which a matrix product would end
+        return ((matrix[..., None, None] * image[:, None]).sum(dim=2) + offset[..., None]).clamp(0, 1)
+    return torch.baddbmm(offset, matrix, image.flatten(2)).view(image.shape).clamp_(0, 1)
 
 
 def color_matrix(brightness: Tensor, saturation: Tensor, turn: Tensor, channels: int = 3) -> Tensor:
@@ -66,15 +94,15 @@ def color_matrix(brightness: Tensor, saturation: Tensor, turn: Tensor, channels:
     formula). The rotation leaves gray unchanged, so the product is the sum b s R + b (1 - s) 1 luma', where R has a cosine
     term, a sine term and the axis.
     """
-    eye = torch.eye(channels, device=turn.device, dtype=turn.dtype)
+    return _color_matrix(brightness, saturation, turn, constant(_COLOR_TERMS, turn), channels)
+
+
+def _color_matrix(brightness: Tensor, saturation: Tensor, turn: Tensor, terms: Tensor, channels: int) -> Tensor:
     if channels != 3:
-        return brightness[:, None, None] * eye
-    projection = torch.full_like(eye, 1 / 3)
-    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=turn.device, dtype=turn.dtype) / math.sqrt(3)
-    luma = torch.tensor(_LUMA, device=turn.device, dtype=turn.dtype).expand(3, 3)
+        return brightness[:, None, None] * torch.eye(channels, device=turn.device, dtype=turn.dtype)
     angle, chroma = 2 * math.pi * turn, brightness * saturation
     coefficients = torch.stack([chroma * angle.cos(), chroma * angle.sin(), chroma, brightness - chroma], dim=1)
-    return torch.einsum("bk,kij->bij", coefficients, torch.stack([eye - projection, cross, projection, luma]))
+    return (coefficients @ terms).view(-1, 3, 3)
 
 
 def grayscale(image: Tensor, probability: float = 0.2) -> Tensor:
@@ -108,20 +136,14 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     y = (lightness + 16) / 116
     cube = torch.stack([y + a / 500, y, y - b / 200], dim=1)
     xyz = torch.where(cube > 0.2068966, cube**3, (cube - 16 / 116) / 7.787)
-    xyz = xyz * torch.tensor(_WHITE, device=lab.device, dtype=lab.dtype).view(1, 3, 1, 1)
-    inverse = torch.linalg.inv(torch.tensor(_XYZ, dtype=torch.float64)).tolist()
-    linear = torch.stack([_weighted_sum(xyz, tuple(row)) for row in inverse], dim=1)
+    xyz = torch.stack([white * channel for white, channel in zip(_WHITE, xyz.unbind(1), strict=True)], dim=1)
+    linear = torch.stack([_weighted_sum(xyz, tuple(row)) for row in _FROM_XYZ], dim=1)
     return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=1e-6) ** (1 / 2.4) - 0.055, 12.92 * linear).clamp(0, 1)
 
 
 def _weighted_sum(image: Tensor, weights: tuple[float, ...]) -> Tensor:
     """Return the weighted sum of the channels, `[B, H, W]`, without a matrix product, which autocast would round."""
     return torch.stack([weight * image[:, channel] for channel, weight in enumerate(weights)]).sum(dim=0)
-
-
-def _luma(image: Tensor) -> Tensor:
-    """Return the luma weights `[C]` on the image's device."""
-    return torch.tensor(_luma_weights(image.shape[1]), device=image.device, dtype=image.dtype)
 
 
 def _luma_weights(channels: int) -> tuple[float, ...]:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslkit.nn.fusion import fusible
+
 
 @dataclass(frozen=True)
 class CropBox:
@@ -52,9 +54,21 @@ def random_box(
     windowed = aspect is not None
     if aspect is None:
         aspect = torch.full((batch,), width / height, device=canvas.device, dtype=canvas.dtype)
+    shape = torch.rand(2, batch, 10, device=canvas.device, dtype=canvas.dtype)
+    place = torch.rand(2, batch, device=canvas.device, dtype=canvas.dtype)
+    mirrored = torch.rand(batch, device=canvas.device) < flipped if flipped else None
+    top, left, box_height, box_width = _fit_boxes(shape, place, aspect, scale=scale, ratio=ratio, windowed=windowed)
+    return CropBox(top, left, box_height, box_width, mirrored)
+
+
+@fusible
+def _fit_boxes(
+    shape: Tensor, place: Tensor, aspect: Tensor, *, scale: tuple[float, float], ratio: tuple[float, float], windowed: bool
+) -> Tensor:
+    """Return top, left, height and width of boxes, `[4, B]`, from uniform draws `shape` `[2, B, 10]` and `place` `[2, B]`."""
     # In units of the image's height: the image is `aspect` wide, its part on the canvas `across` × `down`.
     across, down = (aspect.clamp(max=2), (2 * aspect).clamp(max=1)) if windowed else (aspect, torch.ones_like(aspect))
-    area, log_ratio = torch.rand(2, batch, 10, device=canvas.device, dtype=canvas.dtype)
+    area, log_ratio = shape
     area = (scale[0] + (scale[1] - scale[0]) * area) * aspect[:, None]
     ratios = (math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * log_ratio).exp()
     box_widths, box_heights = (area * ratios).sqrt(), (area / ratios).sqrt()
@@ -64,9 +78,8 @@ def random_box(
     none = ~fits.any(dim=1)
     box_width = torch.where(none, torch.minimum(across, down * ratio[1]), box_width) / across
     box_height = torch.where(none, torch.minimum(down, across / ratio[0]), box_height) / down
-    top, left = torch.where(none, 0.5, torch.rand(2, batch, device=canvas.device, dtype=canvas.dtype))
-    mirrored = torch.rand(batch, device=canvas.device) < flipped if flipped else None
-    return CropBox(top * (1 - box_height), left * (1 - box_width), box_height, box_width, mirrored)
+    top, left = torch.where(none, 0.5, place)
+    return torch.stack([top * (1 - box_height), left * (1 - box_width), box_height, box_width])
 
 
 def random_crop(canvas: Tensor, size: int, padding: float = 0.125, aspect: Tensor | None = None) -> Tensor:
@@ -150,21 +163,67 @@ def crop(image: Tensor, box: CropBox, size: int, shrinks: bool | None = None) ->
     Where a box can be larger than the crop (`shrinks`; by default, where the image is), each pixel is the mean of four, as far
     from its center as it takes not to leave any out, up to boxes of twice the size.
     """
-    theta = _theta(box)
-    if shrinks is None:
-        shrinks = max(image.shape[-2:]) > size
-    if not shrinks:
-        return _sample_bilinear(image, theta, size)
-    # Averaging at a fixed distance would blur what is enlarged: none up to the size itself, all of it from half on.
     height, width = image.shape[-2:]
-    offsets = [
-        part / size * (part * pixels / size - 1).clamp(0, 1) / 2 for part, pixels in ((box.across, width), (box.down, height))
-    ]  # a quarter of the distance of two pixels of the crop, of which there are `size` in 2 * part
+    if shrinks is None:
+        shrinks = max(height, width) > size
+    offsets = None
+    if shrinks:
+        # A quarter of the distance of two pixels of the crop, as a fraction of the image. What is enlarged would be blurred by
+        # a fixed distance: none of it up to the size itself, all of it from half on.
+        parts = ((box.across, width), (box.down, height))
+        offsets = torch.stack([part / size * (part * side / size - 1).clamp(0, 1) / 4 for part, side in parts], dim=1)
+    if image.device.type == "cpu":
+        return _crop_by_rows(image, box, size, offsets)
+    return _crop_by_pixels(image, _theta(box), size, offsets)
+
+
+@fusible
+def _crop_by_pixels(image: Tensor, theta: Tensor, size: int, offsets: Tensor | None) -> Tensor:
+    """Sample images through affine maps `[B, 2, 3]`, each pixel at one place or at four, ± `offsets` `[B, 2]` of a side."""
+    grid = F.affine_grid(theta, [len(image), image.shape[1], size, size], align_corners=False)
+    if offsets is None:
+        return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    x, y = (2 * offsets[:, None, None]).unbind(-1)  # a side is 2 long in affine maps
     total = torch.zeros((), device=image.device, dtype=image.dtype)
-    for x, y in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
-        shift = torch.stack([x * offsets[0], y * offsets[1]], dim=1)[..., None]
-        total = total + _sample_bilinear(image, torch.cat([theta[..., :2], theta[..., 2:] + shift], dim=2), size)
+    for shift in ((-x, -y), (-x, y), (x, -y), (x, y)):
+        taps = grid + torch.stack(shift, dim=-1)
+        total = total + F.grid_sample(image, taps, mode="bilinear", padding_mode="border", align_corners=False)
     return total / 4
+
+
+def _crop_by_rows(image: Tensor, box: CropBox, size: int, offsets: Tensor | None) -> Tensor:
+    """Crop as `crop` does, one direction after the other: a row of the crop is a weighted sum of two or four whole rows.
+
+    On a CPU that takes a fifth of the time of four samples at every pixel, which are far apart in memory.
+    """
+    across, down = (None, None) if offsets is None else offsets.unbind(1)
+    narrow = _weighted_rows(image, box.top, box.down, size, down).transpose(2, 3).contiguous()
+    left, width = box.left, box.across
+    if box.mirrored is not None:
+        left, width = torch.where(box.mirrored, left + width, left), torch.where(box.mirrored, -width, width)
+    return _weighted_rows(narrow, left, width, size, across).transpose(2, 3).contiguous()
+
+
+def _weighted_rows(image: Tensor, start: Tensor, extent: Tensor, size: int, offset: Tensor | None) -> Tensor:
+    """Return `size` rows, evenly spaced from `start` over `extent`, of images `[B, C, H, W]`, interpolated linearly.
+
+    `start`, `extent` and `offset` `[B]` are fractions of the height; each row is the mean of two at ± `offset`.
+    """
+    batch, channels, height, width = image.shape
+    center = (torch.arange(size, device=image.device, dtype=image.dtype) + 0.5) / size
+    position = (start[:, None] + extent[:, None] * center)[..., None]  # [B, size, taps]
+    if offset is not None:
+        position = position + torch.stack([-offset, offset], dim=1)[:, None]
+    position = (position * height - 0.5).clamp(0, height - 1)
+    lower = position.floor()
+    upper_weight = position - lower
+    weights = torch.cat([1 - upper_weight, upper_weight], dim=2) / position.shape[2]
+    rows = torch.cat([lower, (lower + 1).clamp(max=height - 1)], dim=2).long()
+    planes = torch.arange(batch * channels, device=image.device).view(batch, channels, 1, 1) * height
+    indices, weights = planes + rows[:, None], weights[:, None].expand(batch, channels, *weights.shape[1:])
+    table = image.reshape(-1, width)
+    summed = F.embedding_bag(indices.flatten(0, 2), table, mode="sum", per_sample_weights=weights.flatten(0, 2))
+    return summed.view(batch, channels, size, width)
 
 
 def crop_mask(mask: Tensor, box: CropBox, size: int) -> Tensor:

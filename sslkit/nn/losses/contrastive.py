@@ -100,8 +100,9 @@ def margin_loss(first: Tensor, second: Tensor, margin: float) -> dict[str, Tenso
     `same` is the mean of d²/2 over pairs, `other` that of max(0, margin - d)²/2 over first views and other samples' second.
     """
     square = (first.square().sum(dim=1)[:, None] + second.square().sum(dim=1) - 2 * first @ second.T).clamp(min=1e-12)
-    negative = ~torch.eye(len(first), dtype=torch.bool, device=first.device)
-    return {"same": square.diagonal().mean() / 2, "other": F.relu(margin - square.sqrt())[negative].square().mean() / 2}
+    positive = torch.eye(len(first), dtype=torch.bool, device=first.device)
+    push = F.relu(margin - square.sqrt()).square().masked_fill(positive, 0).sum() / (len(first) * (len(first) - 1))
+    return {"same": square.diagonal().mean() / 2, "other": push / 2}
 
 
 def jensen_shannon(scores: Tensor, same: Tensor) -> Tensor:
@@ -109,4 +110,6 @@ def jensen_shannon(scores: Tensor, same: Tensor) -> Tensor:
 
     The mean over positives of softplus(-score), plus that over negatives of softplus(score) (Hjelm et al., 2019, equation 4).
     """
-    return F.softplus(-scores[same]).mean() + F.softplus(scores[~same]).mean()
+    positive = F.softplus(-scores).masked_fill(~same, 0).sum() / same.sum()
+    negative = F.softplus(scores).masked_fill(same, 0).sum() / (~same).sum()
+    return positive + negative

@@ -15,8 +15,9 @@ def swapped_prediction(scores: Tensor, codes: Tensor, temperature: float) -> Ten
     """
     log_probs = F.log_softmax(scores / temperature, dim=-1)
     pairs = -torch.einsum("bak,bvk->av", codes, log_probs) / len(scores)
-    different_views = ~torch.eye(codes.shape[1], scores.shape[1], dtype=torch.bool, device=scores.device)
-    return pairs[different_views].mean()
+    views, targets = scores.shape[1], codes.shape[1]
+    same_view = torch.eye(targets, views, dtype=torch.bool, device=scores.device)
+    return pairs.masked_fill(same_view, 0).sum() / (targets * (views - 1))
 
 
 def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
@@ -39,7 +40,8 @@ def barlow_twins(first: Tensor, second: Tensor, redundancy: float) -> dict[str, 
 def vicreg(first: Tensor, second: Tensor, deviation: float = 1.0) -> dict[str, Tensor]:
     """Return invariance, variance and covariance of two views `[B, D]`, unweighted (Bardes et al., 2022, equations 1 to 5)."""
     hinges = [F.relu(deviation - (view.var(dim=0) + 1e-4).sqrt()).mean() for view in (first, second)]
-    covariances = [torch.cov(view.T) for view in (first, second)]
+    centered = [view - view.mean(dim=0) for view in (first, second)]  # torch.cov waits for the device
+    covariances = [view.T @ view / (len(view) - 1) for view in centered]
     off_diagonal = [(matrix.square().sum() - matrix.diagonal().square().sum()) / first.shape[1] for matrix in covariances]
     return {
         "invariance": F.mse_loss(first, second),

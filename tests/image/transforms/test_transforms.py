@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from torch import Tensor
 
@@ -75,6 +76,32 @@ def test_crop_on_whole_pixels_equals_torchvision() -> None:
     theirs = TF.resized_crop(image[0], 4, 8, 8, 4, [8, 8], antialias=False)
     # Inside; at the box's left and right edge torchvision repeats the border, ours looks at the neighbors.
     assert torch.allclose(ours[:, :, 1:-1], theirs[:, :, 1:-1], atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "size"), [(16, 24), (16, 16), (24, 16), (40, 12)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_crop_equals_four_taps_through_an_affine_map(side: int, size: int, channels: int) -> None:
+    image = pictures(12, channels, side)
+    torch.manual_seed(0)
+    box = transforms.random_box(image, (0.2, 1.0), flipped=0.5, aspect=torch.ones(12))
+    assert torch.allclose(transforms.crop(image, box, size), four_taps(image, box, size, side > size), atol=1e-4)
+    assert torch.allclose(transforms.crop(image, box, size, shrinks=False), four_taps(image, box, size, False), atol=1e-4)
+
+
+def four_taps(image: Tensor, box: CropBox, size: int, shrinks: bool) -> Tensor:
+    """Crop one image after the other by `grid_sample`, up to four times."""
+    crops, side = [], image.shape[-1]
+    for b, picture in enumerate(image):
+        top, left, down, across = (float(value[b]) for value in (box.top, box.left, box.down, box.across))
+        signed = -across if bool(box.mirrored is not None and box.mirrored[b]) else across
+        x, y = (part / size * min(max(part * side / size - 1, 0), 1) / 2 * shrinks for part in (across, down))
+        total = torch.zeros(1, len(picture), size, size)
+        for i, j in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+            theta = torch.tensor([[[signed, 0, 2 * left + across - 1 + i * x], [0, down, 2 * top + down - 1 + j * y]]])
+            grid = F.affine_grid(theta, [1, len(picture), size, size], align_corners=False)
+            total += F.grid_sample(picture[None], grid, padding_mode="border", align_corners=False) / 4
+        crops.append(total)
+    return torch.cat(crops)
 
 
 def test_crop_areas_and_ratios_are_those_of_torchvision() -> None:
@@ -185,6 +212,20 @@ def test_blur_equals_torchvision() -> None:
     ours = blur_module.blur(image, sigma, radius=4)
     for b in range(3):
         assert torch.allclose(ours[b], TF.gaussian_blur(image[b], [9, 9], [float(sigma[b])] * 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [5, 16, 33])
+def test_blur_equals_shifted_copies(side: int) -> None:
+    image, sigma = pictures(4, 2, side), torch.tensor([0.1, 0.7, 1.5, 2.0])
+    radius = min(6, side - 1)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma[:, None]) ** 2)
+    kernel = kernel / kernel.sum(dim=1, keepdim=True)
+    expected = image
+    for _ in range(2):  # columns, then rows, both as columns
+        padded = F.pad(expected, (0, 0, radius, radius), mode="reflect")
+        shifted = [kernel[:, i, None, None, None] * padded[:, :, i : i + side] for i in range(2 * radius + 1)]
+        expected = torch.stack(shifted).sum(dim=0).transpose(2, 3)
+    assert torch.allclose(blur_module.blur(image, sigma, radius), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["flip", "gray", "blur", "solarize"])
