@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from sslkit.engine.job import TrainingJob, build_task
 from sslkit.engine.launch import process_count
 from sslkit.engine.memory import peak_memory
 from sslkit.engine.pretrain import prepare
-from sslkit.engine.rehearsal import rehearse_epochs, rehearse_steps
+from sslkit.engine.rehearsal import measure_step, rehearse_epochs
 from sslkit.engine.resume_file import save_resume
 from sslkit.engine.run_folder import MODEL, RESUME
 from sslkit.engine.settings import Settings, show_settings
@@ -67,7 +66,7 @@ def plan(spec: PretrainSpec) -> PlanResult:
     started_at = time.perf_counter()
     stepper.before_epoch(0)
     preparing_first = time.perf_counter() - started_at
-    step, raw = _measure_step(stepper, _STEPS_SECONDS)
+    step, raw = measure_step(stepper, _STEPS_SECONDS)
     high = peak_memory(settings.machine.device)
     batch, per_epoch = settings.spec.batch_size, settings.steps_per_epoch
     epoch_warm = per_epoch * (step + (again * batch if settings.workers == 0 else 0.0))
@@ -104,19 +103,11 @@ def _build_stepper(job: TrainingJob) -> Stepper:
     return Stepper(build_task(job, initialize=False), job.settings, Clock(steps=10**6))
 
 
-def _measure_step(stepper: Stepper, seconds: float) -> tuple[float, dict[str, Any]]:
-    """Return the seconds of a warm step on samples in memory, and a batch of them."""
-    settings = stepper.settings
-    batches = epoch_batches(settings.data.samples, settings.spec.batch_size, settings.spec.seed, 0, stepper.weights)[:2]
-    raws = list(Loader(settings.source, 0, substitute=True)(batches, ReadSeed(settings.spec.seed, 0)))
-    return rehearse_steps(stepper, cycle(raws), seconds), raws[0]
-
-
 def _measure_peak(job: TrainingJob) -> int | None:
     """Return the peak memory of a few steps."""
     device, stepper = job.settings.machine.device, _build_stepper(job)
     stepper.before_epoch(0)
-    _measure_step(stepper, 0)
+    measure_step(stepper, 0)
     peak = peak_memory(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

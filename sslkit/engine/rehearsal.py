@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable
+from itertools import cycle
 from typing import Any
 
 from sslkit.console import duration, say
@@ -36,6 +37,14 @@ def rehearse_steps(
     stepper.clock.step = step
     warm = sorted(times[1:] or times)
     return stepper.world.from_first(warm[len(warm) // 2])
+
+
+def measure_step(stepper: Stepper, seconds: float) -> tuple[float, dict[str, Any]]:
+    """Return the seconds of a warm step on samples in memory, taken for at most `seconds`, and a batch of them."""
+    settings = stepper.settings
+    batches = epoch_batches(settings.data.samples, settings.spec.batch_size, settings.spec.seed, 0, stepper.weights)[:2]
+    raws = list(Loader(settings.source, 0, substitute=True)(batches, ReadSeed(settings.spec.seed, 0)))
+    return rehearse_steps(stepper, cycle(raws), seconds), raws[0]
 
 
 def rehearse_epochs(stepper: Stepper, negligible: float, most: int = 5) -> float:

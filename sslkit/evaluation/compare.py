@@ -1,46 +1,67 @@
 """`sslkit compare`: several tasks for the same time on the same data, and a report."""
 
+import math
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from pydantic import ValidationError
+from torch import Tensor
 
-from sslkit.console import say
+from sslkit.console import duration, say, silence
+from sslkit.contract.encoder import over_views
 from sslkit.contract.errors import RunFailedError, RunInterruptedError, SslkitError, renamed_flags
+from sslkit.contract.result import Metric, Result
+from sslkit.contract.task import Clock
 from sslkit.data.indexed_source import IndexedSource
+from sslkit.engine.job import TrainingJob, build_task
+from sslkit.engine.memory_fit import choose_micro_batch
 from sslkit.engine.pretrain import prepare
-from sslkit.engine.run_folder import MODEL
+from sslkit.engine.rehearsal import measure_step
+from sslkit.engine.run_folder import MODEL, holds_run
 from sslkit.engine.signals import catch_stop_signals
+from sslkit.engine.stepper import Stepper, to_device
 from sslkit.evaluation.knn import knn
 from sslkit.evaluation.probe import probe
 from sslkit.evaluation.splits import find_labeled
-from sslkit.registry import load_modality
+from sslkit.nn import in_eval_mode
+from sslkit.registry import data_options, load_modality
 from sslkit.reporting.report import report
 from sslkit.specs.evaluation import KnnSpec, ProbeSpec
 from sslkit.specs.look import ReportSpec
-from sslkit.specs.train import CompareSpec, PretrainSpec
+from sslkit.specs.train import ENOUGH_STEPS, FEW_STEPS, CompareSpec, PretrainSpec
 from sslkit.tasks.load import absolute, load_task, task_name
+
+_MEASURED_SECONDS = 5  # of steps of each task, before anything is trained
+_FEATURES = 32  # samples on which the speed of an encoder is measured
+_LEVEL = 0.05  # of the paired tests
 
 
 @dataclass(frozen=True)
 class CompareResult:
-    """The runs and the report; accuracies are shares of 1, None without labels."""
+    """The runs and the report; accuracies are shares of 1, None without labels.
+
+    `best` has the tasks that no paired test tells apart from the one with the highest k-NN accuracy, and that one first.
+    """
 
     report: str
     runs: dict[str, str]
     knn: dict[str, float] | None
     probe: dict[str, float] | None
+    best: list[str] | None
 
 
 def compare(spec: CompareSpec) -> CompareResult:
-    """Train tasks for the same time, one after the other, evaluate them and write a report.
+    """Train tasks for the same time, one after the other, evaluate each when it is done, and write a report.
 
-    Each trains in a process of its own, so that its peak memory is measured alone. A stopped comparison continues when it is
-    started again. Raises SslkitError, before anything is trained, for everything that any of the tasks refuses.
+    All have the same image size and micro-batch. Each trains in a process of its own, so that its peak memory is measured
+    alone. A stopped comparison continues when it is started again. Raises SslkitError, before anything is trained, for
+    everything that any of the tasks refuses.
     """
     tasks = [absolute(task.strip()) for task in spec.tasks.split(",") if task.strip()]
     names = [task_name(task) for task in tasks]
@@ -49,34 +70,138 @@ def compare(spec: CompareSpec) -> CompareResult:
     folders = {name: Path(spec.out, name.replace("+", "-and-")) for name in names}
     values = {name: getattr(spec, name) for name in CompareSpec.model_fields if name in PretrainSpec.model_fields}
     values = {name: value for name, value in values.items() if name in spec.model_fields_set and name != "out"}
-    for task, folder in zip(tasks, folders.values(), strict=True):
-        _check(PretrainSpec(**{**values, "task": task, "minutes": spec.minutes, "out": str(folder), "resume": True}))
+    specs = {
+        name: PretrainSpec(**{**values, "task": task, "minutes": spec.minutes}) for name, task in zip(names, tasks, strict=True)
+    }
     report_values = {name: value for name, value in values.items() if name in ReportSpec.model_fields and name != "batch_size"}
     # A checkpoint has its size: given again, it would be a setting by hand, and the results had no protocol.
     evaluation_values = {
         **{name: value for name, value in report_values.items() if name != "encoder" and name not in spec.tables()},
         "test": spec.test,
     }
+    shared = _agree([_check(each, folders[name]) for name, each in specs.items()])
     unlabeled = _unlabeled(KnnSpec(ckpt="", **evaluation_values), tasks[0])
-    for task, folder in zip(tasks, folders.values(), strict=True):
-        _train(PretrainSpec(**{**values, "task": task, "minutes": spec.minutes}), folder)
-    accuracies: dict[str, dict[str, float]] = {}
-    for name, folder in folders.items() if unlabeled is None else ():
-        checkpoint = str(folder / MODEL)
-        accuracies.setdefault("knn", {})[name] = knn(KnnSpec(ckpt=checkpoint, **evaluation_values)).headline.value
-        accuracies.setdefault("probe", {})[name] = probe(ProbeSpec(ckpt=checkpoint, **evaluation_values)).headline.value
+    with silence():  # all of it was said above
+        jobs = {name: _check(each.updated(shared), folders[name]) for name, each in specs.items()}
+    rehearsals = {name: _rehearse(job) for name, job in jobs.items() if not holds_run(job.out)}
+    _announce(rehearsals, spec.minutes, unlabeled is None)
+    split = [made.micro_batch for name, made in rehearsals.items() if made.micro_batch < jobs[name].settings.spec.batch_size]
+    if split and "micro_batch" not in shared:
+        shared["micro_batch"] = min(split)
+    specs = {name: each.updated(shared) for name, each in specs.items()}
+    results: dict[str, tuple[Result, Result]] = {}
+    for name, each in specs.items():
+        _train(each, folders[name])
+        if unlabeled is None:
+            checkpoint = str(folders[name] / MODEL)
+            results[name] = (
+                knn(KnnSpec(ckpt=checkpoint, **evaluation_values)),
+                probe(ProbeSpec(ckpt=checkpoint, **evaluation_values)),
+            )
+            say(f"{name}: {', '.join(f'{result.verb} {_percent(result.headline)}' for result in results[name])}", style="bold")
     if unlabeled is not None:
         say(f"no evaluation: the report has curves and pictures only: {unlabeled}")
+    best = _find_best({name: result for name, (result, _) in results.items()}, folders, evaluation_values) if results else None
     runs = {name: str(folder) for name, folder in folders.items()}
     page = report(ReportSpec(**report_values, runs=list(runs.values()), test=spec.test, out=str(Path(spec.out, "report.html"))))
-    return CompareResult(page.path, runs, accuracies.get("knn"), accuracies.get("probe"))
+    knn_accuracies, probe_accuracies = (
+        {name: both[place].headline.value for name, both in results.items()} for place in (0, 1)
+    )
+    return CompareResult(page.path, runs, knn_accuracies or None, probe_accuracies or None, best)
 
 
-def _check(spec: PretrainSpec) -> None:
-    """Raise SslkitError for what `pretrain` would refuse."""
+def _agree(jobs: list[TrainingJob]) -> dict[str, Any]:
+    """Return the size of samples and the micro-batch for all tasks: those of a run that continues, else the smallest size.
+
+    Tasks of different modalities keep their sizes.
+    """
+    values: dict[str, Any] = {}
+    modalities = {job.settings.data.modality for job in jobs}
+    begun = [job for job in jobs if holds_run(job.out)]
+    if len(modalities) == 1:
+        values |= data_options()[modalities.pop()].of_size(min(job.settings.data.size for job in begun or jobs))
+    recorded = [job.settings.spec.micro_batch for job in begun if job.settings.spec.micro_batch != "auto"]
+    if recorded:
+        values["micro_batch"] = min(recorded)
+    return values
+
+
+@dataclass(frozen=True)
+class _Rehearsal:
+    """What was measured of a task before anything is trained; times in seconds."""
+
+    micro_batch: int
+    step: float
+    features: float  # of all training samples
+
+
+def _rehearse(job: TrainingJob) -> _Rehearsal:
+    """Measure the memory and time of a task's steps, and the speed of its encoder."""
+    with silence():
+        stepper = Stepper(build_task(job, initialize=False), job.settings, Clock(steps=10**6))
+        stepper.before_epoch(0)
+        micro_batch, _ = choose_micro_batch(stepper)
+        stepper.update_spec(micro_batch=micro_batch)
+        step, raw = measure_step(stepper, _MEASURED_SECONDS)
+    source, encoder = stepper.settings.source, stepper.task.encoder
+    few = {name: value[:_FEATURES] for name, value in raw.items() if isinstance(value, Tensor)}
+    started_at = time.perf_counter()
+    with torch.no_grad(), in_eval_mode(encoder):
+        view = source.view(to_device(few, source, stepper.machine.device), encoder.modality)
+        over_views(lambda images: {"": encoder(images).cpu()}, encoder.sample_dims, view)
+    return _Rehearsal(micro_batch, step, (time.perf_counter() - started_at) / len(view) * job.settings.data.samples)
+
+
+def _announce(rehearsals: dict[str, _Rehearsal], minutes: float, labeled: bool) -> None:
+    """Print the steps of each task and how long all of it takes, and which tasks have too few steps to learn anything."""
+    if not rehearsals:
+        return
+    seconds = 60 * minutes * len(rehearsals) + (sum(made.features for made in rehearsals.values()) if labeled else 0.0)
+    tasks = f"{len(rehearsals)} tasks of {duration(60 * minutes)}{', and evaluation' if labeled else ''}"
+    say(f"{tasks}: about {duration(seconds)}", style="bold")
+    steps = {name: max(1, round(60 * minutes / made.step)) for name, made in rehearsals.items()}
+    for name, number in steps.items():
+        say(f"  {name:<16} about {number:,} steps")
+    few = [name for name, number in steps.items() if number < FEW_STEPS]
+    if few:
+        needed = math.ceil(minutes * ENOUGH_STEPS / min(steps.values()))
+        who = " and ".join(few)
+        say(f"  too few steps to learn anything: {who}; {ENOUGH_STEPS} for each take --minutes {needed}", style="bold yellow")
+
+
+def _find_best(results: dict[str, Result], folders: dict[str, Path], values: dict[str, Any]) -> list[str]:
+    """Return the task of the highest accuracy, and those that no paired test tells apart from it; print which."""
+    first, *others = sorted(results, key=lambda name: -results[name].headline.value)
+    with silence():
+        paired = knn(
+            KnnSpec(
+                **values,
+                ckpt=str(folders[first] / MODEL),
+                against=[str(folders[name] / MODEL) for name in others],
+                baselines=False,
+            )
+        )
+    rows = dict(zip(others, [row for row in paired.rows if row.comparisons], strict=True))
+    p_values = {name: next(iter(row.comparisons.values())) for name, row in rows.items()}
+    equal = [name for name, made in p_values.items() if (made.p_value if made.adjusted is None else made.adjusted) >= _LEVEL]
+    if equal:
+        several = " and ".join([", ".join([first, *equal[:-1]]), equal[-1]])
+        say(f"k-NN does not tell {several} apart: more --minutes, or more test images, may", style="bold")
+    else:
+        say(f"{first} is ahead of {' and '.join(others)} in k-NN", style="bold")
+    return [first, *equal]
+
+
+def _percent(metric: Metric) -> str:
+    interval = "" if metric.low is None or metric.high is None else f" ({100 * metric.low:.1f} to {100 * metric.high:.1f})"
+    return f"{100 * metric.value:.1f}%{interval}"
+
+
+def _check(spec: PretrainSpec, folder: Path) -> TrainingJob:
+    """Return the job of a task, which an earlier comparison may have begun; raises SslkitError for what `pretrain` refuses."""
     try:
-        with renamed_flags({"resume": "out"}):  # by which an earlier comparison continues
-            prepare(spec)
+        with renamed_flags({"resume": "out"}):
+            return prepare(spec.updated({"out": str(folder), "resume": True}))
     except ValidationError as error:
         missing = ", ".join(str(problem["loc"][0]) for problem in error.errors())
         raise SslkitError(

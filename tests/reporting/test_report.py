@@ -105,10 +105,13 @@ def test_tasks_compared_end_in_a_report(digits: Path, tmp_path: Path, sslkit: Ca
     options = ["--data", digits, "--minutes", "0.02", "--encoder-option", "width=8", "--batch-size", 16, "--workers", 0]
     output = sslkit("compare", "--tasks", "rotation,jigsaw", *options, "--size", 32, "--out", tmp_path / "c", "--json").json
     assert set(output["runs"]) == set(output["knn"]) == set(output["probe"]) == {"rotation", "jigsaw"}
+    assert output["knn"][output["best"][0]] == max(output["knn"].values())
     page = (tmp_path / "c" / "report.html").read_text()
     assert "Compared" in page and page.count("<h2>") == 3 and "knn/weighted-v1" in page
     assert "Accuracy of the last layer against minutes" in page and "McNemar" in page and "No map" not in page
     lines = (tmp_path / "c" / "jigsaw" / "results.jsonl").read_text().splitlines()
+    sizes = [json.loads((tmp_path / "c" / name / "spec.json").read_text())["image"]["size"] for name in output["runs"]]
+    assert sizes == [32, 32]
     again = sslkit("compare", "--tasks", "rotation,jigsaw", *options, "--size", 32, "--out", tmp_path / "c", "--json").json
     assert again["knn"] == output["knn"]  # nothing was trained again, and earlier results are still there
     assert (tmp_path / "c" / "jigsaw" / "results.jsonl").read_text().splitlines()[: len(lines)] == lines
