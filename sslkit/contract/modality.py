@@ -121,6 +121,13 @@ class Modality:
         """Return real samples that ship with the installation, as encoders see them, and what they are: for `sslkit export`."""
         raise SslkitError(f"this format is not available for encoders of {self.name} data", flag="to")
 
+    def input_guide(self, channels: int, size: int, options: "DataOptions") -> list[str]:
+        """Return how a file becomes what the encoder takes, in lines of Markdown for the card of an export; none if unsaid.
+
+        `options` are the data options of the training.
+        """
+        return []
+
     def example_data(self, folder: "Path", samples: int) -> str:
         """Write a small set of samples, not all alike, into a folder and return what `--data` would be (for `sslkit check`)."""
         return self.source.example(folder, samples)

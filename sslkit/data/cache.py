@@ -99,12 +99,15 @@ def stored() -> list[Stored]:
 def make_room(needed: int, limit: int, folder: Path) -> None:
     """Remove what was used least recently until `folder` may have `needed` bytes within `limit`.
 
-    What a process uses, this one or another that runs, stays.
+    Features and samples have the limit each, and never make room for each other. What a process uses, this one or another
+    that runs, stays.
     """
     with FileLock(claim_cache() / "lock"):  # processes of one job all come here
         folder.mkdir(parents=True, exist_ok=True)
         _mark_used(folder)
-        entries = [entry for entry in stored() if entry.folder != folder]
+        entries = [
+            entry for entry in stored() if entry.folder != folder and _holds_features(entry.folder) == _holds_features(folder)
+        ]
         total = sum(entry.bytes for entry in entries)
         for entry in entries:
             if total + needed <= limit:
@@ -112,6 +115,10 @@ def make_room(needed: int, limit: int, folder: Path) -> None:
             if not _is_used(entry.folder):
                 shutil.rmtree(entry.folder, ignore_errors=True)
                 total -= entry.bytes
+
+
+def _holds_features(folder: Path) -> bool:
+    return folder.parent.name == "features"
 
 
 _USE = "use."  # what marks are called, before the machine's name and a process's number

@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslkit.contract.encoder import Encoder
+from sslkit.engine.precision import Machine
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import Stepper
 from sslkit.nn import Teacher, batch_statistics
 from sslkit.registry import load_modality
+from sslkit.specs.data import MAIN_PART
 from sslkit.specs.train import PretrainSpec
 
 SAMPLES = 256
@@ -42,7 +44,7 @@ _ENTROPY = 0.3  # nats; a teacher of random weights has 1.5
 _FROZEN, _WINDOW = 0.002, 40  # range of the loss, as a share of it, over so many steps; batches alone make ten times that
 
 
-Classify = Callable[[Encoder], float]  # k-NN accuracy of an encoder as it is
+Classify = Callable[[Encoder, Machine], float]  # k-NN accuracy of an encoder as it is
 
 
 class Health:
@@ -92,8 +94,9 @@ class Health:
         training = self.task.training
         self.task.eval()
         try:
-            with batch_statistics(self.task.encoder) if fresh else nullcontext():
-                first, second = (self._features(self.task.encoder, view) for view in self.views)
+            encoder = self._exported().eval()
+            with batch_statistics(encoder) if fresh else nullcontext():
+                first, second = (self._features(encoder, view) for view in self.views)
             both = torch.cat([first, second])
             measured = {
                 "rankme": rankme(both),
@@ -108,7 +111,7 @@ class Health:
                         measured |= {"teacher_entropy": entropy_of_largest(output), "teacher_deviation": deviation(output)}
                     break
             if self.classify is not None:
-                measured["online_knn"] = self.classify(self.task.encoder)
+                measured["online_knn"] = self.classify(encoder, self.stepper.machine)
         finally:
             self.task.train(training)
         return measured
@@ -128,7 +131,7 @@ class Health:
         return alarms
 
     def _signs(self, measured: dict[str, float]) -> dict[str, str]:
-        width, rank, signs = self.task.encoder.width, measured["rankme"], dict[str, str]()
+        width, rank, signs = self._exported().width, measured["rankme"], dict[str, str]()
         if not math.isfinite(rank):
             return {"finite": f"features of {self.noun} are not finite numbers"}
         if measured["feature_deviation"] < _ALIKE:
@@ -144,6 +147,12 @@ class Health:
             if high - low < _FROZEN * abs(high):
                 signs["frozen"] = f"loss has been flat at {high:.4g} for at least {_WINDOW} steps; the model is not learning"
         return signs
+
+    def _exported(self) -> Encoder:
+        """Return the encoder that checkpoints hold: of some tasks that is the teacher's, not the one that is trained."""
+        encoder = self.task.exports()[MAIN_PART]
+        assert isinstance(encoder, Encoder)
+        return encoder
 
     def _features(self, module: Callable[[Tensor], Tensor], view: Tensor) -> Tensor:
         with self.stepper.machine.autocast():

@@ -1,24 +1,32 @@
 """One pass over the data in order, without gradient: an encoder's features, or any function of the samples."""
 
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from sslkit.console import show_progress
+from sslkit.console import say, show_progress
 from sslkit.contract.encoder import Encoder, over_views
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import Source
 from sslkit.contract.task import ON_REQUEST, Batch
 from sslkit.data.loader import Loader, ordered_batches
-from sslkit.engine.parallel import ALONE, World
+from sslkit.data.prefetch import prefetch
+from sslkit.engine.parallel import World
+from sslkit.engine.precision import Machine
 
 Read = Callable[[Tensor], dict[str, Tensor]]  # from images `[B, C, H, W]` to features by name, `[B, width]`
+
+_COMPILED = 100_000  # samples from which compiling, about a minute, takes less than it saves
+_HASHED = 16  # samples that a thread hashes at once
 
 
 @dataclass(frozen=True)
@@ -37,102 +45,195 @@ class Features:
 def extract(
     encoder: Encoder,
     source: Source,
+    machine: Machine,
     batch_size: int = 256,
     workers: int | str = "auto",
     substitute: bool = False,
-    world: World = ALONE,
     read: Read | None = None,
     hashed: bool = False,
 ) -> Features:
     """Return features in data order: those of `read`, or the encoder's under the name `last`.
 
-    Unreadable samples are skipped or, with `substitute`, replaced as in training, so that no row is missing. Content is
-    `hashed` only to find duplicates; training does not need it. Several processes take a share each. The encoder's mode
-    is restored afterwards. Raises SslkitError if no sample can be read.
+    The encoder computes in the machine's precision, where it lies. Unreadable samples are skipped or, with `substitute`,
+    replaced as in training, so that no row is missing. Content is `hashed` only to find duplicates; training does not need
+    it. Several processes take a share each. The encoder's mode is restored afterwards. Raises SslkitError if no sample can
+    be read.
     """
-    of_one_view = read or (lambda view: {"last": encoder(view)})
-
-    def read_all(view: Tensor) -> dict[str, Tensor]:
-        return over_views(of_one_view, encoder.sample_dims, view)
-
+    world, device = machine.world, encoder.device
     share = world.share(source.info.samples)
-    layers: dict[str, list[Tensor]] = {}
-    rows: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
-    hashes: list[Tensor] = [torch.empty(0, dtype=torch.int64)]
+    count = share.stop - share.start
+    rows, hashes, collected = [np.empty(0, np.int64)], [np.empty(0, np.int64)], _Rows(count)
     training, buffers = encoder.training, [buffer.clone() for buffer in encoder.buffers()]
     encoder.eval()
     try:
-        with show_progress("features", share.stop - share.start) as progress:
-            for raw, arrays in _batches(source, batch_size, workers, substitute, world):
-                if len(raw["index"]):
-                    on_device = {name: value.to(encoder.device) for name, value in arrays.items()}
-                    for name, features in read_all(source.view(source.prepare(on_device), encoder.modality)).items():
-                        layers.setdefault(name, []).append(features.float().cpu())
-                    rows.append(raw["index"])
-                    if hashed:
-                        hashes.append(_content(arrays))
-                progress.advance(len(raw["index"]), f"{source.noun}")
-        all_rows = world.gather_uneven(torch.cat(rows))
+        network = _Network(encoder, read, machine, count, batch_size)
+        with show_progress("features", count) as progress:
+            for raw in _batches(source, device, batch_size, workers, substitute, world, hashed):
+                if len(raw["rows"]):
+                    collected.add(network(source.view(_prepare(raw, source, device), encoder.modality)))
+                    rows.append(raw["rows"])
+                    hashes.append(raw["hashes"])
+                progress.advance(len(raw["rows"]), f"{source.noun}")
+        layers = collected.finish()
+        all_rows = world.gather_uneven(torch.from_numpy(np.concatenate(rows)))
         if not len(all_rows):
             raise SslkitError(f"none of the {source.noun} in {source.location} can be read", flag="data")
         if not layers:  # nothing in this process's share is readable: the others need empty features of the right width
-            view = source.view(_first_batch(source, encoder.device), encoder.modality)
-            layers = {name: [features[:0].float().cpu()] for name, features in read_all(view).items()}
+            view = source.view(_first_batch(source, device), encoder.modality)
+            layers = {name: features[:0].cpu() for name, features in network(view).items()}
     finally:
         encoder.train(training)
     assert all(map(torch.equal, encoder.buffers(), buffers)), "taking features changed the encoder"
-    gathered = {name: world.gather_uneven(torch.cat(parts)) for name, parts in layers.items()}
-    return Features(gathered, all_rows.numpy(), world.gather_uneven(torch.cat(hashes)).numpy())
+    gathered = {name: world.gather_uneven(features) for name, features in layers.items()}
+    all_hashes = world.gather_uneven(torch.from_numpy(np.concatenate(hashes)))
+    return Features(gathered, all_rows.numpy(), all_hashes.numpy())
 
 
 @torch.no_grad()
-def map_samples(
-    function: Callable[[Batch], Tensor], source: Source, device: torch.device, batch_size: int, world: World = ALONE
-) -> Tensor:
+def map_samples(function: Callable[[Batch], Tensor], source: Source, machine: Machine, batch_size: int) -> Tensor:
     """Return a function of all samples in data order, `[N, ...]` on the CPU; it gets prepared batches on the device.
 
     Unreadable samples are replaced as in training. Several processes take a share each.
     """
-    parts: list[Tensor] = []
-    for _, arrays in _batches(source, batch_size, "auto", True, world):
-        parts.append(function(source.prepare({name: value.to(device) for name, value in arrays.items()})).cpu())
-    if not parts:  # fewer samples than processes
-        parts.append(function(_first_batch(source, device))[:0].cpu())
-    return world.gather_uneven(torch.cat(parts))
+    world, device = machine.world, machine.device
+    share = world.share(source.info.samples)
+    collected = _Rows(share.stop - share.start)
+    for raw in _batches(source, device, batch_size, "auto", True, world):
+        collected.add({"": function(_prepare(raw, source, device))})
+    outputs = collected.finish() or {"": function(_first_batch(source, device))[:0].cpu()}  # fewer samples than processes
+    return world.gather_uneven(outputs[""])
 
 
 def contents(source: Source, batch_size: int, workers: int | str, world: World) -> NDArray[np.int64]:
     """Return a hash of each readable sample's decoded content, int64 `[N]`."""
-    hashes = [_content(arrays) for _, arrays in _batches(source, batch_size, workers, False, world)]
-    return world.gather_uneven(torch.cat([torch.empty(0, dtype=torch.int64), *hashes])).numpy()
+    batches = _batches(source, torch.device("cpu"), batch_size, workers, False, world, hashed=True)
+    hashes = np.concatenate([np.empty(0, np.int64), *(raw["hashes"] for raw in batches)])
+    return world.gather_uneven(torch.from_numpy(hashes)).numpy()
+
+
+class _Network:
+    """Read features of views in a machine's precision, as one compiled function where that pays."""
+
+    def __init__(self, encoder: Encoder, read: Read | None, machine: Machine, samples: int, batch_size: int) -> None:
+        self.machine, self.sample_dims, self.batch_size = machine, encoder.sample_dims, batch_size
+
+        def widened(view: Tensor) -> dict[str, Tensor]:
+            outputs = {"last": encoder(view)} if read is None else read(view)
+            return {name: features.float() for name, features in outputs.items()}
+
+        recurrent = any(isinstance(module, nn.RNNBase) for module in encoder.modules())  # torch.compile refuses them
+        pays = machine.compile and samples >= _COMPILED and not recurrent
+        self.eager: Read = widened
+        self.compiled: Read | None = torch.compile(widened, dynamic=False) if pays else None
+
+    def __call__(self, view: Tensor) -> dict[str, Tensor]:
+        """Return float32 features by name, `[B, width]`, of samples or of several views of each."""
+        with self.machine.autocast():
+            return over_views(self._read, self.sample_dims, view)
+
+    def _read(self, view: Tensor) -> dict[str, Tensor]:
+        if self.compiled is None or len(view) != self.batch_size:  # the last batch: another shape compiles again
+            return self.eager(view)
+        try:
+            return self.compiled(view)
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            say(f"features are computed eagerly: the encoder cannot be compiled ({type(error).__name__})")
+            self.compiled = None
+            return self.eager(view)
+
+
+class _Rows:
+    """Collect rows of tensors by name on the CPU; what a GPU computed is copied while it computes the next batch."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.count = most, 0
+        self.tensors: dict[str, Tensor] = {}
+        self._pending: tuple[dict[str, Tensor], torch.cuda.Event | None] | None = None
+
+    def add(self, batch: dict[str, Tensor]) -> None:
+        """Add `[B, ...]` of each tensor."""
+        device = next(iter(batch.values())).device
+        on_gpu = device.type == "cuda"
+        copies = {name: rows.to("cpu", non_blocking=on_gpu) for name, rows in batch.items()}  # pinned, if it does not block
+        copied = torch.cuda.current_stream(device).record_event() if on_gpu else None
+        self._store()
+        self._pending = copies, copied
+
+    def finish(self) -> dict[str, Tensor]:
+        """Return all rows, in the order in which they were added."""
+        self._store()
+        return {name: rows[: self.count] for name, rows in self.tensors.items()}
+
+    def _store(self) -> None:
+        if self._pending is None:
+            return
+        (copies, copied), self._pending = self._pending, None
+        if copied is not None:
+            copied.synchronize()
+        length = 0
+        for name, rows in copies.items():
+            length = len(rows)
+            if name not in self.tensors:
+                self.tensors[name] = torch.empty(self.most, *rows.shape[1:], dtype=rows.dtype)
+            self.tensors[name][self.count : self.count + length] = rows
+        self.count += length
 
 
 def _batches(
-    source: Source, batch_size: int, workers: int | str, substitute: bool, world: World
-) -> Iterator[tuple[dict[str, Any], dict[str, Tensor]]]:
-    """Read this process's share in data order; yield what the loader delivers, and its tensors by name."""
-    loader = Loader(source, source.workers(workers)[0], substitute)
+    source: Source,
+    device: torch.device,
+    batch_size: int,
+    workers: int | str,
+    substitute: bool,
+    world: World,
+    hashed: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Read this process's share in data order, one batch ahead of a GPU, with `rows` and `hashes`, arrays on the CPU."""
+    loader = Loader(source, source.workers(workers)[0], substitute, pin_memory=device.type == "cuda")
     share = world.share(source.info.samples)
     try:
-        for raw in loader([batch + share.start for batch in ordered_batches(share.stop - share.start, batch_size)]):
-            yield raw, {name: value for name, value in raw.items() if isinstance(value, Tensor)}
+        loaded = loader([batch + share.start for batch in ordered_batches(share.stop - share.start, batch_size)])
+        yield from prefetch(_with_hashes(loaded, hashed), device)
     finally:
         loader.close()
 
 
-def _content(arrays: dict[str, Tensor]) -> Tensor:
+def _with_hashes(batches: Iterator[dict[str, Any]], hashed: bool) -> Iterator[dict[str, Any]]:
+    """Add `rows` and, if they are to be hashed, `hashes`; on the way to a GPU this is done while it computes."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # hashing releases the interpreter's lock
+        for raw in batches:
+            hashes = _content(raw, threads) if hashed else np.empty(0, np.int64)
+            yield {**raw, "rows": raw["index"].numpy(), "hashes": hashes}
+
+
+def _content(raw: dict[str, Any], threads: ThreadPoolExecutor) -> NDArray[np.int64]:
     """Return a hash of each sample's decoded content, int64 `[B]`."""
-    content = [array for name, array in sorted(arrays.items()) if name not in ON_REQUEST]
-    whole = [array.reshape(len(array), -1).view(torch.uint8).numpy() for array in content]
-    digests = [
-        blake2b(b"".join(array[row].tobytes() for array in whole), digest_size=8).digest() for row in range(len(whole[0]))
-    ]
-    return torch.from_numpy(np.frombuffer(b"".join(digests), dtype=np.int64).copy())
+    count = len(raw["index"])
+    tensors = [value for name, value in sorted(raw.items()) if isinstance(value, Tensor) and name not in ON_REQUEST]
+    arrays = [tensor.numpy().reshape(count, -1).view(np.uint8) for tensor in tensors if count]
+    digests = threads.map(partial(_digests, arrays), range(0, count, _HASHED))
+    return np.frombuffer(b"".join(digests), dtype=np.int64)
+
+
+def _digests(arrays: list[NDArray[np.uint8]], start: int) -> bytes:
+    digests = []
+    for rows in zip(*(array[start : start + _HASHED] for array in arrays), strict=True):
+        digest = blake2b(digest_size=8)
+        for row in rows:
+            digest.update(row)
+        digests.append(digest.digest())
+    return b"".join(digests)
+
+
+def _prepare(raw: dict[str, Any], source: Source, device: torch.device) -> Batch:
+    """Return a loaded batch on the device, where a GPU has it already, as the source prepares it."""
+    return source.prepare({name: value.to(device) for name, value in raw.items() if isinstance(value, Tensor)})
 
 
 def _first_batch(source: Source, device: torch.device) -> Batch:
     """Return the first two samples, prepared; for shapes only."""
     rows = np.array([0, 1])
     arrays, _ = source.read(rows)
-    tensors = {name: torch.from_numpy(array).to(device) for name, array in {**arrays, "index": rows}.items()}
-    return source.prepare(tensors)
+    return _prepare({name: torch.from_numpy(array) for name, array in {**arrays, "index": rows}.items()}, source, device)

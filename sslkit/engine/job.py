@@ -14,6 +14,7 @@ from sslkit.contract.task import DataInfo, PretextTask
 from sslkit.encoders.build import check_requirements
 from sslkit.encoders.builder import RecipeBuilder
 from sslkit.engine.initial import load_initial
+from sslkit.engine.precision import Machine
 from sslkit.engine.run_folder import MODEL
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.settings import Settings
@@ -32,7 +33,7 @@ class TrainingJob:
     build_task: Callable[[Encoder, DataInfo], PretextTask]
     requires: dict[str, tuple[str, ...]]  # what each task requires of the encoder
     metadata: dict[str, Any]  # of the checkpoint, besides the encoder's description
-    classify: Callable[[Encoder], float] | None = None  # returns k-NN accuracy during training
+    classify: Callable[[Encoder, Machine], float] | None = None  # returns k-NN accuracy during training
 
 
 @dataclass(frozen=True)

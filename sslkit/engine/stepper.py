@@ -266,7 +266,7 @@ class Stepper:
     def features(self, encoder: Encoder | None = None) -> Tensor:
         """Return features of all samples in data order, `[N, width]`, by the task's encoder or another, taken in eval mode."""
         encoder = self.task.encoder if encoder is None else encoder.to(self.machine.device)
-        features = extract(encoder, self.settings.source, self.micro_batch, substitute=True, world=self.world)
+        features = extract(encoder, self.settings.source, self.machine, self.micro_batch, substitute=True)
         return features.layers["last"]
 
     def map(self, function: Callable[[Batch], Tensor]) -> Tensor:
@@ -277,13 +277,12 @@ class Stepper:
         training = self.task.training
         self.task.eval()
         try:
-            needs, machine = self.task.needs, self.machine
+            needs = self.task.needs
             return map_samples(
                 lambda batch: function(select_needed(batch, needs)),
                 self.settings.source,
-                machine.device,
+                self.machine,
                 self.micro_batch,
-                self.world,
             )
         finally:
             self.task.train(training)

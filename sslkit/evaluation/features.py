@@ -1,4 +1,4 @@
-"""Features of a data set, cached by weights, samples, layer and pooling."""
+"""Features of a data set, cached by weights, samples, layer, pooling and precision."""
 
 from hashlib import blake2b
 from pathlib import Path
@@ -15,6 +15,7 @@ from sslkit.contract.errors import SslkitError
 from sslkit.data.cache import UNREADABLE, cache_folder, make_room
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.engine.features import Features, Read, extract
+from sslkit.engine.precision import choose_machine
 from sslkit.evaluation.models import Model
 from sslkit.files import write_atomically
 from sslkit.specs.data import DataSpec
@@ -23,20 +24,22 @@ from sslkit.specs.data import DataSpec
 def cached_features(model: Model, samples: IndexedSource, layer: str, pool: str, spec: DataSpec) -> Features:
     """Return a model's features of samples by a layer (`last`, `last4`, `all` or a number), from the cache if they are in it.
 
-    They are kept by weights, samples, size and pooling: a second evaluation reads no file. Raises SslkitError if the
-    encoder lacks the layer or its features are not finite.
+    They are kept by weights, samples, size, pooling and precision: a second evaluation reads no file, and keeps none of
+    them in memory before it uses them. Raises SslkitError if the encoder lacks the layer or its features are not finite.
     """
     read = reader(model.encoder, model.name, layer, pool)
-    key = f"{model.weights} {samples.key()} {layer} {pool}"
+    machine = choose_machine(spec.device)
+    key = f"{model.weights} {samples.key()} {layer} {pool} {machine.precision}"
     folder = cache_folder() / "features" / blake2b(key.encode(), digest_size=12).hexdigest()
     features = _load(folder) if spec.cache != "off" else None
     if features is None:
-        features = extract(model.encoder, samples, spec.batch_size, spec.workers, read=read, hashed=True)
+        features = extract(model.encoder, samples, machine, spec.batch_size, spec.workers, read=read, hashed=True)
         if not all(torch.isfinite(values).all() for values in features.layers.values()):
             raise SslkitError(f"features of {model.name} are not finite", "the run diverged", flag="ckpt")
         # Samples that are unreadable now may be readable another time.
         if spec.cache != "off" and len(features.rows) == len(samples.index):
             _store(folder, features, int(spec.cache_limit * 1e9))
+            features = _load(folder) or features
     report_unreadable(samples, features)
     return features
 
@@ -97,7 +100,8 @@ def _pool(encoder: Encoder, output: Tensor, pool: str) -> Tensor:
 def _load(folder: Path) -> Features | None:
     """Return the features in a folder of the cache, None if they are missing or incomplete."""
     try:
-        arrays: dict[str, NDArray[Any]] = {file.stem: np.load(file, allow_pickle=False) for file in folder.glob("*.npy")}
+        # Mapped: of many layers, only the one in use is read. Private, because torch wants arrays that can be written.
+        arrays: dict[str, NDArray[Any]] = {file.stem: np.load(file, mmap_mode="c") for file in folder.glob("*.npy")}
         layers = {name.removeprefix("layer-"): array for name, array in arrays.items() if name.startswith("layer-")}
         complete = len(layers) == int(arrays["count"]) and all(len(array) == len(arrays["rows"]) for array in layers.values())
         folder.touch()  # its modification time records the last use
@@ -107,7 +111,9 @@ def _load(folder: Path) -> Features | None:
         return None
     # By number: `glob` has no defined order.
     names = sorted(layers, key=lambda name: (len(name), name))
-    return Features({name: torch.from_numpy(layers[name]) for name in names}, arrays["rows"], arrays["hashes"])
+    return Features(
+        {name: torch.from_numpy(layers[name]) for name in names}, np.array(arrays["rows"]), np.array(arrays["hashes"])
+    )
 
 
 def _store(folder: Path, features: Features, limit: int) -> None:

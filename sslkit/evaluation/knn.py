@@ -73,11 +73,12 @@ class Knn(FeatureEvaluation):
             features, labels = features[rows], labels[rows]
         if k > len(features):
             raise SslkitError(f"{k} exceeds the {len(features)} training samples", f"use at most {len(features)}", flag="k")
-        return Neighbors(features.to(train.device), labels.to(train.device), k, settings["temperature"], len(train.classes))
+        bank = unit_features(features, train.device)
+        return Neighbors(bank, labels.to(train.device), k, settings["temperature"], len(train.classes))
 
 
 class Neighbors(Predictor):
-    """Training features `[N, D]` and labels `[N]` that vote."""
+    """Training features `[N, D]` of length 1 and labels `[N]` that vote."""
 
     def __init__(self, bank: Tensor, labels: Tensor, k: int, temperature: float | None, classes: int) -> None:
         self.bank, self.labels, self.k, self.temperature, self.classes = bank, labels, k, temperature, classes
@@ -86,7 +87,7 @@ class Neighbors(Predictor):
     def scores(self, layers: Layers) -> Tensor:
         """Return the votes `[M, classes]`."""
         (queries,) = layers.values()
-        return votes(self.bank, self.labels, queries.to(self.bank.device), self.k, self.temperature, self.classes).cpu()
+        return count_votes(self.bank, self.labels, queries, self.k, self.temperature, self.classes)
 
 
 def knn(spec: KnnSpec) -> Result:
@@ -111,22 +112,33 @@ def draw_shots(labels: Tensor, shots: int, seed: int, classes: tuple[str, ...]) 
 
 
 def votes(train: Tensor, labels: Tensor, test: Tensor, k: int, temperature: float | None, classes: int) -> Tensor:
-    """Return the votes `[M, classes]` for `test` `[M, D]` from `train` `[N, D]` with labels `[N]`.
+    """Return the votes `[M, classes]` for `test` `[M, D]` from `train` `[N, D]` with labels `[N]`; see `count_votes`."""
+    return count_votes(unit_features(train, train.device), labels, test, k, temperature, classes)
+
+
+def unit_features(features: Tensor, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return a copy of features `[N, D]` on the device, each of length 1."""
+    unit = features.to(device, dtype, copy=True)
+    return F.normalize(unit, dim=1, out=unit)
+
+
+def count_votes(bank: Tensor, labels: Tensor, test: Tensor, k: int, temperature: float | None, classes: int) -> Tensor:
+    """Return the votes `[M, classes]`, on the CPU, for `test` `[M, D]` from a bank `[N, D]` of unit features with labels `[N]`.
 
     Each of the k nearest by cosine votes for its class with weight exp(cosine / temperature) (Wu et al., 2018,
-    section 3.4), or with weight one (`temperature` None). Memory is bounded: queries come in chunks.
+    section 3.4), or with weight one (`temperature` None). Memory is bounded: queries come to the bank's device in chunks.
     """
-    train, test = F.normalize(train.float(), dim=1), F.normalize(test.float(), dim=1)
     chunks = []
     with show_progress("neighbors", len(test)) as progress:
-        for queries in test.split(chunk_of(len(train))):
-            similarity, places = largest(queries @ train.T, k)
+        for part in test.split(chunk_of(len(bank))):
+            queries = unit_features(part, bank.device)
+            similarity, places = largest(queries @ bank.T, k)
             # Relative to the nearest: the same winner, and exp never overflows.
             weights = torch.ones_like(similarity)
             if temperature is not None:
                 weights = ((similarity - similarity[:, :1]) / temperature).exp()
-            empty = torch.zeros(len(queries), classes, device=train.device)
-            chunks.append(empty.scatter_add_(1, labels[places], weights))
+            empty = torch.zeros(len(queries), classes, device=bank.device)
+            chunks.append(empty.scatter_add_(1, labels[places], weights).cpu())
             progress.advance(len(queries))
     return torch.cat(chunks)
 

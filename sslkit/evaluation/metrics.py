@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.contract.result import Metric
@@ -65,20 +64,49 @@ def is_correct(scores: Tensor, labels: Tensor) -> Tensor:
     return (predicted == labels if labels.dim() == 1 else labels.gather(1, predicted[:, None])[:, 0]).double()
 
 
-def average_precision(ranked: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the average precision `[M]` of rankings `[M, N]`, True where the item is relevant; 0 where none is."""
-    places = np.arange(1, ranked.shape[1] + 1)
-    precision = np.cumsum(ranked, axis=1) / places
-    average: NDArray[np.float64] = (precision * ranked).sum(axis=1) / np.maximum(ranked.sum(axis=1), 1)
-    return average
+def average_precision(scores: Tensor, relevant: Tensor) -> Tensor:
+    """Return the average precision `[M]`, float64 on the CPU, of ranking items by scores `[M, N]`; 0 if none is relevant.
+
+    `relevant` are the places of relevant items, int64 `[R]`. As scikit-learn's, it is the mean over relevant items of the
+    precision among all items that score at least as high: items of equal score share a rank, whatever their order.
+    Ranks are counted: only relevant items are sorted.
+    """
+    rankings, count = len(scores), len(relevant)
+    if not count:
+        return torch.zeros(rankings, dtype=torch.float64)
+    ascending = scores[:, relevant].sort(dim=1).values
+    # For each item, how many relevant ones it reaches; then, for each relevant one, how many items reach it.
+    reached = torch.searchsorted(ascending, scores.contiguous(), right=True)
+    reached += torch.arange(rankings, device=scores.device)[:, None] * (count + 1)
+    histogram = torch.bincount(reached.flatten(), minlength=rankings * (count + 1)).view(rankings, count + 1)
+    items = histogram.flip(1).cumsum(dim=1).flip(1)[:, 1:].cpu()
+    relevant_items = count - torch.searchsorted(ascending, ascending).cpu()
+    return (relevant_items.double() / items).mean(dim=1)
+
+
+def precision_at(scores: Tensor, relevant: Tensor, k: int) -> Tensor:
+    """Return the precision `[M]`, float64 on the CPU, among the k items with the largest scores `[M, N]`.
+
+    `relevant` are the places of relevant items, int64 `[R]`. Of items that tie for the last places, it is the expectation
+    over their order. Of fewer than k items, all count.
+    """
+    k = min(k, scores.shape[1])
+    last = scores.topk(k, dim=1).values[:, -1:]
+    relevant_scores = scores[:, relevant]
+    above, tied = (scores > last).sum(dim=1), (scores == last).sum(dim=1)
+    relevant_above, relevant_tied = (relevant_scores > last).sum(dim=1), (relevant_scores == last).sum(dim=1)
+    above, tied, relevant_above, relevant_tied = (
+        count.cpu().double() for count in (above, tied, relevant_above, relevant_tied)
+    )
+    return (relevant_above + (k - above) * relevant_tied / tied) / k
 
 
 def precision_by_class(scores: Tensor, labels: Tensor) -> list[float | None]:
     """Return each class's average precision over samples, for scores and labels (0 or 1) `[N, classes]`; None without any."""
-    order = scores.argsort(dim=0, descending=True, stable=True)
-    ranked = labels.gather(0, order).T.bool().numpy()
-    precisions, present = average_precision(ranked).tolist(), labels.any(dim=0).tolist()
-    return [precision if any_sample else None for precision, any_sample in zip(precisions, present, strict=True)]
+    members = [labels[:, number].nonzero()[:, 0] for number in range(labels.shape[1])]
+    return [
+        average_precision(scores[None, :, number], rows).item() if len(rows) else None for number, rows in enumerate(members)
+    ]
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -14,7 +14,7 @@ from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.data.index import Index, index_files
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.features import extract
-from sslkit.engine.precision import choose_device
+from sslkit.engine.precision import choose_machine
 from sslkit.evaluation.embed import label_text, read_samples
 from sslkit.evaluation.features import cached_features
 from sslkit.evaluation.knn import largest
@@ -75,7 +75,8 @@ def _nearest_samples(spec: NeighborsSpec, checkpoint: Checkpoint, encoder: Encod
     out = output_path(spec.out, ".png")
     modality, source_class = load_modality(checkpoint.evaluated_as), source_of(checkpoint)
     index, size = read_samples(spec, checkpoint), evaluation_size(spec, checkpoint)
-    encoder.to(choose_device(spec.device)[0])
+    machine = choose_machine(spec.device)
+    encoder.to(machine.device)
     samples = source_class.for_evaluation(index, spec, encoder, size)
     bank = cached_features(Model(str(spec.ckpt), encoder, size), samples, "last", "auto", spec)
     unit = F.normalize(bank.layers["last"], dim=1)
@@ -92,7 +93,7 @@ def _nearest_samples(spec: NeighborsSpec, checkpoint: Checkpoint, encoder: Encod
         files = index_files("the queries", Path.cwd(), spec.queries)
         files = replace(files, file_channels=index.file_channels, range=index.range)
         queries = source_class.for_evaluation(files, spec, encoder, size, like=samples)
-        features = extract(encoder, queries, spec.batch_size, 0)
+        features = extract(encoder, queries, machine, spec.batch_size, 0)
         if len(features.rows) < len(files):
             bad = next(row for row in range(len(files)) if row not in features.rows)
             raise SslkitError(f"{files.name(bad)} cannot be read", f"queries are files of {samples.noun}")

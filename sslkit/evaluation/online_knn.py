@@ -1,5 +1,6 @@
 """k-NN accuracy during a run: on a fixed subset of the training part, whose labels the task never sees."""
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +11,8 @@ from sslkit.contract.errors import SslkitError
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.data.locations import find_parts
 from sslkit.engine.features import extract
+from sslkit.engine.parallel import ALONE
+from sslkit.engine.precision import Machine
 from sslkit.evaluation.knn import votes
 from sslkit.evaluation.metrics import is_correct
 from sslkit.evaluation.splits import check_labeled, held_out_rows
@@ -46,9 +49,9 @@ class OnlineKnn:
         """Return the samples, as training reads them."""
         return self.source.for_training(self.index, self.spec)
 
-    def __call__(self, encoder: Encoder) -> float:
+    def __call__(self, encoder: Encoder, machine: Machine) -> float:
         """Return the accuracy, a share of 1, of every fourth sample's class (or of a fourth in whole groups) by the others."""
-        extracted = extract(encoder, self.samples, workers=0)
+        extracted = extract(encoder, self.samples, replace(machine, world=ALONE), workers=0)
         assert self.index.labels is not None
         features, labels = extracted.layers["last"], torch.from_numpy(self.index.labels[extracted.rows])
         is_query = torch.from_numpy(self.is_query[extracted.rows])

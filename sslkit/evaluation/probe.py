@@ -1,5 +1,7 @@
 """`sslkit probe`: linear classifiers on frozen features."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslkit.console import show_progress
+from sslkit.console import ProgressReporter, duration, show_progress
 from sslkit.contract.evaluation import Protocol
 from sslkit.contract.result import Result
 from sslkit.engine.seeds import seed_stage
@@ -20,7 +22,7 @@ from sslkit.evaluation.session import (
     TrainingView,
     resolve_protocol,
 )
-from sslkit.evaluation.solvers import Loss, Matrix, cross_entropy, fit_linear, linear_scores, squared_hinge
+from sslkit.evaluation.solvers import Loss, Standardized, cross_entropy, fit_linear, linear_scores, squared_hinge
 from sslkit.specs.evaluation import ProbeSpec
 
 _SHARED = {"held_out": 0.2, "seeds": 1}
@@ -82,78 +84,105 @@ def probe(spec: ProbeSpec) -> Result:
 
 
 class LinearClassifier(Predictor):
-    """Weights `[D + 1, classes]` on standardized features."""
+    """Weights `[D + 1, classes]` on features standardized as those they were fitted on."""
 
-    def __init__(self, weights: Matrix, mean: Tensor, deviation: Tensor, n_train: int) -> None:
-        self.weights, self.mean, self.deviation, self.n_train = weights, mean, deviation, n_train
+    def __init__(self, weights: Tensor, fitted: Standardized) -> None:
+        self.weights, self.n_train = weights, len(fitted)
+        self.mean, self.deviation, self.device = fitted.mean, fitted.deviation, fitted.device
 
     def scores(self, layers: Layers) -> Tensor:
         """Return class scores `[M, classes]`."""
         (features,) = layers.values()
-        return torch.from_numpy(linear_scores(self.weights, ((features - self.mean) / self.deviation).numpy()))
+        data = Standardized(features, self.mean, self.deviation, self.device)
+        return torch.cat([scores.cpu() for scores in linear_scores(self.weights, data)])
 
 
 class LinearHead(Predictor):
     """The head that won a sweep, and the layer it reads."""
 
-    def __init__(self, heads: "Heads", layer: str, mean: Tensor, deviation: Tensor, n_train: int) -> None:
-        self.heads, self.layer, self.mean, self.deviation, self.n_train = heads, layer, mean, deviation, n_train
+    def __init__(self, heads: "Heads", layer: str, fitted: Standardized) -> None:
+        self.heads, self.layer, self.n_train = heads, layer, len(fitted)
+        self.mean, self.deviation, self.device = fitted.mean, fitted.deviation, fitted.device
 
     def scores(self, layers: Layers) -> Tensor:
         """Return class scores `[M, classes]`."""
-        return _logits(self.heads, (layers[self.layer] - self.mean) / self.deviation)[0]
+        data = Standardized(layers[self.layer], self.mean, self.deviation, self.device)
+        return torch.cat([_logits(self.heads, features)[0].cpu() for features, _ in data.chunks(self.heads[0].shape[2])])
 
 
 def fit_over_c(train: TrainingView, seed: int, settings: Settings, loss: Loss) -> LinearClassifier:
     """Choose C on a part held out of the training part, then fit on all of it."""
     grid, iterations, classes = _as_list(settings["c"]), settings["iterations"], len(train.classes)
-    features = train.features
-    mean, deviation = _statistics(features)
-    standard, labels = ((features - mean) / deviation).numpy(), train.labels.numpy()
-    c, start = grid[0], None
-    accuracies: list[float] = []
-    with show_progress("fitting", len(grid) + 1 if len(grid) > 1 else 1) as progress:
+    data, labels = Standardized.of(train.features, train.device), train.labels.to(train.device)
+    c, start, accuracies = grid[0], None, list[float]()
+    fits = len(grid) + 1 if len(grid) > 1 else 1
+    with show_progress("fitting", fits * 2 * iterations) as progress:
+        fitting = _FitProgress(progress, fits, 2 * iterations)
         if len(grid) > 1:
-            kept, held_out = train.hold_out(settings["held_out"], seed)
+            kept, held_out = (torch.from_numpy(rows) for rows in train.hold_out(settings["held_out"], seed))
+            kept_data, kept_labels = data.select(kept), train.labels[kept].to(train.device)
+            held_out_data, held_out_labels = data.select(held_out), train.labels[held_out]
             solutions = []
             for c in grid:
-                start = fit_linear(standard[kept], labels[kept], classes, c, loss, iterations, start)
+                start = fit_linear(kept_data, kept_labels, classes, c, loss, iterations, start, fitting.start(c))
                 solutions.append(start)
-                predicted = linear_scores(start, standard[held_out]).argmax(axis=1)
-                accuracies.append(float((predicted == labels[held_out]).mean()))
-                progress.advance()
+                predicted = torch.cat([scores.argmax(dim=1).cpu() for scores in linear_scores(start, held_out_data)])
+                accuracies.append((predicted == held_out_labels).double().mean().item())
             best = int(np.argmax(accuracies))  # the first of equals
             c, start = grid[best], solutions[best]
-        weights = fit_linear(standard, labels, classes, c, loss, iterations, start)
-        progress.advance()
-    classifier = LinearClassifier(weights, mean, deviation, len(features))
+        weights = fit_linear(data, labels, classes, c, loss, iterations, start, fitting.start(c))
+        fitting.finish()
+    classifier = LinearClassifier(weights, data)
     classifier.chosen = {"c": c}
     classifier.held_out = dict(zip(map(str, grid), accuracies, strict=True)) if accuracies else {}
     return classifier
 
 
+class _FitProgress:
+    """Show the progress of several fits, each of so many evaluations at most; nearly all need far fewer."""
+
+    def __init__(self, progress: ProgressReporter, fits: int, evaluations: int) -> None:
+        self.progress, self.fits, self.evaluations = progress, fits, evaluations
+        self.fit, self.count, self.started_at = 0, 0, time.monotonic()
+
+    def start(self, c: float) -> Callable[[float], None]:
+        """Return what to call with each value of the objective of the next fit."""
+        self.finish()
+        self.fit += 1
+
+        def report(objective: float) -> None:
+            self.count += 1
+            seconds = (time.monotonic() - self.started_at) / self.count
+            left = duration(seconds * max(0, self.fits * self.evaluations - self.progress.done - 1))
+            self.progress.advance(1, f"C {c:g}, objective {objective:.4f}, {seconds:.2g} s each, at most {left} left")
+
+        return report
+
+    def finish(self) -> None:
+        """Count the evaluations that the fit did not need."""
+        self.progress.advance(self.fit * self.evaluations - self.progress.done)
+
+
 def fit_sweep(train: TrainingView, seed: int, settings: Settings) -> LinearHead:
-    """Train a head for every layer and rate at once; choose on a held-out part; train the chosen one on everything."""
-    rates, classes, labels = _as_list(settings["lr"]), len(train.classes), train.labels
+    """Train a head for every layer and rate; choose on a held-out part; train the chosen one on everything.
+
+    One layer at a time is on the device; all see the same batches.
+    """
+    rates, classes = _as_list(settings["lr"]), len(train.classes)
     kept, held_out = (torch.from_numpy(rows) for rows in train.hold_out(settings["held_out"], seed))
-    standard = {}
+    kept_labels = train.labels[kept].to(train.device)
+    accuracies: dict[tuple[str, float], float] = {}
     for name, features in train.layers.items():
-        mean, deviation = _statistics(features[kept])
-        standard[name] = (features - mean) / deviation
-    training = {name: features[kept] for name, features in standard.items()}
-    heads = train_heads(training, labels[kept], classes, rates, seed, settings)
-    accuracies = {
-        (name, rate): (_logits(heads[name], standard[name][held_out])[number].argmax(dim=1) == labels[held_out])
-        .double()
-        .mean()
-        .item()
-        for name in train.layers
-        for number, rate in enumerate(rates)
-    }
+        data = Standardized.of(features, train.device, kept)
+        heads = train_heads(data.select(kept), kept_labels, classes, rates, seed, settings, f"heads on layer {name}")
+        chunks = data.select(held_out).chunks(classes * len(rates))
+        predicted = torch.cat([_logits(heads, chunk).argmax(dim=2).cpu() for chunk, _ in chunks], dim=1)
+        shares = (predicted == train.labels[held_out]).double().mean(dim=1).tolist()
+        accuracies |= {(name, rate): share for rate, share in zip(rates, shares, strict=True)}
     name, rate = max(accuracies, key=lambda choice: accuracies[choice])  # the first of equals
-    mean, deviation = _statistics(train.layers[name])
-    final = train_heads({name: (train.layers[name] - mean) / deviation}, labels, classes, [rate], seed, settings)[name]
-    head = LinearHead(final, name, mean, deviation, len(labels))
+    everything = Standardized.of(train.layers[name], train.device)
+    title, labels = f"the head on layer {name}", train.labels.to(train.device)
+    head = LinearHead(train_heads(everything, labels, classes, [rate], seed, settings, title), name, everything)
     head.chosen = {"layer": name, "lr": rate}
     head.held_out = {layer: max(accuracies[layer, each] for each in rates) for layer in train.layers}
     return head
@@ -162,33 +191,39 @@ def fit_sweep(train: TrainingView, seed: int, settings: Settings) -> LinearHead:
 Heads = tuple[Tensor, Tensor]  # weights [G, width, classes], biases [G, 1, classes]: a head for each of G rates
 
 
+@torch.no_grad()
 def train_heads(
-    layers: Layers, labels: Tensor, classes: int, rates: list[float], seed: int, settings: dict[str, Any]
-) -> dict[str, Heads]:
-    """Train linear heads by SGD with momentum and a cosine to 0: all layers and rates see the same batches."""
+    data: Standardized,
+    labels: Tensor,
+    classes: int,
+    rates: list[float],
+    seed: int,
+    settings: dict[str, Any],
+    title: str = "heads",
+) -> Heads:
+    """Train a linear head for each rate by SGD with momentum and a cosine to 0; all see the same batches.
+
+    Labels are int64 `[N]` on the device.
+    """
     seed_stage(seed, "sweep", 0)
-    peak = torch.tensor(rates)[:, None, None]
-    heads = {
-        name: (torch.zeros(len(rates), features.shape[1], classes), torch.zeros(len(rates), 1, classes))
-        for name, features in layers.items()
-    }
-    velocities = {name: (torch.zeros_like(weight), torch.zeros_like(bias)) for name, (weight, bias) in heads.items()}
-    batch, epochs = min(settings["head_batch"], len(labels)), settings["head_epochs"]
-    steps = epochs * (len(labels) // batch)
-    order = torch.cat([torch.randperm(len(labels))[: len(labels) // batch * batch] for _ in range(epochs)])
-    with show_progress("training heads", steps) as progress:
+    device, samples = data.device, len(data)
+    peak = torch.tensor(rates)[:, None, None].to(device)
+    shape = len(rates), data.features.shape[1], classes
+    heads = torch.zeros(shape, device=device), torch.zeros(len(rates), 1, classes, device=device)
+    velocities = [torch.zeros_like(parameter) for parameter in heads]
+    batch, epochs = min(settings["head_batch"], samples), settings["head_epochs"]
+    steps = epochs * (samples // batch)
+    order = torch.cat([torch.randperm(samples)[: samples // batch * batch] for _ in range(epochs)]).to(data.features.device)
+    with show_progress(f"training {title}", steps) as progress:
         for step, rows in enumerate(order.split(batch)):
             share = 0.5 * (1 + np.cos(np.pi * step / steps))
-            targets = F.one_hot(labels[rows], classes).float()
-            for name, features in layers.items():
-                x = features[rows]
-                # The gradient of softmax cross-entropy, for all rates at once.
-                error = (_logits(heads[name], x).softmax(dim=2) - targets) / len(rows)
-                for parameter, velocity, gradient in zip(
-                    heads[name], velocities[name], (x.T @ error, error.sum(dim=1, keepdim=True)), strict=True
-                ):
-                    velocity.mul_(settings["head_momentum"]).add_(gradient)
-                    parameter.sub_(peak * share * velocity)
+            x, targets = data.batch(rows), F.one_hot(labels[rows.to(device)], classes).float()
+            # The gradient of softmax cross-entropy, for all rates at once.
+            error = (_logits(heads, x).softmax(dim=2) - targets) / len(rows)
+            gradients = x.T @ error, error.sum(dim=1, keepdim=True)
+            for parameter, velocity, gradient in zip(heads, velocities, gradients, strict=True):
+                velocity.mul_(settings["head_momentum"]).add_(gradient)
+                parameter.sub_(peak * share * velocity)
             progress.advance()
     return heads
 
@@ -197,12 +232,6 @@ def _logits(heads: Heads, features: Tensor) -> Tensor:
     """Return `[G, N, classes]`."""
     weight, bias = heads
     return features @ weight + bias
-
-
-def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:
-    # In float64: the mean of many float32 would lose digits.
-    deviation, mean = torch.std_mean(features.double(), dim=0, correction=0)
-    return mean.float(), (deviation + 1e-6).float()
 
 
 def _as_list(value: float | list[float]) -> list[float]:

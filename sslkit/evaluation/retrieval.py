@@ -1,15 +1,13 @@
 """`sslkit retrieval`: rank the training part by closeness to each test sample."""
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.console import show_progress
 from sslkit.contract.evaluation import Protocol
 from sslkit.contract.result import Metric, Result
-from sslkit.evaluation.metrics import average_precision
+from sslkit.evaluation.knn import unit_features
+from sslkit.evaluation.metrics import average_precision, precision_at
 from sslkit.evaluation.session import (
     FeatureEvaluation,
     Layers,
@@ -19,6 +17,7 @@ from sslkit.evaluation.session import (
     SplitFeatures,
     TrainingView,
 )
+from sslkit.evaluation.solvers import accumulation_type
 from sslkit.evaluation.statistics import interval_of_mean
 from sslkit.specs.evaluation import RetrievalSpec
 
@@ -47,8 +46,8 @@ class Retrieval(FeatureEvaluation):
         """Return mean average precision, and precision at 1 and 10."""
         (bank,) = predictors
         assert isinstance(bank, Bank)
-        precisions = rank(bank.features, bank.labels, test.features, test.labels, bank.device)
-        average = torch.from_numpy(precisions[:, 0])
+        precisions = rank(bank, test.features, test.labels)
+        average = precisions[:, 0]
         low, high, method = interval_of_mean(average)
         n = len(test.labels)
         return Measurement(
@@ -61,15 +60,25 @@ class Retrieval(FeatureEvaluation):
 
 
 class Bank(Predictor):
-    """Training features `[N, D]` and labels `[N]` to rank."""
+    """Training features `[N, D]`, which are brought to length 1, and labels `[N]` to rank.
+
+    They are float64, and similarities are rounded to float32: in float32, a product's last digit depends on the place of
+    its row, so that of equal samples one would be nearer than another.
+    """
 
     def __init__(self, features: Tensor, labels: Tensor, device: torch.device) -> None:
-        self.features, self.labels, self.device, self.n_train = features, labels, device, len(features)
+        self.features, self.n_train = unit_features(features, device, accumulation_type(device)), len(features)
+        self.labels = labels
 
     def scores(self, layers: Layers) -> Tensor:
         """Return the similarities `[M, N]` to the training samples."""
         (queries,) = layers.values()
-        return F.normalize(queries, dim=1) @ F.normalize(self.features, dim=1).T
+        return self.similarity(queries).cpu()
+
+    def similarity(self, queries: Tensor) -> Tensor:
+        """Return the cosines of queries `[M, D]` and the training samples, float32 `[M, N]` on the device."""
+        unit = unit_features(queries, self.features.device, self.features.dtype)
+        return (unit @ self.features.T).float()
 
 
 def retrieval(spec: RetrievalSpec) -> Result:
@@ -77,16 +86,18 @@ def retrieval(spec: RetrievalSpec) -> Result:
     return Retrieval().run(spec)
 
 
-def rank(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, device: torch.device) -> NDArray[np.float64]:
-    """Return average precision, precision at 1 and at 10 of each test sample, `[M, 3]`, ranking by cosine."""
-    bank = F.normalize(train, dim=1).to(device)
-    chunk, precisions = max(1, _CHUNK // len(train)), []
+def rank(bank: Bank, test: Tensor, test_labels: Tensor) -> Tensor:
+    """Return average precision, precision at 1 and at 10 of each test sample, `[M, 3]` on the CPU, ranking by cosine.
+
+    Samples of one class, which share the relevant items, are ranked together.
+    """
+    precisions, chunk = torch.zeros(len(test), 3, dtype=torch.float64), max(1, _CHUNK // bank.n_train)
     with show_progress("ranking", len(test)) as progress:
-        for queries, query_labels in zip(test.split(chunk), test_labels.split(chunk), strict=True):
-            similarity = F.normalize(queries, dim=1).to(device) @ bank.T
-            order = similarity.argsort(dim=1, descending=True, stable=True).cpu()
-            relevant = (labels[order] == query_labels[:, None]).numpy()
-            at_one_and_ten = (relevant[:, :1].mean(axis=1), relevant[:, :10].mean(axis=1))
-            precisions.append(np.stack([average_precision(relevant), *at_one_and_ten], axis=1))
-            progress.advance(len(queries))
-    return np.concatenate(precisions)
+        for label in test_labels.unique().tolist():
+            relevant = (bank.labels == label).nonzero()[:, 0].to(bank.features.device)
+            for rows in (test_labels == label).nonzero()[:, 0].split(chunk):
+                similarity = bank.similarity(test[rows])
+                measures = average_precision(similarity, relevant), *(precision_at(similarity, relevant, k) for k in (1, 10))
+                precisions[rows] = torch.stack(measures, dim=1)
+                progress.advance(len(rows))
+    return precisions

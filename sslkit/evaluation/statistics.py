@@ -10,6 +10,7 @@ from torch import Tensor
 from sslkit.contract.result import Row
 
 RESAMPLES = 2000
+_BLOCK = 2**22  # values resampled at once: 32 MB
 BOOTSTRAP = f"bootstrap over samples, {RESAMPLES:,} resamples"
 EXACT = "exact binomial (Clopper-Pearson)"
 MCNEMAR = "McNemar's exact test"
@@ -44,7 +45,13 @@ def interval_of_mean(values: Tensor, seed: int = 0) -> tuple[float, float, str]:
     if (samples == samples[0]).all() and samples[0] in (0, 1):
         bound = 0.025 ** (1 / len(samples))
         return (bound, 1.0, EXACT) if samples[0] else (0.0, 1 - bound, EXACT)
-    means = [samples[rng.integers(len(samples), size=len(samples))].mean() for _ in range(RESAMPLES)]
+    if np.isin(samples, (0, 1)).all():
+        means = rng.binomial(len(samples), samples.mean(), RESAMPLES) / len(samples)  # as drawing that many zeros and ones
+    else:
+        block = max(1, _BLOCK // len(samples))
+        counts = [min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block)]
+        resamples = (rng.integers(len(samples), size=(count, len(samples))) for count in counts)
+        means = np.concatenate([samples[places].mean(axis=1) for places in resamples])
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high), BOOTSTRAP
 

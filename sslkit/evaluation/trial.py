@@ -20,6 +20,7 @@ from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.features import contents, extract
 from sslkit.engine.job import Outcome, TrainingJob
 from sslkit.engine.parallel import World
+from sslkit.engine.precision import Machine
 from sslkit.engine.resume import recorded_spec
 from sslkit.engine.run_folder import holds_run
 from sslkit.engine.settings import resolve_settings
@@ -84,7 +85,7 @@ class Trainer:
         outcome = run_training(job)
         task, source = outcome.task, job.settings.source
         assert isinstance(task, Supervised) and isinstance(source, self.source_class)
-        return self._test(trial, outcome, task, source)
+        return self._test(trial, outcome, task, source, job.settings.machine)
 
     def _job(self, trial: Trial) -> TrainingJob:
         """Describe the training of a trial on its share of the labels."""
@@ -154,7 +155,7 @@ class Trainer:
         weights = weights_hash(self.checkpoint.build_encoder(self.allowed))
         return {"pretrained_by": {"task": self.checkpoint.metadata["task"], "weights": weights}}
 
-    def _test(self, trial: Trial, run: Outcome, task: Supervised, source: IndexedSource) -> TrialOutcome:
+    def _test(self, trial: Trial, run: Outcome, task: Supervised, source: IndexedSource, machine: Machine) -> TrialOutcome:
         """Compute scores on each test part."""
         spec, size, modules = task.options, source.info.size, task.exports()
         assert isinstance(spec, FinetuneSpec)
@@ -166,7 +167,7 @@ class Trainer:
         outcome = TrialOutcome(trial, run, len(train_hashes), size, task.kind, [], [], [], [], weights_hash(encoder))
         for test in self.parts.tests:
             samples = self.source_class.for_evaluation(test.index, spec, encoder, size, like=source)
-            features = extract(encoder, samples, spec.batch_size, spec.workers, world=self.world, hashed=True)
+            features = extract(encoder, samples, machine, spec.batch_size, spec.workers, hashed=True)
             report_unreadable(samples, features)
             with torch.no_grad():
                 outcome.scores.append(head(features.layers["last"].to(encoder.device)).float().cpu())

@@ -13,7 +13,7 @@ from sslkit.evaluation.models import weights_hash
 from sslkit.evaluation.notes import read_results
 from sslkit.files import write_atomically
 from sslkit.registry import load_modality
-from sslkit.specs.data import MAIN_PART
+from sslkit.specs.data import MAIN_PART, DataSpec
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ def write_card(card: Card) -> Path:
     if not contents:
         lines += ["", "## Results", "", *_results(card.checkpoint.path.parent / RESULTS, weights)]
     loading = card.exporter.loading(card.path.name, card.settings, card.job.output)
+    modality = load_modality(card.checkpoint.modality)
+    trained = DataSpec().with_recorded(card.job.metadata.get("spec"), same_data=True)
+    guide = [] if contents else modality.input_guide(card.checkpoint.channels, card.job.size, trained.table(modality.options))
+    if guide:
+        lines += ["", "## Input", "", *guide]
     lines += ["", "## Loading", "", "```python", *loading, "```", ""]
     path = Path(f"{card.path}.md")
     with write_atomically(path) as stream:

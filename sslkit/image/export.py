@@ -1,8 +1,9 @@
-"""Formats that hold an image encoder's weights under another library's names: timm's and torchvision's state dicts."""
+"""Exports of image encoders: state dicts under timm's and torchvision's names, and how a picture becomes their input."""
 
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from safetensors.torch import save_file
 from torch import nn
 
@@ -11,7 +12,10 @@ from sslkit.contract.exporter import Exporter, ExportJob, Settings
 from sslkit.encoders.recipe import encoder_name
 from sslkit.image.encoders.base import ImageEncoder
 from sslkit.image.encoders.torchvision import CLASSIFIERS
+from sslkit.image.source import SMALL, choose_canvas
+from sslkit.image.transforms.geometry import middle_side
 
+_COLORS, _MODES = {1: "gray", 3: "RGB"}, {1: "L", 3: "RGB"}  # by channels; Pillow's modes
 _NORMALIZE = "image = (image - torch.tensor({mean}).view(-1, 1, 1)) / torch.tensor({std}).view(-1, 1, 1)"
 
 
@@ -136,3 +140,45 @@ def _normalization(encoder: ImageEncoder) -> Settings:
 def _keywords(settings: Settings) -> str:
     """Return the options of a model as further arguments of a call."""
     return "".join(f", {option}={value!r}" for option, value in settings["options"].items())
+
+
+def input_guide(channels: int, size: int, value_range: str) -> list[str]:
+    """Return in Markdown how evaluations make the input of `size` pixels of a picture; for 8 bits also in code."""
+    resized, whole = (choose_canvas(size, np.array([[side, side]]), "center")[0] for side in (100 * size, SMALL))
+    middle = middle_side(resized, size)
+    low, comma, high = value_range.partition(",")
+    scaling = "divided by 255"
+    if comma:
+        scaling = f"scaled so that {low} becomes 0 and {high} becomes 1, and cut off beyond (of 8 bits: divided by 255)"
+    limit = f"below {resized}" if resized > whole else f"of at most {whole}"
+    guide = [
+        f"Upright (EXIF), {_COLORS.get(channels, f'{channels} channels')}, transparency on white. The middle square is resized"
+        f" to {resized} × {resized} px, bilinear with antialiasing, which brings the short side to {resized} px; of that the"
+        f" middle {middle} × {middle} px are cut out. Values are {scaling}: floats in [0, 1].",
+        "",
+        f"A picture with a short side {limit} px is not resized first: the middle 7/8 of its square, but at least {size} px"
+        f" where it has them, is brought to {size} × {size} px in the same way. `sslkit` decides by the median short side of"
+        " a set of pictures.",
+    ]
+    if channels not in _COLORS:
+        return guide
+    return [
+        *guide,
+        "",
+        "```python",
+        "import numpy",
+        "from PIL import Image, ImageOps",
+        "",
+        f'picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("{_MODES[channels]}")',
+        "short = min(picture.size)",
+        "left, top = (picture.width - short) / 2, (picture.height - short) / 2",
+        f"side = short if short <= {whole} else min(short, {resized})",
+        f"middle = min(side, max({size}, round(side * 7 / 8)))",
+        "start = (side - middle) // 2",
+        "picture = picture.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + short, top + short))",
+        "picture = picture.crop((start, start, start + middle, start + middle))",
+        f"picture = picture.resize(({size}, {size}), Image.Resampling.BILINEAR)",
+        f"image = numpy.asarray(picture, numpy.float32).reshape(1, {size}, {size}, {channels}).transpose(0, 3, 1, 2) / 255",
+        "# float32 [1, C, H, W]; for torch: image = torch.from_numpy(image)",
+        "```",
+    ]

@@ -19,6 +19,7 @@ from sslkit.image.baselines import RawPixels
 from sslkit.image.decode import read_canvas
 from sslkit.image.demo import some_digits
 from sslkit.image.encoders.select import CHANNELS, Select
+from sslkit.image.export import input_guide
 from sslkit.image.options import ImageOptions
 from sslkit.image.source import SIZES, ImageSource
 from sslkit.image.transforms import center_view, random_resized_crop
@@ -97,6 +98,11 @@ class ImageModality(Modality):
     def augmentation(self, options: Any, info: DataInfo, classes: int) -> Augmentation:
         """Return random crops, flips, and what the options of `sslkit finetune` add."""
         return augmentation(options, info, classes)
+
+    def input_guide(self, channels: int, size: int, options: DataOptions) -> list[str]:
+        """Return how a picture is resized, cut and scaled, and code that does it."""
+        assert isinstance(options, ImageOptions)
+        return input_guide(channels, size, options.range)
 
     def example_inputs(self, count: int, channels: int, size: int) -> tuple[Tensor, str]:
         """Return handwritten digits."""

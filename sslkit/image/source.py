@@ -29,6 +29,7 @@ from sslkit.image.transforms import center_view
 _FEW, _MOST = 4, 64  # channels that are recognized by their number, and that images may have
 
 
+SMALL = 64  # pixels of the short side up to which an image is not shrunk
 SIZES = (32, 48, 64, 96, 128, 160, 224)
 
 
@@ -212,10 +213,10 @@ def choose_canvas(size: int, sizes: NDArray[np.int64], geometry: Geometry) -> tu
     """
     short = int(np.median(sizes.min(axis=1)))
     if geometry == "center":
-        return max(short if short <= 64 else min(short, round(size * 8 / 7)), 8), ""
+        return max(short if short <= SMALL else min(short, round(size * 8 / 7)), 8), ""
     long = int(np.median(np.minimum(sizes.max(axis=1), LONGEST * sizes.min(axis=1))))
     largest = 16 * math.ceil(size * 8 / 7 * math.sqrt(4 / 3) / 16)
-    if short <= 64:
+    if short <= SMALL:
         return max(long, 8), "small images are kept whole"
     if long <= largest:
         return long, f"images have {long} px on the long side"

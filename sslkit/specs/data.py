@@ -154,5 +154,7 @@ class DataSpec(ModalitySpec):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
     workers: Processes | Auto = Field(default="auto", description="Loader processes.")
     cache: Literal["auto", "on", "off"] = Field(default="auto", description="Keep decoded samples in $SSLKIT_CACHE.")
-    cache_limit: float = Field(default=20, gt=0, description="Size limit of the cache in GB.")
+    cache_limit: float = Field(
+        default=20, gt=0, description="Size limit in GB of decoded samples, and of features, in the cache."
+    )
     reindex: bool = Field(default=False, description="List the data folder again, even if it seems unchanged.")

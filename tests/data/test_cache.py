@@ -1,5 +1,6 @@
 """The cache is a marked folder: nothing of the user's is ever removed."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,22 @@ def test_a_new_folder_becomes_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "new" / "canvases" / "set" / "canvases.npy").write_bytes(b"0" * 100)
     assert [entry.bytes for entry in stored()] == [100]
     assert clear() > 100 and stored() == [] and (tmp_path / "new" / MARKER).exists()
+
+
+def test_features_and_samples_make_no_room_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSLKIT_CACHE", str(tmp_path / "cache"))
+    folders = {kind: [claim_cache() / kind / name for name in "ab"] for kind in ("canvases", "features", "tables")}
+    for old, new in folders.values():
+        for folder in (old, new):
+            folder.mkdir(parents=True)
+            (folder / "values.npy").write_bytes(b"0" * 60)
+        os.utime(old, (0, 0))
+    make_room(60, 130, cache_folder() / "features" / "c")
+    assert [entry.folder.name for entry in stored() if entry.folder.parent.name == "features"] == ["b", "c"]
+    assert all(folder.exists() for kind in ("canvases", "tables") for folder in folders[kind])
+    make_room(60, 250, cache_folder() / "canvases" / "c")  # canvases and tables share a limit
+    assert not folders["canvases"][0].exists() or not folders["tables"][0].exists()
+    assert (cache_folder() / "features" / "b").exists()
 
 
 def test_an_empty_mount_may_be_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,30 @@ def test_a_teacher_is_looked_at(digits: Path, tmp_path: Path) -> None:
     assert all("teacher_entropy" in line for line in lines(tmp_path / "run") if "rankme" in line)
 
 
+@pytest.mark.parametrize("task", ["dino", "msn", "byol"])
+def test_the_encoder_that_is_exported_is_looked_at(task: str, digits: Path, tmp_path: Path) -> None:
+    from sslkit.contract.encoder import Encoder
+    from sslkit.engine.precision import Machine
+
+    measured: list[Encoder] = []
+
+    def classify(encoder: Encoder, machine: Machine) -> float:
+        assert not encoder.training
+        measured.append(encoder)
+        return 0.5
+
+    health = watched(digits, tmp_path, task=task, encoder="vit_micro", encoder_option={"width": "32", "depth": "1"})
+    health.classify = classify
+    exported = health.task.exports()["encoder"]
+    with torch.no_grad():
+        for parameter in exported.parameters():
+            parameter.zero_()
+    now = health.measure()
+    assert measured == [exported] and now["rankme"] < 1.1 < health.start["rankme"]
+    assert (exported is health.task.encoder) == (task == "byol")
+    assert health.task.encoder.training
+
+
 @pytest.fixture
 def constant(tmp_path: Path) -> Path:
     np.save(tmp_path / "constant.npy", np.full((32, 16, 16, 3), 99, np.uint8))
@@ -161,14 +185,14 @@ def test_alarms(measurements: list[dict[str, float]], message: str, digits: Path
     assert again.start == health.start and again.judge(measurements[2], 100) == []
 
 
-def watched(digits: Path, tmp_path: Path) -> Any:
+def watched(digits: Path, tmp_path: Path, **changes: Any) -> Any:
     from sslkit.contract.task import Clock
     from sslkit.encoders.builder import RecipeBuilder
     from sslkit.engine.collapse import Health
     from sslkit.engine.pretrain import prepare
     from sslkit.engine.stepper import Stepper
 
-    spec = small(digits, tmp_path / "run")
+    spec = small(digits, tmp_path / "run", **changes)
     training = prepare(spec)
     settings = training.settings
     encoder = training.build_encoder(RecipeBuilder(settings.recipe, settings.data, settings.encodes))

@@ -191,3 +191,40 @@ def test_optimizers_are_fused() -> None:
     for name in ("sgd", "adamw"):
         optimizer = build_optimizer(task, PretrainSpec(task="rotation", optimizer=name), 10)
         assert optimizer.defaults["fused"]
+
+
+def test_features_are_those_of_the_cpu_within_half_precision(digits: Path) -> None:
+    from sslkit.engine.features import extract
+    from sslkit.image.source import ImageSource
+    from sslkit.specs.data import DataSpec
+
+    encoder, spec = build_encoder(recipe_for("resnet_micro", 16)), DataSpec(workers=0)
+    samples = ImageSource.for_evaluation(ImageSource.read_index(str(digits / "train"), spec), spec, encoder, 16)
+    on_cpu = extract(encoder, samples, choose_machine("cpu"), 20, hashed=True)
+    on_gpu = extract(encoder.cuda(), samples, choose_machine("cuda"), 20, hashed=True)
+    assert not on_gpu.layers["last"].is_cuda and np.array_equal(on_gpu.hashes, on_cpu.hashes)
+    torch.testing.assert_close(on_gpu.layers["last"], on_cpu.layers["last"], rtol=0.05, atol=0.05)
+    single = extract(encoder, samples, choose_machine("cuda", "fp32"), 20)
+    torch.testing.assert_close(single.layers["last"], on_cpu.layers["last"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_evaluations_on_the_gpu_are_those_on_the_cpu(resident: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sslkit.evaluation import solvers
+    from sslkit.evaluation.knn import count_votes, unit_features
+    from sslkit.evaluation.retrieval import Bank, rank
+    from sslkit.evaluation.solvers import Standardized, cross_entropy, fit_linear
+
+    monkeypatch.setattr(solvers, "_RESIDENT", 0.6 if resident else 0.0)
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(500, 16, generator=generator), torch.arange(500) % 5
+    features = features + torch.randn(5, 16, generator=generator)[labels]
+    fits, votes, ranks = [], [], []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        fits.append(fit_linear(Standardized.of(features, device), labels.to(device), 5, 0.1, cross_entropy).cpu())
+        bank = unit_features(features, device)
+        votes.append(count_votes(bank, labels.to(device), features[:50], 20, 0.07, 5))
+        ranks.append(rank(Bank(features, labels, device), features[:50], labels[:50]))
+    torch.testing.assert_close(fits[1], fits[0], rtol=0, atol=2e-3)
+    torch.testing.assert_close(votes[1], votes[0], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ranks[1], ranks[0], rtol=0, atol=1e-6)

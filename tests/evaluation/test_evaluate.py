@@ -15,7 +15,7 @@ from sslkit.contract.result import Result
 from sslkit.evaluation.installed import installed_evaluations, installed_protocols
 from sslkit.evaluation.knn import Knn, knn
 from sslkit.evaluation.probe import probe
-from sslkit.evaluation.retrieval import Retrieval, rank
+from sslkit.evaluation.retrieval import Bank, Retrieval, rank
 from sslkit.evaluation.session import FeatureEvaluation, open_session
 from sslkit.evaluation.splits import find_labeled, held_out_rows
 from sslkit.evaluation.statistics import Answers, mcnemar_of_answers
@@ -347,13 +347,29 @@ def test_retrieval_against_a_naive_loop() -> None:
     generator = torch.Generator().manual_seed(0)
     train, test = torch.randn(30, 4, generator=generator), torch.randn(5, 4, generator=generator)
     labels, test_labels = torch.arange(30) % 3, torch.tensor([0, 1, 2, 0, 1])
-    ranked = rank(train, labels, test, test_labels, torch.device("cpu"))
+    ranked = rank(Bank(train, labels, torch.device("cpu")), test, test_labels)
     for query, label, (precision, first, ten) in zip(test, test_labels, ranked, strict=True):
         order = sorted(range(30), key=lambda row: -float(torch.cosine_similarity(query, train[row], dim=0)))
         relevant = [bool(labels[row] == label) for row in order]
         precisions = [sum(relevant[: place + 1]) / (place + 1) for place in range(30) if relevant[place]]
         assert precision == pytest.approx(sum(precisions) / len(precisions))
         assert first == float(relevant[0]) and ten == pytest.approx(sum(relevant[:10]) / 10)
+
+
+def test_retrieval_with_ties_does_not_depend_on_the_order_of_rows() -> None:
+    from sklearn.metrics import average_precision_score
+
+    generator = torch.Generator().manual_seed(0)
+    kinds = torch.randn(7, 16, generator=generator)  # so that every sample has many of the same features
+    places = torch.randint(7, (150,), generator=generator)
+    labels, test_labels = torch.randint(3, (150,), generator=generator), torch.tensor([0, 1, 2, 0])
+    features, cpu = kinds[places], torch.device("cpu")
+    ranked = rank(Bank(features, labels, cpu), kinds[:4], test_labels)
+    order = torch.randperm(150, generator=generator)
+    assert torch.equal(rank(Bank(features[order], labels[order], cpu), kinds[:4], test_labels), ranked)
+    similar = torch.nn.functional.cosine_similarity(kinds[:4, None], kinds[None], dim=2)[:, places].numpy()
+    expected = [average_precision_score(labels == label, row) for label, row in zip(test_labels, similar, strict=True)]
+    assert ranked[:, 0].tolist() == pytest.approx(expected)
 
 
 def test_an_interrupted_evaluation_ends_and_keeps_its_table(

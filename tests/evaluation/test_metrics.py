@@ -1,11 +1,15 @@
 """Accuracies, intervals and tests, against scikit-learn, scipy and by hand."""
 
+import itertools
+import time
+
 import numpy as np
 import pytest
 import torch
 
 from sslkit.contract.result import Comparison, Metric, Row
-from sslkit.evaluation.metrics import average_precision, classification, is_correct, precision_by_class
+from sslkit.evaluation import statistics
+from sslkit.evaluation.metrics import average_precision, classification, is_correct, precision_at, precision_by_class
 from sslkit.evaluation.statistics import adjust_comparisons, adjust_holm, interval_of_mean, mcnemar
 
 
@@ -47,6 +51,22 @@ def test_interval_of_a_share_is_the_binomials() -> None:
     assert interval_of_mean(hits) == (low, high, method) and method.startswith("bootstrap")
 
 
+def test_zeros_and_ones_are_resampled_by_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The intervals of 0 and 1 come from the binomial distribution; others from resampling, whatever the blocks."""
+    hits = torch.cat([torch.ones(600), torch.zeros(200)]).double()
+    almost = hits.clone()
+    almost[0] = 1 - 1e-12  # no longer 0 or 1
+    assert interval_of_mean(hits)[:2] == pytest.approx(interval_of_mean(almost)[:2], abs=0.003)
+    values = torch.rand(700, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rng, samples = np.random.default_rng(0), values.numpy()
+    means = [samples[rng.integers(700, size=700)].mean() for _ in range(2000)]
+    monkeypatch.setattr(statistics, "_BLOCK", 700 * 7)
+    assert interval_of_mean(values)[:2] == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=1e-12)
+    started_at = time.perf_counter()
+    interval_of_mean(torch.arange(50_000).remainder(3).eq(0).double())
+    assert time.perf_counter() - started_at < 0.5  # 4.5 s by resampling
+
+
 @pytest.mark.parametrize("n", [1, 5, 500])
 def test_all_correct_or_none_is_not_certain(n: int) -> None:
     from scipy.stats import binomtest
@@ -66,22 +86,38 @@ def test_mcnemar_by_hand() -> None:
     assert mcnemar(first, first) == 1.0
 
 
-def test_average_precision_is_scikit_learns() -> None:
+@pytest.mark.parametrize("levels", [None, 3, 10])
+def test_average_precision_is_scikit_learns(levels: int | None) -> None:
     from sklearn.metrics import average_precision_score
 
     rng = np.random.default_rng(0)
-    scores, relevant = rng.normal(size=(4, 30)), rng.random((4, 30)) < 0.3
-    ranked = np.take_along_axis(relevant, np.argsort(-scores, axis=1), axis=1)
+    scores, relevant = rng.normal(size=(4, 60)), rng.random((4, 60)) < 0.3
+    if levels is not None:
+        scores = rng.integers(levels, size=(4, 60)).astype(float)  # heavy ties
     expected = [average_precision_score(truth, score) for truth, score in zip(relevant, scores, strict=True)]
-    assert average_precision(ranked).tolist() == pytest.approx(expected)
-    assert average_precision(np.zeros((1, 5), bool)).tolist() == [0.0]
     tensors = torch.from_numpy(scores.T), torch.from_numpy(relevant.T).long()
     assert precision_by_class(*tensors) == pytest.approx(expected)
+    order = torch.from_numpy(rng.permutation(60))
+    assert precision_by_class(*(tensor[order] for tensor in tensors)) == precision_by_class(*tensors)
+    shared = torch.from_numpy(relevant[0]).nonzero()[:, 0]
+    expected_of_shared = [average_precision_score(relevant[0], score) for score in scores]
+    assert average_precision(torch.from_numpy(scores), shared).tolist() == pytest.approx(expected_of_shared)
     metrics, _ = classification(*tensors, classes=tuple("abcd"))
     assert metrics["mAP"] == pytest.approx(np.mean(expected)) and "macro F1" not in metrics
-    first = [relevant.T[row, scores.T[row].argmax()] for row in range(30)]
+    first = [relevant.T[row, scores.T[row].argmax()] for row in range(60)]
     assert metrics["top-1"] == pytest.approx(np.mean(first))
     assert precision_by_class(torch.rand(3, 2), torch.tensor([[1, 0], [0, 0], [0, 0]]))[1] is None
+    assert average_precision(torch.rand(1, 5), torch.empty(0, dtype=torch.int64)).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("k", [1, 3, 10])
+def test_precision_with_ties_is_the_mean_over_orders(k: int) -> None:
+    scores, relevant = torch.tensor([[2.0, 2.0, 1.0, 1.0, 1.0, 0.0]]), torch.tensor([1, 2, 5])
+    precisions = []
+    for order in itertools.permutations(range(6)):
+        ranked = sorted(order, key=lambda place: -float(scores[0, place]))  # stable: ties stay in this order
+        precisions.append(np.mean([place in relevant.tolist() for place in ranked[:k]]))
+    assert precision_at(scores, relevant, k).tolist() == pytest.approx([np.mean(precisions)])
 
 
 def test_the_first_of_a_tie_wins() -> None:

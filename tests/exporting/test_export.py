@@ -6,15 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import sslkit as public
 from sslkit import SslkitError
 from sslkit.contract.exporter import ExportJob, Settings
+from sslkit.encoders.build import build_encoder
+from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.pretrain import pretrain
 from sslkit.exporting.export import export
 from sslkit.exporting.graphs import Pt2
+from sslkit.image.export import input_guide
+from sslkit.image.source import ImageSource
+from sslkit.specs.data import DataSpec
 from sslkit.specs.train import PretrainSpec
 from sslkit.specs.use import ExportSpec
 
@@ -197,10 +204,42 @@ def test_where_it_may_not_write(trained: Path, tmp_path: Path, sslkit: Callable[
     assert sslkit("export", "--ckpt", trained, "--json").json["path"] == f"{trained.parent}.pt2"
 
 
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [(224, (500, 375)), (224, (301, 280)), (224, (150, 233)), (32, (64, 48)), (32, (333, 250)), (96, (97, 130))],
+)
+def test_the_card_makes_the_input_of_evaluations(size: int, shape: tuple[int, int], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(256, size=(20, 30, 3), dtype=np.uint8))
+    coarse.resize(shape, Image.Resampling.BICUBIC).save(tmp_path / "picture.png")
+    spec = DataSpec(cache="off", workers=0)
+    index = ImageSource.read_index(str(tmp_path), spec)
+    encoder = build_encoder(recipe_for("resnet_micro", size))
+    source = ImageSource.for_evaluation(index, spec, encoder, size)
+    arrays, _ = source.read(np.array([0]))
+    batch = source.prepare({name: torch.from_numpy(array) for name, array in arrays.items()})
+    expected = source.view(batch, "image")
+    guide = "\n".join(input_guide(3, size, "auto"))
+    code = guide.partition("```python\n")[2].partition("```")[0].replace("picture.jpg", "picture.png")
+    variables: dict[str, Any] = {}
+    with contextlib.chdir(tmp_path):
+        exec(code, variables)
+    assert variables["image"].shape == expected.shape
+    assert np.abs(variables["image"] - expected.numpy()).max() <= 1 / 255
+
+
+def test_the_card_says_how_a_picture_becomes_the_input(trained: Path, tmp_path: Path) -> None:
+    card = Path(export(ExportSpec(ckpt=str(trained), out=str(tmp_path / "e.pt2"), size=224)).card).read_text()
+    assert "## Input" in card and "brings the short side to 256 px" in card and "middle 224 × 224 px" in card
+    assert "divided by 255: floats in [0, 1]" in card
+    deep = "\n".join(input_guide(2, 64, "0,4095"))
+    assert "0 becomes 0 and 4095 becomes 1" in deep and "2 channels" in deep and "```" not in deep
+
+
 def _run_card(card: Path, image: torch.Tensor) -> torch.Tensor:
     """Run the lines that a card gives, from its folder."""
     variables: dict[str, Any] = {"image": image}
-    code = card.read_text().partition("```python\n")[2].partition("```")[0]
+    code = card.read_text().partition("## Loading")[2].partition("```python\n")[2].partition("```")[0]
     with contextlib.chdir(card.parent), torch.no_grad():
         exec(code, variables)
     output: torch.Tensor = variables.get("logits", variables.get("features"))

@@ -274,6 +274,11 @@ def right_angle_rotations(image: Tensor) -> Tensor:
     return torch.stack([image.rot90(quarter_turns, (-2, -1)) for quarter_turns in range(4)], dim=1)
 
 
+def middle_side(side: int, size: int) -> int:
+    """Return the side of the middle that a view of `size` pixels has of a square of `side` pixels."""
+    return min(side, max(size, round(side * 7 / 8)))
+
+
 def center_view(canvas: Tensor, size: int, aspect: Tensor | None = None) -> Tensor:
     """Return the middle of canvases `[B, C, S, S]` at `size` pixels: a square of 7/8 of the image's short side.
 
@@ -281,7 +286,7 @@ def center_view(canvas: Tensor, size: int, aspect: Tensor | None = None) -> Tens
     `size` pixels is kept to its border, because small images have no margin to lose.
     """
     side = canvas.shape[-1]
-    keep = min(side, max(size, round(side * 7 / 8)))
+    keep = middle_side(side, size)
     if aspect is not None:
         window = aspect.clamp(0.5, 2)
         across, down = keep / side / window.clamp(min=1), keep / side * window.clamp(max=1)
