@@ -67,7 +67,8 @@ class HealthChecks:
         if self.monitor is None or not self.monitor.due:
             return HealthReport()
         self.stepper.settle()
-        metrics, alarms = self.monitor.check()
+        with self.stepper.whole_weights():
+            metrics, alarms = self.monitor.check()
         for alarm in alarms:
             say(f"health: {alarm}", style="bold yellow")
         return HealthReport(metrics, alarms, self.world.any_rank(self.monitor.stops and bool(alarms)))
@@ -148,5 +149,6 @@ class Previews:
 
     def render(self) -> None:
         """Save pictures now; the first process does, and for pretext tasks only."""
-        if self.folder.writes and isinstance(self.stepper.spec, PretrainSpec):
-            save_previews(self.stepper, self.folder)
+        with self.stepper.whole_weights():
+            if self.folder.writes and isinstance(self.stepper.spec, PretrainSpec):
+                save_previews(self.stepper, self.folder)

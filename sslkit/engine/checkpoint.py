@@ -150,10 +150,13 @@ def _missing(metadata: Any, expected: dict[str, type]) -> list[str]:
 
 def save_model(path: Path, modules: dict[str, nn.Module], metadata: dict[str, Any]) -> None:
     """Write modules and metadata as `model.safetensors`, atomically; raises OSError if it can't be."""
+    save_tensors(path, {name: dict(module.state_dict()) for name, module in modules.items()}, metadata)
+
+
+def save_tensors(path: Path, parts: dict[str, dict[str, Tensor]], metadata: dict[str, Any]) -> None:
+    """Write the state of modules and metadata as `save_model` does."""
     tensors = {
-        f"{name}.{key}": value.detach().cpu().contiguous()
-        for name, module in modules.items()
-        for key, value in module.state_dict().items()
+        f"{name}.{key}": value.detach().cpu().contiguous() for name, state in parts.items() for key, value in state.items()
     }
     # Cloned: safetensors refuses tensors that share memory.
     data = save({key: value.clone() for key, value in tensors.items()}, {"sslkit": json.dumps(metadata)})

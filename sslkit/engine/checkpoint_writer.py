@@ -6,8 +6,9 @@ from typing import Any
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.options import path_options
 from sslkit.encoders.recipe import read_recipe
-from sslkit.engine.checkpoint import describe, save_model
+from sslkit.engine.checkpoint import describe, save_tensors
 from sslkit.engine.job import TrainingJob
+from sslkit.engine.parts import whole
 from sslkit.engine.resume_file import save_resume
 from sslkit.engine.run_folder import MODEL, RESUME, RunFolder
 from sslkit.engine.stepper import Stepper
@@ -29,19 +30,21 @@ class CheckpointWriter:
 
     def write(self, state: dict[str, Any]) -> None:
         """Write both files atomically; the first process does. Raises RunFailedError for a state that is not finite."""
-        if not self.folder.writes:
+        exports = {name: whole(dict(module.state_dict())) for name, module in self.stepper.task.exports().items()}
+        if not self.folder.writes:  # after all processes have contributed their parts
             return
         if self.stepper.predict.fell_back and self.spec.compile == "on":
             self.spec = self.spec.model_copy(update={"compile": "off"})  # so that a resumed run does the same
             self.write_spec()
-        self.stepper.check_state()
+        self.stepper.check_state(state)
         with self.folder.writing():
             save_resume(self.folder.file(RESUME), {**state, "data": self.fingerprint})
-            save_model(self.folder.file(MODEL), self.stepper.task.exports(), self.metadata())
+            save_tensors(self.folder.file(MODEL), exports, self.metadata())
 
     def write_spec(self) -> None:
         """Record the spec of the run."""
-        self.folder.write_spec(self.spec.model_dump(mode="json", exclude={"out", "resume", "devices"} | self._other_tables()))
+        where = {"out", "resume", "devices", "shard"}  # where a run goes on is not part of it
+        self.folder.write_spec(self.spec.model_dump(mode="json", exclude=where | self._other_tables()))
 
     def _other_tables(self) -> set[str]:
         """Return the spec's tables of data options that are not of this run's modality."""

@@ -13,6 +13,7 @@ from sslkit.contract.task import Batch
 from sslkit.data.loader import Loader
 from sslkit.engine.memory import free_memory, peak_growth
 from sslkit.engine.micro_batches import BATCH_NORM, MicroBatches, compute_gradients, norm_buffers
+from sslkit.engine.parts import local
 from sslkit.engine.step_numbers import Snapshot
 from sslkit.engine.stepper import Stepper
 from sslkit.specs.train import FEWEST_AT_ONCE
@@ -84,7 +85,7 @@ def measure_step(stepper: Stepper) -> StepMemory | None:
     snapshot.restore()
     if transforms[1] is None or transforms[2] is None or networks[1] is None or networks[2] is None:
         return None
-    weights = sum(p.numel() * p.element_size() for p in task.parameters() if p.requires_grad)
+    weights = sum(part.nbytes for part in local(p for p in task.parameters() if p.requires_grad))
     moments = {"adamw": 2, "sgd": 0, "lars": 0}[stepper.spec.optimizer]  # momentum was allocated with the optimizer
     return StepMemory(
         transform=max(0.0, (transforms[2] - transforms[1]) / (more - few)),

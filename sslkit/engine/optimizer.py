@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.task import Clock, PretextTask
 from sslkit.engine.lars import Lars
+from sslkit.engine.parts import local, norms, split_groups
 from sslkit.specs.train import TrainSpec
 
 Group = dict[str, Any]
@@ -52,9 +54,12 @@ def build_optimizer(task: PretextTask, spec: TrainSpec, steps_per_epoch: int) ->
                         **({"betas": tuple(group["betas"])} if "betas" in group else {}),
                     }
                 )
+    in_parts = any(isinstance(parameter, DTensor) for parameter in rest)
+    if in_parts:
+        groups = split_groups(groups)
     momentum = spec.sgd_momentum
-    # One kernel for all weights, which looks at `found_inf`; other devices than these may have none.
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in rest)
+    # One kernel for all weights, which looks at `found_inf`; other devices than these may have none, nor has SGD of parts.
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in rest) and not in_parts
     optimizer: torch.optim.Optimizer
     if spec.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, lr=spec.lr, momentum=momentum, nesterov=spec.nesterov, fused=fused)
@@ -125,17 +130,17 @@ def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float | None, by:
         for parameter in group["params"]:
             if parameter.grad is not None:
                 parts[group["clipped_with"]].append(parameter)
-    norms = []
+    totals = []
     for parameters in parts.values():
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        each = torch._foreach_norm(gradients)
+        each = norms(gradients)
         norm = torch.linalg.vector_norm(torch.stack(each))
-        norms.append(norm)
+        totals.append(norm)
         if max_norm is None:
             continue
         if by == "group":
-            nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+            torch._foreach_mul_(local(gradients), (max_norm / (norm + 1e-6)).clamp(max=1))
         else:
-            torch._foreach_mul_(gradients, [(max_norm / (size + 1e-6)).clamp(max=1) for size in each])
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+            torch._foreach_mul_(local(gradients), [(max_norm / (size + 1e-6)).clamp(max=1) for size in each])
+    total: Tensor = torch.linalg.vector_norm(torch.stack(totals))
     return total

@@ -46,7 +46,7 @@ class World:
         if self.size == 1:
             return rows
         parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(self.size)]
-        with _communicating():
+        with communicating():
             dist.all_gather(parts, rows.contiguous())
         return torch.cat(parts)
 
@@ -66,7 +66,7 @@ class World:
         if self.size == 1:
             return items
         lists: list[Any] = [None] * self.size
-        with _communicating():
+        with communicating():
             dist.all_gather_object(lists, items)
         return [item for part in lists for item in part]
 
@@ -75,7 +75,7 @@ class World:
         if self.size == 1:
             return value
         value = value.clone()
-        with _communicating():
+        with communicating():
             dist.all_reduce(value)
         return value
 
@@ -99,7 +99,7 @@ class World:
         if self.size == 1:
             return flag
         value = torch.tensor(int(flag))
-        with _communicating():
+        with communicating():
             dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return bool(value)
 
@@ -191,7 +191,8 @@ def _choose_gpu(place: Place) -> int:
 
 
 @contextmanager
-def _communicating() -> Iterator[None]:
+def communicating() -> Iterator[None]:
+    """Turn the error that another process is gone, inside, into RunFailedError."""
     try:
         yield
     except RuntimeError as error:  # subclasses of it are what torch raises when another process is gone
@@ -219,7 +220,7 @@ def _exchange(tensors: Iterable[Tensor], change: Callable[[Tensor], object]) -> 
     """Flatten tensors into buckets, let a collective change each bucket, and copy the result back."""
     for bucket in _buckets(tensors):
         flat = torch.cat([tensor.detach().reshape(-1) for tensor in bucket])
-        with _communicating():
+        with communicating():
             change(flat)
         with torch.no_grad():
             for tensor, part in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):

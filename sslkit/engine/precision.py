@@ -18,6 +18,7 @@ class Machine:
     autocast_dtype: torch.dtype | None  # None: float32 throughout
     compile: bool
     sync_batchnorm: bool = False  # statistics over the micro-batches of all processes
+    shard: bool = False  # each process keeps a part of the encoders' weights
     world: World = ALONE
     reasons: dict[str, str] = field(default_factory=dict)  # by flag
     compile_required: bool = False  # by `--compile on`: a failure is an error instead of a fallback
@@ -37,9 +38,14 @@ class Machine:
 
 
 def choose_machine(
-    device: str, precision: str = "auto", compile: str = "auto", sync_batchnorm: str = "auto", world: World = ALONE
+    device: str,
+    precision: str = "auto",
+    compile: str = "auto",
+    sync_batchnorm: str = "auto",
+    world: World = ALONE,
+    shard: bool = False,
 ) -> Machine:
-    """Resolve `--device`, `--precision`, `--compile` and `--sync-batchnorm`.
+    """Resolve `--device`, `--precision`, `--compile`, `--sync-batchnorm` and `--shard`.
 
     Raises SslkitError for what this machine does not have.
     """
@@ -47,13 +53,16 @@ def choose_machine(
     dtype, why_precision = _choose_precision(chosen, precision)
     sync, why_sync = _choose_sync(chosen, sync_batchnorm, world)
     on, why_compile = _choose_compile(chosen, compile)
-    machine = Machine(chosen, dtype, on, sync, world, compile_required=compile == "on")
+    machine = Machine(chosen, dtype, on, sync, shard, world, compile_required=compile == "on")
     machine.reasons["device"] = f"{chosen}: {why_device}"
     machine.reasons["precision"] = f"{machine.precision}: {why_precision}"
     machine.reasons["compile"] = f"{'on' if on else 'off'}: {why_compile}"
     if world.size > 1:
         machine.reasons["processes"] = f"{world.size}: each takes an equal share of every batch; --lr is for the whole batch"
         machine.reasons["sync_batchnorm"] = f"{'on' if sync else 'off'}: {why_sync}"
+    if shard:
+        _check_sharding(machine)
+        machine.reasons["shard"] = f"on: each process keeps 1/{world.size} of the encoder's weights"
     return machine
 
 
@@ -101,17 +110,23 @@ def _choose_compile(device: torch.device, compile: str) -> tuple[bool, str]:
 
 
 def _choose_sync(device: torch.device, sync: str, world: World) -> tuple[bool, str]:
-    if sync == "on" and device.type != "cuda":
-        raise SslkitError(
-            f"on needs CUDA (the device is {device})",
-            "use a norm without batch statistics: --norm layer",
-            flag="sync_batchnorm",
-        )
     if sync != "auto":
         return sync == "on", "as given"
     if device.type == "cuda" and world.size > 1:
         return True, "BatchNorm uses the micro-batches of all processes"
     return False, "BatchNorm uses the micro-batch of each process"
+
+
+def _check_sharding(machine: Machine) -> None:
+    """Raise SslkitError if `--shard` does not go with the other settings."""
+    if machine.world.size == 1:
+        raise SslkitError(
+            "there is 1 process, and weights are divided among processes",
+            "start several (see docs/scaling.md), or leave it out",
+            flag="shard",
+        )
+    if machine.autocast_dtype is torch.float16:
+        raise SslkitError("fp16 is not supported with sharded weights", "use --precision bf16", flag="shard")
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

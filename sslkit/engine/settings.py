@@ -13,7 +13,7 @@ from sslkit.engine.optimizer import lr_factor
 from sslkit.engine.parallel import ALONE, World
 from sslkit.engine.precision import Machine, choose_machine
 from sslkit.registry import load_modality
-from sslkit.specs.train import TrainSpec
+from sslkit.specs.train import PretrainSpec, TrainSpec
 
 DEFAULT_EPOCHS = 100
 
@@ -51,7 +51,8 @@ def resolve_settings(
     spec: TrainSpec, source: Source, encodes: str, requires: tuple[str, ...], world: World = ALONE
 ) -> Settings:
     """Settle every `auto` of a spec; raises SslkitError for what this machine or data can't do."""
-    machine = choose_machine(spec.device, spec.precision, spec.compile, spec.sync_batchnorm, world)
+    shard = isinstance(spec, PretrainSpec) and spec.shard
+    machine = choose_machine(spec.device, spec.precision, spec.compile, spec.sync_batchnorm, world, shard)
     reasons = dict(machine.reasons)
     # A run goes on elsewhere as it began; where it runs is not part of it.
     values: dict[str, Any] = {
@@ -108,6 +109,7 @@ _SHOWN = (
     "precision",
     "compile",
     "sync_batchnorm",
+    "shard",
     "workers",
     "cache",
 )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sslkit.contract.task import Batch
+from sslkit.engine.parts import local
 from sslkit.nn import Teacher
 
 
@@ -43,7 +44,7 @@ class Snapshot:
     def __init__(self, task: nn.Module, buffers: list[Tensor], teachers: bool) -> None:
         modules = [module for module in task.modules() if isinstance(module, Teacher)] if teachers else []
         tensors = [*buffers, *(parameter for module in modules for parameter in module.parameters())]
-        self._tensors = list({id(tensor): tensor.detach() for tensor in tensors}.values())
+        self._tensors = local({id(tensor): tensor.detach() for tensor in tensors}.values())
         self._copies = [tensor.clone() for tensor in self._tensors]
 
     def take(self) -> None:

@@ -3,30 +3,36 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import RunFailedError
 from sslkit.contract.source import ReadSeed, Source
 from sslkit.contract.task import Batch, Clock, PretextTask, select_needed
 from sslkit.data.loader import Loader, ordered_batches
+from sslkit.engine.buckets import GradientBuckets
 from sslkit.engine.compilation import Predict, adapt_compilation
 from sslkit.engine.features import extract, map_samples
 from sslkit.engine.fusion import build_fusion
 from sslkit.engine.memory import keep_freed_memory
-from sslkit.engine.micro_batches import BATCH_NORM, MicroBatches, StepReport, compute_gradients, norm_buffers, widen
+from sslkit.engine.micro_batches import MicroBatches, StepReport, compute_gradients, norm_buffers, widen
 from sslkit.engine.optimizer import build_optimizer, clip_gradients, follow_schedules, lr_factor, reset_state
+from sslkit.engine.parts import like, load_optimizer_state, local, optimizer_state, whole
 from sslkit.engine.precision import is_out_of_memory
 from sslkit.engine.profile import COPY, HOOKS, OPTIMIZER, REST, TRANSFORM, Enter, unmeasured
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.settings import Settings
+from sslkit.engine.sharding import ShardedEncoders
 from sslkit.engine.signals import StopSignal
 from sslkit.engine.step_numbers import Snapshot, StepNumbers, ignore_numbers
 from sslkit.nn.fusion import fusing
+from sslkit.nn.sync_batchnorm import convert_sync_batchnorm
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -42,13 +48,15 @@ class Stepper:
         self.spec, self.machine, self.clock = settings.spec, settings.machine, clock
         if self.machine.device.type == "cpu":
             keep_freed_memory()
-        if self.machine.sync_batchnorm:
-            _convert_sync_batchnorm(task)
+        if self.machine.sync_batchnorm and self.machine.world.size > 1:
+            convert_sync_batchnorm(task)
         self.task = task.to(self.machine.device).train()
         _set_memory_formats(self.task)
         self.world = self.machine.world
         self.world.broadcast(self._tensors())
+        self.sharded = ShardedEncoders(task, self.machine) if self.machine.shard else None
         self.predict, self.fusion = Predict(task, self.machine), build_fusion(self.machine)
+        self.buckets = GradientBuckets(task, self.world) if self.world.size > 1 else None
         self.optimizer = build_optimizer(task, self.spec, settings.steps_per_epoch)
         self.scaler = self.machine.scaler()
         self.overflows = 0  # of fp16 gradients, whose steps were skipped
@@ -59,8 +67,10 @@ class Stepper:
         self._arrived: set[str] = set()  # of the requests, those that have been read, which each process does when it can
         self.report: Report = ignore_numbers  # called with the numbers of each step, once they are known
         # The numbers of a step are read during the next one, so that the device never waits for the host. Other devices
-        # compute while the host waits anyway, and an overflow of fp16 decides what else happens in its step.
-        self.reads_late = self.machine.device.type == "cuda" and not self.scaler.is_enabled()
+        # compute while the host waits anyway, and an overflow of fp16 decides what else happens in its step; optimizers of
+        # sharded weights cannot skip a step.
+        on_cuda = self.machine.device.type == "cuda"
+        self.reads_late = on_cuda and not self.scaler.is_enabled() and self.sharded is None
         self._numbers: StepNumbers | None = None
         self._metrics: dict[str, float] = {}
         self._snapshot: Snapshot | None = None
@@ -139,10 +149,12 @@ class Stepper:
         micro_batches = MicroBatches(
             self.task, self.predict, self.machine, batch, self.micro_batch, spec.seed, clock.step, self.enter
         )
-        report = compute_gradients(micro_batches, self.scaler.scale)
+        buckets = self.buckets
+        # Which gradients are computed may change with the number of micro-batches, and with what a task does in an epoch.
+        exchange = nullcontext() if buckets is None else buckets.exchange(len(micro_batches.starts), clock.epoch)
+        with exchange, self.predict.in_step():
+            report = compute_gradients(micro_batches, self.scaler.scale)
         self.enter(OPTIMIZER)
-        # Which parameters have a gradient does not depend on content, so all processes list the same ones.
-        world.average(parameter.grad for parameter in self.task.parameters() if parameter.grad is not None)
         share = follow_schedules(self.optimizer, spec, clock)
         self.scaler.unscale_(self.optimizer)
         norm = clip_gradients(self.optimizer, spec.clip, spec.clip_by)
@@ -232,17 +244,17 @@ class Stepper:
             f"the previous checkpoint is kept; try a lower --lr than {self.spec.lr:g}, a longer --warmup or --clip 1",
         )
 
-    def check_state(self) -> None:
+    def check_state(self, state: dict[str, Any]) -> None:
         """Raise RunFailedError if the task's state is not finite, which no checkpoint should hold."""
-        name = _first_not_finite(self.task.state_dict())
+        name = _first_not_finite(state["task"])
         if name is not None:
             raise RunFailedError(f"{name} is not finite after step {self.clock.step}", "the previous checkpoint is kept")
 
     def state(self) -> dict[str, Any]:
         """Return everything a resumed run needs, the position included."""
         return {
-            "task": self.task.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "task": whole(dict(self.task.state_dict())),
+            "optimizer": optimizer_state(self.optimizer),
             "scaler": self.scaler.state_dict(),
             "overflows": self.overflows,
             "weights": self.weights,
@@ -253,20 +265,27 @@ class Stepper:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore a saved state."""
-        self.task.load_state_dict(state["task"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        current = self.task.state_dict()
+        weights = {name: like(value, current[name]) if name in current else value for name, value in state["task"].items()}
+        self.task.load_state_dict(weights)
+        load_optimizer_state(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.overflows = state.get("overflows", 0)
         self.weights = None if state["weights"] is None else state["weights"].cpu()
         self.clock.step, self.clock.steps = state["step"], state["steps"]
         self.clock.schedule_start = state["schedule_start"]
 
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """Return the context in which a process may call the networks while others do not; all processes have to enter it."""
+        return nullcontext() if self.sharded is None else self.sharded.gathered()
+
     # What a task may ask for in before_epoch (the protocol `Run`).
 
     def features(self, encoder: Encoder | None = None) -> Tensor:
         """Return features of all samples in data order, `[N, width]`, by the task's encoder or another, taken in eval mode."""
         encoder = self.task.encoder if encoder is None else encoder.to(self.machine.device)
-        features = extract(encoder, self.settings.source, self.machine, self.micro_batch, substitute=True)
+        with self.whole_weights():
+            features = extract(encoder, self.settings.source, self.machine, self.micro_batch, substitute=True)
         return features.layers["last"]
 
     def map(self, function: Callable[[Batch], Tensor]) -> Tensor:
@@ -278,12 +297,13 @@ class Stepper:
         self.task.eval()
         try:
             needs = self.task.needs
-            return map_samples(
-                lambda batch: function(select_needed(batch, needs)),
-                self.settings.source,
-                self.machine,
-                self.micro_batch,
-            )
+            with self.whole_weights():
+                return map_samples(
+                    lambda batch: function(select_needed(batch, needs)),
+                    self.settings.source,
+                    self.machine,
+                    self.micro_batch,
+                )
         finally:
             self.task.train(training)
 
@@ -315,13 +335,13 @@ class Stepper:
         reset_state(self.optimizer, list(module.parameters()))
 
     def _tensors(self) -> list[Tensor]:
-        return [*self.task.parameters(), *self.task.buffers()]
+        return [tensor for tensor in (*self.task.parameters(), *self.task.buffers()) if not isinstance(tensor, DTensor)]
 
 
 def _first_not_finite(tensors: dict[str, Any]) -> str | None:
     """Return the name of the first tensor that is not finite."""
     for name, value in tensors.items():
-        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all():
+        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(*local([value])).all():
             return name
     return None
 
@@ -331,16 +351,6 @@ def _set_memory_formats(module: nn.Module) -> None:
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.dim() in _MEMORY_FORMATS:
             tensor.data = tensor.data.to(memory_format=_MEMORY_FORMATS[tensor.dim()])
-
-
-def _convert_sync_batchnorm(task: nn.Module) -> None:
-    """Let BatchNorm use all processes; a norm that is registered in two places, as in a shared encoder, changes once."""
-    from timm.layers.norm_act import convert_sync_batchnorm  # torch's drops activations that timm puts in norms
-
-    for parent in list(task.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, BATCH_NORM) and not isinstance(child, nn.SyncBatchNorm):
-                parent.add_module(name, convert_sync_batchnorm(child))
 
 
 def store_narrow(batch: Batch, names: tuple[str, ...], dtype: torch.dtype | None) -> Batch:

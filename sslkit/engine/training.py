@@ -129,7 +129,8 @@ def _prepare(job: TrainingJob, session: Session, writer: CheckpointWriter, state
     for name, reason in stepper.task.reasons().items():
         say(f"  {name.replace('_', '-'):<14} {reason}")
     if isinstance(spec, PretrainSpec) and spec.health_every != 0:
-        monitor = Health(stepper, spec, job.classify)
+        with stepper.whole_weights():
+            monitor = Health(stepper, spec, job.classify)
         if state is not None and state.get("health"):
             monitor.load_state(state["health"])
         session.watch(monitor)

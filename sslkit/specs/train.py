@@ -97,6 +97,10 @@ class PretrainSpec(TrainSpec):
     )
     on_collapse: Literal["warn", "stop"] = Field(default="warn", description="What to do when features collapse.")
     online_knn: bool = Field(default=False, description="Also log k-NN accuracy during training; the data needs labels.")
+    shard: bool = Field(
+        default=False,
+        description="Divide the encoder's weights, gradients and optimizer state among processes (FSDP): less memory.",
+    )
     profile: int = Field(default=0, ge=0, description="Steps to profile: print where the time goes and which flag would help.")
     options: dict[str, Any] = Field(default={}, description="Options of the task.")
 

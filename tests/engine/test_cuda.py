@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 
 from sslkit import DataInfo, load, registry
@@ -30,6 +29,7 @@ from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import Stepper
 from sslkit.image.transforms import CropBox, crop, random_box
 from sslkit.image.transforms.blur import blur
+from sslkit.nn.sync_batchnorm import convert_sync_batchnorm
 from sslkit.specs.train import PretrainSpec
 from sslkit.tasks.load import load_task
 from sslkit.testing.bench import Bench
@@ -50,8 +50,9 @@ def gradient(task: PretextTask, batch: Any, machine: Machine, micro_batch: int) 
     """Return all gradients in one vector, through the loss scaler where there is one."""
     task = copy.deepcopy(task)
     scaler = machine.scaler()
-    micro_batches = MicroBatches(task, Predict(task, machine), machine, batch, micro_batch, 0, 0)
-    compute_gradients(micro_batches, scaler.scale)
+    predict = Predict(task, machine)
+    with predict.in_step():
+        compute_gradients(MicroBatches(task, predict, machine, batch, micro_batch, 0, 0), scaler.scale)
     machine.world.average(parameter.grad for parameter in task.parameters() if parameter.grad is not None)
     gradients = torch.cat([parameter.grad.flatten() for parameter in task.parameters() if parameter.grad is not None])
     return gradients / scaler.get_scale()

@@ -25,6 +25,7 @@ from sslkit.evaluation.finetune import finetune
 from sslkit.evaluation.knn import knn
 from sslkit.evaluation.supervised import Supervised, drop_paths
 from sslkit.image.augmentation import augmentation
+from sslkit.nn.sync_batchnorm import convert_sync_batchnorm
 from sslkit.specs.evaluation import KnnSpec
 from sslkit.specs.train import FinetuneSpec
 from tests.canvases import canvases
@@ -367,8 +368,6 @@ def stopped_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
 
 
 def test_frozen_norms_stay_frozen_when_they_are_synchronized() -> None:
-    from timm.layers.norm_act import convert_sync_batchnorm
-
     task = supervised(last_blocks=1)
     convert_sync_batchnorm(task)
     norms = {name: norm for name, norm in task.train().encoder.named_modules() if "norm" in name}
