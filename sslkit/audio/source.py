@@ -74,7 +74,7 @@ class AudioSource(IndexedSource):
             half = int(500 * np.median(durations)) / 1000
             seconds = max(min(_SECONDS, half), SHORTEST)
             resolved["seconds"] = seconds, "the usual window" if seconds == _SECONDS else "half of the median recording"
-        if spec.cache == "on":
+        if spec.cache in ("on", "compact"):
             raise SslkitError("audio is not cached", "leave it out: windows are read directly from the files", flag="cache")
         resolved["cache"] = "off", "windows are read directly from the files"
         return cls(index, round(1000 * float(seconds)), int(rate), resolved)

@@ -76,7 +76,7 @@ class OpenSpec(Protocol):
         """Processes that read and decode."""
 
     @property
-    def cache(self) -> Literal["auto", "on", "off"]:
+    def cache(self) -> Literal["auto", "on", "off", "compact"]:
         """Whether decoded samples are kept."""
 
     @property

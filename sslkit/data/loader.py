@@ -3,6 +3,7 @@
 import atexit
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from sslkit.contract.errors import RunFailedError, SslkitError
 from sslkit.contract.source import ReadSeed, Rows, Source
 from sslkit.data.worker_process import (
     allow_many_workers,
-    ignore_stop_signals,
+    as_tensor,
     keep_worker_deaths_silent,
     leaving,
+    rows_of_pieces,
+    start_worker,
     worker_context,
 )
 
@@ -27,7 +30,7 @@ _Request = tuple[Rows, ReadSeed | None]
 _INTERVAL, _PATIENCE = 1, 300  # seconds until torch reports that no batch came; after so many reports the run fails
 
 
-_FEWER = "fewer workers need less memory and less of /dev/shm; --workers 0 reads in this process"
+_FEWER = "fewer workers need less memory; --workers 0 reads in this process"
 
 
 class WorkerFailedError(RunFailedError):
@@ -37,7 +40,7 @@ class WorkerFailedError(RunFailedError):
 class Loader:
     """Deliver batches: the source's arrays as tensors, `index` int64 `[B]`, and `broken`: [(row, reason)].
 
-    Labels that were revealed are `label`, int64 `[B]`.
+    Labels that were revealed are `label`, int64 `[B]`. Workers read a batch whole, or in pieces if it is large.
 
     Once `stopped` returns true, no batch is waited for any longer: the epoch ends early.
     """
@@ -50,18 +53,19 @@ class Loader:
         pin_memory: bool = False,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._workers, self._batches, self._stopped = workers, list[_Request](), stopped
+        self._workers, self._pin_memory, self._stopped = workers, pin_memory, stopped
+        self._rows_of_pieces = rows_of_pieces(source, workers) if workers else None
+        self._requests = list[_Request]()
         with allow_many_workers():
             self._loader: DataLoader[Any] = DataLoader(
                 _Rows(source, substitute),
                 batch_size=None,
-                sampler=_RequestSampler(self._batches),
+                sampler=_RequestSampler(self._requests),
                 num_workers=workers,
                 persistent_workers=workers > 0,
                 timeout=_INTERVAL if workers else 0,
-                pin_memory=pin_memory,
                 multiprocessing_context=worker_context() if workers else None,
-                worker_init_fn=partial(ignore_stop_signals, leaving),
+                worker_init_fn=partial(start_worker, leaving),
             )
 
     def __call__(self, batches: list[Rows], read_seed: ReadSeed | None = None) -> Iterator[dict[str, Any]]:
@@ -69,13 +73,26 @@ class Loader:
 
         Raises SslkitError if no sample can be read, and WorkerFailedError if a worker died or hangs.
         """
-        self._batches[:] = [(rows, read_seed) for rows in batches]
+        requests = [[(piece, read_seed) for piece in self._split(rows)] for rows in batches]
+        self._requests[:] = chain.from_iterable(requests)
         with allow_many_workers(), keep_worker_deaths_silent():
             iterator = iter(self._loader)
-        while (raw := self._next(iterator)) is not None:
-            if "failure" in raw:
-                raise SslkitError(raw["failure"], flag="data")
-            yield raw
+        for pieces in requests:
+            raws = []
+            for _ in pieces:
+                raw = self._next(iterator)
+                if raw is None:
+                    return
+                if "failure" in raw:
+                    raise SslkitError(raw["failure"], flag="data")
+                raws.append(raw)
+            yield _join(raws, self._pin_memory)
+
+    def _split(self, rows: Rows) -> list[Rows]:
+        """Return the parts of a batch that workers read one by one."""
+        if self._rows_of_pieces is None or len(rows) <= self._rows_of_pieces:
+            return [rows]
+        return np.array_split(rows, -(-len(rows) // self._rows_of_pieces))
 
     def _next(self, iterator: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
         """Return the next batch, None after the last one or once the run is to stop."""
@@ -120,6 +137,21 @@ def ordered_batches(samples: int, batch_size: int) -> list[Rows]:
 atexit.register(leaving.set)  # before multiprocessing, registered earlier, sends signals and waits
 
 
+def _join(raws: list[dict[str, Any]], pin_memory: bool) -> dict[str, Any]:
+    """Return the batch of pieces that were read in order."""
+    if len(raws) == 1 and not pin_memory:
+        return raws[0]
+    batch: dict[str, Any] = {}
+    for name, first in raws[0].items():
+        values = [raw[name] for raw in raws]
+        if isinstance(first, Tensor):
+            shape = (sum(map(len, values)), *first.shape[1:])
+            batch[name] = torch.cat(values, out=torch.empty(shape, dtype=first.dtype, pin_memory=pin_memory))
+        else:
+            batch[name] = list(chain.from_iterable(values))
+    return batch
+
+
 class _Rows(Dataset[Any]):
     def __init__(self, source: Source, substitute: bool) -> None:
         self.source, self.substitute = source, substitute
@@ -137,7 +169,7 @@ class _Rows(Dataset[Any]):
         elif broken:
             good = np.setdiff1d(np.arange(len(rows)), list(broken))
             arrays, rows = {name: array[good] for name, array in arrays.items()}, rows[good]
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        tensors = {name: as_tensor(array) for name, array in arrays.items()}
         if self.source.labels is not None:
             tensors["label"] = torch.from_numpy(self.source.labels.values[rows])
         return {**tensors, "index": torch.from_numpy(rows), "broken": reported}
@@ -164,11 +196,11 @@ class _Rows(Dataset[Any]):
 class _RequestSampler:
     """Sample what the list holds at the time: the loader keeps its workers from one epoch to the next."""
 
-    def __init__(self, batches: list[_Request]) -> None:
-        self.batches = batches
+    def __init__(self, requests: list[_Request]) -> None:
+        self.requests = requests
 
     def __iter__(self) -> Iterator[_Request]:
-        return iter(self.batches)
+        return iter(self.requests)
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.requests)

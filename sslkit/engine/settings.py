@@ -63,7 +63,7 @@ def resolve_settings(
     for name, (value, why) in source.resolved.items():
         text = ", ".join(f"{key}={inner}" for key, inner in value.items()) if isinstance(value, dict) else value
         reasons[name] = f"{text}: {why}"
-        if name != "cache":
+        if name != "cache" or value == "compact":  # other caches do not change what training sees
             values[name] = value
     if spec.encoder == "auto":
         modality = load_modality(encodes)

@@ -14,7 +14,6 @@ from sslkit.contract.errors import RunInterruptedError, SslkitError
 from sslkit.contract.source import ReadSeed
 from sslkit.data.decode import silence_decoders
 from sslkit.data.loader import Loader, WorkerFailedError
-from sslkit.data.worker_process import check_shared_memory
 from sslkit.engine.checkpoint_writer import CheckpointWriter
 from sslkit.engine.collapse import Health
 from sslkit.engine.compilation import adapt_compilation
@@ -77,7 +76,9 @@ def _read_state(job: TrainingJob, folder: RunFolder, fingerprint: str) -> dict[s
     state = read_resume(folder.file(RESUME), torch.device("cpu")) if folder.file(RESUME).exists() else None
     if state is not None and state["data"] != fingerprint:
         raise SslkitError(
-            f"{job.settings.source.location} is no longer the data of the run in {folder.path}", "check --data", flag="resume"
+            f"{job.settings.source.location} is no longer the data of the run in {folder.path}",
+            "check --data, and --cache if only one of the two is compact",
+            flag="resume",
         )
     settings = spec.model_dump_json(exclude={"out", "data", "test", "init", "ckpt"})
     # The processes may be on machines with other files.
@@ -152,9 +153,6 @@ def _train(job: TrainingJob, session: Session) -> None:
 
 def _build_loader(settings: Settings, stop: StopSignal) -> Loader:
     """Return the loader of the run's batches; raises SslkitError if its workers have too little shared memory."""
-    arrays, _ = settings.source.read(np.array([0]), ReadSeed(settings.spec.seed, 0))
-    batch_size = settings.spec.batch_size // settings.machine.world.size
-    check_shared_memory(batch_size * sum(array.nbytes for array in arrays.values()), settings.workers)
     # Several processes wait for each other in every step: one alone may not leave.
     stopped = (lambda: bool(stop.signal)) if settings.machine.world.size == 1 else (lambda: False)
     return Loader(settings.source, settings.workers, True, settings.machine.device.type == "cuda", stopped)

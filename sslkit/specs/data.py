@@ -153,7 +153,10 @@ class DataSpec(ModalitySpec):
     seed: int = Field(default=0, ge=0, lt=2**31, description="Random seed.")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
     workers: Processes | Auto = Field(default="auto", description="Loader processes.")
-    cache: Literal["auto", "on", "off"] = Field(default="auto", description="Keep decoded samples in $SSLKIT_CACHE.")
+    cache: Literal["auto", "on", "off", "compact"] = Field(
+        default="auto",
+        description="Keep decoded samples in $SSLKIT_CACHE; compact: training images as JPEG; auto: what fits.",
+    )
     cache_limit: float = Field(
         default=20, gt=0, description="Size limit in GB of decoded samples, and of features, in the cache."
     )

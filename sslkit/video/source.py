@@ -18,7 +18,8 @@ from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.decode import decoding, inspect_samples, silence_decoders
 from sslkit.data.index import Index, stamp_of, with_folders_as_labels
 from sslkit.data.indexed_source import IndexedSource
-from sslkit.image.canvas import VERSION
+from sslkit.data.process_share import available_cores
+from sslkit.image.canvas_cache import VERSION
 from sslkit.image.decode import CanvasFormat
 from sslkit.image.options import ImageOptions
 from sslkit.image.source import choose_canvas, choose_size
@@ -89,7 +90,7 @@ class VideoSource(IndexedSource):
         if canvas == "auto":
             resolved["canvas"] = choose_canvas(size, sizes, "whole")
             canvas = resolved["canvas"][0]
-        if spec.cache == "on":
+        if spec.cache in ("on", "compact"):
             raise SslkitError("video is not cached", "leave it out: frames are decoded when needed", flag="cache")
         resolved["cache"] = "off", "frames are decoded when needed"
         if usual < FEWEST:
@@ -163,7 +164,7 @@ class VideoSource(IndexedSource):
         """Return how many processes decode."""
         if requested != "auto":
             return int(requested), "as given"
-        return min(os.cpu_count() or 1, 8), "one per core: frames are decoded in every epoch"
+        return available_cores(), "one per core: frames are decoded in every epoch"
 
     def _window(self, row: int, random: np.random.Generator | None) -> Frames:
         """Return frames; raises UnreadableSampleError for a clip with too few."""

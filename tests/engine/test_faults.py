@@ -171,7 +171,7 @@ class Polling(Slow):
 
     def read(self, rows: NDArray[np.int64], draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         frame = inspect.currentframe()
-        while frame is not None and "done_event" not in frame.f_locals:
+        while self.stuck in rows and frame is not None and "done_event" not in frame.f_locals:
             frame = frame.f_back
         assert frame is not None
         while self.stuck in rows and not frame.f_locals["done_event"].is_set():
@@ -233,11 +233,11 @@ def test_a_signal_ends_the_wait_for_a_batch(
 def test_shared_memory_that_is_too_small_is_named_before_the_run(
     sslkit: Run, digits: Path, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    free = shutil.disk_usage(tmp_path)._replace(free=20_000)
+    free = shutil.disk_usage(tmp_path)._replace(free=2_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: free)
     arguments = ["--data", digits, *quick, "--workers", 2, "--cache", "off", "--steps", 2, "--out", tmp_path / "run"]
     ran = sslkit("pretrain", "rotation", *arguments)
-    assert ran.code == 2 and "--workers: the batches of 2 workers take" in ran.err and "use --workers 0" in ran.err
+    assert ran.code == 2 and "--workers: 2 workers that read 2 samples each need" in ran.err and "use --workers 1" in ran.err
     assert not (tmp_path / "run").exists()
 
 

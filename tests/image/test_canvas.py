@@ -14,7 +14,8 @@ from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.data import cache
 from sslkit.data.index import Index
 from sslkit.data.loader import Loader, epoch_batches, ordered_batches
-from sslkit.image.canvas import Canvases, choose_folder
+from sslkit.image.canvas import Canvases
+from sslkit.image.canvas_cache import choose_cache
 from sslkit.image.decode import CanvasFormat, image_sizes, read_canvas
 from sslkit.image.source import ImageSource
 from sslkit.specs.data import DataSpec
@@ -99,7 +100,7 @@ def folder(tmp_path: Path, count: int = 10, broken: tuple[int, ...] = ()) -> Ind
 
 def test_cache_is_read_instead_of_the_files(tmp_path: Path) -> None:
     index = folder(tmp_path)
-    place, _ = choose_folder(index, FORM, "on", 1)
+    place = choose_cache(index, FORM, "on", 1).folder
     canvases = Canvases(index, FORM, place)
     rows = np.arange(10)
     first = canvases.read(rows)
@@ -114,7 +115,7 @@ def test_cache_is_read_instead_of_the_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("interrupted", ["canvases", "aspects", "state"])
 def test_rows_that_another_process_stores_meanwhile_are_not_black(tmp_path: Path, interrupted: str) -> None:
     index, rows = folder(tmp_path), np.arange(10)
-    place, _ = choose_folder(index, FORM, "on", 1)
+    place = choose_cache(index, FORM, "on", 1).folder
     canvases, other = Canvases(index, FORM, place), Canvases(index, FORM, place)
 
     class Interrupted(np.ndarray):
@@ -133,7 +134,7 @@ def test_rows_that_another_process_stores_meanwhile_are_not_black(tmp_path: Path
 @pytest.mark.parametrize("how", ["gone", "cut"])
 def test_a_damaged_cache_is_filled_again(tmp_path: Path, damaged: str, how: str) -> None:
     index = folder(tmp_path)
-    place, _ = choose_folder(index, FORM, "on", 1)
+    place = choose_cache(index, FORM, "on", 1).folder
     assert place is not None
     first = Canvases(index, FORM, place).read(np.arange(10)).canvases
     if how == "gone":
@@ -148,17 +149,17 @@ def test_cache_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").mkdir()
     index = folder(tmp_path / "a")
     size = 10 * 8 * 8 * 3 / 1e9
-    assert choose_folder(index, FORM, "auto", size / 2)[0] is None
-    with pytest.raises(SslkitError, match="more than --cache-limit"):
-        choose_folder(index, FORM, "on", size / 2)
-    small, _ = choose_folder(index, FORM, "on", 1)
+    assert choose_cache(index, FORM, "auto", size / 2).folder is None
+    with pytest.raises(SslkitError, match="exceed --cache-limit"):
+        choose_cache(index, FORM, "on", size / 2)
+    small = choose_cache(index, FORM, "on", 1).folder
     Canvases(index, FORM, small).read(np.arange(10))
-    other, _ = choose_folder(index, CanvasFormat(9), "on", 1.5 * size)  # no room for both, but this process uses them
+    other = choose_cache(index, CanvasFormat(9), "on", 1.5 * size).folder  # no room for both, but this process uses them
     assert small is not None and other is not None
     assert {entry.folder for entry in cache.stored()} == {small, other}
     (mark,) = small.glob("use.*")
     mark.rename(small / f"use.{platform.node()}.{2**22 + 1}")  # of a process that has ended
-    choose_folder(index, CanvasFormat(9), "on", 1.5 * size)  # the one that nobody uses goes
+    choose_cache(index, CanvasFormat(9), "on", 1.5 * size)  # the one that nobody uses goes
     assert [entry.folder for entry in cache.stored()] == [other]
     assert cache.clear() > 0
     assert cache.stored() == []
