@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sslkit.processes import find_place
 
-_GROUPS, _MINE = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_GROUPS, _MINE, _MACHINE = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"), Path("/proc/meminfo")
 
 
 def local_processes() -> int:
@@ -32,6 +32,24 @@ def available_memory() -> int:
     return min([installed, *(int(limit) for limit in limits if limit.isdecimal())])
 
 
+def free_memory() -> int | None:
+    """Return the bytes that this process may still take of the main memory; file caches count as free. None except on Linux."""
+    machine = _read(_MACHINE)
+    if machine is None:
+        return None
+    free = [1024 * int(line.split()[1]) for line in machine.splitlines() if line.startswith("MemAvailable:")]
+    for controller, limit, used, cached in (
+        ("", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        for group in _groups(controller):
+            numbers = [_read(group / name) or "" for name in (limit, used)]
+            if all(number.isdecimal() for number in numbers):  # not "max"
+                statistics = dict(line.split() for line in (_read(group / "memory.stat") or "").splitlines())
+                free.append(int(numbers[0]) - int(numbers[1]) + int(statistics.get(cached, 0)))
+    return min(free, default=None)
+
+
 def _quotas() -> Iterator[int]:
     """Yield the limits of control groups, as numbers of cores, rounded up."""
     pairs = [value.split() for value in _values("cpu.max")]
@@ -47,19 +65,21 @@ _QUOTA_FILES = ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")  # of control g
 def _values(name: str) -> list[str]:
     """Return the values of a file in this process's control group and in all above it; none where there are no groups."""
     controller, _, last = name.rpartition("/")
-    try:
-        lines = _MINE.read_text().splitlines()
-    except OSError:
-        lines = []
-    # Lines are "number:controllers:/path"; the second version has no controllers. In a container the path may be outside.
+    return [value for group in _groups(controller) if (value := _read(group / last)) is not None]
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's control group and of all above it; the second version has no controllers."""
+    lines = (_read(_MINE) or "").splitlines()
+    # Lines are "number:controllers:/path". In a container the path may be outside.
     paths = [line.split(":", 2)[2] for line in lines if controller in line.split(":", 2)[1].split(",")]
-    root, values = _GROUPS / controller, []
+    root = _GROUPS / controller
     for group in sorted({root, *(root / path.lstrip("/") for path in paths)}):
-        for folder in (group, *group.parents):
-            if not folder.is_relative_to(root):
-                break
-            try:
-                values.append((folder / last).read_text().strip())
-            except OSError:
-                continue
-    return values
+        yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(root))
+
+
+def _read(file: Path) -> str | None:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return None

@@ -4,15 +4,14 @@ import ctypes
 import importlib.util
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from sslkit.data import process_share
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
-
-
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def peak_memory(device: torch.device) -> int | None:
@@ -38,37 +37,7 @@ def free_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if device.type != "cpu" or platform.system() != "Linux":
-        return None
-    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    available = 1024 * int(fields["MemAvailable"].split()[0])
-    return min([available, *(limit - used for limit, used in _control_groups(_CGROUPS, Path("/proc/self/cgroup").read_text()))])
-
-
-def _control_groups(root: Path, membership: str) -> Iterator[tuple[int, int]]:
-    """Yield limit and use, in bytes, of each control group that limits this process; file caches count as free.
-
-    `membership` is what the kernel says in /proc/self/cgroup. In a container the paths may not be visible; then the group of
-    the container is mounted as the root.
-    """
-    for line in membership.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
-            continue
-        names = ("memory.max", "memory.current", "inactive_file")
-        if controllers:
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        top = root / controllers
-        group = top / path.lstrip("/")
-        for folder in (group, *group.parents):
-            try:
-                limit, used = (int((folder / name).read_text()) for name in names[:2])
-                statistics = dict(item.split() for item in (folder / "memory.stat").read_text().splitlines())
-                yield limit, used - int(statistics.get(names[2], 0))
-            except (OSError, ValueError):  # no such group, or the word `max`
-                pass
-            if folder == top:
-                break
+    return process_share.free_memory() if device.type == "cpu" else None
 
 
 def peak_growth(device: torch.device, run: Callable[[], object]) -> int | None:

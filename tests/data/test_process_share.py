@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sslkit.data import process_share
-from sslkit.data.process_share import available_cores, available_memory
+from sslkit.data.process_share import available_cores, available_memory, free_memory
 
 CORES = 16
 
@@ -73,3 +73,22 @@ def test_a_task_of_srun_has_the_cores_it_was_promised(groups: Path, monkeypatch:
     assert available_cores() == 4
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "6")
     assert available_cores() == 6
+
+
+def test_free_memory_is_that_of_the_tightest_group(groups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_share, "_MACHINE", groups / "meminfo")
+    write(groups / "meminfo", "MemTotal:  9000 kB\nMemAvailable:  5 kB\n")
+    assert free_memory() == 5120
+    write(groups / "mine", "0::/job/step\n4:memory:/old\n")
+    write(groups / "job/memory.max", "3000")
+    write(groups / "job/memory.current", "1000")
+    write(groups / "job/memory.stat", "anon 500\ninactive_file 400\n")
+    write(groups / "job/step/memory.max", "max")
+    write(groups / "job/step/memory.current", "900")
+    assert free_memory() == 2400
+    write(groups / "memory/old/memory.limit_in_bytes", "2000")
+    write(groups / "memory/old/memory.usage_in_bytes", "700")
+    write(groups / "memory/old/memory.stat", "total_inactive_file 100\n")
+    assert free_memory() == 1400
+    monkeypatch.setattr(process_share, "_MACHINE", groups / "nothing")
+    assert free_memory() is None

@@ -34,25 +34,6 @@ def test_growth_is_what_a_function_takes_at_most() -> None:
         assert growth is not None and abs(growth / 1e6 - megabytes) < 8
 
 
-def test_limits_of_control_groups(tmp_path: Path) -> None:
-    """The second version has one tree, the first a folder for memory; a parent's limit counts, too."""
-    files = {
-        "job/memory.max": "3000",
-        "job/memory.current": "1000",
-        "job/memory.stat": "anon 500\ninactive_file 400",
-        "job/step/memory.max": "max",
-        "memory/old/memory.limit_in_bytes": "2000",
-        "memory/old/memory.usage_in_bytes": "700",
-        "memory/old/memory.stat": "total_inactive_file 100",
-    }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert list(memory._control_groups(tmp_path, "0::/job/step\n")) == [(3000, 600)]
-    assert list(memory._control_groups(tmp_path, "9:cpu:/x\n4:memory:/old\n")) == [(2000, 600)]
-    assert list(memory._control_groups(tmp_path, "0::/elsewhere\n")) == []
-
-
 def test_arithmetic() -> None:
     step = StepMemory(transform=30, batch=2, network=10, fixed=100)
     assert step.of(8, 8) == 100 + 8 * 30  # the transform of the whole batch takes most
