@@ -20,11 +20,12 @@ class ProjectorOptions(TaskOptions):
     norm: Norm = Field(default="batch", description="Normalization inside the projector.")
 
 
-def mlp(widths: list[int], norm: Norm = "batch", last_norm: bool = False) -> nn.Sequential:
+def mlp(widths: list[int], norm: Norm = "batch", last_norm: bool = False, last_affine: bool = True) -> nn.Sequential:
     """Build linear layers of the given widths, input first, with norm and ReLU between them.
 
     With `norm="batch"` the statistics are those of a micro-batch on one device; `layer` and `none` do not depend on its
-    size. `last_norm` adds a norm without ReLU to the output, as in the projectors of SimCLR and SimSiam.
+    size. `last_norm` adds a norm without ReLU to the output, as in the projectors of SimCLR and SimSiam; it has no scale and
+    shift of its own unless `last_affine`.
     """
     layers: list[nn.Module] = []
     for i, (inner, outer) in enumerate(pairwise(widths)):
@@ -32,7 +33,10 @@ def mlp(widths: list[int], norm: Norm = "batch", last_norm: bool = False) -> nn.
         has_norm = norm != "none" and (last_norm or not last)
         layers.append(nn.Linear(inner, outer, bias=not has_norm))
         if has_norm:
-            layers.append(nn.BatchNorm1d(outer) if norm == "batch" else nn.LayerNorm(outer))
+            affine = last_affine or not last
+            layers.append(
+                nn.BatchNorm1d(outer, affine=affine) if norm == "batch" else nn.LayerNorm(outer, elementwise_affine=affine)
+            )
         if not last:
             layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)

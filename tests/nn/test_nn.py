@@ -52,6 +52,16 @@ def test_mlp(norm: str, kind: type[nn.Module]) -> None:
     assert not isinstance(mlp([8, 4])[-1], nn.ReLU)
 
 
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_last_norm_without_scale_and_shift(norm: str) -> None:
+    first, *_, last = [
+        layer
+        for layer in mlp([8, 6, 4], norm, last_norm=True, last_affine=False)  # type: ignore[arg-type]
+        if isinstance(layer, nn.BatchNorm1d | nn.LayerNorm)
+    ]
+    assert len(list(first.parameters())) == 2 and not list(last.parameters())
+
+
 def test_teacher_averages_weights_and_stays_in_eval_mode() -> None:
     student = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     teacher = Teacher(student).train()

@@ -45,7 +45,8 @@ class MoCoV3(PretextTask):
         hidden: int = Field(default=512, ge=1, description="Hidden width of projector and predictor (4,096 in the paper).")
         width: int = Field(default=128, ge=1, description="Output width of projector and predictor (256 in the paper).")
         norm: Norm = Field(
-            default="batch", description="Normalization inside projector and predictor, and on the projector's output."
+            default="batch",
+            description="Normalization inside projector and predictor, and on the projector's output (with tokens: on both).",
         )
 
     options: Options
@@ -55,9 +56,11 @@ class MoCoV3(PretextTask):
     preview_columns: ClassVar = ("view 1", "view 2")
 
     def build_head(self) -> nn.Module:
-        """Build the projector."""
+        """Build the projector: three layers for an encoder with tokens, two for others."""
         options = self.options
-        return mlp([self.encoder.width, options.hidden, options.width], options.norm, last_norm=True)
+        # moco/builder.py, MoCo_ViT and MoCo_ResNet: the last norm has no scale and shift.
+        hidden = [options.hidden] * (2 if "tokens" in self.encoder.provides else 1)
+        return mlp([self.encoder.width, *hidden, options.width], options.norm, last_norm=True, last_affine=False)
 
     def setup(self) -> None:
         """Freeze the patch embedding, if any, and build the predictor and the teacher."""
@@ -65,7 +68,13 @@ class MoCoV3(PretextTask):
         for name, parameter in self.encoder.named_parameters():
             if "patch_embed" in name:
                 parameter.requires_grad_(False)
-        self.predictor = mlp([options.width, options.hidden, options.width], options.norm)
+        # The same file: a norm on the predictor's output, for a vision transformer only.
+        self.predictor = mlp(
+            [options.width, options.hidden, options.width],
+            options.norm,
+            last_norm="tokens" in self.encoder.provides,
+            last_affine=False,
+        )
         self.teacher = Teacher(self.encoder, self.head)
         self.views = Views(options, self.data)
 
