@@ -34,7 +34,7 @@ class BYOL(PretextTask):
 
     options: Options
     encoder_inputs: ClassVar = ("image",)
-    defaults: ClassVar = {"optimizer": "sgd", "lr": 0.12, "weight_decay": 5e-4, "batch_size": 256}
+    defaults: ClassVar = {"optimizer": "sgd", "lr": 0.06, "weight_decay": 1e-3, "batch_size": 256}
     preview_columns: ClassVar = ("view 1", "view 2")
 
     def build_head(self) -> nn.Module:
@@ -60,8 +60,9 @@ class BYOL(PretextTask):
         }
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Return the squared distance of unit vectors, each view's prediction to the other's target (equations 2 and 3)."""
-        return 2 + 2 * negative_cosine(output["prediction"], output["target"].flip(1))
+        """Return the squared distances of unit vectors, each view's prediction to the other's target (equations 2 and 3)."""
+        # The mean over both directions, times two: equation 3 is their sum.
+        return 4 + 4 * negative_cosine(output["prediction"], output["target"].flip(1))
 
     def after_step(self, remembered: Batch) -> None:
         """Update the teacher."""
