@@ -94,11 +94,12 @@ def main() -> None:
 
 def batched(canvases: torch.Tensor, size: int, strength: float, blur: float) -> Iterator[Any]:
     keep_freed_memory()  # as the engine does on a CPU
+    jitter = (0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength)
     with torch.no_grad():
         while True:
             image = canvases.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
             batch = {"canvas": image, "aspect": torch.ones(len(image))}
-            yield strong_view(batch, size, (0.08, 1.0), strength, blur=blur)
+            yield strong_view(batch, size, (0.08, 1.0), jitter, blur=blur)
 
 
 def measured(source: Iterator[Any], batch_size: int, seconds: float) -> float:

@@ -1,10 +1,11 @@
 """Random views of images: single crops, and the augmented views of contrastive, clustering and joint-embedding tasks."""
 
+import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from sslkit.contract.encoder import Encoder
@@ -25,6 +26,63 @@ CropScale = Annotated[float, Field(gt=0, le=1, description="Smallest area of a r
 Strength = Annotated[float, Field(ge=0, le=2)]
 
 
+Jitter = tuple[float, float, float, float]  # of brightness, contrast, saturation and hue
+
+
+_SMALL = 64  # pixels up to which images are augmented as CIFAR-10 is by Chen et al., 2020, appendix B.9
+
+
+_PHOTO_SOLARIZE = 0.2
+
+
+_UNIT_JITTER: Jitter = (0.8, 0.8, 0.8, 0.2)
+
+
+def _check_jitter(value: float | str) -> float | str:
+    values = _numbers(value)
+    if isinstance(value, str) and value != "auto" and (len(values) != 4 or max(values) > 2 or values[3] > 0.5):
+        raise ValueError("should be a number from 0 to 2, or four as 0.4/0.4/0.2/0.1 with the last at most 0.5, or auto")
+    return value
+
+
+def _check_rates(value: float | str) -> float | str:
+    values = _numbers(value)
+    if isinstance(value, str) and value != "auto" and (len(values) not in (2, 3) or max(values) > 1):
+        raise ValueError("should be a number from 0 to 1, or two or three as 1/0.1/0.5, or auto")
+    return value
+
+
+def _numbers(value: float | str) -> list[float]:
+    """Return the numbers between slashes; none for any other text."""
+    words = str(value).split("/")
+    return [float(word) for word in words] if all(re.fullmatch(r"\d*\.?\d+", word) for word in words) else []
+
+
+# Left to right: a number in text stays a number, and only what is none is checked as text.
+ColorStrength = Annotated[Strength | str | Literal["auto"], Field(union_mode="left_to_right"), AfterValidator(_check_jitter)]
+
+
+Blur = Annotated[Share | str | Literal["auto"], Field(union_mode="left_to_right"), AfterValidator(_check_rates)]
+
+
+def color_strength_field(photo: str) -> Any:
+    """Return the option `color_strength`, whose `auto` is `photo` for images above 64 px."""
+    return Field(
+        default="auto",
+        description="Color jitter: a factor of 0.8/0.8/0.8/0.2 (brightness/contrast/saturation/hue), or four such values; "
+        f"auto: 0.5 up to {_SMALL} px, else {photo}.",
+    )
+
+
+def blur_field(photo: str) -> Any:
+    """Return the option `blur`, whose `auto` is `photo` for images above 64 px."""
+    return Field(
+        default="auto",
+        description="Probability of Gaussian blur, or those of first/second or first/second/small views; "
+        f"auto: 0 up to {_SMALL} px, else {photo}.",
+    )
+
+
 _MIN_SMALL_SCALE = 0.05  # area of small crops, as a fraction of the image
 
 
@@ -38,29 +96,27 @@ class CropOptions(TaskOptions):
 
 
 class ViewOptions(CropOptions):
-    """Options of augmented views: crop, flip, color jitter, gray, blur (Chen et al., 2020, appendix A)."""
+    """Options of augmented views: crop, flip, color jitter, gray, blur (Chen et al., 2020, appendix A).
 
+    A task whose authors augment otherwise overrides `photo_jitter` or `photo_blur`, and the option that names it.
+    """
+
+    photo_jitter: ClassVar[str] = "1"  # what `auto` is above 64 px, as on the command line
+    photo_blur: ClassVar[str] = "0.5"
     crop_scale: CropScale = 0.2
-    color_strength: Strength | Literal["auto"] = Field(
-        default="auto", description="Strength of the color jitter, relative to 0.8/0.8/0.8/0.2; auto: 0.5 up to 64 px, else 1."
-    )
+    color_strength: ColorStrength = color_strength_field(photo_jitter)
     gray: Share = Field(default=0.2, description="Probability that a view is converted to gray.")
-    blur: Share | Literal["auto"] = Field(
-        default="auto", description="Probability of Gaussian blur; auto: 0 up to 64 px, else 0.5."
-    )
+    blur: Blur = blur_field(photo_blur)
 
 
 class UnlikeViewOptions(ViewOptions):
     """Options of two views that differ in blur and solarization (Grill et al., 2020, appendix B)."""
 
-    color_strength: Strength | Literal["auto"] = Field(
-        default=0.5, description="Strength of the color jitter, relative to 0.8/0.8/0.8/0.2 (0.4/0.4/0.2/0.1 in the paper)."
-    )
-    blur: Share | Literal["auto"] = Field(
-        default="auto",
-        description="Probability of Gaussian blur; auto: 0 up to 64 px, else 1 for first and 0.1 for second views.",
-    )
-    solarize: Share = Field(default=0.2, description="Probability that a second view is solarized.")
+    photo_jitter: ClassVar[str] = "0.4/0.4/0.2/0.1"
+    photo_blur: ClassVar[str] = "1/0.1"
+    color_strength: ColorStrength = color_strength_field(photo_jitter)
+    blur: Blur = blur_field(photo_blur)
+    solarize: Share | Literal["auto"] = Field(default=0.2, description="Probability that a second view is solarized.")
 
 
 class MultiCropOptions(ViewOptions):
@@ -75,20 +131,26 @@ class MultiCropOptions(ViewOptions):
     )
 
 
+_SMALL_VIEW = 2  # after the first and the second
+
+
 class Views:
-    """Random augmented views of images, with options on `auto` resolved for the data."""
+    """Random augmented views of images, with options on `auto` resolved for the data.
+
+    First, second and small views may differ in `blur` and `solarize`, which are probabilities.
+    """
 
     def __init__(self, options: ViewOptions, data: DataInfo) -> None:
         """Resolve the options; raise SslkitError for channels without hue and for crops of a single pixel."""
-        small = data.size <= 64
+        small = data.size <= _SMALL
         self.size, self.scale, self.gray = data.size, (options.crop_scale, 1.0), options.gray
-        strength = options.color_strength
-        self.strength = (0.5 if small else 1.0) if strength == "auto" else strength
-        asymmetric = isinstance(options, UnlikeViewOptions)
-        default_blur = (0.0, 0.0) if small else (1.0, 0.1) if asymmetric else (0.5, 0.5)
-        self.blur = default_blur if options.blur == "auto" else (options.blur, options.blur)
-        self.solarize = (0.0, options.solarize if isinstance(options, UnlikeViewOptions) else 0.0)
-        check_hue(data.channels, self.strength)
+        strength = ("0.5" if small else options.photo_jitter) if options.color_strength == "auto" else options.color_strength
+        blur = ("0" if small else options.photo_blur) if options.blur == "auto" else options.blur
+        self.jitter = _jitter(strength)
+        self.blur = _of_each_view(blur)
+        solarize = options.solarize if isinstance(options, UnlikeViewOptions) else 0.0
+        self.solarize = (0.0, (0.0 if small else _PHOTO_SOLARIZE) if solarize == "auto" else solarize, 0.0)
+        check_hue(data.channels, max(self.jitter[2:]))
         check_crop(data.size, options.crop_scale, "crop_scale")
 
     def __call__(self, batch: Batch, number: int = 0) -> Tensor:
@@ -100,7 +162,7 @@ class Views:
         return torch.stack([self(batch, number) for number in range(2)], dim=1)
 
     def _augment(self, batch: Batch, size: int, scale: tuple[float, float], number: int = 0) -> Tensor:
-        view = strong_view(batch, size, scale, self.strength, self.gray, self.blur[number])
+        view = strong_view(batch, size, scale, self.jitter, self.gray, self.blur[number])
         return solarize(view, probability=self.solarize[number]) if self.solarize[number] else view
 
 
@@ -120,7 +182,7 @@ class Crops(Views):
         """Return two large crops, `image` `[B, 2, C, S, S]`, and the small crops, if any, `small` `[B, V, C, s, s]`."""
         crops = {"image": self.two(batch)}
         if self.small:
-            small = [self._augment(batch, self.small_size, self.small_scale) for _ in range(self.small)]
+            small = [self._augment(batch, self.small_size, self.small_scale, _SMALL_VIEW) for _ in range(self.small)]
             crops["small"] = torch.stack(small, dim=1)
         return crops
 
@@ -138,8 +200,24 @@ class Crops(Views):
         return {"crops": f"2+{self.small}, of {self.size} and {self.small_size} px"} if self.small else {}
 
 
+def _jitter(strength: float | str) -> Jitter:
+    """Return the jitter of an option's value: a factor, or four values."""
+    values = _numbers(strength)
+    if len(values) == 4:
+        return values[0], values[1], values[2], values[3]
+    brightness, contrast, saturation, hue = (values[0] * unit for unit in _UNIT_JITTER)
+    return brightness, contrast, saturation, min(0.5, hue)
+
+
+def _of_each_view(rate: float | str) -> tuple[float, float, float]:
+    """Return the rates of first, second and small views; those that an option's value does not name have the last one."""
+    values = _numbers(rate)
+    first, second, small = values + values[-1:] * (3 - len(values))
+    return first, second, small
+
+
 def check_hue(channels: int, color_strength: float) -> None:
-    """Raise SslkitError if the colors of images without hue (not 1 or 3 channels) would be jittered."""
+    """Raise SslkitError if saturation or hue of images that have none (not 1 or 3 channels) would be jittered."""
     if channels not in (1, 3) and color_strength:
         raise SslkitError(f"images with {channels} channels have no hue to jitter", "set it to 0", flag="color_strength")
 
@@ -156,16 +234,15 @@ def strong_view(
     batch: Batch,
     size: int,
     scale: tuple[float, float] = (0.08, 1.0),
-    color_strength: float = 1.0,
+    jitter: Jitter = _UNIT_JITTER,
     gray: float = 0.2,
     blur: float = 0.5,
 ) -> Tensor:
     """Return one view of each image, `[B, C, S, S]`: crop, flip, color jitter, gray, blur (Chen et al., 2020, appendix A).
 
-    `batch` has `canvas` `[B, C, H, W]` and `aspect` `[B]`, as a source delivers them. `color_strength` scales the jitter
-    0.8/0.8/0.8/0.2; `gray` and `blur` are probabilities.
+    `batch` has `canvas` `[B, C, H, W]` and `aspect` `[B]`, as a source delivers them. `jitter` is of brightness, contrast,
+    saturation and hue; `gray` and `blur` are probabilities.
     """
     image = random_resized_crop(batch["canvas"], size, scale=scale, flipped=0.5, aspect=batch["aspect"])
-    strength = 0.8 * color_strength
-    image = color_jitter(image, strength, strength, strength, min(0.5, 0.2 * color_strength), gray=gray)
+    image = color_jitter(image, *jitter, gray=gray)
     return gaussian_blur(image, probability=blur)

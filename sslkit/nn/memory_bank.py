@@ -10,30 +10,28 @@ from torch import Tensor, nn
 class MemoryBank(nn.Module):
     """A unit vector for every sample, `rows` `[samples, width]`, initialized at random (Wu et al., 2018, section 3).
 
-    Rows are a buffer, so that they survive a resume.
+    `negatives` int64 `[K]` are the samples whose rows are the negatives of a step, at random unless there are no more. They
+    are drawn here and in `update`, never in a loss: micro-batches and processes have to share them. All of it is buffers,
+    so that it survives a resume.
     """
 
     rows: Tensor
+    negatives: Tensor
 
-    def __init__(self, samples: int, width: int) -> None:
+    def __init__(self, samples: int, width: int, negatives: int) -> None:
         super().__init__()
         self.register_buffer("rows", F.normalize(torch.randn(samples, width), dim=1))
+        self.register_buffer("negatives", torch.arange(min(negatives, samples)))
+        self._draw_negatives()
 
-    def sample_negatives(self, count: int, step: int) -> Tensor:
-        """Return the indices of `count` negatives of a step, int64 `[count]`, equal for all micro-batches and processes."""
-        if count >= len(self.rows):
-            return torch.arange(len(self.rows), device=self.rows.device)
-        indices = torch.randint(len(self.rows), (count,), generator=torch.Generator().manual_seed(step))
-        return indices.to(self.rows.device, non_blocking=True)
-
-    def scores(self, query: Tensor, index: Tensor, negatives: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def scores(self, query: Tensor, index: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Return logits of unit vectors `query` `[B, D]`: of each with its own row, `[B]`, and with negatives, `[B, K]`.
 
-        `index` `[B]` and `negatives` `[K]` are indices of samples. A sample is not its own negative: that score is -inf.
+        `index` `[B]` are indices of samples. A sample is not its own negative: that score is -inf.
         """
         positive_scores = (query * self.rows[index]).sum(dim=1) / temperature
-        negative_scores = query @ self.rows[negatives].T / temperature
-        return positive_scores, negative_scores.masked_fill(index[:, None] == negatives, float("-inf"))
+        negative_scores = query @ self.rows[self.negatives].T / temperature
+        return positive_scores, negative_scores.masked_fill(index[:, None] == self.negatives, float("-inf"))
 
     def log_normalizer(self, count: int, temperature: float) -> float:
         """Return the expected log of the sum of exponentials of `count` scores, for vectors uniform on the sphere.
@@ -47,5 +45,13 @@ class MemoryBank(nn.Module):
 
     @torch.no_grad()
     def update(self, index: Tensor, rows: Tensor, momentum: float) -> None:
-        """Move the rows of samples `index` `[B]` toward unit vectors `rows` `[B, D]`, keeping `momentum`, and renormalize."""
+        """Move the rows of samples `index` `[B]` toward unit vectors `rows` `[B, D]`, keeping `momentum`, and renormalize.
+
+        Then draw the negatives of the next step. Call it in `after_step`, which has the same random state everywhere.
+        """
         self.rows[index] = F.normalize(torch.lerp(rows.to(self.rows.dtype), self.rows[index], momentum), dim=1)
+        self._draw_negatives()
+
+    def _draw_negatives(self) -> None:
+        if len(self.negatives) < len(self.rows):
+            self.negatives.random_(len(self.rows))

@@ -153,7 +153,7 @@ def test_jensen_shannon() -> None:
 
 def test_bank_keeps_a_moving_average_of_unit_length() -> None:
     torch.manual_seed(0)
-    bank, vectors = MemoryBank(6, 4), F.normalize(torch.randn(2, 4), dim=1)
+    bank, vectors = MemoryBank(6, 4, negatives=6), F.normalize(torch.randn(2, 4), dim=1)
     before = bank.rows.clone()
     bank.update(torch.tensor([5, 2]), vectors, momentum=0.25)
     expected = 0.25 * before[2] + 0.75 * vectors[1]
@@ -161,15 +161,22 @@ def test_bank_keeps_a_moving_average_of_unit_length() -> None:
     assert torch.equal(bank.rows[[0, 1, 3, 4]], before[[0, 1, 3, 4]]) and "rows" in bank.state_dict()
 
 
-def test_bank_negatives_depend_on_the_step_and_exclude_the_sample() -> None:
-    bank = MemoryBank(50, 4)
-    negatives = bank.sample_negatives(20, step=3)
-    assert torch.equal(negatives, bank.sample_negatives(20, step=3)) and not torch.equal(
-        negatives, bank.sample_negatives(20, step=4)
-    )
-    assert bank.sample_negatives(50, step=1).tolist() == bank.sample_negatives(999, step=2).tolist() == list(range(50))
+def test_bank_negatives_depend_on_the_random_state_and_exclude_the_sample() -> None:
+    def after_a_step(seed: int) -> MemoryBank:
+        torch.manual_seed(seed)
+        bank = MemoryBank(50, 4, negatives=20)
+        first = bank.negatives.clone()
+        bank.update(torch.tensor([0]), torch.ones(1, 4), momentum=0.5)
+        assert not torch.equal(bank.negatives, first)
+        return bank
+
+    bank = after_a_step(0)
+    negatives = bank.negatives
+    assert torch.equal(negatives, after_a_step(0).negatives) and not torch.equal(negatives, after_a_step(1).negatives)
+    assert len(negatives) == 20 and "negatives" in bank.state_dict()
+    assert MemoryBank(50, 4, negatives=999).negatives.tolist() == list(range(50))
     query, index = F.normalize(torch.randn(3, 4), dim=1), negatives[[4, 7, 9]]
-    positive, negative = bank.scores(query, index, negatives, 0.1)
+    positive, negative = bank.scores(query, index, 0.1)
     assert torch.allclose(positive, (query * bank.rows[index]).sum(dim=1) / 0.1)
     assert torch.equal(negative.isinf(), index[:, None] == negatives)
     assert float(negative[0, 0]) == pytest.approx(float(query[0] @ bank.rows[negatives[0]]) / 0.1, rel=1e-5)
@@ -177,6 +184,6 @@ def test_bank_negatives_depend_on_the_step_and_exclude_the_sample() -> None:
 
 def test_bank_log_normalizer_matches_random_scores() -> None:
     torch.manual_seed(0)
-    bank = MemoryBank(20000, 8)
+    bank = MemoryBank(20000, 8, negatives=4)
     estimate = torch.logsumexp(bank.rows.double() @ F.normalize(torch.randn(8, dtype=torch.double), dim=0) / 0.2, 0)
     assert bank.log_normalizer(20000, 0.2) == pytest.approx(float(estimate), abs=0.05)

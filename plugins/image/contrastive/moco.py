@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sslkit import Batch, ImageTask, SslkitError
 from sslkit.image.transforms import color_jitter, grayscale
-from sslkit.image.views import ViewOptions, Views
+from sslkit.image.views import ColorStrength, ViewOptions, Views, color_strength_field
 from sslkit.nn import (
     Momentum,
     Norm,
@@ -33,14 +33,16 @@ _PAPER_MOMENTUM = 0.999
 class MoCo(ImageTask):
     """Match a view to its EMA key against a queue of past keys (MoCo; He et al., 2020).
 
-    The default recipe is v2 (Chen et al., 2020). Keys come from a teacher in eval mode, so that BatchNorm cannot leak which
+    The default is v2 (Chen et al., 2020). Keys come from a teacher in eval mode, so that BatchNorm cannot leak which
     keys belong to one batch.
     """
 
     class Options(ProjectorOptions, ViewOptions):
         """Options of `moco`."""
 
-        recipe: Literal["v1", "v2"] = Field(
+        photo_jitter: ClassVar[str] = "0.4/0.4/0.4/0.1"  # main_moco.py, `if args.aug_plus`
+        color_strength: ColorStrength = color_strength_field(photo_jitter)
+        variant: Literal["v1", "v2"] = Field(
             default="v2", description="v1: linear head, weak augmentation; v2: MLP head, strong augmentation."
         )
         temperature: Temperature | Literal["auto"] = Field(
@@ -55,12 +57,12 @@ class MoCo(ImageTask):
             default="batch", description="Normalization inside v2's head (none in the paper, whose runs are longer)."
         )
 
-        @field_validator("recipe", mode="before")
+        @field_validator("variant", mode="before")
         @classmethod
-        def _refuse_v3(cls, recipe: Any) -> Any:
-            if recipe == "v3":
+        def _refuse_v3(cls, variant: Any) -> Any:
+            if variant == "v3":
                 raise ValueError("v3 is a separate task: use sslkit pretrain mocov3")
-            return recipe
+            return variant
 
     options: Options
     encoder_inputs: ClassVar = ("image",)
@@ -70,7 +72,7 @@ class MoCo(ImageTask):
     def build_head(self) -> nn.Module:
         """Build the head: linear, or an MLP with one hidden layer."""
         options = self.options
-        hidden = [options.hidden] if options.recipe == "v2" else []
+        hidden = [options.hidden] if options.variant == "v2" else []
         return mlp([self.encoder.width, *hidden, options.width], options.norm)
 
     def setup(self) -> None:
@@ -79,10 +81,10 @@ class MoCo(ImageTask):
         check_queue(self.options.queue, self.data)
         self.queue = Queue(self.options.queue, self.options.width)
         self.views = Views(self.options, self.data)
-        if self.options.recipe == "v1" and (self.options.color_strength, self.options.blur) != ("auto", "auto"):
+        if self.options.variant == "v1" and (self.options.color_strength, self.options.blur) != ("auto", "auto"):
             raise SslkitError(
                 "v1 has a fixed color jitter and no blur",
-                "remove these flags or use --recipe v2",
+                "remove these flags or use --variant v2",
                 flag=("color_strength", "blur"),
             )
 
@@ -119,14 +121,16 @@ class MoCo(ImageTask):
     def reasons(self) -> dict[str, str]:
         """Return what options left on `auto` became."""
         options = self.options
-        reasons = {"temperature": f"{self.temperature:g}: default of {options.recipe}"} if options.temperature == "auto" else {}
+        reasons = (
+            {"temperature": f"{self.temperature:g}: default of {options.variant}"} if options.temperature == "auto" else {}
+        )
         return reasons | momentum_reason(options.momentum, self.clock, _PAPER_MOMENTUM)
 
     @property
     def temperature(self) -> float:
         """Return the temperature in use."""
         temperature = self.options.temperature
-        return temperature if temperature != "auto" else {"v1": 0.07, "v2": 0.2}[self.options.recipe]
+        return temperature if temperature != "auto" else {"v1": 0.07, "v2": 0.2}[self.options.variant]
 
     @property
     def momentum(self) -> float:
@@ -137,6 +141,6 @@ class MoCo(ImageTask):
         return info_nce(output["query"], output["key"], self.queue.rows, self.temperature)
 
     def _view(self, batch: Batch) -> Tensor:
-        if self.options.recipe == "v2":
+        if self.options.variant == "v2":
             return self.views(batch)
         return grayscale(color_jitter(self.crop(batch), 0.4, 0.4, 0.4, 0.4, probability=1.0), self.options.gray)

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask
-from sslkit.image.views import ViewOptions, Views
+from sslkit.image.views import Blur, ColorStrength, ViewOptions, Views, blur_field, color_strength_field
 from sslkit.nn import MemoryBank, noise_contrastive
 
 
@@ -22,6 +22,10 @@ class NPID(PretextTask):
     class Options(ViewOptions):
         """Options of `npid`."""
 
+        photo_jitter: ClassVar[str] = "0.4/0.4/0.4/0.4"  # main.py of the authors, without blur
+        photo_blur: ClassVar[str] = "0"
+        color_strength: ColorStrength = color_strength_field(photo_jitter)
+        blur: Blur = blur_field(photo_blur)
         temperature: float = Field(default=0.07, gt=0, description="Temperature of the loss.")
         negatives: int = Field(default=4096, ge=1, description="Negative samples per image from the memory bank; at most all.")
         momentum: float = Field(default=0.5, ge=0, lt=1, description="Momentum of the memory bank.")
@@ -41,7 +45,7 @@ class NPID(PretextTask):
 
     def setup(self) -> None:
         """Build the memory bank."""
-        self.bank = MemoryBank(self.data.samples, self.options.width)
+        self.bank = MemoryBank(self.data.samples, self.options.width, self.options.negatives)
         self.negatives = min(self.options.negatives, self.data.samples - 1)
         self.log_normalizer = self.bank.log_normalizer(self.negatives, self.options.temperature)
         self.views = Views(self.options, self.data)
@@ -82,5 +86,4 @@ class NPID(PretextTask):
         }
 
     def _scores(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        negatives = self.bank.sample_negatives(self.options.negatives, self.clock.step)
-        return self.bank.scores(output, batch["index"], negatives, self.options.temperature)
+        return self.bank.scores(output, batch["index"], self.options.temperature)

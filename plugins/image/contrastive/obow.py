@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, ImageTask
-from sslkit.image.views import Crops, MultiCropOptions
+from sslkit.image.views import Blur, ColorStrength, Crops, MultiCropOptions, blur_field, color_strength_field
 from sslkit.nn import Momentum, Norm, Queue, Teacher, cluster_count, mlp, momentum_reason, teacher_momentum
 
 WordCount = Annotated[int, Field(ge=2)]
@@ -27,6 +27,10 @@ class OBoW(ImageTask):
     class Options(MultiCropOptions):
         """Options of `obow`."""
 
+        photo_jitter: ClassVar[str] = "0.4/0.4/0.4/0.1"  # config/ImageNetFull/ResNet50_OBoW_full.yaml
+        photo_blur: ClassVar[str] = "0.5/0.5/0"  # obow/datasets.py: small views, cut from a large one, are not blurred
+        color_strength: ColorStrength = color_strength_field(photo_jitter)
+        blur: Blur = blur_field(photo_blur)
         crops: str = Field(
             default="2+5", pattern=r"^2\+\d\d?$", description="Large and small crops per image (2+5 in the paper)."
         )

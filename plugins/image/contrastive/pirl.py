@@ -64,7 +64,7 @@ class PIRL(PretextTask):
                 flag="size",
             )
         self.input_size = self.encoder.nearest_valid_size(max(16, self.tile))
-        self.bank = MemoryBank(self.data.samples, self.options.width)
+        self.bank = MemoryBank(self.data.samples, self.options.width, self.options.negatives)
         self.negatives = min(self.options.negatives, self.data.samples - 1)
         self.log_normalizer = self.bank.log_normalizer(self.negatives, self.options.temperature)
         self.views = Views(self.options, self.data)
@@ -72,7 +72,7 @@ class PIRL(PretextTask):
     def transform(self, batch: Batch) -> Batch:
         """Return a view, `[B, C, S, S]`, the shuffled tiles of another, `tiles` `[B, 9, C, s, s]`, and `index` `[B]`."""
         views = self.views
-        whole = strong_view(batch, self.data.size, (0.6, 1.0), views.strength, views.gray, views.blur[1])
+        whole = strong_view(batch, self.data.size, (0.6, 1.0), views.jitter, views.gray, views.blur[1])
         order = torch.rand(len(whole), 9, device=whole.device).argsort(dim=1)
         tiles = resize(cut_tiles_in_cells(whole, order, 3, self.tile), self.input_size)
         return {"image": views(batch), "tiles": tiles, "index": batch["index"]}
@@ -119,5 +119,4 @@ class PIRL(PretextTask):
         return side_by_side(batch["original"], batch["image"], tile_grid(batch["tiles"], 3))
 
     def _scores(self, vector: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        negatives = self.bank.sample_negatives(self.options.negatives, self.clock.step)
-        return self.bank.scores(vector, batch["index"], negatives, self.options.temperature)
+        return self.bank.scores(vector, batch["index"], self.options.temperature)

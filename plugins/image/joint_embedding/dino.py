@@ -1,6 +1,6 @@
 """DINO (Caron et al., 2021)."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask
-from sslkit.image.views import Crops, MultiCropOptions
+from sslkit.image.views import Blur, Crops, MultiCropOptions, Share, UnlikeViewOptions, blur_field
 from sslkit.nn import Momentum, Norm, Prototypes, Teacher, mlp, momentum_reason, swapped_prediction, teacher_momentum
 
 _PAPER_MOMENTUM = 0.996
@@ -21,9 +21,14 @@ class DINO(PretextTask):
     output from becoming uniform. The teacher is exported.
     """
 
-    class Options(MultiCropOptions):
+    class Options(UnlikeViewOptions, MultiCropOptions):
         """Options of `dino`."""
 
+        photo_blur: ClassVar[str] = "1/0.1/0.5"  # main_dino.py, DataAugmentationDINO
+        blur: Blur = blur_field(photo_blur)
+        solarize: Share | Literal["auto"] = Field(
+            default="auto", description="Probability that the second large crop is solarized; auto: 0 up to 64 px, else 0.2."
+        )
         crops: str = Field(
             default="2+2", pattern=r"^2\+\d\d?$", description="Large and small crops per image (2+8 in the paper)."
         )

@@ -1,6 +1,6 @@
 """MSN (Assran et al., 2022)."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask, SslkitError
 from sslkit.image.encoders.base import PatchEncoder
-from sslkit.image.views import Crops, MultiCropOptions
+from sslkit.image.views import ColorStrength, Crops, MultiCropOptions, color_strength_field
 from sslkit.nn import (
     Momentum,
     ProjectorOptions,
@@ -39,6 +39,8 @@ class MSN(PretextTask):
     class Options(ProjectorOptions, MultiCropOptions):
         """Options of `msn`."""
 
+        photo_jitter: ClassVar[str] = "0.5"  # configs/pretrain/msn_vits16.yaml
+        color_strength: ColorStrength = color_strength_field(photo_jitter)
         crops: str = Field(
             default="2+10",
             pattern=r"^2\+\d\d?$",
@@ -90,6 +92,10 @@ class MSN(PretextTask):
             raise SslkitError(
                 f"dropping {options.drop} of {patches} patches leaves none", "use a smaller fraction", flag="drop"
             )
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Decay no prototypes (msn_train.py, `WD_exclude`): at unit length, decay would raise their rate."""
+        return [{"params": self.prototypes.parameters(), "weight_decay": 0.0}]
 
     def transform(self, batch: Batch) -> Batch:
         """Return target and masked view `[B, 2, C, S, S]`, focal views `small` `[B, V, C, s, s]`, and patches to `keep`."""

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, PretextTask
-from sslkit.image.views import ViewOptions, Views
+from sslkit.image.views import ColorStrength, ViewOptions, Views, color_strength_field
 from sslkit.nn import Norm, ProjectorOptions, mlp, negative_cosine
 
 
@@ -20,6 +20,8 @@ class SimSiam(PretextTask):
     class Options(ProjectorOptions, ViewOptions):
         """Options of `simsiam`."""
 
+        photo_jitter: ClassVar[str] = "0.4/0.4/0.4/0.1"  # main_simsiam.py: "not strengthened"
+        color_strength: ColorStrength = color_strength_field(photo_jitter)
         hidden: int = Field(default=512, ge=1, description="Hidden width of the projector (2,048 in the paper).")
         width: int = Field(default=512, ge=1, description="Output width of projector and predictor (2,048 in the paper).")
         bottleneck: int = Field(default=128, ge=1, description="Hidden width of the predictor (512 in the paper).")
@@ -36,7 +38,8 @@ class SimSiam(PretextTask):
         """Build the projector: three layers, with a norm on the output."""
         options = self.options
         widths = [self.encoder.width, options.hidden, options.hidden, options.width]
-        return mlp(widths, options.norm, last_norm=True)
+        # simsiam/builder.py: the norm of the output layer has `affine=False`.
+        return mlp(widths, options.norm, last_norm=True, last_affine=False)
 
     def setup(self) -> None:
         """Build the predictor."""

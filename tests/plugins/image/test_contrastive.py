@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from safetensors import safe_open
 
 from sslkit import Clock, DataInfo, SslkitError
 from sslkit.encoders.builder import RecipeBuilder
 from sslkit.encoders.recipe import recipe_for
+from sslkit.image.views import Views
 from sslkit.tasks.load import load_task
+from sslkit.testing.bench import Bench, compare_traces
 from tests.canvases import canvases
 
 TWO_VIEWS = ("simclr", "moco", "margin", "mocov3")
@@ -31,8 +34,13 @@ def test_preview_shows_the_two_views_as_the_encoder_gets_them(build: Callable[..
     [
         (["moco", "--queue", 8], "--queue: 8 is smaller than the batch size of 16 (use at least 16)"),
         (["swav", "--queue", 8], "--queue: 8 is smaller than the batch size of 16 (use at least 16)"),
-        (["moco", "--recipe", "v3"], "--recipe: v3 is a separate task: use sslkit pretrain mocov3 (got v3)"),
-        (["moco", "--recipe", "v1", "--blur", 0.5], "--blur: v1 has a fixed color jitter and no blur"),
+        (["moco", "--variant", "v3"], "--variant: v3 is a separate task: use sslkit pretrain mocov3 (got v3)"),
+        (["moco", "--variant", "v1", "--blur", 0.5], "--blur: v1 has a fixed color jitter and no blur"),
+        (
+            ["byol", "--color-strength", "0.4/0.4"],
+            "--color-strength: should be a number from 0 to 2, or four as 0.4/0.4/0.2/0.1",
+        ),
+        (["byol", "--blur", "1/2"], "--blur: should be a number from 0 to 1, or two or three as 1/0.1/0.5"),
         (["simclr", "--crop-scale", 0.001], "--crop-scale: 0.001 of an image of 16 px is a crop of one pixel"),
         (["swav", "--small-scale", 0.001], "--small-scale: 0.001 of an image of 16 px is a crop of one pixel"),
         (["swav", "--small-size", 1], "--small-size: should be"),
@@ -60,11 +68,71 @@ def test_invalid_options_are_refused_in_one_line(
 
 def test_views_differ_in_blur_and_solarization_only_where_configured(build: Callable[..., Any]) -> None:
     byol, large, simclr = build("byol"), build("byol", size=96).views, build("simclr", size=96).views
-    assert byol.views.blur == (0, 0) and large.blur == (1.0, 0.1) and simclr.blur == (0.5, 0.5)
-    assert byol.views.solarize == (0, 0.2) and simclr.solarize == (0, 0)
-    assert byol.views.strength == 0.5 and simclr.strength == 1.0
+    assert byol.views.blur == (0, 0, 0) and large.blur[:2] == (1.0, 0.1) and simclr.blur == (0.5, 0.5, 0.5)
+    assert byol.views.solarize == (0, 0.2, 0) and simclr.solarize == (0, 0, 0)
     dark = build("byol", solarize=1.0, color_strength=0.0, gray=0.0).views.two(canvases(torch.full((4, 3, 36, 36), 0.9)))
     assert torch.allclose(dark[:, 0], torch.tensor(0.9)) and torch.allclose(dark[:, 1], torch.tensor(0.1))
+
+
+@pytest.mark.parametrize(
+    ("name", "jitter", "blur"),
+    [
+        ("simclr", (0.8, 0.8, 0.8, 0.2), (0.5, 0.5, 0.5)),
+        ("swav", (0.8, 0.8, 0.8, 0.2), (0.5, 0.5, 0.5)),
+        ("moco", (0.4, 0.4, 0.4, 0.1), (0.5, 0.5, 0.5)),
+        ("simsiam", (0.4, 0.4, 0.4, 0.1), (0.5, 0.5, 0.5)),
+        ("obow", (0.4, 0.4, 0.4, 0.1), (0.5, 0.5, 0.0)),
+        ("npid", (0.4, 0.4, 0.4, 0.4), (0.0, 0.0, 0.0)),
+        ("byol", (0.4, 0.4, 0.2, 0.1), (1.0, 0.1, 0.1)),
+        ("mocov3", (0.4, 0.4, 0.2, 0.1), (1.0, 0.1, 0.1)),
+        ("dino", (0.4, 0.4, 0.2, 0.1), (1.0, 0.1, 0.5)),
+        ("msn", (0.4, 0.4, 0.4, 0.1), (0.5, 0.5, 0.5)),
+    ],
+)
+def test_photographs_are_augmented_as_by_the_authors(name: str, jitter: tuple[float, ...], blur: tuple[float, ...]) -> None:
+    options = load_task(name).Options
+    large, small = (Views(options(), DataInfo(8, size)) for size in (224, 32))
+    assert large.jitter == pytest.approx(jitter) and large.blur == blur
+    assert small.jitter == pytest.approx((0.4, 0.4, 0.4, 0.1)) and small.blur == (0, 0, 0)
+    assert options.photo_jitter in options.model_fields["color_strength"].description
+    assert options.photo_blur in options.model_fields["blur"].description
+
+
+def test_dino_solarizes_the_second_large_crop_only_and_blurs_each_kind_at_its_own_rate(build: Callable[..., Any]) -> None:
+    # Bright stripes on a brighter ground: blur lowers their contrast, solarization the mean.
+    image = torch.full((16, 3, 224, 224), 0.9)
+    image[..., ::8] = 0.7
+    options = {"color_strength": 0.0, "gray": 0.0, "crop_scale": 1.0, "small_scale": 1.0}
+    batch = build("dino", size=224, solarize=1.0, blur="0/1/0", **options).transform(canvases(image))
+    first, second = batch["image"].unbind(1)
+    assert torch.all(first > 0.6) and torch.all(second < 0.4) and torch.all(batch["small"] > 0.6)
+    assert float(second.std()) < 0.7 * float(first.std()) < float(batch["small"].std())
+    views = build("dino", size=224, blur="0.3/0.2").crops
+    assert views.blur == (0.3, 0.2, 0.2) and views.solarize == (0, 0.2, 0) and build("dino").crops.solarize == (0, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["npid", "pirl"])
+def test_negatives_depend_on_the_seed_and_are_those_of_all_micro_batches(
+    name: str, sslkit: Callable[..., Any], digits: Path, tmp_path: Path, quick: list[str]
+) -> None:
+    def negatives(seed: int, micro_batch: int) -> Any:
+        out = tmp_path / f"{name}-{seed}-{micro_batch}"
+        flags = ["--negatives", 8, "--steps", 2, "--seed", seed, "--micro-batch", micro_batch, "--out", out]
+        assert sslkit("pretrain", name, "--data", digits, *quick, *flags).code == 0
+        return torch.load(out / "resume.pt", weights_only=True)["task"]["bank.negatives"].tolist()
+
+    first = negatives(0, micro_batch=16)
+    assert first == negatives(0, micro_batch=8) != negatives(1, micro_batch=16)
+
+
+@pytest.mark.parametrize("name", ["npid", "pirl"])
+def test_micro_batches_share_the_negatives_that_a_step_draws(name: str) -> None:
+    class FewNegatives(load_task(name)):  # type: ignore[misc]
+        class Options(load_task(name).Options):  # type: ignore[misc]
+            negatives: int = Field(default=3, ge=1, description="Fewer than samples.")
+
+    with Bench(FewNegatives) as bench:
+        compare_traces(bench.exact_steps(), bench.exact_steps(micro_batch=3), "with --micro-batch 3")
 
 
 @pytest.mark.parametrize("name", ["npid", "pirl"])
@@ -198,6 +266,17 @@ def test_mocov3_freezes_the_patch_embedding_and_fits_its_temperature() -> None:
     assert frozen == ["model.patch_embed.proj.weight", "model.patch_embed.proj.bias"]
     assert all(parameter.requires_grad for parameter in plain.encoder.parameters())
     assert (vit.temperature, plain.temperature) == (0.2, 1.0)
+
+
+def test_mocov3_heads_are_those_of_the_kind_of_encoder() -> None:
+    task_class, data = load_task("mocov3"), DataInfo(64, 32)
+    for name, projector, predictor in (
+        ("vit_micro", [True, True, False], [True, False]),
+        ("resnet_micro", [True, False], [True]),
+    ):
+        task = task_class(task_class.Options(), RecipeBuilder(recipe_for(name, 32), data)(), data)
+        for head, affine in ((task.head, projector), (task.predictor, predictor)):
+            assert [layer.affine for layer in head if isinstance(layer, torch.nn.BatchNorm1d)] == affine
 
 
 def test_momentum_rises_to_one(build: Callable[..., Any]) -> None:

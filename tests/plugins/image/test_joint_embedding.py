@@ -27,6 +27,20 @@ def test_each_view_predicts_the_other_whose_gradient_is_stopped(build: Callable[
     assert float(task.loss(crossed, {})) == pytest.approx({"byol": 0.0, "simsiam": -1.0}[name], abs=1e-6)
 
 
+def test_byol_adds_both_directions(build: Callable[..., Any]) -> None:
+    output = {name: torch.randn(5, 2, 8) for name in ("prediction", "target")}
+    unit = {name: F.normalize(value, dim=2) for name, value in output.items()}
+    total = sum(
+        float((unit["prediction"][i, view] - unit["target"][i, 1 - view]).square().sum()) for i in range(5) for view in (0, 1)
+    )
+    assert float(build("byol").loss(output, {})) == pytest.approx(total / 5, rel=1e-5)
+
+
+def test_simsiam_output_norm_has_no_scale_and_shift(build: Callable[..., Any]) -> None:
+    norms = [layer for layer in build("simsiam").head if isinstance(layer, torch.nn.BatchNorm1d)]
+    assert [norm.affine for norm in norms] == [True, True, False]
+
+
 def test_simsiam_predictor_keeps_its_learning_rate(build: Callable[..., Any]) -> None:
     task = build("simsiam")
     spec = PretrainSpec(task="simsiam", data="x", optimizer="sgd", lr=0.1, warmup=0.0, steps=10)
@@ -91,6 +105,17 @@ def msn(**options: Any) -> Any:
     task_class, data = load_task("msn"), DataInfo(64, 32)
     recipe = recipe_for("vit_micro", 32, 3, {"width": "32", "depth": "2"})
     return task_class(task_class.Options(**options), RecipeBuilder(recipe, data)(), data)
+
+
+def test_msn_prototypes_are_not_decayed() -> None:
+    task = msn()
+    spec = PretrainSpec(task="msn", data="x", weight_decay=0.04, weight_decay_end=0.4, warmup=0.0, steps=10)
+    optimizer = build_optimizer(task, spec, steps_per_epoch=10)
+    for step in (0, 9):
+        follow_schedules(optimizer, spec, Clock(step=step, steps=10))
+        decays = {id(parameter): group["weight_decay"] for group in optimizer.param_groups for parameter in group["params"]}
+        assert decays[id(task.prototypes.weight)] == 0
+        assert decays[id(task.head[0].weight)] == pytest.approx({0: 0.04, 9: 0.4}[step])
 
 
 def test_msn_masked_view_lacks_patches_and_the_target_does_not() -> None:

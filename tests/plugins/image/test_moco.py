@@ -32,7 +32,7 @@ def test_loss_against_a_loop() -> None:
 
 
 def test_recipes() -> None:
-    v1, v2 = moco(recipe="v1"), moco()
+    v1, v2 = moco(variant="v1"), moco()
     assert (v1.temperature, v2.temperature) == (0.07, 0.2)
     assert (len(v1.head), len(v2.head)) == (1, 4)  # linear; linear, norm, ReLU, linear
     for task in (v1, v2):
