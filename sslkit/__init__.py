@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sslkit.contract.modality import Modality as Modality
     from sslkit.contract.options import DataOptions as DataOptions
     from sslkit.contract.options import TaskOptions as TaskOptions
+    from sslkit.contract.paper import Paper as Paper
     from sslkit.contract.result import Data as Data
     from sslkit.contract.result import Metric as Metric
     from sslkit.contract.result import Result as Result
@@ -96,6 +97,7 @@ _MODULES = {
         "DataOptions",
         "TaskOptions",
     ),
+    "sslkit.contract.paper": ("Paper",),
     "sslkit.contract.result": (
         "Data",
         "Metric",

@@ -25,7 +25,7 @@ BUILT_IN = {
     "pretrain": ("Train", "Learn from unlabeled data with one pretext task, or several: simclr+rotation."),
     "plan": ("Train", "Measure for a minute what a pretraining run will take: time, memory, disk, largest batch."),
     "preview": ("Look", "Show what a task makes of samples before training, or what a checkpoint predicts."),
-    "tasks": ("About", "List the installed pretext tasks and the packages they come from."),
+    "tasks": ("About", "List the installed pretext tasks, or the settings of one."),
     "encoders": ("About", "List installed encoders, and how to name those of timm, torchvision and your own."),
     "protocols": ("About", "List the named evaluation protocols and their settings."),
     "cache": ("About", "Show what the cache holds, or clear it."),

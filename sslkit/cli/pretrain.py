@@ -56,6 +56,8 @@ def _show_settings(
             sources[name] = "task" if name == "task" else "flag"
         elif name in from_file or any(name in table for table in from_file.values() if isinstance(table, dict)):
             sources[name] = str(extras["spec"])
+        elif spec.recipe == "paper" and name in task_class.paper.settings:
+            sources[name] = f"authors of {training.name}"
         elif name in task_class.defaults:
             sources[name] = f"default of {training.name}"
         else:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.options import TaskOptions
+from sslkit.contract.paper import Paper
 
 CONTRACT = 2  # what a task is written for; it changes when a task that kept the promises has to be changed
 
@@ -116,7 +117,8 @@ class PretextTask(nn.Module):
     # `self.data.classes`, -1 where unknown; of images with `--targets` `mask`, uint8 `[B, side, side]`, on the canvas of the
     # image, or `box`, float32 `[B, K, 4]`, as fractions of it, and `box_label`, int64 `[B, K]`, -1 where there is none.
     needs: ClassVar[tuple[str, ...]] = ()
-    defaults: ClassVar[dict[str, Any]] = {}
+    defaults: ClassVar[dict[str, Any]] = {}  # run settings, for small data
+    paper: ClassVar[Paper | None] = None  # settings of the authors, for theirs: `--recipe paper`
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -28,6 +28,7 @@ from sslkit.registry import load_modality
 from sslkit.specs.train import PretrainSpec
 from sslkit.tasks.joint import requirements
 from sslkit.tasks.load import absolute, load_task, task_name
+from sslkit.tasks.recipes import with_task_settings
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> TrainingJob:
         assert isinstance(merged, PretrainSpec)
         spec = merged
     else:
-        spec = with_task_defaults(spec, task_class)
+        spec = with_task_settings(spec, task_class)
     options = task_class.Options.model_validate(spec.options)
     spec = spec.model_copy(update={"options": options.model_dump(mode="json")})
     _check_task(task_class, name)
@@ -139,15 +140,6 @@ def checked_options(spec: PretrainSpec, task_class: type[PretextTask], run: Path
     paths = {name: getattr(options, name) for name in path_options(task_class.Options)}
     values |= {name: str(path.resolve()) for name, path in paths.items() if path is not None}
     return {name: values[name] for name in spec.options}
-
-
-def with_task_defaults(spec: PretrainSpec, task_class: type[PretextTask]) -> PretrainSpec:
-    """Return the spec with the task's own defaults for values nobody gave."""
-    defaults = {name: value for name, value in task_class.defaults.items() if name not in spec.model_fields_set}
-    if "steps" in spec.model_fields_set or "minutes" in spec.model_fields_set:
-        defaults.pop("epochs", None)
-    values = {name: getattr(spec, name) for name in spec.model_fields_set}
-    return PretrainSpec.model_validate({**defaults, **values})
 
 
 def _absolute(spec: PretrainSpec) -> dict[str, Any]:

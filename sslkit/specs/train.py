@@ -92,6 +92,10 @@ class PretrainSpec(TrainSpec):
     """Settings of `sslkit pretrain`."""
 
     task: str = Field(description="Installed task (see `sslkit tasks`) or a .py file with one.")
+    recipe: Literal["default", "paper"] = Field(
+        default="default",
+        description="default: settings for small data; paper: those of the task's authors (`sslkit tasks TASK` has both).",
+    )
     health_every: Looks | Auto = Field(
         default="auto", description="Steps between feature-health checks; auto: 20, or 1% of a longer run; 0: never."
     )

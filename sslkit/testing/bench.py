@@ -20,12 +20,12 @@ from sslkit.encoders.builder import RecipeBuilder
 from sslkit.engine.micro_batches import BATCH_NORM
 from sslkit.engine.parallel import ALONE, World
 from sslkit.engine.precision import choose_machine
-from sslkit.engine.pretrain import with_task_defaults
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.settings import Settings
 from sslkit.engine.stepper import Stepper, to_device
 from sslkit.registry import load_modality
 from sslkit.specs.train import PretrainSpec
+from sslkit.tasks.recipes import with_task_settings
 
 SAMPLES = 8
 
@@ -129,7 +129,7 @@ class Bench:
             self.task_class.requires, exact
         )
         values["encoder_option"] = self.encoders.small_options.get(values["encoder"], {})
-        spec = with_task_defaults(PretrainSpec(task="check", **values), self.task_class)
+        spec = with_task_settings(PretrainSpec(task="check", **values), self.task_class)
         source = self.modality.source.open(spec)
         if "label" in self.task_class.needs:
             source.reveal_labels(example_labels(source.info.samples))

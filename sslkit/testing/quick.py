@@ -5,28 +5,34 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le, Lt
+from pydantic import ValidationError
 from torch import Tensor
 
 from sslkit.contract.encoder import over_views
+from sslkit.contract.errors import SslkitError
 from sslkit.contract.options import alternatives, limits
-from sslkit.contract.task import ON_REQUEST, select_needed
+from sslkit.contract.task import ON_REQUEST, PretextTask, select_needed
 from sslkit.engine.checkpoint import describe, load, save_model
 from sslkit.engine.micro_batches import as_dict, named_terms, norm_buffers, total_loss, widen
 from sslkit.engine.render import render_previews
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.stepper import to_device
 from sslkit.pictures import draw_previews
+from sslkit.specs.train import PretrainSpec
 from sslkit.tasks.load import RUN_FLAGS
+from sslkit.tasks.recipes import with_task_settings
 from sslkit.testing.bench import SAMPLES, Bench, ContractViolationError
 from sslkit.testing.synchronization import find_synchronization
 
 
 def _options(bench: Bench) -> None:
-    bench.options()  # fails if an option has neither a default nor an example
+    examples = bench.options().model_dump()  # fails if an option has neither a default nor an example
+    _check_settings(bench.task_class, examples)
     run_flags = RUN_FLAGS | {"spec", "dry_run", "json", "traceback"}
     for name, field in bench.task_class.Options.model_fields.items():
         if name in run_flags:
@@ -36,6 +42,21 @@ def _options(bench: Bench) -> None:
         number = {int, float} & set(alternatives(field.annotation))
         if number and not any(isinstance(limit, Ge | Gt | Le | Lt) for limit in limits(field)):
             raise ContractViolationError(f"option {name} is a number without a bound")
+
+
+def _check_settings(task_class: type[PretextTask], examples: dict[str, Any]) -> None:
+    """Raise ContractViolationError if `defaults` or `paper` hold a setting that is none, or is not of the task's data."""
+    for name, recipe in (("defaults", "default"), *([("paper", "paper")] if task_class.paper is not None else [])):
+        try:
+            spec = with_task_settings(PretrainSpec.model_validate({"task": "check", "data": "x", "recipe": recipe}), task_class)
+            spec.check_modality(task_class.modality)
+            task_class.Options.model_validate(examples | spec.options)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ContractViolationError(f"{name} cannot set {where} to {first['input']!r}: {first['msg']}") from error
+        except SslkitError as error:
+            raise ContractViolationError(f"{name}: {error}") from error
 
 
 def _samples_first(bench: Bench) -> None:

@@ -36,11 +36,11 @@ _TRAIN = (
     "--compile --sync-batchnorm --checkpoint-every --max-broken --activation-checkpointing --log --resume --init --dialect "
     "--extend-to"
 )
-_HEALTH = "--health-every --on-collapse --online-knn --shard --profile"
+_PRETRAIN = "--recipe --health-every --on-collapse --online-knn --shard --profile"
 _FEATURES = f"{_DATA} --ckpt --part --encoder --layer --pool"
 _EVALUATION = f"{_FEATURES} --test --against --baselines --details"
 GOLDEN = {
-    PretrainSpec: f"{_TRAIN} --task {_HEALTH} --options",
+    PretrainSpec: f"{_TRAIN} --task {_PRETRAIN} --options",
     FinetuneSpec: (
         f"{_TRAIN} --ckpt --part --test --protocol --recipe --loss --encoder-lr --layer-decay --head-first --freeze-blocks "
         "--last-blocks --batchnorm --crop-scale --label-smoothing --drop-path --mixup --cutmix --randaugment --erasing --ema "
@@ -87,7 +87,7 @@ def test_flags_are_unique_over_all_modalities_and_tasks() -> None:
 _IN_ORDER = "--seconds --sample-rate --size --canvas --layout --channels --range --targets --context --frames --frame-step"
 _IMAGE_FIRST = "--size --canvas --layout --channels --range --targets --seconds --sample-rate --context --frames --frame-step"
 _REAL = {
-    "pretrain": f"task --crop-scale {_TRAIN} {_HEALTH} {_IMAGE_FIRST} --spec --dry-run --json --help",
+    "pretrain": f"task --crop-scale {_TRAIN} {_PRETRAIN} {_IMAGE_FIRST} --spec --dry-run --json --help",
     "preview": (
         f"task --crop-scale {GOLDEN[PreviewSpec].replace(' --task', '').removesuffix(' --options')} "
         f"{_IMAGE_FIRST} --json --help"
@@ -111,7 +111,7 @@ _REAL = {
     "protocols": "--json --help",
     "check": "task --full --json --help",
     "demo": f"{GOLDEN[DemoSpec]} --spec --json --help",
-    "tasks": "--json --help",
+    "tasks": "name --json --help",
     "encoders": "pattern --json --help",
     "cache": "--clear --json --help",
 }
