@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, TaskOptions
+from sslkit import Batch, Paper, PretextTask, TaskOptions
 from sslkit.audio.spectrogram import LogMel
 from sslkit.pictures import heat_map
 
@@ -25,6 +25,15 @@ class COLA(PretextTask):
     modality: ClassVar = "audio"
     couples_samples: ClassVar = True
     defaults: ClassVar = {"lr": 3e-3, "weight_decay": 1e-4, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="the paper, cola/main.py of the authors",
+        settings={
+            "seconds": 0.96,
+            "sample_rate": 16_000,
+            "width": 512,
+        },
+        unsupported=("EfficientNet-B0 on 64 mel bands, with max pooling",),
+    )
     preview_columns: ClassVar = ("window 1", "window 2", "prediction")
 
     def build_head(self) -> nn.Module:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import torch.nn.functional as F
 from pydantic import Field
 
-from sslkit import Run, SslkitError, read_model
+from sslkit import Paper, Run, SslkitError, read_model
 from sslkit.image.cluster_labels import ClusterCount, ClusterLabels, ClusterOptions
 from sslkit.image.examples import example_checkpoint
 from sslkit.nn import kmeans
@@ -28,6 +28,15 @@ class ClusterFit(ClusterLabels):
 
     options: Options
     modality: ClassVar = "image"  # `sslkit tasks` reads no base class
+    paper: ClassVar = Paper(
+        source="the experiments of the paper on ImageNet",
+        settings={
+            "size": 224,
+            "encoder": "resnet50",
+            "clusters": 16_000,
+        },
+        unsupported=("the optimization of the paper",),
+    )
 
     @classmethod
     def example_options(cls, folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
-from sslkit import Encoder, EncoderBuilder, Run, SslkitError
+from sslkit import Encoder, EncoderBuilder, Paper, Run, SslkitError
 from sslkit.image.cluster_labels import ClusterCount, ClusterLabels, ClusterOptions
 from sslkit.nn import kmeans, whiten
 
@@ -31,6 +31,27 @@ class DeepCluster(ClusterLabels):
 
     options: Options
     modality: ClassVar = "image"  # `sslkit tasks` reads no base class
+    paper: ClassVar = Paper(
+        source="main.sh and main.py of the authors",
+        settings={
+            "size": 224,
+            "batch_size": 256,
+            "epochs": 200,
+            "optimizer": "sgd",
+            "lr": 0.05,
+            "weight_decay": 1e-5,
+            "warmup": 0.0,
+            "crop_scale": 0.08,
+            "clusters": 10_000,
+            "components": 256,
+            "reassign": 1,
+            "sobel": True,
+        },
+        unsupported=(
+            "AlexNet or VGG-16 with dropout, clustered after two fully connected layers",
+            "a constant rate (here a cosine)",
+        ),
+    )
 
     @classmethod
     def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:

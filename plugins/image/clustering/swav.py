@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask
+from sslkit import Batch, Paper, PretextTask
 from sslkit.image.views import Crops, MultiCropOptions
 from sslkit.nn import ProjectorOptions, Queue, check_queue, cluster_count, mlp, sinkhorn, swapped_prediction
 from sslkit.pictures import contact_sheets
@@ -53,6 +53,30 @@ class SwAV(PretextTask):
     couples_samples: ClassVar = True
     encoder_inputs: ClassVar = ("image", "small")
     defaults: ClassVar = {"optimizer": "sgd", "lr": 0.06, "weight_decay": 5e-4, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="scripts/swav_800ep_pretrain.sh of the authors",
+        settings={
+            "size": 224,
+            "encoder": "resnet50",
+            "batch_size": 4096,
+            "epochs": 800,
+            "optimizer": "lars",
+            "lr": 4.8,
+            "weight_decay": 1e-6,
+            "warmup": 10 / 800,
+            "crop_scale": 0.14,
+            "small_scale": 0.14,
+            "color_strength": Options.photo_jitter,
+            "blur": Options.photo_blur,
+            "small_size": 96,
+            "prototypes": 3000,
+            "hidden": 2048,
+        },
+        unsupported=(
+            "a final rate of 0.0048 (here 0), a warm-up from 0.3",
+            "decay of the prototypes",
+        ),
+    )
 
     def build_head(self) -> nn.Module:
         """Build the projector."""

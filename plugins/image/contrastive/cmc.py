@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, Encoder, EncoderBuilder, PretextTask, SslkitError, concat
+from sslkit import Batch, Encoder, EncoderBuilder, Paper, PretextTask, SslkitError, concat
 from sslkit.encoders.composed import Concat
 from sslkit.image.views import ViewOptions, Views
 from sslkit.nn import ProjectorOptions, in_batch_info_nce, mlp
@@ -33,6 +33,23 @@ class CMC(PretextTask):
     head: nn.ModuleList
     couples_samples: ClassVar = True
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="train_CMC.py and README of the authors, ResNet-50",
+        settings={
+            "size": 224,
+            "encoder": "resnet50",
+            "batch_size": 128,
+            "optimizer": "sgd",
+            "lr": 0.03,
+            "weight_decay": 1e-4,
+            "warmup": 0.0,
+        },
+        unsupported=(
+            "negatives from a memory bank (here the batch)",
+            "a linear projection (here an MLP)",
+            "the rate is divided by ten in steps (here a cosine)",
+        ),
+    )
 
     @classmethod
     def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, ImageTask, SslkitError
+from sslkit import Batch, ImageTask, Paper, SslkitError
 from sslkit.image.transforms import color_jitter, cut_tiles, grayscale, resize
 from sslkit.image.views import CropOptions, check_hue
 from sslkit.nn import info_nce
@@ -43,6 +43,21 @@ class CPC(ImageTask):
     head: nn.ModuleDict
     couples_samples: ClassVar = True
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 64}
+    paper: ClassVar = Paper(
+        source="section 3.2 of the paper",
+        settings={
+            "size": 256,
+            "encoder": "resnetv2_101",
+            "batch_size": 512,
+            "lr": 2e-4,
+            "width": 1024,
+        },
+        unsupported=(
+            "features of the third stage of the encoder (here of the last)",
+            "a PixelCNN over the rows (here convolutions)",
+            "negatives without temperature and normalization",
+        ),
+    )
     preview_columns: ClassVar = ("image", "patches")
 
     def build_head(self) -> nn.Module:

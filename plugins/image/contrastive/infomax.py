@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask
+from sslkit import Batch, Paper, PretextTask
 from sslkit.image.views import ViewOptions, Views
 from sslkit.nn import ProjectorOptions, jensen_shannon, mlp, with_frozen_weights
 
@@ -40,6 +40,18 @@ class InfoMax(PretextTask):
     couples_samples: ClassVar = True
     encoder_inputs: ClassVar = ("image",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 128}
+    paper: ClassVar = Paper(
+        source="the appendix of the paper, CIFAR-10",
+        settings={
+            "size": 32,
+            "epochs": 1000,
+            "lr": 1e-4,
+            "weight_decay": 0.0,
+            "hidden": 2048,
+            "width": 2048,
+        },
+        unsupported=("a convolutional encoder of three layers, without augmentation",),
+    )
 
     def build_head(self) -> nn.Module:
         """Build a projector for vectors and one for positions."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from sslkit import Batch, ImageTask, SslkitError
+from sslkit import Batch, ImageTask, Paper, SslkitError
 from sslkit.image.transforms import color_jitter, grayscale
 from sslkit.image.views import ColorStrength, ViewOptions, Views, color_strength_field
 from sslkit.nn import (
@@ -67,6 +67,26 @@ class MoCo(ImageTask):
     options: Options
     encoder_inputs: ClassVar = ("image",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="main_moco.py of the authors with `--mlp --moco-t 0.2 --aug-plus --cos`",
+        settings={
+            "size": 224,
+            "encoder": "resnet50",
+            "batch_size": 256,
+            "epochs": 200,
+            "optimizer": "sgd",
+            "lr": 0.03,
+            "weight_decay": 1e-4,
+            "warmup": 0.0,
+            "color_strength": Options.photo_jitter,
+            "blur": Options.photo_blur,
+            "queue": 65_536,
+            "momentum": 0.999,
+            "hidden": 2048,
+            "norm": "none",
+        },
+        unsupported=("keys normalized by the statistics of shuffled batches (here by running statistics)",),
+    )
     preview_columns: ClassVar = ("query", "key")
 
     def build_head(self) -> nn.Module:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask
+from sslkit import Batch, Paper, PretextTask
 from sslkit.image.views import UnlikeViewOptions, Views
 from sslkit.nn import (
     Momentum,
@@ -53,6 +53,30 @@ class MoCoV3(PretextTask):
     couples_samples: ClassVar = True
     encoder_inputs: ClassVar = ("image",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="CONFIG.md (ViT-Small, 300 epochs) and main_moco.py of the authors",
+        settings={
+            "size": 224,
+            "encoder": "vit_small_patch16_224",
+            "encoder_option": {"num_heads": "12"},
+            "batch_size": 4096,
+            "epochs": 300,
+            "lr": 1.5e-4,
+            "lr_scale": "linear",
+            "weight_decay": 0.1,
+            "warmup": 40 / 300,
+            "crop_scale": 0.08,
+            "color_strength": Options.photo_jitter,
+            "blur": Options.photo_blur,
+            "momentum": 0.99,
+            "hidden": 4096,
+            "width": 256,
+        },
+        unsupported=(
+            "fixed sine-cosine positions in the encoder (vits.py)",
+            "a teacher that normalizes by the statistics of the batch",
+        ),
+    )
     preview_columns: ClassVar = ("view 1", "view 2")
 
     def build_head(self) -> nn.Module:

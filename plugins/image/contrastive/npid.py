@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask
+from sslkit import Batch, Paper, PretextTask
 from sslkit.image.views import Blur, ColorStrength, ViewOptions, Views, blur_field, color_strength_field
 from sslkit.nn import MemoryBank, noise_contrastive
 
@@ -38,6 +38,25 @@ class NPID(PretextTask):
     needs: ClassVar = ("index",)
     encoder_inputs: ClassVar = ("image",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="main.py of the authors, ResNet-50 as in the paper",
+        settings={
+            "size": 224,
+            "encoder": "resnet50",
+            "batch_size": 256,
+            "epochs": 200,
+            "optimizer": "sgd",
+            "lr": 0.03,
+            "weight_decay": 1e-4,
+            "warmup": 0.0,
+            "color_strength": Options.photo_jitter,
+            "blur": Options.photo_blur,
+        },
+        unsupported=(
+            "the rate is divided by ten in steps, at epochs 120 and 160 (here a cosine)",
+            "color jitter of every image, before gray (here of 80%)",
+        ),
+    )
 
     def build_head(self) -> nn.Module:
         """Build the linear projection."""

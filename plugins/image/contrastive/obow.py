@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, ImageTask
+from sslkit import Batch, ImageTask, Paper
 from sslkit.image.views import Blur, ColorStrength, Crops, MultiCropOptions, blur_field, color_strength_field
 from sslkit.nn import Momentum, Norm, Queue, Teacher, cluster_count, mlp, momentum_reason, teacher_momentum
 
@@ -52,6 +52,30 @@ class OBoW(ImageTask):
     distance: Tensor
     requires: ClassVar = ("feature_map",)
     defaults: ClassVar = {"optimizer": "sgd", "lr": 0.06, "weight_decay": 5e-4, "batch_size": 128}
+    paper: ClassVar = Paper(
+        source="config/ImageNetFull/ResNet50_OBoW_full.yaml of the authors",
+        settings={
+            "size": 224,
+            "encoder": "resnet50",
+            "batch_size": 256,
+            "epochs": 200,
+            "optimizer": "sgd",
+            "lr": 0.03,
+            "weight_decay": 1e-4,
+            "warmup": 10 / 200,
+            "crop_scale": 0.08,
+            "color_strength": Options.photo_jitter,
+            "blur": Options.photo_blur,
+            "small_size": 96,
+            "words": 8192,
+            "scale": 8.0,
+            "momentum": 0.99,
+        },
+        unsupported=(
+            "words of two feature levels, conv4 and conv5 (here of the last)",
+            "large crops of 160 px and at most 0.6 of the image; small ones cut from a view of 0.6 to 1",
+        ),
+    )
 
     def build_head(self) -> nn.Module:
         """Build the generator of the classifier's weight vectors from words."""

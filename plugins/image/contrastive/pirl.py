@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError
+from sslkit import Batch, Paper, PretextTask, SslkitError
 from sslkit.image.transforms import cut_tiles_in_cells, resize
 from sslkit.image.views import ViewOptions, Views, strong_view
 from sslkit.nn import MemoryBank, Norm, mlp, noise_contrastive
@@ -39,6 +39,21 @@ class PIRL(PretextTask):
     head: nn.ModuleDict
     needs: ClassVar = ("index",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="the implementation details of the paper",
+        settings={
+            "size": 224,
+            "encoder": "resnet50",
+            "batch_size": 1024,
+            "epochs": 800,
+            "optimizer": "sgd",
+            "lr": 0.12,
+            "weight_decay": 1e-4,
+            "warmup": 0.0,
+            "negatives": 32_000,
+        },
+        unsupported=("a final rate of 1.2e-4 (here 0)",),
+    )
     preview_columns: ClassVar = ("image", "view", "tiles")
 
     def build_head(self) -> nn.Module:

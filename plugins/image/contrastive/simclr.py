@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask
+from sslkit import Batch, Paper, PretextTask
 from sslkit.image.views import CropScale, ViewOptions, Views
 from sslkit.nn import ProjectorOptions, mlp, nt_xent
 
@@ -31,6 +31,25 @@ class SimCLR(PretextTask):
     couples_samples: ClassVar = True
     encoder_inputs: ClassVar = ("image",)
     defaults: ClassVar = {"optimizer": "sgd", "lr": 0.12, "weight_decay": 5e-4, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="section 2.2 and table 6 of the paper, run.py of the authors",
+        settings={
+            "size": 224,
+            "encoder": "resnet50",
+            "batch_size": 4096,
+            "epochs": 1000,
+            "optimizer": "lars",
+            "lr": 0.3,
+            "lr_scale": "linear",
+            "weight_decay": 1e-6,
+            "warmup": 10 / 1000,
+            "color_strength": Options.photo_jitter,
+            "blur": Options.photo_blur,
+            "temperature": 0.1,
+            "hidden": 2048,
+        },
+        unsupported=("a BatchNorm on the projector's output (model_util.py)",),
+    )
     preview_columns: ClassVar = ("view 1", "view 2")
 
     def build_head(self) -> nn.Module:

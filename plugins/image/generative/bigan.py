@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, ImageTask
+from sslkit import Batch, ImageTask, Paper
 from sslkit.image.decoders import CodeDecoder
 from sslkit.image.views import CropOptions
 from sslkit.nn import Norm, critic_layers, with_frozen_weights
@@ -31,6 +31,23 @@ class BiGAN(ImageTask):
     options: Options
     head: nn.ModuleDict
     defaults: ClassVar = {"optimizer": "adamw", "lr": 2e-4, "weight_decay": 0.0, "batch_size": 128}
+    paper: ClassVar = Paper(
+        source="the appendix of the paper, ImageNet",
+        settings={
+            "size": 64,
+            "batch_size": 128,
+            "lr": 2e-4,
+            "betas": "0.5,0.999",
+            "weight_decay": 2.5e-5,
+            "warmup": 0.0,
+            "code": 200,
+        },
+        unsupported=(
+            "a uniform code (here normal)",
+            "logarithmic losses (here squares)",
+            "a constant rate, then exponential decay (here a cosine)",
+        ),
+    )
     preview_columns: ClassVar = ("image", "reconstruction", "sample")
 
     def build_head(self) -> nn.Module:

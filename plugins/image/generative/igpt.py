@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, EncoderBuilder, ImageTask, Run, SslkitError
+from sslkit import Batch, EncoderBuilder, ImageTask, Paper, Run, SslkitError
 from sslkit.contract.encoder import Encoder
 from sslkit.image.encoders.igpt import PixelTransformer
 from sslkit.image.tokenizer import code_accuracy, code_loss
@@ -35,6 +35,18 @@ class IGPT(ImageTask):
     encoder: PixelTransformer
     requires: ClassVar = ("palette",)
     defaults: ClassVar = {"encoder": "igpt", "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "batch_size": 64}
+    paper: ClassVar = Paper(
+        source="section 3 of the paper, iGPT-S",
+        settings={
+            "encoder_option": {"width": "512", "depth": "24", "heads": "8"},
+            "batch_size": 128,
+            "steps": 1_000_000,
+            "betas": "0.9,0.95",
+            "warmup": 0.01,
+            "side": 32,
+        },
+        unsupported=("the rate, which the authors search for each model",),
+    )
     preview_columns: ClassVar = ("image", "palette", "completion")
 
     @classmethod

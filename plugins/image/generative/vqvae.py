@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, ImageTask, Run
+from sslkit import Batch, ImageTask, Paper, Run
 from sslkit.image.decoders import ConvDecoder
 from sslkit.image.tokenizer import build_tokenizer
 from sslkit.image.views import CropOptions
@@ -45,6 +45,22 @@ class VQVAE(ImageTask):
     options: Options
     requires: ClassVar = ("feature_map",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 128}
+    paper: ClassVar = Paper(
+        source="sections 4.1 and 4.2 of the paper, ImageNet",
+        settings={
+            "size": 128,
+            "batch_size": 128,
+            "steps": 250_000,
+            "lr": 2e-4,
+            "weight_decay": 0.0,
+            "warmup": 0.0,
+            "grid": 32,
+        },
+        unsupported=(
+            "the paper's convolutional encoder of two strides and two residual blocks",
+            "a constant rate (here a cosine)",
+        ),
+    )
     preview_columns: ClassVar = ("image", "reconstruction")
 
     def build_head(self) -> nn.Module:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask
+from sslkit import Batch, Paper, PretextTask
 from sslkit.image.views import UnlikeViewOptions, Views
 from sslkit.nn import ProjectorOptions, barlow_twins, mlp
 
@@ -32,6 +32,31 @@ class BarlowTwins(PretextTask):
     couples_samples: ClassVar = True
     encoder_inputs: ClassVar = ("image",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="section 2.2 of the paper, main.py of the authors",
+        settings={
+            "size": 224,
+            "encoder": "resnet50",
+            "batch_size": 2048,
+            "epochs": 1000,
+            "optimizer": "lars",
+            "lr": 0.2,
+            "lr_scale": "linear",
+            "weight_decay": 1e-6,
+            "warmup": 10 / 1000,
+            "crop_scale": 0.08,
+            "color_strength": Options.photo_jitter,
+            "blur": Options.photo_blur,
+            "redundancy": 5.1e-3,
+            "scale": 0.024,
+            "hidden": 8192,
+            "width": 8192,
+        },
+        unsupported=(
+            "a rate of 0.0048 for biases and norms: `--scale` 0.024 does the same to them",
+            "a final rate of a thousandth (here 0)",
+        ),
+    )
     preview_columns: ClassVar = ("view 1", "view 2")
 
     def build_head(self) -> nn.Module:

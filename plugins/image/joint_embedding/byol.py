@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask
+from sslkit import Batch, Paper, PretextTask
 from sslkit.image.views import UnlikeViewOptions, Views
 from sslkit.nn import Momentum, Norm, ProjectorOptions, Teacher, mlp, momentum_reason, negative_cosine, teacher_momentum
 
@@ -35,6 +35,27 @@ class BYOL(PretextTask):
     options: Options
     encoder_inputs: ClassVar = ("image",)
     defaults: ClassVar = {"optimizer": "sgd", "lr": 0.06, "weight_decay": 1e-3, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="section 3.3 and appendices A, B of the paper",
+        settings={
+            "size": 224,
+            "encoder": "resnet50",
+            "batch_size": 4096,
+            "epochs": 1000,
+            "optimizer": "lars",
+            "lr": 0.2,
+            "lr_scale": "linear",
+            "weight_decay": 1.5e-6,
+            "warmup": 10 / 1000,
+            "crop_scale": 0.08,
+            "color_strength": Options.photo_jitter,
+            "blur": Options.photo_blur,
+            "momentum": 0.996,
+            "hidden": 4096,
+            "width": 256,
+        },
+        unsupported=("views normalized apart (here both in one batch)",),
+    )
     preview_columns: ClassVar = ("view 1", "view 2")
 
     def build_head(self) -> nn.Module:

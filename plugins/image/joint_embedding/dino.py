@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask
+from sslkit import Batch, Paper, PretextTask
 from sslkit.image.views import Blur, Crops, MultiCropOptions, Share, UnlikeViewOptions, blur_field
 from sslkit.nn import Momentum, Norm, Prototypes, Teacher, mlp, momentum_reason, swapped_prediction, teacher_momentum
 
@@ -69,8 +69,38 @@ class DINO(PretextTask):
         "weight_decay": 0.04,
         "weight_decay_end": 0.4,
         "clip": 3.0,
+        "clip_by": "parameter",  # utils.py of the authors, `clip_gradients`
         "batch_size": 128,
     }
+    paper: ClassVar = Paper(
+        source="README of the authors (300 epochs of DeiT-S on 16 GPUs) and main_dino.py",
+        settings={
+            "size": 224,
+            "encoder": "vit_small_patch16_224",
+            "encoder_option": {"drop_path_rate": "0.1"},
+            "batch_size": 1024,
+            "epochs": 300,
+            "lr": 5e-4,
+            "lr_scale": "linear",
+            "warmup": 10 / 300,
+            "color_strength": Options.photo_jitter,
+            "blur": Options.photo_blur,
+            "crops": "2+8",
+            "solarize": 0.2,
+            "outputs": 65_536,
+            "hidden": 2048,
+            "bottleneck": 256,
+            "norm": "none",
+            "teacher_temperature": 0.07,
+            "centering": 0.9,
+            "momentum": 0.996,
+        },
+        unsupported=(
+            "`--norm_last_layer false`: weights of the last layer without unit length",
+            "GELU in the head (here ReLU)",
+            "a final rate of 1e-6 (here 0)",
+        ),
+    )
 
     def build_head(self) -> nn.Module:
         """Build the head: an MLP with a bottleneck, and a last layer with unit-length weights."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError
+from sslkit import Batch, Paper, PretextTask, SslkitError
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.views import ColorStrength, Crops, MultiCropOptions, color_strength_field
 from sslkit.nn import (
@@ -72,6 +72,26 @@ class MSN(PretextTask):
     couples_samples: ClassVar = True
     encoder_inputs: ClassVar = ("image", "small")
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.04, "weight_decay_end": 0.4, "batch_size": 128}
+    paper: ClassVar = Paper(
+        source="configs/pretrain/msn_vits16.yaml of the authors, batches of 1,024 as in the paper",
+        settings={
+            "size": 224,
+            "encoder": "deit_small_patch16_224",
+            "batch_size": 1024,
+            "epochs": 800,
+            "warmup": 15 / 800,
+            "clip": 3.0,
+            "color_strength": Options.photo_jitter,
+            "blur": Options.photo_blur,
+            "prototypes": 1024,
+            "hidden": 2048,
+            "momentum": 0.996,
+        },
+        unsupported=(
+            "a teacher's momentum that rises linearly (here as a cosine)",
+            "a final rate of 1e-6 (here 0), a warm-up from 2e-4",
+        ),
+    )
 
     def build_head(self) -> nn.Module:
         """Build the projector: three layers."""

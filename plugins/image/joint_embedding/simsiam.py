@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask
+from sslkit import Batch, Paper, PretextTask
 from sslkit.image.views import ColorStrength, ViewOptions, Views, color_strength_field
 from sslkit.nn import Norm, ProjectorOptions, mlp, negative_cosine
 
@@ -32,6 +32,26 @@ class SimSiam(PretextTask):
     options: Options
     encoder_inputs: ClassVar = ("image",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="main_simsiam.py of the authors",
+        settings={
+            "size": 224,
+            "encoder": "resnet50",
+            "batch_size": 512,
+            "epochs": 100,
+            "optimizer": "sgd",
+            "lr": 0.05,
+            "lr_scale": "linear",
+            "weight_decay": 1e-4,
+            "warmup": 0.0,
+            "color_strength": Options.photo_jitter,
+            "blur": Options.photo_blur,
+            "hidden": 2048,
+            "width": 2048,
+            "bottleneck": 512,
+        },
+        unsupported=("views normalized apart (here both in one batch)",),
+    )
     preview_columns: ClassVar = ("view 1", "view 2")
 
     def build_head(self) -> nn.Module:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask
+from sslkit import Batch, Paper, PretextTask
 from sslkit.image.views import UnlikeViewOptions, Views
 from sslkit.nn import Norm, ProjectorOptions, mlp, vicreg
 
@@ -37,6 +37,26 @@ class VICReg(PretextTask):
     couples_samples: ClassVar = True
     encoder_inputs: ClassVar = ("image",)
     defaults: ClassVar = {"optimizer": "sgd", "lr": 0.03, "weight_decay": 5e-4, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="README and main_vicreg.py of the authors, 1,000 epochs",
+        settings={
+            "size": 224,
+            "encoder": "resnet50",
+            "batch_size": 2048,
+            "epochs": 1000,
+            "optimizer": "lars",
+            "lr": 0.2,
+            "lr_scale": "linear",
+            "weight_decay": 1e-6,
+            "warmup": 10 / 1000,
+            "crop_scale": 0.08,
+            "color_strength": Options.photo_jitter,
+            "blur": Options.photo_blur,
+            "hidden": 8192,
+            "width": 8192,
+        },
+        unsupported=("a final rate of 0.002 (here 0)",),
+    )
     preview_columns: ClassVar = ("view 1", "view 2")
 
     def build_head(self) -> nn.Module:

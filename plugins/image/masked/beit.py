@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, ImageTask
+from sslkit import Batch, ImageTask, Paper
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.examples import example_tokenizer
 from sslkit.image.tokenizer import TokenizerOptions, code_accuracy, code_loss, read_tokenizer
@@ -37,6 +37,26 @@ class BEiT(ImageTask):
     encoder: PatchEncoder
     requires: ClassVar = ("tokens",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="appendix of the paper, README of the authors, 800 epochs of the base model",
+        settings={
+            "size": 224,
+            "encoder": "vit_base_patch16_224",
+            "encoder_option": {"drop_path_rate": "0.1", "init_values": "0.1"},
+            "batch_size": 2048,
+            "epochs": 800,
+            "lr": 1.5e-3,
+            "warmup": 10 / 800,
+            "clip": 3.0,
+            "mask_ratio": 75 / 196,
+            "crop_scale": 0.08,
+        },
+        unsupported=(
+            "the tokenizer of DALL-E, at 112 px (here a vqvae run)",
+            "relative positions in the encoder",
+            "color jitter of 0.4",
+        ),
+    )
     preview_columns: ClassVar = ("image", "masked")
 
     @classmethod

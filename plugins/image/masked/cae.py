@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, ImageTask, SslkitError
+from sslkit import Batch, ImageTask, Paper, SslkitError
 from sslkit.image.decoders import sine_positions
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.examples import example_tokenizer
@@ -44,6 +44,26 @@ class CAE(ImageTask):
     positions: Tensor
     requires: ClassVar = ("tokens",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="scripts/cae_base_800e.sh of the authors",
+        settings={
+            "size": 224,
+            "encoder": "vit_base_patch16_224",
+            "encoder_option": {"drop_path_rate": "0.1", "init_values": "0.1"},
+            "batch_size": 2048,
+            "epochs": 800,
+            "lr": 1.5e-3,
+            "warmup": 20 / 800,
+            "clip": 3.0,
+            "regressor_depth": 4,
+            "decoder_depth": 4,
+        },
+        unsupported=(
+            "the tokenizer of DALL-E (here a vqvae run)",
+            "fixed sine-cosine positions in the encoder",
+            "layer scale in regressor and decoder",
+        ),
+    )
     preview_columns: ClassVar = ("image", "masked")
 
     @classmethod

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, ImageTask, Run, SslkitError
+from sslkit import Batch, ImageTask, Paper, Run, SslkitError
 from sslkit.image.decoders import PatchDecoder, PatchDecoderOptions
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.tokenizer import code_accuracy, code_loss
@@ -75,6 +75,22 @@ class MAE(ImageTask):
     codebook: Tensor
     requires: ClassVar = ("tokens",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="PRETRAIN.md and main_pretrain.py of the authors, ViT-Large",
+        settings={
+            "size": 224,
+            "encoder": "vit_large_patch16_224",
+            "batch_size": 4096,
+            "epochs": 800,
+            "lr": 1.5e-4,
+            "lr_scale": "linear",
+            "betas": "0.9,0.95",
+            "warmup": 40 / 800,
+            "decoder_depth": 8,
+            "decoder_width": 512,
+        },
+        unsupported=("fixed sine-cosine positions in the encoder (those of the decoder are)",),
+    )
 
     def build_head(self) -> nn.Module:
         """Build the decoder."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, ImageTask
+from sslkit import Batch, ImageTask, Paper
 from sslkit.image.decoders import PatchDecoder, PatchDecoderOptions
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.transforms import (
@@ -39,6 +39,22 @@ class MCMAE(ImageTask):
     encoder: PatchEncoder
     requires: ClassVar = ("masked_convolutions",)
     defaults: ClassVar = {"encoder": "convvit_micro", "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="PRETRAIN.md of the authors, on 24 GPUs",
+        settings={
+            "batch_size": 3072,
+            "epochs": 1600,
+            "lr": 1.5e-4,
+            "lr_scale": "linear",
+            "betas": "0.9,0.95",
+            "warmup": 40 / 1600,
+            "decoder_depth": 8,
+            "decoder_width": 512,
+        },
+        unsupported=(
+            "ConvViT-B on images of 224 px: its stages are at 1/4, 1/8 and 1/16 (those of `convvit_micro` at 1/2 and 1/4)",
+        ),
+    )
     preview_columns: ClassVar = ("image", "masked", "prediction")
 
     def build_head(self) -> nn.Module:

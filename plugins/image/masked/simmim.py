@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, ImageTask, SslkitError
+from sslkit import Batch, ImageTask, Paper, SslkitError
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.image.transforms import (
     masked_patch_count,
@@ -39,6 +39,24 @@ class SimMIM(ImageTask):
     encoder: PatchEncoder
     requires: ClassVar = ("tokens",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="configs/vit_base__800ep/simmim_pretrain__vit_base__img224__800ep.yaml and config.py of the authors, on 16 GPUs",
+        settings={
+            "size": 224,
+            "encoder": "vit_base_patch16_224",
+            "encoder_option": {"drop_path_rate": "0.1"},
+            "batch_size": 2048,
+            "epochs": 800,
+            "lr": 4e-4,
+            "warmup": 10 / 800,
+            "clip": 5.0,
+            "mask_patch": 32,
+        },
+        unsupported=(
+            "the rate is divided by ten at epoch 700 (here a cosine)",
+            "relative positions, shared by all blocks",
+        ),
+    )
     preview_columns: ClassVar = ("image", "masked", "prediction")
 
     def build_head(self) -> nn.Module:

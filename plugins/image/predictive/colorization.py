@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, Encoder, EncoderBuilder, ImageTask, Run, SslkitError
+from sslkit import Batch, Encoder, EncoderBuilder, ImageTask, Paper, Run, SslkitError
 from sslkit.image.color_bins import ab_bins, annealed_mean, rarity_weights, soft_bins
 from sslkit.image.decoders import ConvDecoder, map_size
 from sslkit.image.transforms import lab_to_rgb, rgb_to_lab
@@ -44,6 +44,22 @@ class Colorization(ImageTask):
     weights: Tensor
     requires: ClassVar = ("feature_map",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 128}
+    paper: ClassVar = Paper(
+        source="train/solver.prototxt of the authors",
+        settings={
+            "size": 176,
+            "steps": 500_000,
+            "lr": 3e-5,
+            "betas": "0.9,0.99",
+            "weight_decay": 1e-3,
+            "warmup": 0.0,
+        },
+        unsupported=(
+            "a network with dilated convolutions",
+            "weight decay in the gradient (Adam; here AdamW)",
+            "the rate is divided by ten after 225,000 steps (here a cosine)",
+        ),
+    )
     preview_columns: ClassVar = ("lightness", "image", "prediction")
 
     @classmethod

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, ImageTask, Run, SslkitError
+from sslkit import Batch, ImageTask, Paper, Run, SslkitError
 from sslkit.image.transforms import color_jitter, grayscale, random_rotation
 from sslkit.image.views import CropOptions, CropScale, check_hue
 from sslkit.pictures import add_frame, side_by_side
@@ -39,6 +39,14 @@ class Exemplar(ImageTask):
     label: Tensor
     needs: ClassVar = ("index",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="the experiments of the paper on STL-10",
+        settings={
+            "size": 32,
+            "exemplars": 8000,
+        },
+        unsupported=("the paper's convolutional network, and patches of considerable gradients as exemplars",),
+    )
     preview_columns: ClassVar = ("image", "augmented")
 
     def build_head(self) -> nn.Module:

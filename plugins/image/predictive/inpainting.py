@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, ImageTask
+from sslkit import Batch, ImageTask, Paper
 from sslkit.image.decoders import ConvDecoder, map_size
 from sslkit.image.transforms import hole_mask
 from sslkit.image.views import CropOptions
@@ -46,6 +46,24 @@ class Inpainting(ImageTask):
     options: Options
     requires: ClassVar = ("feature_map",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 128}
+    paper: ClassVar = Paper(
+        source="train.lua of the authors with `wtl2=0.999`",
+        settings={
+            "size": 128,
+            "batch_size": 64,
+            "lr": 2e-3,
+            "betas": "0.5,0.999",
+            "weight_decay": 0.0,
+            "warmup": 0.0,
+            "region": "center",
+            "adversarial": 1e-3,
+            "critic_lr": 2e-4,
+        },
+        unsupported=(
+            "a bottleneck of 4,000 values between encoder and decoder",
+            "a constant rate (here a cosine)",
+        ),
+    )
     preview_columns: ClassVar = ("image", "masked", "prediction")
 
     def build_head(self) -> nn.Module:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, ImageTask, SslkitError
+from sslkit import Batch, ImageTask, Paper, SslkitError
 from sslkit.image.transforms import cut_tiles_in_cells, grayscale, resize
 from sslkit.image.views import CropOptions
 from sslkit.nn import Norm, mlp
@@ -36,6 +36,25 @@ class Jigsaw(ImageTask):
     options: Options
     orders: Tensor
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="the paper, solver_cfn_jps.prototxt of the authors",
+        settings={
+            "size": 225,
+            "batch_size": 256,
+            "steps": 350_000,
+            "optimizer": "sgd",
+            "lr": 0.01,
+            "weight_decay": 5e-4,
+            "warmup": 0.0,
+            "permutations": 1000,
+            "hidden": 4096,
+            "norm": "none",
+        },
+        unsupported=(
+            "AlexNet with a stride of 2 in the first layer, and dropout in the head",
+            "the rate is divided by ten in steps, every 100,000 steps (here a cosine)",
+        ),
+    )
     preview_columns: ClassVar = ("image", "shuffled", "solution", "prediction")
 
     def build_head(self) -> nn.Module:

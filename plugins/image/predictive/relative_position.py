@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, ImageTask, SslkitError
+from sslkit import Batch, ImageTask, Paper, SslkitError
 from sslkit.image.transforms import cut_tiles, resize
 from sslkit.image.views import CropOptions
 from sslkit.nn import Norm, constant, mlp
@@ -47,6 +47,17 @@ class RelativePosition(ImageTask):
     options: Options
     positions: Tensor
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="section 3 of the paper",
+        settings={
+            "size": 398,
+            "hidden": 4096,
+        },
+        unsupported=(
+            "AlexNet with BatchNorm",
+            "images of 150,000 to 450,000 pixels, patches of which some are downsampled",
+        ),
+    )
     preview_columns: ClassVar = ("image", "true position", "prediction")
 
     def build_head(self) -> nn.Module:

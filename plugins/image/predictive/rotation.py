@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslkit import Batch, ImageTask
+from sslkit import Batch, ImageTask, Paper
 from sslkit.image.transforms import right_angle_rotations
 from sslkit.image.views import CropOptions, CropScale
 from sslkit.pictures import add_frame
@@ -25,6 +25,22 @@ class Rotation(ImageTask):
 
     options: Options
     defaults: ClassVar = {"optimizer": "sgd", "lr": 0.06, "weight_decay": 5e-4, "batch_size": 128}
+    paper: ClassVar = Paper(
+        source="config/ImageNet_RotNet_AlexNet.py of the authors",
+        settings={
+            "size": 224,
+            "batch_size": 192,
+            "epochs": 50,
+            "lr": 0.01,
+            "nesterov": True,
+            "warmup": 0.0,
+            "crop_scale": 0.08,
+        },
+        unsupported=(
+            "AlexNet with BatchNorm",
+            "the rate is divided by ten in steps, at epochs 15, 30 and 45 (here a cosine)",
+        ),
+    )
     preview_columns: ClassVar = ("0 degrees", "90 degrees", "180 degrees", "270 degrees")
 
     def build_head(self) -> nn.Module:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, TaskOptions, build_encoder
+from sslkit import Batch, Paper, PretextTask, TaskOptions, build_encoder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.image.transforms import random_resized_crop
 from sslkit.image_text.encoders import CaptionEncoder
@@ -43,6 +43,27 @@ class CLIP(PretextTask):
     encodes: ClassVar = "image"
     couples_samples: ClassVar = True
     defaults: ClassVar = {"lr": 1e-3, "weight_decay": 0.1, "batch_size": 256}
+    paper: ClassVar = Paper(
+        source="appendix F of the paper, ViT-B/32",
+        settings={
+            "size": 224,
+            "encoder": "vit_base_patch32_clip_224",
+            "batch_size": 32_768,
+            "epochs": 32,
+            "lr": 5e-4,
+            "betas": "0.9,0.98",
+            "weight_decay": 0.2,
+            "warmup": 5e-3,
+            "text_width": 512,
+            "text_depth": 12,
+            "width": 512,
+            "crop_scale": 0.9,
+        },
+        unsupported=(
+            "an epsilon of 1e-6 in Adam",
+            "49,152 byte pairs of lower-cased text",
+        ),
+    )
     preview_columns: ClassVar = ("image", "prediction")
 
     def build_head(self) -> nn.Module:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, Encoder, EncoderBuilder, PretextTask, SslkitError, TaskOptions
+from sslkit import Batch, Encoder, EncoderBuilder, Paper, PretextTask, SslkitError, TaskOptions
 from sslkit.text.encoders import WordVectors, encode_words
 
 _SHARED_NEGATIVES = 64  # per sample
@@ -64,6 +64,14 @@ class SkipGram(PretextTask):
         "batch_size": 16,
         "epochs": 20,
     }
+    paper: ClassVar = Paper(
+        source="section 3 of Mikolov et al., 2013b",
+        settings={
+            "encoder_option": {"width": "300"},
+            "subsample": 1e-5,
+        },
+        unsupported=("SGD after every pair, at a rate of 0.025 that falls linearly (here AdamW)",),
+    )
 
     @classmethod
     def build_encoder(cls, options: Options, build: EncoderBuilder) -> Encoder:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, PretextTask, SslkitError
+from sslkit import Batch, Paper, PretextTask, SslkitError
 from sslkit.image.decoders import map_size
 from sslkit.image.transforms import random_resized_crop
 from sslkit.image.views import CropOptions, CropScale
@@ -44,6 +44,20 @@ class OrderVerification(PretextTask):
     encodes: ClassVar = "image"  # frames
     requires: ClassVar = ("feature_map",)
     defaults: ClassVar = {"lr": 3e-3, "weight_decay": 1e-4, "batch_size": 32}
+    paper: ClassVar = Paper(
+        source="the implementation details of the paper",
+        settings={
+            "batch_size": 128,
+            "steps": 100_000,
+            "optimizer": "sgd",
+            "lr": 1e-3,
+            "warmup": 0.0,
+        },
+        unsupported=(
+            "AlexNet with BatchNorm on frames of 227 px",
+            "a constant rate (here a cosine)",
+        ),
+    )
     preview_columns: ClassVar = ("ordered", "shuffled")
     tuples: Tensor
 

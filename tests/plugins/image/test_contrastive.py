@@ -103,10 +103,13 @@ def test_dino_solarizes_the_second_large_crop_only_and_blurs_each_kind_at_its_ow
     image = torch.full((16, 3, 224, 224), 0.9)
     image[..., ::8] = 0.7
     options = {"color_strength": 0.0, "gray": 0.0, "crop_scale": 1.0, "small_scale": 1.0}
-    batch = build("dino", size=224, solarize=1.0, blur="0/1/0", **options).transform(canvases(image))
-    first, second = batch["image"].unbind(1)
-    assert torch.all(first > 0.6) and torch.all(second < 0.4) and torch.all(batch["small"] > 0.6)
-    assert float(second.std()) < 0.7 * float(first.std()) < float(batch["small"].std())
+    sharp, blurred = (
+        build("dino", size=224, solarize=1.0, blur=blur, **options).transform(canvases(image)) for blur in ("0/1/0", "0/1/1")
+    )
+    first, second = sharp["image"].unbind(1)
+    assert torch.all(first > 0.6) and torch.all(second < 0.4) and torch.all(sharp["small"] > 0.6)
+    assert float(second.std()) < 0.7 * float(first.std())
+    assert float(blurred["small"].std()) < 0.7 * float(sharp["small"].std())
     views = build("dino", size=224, blur="0.3/0.2").crops
     assert views.blur == (0.3, 0.2, 0.2) and views.solarize == (0, 0.2, 0) and build("dino").crops.solarize == (0, 0, 0)
 
