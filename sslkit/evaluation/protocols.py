@@ -39,7 +39,7 @@ _FINETUNE: dict[str, dict[str, Any]] = {
 # Flags of `finetune` that choose data, start and machine, not the training.
 _NOT_TRAINING = frozenset(
     {"data", *ANNOTATIONS, "test", "seed", "device", "workers", "cache", "cache_limit", "reindex", "out", "encoder", "ckpt"}
-    | {"encoder_option", "pretrained", "init", "compile", "sync_batchnorm", "checkpoint_every", "resume", "protocol"}
+    | {"encoder_option", "pretrained", "init", "compile", "sync_batchnorm", "checkpoint_every", "resume", "protocol", "devices"}
     | {"details", "scratch", "part", "dialect", "log", "max_broken", "activation_checkpointing"}
 )
 
