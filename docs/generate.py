@@ -88,7 +88,7 @@ def recipes() -> str:
         "- `spec.json` records the recipe and all values, and `--resume` keeps them.",
         "- `--warmup` is a share of the run; `--lr-scale linear` multiplies `--lr` by the batch size / 256.",
         "- `--micro-batch 128` takes a batch that does not fit in parts, with the same gradients but for BatchNorm.",
-        "- Where the last column is blank, the default stays: the authors state no value, or the same one.",
+        "- Where the last column is blank, the default stays: the authors state no value.",
         "- Augmentations on `auto` are the authors' above 64 px with the default recipe, too.",
         "- `sslkit tasks TASK` prints the same table; [joint tasks](writing-a-task.md#joint-tasks) have none.\n",
     ]
@@ -104,9 +104,9 @@ def recipes() -> str:
         parts += [f"| `{flag_name(row.name)}` | {row.default} | {row.paper} |" for row in setting_rows(task)]
         parts += [f"\nSource: {task.paper.source}.\n"]
         if task.paper.unsupported:
-            parts += ["No setting for:\n", *(f"- {remark}" for remark in task.paper.unsupported), ""]
+            parts += ["Differences that remain:\n", *(f"- {remark}" for remark in task.paper.unsupported), ""]
     if unstated:
-        parts += ["## Not stated\n", f"No settings of the authors at hand: {', '.join(unstated)}."]
+        parts += ["## Not recorded\n", f"The authors' settings are not recorded for {', '.join(unstated)}."]
     return "\n".join(parts).rstrip() + "\n"
 
 

@@ -30,9 +30,9 @@ def _run(values: dict[str, Any], extras: dict[str, Any], task_class: Any) -> Non
     from sslkit.engine.parallel import process_group
 
     if extras["dry_run"]:
-        process_count(spec)  # which reports more than there are; one process is enough to look
+        several = process_count(spec) > 1  # which reports more than there are; one process is enough to look
         with process_group(spec.device) as world:
-            training = pretrain.prepare(spec, world)
+            training = pretrain.prepare(spec.model_copy(update={"shard": False}) if several else spec, world)
         _show_settings(training, spec, flags, from_file, task_class, extras)
     else:
         show(pretrain.pretrain(spec), bool(extras["json"]))

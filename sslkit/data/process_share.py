@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,13 +28,13 @@ def available_cores() -> int:
 
 def available_memory() -> int:
     """Return the bytes of memory that all processes of the job may use, files in memory included."""
-    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limits = [*_values("memory.max"), *_values("memory/memory.limit_in_bytes")]
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else sys.maxsize
     return min([installed, *(int(limit) for limit in limits if limit.isdecimal())])
 
 
 def free_memory() -> int | None:
-    """Return the bytes that this process may still take of the main memory; file caches count as free. None except on Linux."""
+    """Return this process's share of the main memory that is free, file caches included, in bytes; None except on Linux."""
     machine = _read(_MACHINE)
     if machine is None:
         return None
@@ -47,7 +48,7 @@ def free_memory() -> int | None:
             if all(number.isdecimal() for number in numbers):  # not "max"
                 statistics = dict(line.split() for line in (_read(group / "memory.stat") or "").splitlines())
                 free.append(int(numbers[0]) - int(numbers[1]) + int(statistics.get(cached, 0)))
-    return min(free, default=None)
+    return min(free) // local_processes() if free else None
 
 
 def _quotas() -> Iterator[int]:

@@ -24,22 +24,32 @@ class Checkpoints:
     """Save checkpoints: every `--checkpoint-every` steps, or every epoch and at least every ten minutes."""
 
     def __init__(self, stepper: Stepper, write: Callable[[], None]) -> None:
-        self.stepper, self.save = stepper, write
+        self.stepper, self._write = stepper, write
         self._saved_at = time.monotonic()
+        self.requested = False  # by the clock, from all processes
 
-    def maybe_save(self, step: int) -> None:
-        """Save a checkpoint after `step` steps if one is due; the last one is saved when training ends."""
-        every = self.stepper.spec.checkpoint_every
-        due = step % (every or self.stepper.settings.steps_per_epoch) == 0
-        if every is None and time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS:
+    def save(self) -> None:
+        """Save a checkpoint now."""
+        self._write()
+        self.requested, self._saved_at = False, time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Return whether the schedule has a checkpoint after this step."""
+        spec, clock = self.stepper.spec, self.stepper.clock
+        return clock.step % (spec.checkpoint_every or self.stepper.settings.steps_per_epoch) == 0
+
+    def maybe_save(self) -> None:
+        """Save a checkpoint if one is due; the last one is saved when training ends."""
+        due = self.due
+        if self.stepper.spec.checkpoint_every is None and time.monotonic() - self._saved_at > _CHECKPOINT_SECONDS:
             if self.stepper.world.size == 1:
                 due = True
-            else:  # clocks differ: the first process asks, as a signal does, and all save after the same step
-                self.stepper.stop.checkpoint |= self.stepper.world.first
-                self._saved_at = time.monotonic()
-        if due and step < self.stepper.clock.steps:
+            elif self.stepper.world.first and not self.requested:
+                # Clocks differ: the first process asks, as a signal does, and all save after the same step.
+                self.stepper.stop.checkpoint = self.requested = True
+        if due and self.stepper.clock.step < self.stepper.clock.steps:
             self.save()
-            self._saved_at = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,11 @@ class HealthChecks:
         """Note the loss of a step."""
         if self.monitor is not None:
             self.monitor.losses.append(loss)
+
+    @property
+    def due(self) -> bool:
+        """Return whether the features are to be checked after this step."""
+        return self.monitor is not None and self.monitor.due
 
     def maybe_check(self) -> HealthReport:
         """Check the features if a check is due; the numbers of all steps are known then."""
@@ -131,8 +146,8 @@ class Logs:
 
     def close(self) -> None:
         """Close the loggers."""
-        for logger in self.loggers:
-            logger.close()
+        while self.loggers:
+            self.loggers.pop().close()
 
 
 class Previews:
@@ -141,10 +156,15 @@ class Previews:
     def __init__(self, stepper: Stepper, folder: RunFolder) -> None:
         self.stepper, self.folder = stepper, folder
 
-    def maybe_render(self, step: int) -> None:
-        """Save pictures after `step` steps if some are due."""
-        steps = self.stepper.clock.steps
-        if step in (steps // 8, steps // 2, steps):
+    @property
+    def due(self) -> bool:
+        """Return whether pictures are to be saved after this step."""
+        clock = self.stepper.clock
+        return clock.step in (clock.steps // 8, clock.steps // 2, clock.steps)
+
+    def maybe_render(self) -> None:
+        """Save pictures if some are due."""
+        if self.due:
             self.render()
 
     def render(self) -> None:

@@ -8,12 +8,14 @@ from sslkit.contract.options import path_options
 from sslkit.encoders.recipe import read_recipe
 from sslkit.engine.checkpoint import describe, save_tensors
 from sslkit.engine.job import TrainingJob
-from sslkit.engine.parts import whole
 from sslkit.engine.resume_file import save_resume
 from sslkit.engine.run_folder import MODEL, RESUME, RunFolder
+from sslkit.engine.sharded_tensors import whole
 from sslkit.engine.stepper import Stepper
 from sslkit.registry import data_options, load_modality
 from sslkit.specs.train import PretrainSpec, TrainSpec
+
+_WHERE = {"out", "resume", "devices", "shard"}  # where a run goes on is not part of it
 
 
 @dataclass
@@ -43,8 +45,7 @@ class CheckpointWriter:
 
     def write_spec(self) -> None:
         """Record the spec of the run."""
-        where = {"out", "resume", "devices", "shard"}  # where a run goes on is not part of it
-        self.folder.write_spec(self.spec.model_dump(mode="json", exclude=where | self._other_tables()))
+        self.folder.write_spec(self.spec.model_dump(mode="json", exclude=_WHERE | self._other_tables()))
 
     def _other_tables(self) -> set[str]:
         """Return the spec's tables of data options that are not of this run's modality."""
@@ -67,7 +68,7 @@ class CheckpointWriter:
         clock, task, source = self.stepper.clock, self.stepper.task, self.stepper.settings.source
         exported = task.exports()
         others = {name: module for name, module in exported.items() if name != "encoder"}
-        private = {"out", "resume", "devices", "data", "test", "init", "ckpt", "task"}  # of somebody's machine
+        private = {*_WHERE, "data", "test", "init", "ckpt", "task"}  # of somebody's machine
         excluded: dict[str, Any] = {name: set(options.paths) for name, options in data_options().items()}
         excluded |= dict.fromkeys(private | self._other_tables(), True)
         spec = self.spec.model_dump(mode="json", exclude=excluded)

@@ -45,9 +45,10 @@ class Lars(torch.optim.Optimizer):
             gradients = list(torch._foreach_mul(gradients, 1 - bad))
         steps = gradients
         if group["momentum"]:
-            buffers = [
-                self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter)) for parameter in parameters
-            ]
+            for parameter in parameters:
+                if "momentum_buffer" not in self.state[parameter]:
+                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
             kept: Any = group["momentum"]
             torch._foreach_mul_(buffers, kept if bad is None else kept + (1 - kept) * bad)
             torch._foreach_add_(buffers, gradients)

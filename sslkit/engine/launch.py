@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
 
 from sslkit.contract.errors import RunFailedError, RunInterruptedError, SslkitError
+from sslkit.data.process_share import available_cores
 from sslkit.engine.parallel import LOST, World, process_group
 from sslkit.engine.signals import handle_signals
 from sslkit.processes import CHECKPOINT_SIGNAL, ERRORS, FOLDER, RESULT, find_place
@@ -106,7 +107,7 @@ def _run_processes(arguments: list[str], count: int, folder: str) -> tuple[dict[
 
 def _environment(rank: int, count: int, port: int, folder: str) -> dict[str, str]:
     """Return the variables of one process: torchrun's, and where it leaves its result or error."""
-    threads = max(1, len(os.sched_getaffinity(0)) // count) if hasattr(os, "sched_getaffinity") else 1
+    threads = max(1, available_cores() // count)
     return {
         "RANK": str(rank),
         "WORLD_SIZE": str(count),

@@ -1,4 +1,4 @@
-"""`--micro-batch auto`: as many samples at once as the memory takes, by arithmetic from two small rehearsals."""
+"""`--micro-batch auto`: as many samples at once as the memory takes, by arithmetic from small rehearsals."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ from sslkit.contract.task import Batch
 from sslkit.data.loader import Loader
 from sslkit.engine.memory import free_memory, peak_growth
 from sslkit.engine.micro_batches import BATCH_NORM, MicroBatches, compute_gradients, norm_buffers
-from sslkit.engine.parts import local
+from sslkit.engine.precision import is_out_of_memory
+from sslkit.engine.sharded_tensors import local
 from sslkit.engine.step_numbers import Snapshot
 from sslkit.engine.stepper import Stepper
 from sslkit.specs.train import FEWEST_AT_ONCE
@@ -26,10 +27,10 @@ _SPARE = 0.2  # of the free memory, for what was not rehearsed
 class StepMemory:
     """Bytes that a step takes: for each sample of a batch or micro-batch, and whatever their number."""
 
-    transform: float  # at most, while a sample is transformed
+    transform: float  # at most, while a sample is transformed, that of the step before included if it is still there
     batch: float  # of a transformed sample
     network: float  # of a sample that passes through the networks, gradients included
-    fixed: float  # gradients and what the optimizer will keep
+    fixed: float  # gradients, what the optimizer will keep, and copies of the state
 
     def of(self, batch: int, micro_batch: int) -> float:
         """Return the bytes of a step with so many samples, and so many at once."""
@@ -44,7 +45,7 @@ def choose_micro_batch(stepper: Stepper) -> tuple[int, str]:
     """
     share, device = stepper.spec.batch_size // stepper.world.size, stepper.machine.device
     free = free_memory(device)
-    memory = measure_step(stepper) if free is not None and share > max(_ROWS) else None
+    memory = measure_memory(stepper) if free is not None and share > max(_ROWS) else None
     if free is None or memory is None:
         return share, "the whole batch"
     limit = (1 - _SPARE) * free
@@ -64,34 +65,47 @@ def choose_micro_batch(stepper: Stepper) -> tuple[int, str]:
     return fitting, whole if fitting == share else f"{whole}, this {_size(memory.of(share, fitting))}"
 
 
-def measure_step(stepper: Stepper) -> StepMemory | None:
+def measure_memory(stepper: Stepper) -> StepMemory | None:
     """Return the memory of a step, measured on a few samples; nothing in the task's state changes.
 
-    None where the system does not report memory.
+    None where the system does not report memory. Raises SslkitError if not even a few samples fit.
     """
+    try:
+        return _measure_memory(stepper)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = f"not even {max(_ROWS)} samples fit the memory of {stepper.machine.device}"
+        raise SslkitError(reason, "use a smaller --size or --encoder", flag="micro_batch") from error
+
+
+def _measure_memory(stepper: Stepper) -> StepMemory | None:
     task, machine, (few, more) = stepper.task, stepper.machine, _ROWS
     loader = Loader(stepper.settings.source, workers=0, substitute=True)
     transforms, networks, batches = [], [], list[Batch]()
     snapshot = Snapshot(task, list(norm_buffers(task)), teachers=True)
     snapshot.take()
     compiled, stepper.predict.compiled = stepper.predict.compiled, None
+    fusion, stepper.fusion = stepper.fusion, None  # sizes that never come again need not be compiled
     for rows in (2, few, more):  # the first for what is allocated only once
         raw = next(loader([np.arange(rows)], ReadSeed(stepper.spec.seed, 0)))
         transforms.append(peak_growth(machine.device, lambda raw=raw: batches.append(stepper.transformed(raw))))  # type: ignore[misc]
         micro_batches = MicroBatches(task, stepper.predict, machine, batches[-1], rows, stepper.spec.seed, 0)
         networks.append(peak_growth(machine.device, lambda micro=micro_batches: compute_gradients(micro, _unscaled)))  # type: ignore[misc]
         task.zero_grad(set_to_none=True)
-    stepper.predict.compiled = compiled
+    stepper.predict.compiled, stepper.fusion = compiled, fusion
     snapshot.restore()
     if transforms[1] is None or transforms[2] is None or networks[1] is None or networks[2] is None:
         return None
     weights = sum(part.nbytes for part in local(p for p in task.parameters() if p.requires_grad))
+    batch = _bytes(batches[-1]) / more
+    copies = stepper.buckets is not None  # of gradients, in the first step
     moments = {"adamw": 2, "sgd": 0, "lars": 0}[stepper.spec.optimizer]  # momentum was allocated with the optimizer
     return StepMemory(
-        transform=max(0.0, (transforms[2] - transforms[1]) / (more - few)),
-        batch=_bytes(batches[-1]) / more,
+        transform=max(0.0, (transforms[2] - transforms[1]) / (more - few)) + (batch if stepper.reads_late else 0.0),
+        batch=batch,
         network=max(0.0, (networks[2] - networks[1]) / (more - few)),
-        fixed=(1 + moments) * weights,
+        fixed=(1 + moments + copies) * weights + stepper.snapshot.bytes,
     )
 
 

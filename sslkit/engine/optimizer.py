@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.task import Clock, PretextTask
 from sslkit.engine.lars import Lars
-from sslkit.engine.parts import local, norms, split_groups
+from sslkit.engine.sharded_tensors import local, norms, split_groups
 from sslkit.specs.train import TrainSpec
 
 Group = dict[str, Any]
@@ -59,7 +59,7 @@ def build_optimizer(task: PretextTask, spec: TrainSpec, steps_per_epoch: int) ->
         groups = split_groups(groups)
     momentum = spec.sgd_momentum
     # One kernel for all weights, which looks at `found_inf`; other devices than these may have none, nor has SGD of parts.
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in rest) and not in_parts
+    fused = (all(parameter.device.type in ("cpu", "cuda") for parameter in rest) and not in_parts) or None
     optimizer: torch.optim.Optimizer
     if spec.optimizer == "sgd":
         optimizer = torch.optim.SGD(groups, lr=spec.lr, momentum=momentum, nesterov=spec.nesterov, fused=fused)

@@ -1,7 +1,6 @@
 """`sslkit plan TASK`: time, memory and disk that a run will take, measured on this machine in less than a minute."""
 
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,7 +18,8 @@ from sslkit.engine.checkpoint import save_model
 from sslkit.engine.collapse import Health
 from sslkit.engine.job import TrainingJob, build_task
 from sslkit.engine.launch import process_count
-from sslkit.engine.memory import peak_memory
+from sslkit.engine.memory import free_memory, peak_memory
+from sslkit.engine.memory_fit import choose_micro_batch
 from sslkit.engine.pretrain import prepare
 from sslkit.engine.rehearsal import measure_step, rehearse_epochs
 from sslkit.engine.resume_file import save_resume
@@ -60,12 +60,13 @@ def plan(spec: PretrainSpec) -> PlanResult:
     settings = job.settings
     show_settings(settings, job.name, job.out)
     small = max(2, settings.spec.batch_size // 4)
-    low = _measure_peak(prepare(spec.model_copy(update={"batch_size": small})))
+    low = _measure_peak(prepare(spec.updated({**settings.spec.data_values(), "batch_size": small})))
     first, again = _measure_reading(settings)
     stepper = _build_stepper(job)
     started_at = time.perf_counter()
     stepper.before_epoch(0)
     preparing_first = time.perf_counter() - started_at
+    _fit_memory(stepper)
     step, raw = measure_step(stepper, _STEPS_SECONDS)
     high = peak_memory(settings.machine.device)
     batch, per_epoch = settings.spec.batch_size, settings.steps_per_epoch
@@ -103,10 +104,17 @@ def _build_stepper(job: TrainingJob) -> Stepper:
     return Stepper(build_task(job, initialize=False), job.settings, Clock(steps=10**6))
 
 
+def _fit_memory(stepper: Stepper) -> None:
+    """Split the batch as the run would."""
+    if stepper.spec.micro_batch == "auto":
+        stepper.update_spec(micro_batch=choose_micro_batch(stepper)[0])
+
+
 def _measure_peak(job: TrainingJob) -> int | None:
     """Return the peak memory of a few steps."""
     device, stepper = job.settings.machine.device, _build_stepper(job)
     stepper.before_epoch(0)
+    _fit_memory(stepper)
     measure_step(stepper, 0)
     peak = peak_memory(device)
     if device.type == "cuda":
@@ -177,8 +185,8 @@ def _memory_limit(device: torch.device) -> int:
     """Return the memory of the device in bytes, or the main memory that is free or used by this process."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    if platform.system() == "Linux":
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free = free_memory(device)
+    if free is not None and device.type == "cpu":
         used = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        return 1024 * int(fields["MemAvailable"].split()[0]) + used
+        return free + used
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -53,8 +53,8 @@ class PretrainResult:
 def pretrain(spec: PretrainSpec) -> PretrainResult:
     """Pretrain an encoder and return where it is; everything `sslkit pretrain` does.
 
-    Raises SslkitError for what can be told before the first step, RunFailed if the run fails, Interrupted if a signal
-    ended it after a checkpoint.
+    Raises SslkitError for what can be told before the first step, RunFailedError if the run fails, RunInterruptedError if
+    a signal ended it after a checkpoint.
     """
     return run_on_devices("pretrain", spec, _pretrain, lambda values: PretrainResult(**values))
 
@@ -63,8 +63,11 @@ def _pretrain(spec: PretrainSpec, world: World) -> PretrainResult:
     return PretrainResult.of(run_training(prepare(spec, world)))
 
 
-def prepare(spec: PretrainSpec, world: World = ALONE) -> TrainingJob:
-    """Settle everything about a run without starting it: task, options, data, `auto` values."""
+def prepare(spec: PretrainSpec, world: World = ALONE, fits_size: bool = True) -> TrainingJob:
+    """Settle everything about a run without starting it: task, options, data, `auto` values.
+
+    Unless `fits_size`, for callers that do not train, `--size auto` is the data's on a CPU, too.
+    """
     task_class = load_task(spec.task)
     name = task_name(spec.task)
     load_logger(spec.log)
@@ -89,7 +92,7 @@ def prepare(spec: PretrainSpec, world: World = ALONE) -> TrainingJob:
     if spec.data is None:
         raise SslkitError("missing", f"give {modality.options.accepts}", flag="data")
     _check_encoder(spec, task_class, name)
-    fitting = choose_size(spec, modality, prepare, world)
+    fitting = choose_size(spec, modality, prepare, world) if fits_size else None
     if fitting is not None:
         spec = spec.updated(modality.options.of_size(fitting[0]))
     source = modality.source.open(spec)

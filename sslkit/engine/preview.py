@@ -69,7 +69,7 @@ def _training(spec: PreviewSpec) -> TrainingJob:
         run = PretrainSpec(task=spec.task, options=spec.options, batch_size=2, **requested)
     else:
         run = _recorded(spec, requested)
-    training = prepare(run)
+    training = prepare(run, fits_size=False)
     settings = training.settings
     batch_size = min(spec.batch_size, settings.data.samples)  # which images are read at once, and nothing else
     return dataclasses.replace(

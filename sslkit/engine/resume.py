@@ -19,11 +19,11 @@ _FREELY_CHANGED = frozenset(
 )  # on a resume: they change where and how a run continues, not what it computes (data that moved has the same fingerprint)
 
 
-def continue_hint(command: str, out: Path, device: str) -> str:
+def continue_hint(command: str, out: Path, device: str, shard: bool = False) -> str:
     """Return what continues an interrupted run; `--devices` is checked before the run's own `--device` is read."""
     where = [] if device == "auto" else ["--device", device]
     devices = ["--devices", str(PLACE.size), *where] if PLACE.launcher == "--devices" else []
-    return " ".join(["continue with: sslkit", command, "--resume --out", str(out), *devices])
+    return " ".join(["continue with: sslkit", command, "--resume --out", str(out), *devices, *(["--shard"] if shard else [])])
 
 
 def recorded_spec(spec: TrainSpec, folder: Path) -> TrainSpec:
@@ -44,7 +44,9 @@ def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
     for name, value in spec.data_values().items():
         if value != stored_data.get(name, "auto") and not spec.is_rule(name):
             differing.append(f"{flag_name(name)} {value} (the run has {stored_data.get(name, 'auto')})")
-    for name in spec.model_fields_set - _FREELY_CHANGED - spec.tables():
+    # What `--micro-batch auto` became may be too much after all: until the first checkpoint nothing depends on it.
+    fitted = set() if (folder / RESUME).exists() else {"micro_batch"}
+    for name in spec.model_fields_set - _FREELY_CHANGED - spec.tables() - fitted:
         value, stored = getattr(spec, name), getattr(recorded, name)
         if name in ("options", "encoder_option"):  # of which the run may have more
             differing += [
@@ -62,7 +64,7 @@ def merge_recorded(spec: TrainSpec, folder: Path) -> TrainSpec:
             "--extend-to EPOCHS continues a finished run" if longer else "leave them out",
             flag="resume",
         )
-    return recorded
+    return recorded.model_copy(update={name: getattr(spec, name) for name in spec.model_fields_set & fitted})
 
 
 def load_state(

@@ -91,6 +91,12 @@ class Session:
         self.stepper.enter(REST)
         self.answer_signals()  # one may have ended the wait for a batch
 
+    def finish_step(self) -> None:
+        """Count a step; where something is about to look at its results, when the device has taken it."""
+        if self.health.due or self.previews.due or self.checkpoints.due:
+            self.stepper.settle()
+        self.throughput.finish_step(self.settings.spec.batch_size)
+
     def progress_text(self) -> str:
         """Return loss, speed and time left for the progress bar."""
         loss, pace = "" if self.logs.loss is None else f"loss {self.logs.loss:.3f}", self.throughput
@@ -118,14 +124,17 @@ class Session:
             stops, saves = (name in self.stepper.requests for name in (STOP, SAVE))
         if stops:
             self._save_and_report()
-            self.world.barrier()  # no process may leave, and end the others, before the checkpoint is written
+            self.logs.close()
+            self.world.barrier()  # no process may leave, and end the others, before everything is written
             reason = f"stopped after step {self.clock.step} of {self.clock.steps}"
             raise RunInterruptedError(reason, self.stop.signal or SIGTERM)
         if saves:
             self.stepper.requests.discard(SAVE)
             self.stop.checkpoint = False
+            by_signal = not self.checkpoints.requested
             self.checkpoints.save()
-            say(f"checkpoint after step {self.clock.step}")
+            if by_signal:
+                say(f"checkpoint after step {self.clock.step}")
 
     def end_epoch(self) -> None:
         """List unreadable samples; save and raise RunFailedError if there are too many."""

@@ -38,7 +38,7 @@ def choose_size(spec: PretrainSpec, modality: Modality, prepare: Prepare, world:
     if len(sizes) < 2 or source.info.size <= modality.small_size or samples < 2:
         return None
     rows = min(_ROWS, spec.batch_size, samples)
-    probe = spec.updated({"cache": "off", "workers": 0, "batch_size": rows, "micro_batch": rows, "profile": 0})
+    probe = spec.updated({"cache": "off", "workers": 0, "batch_size": rows, "micro_batch": rows, "shard": False})
     measured = []
     say(f"measuring what size of {source.noun} this CPU can train")
     for size in sizes[:2]:
@@ -46,7 +46,7 @@ def choose_size(spec: PretrainSpec, modality: Modality, prepare: Prepare, world:
             seconds = _seconds_per_step(prepare(probe.updated(modality.options.of_size(size))))
         if seconds is None:
             return None
-        measured.append(world.from_first(seconds * spec.batch_size / rows))
+        measured.append(world.from_first(seconds * spec.batch_size / rows / world.size))
     power = max(2.0, math.log(measured[1] / measured[0]) / math.log(sizes[1] / sizes[0]))
     steps = spec.steps or (None if spec.minutes else _epochs(spec) * max(1, samples // spec.batch_size))
     return affordable_size({size: measured[0] * (size / sizes[0]) ** power for size in sizes}, steps, spec.minutes)

@@ -1,5 +1,6 @@
 """The numbers of a step, on their way from the device, and the state to put back if they are not finite."""
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sslkit.contract.task import Batch
-from sslkit.engine.parts import local
+from sslkit.engine.sharded_tensors import local
 from sslkit.nn import Teacher
 
 
@@ -27,8 +28,7 @@ class StepNumbers:
         if self.values.is_cuda:  # a transfer that nobody waits for yet
             host = torch.empty(self.values.shape, dtype=self.values.dtype, pin_memory=True)
             host.copy_(self.values, non_blocking=True)
-            self._copied = torch.cuda.Event()
-            self._copied.record()
+            self._copied = torch.cuda.current_stream(self.values.device).record_event()
             self.values = host
 
     def read(self) -> dict[str, float]:
@@ -44,19 +44,26 @@ class Snapshot:
     def __init__(self, task: nn.Module, buffers: list[Tensor], teachers: bool) -> None:
         modules = [module for module in task.modules() if isinstance(module, Teacher)] if teachers else []
         tensors = [*buffers, *(parameter for module in modules for parameter in module.parameters())]
-        self._tensors = local({id(tensor): tensor.detach() for tensor in tensors}.values())
-        self._copies = [tensor.clone() for tensor in self._tensors]
+        by_type: dict[torch.dtype, list[Tensor]] = defaultdict(list)  # of one type, all are copied by one kernel
+        for tensor in local({id(tensor): tensor.detach() for tensor in tensors}.values()):
+            by_type[tensor.dtype].append(tensor)
+        self._groups = [(alike, [tensor.clone() for tensor in alike]) for alike in by_type.values()]
+
+    @property
+    def bytes(self) -> int:
+        """Return what the copy takes."""
+        return sum(copy.nbytes for _, copies in self._groups for copy in copies)
 
     def take(self) -> None:
         """Copy the state as it is."""
-        if self._tensors:
-            torch._foreach_copy_(self._copies, self._tensors)
+        for tensors, copies in self._groups:
+            torch._foreach_copy_(copies, tensors)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put the state back."""
-        if self._tensors:
-            torch._foreach_copy_(self._tensors, self._copies)
+        for tensors, copies in self._groups:
+            torch._foreach_copy_(tensors, copies)
 
 
 def ignore_numbers(step: int, metrics: dict[str, Any]) -> None:

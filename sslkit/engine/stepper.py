@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,11 +24,11 @@ from sslkit.engine.fusion import build_fusion
 from sslkit.engine.memory import keep_freed_memory
 from sslkit.engine.micro_batches import MicroBatches, StepReport, compute_gradients, norm_buffers, widen
 from sslkit.engine.optimizer import build_optimizer, clip_gradients, follow_schedules, lr_factor, reset_state
-from sslkit.engine.parts import like, load_optimizer_state, local, optimizer_state, whole
 from sslkit.engine.precision import is_out_of_memory
 from sslkit.engine.profile import COPY, HOOKS, OPTIMIZER, REST, TRANSFORM, Enter, unmeasured
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.settings import Settings
+from sslkit.engine.sharded_tensors import like, load_optimizer_state, local, optimizer_state, whole
 from sslkit.engine.sharding import ShardedEncoders
 from sslkit.engine.signals import StopSignal
 from sslkit.engine.step_numbers import Snapshot, StepNumbers, ignore_numbers
@@ -73,9 +74,14 @@ class Stepper:
         self.reads_late = on_cuda and not self.scaler.is_enabled() and self.sharded is None
         self._numbers: StepNumbers | None = None
         self._metrics: dict[str, float] = {}
-        self._snapshot: Snapshot | None = None
         for _, part, _ in task.parts():
             part.clock = clock
+
+    @cached_property
+    def snapshot(self) -> Snapshot:
+        """Return the copy of what a step changes beside the weights, from before the step."""
+        buffers = list(self.task.buffers()) if self.reads_late else list(norm_buffers(self.task))
+        return Snapshot(self.task, buffers, teachers=self.reads_late)
 
     def update_spec(self, **values: Any) -> None:
         """Replace settings of the run that were measured after it was prepared."""
@@ -141,10 +147,7 @@ class Stepper:
         self.enter(REST)
         self.settle()
         self._publish_requests()
-        if self._snapshot is None:
-            buffers = list(self.task.buffers()) if self.reads_late else list(norm_buffers(self.task))
-            self._snapshot = Snapshot(self.task, buffers, teachers=self.reads_late)
-        self._snapshot.take()
+        self.snapshot.take()
         self.optimizer.zero_grad(set_to_none=True)
         micro_batches = MicroBatches(
             self.task, self.predict, self.machine, batch, self.micro_batch, spec.seed, clock.step, self.enter
@@ -229,8 +232,7 @@ class Stepper:
         if finite:
             return metrics
         self._numbers = None
-        if self._snapshot is not None:
-            self._snapshot.restore()
+        self.snapshot.restore()
         self.clock.step = numbers.step - 1
         tensors = {
             **{f"{name} of the transformed batch": value for name, value in numbers.batch.items()},

@@ -144,10 +144,11 @@ def _train(job: TrainingJob, session: Session) -> None:
     try:
         train(session)
     except RunInterruptedError as interrupted:
-        interrupted.hint = continue_hint(job.command, job.out, job.settings.spec.device)
+        interrupted.hint = continue_hint(job.command, job.out, job.settings.spec.device, job.settings.machine.shard)
         raise
     except WorkerFailedError:  # between two steps
-        session.checkpoints.save()
+        if session.stepper.sharded is None:  # or the weights would have to be gathered from processes that are busy
+            session.checkpoints.save()
         raise
 
 

@@ -7,7 +7,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -85,10 +85,13 @@ def compare(spec: CompareSpec) -> CompareResult:
         jobs = {name: _check(each.updated(shared), folders[name]) for name, each in specs.items()}
     rehearsals = {name: _rehearse(job) for name, job in jobs.items() if not holds_run(job.out)}
     _announce(rehearsals, spec.minutes, unlabeled is None)
-    split = [made.micro_batch for name, made in rehearsals.items() if made.micro_batch < jobs[name].settings.spec.batch_size]
-    if split and "micro_batch" not in shared:
-        shared["micro_batch"] = min(split)
     specs = {name: each.updated(shared) for name, each in specs.items()}
+    # Where a batch has to be split, all tasks that are still to begin compute as few samples at once.
+    micro_batches: dict[str, int | Literal["auto"]] = {name: made.micro_batch for name, made in rehearsals.items()}
+    micro_batches |= {name: job.settings.spec.micro_batch for name, job in jobs.items() if name not in rehearsals}
+    split = [size for name, size in micro_batches.items() if size != "auto" and size < jobs[name].settings.spec.batch_size]
+    if split:
+        specs |= {name: specs[name].updated({"micro_batch": min(split)}) for name in rehearsals}
     results: dict[str, tuple[Result, Result]] = {}
     for name, each in specs.items():
         _train(each, folders[name])
@@ -111,19 +114,12 @@ def compare(spec: CompareSpec) -> CompareResult:
 
 
 def _agree(jobs: list[TrainingJob]) -> dict[str, Any]:
-    """Return the size of samples and the micro-batch for all tasks: those of a run that continues, else the smallest size.
-
-    Tasks of different modalities keep their sizes.
-    """
-    values: dict[str, Any] = {}
+    """Return the size of samples for all tasks: of a run that continues, else the smallest; of several modalities none."""
     modalities = {job.settings.data.modality for job in jobs}
     begun = [job for job in jobs if holds_run(job.out)]
-    if len(modalities) == 1:
-        values |= data_options()[modalities.pop()].of_size(min(job.settings.data.size for job in begun or jobs))
-    recorded = [job.settings.spec.micro_batch for job in begun if job.settings.spec.micro_batch != "auto"]
-    if recorded:
-        values["micro_batch"] = min(recorded)
-    return values
+    if len(modalities) > 1:
+        return {}
+    return data_options()[modalities.pop()].of_size(min(job.settings.data.size for job in begun or jobs))
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,8 @@ def finetune_settings(spec: FinetuneSpec) -> dict[str, Any]:
     """Return everything in a spec that decides the training."""
     data = {name: value for name, value in spec.sample_values().items() if value != "auto"}
     settings = {**spec.model_dump(mode="json", exclude=set(_NOT_TRAINING) | spec.tables()), **data}
+    if spec.cache == "compact":
+        settings["cache"] = spec.cache
     if spec.micro_batch != "auto" and spec.micro_batch >= min(FEWEST_AT_ONCE, spec.batch_size):
         settings["micro_batch"] = "auto"  # which became such a number on some machine, and is recorded as it
     return settings

@@ -1,7 +1,8 @@
 """Linear classifiers by L-BFGS: the optimum of scikit-learn's LogisticRegression and LinearSVC, all classes at once.
 
 Both objectives are convex, so it does not matter how the optimum is found, and a solution for one C is a good start for
-the next. Everything runs on one device, in chunks of rows: beside the features, memory holds weights and one chunk of scores.
+the next. Of two classes scikit-learn penalizes one vector of weights where both are here: C counts as its 2C. Everything
+runs on one device, in chunks of rows: beside the features, memory holds weights and one chunk of scores.
 """
 
 from collections.abc import Callable, Iterator
@@ -106,7 +107,7 @@ def statistics(features: Tensor, device: torch.device, rows: Tensor | None = Non
     for chunk, _ in _chunks(features, rows, device):
         mean += chunk.sum(dim=0, dtype=precise) / count
     for chunk, _ in _chunks(features, rows, device):
-        variance += chunk.to(precise).sub_(mean).square_().sum(dim=0) / count
+        variance += (chunk.to(precise) - mean).square_().sum(dim=0) / count  # no view of the features may be changed
     return mean.float(), (variance.sqrt() + 1e-6).float()
 
 

@@ -91,6 +91,8 @@ class Trainer:
         """Describe the training of a trial on its share of the labels."""
         spec, train = self._trial_spec(trial), self._training_part(trial)
         source = self.source_class.for_training(train, spec)
+        if spec.cache == "auto" and source.resolved.get("cache", ("",))[0] == "compact":
+            source = self.source_class.for_training(train, spec.updated({"cache": "off"}))  # no protocol has other pixels
         encodes = source.info.modality if self.checkpoint is None else self.checkpoint.modality
         settings = resolve_settings(spec, source, encodes, ("pooled",), self.world)
         assert train.labels is not None

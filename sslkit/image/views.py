@@ -54,15 +54,22 @@ def _check_rates(value: float | str) -> float | str:
 
 def _numbers(value: float | str) -> list[float]:
     """Return the numbers between slashes; none for any other text."""
-    words = str(value).split("/")
+    if not isinstance(value, str):
+        return [float(value)]
+    words = value.split("/")
     return [float(word) for word in words] if all(re.fullmatch(r"\d*\.?\d+", word) for word in words) else []
 
 
 # Left to right: a number in text stays a number, and only what is none is checked as text.
-ColorStrength = Annotated[Strength | str | Literal["auto"], Field(union_mode="left_to_right"), AfterValidator(_check_jitter)]
+ColorStrength = Annotated[Strength | str, Field(union_mode="left_to_right"), AfterValidator(_check_jitter)]
 
 
-Blur = Annotated[Share | str | Literal["auto"], Field(union_mode="left_to_right"), AfterValidator(_check_rates)]
+Blur = Annotated[Share | str, Field(union_mode="left_to_right"), AfterValidator(_check_rates)]
+
+
+def _auto_text(small: str, photo: str) -> str:
+    """Return what `auto` means for small images and others, as the end of an option's description."""
+    return f"auto: {small}." if small == photo else f"auto: {small} up to {_SMALL} px, else {photo}."
 
 
 def color_strength_field(photo: str) -> Any:
@@ -70,7 +77,7 @@ def color_strength_field(photo: str) -> Any:
     return Field(
         default="auto",
         description="Color jitter: a factor of 0.8/0.8/0.8/0.2 (brightness/contrast/saturation/hue), or four such values; "
-        f"auto: 0.5 up to {_SMALL} px, else {photo}.",
+        + _auto_text("0.5", photo),
     )
 
 
@@ -79,7 +86,7 @@ def blur_field(photo: str) -> Any:
     return Field(
         default="auto",
         description="Probability of Gaussian blur, or those of first/second or first/second/small views; "
-        f"auto: 0 up to {_SMALL} px, else {photo}.",
+        + _auto_text("0", photo),
     )
 
 
@@ -116,7 +123,9 @@ class UnlikeViewOptions(ViewOptions):
     photo_blur: ClassVar[str] = "1/0.1"
     color_strength: ColorStrength = color_strength_field(photo_jitter)
     blur: Blur = blur_field(photo_blur)
-    solarize: Share | Literal["auto"] = Field(default=0.2, description="Probability that a second view is solarized.")
+    solarize: Share | Literal["auto"] = Field(
+        default=0.2, description="Probability that a second view is solarized; auto: 0 up to 64 px, else 0.2."
+    )
 
 
 class MultiCropOptions(ViewOptions):

@@ -13,7 +13,7 @@ _LENGTHS = {"epochs", "steps", "minutes"}  # of a run, of which one is set
 
 @dataclass(frozen=True)
 class SettingRow:
-    """One setting of a task as text: its default, and the authors' value, blank if they state none or the same."""
+    """One setting of a task as text: its default, and the authors' value, blank if they state none."""
 
     name: str
     default: str
@@ -28,7 +28,7 @@ def with_task_settings(spec: PretrainSpec, task_class: type[PretextTask]) -> Pre
     settings = dict(task_class.defaults)
     if spec.recipe == "paper":
         if task_class.paper is None:
-            raise SslkitError(f"{task_class.__name__} states no settings of its authors", "leave it out", flag="recipe")
+            raise SslkitError(f"the authors' settings of {spec.task} are not recorded", "leave it out", flag="recipe")
         settings |= task_class.paper.settings
     options = {name: settings.pop(name) for name in list(settings) if name in task_class.Options.model_fields}
     chosen = {*spec.model_fields_set, *spec.data_values()}

@@ -11,7 +11,7 @@ from sslkit.contract.errors import SslkitError
 from sslkit.contract.task import Clock
 from sslkit.engine import memory, memory_fit
 from sslkit.engine.job import build_task
-from sslkit.engine.memory_fit import StepMemory, choose_micro_batch, measure_step
+from sslkit.engine.memory_fit import StepMemory, choose_micro_batch, measure_memory
 from sslkit.engine.pretrain import prepare
 from sslkit.engine.stepper import Stepper
 from sslkit.specs.train import PretrainSpec
@@ -51,7 +51,7 @@ def test_the_whole_batch_if_it_fits(digits: Path, tmp_path: Path) -> None:
 def test_nothing_changes_by_measuring(digits: Path, tmp_path: Path) -> None:
     stepper = stepper_of(digits, tmp_path)
     before = {name: value.clone() for name, value in stepper.task.state_dict().items()}
-    measured = measure_step(stepper)
+    measured = measure_memory(stepper)
     assert measured is not None and measured.network > 0 and measured.batch == 2 * 3 * 32 * 32 * 4
     assert all(torch.equal(value, before[name]) for name, value in stepper.task.state_dict().items())
     assert all(parameter.grad is None for parameter in stepper.task.parameters())
@@ -61,7 +61,7 @@ def test_nothing_changes_by_measuring(digits: Path, tmp_path: Path) -> None:
 def pretend(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
     """Let steps take 1 MB for each sample at once, on a machine with so much memory."""
     monkeypatch.setattr(memory_fit, "free_memory", lambda device: free)
-    monkeypatch.setattr(memory_fit, "measure_step", lambda stepper: StepMemory(1000, 1000, 1e6, 1e6))
+    monkeypatch.setattr(memory_fit, "measure_memory", lambda stepper: StepMemory(1000, 1000, 1e6, 1e6))
 
 
 @pytest.mark.parametrize(("free", "size"), [(70e6, 48), (60e6, 32), (30e6, 16), (10e6, 4)])

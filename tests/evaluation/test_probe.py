@@ -103,6 +103,24 @@ def test_statistics_are_torchs() -> None:
     torch.testing.assert_close(deviation, (expected + 1e-6).float())
 
 
+def test_statistics_change_no_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device without float64 sums have the features' own type, and no copy is made by the conversion."""
+    monkeypatch.setattr(solvers, "accumulation_type", lambda device: torch.float32)
+    features, _ = problem()
+    before = features.clone()
+    mean, _ = solvers.statistics(features, CPU)
+    assert torch.equal(features, before)
+    torch.testing.assert_close(mean, features.mean(dim=0))
+
+
+def test_of_two_classes_both_are_penalized() -> None:
+    features, labels = problem()
+    labels = labels.clamp(max=1)
+    data = Standardized.of(features, CPU)
+    weights, theirs = fit_linear(data, labels, 2, 0.1, cross_entropy), scikit_learns(data, labels, 0.2)
+    torch.testing.assert_close(weights[:, 1] - weights[:, 0], theirs[:, 0], rtol=0, atol=2e-3)
+
+
 def test_svm_is_scikit_learns() -> None:
     from sklearn.svm import LinearSVC
 

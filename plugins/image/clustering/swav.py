@@ -75,6 +75,7 @@ class SwAV(PretextTask):
         unsupported=(
             "a final rate of 0.0048 (here 0), a warm-up from 0.3",
             "decay of the prototypes",
+            "decay and trust ratio of biases and norms",
         ),
     )
 

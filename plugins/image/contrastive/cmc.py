@@ -47,7 +47,7 @@ class CMC(PretextTask):
         unsupported=(
             "negatives from a memory bank (here the batch)",
             "a linear projection (here an MLP)",
-            "the rate is divided by ten in steps (here a cosine)",
+            "a rate that falls in steps (here a cosine)",
         ),
     )
 

@@ -85,7 +85,10 @@ class MoCo(ImageTask):
             "hidden": 2048,
             "norm": "none",
         },
-        unsupported=("keys normalized by the statistics of shuffled batches (here by running statistics)",),
+        unsupported=(
+            "keys normalized by the statistics of shuffled batches (here by running statistics)",
+            "decay of biases and norms",
+        ),
     )
     preview_columns: ClassVar = ("query", "key")
 
@@ -110,7 +113,7 @@ class MoCo(ImageTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return a query view and a key view of each image, `[B, 2, C, S, S]`."""
-        return {"image": torch.stack([self._view(batch) for _ in range(2)], dim=1)}
+        return {"image": torch.stack([self._view(batch, number) for number in range(2)], dim=1)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return unit vectors `query` and `key`, `[B, D]`."""
@@ -160,7 +163,7 @@ class MoCo(ImageTask):
     def _info_nce(self, output: dict[str, Tensor]) -> Tensor:
         return info_nce(output["query"], output["key"], self.queue.rows, self.temperature)
 
-    def _view(self, batch: Batch) -> Tensor:
+    def _view(self, batch: Batch, number: int) -> Tensor:
         if self.options.variant == "v2":
-            return self.views(batch)
+            return self.views(batch, number)
         return grayscale(color_jitter(self.crop(batch), 0.4, 0.4, 0.4, 0.4, probability=1.0), self.options.gray)

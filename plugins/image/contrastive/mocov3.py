@@ -75,6 +75,8 @@ class MoCoV3(PretextTask):
         unsupported=(
             "fixed sine-cosine positions in the encoder (vits.py)",
             "a teacher that normalizes by the statistics of the batch",
+            "views normalized apart (here both in one batch)",
+            "decay of biases and norms",
         ),
     )
     preview_columns: ClassVar = ("view 1", "view 2")

@@ -53,7 +53,7 @@ class NPID(PretextTask):
             "blur": Options.photo_blur,
         },
         unsupported=(
-            "the rate is divided by ten in steps, at epochs 120 and 160 (here a cosine)",
+            "a rate that is divided by ten at epochs 120 and 160 (here a cosine)",
             "color jitter of every image, before gray (here of 80%)",
         ),
     )

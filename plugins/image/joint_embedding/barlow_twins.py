@@ -55,6 +55,7 @@ class BarlowTwins(PretextTask):
         unsupported=(
             "a rate of 0.0048 for biases and norms: `--scale` 0.024 does the same to them",
             "a final rate of a thousandth (here 0)",
+            "views normalized apart (here both in one batch)",
         ),
     )
     preview_columns: ClassVar = ("view 1", "view 2")

@@ -89,7 +89,9 @@ class MSN(PretextTask):
         },
         unsupported=(
             "a teacher's momentum that rises linearly (here as a cosine)",
-            "a final rate of 1e-6 (here 0), a warm-up from 2e-4",
+            "schedules that end after 80% of their length: rate 1e-4, decay 0.37, momentum 0.9992 (here 0, 0.4 and 1)",
+            "a warm-up from 2e-4",
+            "GELU in the head (here ReLU)",
         ),
     )
 

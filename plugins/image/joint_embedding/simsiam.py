@@ -50,7 +50,7 @@ class SimSiam(PretextTask):
             "width": 2048,
             "bottleneck": 512,
         },
-        unsupported=("views normalized apart (here both in one batch)",),
+        unsupported=("views normalized apart (here both in one batch)", "decay of biases and norms"),
     )
     preview_columns: ClassVar = ("view 1", "view 2")
 

@@ -55,7 +55,7 @@ class VICReg(PretextTask):
             "hidden": 8192,
             "width": 8192,
         },
-        unsupported=("a final rate of 0.002 (here 0)",),
+        unsupported=("a final rate of 0.002 (here 0)", "views normalized apart (here both in one batch)"),
     )
     preview_columns: ClassVar = ("view 1", "view 2")
 

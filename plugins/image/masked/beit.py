@@ -55,6 +55,7 @@ class BEiT(ImageTask):
             "the tokenizer of DALL-E, at 112 px (here a vqvae run)",
             "relative positions in the encoder",
             "color jitter of 0.4",
+            "a final rate of 1e-5 (here 0)",
         ),
     )
     preview_columns: ClassVar = ("image", "masked")

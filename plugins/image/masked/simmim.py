@@ -44,7 +44,7 @@ class SimMIM(ImageTask):
         settings={
             "size": 224,
             "encoder": "vit_base_patch16_224",
-            "encoder_option": {"drop_path_rate": "0.1"},
+            "encoder_option": {"drop_path_rate": "0.1", "init_values": "0.1"},
             "batch_size": 2048,
             "epochs": 800,
             "lr": 4e-4,
@@ -53,7 +53,7 @@ class SimMIM(ImageTask):
             "mask_patch": 32,
         },
         unsupported=(
-            "the rate is divided by ten at epoch 700 (here a cosine)",
+            "a rate that is divided by ten at epoch 700 (here a cosine)",
             "relative positions, shared by all blocks",
         ),
     )

@@ -57,7 +57,7 @@ class Colorization(ImageTask):
         unsupported=(
             "a network with dilated convolutions",
             "weight decay in the gradient (Adam; here AdamW)",
-            "the rate is divided by ten after 225,000 steps (here a cosine)",
+            "a rate that is divided by ten after 225,000 steps (here a cosine)",
         ),
     )
     preview_columns: ClassVar = ("lightness", "image", "prediction")

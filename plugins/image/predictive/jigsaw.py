@@ -52,7 +52,7 @@ class Jigsaw(ImageTask):
         },
         unsupported=(
             "AlexNet with a stride of 2 in the first layer, and dropout in the head",
-            "the rate is divided by ten in steps, every 100,000 steps (here a cosine)",
+            "a rate that is divided by ten every 100,000 steps (here a cosine)",
         ),
     )
     preview_columns: ClassVar = ("image", "shuffled", "solution", "prediction")

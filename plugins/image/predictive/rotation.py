@@ -38,7 +38,7 @@ class Rotation(ImageTask):
         },
         unsupported=(
             "AlexNet with BatchNorm",
-            "the rate is divided by ten in steps, at epochs 15, 30 and 45 (here a cosine)",
+            "a rate that falls in steps, at epochs 15, 30 and 45 (here a cosine)",
         ),
     )
     preview_columns: ClassVar = ("0 degrees", "90 degrees", "180 degrees", "270 degrees")

@@ -33,7 +33,7 @@ class CLIP(PretextTask):
             default=0.6,
             gt=0,
             le=1,
-            description="Smallest area of a random crop, as a fraction of the image (paper: 0.9).",
+            description="Smallest area of a random crop, as a fraction of the image (0.9 in OpenCLIP).",
         )
 
     options: Options
@@ -57,7 +57,7 @@ class CLIP(PretextTask):
             "text_width": 512,
             "text_depth": 12,
             "width": 512,
-            "crop_scale": 0.9,
+            "crop_scale": 0.9,  # of OpenCLIP: the paper names no area
         },
         unsupported=(
             "an epsilon of 1e-6 in Adam",

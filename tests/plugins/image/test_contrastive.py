@@ -66,6 +66,12 @@ def test_invalid_options_are_refused_in_one_line(
     assert run.code == 2 and message in run.err and not (tmp_path / "run" / "model.safetensors").exists()
 
 
+def test_small_numbers_are_numbers(build: Callable[..., Any]) -> None:
+    """Also those that Python writes with an exponent."""
+    views = build("simclr", color_strength=1e-5, blur=1e-6).views
+    assert views.jitter == pytest.approx((8e-6, 8e-6, 8e-6, 2e-6)) and views.blur == (1e-6, 1e-6, 1e-6)
+
+
 def test_views_differ_in_blur_and_solarization_only_where_configured(build: Callable[..., Any]) -> None:
     byol, large, simclr = build("byol"), build("byol", size=96).views, build("simclr", size=96).views
     assert byol.views.blur == (0, 0, 0) and large.blur[:2] == (1.0, 0.1) and simclr.blur == (0.5, 0.5, 0.5)

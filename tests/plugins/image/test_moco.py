@@ -39,6 +39,16 @@ def test_recipes() -> None:
         assert task.transform(canvases(torch.rand(3, 3, 36, 36)))["image"].shape == (3, 2, 3, 32, 32)
 
 
+def test_query_and_key_may_be_blurred_unlike(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sslkit.image import views
+
+    rates: list[float] = []
+    monkeypatch.setattr(views, "gaussian_blur", lambda image, probability: (rates.append(probability), image)[1])
+    task = moco(blur="1/0.1")
+    task.transform(canvases(torch.rand(4, 3, 36, 36)))
+    assert rates == [1.0, 0.1]
+
+
 def test_momentum_fits_the_length_of_the_run() -> None:
     task = moco()
     for steps, expected in ((20, 0.9), (500, 0.98), (10**6, 0.999)):
