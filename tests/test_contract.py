@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -126,6 +127,14 @@ class TrainedTeacher(Good):
         with torch.no_grad():
             total = self.copy.weight.sum()
         return super().loss(output, batch) + 0 * total
+
+
+class OtherGenerator(Good):
+    """Draws with NumPy, whose generator nobody seeds."""
+
+    def transform(self, batch: Batch) -> Batch:
+        noise = torch.from_numpy(np.random.random(batch["canvas"].shape).astype(np.float32))
+        return {**super().transform(batch), "image": batch["canvas"] + 0.01 * noise.to(batch["canvas"])}
 
 
 class Hopeless(Good):
@@ -338,6 +347,18 @@ class PreviewMoves(Good):
 
 
 @pytest.mark.parametrize(
+    ("task", "detail"),
+    [
+        (UnsavedQueue, "past changes from step to step and is not in a buffer"),
+        (PrivateSchedule, "weight changes from step to step and is not in a buffer"),
+        (OtherGenerator, "image is drawn with Python's or NumPy's generator: draw with torch"),
+    ],
+)
+def test_says_what_breaks_a_promise(task: type[PretextTask], detail: str) -> None:
+    assert any(detail in verdict.detail for verdict in check_task(task) if not verdict.passed)
+
+
+@pytest.mark.parametrize(
     ("task", "broken"),
     [
         (Good, ""),
@@ -353,6 +374,7 @@ class PreviewMoves(Good):
         (TrainedTeacher, "gradient"),
         (UnsavedQueue, "state"),
         (PrivateSchedule, "state"),
+        (OtherGenerator, "draws with torch"),
         (Hopeless, "loss falls"),
         (Nameless, "loads without"),
         (FlatPreview, "previews"),

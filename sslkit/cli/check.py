@@ -24,7 +24,7 @@ def _check(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")] = False,
 ) -> None:
-    from sslkit.testing import check_task
+    from sslkit.testing import SLOWER, check_task
 
     say(f"checking {task}{', which takes about half a minute' if full else ''}")
     verdicts = check_task(task, full)
@@ -35,5 +35,6 @@ def _check(
         for verdict in verdicts:
             stdout.print("kept   " if verdict.passed else "BROKEN ", style="green" if verdict.passed else "bold red", end="")
             stdout.print(f"{verdict.promise}{f': {verdict.detail}' if verdict.detail else ''}", markup=False)
-        stdout.print(f"{len(verdicts) - broken} of {len(verdicts)} promises kept", markup=False)
+        kind, more = ("", "") if full else ("quick ", f"; {len(SLOWER)} more with --full")
+        stdout.print(f"{len(verdicts) - broken} of {len(verdicts)} {kind}promises kept{more}", markup=False)
     raise typer.Exit(1 if broken else 0)

@@ -22,10 +22,11 @@ from sslkit.testing.full import FULL, check_ranks
 from sslkit.testing.quick import QUICK
 from sslkit.testing.ranks import Ranks
 
-__all__ = ["Ranks", "Verdict", "check_task"]
+__all__ = ["SLOWER", "Ranks", "Verdict", "check_task"]
 
 
 RANKS = "two processes learn exactly like one"
+SLOWER = (*FULL, RANKS)  # promises that only the full check looks at
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 import io
 import json
+import random
 import tempfile
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,12 @@ import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from sslkit.contract.encoder import over_views
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.options import alternatives, limits
-from sslkit.contract.task import ON_REQUEST, PretextTask, select_needed
+from sslkit.contract.task import ON_REQUEST, Batch, PretextTask, select_needed
 from sslkit.engine.checkpoint import describe, load, save_model
 from sslkit.engine.micro_batches import as_dict, named_terms, norm_buffers, total_loss, widen
 from sslkit.engine.render import render_previews
@@ -106,6 +108,29 @@ def _pure(bench: Bench) -> None:
             raise ContractViolationError(f"two calls of predict with one seed differ in {name or 'their output'}")
 
 
+def _draws(bench: Bench) -> None:
+    """Compare two transforms under one seed of torch's; others are seeded only to tell whose draws differ."""
+    stepper = bench.stepper()
+    first, second = bench.transformed(stepper), bench.transformed(stepper)
+    differing = _differing(first, second)
+    if differing is None:
+        return
+    repeated = []
+    for _ in range(2):
+        random.seed(0)
+        np.random.seed(0)
+        repeated.append(bench.transformed(stepper))
+    if _differing(*repeated) is None:
+        raise ContractViolationError(f"{differing} is drawn with Python's or NumPy's generator: draw with torch")
+    raise ContractViolationError(f"two transforms with one seed differ in {differing}")
+
+
+def _differing(first: Batch, second: Batch) -> str | None:
+    """Return the name of the first tensor in which two batches differ, None if there is none."""
+    tensors = ((name, value) for name, value in first.items() if isinstance(value, Tensor))
+    return next((name for name, value in tensors if not torch.equal(value, second[name])), None)
+
+
 def _finite(bench: Bench) -> None:
     for precision in ("fp32", "bf16"):
         stepper = bench.stepper(precision)
@@ -141,8 +166,10 @@ def _gradient(bench: Bench) -> None:
 
 def _state(bench: Bench) -> None:
     saved, loaded = bench.stepper(), bench.new_stepper(prepared=False)
+    before = _attributes(saved.task)
     for _ in range(2):
         saved.step(bench.raw(saved))
+    changed = [name for name, value in _attributes(saved.task).items() if before.get(name) != value]
     with tempfile.TemporaryFile() as file:
         torch.save(saved.state(), file)
         file.seek(0)
@@ -151,9 +178,29 @@ def _state(bench: Bench) -> None:
     loaded.step(bench.raw(loaded))
     for name, value in saved.task.state_dict().items():
         if not torch.equal(value, loaded.task.state_dict()[name]):
-            raise ContractViolationError(
-                f"after saving, loading and one more step {name} differs: some state is not in a buffer"
-            )
+            state = f"{changed[0]} changes from step to step and" if changed else "some state"
+            raise ContractViolationError(f"after saving, loading and one more step {name} differs: {state} is not in a buffer")
+
+
+def _attributes(task: nn.Module) -> dict[str, Any]:
+    """Return what the modules of a task keep in plain attributes, by name: values that can be compared."""
+    kept = {}
+    for name, module in task.named_modules():
+        for attribute, value in vars(module).items():
+            if not attribute.startswith("_") and attribute != "training":
+                kept[f"{name}.{attribute}".lstrip(".")] = _comparable(value)
+    return kept
+
+
+def _comparable(value: Any) -> Any:
+    """Return a copy of numbers, tensors and collections of them; None for anything else."""
+    if isinstance(value, Tensor | np.ndarray):
+        return value.tolist()
+    if isinstance(value, list | tuple | deque):
+        return [_comparable(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _comparable(item) for key, item in value.items()}
+    return value if isinstance(value, bool | int | float | str) else None
 
 
 def _learns(bench: Bench) -> None:
@@ -218,6 +265,7 @@ QUICK: dict[str, Callable[[Bench], None]] = {
     "outputs have samples first": _samples_first,
     "labels change nothing unless the task needs them": _labels,
     "predict changes no state and is repeatable": _pure,
+    "transform draws with torch alone": _draws,
     "a step is finite in float32 and bf16": _finite,
     "no stage waits for the device": _no_waiting,
     "gradient reaches the encoder and everything that is trained": _gradient,
