@@ -420,7 +420,7 @@ def test_names_the_broken_promise_in_full(task: type[PretextTask], broken: str, 
 
 def test_check_from_the_command_line(sslkit: Callable[..., Any], tmp_path: Any) -> None:
     good = sslkit("check", "rotation", "--json").json
-    assert good["passed"] and len(good["verdicts"]) == 11
+    assert good["passed"] and len(good["verdicts"]) == 12
     (tmp_path / "bad.py").write_text(
         "from sslkit import PretextTask\n\n\nclass Bad(PretextTask):\n    '''Do nothing.'''\n", encoding="utf-8"
     )
