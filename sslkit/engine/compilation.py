@@ -14,7 +14,7 @@ from sslkit.console import say
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.task import PretextTask
-from sslkit.engine.precision import Machine
+from sslkit.engine.precision import Machine, compilation_failure
 from sslkit.engine.settings import Settings
 
 
@@ -105,9 +105,9 @@ class Predict:
             with functorch_config.patch(force_non_lazy_backward_lowering=True):
                 return self.compiled(batch)
         except RuntimeError as error:
-            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = compilation_failure(error)
+            if reason is None:
                 raise
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             if self.required:
                 raise SslkitError(
                     f"on, but predict cannot be compiled: {reason}", "use --compile off", flag="compile"

@@ -1,6 +1,5 @@
 """One pass over the data in order, without gradient: an encoder's features, or any function of the samples."""
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from sslkit.contract.source import Source
 from sslkit.contract.task import ON_REQUEST, Batch
 from sslkit.data.loader import Loader, ordered_batches
 from sslkit.data.prefetch import prefetch
+from sslkit.data.process_share import available_cores
 from sslkit.engine.parallel import World
-from sslkit.engine.precision import Machine
+from sslkit.engine.precision import Machine, compilation_failure
 
 Read = Callable[[Tensor], dict[str, Tensor]]  # from images `[B, C, H, W]` to features by name, `[B, width]`
 
@@ -137,7 +137,7 @@ class _Network:
         try:
             return self.compiled(view)
         except RuntimeError as error:
-            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            if compilation_failure(error) is None:
                 raise
             say(f"features are computed eagerly: the encoder cannot be compiled ({type(error).__name__})")
             self.compiled = None
@@ -202,7 +202,7 @@ def _batches(
 
 def _with_hashes(batches: Iterator[dict[str, Any]], hashed: bool) -> Iterator[dict[str, Any]]:
     """Add `rows` and, if they are to be hashed, `hashes`; on the way to a GPU this is done while it computes."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # hashing releases the interpreter's lock
+    with ThreadPoolExecutor(min(8, available_cores())) as threads:  # hashing releases the interpreter's lock
         for raw in batches:
             hashes = _content(raw, threads) if hashed else np.empty(0, np.int64)
             yield {**raw, "rows": raw["index"].numpy(), "hashes": hashes}

@@ -9,7 +9,7 @@ from torch._dynamo import config as dynamo_config
 
 from sslkit.console import say
 from sslkit.contract.errors import SslkitError
-from sslkit.engine.precision import Machine
+from sslkit.engine.precision import Machine, compilation_failure
 
 
 def build_fusion(machine: Machine) -> "Fusion | None":
@@ -48,15 +48,15 @@ class Fusion:
                 with dynamo_config.patch(recompile_limit=32):  # a few sizes, strengths and, at the end, batches
                     return compiled(*arguments, **settings)
             except RuntimeError as error:
-                if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                reason = compilation_failure(error)
+                if reason is None:
                     raise
-                self._fall_back(function, error)
+                self._fall_back(function, error, reason)
                 return function(*arguments, **settings)
 
         return call
 
-    def _fall_back(self, function: Callable[..., Tensor], error: RuntimeError) -> None:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    def _fall_back(self, function: Callable[..., Tensor], error: RuntimeError, reason: str) -> None:
         name = function.__name__.strip("_")
         if self.required:
             raise SslkitError(

@@ -12,10 +12,9 @@ from sslkit.contract.source import ReadSeed
 from sslkit.contract.task import Batch
 from sslkit.data.loader import Loader
 from sslkit.engine.memory import free_memory, peak_growth
-from sslkit.engine.micro_batches import BATCH_NORM, MicroBatches, compute_gradients, norm_buffers
+from sslkit.engine.micro_batches import BATCH_NORM, MicroBatches, compute_gradients
 from sslkit.engine.precision import is_out_of_memory
 from sslkit.engine.sharded_tensors import local
-from sslkit.engine.step_numbers import Snapshot
 from sslkit.engine.stepper import Stepper
 from sslkit.specs.train import FEWEST_AT_ONCE
 
@@ -35,6 +34,15 @@ class StepMemory:
     def of(self, batch: int, micro_batch: int) -> float:
         """Return the bytes of a step with so many samples, and so many at once."""
         return self.fixed + max(batch * self.transform, batch * self.batch + micro_batch * self.network)
+
+
+def settle_micro_batch(stepper: Stepper) -> str | None:
+    """Replace `--micro-batch auto` by what fits, and return the reason; None if it is a number already."""
+    if stepper.spec.micro_batch != "auto":
+        return None
+    size, reason = choose_micro_batch(stepper)
+    stepper.update_spec(micro_batch=size)
+    return reason
 
 
 def choose_micro_batch(stepper: Stepper) -> tuple[int, str]:
@@ -83,8 +91,7 @@ def _measure_memory(stepper: Stepper) -> StepMemory | None:
     task, machine, (few, more) = stepper.task, stepper.machine, _ROWS
     loader = Loader(stepper.settings.source, workers=0, substitute=True)
     transforms, networks, batches = [], [], list[Batch]()
-    snapshot = Snapshot(task, list(norm_buffers(task)), teachers=True)
-    snapshot.take()
+    stepper.snapshot.take()
     compiled, stepper.predict.compiled = stepper.predict.compiled, None
     fusion, stepper.fusion = stepper.fusion, None  # sizes that never come again need not be compiled
     for rows in (2, few, more):  # the first for what is allocated only once
@@ -94,7 +101,7 @@ def _measure_memory(stepper: Stepper) -> StepMemory | None:
         networks.append(peak_growth(machine.device, lambda micro=micro_batches: compute_gradients(micro, _unscaled)))  # type: ignore[misc]
         task.zero_grad(set_to_none=True)
     stepper.predict.compiled, stepper.fusion = compiled, fusion
-    snapshot.restore()
+    stepper.snapshot.restore()
     if transforms[1] is None or transforms[2] is None or networks[1] is None or networks[2] is None:
         return None
     weights = sum(part.nbytes for part in local(p for p in task.parameters() if p.requires_grad))

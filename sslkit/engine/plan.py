@@ -19,7 +19,7 @@ from sslkit.engine.collapse import Health
 from sslkit.engine.job import TrainingJob, build_task
 from sslkit.engine.launch import process_count
 from sslkit.engine.memory import free_memory, peak_memory
-from sslkit.engine.memory_fit import choose_micro_batch
+from sslkit.engine.memory_fit import settle_micro_batch
 from sslkit.engine.pretrain import prepare
 from sslkit.engine.rehearsal import measure_step, rehearse_epochs
 from sslkit.engine.resume_file import save_resume
@@ -66,7 +66,7 @@ def plan(spec: PretrainSpec) -> PlanResult:
     started_at = time.perf_counter()
     stepper.before_epoch(0)
     preparing_first = time.perf_counter() - started_at
-    _fit_memory(stepper)
+    settle_micro_batch(stepper)
     step, raw = measure_step(stepper, _STEPS_SECONDS)
     high = peak_memory(settings.machine.device)
     batch, per_epoch = settings.spec.batch_size, settings.steps_per_epoch
@@ -104,17 +104,11 @@ def _build_stepper(job: TrainingJob) -> Stepper:
     return Stepper(build_task(job, initialize=False), job.settings, Clock(steps=10**6))
 
 
-def _fit_memory(stepper: Stepper) -> None:
-    """Split the batch as the run would."""
-    if stepper.spec.micro_batch == "auto":
-        stepper.update_spec(micro_batch=choose_micro_batch(stepper)[0])
-
-
 def _measure_peak(job: TrainingJob) -> int | None:
     """Return the peak memory of a few steps."""
     device, stepper = job.settings.machine.device, _build_stepper(job)
     stepper.before_epoch(0)
-    _fit_memory(stepper)
+    settle_micro_batch(stepper)
     measure_step(stepper, 0)
     peak = peak_memory(device)
     if device.type == "cuda":

@@ -132,3 +132,10 @@ def _check_sharding(machine: Machine) -> None:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Return whether torch ran out of memory, on a GPU or on the CPU (where the error has no class of its own)."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def compilation_failure(error: RuntimeError) -> str | None:
+    """Return the first line of what torch.compile says it cannot compile, None for any other error."""
+    if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return None
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -2,17 +2,14 @@
 
 import math
 from collections.abc import Callable
-from itertools import cycle
 
 from sslkit.console import duration, say, silence
 from sslkit.contract.modality import Modality
-from sslkit.contract.source import ReadSeed
 from sslkit.contract.task import Clock, PretextTask
-from sslkit.data.loader import Loader, ordered_batches
 from sslkit.engine.job import TrainingJob, build_task
 from sslkit.engine.parallel import World
 from sslkit.engine.precision import choose_device
-from sslkit.engine.rehearsal import rehearse_steps
+from sslkit.engine.rehearsal import measure_step
 from sslkit.engine.settings import DEFAULT_EPOCHS
 from sslkit.engine.stepper import Stepper
 from sslkit.specs.train import ENOUGH_STEPS, PretrainSpec
@@ -82,7 +79,4 @@ def _seconds_per_step(job: TrainingJob) -> float | None:
     if prepares and job.settings.data.samples > _LONG_EPOCH:
         return None
     stepper.before_epoch(0)
-    loader = Loader(job.settings.source, 0, substitute=True)
-    batches = ordered_batches(job.settings.spec.batch_size, job.settings.spec.batch_size)
-    (raw,) = loader(batches, ReadSeed(job.settings.spec.seed, 0))
-    return rehearse_steps(stepper, cycle([raw]), _SECONDS)
+    return measure_step(stepper, _SECONDS)[0]

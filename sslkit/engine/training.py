@@ -20,7 +20,7 @@ from sslkit.engine.compilation import adapt_compilation
 from sslkit.engine.job import Outcome, TrainingJob, build_task
 from sslkit.engine.loggers import build_loggers
 from sslkit.engine.loop import train
-from sslkit.engine.memory_fit import choose_micro_batch
+from sslkit.engine.memory_fit import settle_micro_batch
 from sslkit.engine.quarantine import too_many_unreadable
 from sslkit.engine.rehearsal import estimate_steps
 from sslkit.engine.resume import continue_hint, load_state, resume_clock
@@ -121,10 +121,8 @@ def _prepare(job: TrainingJob, session: Session, writer: CheckpointWriter, state
     if state is None:
         stepper.before_epoch(0)
         session.epoch_prepared = True
-        if stepper.spec.micro_batch == "auto":
-            size, reason = choose_micro_batch(stepper)
-            stepper.update_spec(micro_batch=size)
-            say(f"  {'micro-batch':<14} {size}: {reason}")
+        if (reason := settle_micro_batch(stepper)) is not None:
+            say(f"  {'micro-batch':<14} {stepper.spec.micro_batch}: {reason}")
         spec = writer.spec = estimate_steps(stepper, session.loader, session.stop)
         writer.write_spec()
     for name, reason in stepper.task.reasons().items():

@@ -20,7 +20,7 @@ from sslkit.contract.result import Metric, Result
 from sslkit.contract.task import Clock
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.engine.job import TrainingJob, build_task
-from sslkit.engine.memory_fit import choose_micro_batch
+from sslkit.engine.memory_fit import settle_micro_batch
 from sslkit.engine.pretrain import prepare
 from sslkit.engine.rehearsal import measure_step
 from sslkit.engine.run_folder import MODEL, holds_run
@@ -81,7 +81,7 @@ def compare(spec: CompareSpec) -> CompareResult:
     }
     shared = _agree([_check(each, folders[name]) for name, each in specs.items()])
     unlabeled = _unlabeled(KnnSpec(ckpt="", **evaluation_values), tasks[0])
-    with silence():  # all of it was said above
+    with silence():  # the first check has printed all of it
         jobs = {name: _check(each.updated(shared), folders[name]) for name, each in specs.items()}
     rehearsals = {name: _rehearse(job) for name, job in jobs.items() if not holds_run(job.out)}
     _announce(rehearsals, spec.minutes, unlabeled is None)
@@ -136,8 +136,7 @@ def _rehearse(job: TrainingJob) -> _Rehearsal:
     with silence():
         stepper = Stepper(build_task(job, initialize=False), job.settings, Clock(steps=10**6))
         stepper.before_epoch(0)
-        micro_batch, _ = choose_micro_batch(stepper)
-        stepper.update_spec(micro_batch=micro_batch)
+        settle_micro_batch(stepper)
         step, raw = measure_step(stepper, _MEASURED_SECONDS)
     source, encoder = stepper.settings.source, stepper.task.encoder
     few = {name: value[:_FEATURES] for name, value in raw.items() if isinstance(value, Tensor)}
@@ -145,7 +144,7 @@ def _rehearse(job: TrainingJob) -> _Rehearsal:
     with torch.no_grad(), in_eval_mode(encoder):
         view = source.view(to_device(few, source, stepper.machine.device), encoder.modality)
         over_views(lambda images: {"": encoder(images).cpu()}, encoder.sample_dims, view)
-    return _Rehearsal(micro_batch, step, (time.perf_counter() - started_at) / len(view) * job.settings.data.samples)
+    return _Rehearsal(stepper.micro_batch, step, (time.perf_counter() - started_at) / len(view) * job.settings.data.samples)
 
 
 def _announce(rehearsals: dict[str, _Rehearsal], minutes: float, labeled: bool) -> None:

@@ -54,7 +54,7 @@ def test_photographs_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, s
     for number in range(20):
         Image.fromarray(rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)).save(tmp_path / f"{number}.png")
     measured = iter([0.1, 0.225])
-    monkeypatch.setattr(size_fit, "rehearse_steps", lambda *arguments: next(measured))
+    monkeypatch.setattr(size_fit, "measure_step", lambda *arguments: (next(measured), {}))
     monkeypatch.setattr(size_fit, "_HOUR", 1.0)
     out = tmp_path / "run"
     small = ["--encoder-option", "width=8", "--batch-size", 16, "--workers", 0, "--device", "cpu", "--steps", 4]
