@@ -133,9 +133,16 @@ class _Search:
         return bool((untargeted & seen).any())
 
     def _describes(self, name: str) -> bool:
-        """Return whether an entry of the batch has few values per sample, and is no input that a task declares."""
+        """Return whether an entry of the batch has few values per sample, none of which comes from its content."""
         value = self.batch[name]
-        return isinstance(value, Tensor) and name not in self.task.visible_targets and value[0].numel() <= _FEW
+        if not isinstance(value, Tensor) or name in self.task.visible_targets or value[0].numel() > _FEW:
+            return False
+        others = {
+            name: value.roll(1, dims=0)
+            for name, value in self.prepared.items()
+            if isinstance(value, Tensor) and name not in ON_REQUEST
+        }
+        return torch.equal(value, self.transform({**self.prepared, **others}, 0)[name])
 
     def _drawn(self, name: str) -> Tensor:
         """Return an entry of several transforms, with other random values in each, `[draws * B, ...]`."""

@@ -76,12 +76,13 @@ class Brightness(ImageTask):
     def transform(self, batch: Batch) -> Batch:
         image = self.crop(batch)
         factor = 0.5 + torch.rand(len(image), device=image.device) / 2
-        levels = (factor * 8).long()
+        level = (factor * 8).long()
         return {
             "image": image * factor.view(-1, 1, 1, 1),
             "factor": factor,
             "percent": 100 * factor,
-            "levels": F.one_hot(levels, 8).float(),
+            "level": level,
+            "one_hot": F.one_hot(level, 8).float(),
             "noise": torch.randn(len(image), 4, device=image.device),
         }
 
@@ -111,10 +112,10 @@ class ReadsLevels(Brightness):
         return nn.Linear(self.encoder.width, 8)
 
     def predict(self, batch: Batch) -> Tensor:
-        return super().predict(batch) + batch["levels"]
+        return super().predict(batch) + batch["one_hot"]
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        return F.cross_entropy(output, (batch["factor"] * 8).long())
+        return F.cross_entropy(output, batch["level"])
 
 
 class Masked(ImageTask):
@@ -205,7 +206,7 @@ class Quantized(ImageTask):
         (ReadsIndex, "the output of predict depends on the index of a sample"),
         (ReadsFactor, "the output of predict depends on factor, which the loss compares it with"),
         (ReadsPercent, "the output of predict depends on percent, which tells factor, which the loss compares it with"),
-        (ReadsLevels, "the output of predict depends on levels"),
+        (ReadsLevels, "the output of predict depends on one_hot, which tells level"),
         (SeesHidden, "the output of predict depends on all parts of canvas that the loss targets: none of them is hidden"),
         (SeesMean, "the output of predict depends on all parts of canvas that the loss targets: none of them is hidden"),
         (PastesMask, "depends on hidden, which the loss compares it with; if hidden is a mask"),
