@@ -183,7 +183,7 @@ class _Search:
         seed_stage(0, "predict", 0)
         with torch.no_grad():
             outputs = as_dict(widen(self.task.predict(changed)))
-        return {name: (value != outputs[name]).flatten(1).any(dim=1) for name, value in self.outputs.items()}
+        return {name: (value != outputs[name]).reshape(len(value), -1).any(dim=1) for name, value in self.outputs.items()}
 
     def _used_outputs(self) -> dict[str, set[str]]:
         """Return for each term the outputs that it trains."""
