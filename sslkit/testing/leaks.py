@@ -101,7 +101,7 @@ class _Search:
         windows = _windows(self.prepared[name])
         cells = (len(self.prepared[name]), len(windows))
         targeted = {term: torch.zeros(cells, dtype=torch.int) for term in self.terms}  # by how many donors
-        seen = {key: torch.zeros(cells, dtype=torch.bool) for key in self.outputs}
+        reached = {key: torch.zeros(cells, dtype=torch.bool) for key in self.outputs}
         pairs = [(term, key) for term, keys in self.used.items() for key in sorted(keys)]
         for number, window in enumerate(windows):
             for donor in _DONORS:
@@ -109,8 +109,8 @@ class _Search:
                 for term, rows in self._rows_targeted(changed).items():
                     targeted[term][:, number] += rows
                 for key, rows in self._outputs_moved(changed).items():
-                    seen[key][:, number] |= rows
-            pairs = [(term, key) for term, key in pairs if not (targeted[term].bool() & ~seen[key]).any()]
+                    reached[key][:, number] |= rows
+            pairs = [(term, key) for term, key in pairs if not (targeted[term].bool() & ~reached[key]).any()]
             if not pairs:
                 return None  # each prediction misses some of what its term targets
         for term, key in pairs:
@@ -125,12 +125,12 @@ class _Search:
         term, key = pair
         part = (others.float() @ windows.flatten(1).float() > 0).view(len(others), *windows.shape[1:])
         untargeted = torch.ones(len(others), dtype=torch.bool)
-        seen = torch.zeros(len(others), dtype=torch.bool)
+        reached = torch.zeros(len(others), dtype=torch.bool)
         for donor in _DONORS:
             changed = self._replaced(name, part, donor)
             untargeted &= ~self._rows_targeted(changed)[term]
-            seen |= self._outputs_moved(changed)[key]
-        return bool((untargeted & seen).any())
+            reached |= self._outputs_moved(changed)[key]
+        return bool((untargeted & reached).any())
 
     def _describes(self, name: str) -> bool:
         """Return whether an entry of the batch has few values per sample, none of which comes from its content."""
