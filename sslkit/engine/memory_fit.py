@@ -14,7 +14,7 @@ from sslkit.data.loader import Loader
 from sslkit.engine.memory import free_memory, peak_growth
 from sslkit.engine.micro_batches import BATCH_NORM, MicroBatches, compute_gradients
 from sslkit.engine.precision import is_out_of_memory
-from sslkit.engine.sharded_tensors import local
+from sslkit.engine.sharded_tensors import local_parts
 from sslkit.engine.stepper import Stepper
 from sslkit.nn.teacher import Teacher
 from sslkit.specs.train import FEWEST_AT_ONCE
@@ -104,7 +104,7 @@ def _measure_memory(stepper: Stepper) -> StepMemory | None:
     stepper.snapshot.restore()
     if transforms[1] is None or transforms[2] is None or networks[1] is None or networks[2] is None:
         return None
-    weights = sum(part.nbytes for part in local(p for p in task.parameters() if p.requires_grad))
+    weights = sum(part.nbytes for part in local_parts(p for p in task.parameters() if p.requires_grad))
     batch = _bytes(batches[-1]) / more
     copies = stepper.buckets is not None  # of gradients, in the first step
     moments = {"adamw": 2, "sgd": 0, "lars": 0}[stepper.spec.optimizer]  # momentum was allocated with the optimizer

@@ -28,7 +28,7 @@ from sslkit.engine.precision import is_out_of_memory
 from sslkit.engine.profile import COPY, HOOKS, OPTIMIZER, REST, TRANSFORM, Enter, unmeasured
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.settings import Settings
-from sslkit.engine.sharded_tensors import like, load_optimizer_state, local, optimizer_state, whole
+from sslkit.engine.sharded_tensors import distribute_like, full_values, load_optimizer_state, local_parts, optimizer_state
 from sslkit.engine.sharding import ShardedEncoders
 from sslkit.engine.signals import StopSignal
 from sslkit.engine.step_numbers import Snapshot, StepNumbers, ignore_numbers
@@ -255,7 +255,7 @@ class Stepper:
     def state(self) -> dict[str, Any]:
         """Return everything a resumed run needs, the position included."""
         return {
-            "task": whole(dict(self.task.state_dict())),
+            "task": full_values(dict(self.task.state_dict())),
             "optimizer": optimizer_state(self.optimizer),
             "scaler": self.scaler.state_dict(),
             "overflows": self.overflows,
@@ -268,7 +268,9 @@ class Stepper:
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore a saved state."""
         current = self.task.state_dict()
-        weights = {name: like(value, current[name]) if name in current else value for name, value in state["task"].items()}
+        weights = {
+            name: distribute_like(value, current[name]) if name in current else value for name, value in state["task"].items()
+        }
         self.task.load_state_dict(weights)
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -343,7 +345,7 @@ class Stepper:
 def _first_not_finite(tensors: dict[str, Any]) -> str | None:
     """Return the name of the first tensor that is not finite."""
     for name, value in tensors.items():
-        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(*local([value])).all():
+        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(*local_parts([value])).all():
             return name
     return None
 
