@@ -107,7 +107,7 @@ def make_data(arguments: argparse.Namespace) -> tuple[Tensor, Tensor, Tensor, Te
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
-    """Return what a function returns, its seconds, those of all cores (on a busy machine the better figure), and peak memory."""
+    """Return what a function returns, its seconds, those of all cores (which other work changes less), and peak memory."""
     start, cores = time.perf_counter(), time.process_time()
     result = run()
     seconds = {"seconds": round(time.perf_counter() - start, 2), "core_seconds": round(time.process_time() - cores, 2)}

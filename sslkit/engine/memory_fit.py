@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import ReadSeed
 from sslkit.contract.task import Batch, PretextTask
 from sslkit.data.loader import Loader
 from sslkit.engine.memory import free_memory, peak_growth
-from sslkit.engine.micro_batches import BATCH_NORM, MicroBatches, compute_gradients
+from sslkit.engine.micro_batches import BATCH_NORM, MicroBatches, compute_gradients, has_batch_norm
 from sslkit.engine.precision import is_out_of_memory
 from sslkit.engine.sharded_tensors import local_parts
 from sslkit.engine.stepper import Stepper
@@ -58,7 +58,7 @@ def choose_micro_batch(stepper: Stepper) -> tuple[int, str]:
     if free is None or memory is None:
         return share, "the whole batch"
     limit = (1 - _SPARE) * free
-    fewest = min(share, FEWEST_AT_ONCE if _has_batch_norm(stepper.task) else 1)
+    fewest = min(share, FEWEST_AT_ONCE if has_batch_norm(stepper.task) else 1)
     halves = [share, *(2**power for power in range(int(math.log2(share)), -1, -1) if fewest <= 2**power < share)]
     fitting = next((size for size in halves if memory.of(share, size) <= limit), 0)
     fitting = min(stepper.world.gather_lists([fitting]))
@@ -130,7 +130,7 @@ def _advice(memory: StepMemory, stepper: Stepper, limit: float) -> str:
     ways = ["a smaller --size"]
     if (limit - memory.fixed) / max(memory.transform, memory.batch, 1) < share:
         ways.append("a smaller --batch-size")
-    elif _has_batch_norm(task):
+    elif has_batch_norm(task):
         ways.append("a smaller --batch-size")
         flags = _flags_against_batch_norm(task)
         if flags:
@@ -142,14 +142,10 @@ def _flags_against_batch_norm(task: PretextTask) -> str:
     """Return the flags that leave a task without BatchNorm, none if its heads cannot be without."""
     teachers = [module for module in task.modules() if isinstance(module, Teacher)]  # whose networks are copies
     copied = {module for network in (task.encoder, *teachers) for module in network.modules()}
-    in_encoder = ["--encoder-option norm=group"] if _has_batch_norm(task.encoder) else []
+    in_encoder = ["--encoder-option norm=group"] if has_batch_norm(task.encoder) else []
     if all(module in copied for module in task.modules() if isinstance(module, BATCH_NORM)):
         return in_encoder[0]
     return " and ".join([*in_encoder, "--norm layer"]) if "norm" in type(task.options).model_fields else ""
-
-
-def _has_batch_norm(network: nn.Module) -> bool:
-    return any(isinstance(module, BATCH_NORM) for module in network.modules())
 
 
 def _size(number: float) -> str:

@@ -22,7 +22,7 @@ from sslkit.engine.compilation import Predict, adapt_compilation
 from sslkit.engine.features import extract, map_samples
 from sslkit.engine.fusion import build_fusion
 from sslkit.engine.memory import keep_freed_memory
-from sslkit.engine.micro_batches import MicroBatches, StepReport, compute_gradients, norm_buffers, widen
+from sslkit.engine.micro_batches import MicroBatches, StepReport, compute_gradients, has_batch_norm, norm_buffers, widen
 from sslkit.engine.optimizer import build_optimizer, clip_gradients, follow_schedules, lr_factor, reset_state
 from sslkit.engine.precision import is_out_of_memory
 from sslkit.engine.profile import COPY, HOOKS, OPTIMIZER, REST, TRANSFORM, Enter, unmeasured
@@ -34,6 +34,7 @@ from sslkit.engine.signals import StopSignal
 from sslkit.engine.step_numbers import Snapshot, StepNumbers, ignore_numbers
 from sslkit.nn.fusion import fusing
 from sslkit.nn.sync_batchnorm import convert_sync_batchnorm
+from sslkit.specs.train import FEWEST_AT_ONCE
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -112,9 +113,11 @@ class Stepper:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            hint = f"try --micro-batch {max(1, self.micro_batch // 2)}"
+            half = max(1, self.micro_batch // 2)
+            few = half < FEWEST_AT_ONCE and has_batch_norm(self.task)
             raise RunFailedError(
-                f"out of memory in step {self.clock.step + 1} with {self.micro_batch} samples at once", hint
+                f"out of memory in step {self.clock.step + 1} with {self.micro_batch} samples at once",
+                f"try a smaller --size, or --micro-batch {half}" if few else f"try --micro-batch {half}",
             ) from error
         self.enter(REST)
         if not self.reads_late:
