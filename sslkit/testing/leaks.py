@@ -69,7 +69,7 @@ class _Search:
             for other in self.batch:
                 if value.numel() == len(value) and self._describes(other) and other != name:
                     for output in self._outputs_moved_by(other, trained):
-                        if _tells(self._drawn(other), self._drawn(name).flatten()):
+                        if _tells(self._redraw(other), self._redraw(name).flatten()):
                             return f"{_named(output)} depends on {other}, which tells {name}, which the loss compares it with"
         return None
 
@@ -144,7 +144,7 @@ class _Search:
         }
         return torch.equal(value, self.transform({**self.prepared, **others}, 0)[name])
 
-    def _drawn(self, name: str) -> Tensor:
+    def _redraw(self, name: str) -> Tensor:
         """Return an entry of several transforms, with other random values in each, `[draws * B, ...]`."""
         return torch.cat([self.transform(self.prepared, draw)[name] for draw in range(_DRAWS)])
 
