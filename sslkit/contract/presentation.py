@@ -46,7 +46,7 @@ def to_html(result: "Result") -> str:
     summary = f"{result.title}: {headline.name} {metric_text(headline)} on {headline.n:,} {headline.unit_of_n}"
     head = "".join(_cell("th", title, title) for title in titles)
     body = "".join(f"<tr>{_line(titles, cells, strong=not place)}</tr>" for place, cells in enumerate(lines))
-    table = f'<table style="border-collapse:collapse;margin:.3em 0"><tr>{head}</tr>{body}</table>'
+    table = f'<table style="border-collapse:collapse;margin:.3em 0;color:inherit"><tr>{head}</tr>{body}</table>'
     notes = "".join(f'<p style="{_TEXT}">{escape(note)}</p>' for note in result.notes)
     source = f'<p style="{_SMALL}">{escape(result.checkpoint)}, weights {escape(result.weights)}</p>'
     return f'<div><p style="{_TEXT};font-weight:bold">{escape(summary)}</p>{table}{notes}{source}</div>'
