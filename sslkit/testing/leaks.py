@@ -114,7 +114,7 @@ class _Search:
             if not pairs:
                 return None  # each prediction misses some of what its term targets
         for term, key in pairs:
-            surely, perhaps = (targeted[term] == len(_DONORS)).sum(), targeted[term].bool().sum()
+            surely, perhaps = int((targeted[term] == len(_DONORS)).sum()), int(targeted[term].bool().sum())
             # A target that only some donors move is quantized: what moves it not at all may be targeted, too.
             if surely >= max(_EVIDENCE, 0.8 * perhaps) and self._sees_more(name, windows, targeted[term] == 0, (term, key)):
                 return f"{_named(key)} depends on all parts of {name} that the loss targets: none of them is hidden"
