@@ -18,18 +18,13 @@ from mkdocs.structure.pages import Page
 
 import sslkit
 from sslkit.cli.app import Verb, build_app, verbs
+from sslkit.cli.options import data_table, expected
 
 ROOT = Path(__file__).parent.parent
 _LINK = re.compile(r"(\]\()(?!https?://|#)([^)#\s]+)(#[^)]*)?\)")
 _LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json"}
 
-# Sections of the reference: modules whose public names each of them has, "sslkit" standing for the names of `sslkit.__all__`
-# in the modules that follow it.
-_REFERENCE = {
-    "commands": ("Commands as functions", ("engine", "evaluation", "exporting", "reporting", "image", "image_text", "text")),
-    "specs": ("Specs: the options of commands", ("specs",)),
-    "contract": ("The contract of tasks and plugins", ("contract", "data")),
-}
+# Pages of the reference: modules whose public names each of them has, beside the three pages of `sslkit.__all__`.
 _MODULES = {
     "nn": ("Heads, teachers, losses", ("sslkit.nn",)),
     "transforms": ("Image transforms and views", ("sslkit.image.transforms", "sslkit.image.views")),
@@ -65,6 +60,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Make links to files outside of docs/ lead to their pages here."""
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["navigation", "toc"]  # not in the file, where GitHub would show it
     origin = file_of(page.file.src_uri)
     if origin is None:
         return markdown
@@ -108,7 +105,7 @@ def command_page(verb: Verb) -> str:
 
 def _row(option: Any) -> str:
     names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
-    value = "" if option.is_flag else f" *{_text(option.metavar or option.type.name.upper())}*"
+    value = "" if option.is_flag else f" *{_text(option.metavar or 'TEXT')}*"
     return f"| {names}{value} | {_text(option.help or '')} |"
 
 
@@ -118,23 +115,34 @@ def _text(text: str) -> str:
 
 def reference_pages() -> Iterator[tuple[str, str]]:
     """Return name and text of the pages of the reference; mkdocstrings fills them from the docstrings."""
-    for page, (title, rooms) in _REFERENCE.items():
-        parts = [f"# {title}\n"]
-        for name in sslkit.__all__:
-            room = sslkit._WHERE[name].split(".")[1]
-            is_spec = name.endswith("Spec")
-            if is_spec if page == "specs" else room in rooms and not is_spec:
-                parts.append(_entry(f"{sslkit._WHERE[name]}.{name}", f"sslkit.{name}"))
-        yield page, "\n".join(parts)
+    specs = [name for name in sslkit.__all__ if name.endswith("Spec")]
+    classes = [name for name in sslkit.__all__ if name[0].isupper() and name not in specs]
+    functions = [name for name in sslkit.__all__ if name[0].islower()]
+    yield "functions", "\n".join(["# Functions\n", *map(_entry, functions)])
+    yield "classes", "\n".join(["# Classes\n", *map(_entry, classes)])
+    yield "specs", "\n".join(["# Specs: the options of functions\n", *(_entry(name) + _fields(name) for name in specs)])
     for page, (title, modules) in _MODULES.items():
-        parts = [f"# {title}\n"]
-        for module in modules:
-            parts.append(f"::: {module}\n    options:\n      show_root_heading: true\n      heading_level: 2\n")
-        yield page, "\n".join(parts)
+        yield page, "\n".join([f"# {title}\n", *(f"::: {module}\n    options:\n      heading_level: 2\n" for module in modules)])
 
 
-def _entry(path: str, heading: str) -> str:
-    return f"::: {path}\n    options:\n      heading: {heading}\n      heading_level: 2\n"
+def _entry(name: str) -> str:
+    fields = "      show_if_no_docstring: true\n" if name[0].isupper() and not name.endswith("Spec") else ""
+    return f"::: {sslkit._WHERE[name]}.{name}\n    options:\n      heading: {name}\n      heading_level: 2\n{fields}"
+
+
+def _fields(spec: str) -> str:
+    """Return a table of the fields of a spec."""
+    lines = ["\n| field | accepts | default | |", "|---|---|---|---|"]
+    tables = []
+    for name, field in getattr(sslkit, spec).model_fields.items():
+        default = "required" if field.is_required() else "" if field.default in (None, {}) else f"`{field.default}`"
+        if data_table(field) is not None:
+            tables.append(name.replace("_", "-"))
+        else:
+            lines.append(f"| `{name}` | {_text(expected(field))} | {default} | {_text(field.description or '')} |")
+    if tables:
+        lines.append(f"\nAlso the [options](../flags.md#data-options) of {', '.join(tables)} data, such as `size`.")
+    return "\n".join([*lines, ""])
 
 
 def linked_files() -> list[Path]:
