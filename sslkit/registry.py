@@ -98,7 +98,7 @@ def data_options() -> dict[str, type["DataOptions"]]:
 
     Naming that modality, as a task or a checkpoint does, reports why.
     """
-    options: dict[str, type["DataOptions"]] = {}
+    options: dict[str, type[DataOptions]] = {}
     for entry in entries(MODALITIES):
         with suppress(SslkitError):
             options[entry.name] = _data_options(entry)

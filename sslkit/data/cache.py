@@ -67,7 +67,8 @@ def claim_cache() -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     others = [entry.name for entry in folder.iterdir() if entry.name != "lost+found" and not entry.name.startswith(MARKER)]
     hint = "set SSLKIT_CACHE to a new or empty folder"
-    if temporary and hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():  # where everybody may make a folder of any name
+    # Where everybody may make a folder of any name.
+    if temporary and hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
         raise SslkitError(f"the cache folder {folder} belongs to another user", hint)
     if (folder / MARKER).is_file():  # asked last: another process may write it, and files, at this moment
         return folder
