@@ -68,11 +68,9 @@ def test_a_run_with_workers_that_spawn_starts(digits: Path, tmp_path: Path) -> N
 @pytest.mark.slow
 def test_resuming_plan_and_processes(digits: Path, tmp_path: Path) -> None:
     flags = ["--data", digits, *SMALL, "--json"]
-    whole = [*flags, "--workers", 2, "--steps", 6, "--out", tmp_path / "whole"]
-    parts = [*flags, "--workers", 2, "--out", tmp_path / "parts"]
-    run("-m", "sslkit", "pretrain", "rotation", *whole)
-    run("-m", "sslkit", "pretrain", "rotation", *parts, "--steps", 3)
-    run("-m", "sslkit", "pretrain", "rotation", *parts, "--steps", 6, "--resume")
+    once = [*flags, "--workers", 1, "--out", tmp_path / "once"]
+    run("-m", "sslkit", "pretrain", "rotation", *once, "--steps", 3)
+    assert json.loads(run("-m", "sslkit", "pretrain", "rotation", *once, "--steps", 6, "--resume").stdout)["steps"] == 6
     plan = json.loads(run("-m", "sslkit", "plan", "rotation", *flags, "--workers", 0).stdout)
     assert plan["memory"] is None and plan["largest_batch"] is None
     two = [*flags, "--workers", 1, "--out", tmp_path / "two", "--steps", 2, "--devices", 2]
@@ -143,9 +141,8 @@ def test_text_files_are_opened_with_their_encoding() -> None:
 
 
 def test_output_in_a_code_page_that_lacks_characters() -> None:
-    assert (
-        "2?3" in run("-c", "from sslkit.console import *; replace_unprintable(); print('2≥3')", PYTHONIOENCODING="ascii").stdout
-    )
+    code = "from sslkit.console import replace_unprintable; replace_unprintable(); print('2 ≥ 3')"
+    assert run("-c", code, PYTHONIOENCODING="ascii").stdout == "2 ? 3\n"
     assert run("-m", "sslkit", "tasks", PYTHONIOENCODING="cp1252").stdout
 
 
