@@ -128,6 +128,11 @@ def test_the_reference_has_every_public_name(site: dict[str, Any]) -> None:
     assert {f"reference/{name}.md" for name in pages} == set(re.findall(r"reference/\w+\.md", MKDOCS))
 
 
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    listed = set(re.findall(r"^ +- (?:\w+: )?([\w/-]+\.md)$", MKDOCS, flags=re.MULTILINE))
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} == {name for name in listed if (ROOT / "docs" / name).exists()}
+
+
 def test_every_extra_is_documented() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     page = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
