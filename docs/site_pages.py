@@ -122,7 +122,7 @@ def reference_pages() -> Iterator[tuple[str, str]]:
     yield "classes", "\n".join(["# Classes\n", *map(_entry, classes)])
     yield "specs", "\n".join(["# Specs: the options of functions\n", *(_entry(name) + _fields(name) for name in specs)])
     for page, (title, modules) in _MODULES.items():
-        entries = [f"::: {module}\n    options:\n      heading_level: 2\n" for module in modules]
+        entries = [f"::: {module}\n    options:\n      heading: {module}\n      heading_level: 2\n" for module in modules]
         yield page, "\n".join([f"# {title}\n", *entries])
 
 
