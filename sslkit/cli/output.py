@@ -31,11 +31,11 @@ def show(result: Any, as_json: bool, lines: Callable[[Any], list[str] | None] | 
         show_results(result, details)
         return
     custom = None if lines is None else lines(result)
-    for line in _field_lines(values) if custom is None else custom:
+    for line in field_lines(values) if custom is None else custom:
         stdout.print(line, markup=False)
 
 
-def _field_lines(values: dict[str, Any]) -> list[str]:
+def field_lines(values: dict[str, Any]) -> list[str]:
     """Return a line for each field."""
     return [f"{name.replace('_', ' '):<26} {_field_text(value)}" for name, value in values.items()]
 
