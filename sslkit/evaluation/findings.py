@@ -7,67 +7,24 @@ none knows a task or a modality by name.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
+from statistics import mean
 
 from sslkit.console import duration
 from sslkit.contract.options import Spec
-from sslkit.contract.result import Finding, Metric, Result, Role, Row
+from sslkit.contract.result import Finding, Result, Role, Row
 from sslkit.engine.checkpoint import Checkpoint
+from sslkit.engine.curves import describe_metrics, read_chance
+from sslkit.engine.run_command import flag_words
 from sslkit.engine.run_folder import METRICS, read_json_lines
+from sslkit.evaluation.gain import Gain, gain_over
 from sslkit.evaluation.next_steps import NextSteps
+from sslkit.evaluation.notes import count
+from sslkit.evaluation.trial import SCRATCH
 from sslkit.specs.train import FEW_STEPS
 
-
-@dataclass(frozen=True)
-class Gain:
-    """How much better one row is than another, by the headline, with the 95% interval of the difference if there is one."""
-
-    value: float
-    low: float | None
-    high: float | None
-    metric: Metric
-
-    @property
-    def is_positive(self) -> bool:
-        """Return whether the first row is better: by more than chance, if there is an interval."""
-        return (self.value if self.low is None else self.low) > 0
-
-    @property
-    def is_negative(self) -> bool:
-        """Return whether the first row is worse: by more than chance, if there is an interval."""
-        return (self.value if self.high is None else self.high) < 0
-
-    def text(self, sign: str = "") -> str:
-        """Return its value; `sign` is that of Python's format: blank, or + for both signs."""
-        value = self.value if sign else abs(self.value)
-        return f"{100 * value:{sign}.1f} points" if self.metric.unit == "share" else f"{value:{sign}.3f}"
-
-    def interval(self) -> str:
-        """Return the interval of the absolute value in brackets where it has one sign, else of the value."""
-        if self.low is None or self.high is None:
-            return ""
-        low, high = (-self.high, -self.low) if self.is_negative else (self.low, self.high)
-        share = self.metric.unit == "share"
-        low_text, high_text = (f"{100 * end:.1f}" if share else f"{end:.3f}" for end in (low, high))
-        return f" (95% interval {low_text} to {high_text})"
-
-
-def gain_over(row: Row, other: Row) -> Gain:
-    """Return how much better a row is than another of the same test part: paired over samples where that was recorded."""
-    ours, theirs = row.headline, other.headline
-    paired = other.comparisons.get(row.model)
-    low: float | None
-    high: float | None
-    if paired is not None and None not in (paired.difference, paired.low, paired.high):
-        value, low, high = (-(end or 0.0) for end in (paired.difference, paired.high, paired.low))
-    elif ours.low is not None and ours.high is not None:  # wider than a paired one: each end against the other's far end
-        value = ours.value - theirs.value
-        low = ours.low - (theirs.value if theirs.high is None else theirs.high)
-        high = ours.high - (theirs.value if theirs.low is None else theirs.low)
-    else:
-        value, low, high = ours.value - theirs.value, None, None
-    if ours.higher_is_better:
-        return Gain(value, low, high, ours)
-    return Gain(-value, None if high is None else -high, None if low is None else -low, ours)
+_NEAR_CHANCE = 1.2  # times the chance level: 30% for four rotations
+_RECENT = 20  # log lines whose mean is the answer to the pretext question
 
 
 @dataclass(frozen=True)
@@ -94,11 +51,24 @@ class Case:
         """Return the row of the plainest features."""
         return self._row("baseline")
 
+    @property
+    def row(self) -> Row:
+        """Return the row of the checkpoint."""
+        row = self._row("checkpoint")
+        assert row is not None  # every table begins with it
+        return row
+
+    @property
+    def place(self) -> str:
+        """Return to which test part and layer a verdict applies, if there are several."""
+        same = [row for row in self.result.rows if row.role == "checkpoint"]
+        several = {"": len({row.test for row in same}) > 1, "layer ": len({row.layer for row in same}) > 1}
+        values = {"": self.row.test, "layer ": self.row.layer}
+        return ", ".join(f"{name}{values[name]}" for name in values if several[name])
+
     def gain(self, other: Row) -> Gain:
         """Return how much better the checkpoint is than another row."""
-        row = self._row("checkpoint")
-        assert row is not None
-        return gain_over(row, other)
+        return gain_over(self.row, other)
 
     def _row(self, role: Role) -> Row | None:
         """Return the row of a role on the first test part; of several layers, the last one."""
@@ -112,8 +82,10 @@ Rule = Callable[[Case], Finding | None]
 def with_findings(result: Result, checkpoint: Checkpoint, spec: Spec, by_distance: bool = False) -> Result:
     """Return the result with what it means: a verdict, and a reason if there is one."""
     case = Case(result, checkpoint, spec, by_distance)
-    chosen = [next((finding for rule in rules if (finding := rule(case))), None) for rules in (VERDICTS, REASONS)]
-    return replace(result, findings=[finding for finding in chosen if finding is not None])
+    verdict, reason = (next((made for rule in rules if (made := rule(case))), None) for rules in (VERDICTS, REASONS))
+    if verdict is not None and case.place:
+        verdict = replace(verdict, text=f"{case.place}: {verdict.text}")
+    return replace(result, findings=[finding for finding in (verdict, reason) if finding is not None])
 
 
 def nothing_to_compare(case: Case) -> Finding | None:
@@ -122,7 +94,7 @@ def nothing_to_compare(case: Case) -> Finding | None:
         return None
     fields, flags = type(case.spec).model_fields, list[str]()
     if "protocol" in case.spec.model_fields_set and isinstance(getattr(case.spec, "protocol", None), str):
-        flags += ["--protocol", getattr(case.spec, "protocol")]
+        flags += flag_words("protocol", case.spec.model_dump()["protocol"])
     if "scratch" in fields:
         flags.append("--scratch")
     text = "Whether pretraining helped is not measured: nothing stands beside this number."
@@ -163,16 +135,60 @@ def helped(case: Case) -> Finding | None:
 
 
 def few_steps(case: Case) -> Finding | None:
-    """Find that pretraining was too short, unless it started from weights that somebody else trained."""
+    """Find that pretraining was too short, unless it began with weights that were trained before."""
     metadata, steps = case.checkpoint.metadata, int(case.checkpoint.metadata["step"])
-    continued = metadata.get("pretrained_by") or metadata.get("spec", {}).get("pretrained") or case.next.recorded.get("init")
-    if steps >= FEW_STEPS or continued:
+    began = any(spec.get(name) for name in ("pretrained", "init") for spec in (case.next.of_checkpoint, case.next.recorded))
+    if steps >= FEW_STEPS or began or "classes" in metadata:  # which fine-tuning records
         return None
-    seconds = _seconds_per_step(case.checkpoint)
-    longer = f"{case.next.longer:,} would take about {duration(case.next.longer * seconds)}" if seconds else ""
-    text = f"Pretrained for only {steps:,} steps, too few to learn much{f'; {longer}' if longer else ''}."
+    seconds = _logged(case.checkpoint.path.parent, "seconds")[-1:]
+    time = f"; {case.next.longer:,} take about {duration(case.next.longer * seconds[0] / steps)}" if seconds and steps else ""
+    text = f"Pretrained for only {count(steps, 'step')}, too few to learn much{time}."
     return Finding("few-steps", text, case.next.train_longer())
 
 
+def answers_by_chance(case: Case) -> Finding | None:
+    """Find that the pretext question was not answered better than by guessing: the data may not hold the answer."""
+    folder = case.checkpoint.path.parent
+    levels = {name: level for name, level in read_chance(folder).items() if name.rpartition(".")[2] == "accuracy"}
+    reached = {name: mean(values[-_RECENT:]) for name in levels if (values := _logged(folder, name))}
+    if not reached or any(value > _NEAR_CHANCE * levels[name] for name, value in reached.items()):
+        return None
+    text = (
+        f"The pretext question is answered as by guessing: {', '.join(describe_metrics(reached, levels))}. "
+        "The data may not hold the answer, as photos from above do not show which way is up."
+    )
+    return Finding("chance", text, case.next.on_checkpoint("preview"))
+
+
+def distances_underrate(case: Case) -> Finding | None:
+    """Find that features are compared by their distances, whose task predicts hidden parts of its input."""
+    if not case.by_distance or not case.checkpoint.metadata.get("masked"):
+        return None
+    text = f"{case.result.verb} underrates masked pretraining: a linear probe and fine-tuning show what the features hold."
+    return Finding("distances", text, case.next.evaluate("probe"))
+
+
+def _logged(folder: Path, name: str) -> list[float]:
+    """Return the values of a metric in a run's log, none if it is not there."""
+    lines = [line for line in read_json_lines(folder / METRICS) if isinstance(line, dict)]
+    return [float(line[name]) for line in lines if isinstance(line.get(name), int | float)]
+
+
+def _name(row: Row) -> str:
+    """Return what a row stands for in a sentence: without the settings that follow a baseline's name."""
+    if row.model.startswith(SCRATCH):
+        return f"training {row.model}"
+    return row.model.partition(",")[0] if row.role == "baseline" else row.model
+
+
+def _next_evaluation(case: Case) -> str:
+    """Return the command of the next evaluation that says more about the features; nothing if there is none."""
+    if case.by_distance:
+        return case.next.evaluate("probe")
+    if case.result.verb != "finetune" and case.result.data.train and case.next.can_finetune:  # it has labels to train on
+        return case.next.evaluate("finetune", "--scratch")
+    return ""
+
+
 VERDICTS: tuple[Rule, ...] = (nothing_to_compare, not_above_random, not_above_baseline, helped)
-REASONS: tuple[Rule, ...] = (few_steps,)
+REASONS: tuple[Rule, ...] = (few_steps, answers_by_chance, distances_underrate)

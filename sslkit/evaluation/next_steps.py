@@ -34,6 +34,12 @@ class NextSteps:
             return {}
 
     @property
+    def of_checkpoint(self) -> dict[str, Any]:
+        """Return the spec in the checkpoint's own description, which has no paths."""
+        spec = self.checkpoint.metadata.get("spec")
+        return spec if isinstance(spec, dict) else {}
+
+    @property
     def can_finetune(self) -> bool:
         """Return whether encoders of this modality can be fine-tuned."""
         return type(load_modality(self.checkpoint.modality)).augmentation is not Modality.augmentation
@@ -56,6 +62,10 @@ class NextSteps:
             for name, value in self.spec.sample_values().items():
                 words += flag_words(name, value)
         return shlex.join([*words, *flags])
+
+    def on_checkpoint(self, verb: str) -> str:
+        """Return the command of a verb that needs nothing but the checkpoint in its run folder."""
+        return shlex.join(["sslkit", verb, "--ckpt", str(self.checkpoint.path)])
 
     def train_longer(self) -> str:
         """Return the command that pretrains as the checkpoint was, for more steps."""

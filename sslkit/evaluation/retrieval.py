@@ -29,6 +29,7 @@ class Retrieval(FeatureEvaluation):
 
     verb = "retrieval"
     Options = RetrievalSpec
+    by_distance = True
     protocols = (
         Protocol(
             "retrieval/map-v1",

@@ -24,6 +24,7 @@ from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.precision import choose_device
 from sslkit.engine.run_folder import append_result
 from sslkit.evaluation.features import cached_features
+from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.metrics import ByClass, mean_correct, score
 from sslkit.evaluation.models import CHECKPOINT, Model, compare_models
 from sslkit.evaluation.notes import note_on_labels, write_notes
@@ -183,6 +184,7 @@ class FeatureEvaluation(Evaluation):
     """Base of evaluations of frozen features: a subclass fits a predictor, and may measure something else than accuracy."""
 
     baseline_pixels: ClassVar[int] = 32  # side of the images whose raw pixels are a baseline
+    by_distance: ClassVar[bool] = False  # whether features are compared by their distances, as k-NN does; nothing is fitted
 
     def fit(self, train: TrainingView, settings: Settings, seed: int) -> Predictor:
         """Return what predicts, fitted on the training part only."""
@@ -229,6 +231,7 @@ class FeatureEvaluation(Evaluation):
             notes=[*write_notes(rows, data), *note_on_labels(session.checkpoint.metadata)],
             seconds=round(time.monotonic() - started_at, 1),
         )
+        result = with_findings(result, session.checkpoint, spec, self.by_distance)
         append_result(session.checkpoint.path.parent, result.to_json())
         return result
 

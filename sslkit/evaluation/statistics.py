@@ -68,8 +68,13 @@ def _interval_of_difference(differences: NDArray[np.float64], seed: int = 0) -> 
     else:
         means = _resampled_means(differences, rng)
     low, high = np.percentile(means, [2.5, 97.5])
-    tail = min((means <= 0).mean(), (means >= 0).mean())
-    return float(low), float(high), float(min(1.0, max(2 * tail, 1 / RESAMPLES)))
+    return float(low), float(high), p_of_resamples(means)
+
+
+def p_of_resamples(differences: NDArray[np.float64]) -> float:
+    """Return the two-sided p-value of a difference from its resamples `[R]`: twice the smaller share beyond 0, at least 1/R."""
+    tail = min((differences <= 0).mean(), (differences >= 0).mean())
+    return float(min(1.0, max(2 * tail, 1 / len(differences))))
 
 
 def _resampled_means(samples: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
