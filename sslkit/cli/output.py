@@ -14,7 +14,7 @@ from sslkit.processes import report_result
 
 
 def show(result: Any, as_json: bool, lines: Callable[[Any], list[str] | None] | None = None, details: bool = False) -> None:
-    """Print what a command returns: an evaluation's table and notes, a command's own lines, or its fields.
+    """Print what a command returns: an evaluation's table and notes, a command's own lines, or its fields, and findings.
 
     With `as_json`, one JSON object; with `details`, the p-values of an evaluation follow.
     """

@@ -71,9 +71,9 @@ class NextSteps:
         """Return the command that pretrains as the checkpoint was, for more steps."""
         if self.recorded:
             return run_command(self.recorded, self.longer)
-        words = ["sslkit", "pretrain", str(self.checkpoint.metadata["task"])]
         data = getattr(self.spec, "data", None)
-        return shlex.join([*words, *(flag_words("data", data) if data else ["--help"]), "--steps", str(self.longer)])
+        flags = [*flag_words("data", data), "--steps", str(self.longer)] if data else ["--help"]
+        return shlex.join(["sslkit", "pretrain", str(self.checkpoint.metadata["task"]), *flags])
 
     def report(self, trained: Path) -> str:
         """Return the command that writes a page about the run of a checkpoint, nothing if it lies in none."""

@@ -426,7 +426,10 @@ def test_every_installed_evaluation_has_a_torch_free_spec() -> None:
 
 def test_notes_and_details(trained: Path, sslkit: Run) -> None:
     ran = sslkit("knn", "--ckpt", trained, "--k", 3)
-    assert "48 training and 12 test samples." in ran.out and "random weights (95% intervals" in ran.out
+    assert "48 training and 12 test samples." in ran.out and "random weights" in ran.out
+    assert "Pretrained for only 12 steps, too few to learn much; 300 take about" in ran.out
+    longer = next(line for line in ran.out.splitlines() if line.startswith("next: sslkit pretrain"))
+    assert longer.startswith("next: sslkit pretrain rotation --data ") and longer.endswith("--steps 300")
     assert "McNemar" not in ran.out
     ran = sslkit("knn", "--ckpt", trained, "--k", 3, "--details")
     assert "random weights against checkpoint" in ran.out and "Holm-adjusted" in ran.out
