@@ -190,7 +190,7 @@ def _find_best(results: dict[str, Result], folders: dict[str, Path], values: dic
 
 
 def _rank(best: list[str], folders: dict[str, Path], spec: CompareSpec) -> Finding:
-    """Return which task is ahead and the command that puts it to use, or which ones are not told apart and a longer comparison."""
+    """Return which task is ahead, and the next command for it, or which are not told apart, and a longer comparison."""
     first, *equal = best
     if not equal:
         others = " and ".join(name for name in folders if name != first)
