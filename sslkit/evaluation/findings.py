@@ -36,7 +36,7 @@ class Case:
     spec: Spec
     by_distance: bool  # whether it compares features by their distances, as k-NN does
 
-    @property
+    @cached_property
     def next(self) -> NextSteps:
         """Return what writes commands."""
         return NextSteps(self.spec, self.checkpoint)

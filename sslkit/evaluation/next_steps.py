@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ class NextSteps:
     spec: Spec
     checkpoint: Checkpoint
 
-    @property
+    @cached_property
     def recorded(self) -> dict[str, Any]:
         """Return the recorded spec of the run beside the checkpoint, empty if there is none to read."""
         try:
