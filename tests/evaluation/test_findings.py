@@ -75,7 +75,7 @@ def test_random_weights_within_the_interval(checkpoint: Callable[..., Checkpoint
 def test_worse_than_random_weights(checkpoint: Callable[..., Checkpoint]) -> None:
     rows = CHECKPOINT_ROW, row("random", "random weights", 0.6, (0.1, 0.05, 0.15))
     (finding,) = findings(result_of(*rows), checkpoint())
-    assert (finding.rule, finding.text) == ("random", "Worse than random weights, by 10.0 points (95% interval 5.0 to 15.0).")
+    assert (finding.rule, finding.text) == ("random", "Worse than random weights by 10.0 points (95% interval 5.0 to 15.0).")
 
 
 def test_a_metric_of_which_less_is_better(checkpoint: Callable[..., Checkpoint]) -> None:
@@ -102,7 +102,7 @@ def test_below_the_baseline(checkpoint: Callable[..., Checkpoint]) -> None:
     (finding,) = findings(result_of(*rows), saved, knn_spec(data="digits", size=64))
     assert finding.rule == "baseline"
     assert finding.text == (
-        "Better than random weights by 10.0 points, but worse than raw pixels, by 4.0 points (95% interval 1.6 to 6.1)."
+        "Better than random weights by 10.0 points, but worse than raw pixels by 4.0 points (95% interval 1.6 to 6.1)."
     )
     assert finding.command == f"sslkit probe --ckpt {saved.path} --data digits --size 64"
     (finding,) = findings(result_of(*rows, verb="probe"), saved, ProbeSpec(ckpt="x"))
