@@ -65,13 +65,18 @@ def show_result(result: Result, details: bool = False) -> None:
         cells += [_metric_text(row.metric(name)) for name in columns]
         table.add_row(*map(Text, cells))  # not as markup: paths may hold brackets
     stdout.print(result.title + ("" if result.protocol else " (not a named protocol)"), style="bold")
-    # As wide as it has to be: a number that was cut off is none. (`print` itself would not go beyond the terminal's width.)
-    table.width = stdout.measure(table, options=stdout.options.update(max_width=1000)).maximum
-    stdout.print(table, crop=False, soft_wrap=False)
+    print_whole(table)
     for note in [*result.notes, *(describe_comparisons(rows) if details else [])]:
         stdout.print(note, markup=False)
     training = f", training data {result.data.train}" if result.data.train else ""
     stdout.print(f"weights {result.weights}{training}, {result.checkpoint}", markup=False)
+
+
+def print_whole(table: Table) -> None:
+    """Print a table as wide as it has to be: a number that was cut off is none, and a line that goes on is two to `grep`."""
+    # `print` itself would not go beyond the terminal's width.
+    table.width = stdout.measure(table, options=stdout.options.update(max_width=1000)).maximum
+    stdout.print(table, crop=False, soft_wrap=False)
 
 
 def _title(metric: Metric, rows: list[Row]) -> str:
