@@ -101,8 +101,10 @@ def wandb_records(data: bytes) -> Iterator[bytes]:
 
 def logged_by_wandb(run: Path) -> tuple[dict[str, Any], list[dict[str, float]]]:
     """Return settings and lines of the one offline run in a folder."""
+    import wandb
     from wandb.proto import wandb_internal_pb2
 
+    wandb.teardown()  # the process that writes ends, which `sslkit` itself does when it ends
     (file,) = (run / "wandb").glob("offline-run-*/run-*.wandb")
     settings, lines = dict[str, Any](), []
     for data in wandb_records(file.read_bytes()):
