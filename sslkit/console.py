@@ -133,9 +133,9 @@ class ProgressReporter:
     def _measure_left(self) -> str:
         """Return the time left at the pace so far, nothing before there is one."""
         seconds, done = time.monotonic() - self._started_at, self.done - self._done_before
-        if not self.total or not done or seconds < 1:
+        if not self.total or not done or seconds < 1 or self.done >= self.total:
             return ""
-        return f"{duration(seconds / done * max(0, self.total - self.done))} left"
+        return f"{duration(seconds / done * (self.total - self.done))} left"
 
 
 @contextmanager

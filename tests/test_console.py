@@ -73,7 +73,7 @@ def test_without_a_terminal_there_is_a_line_every_ten_seconds(
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "training 2/3  6 s left  loss 1.386  accuracy 31% (chance 25%)",
-        "training 3/3  0 s left  loss 1.386  accuracy 31% (chance 25%)",
+        "training 3/3  loss 1.386  accuracy 31% (chance 25%)",
     ]
 
 
