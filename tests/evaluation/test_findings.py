@@ -27,8 +27,8 @@ def metric(value: float, low: float | None = None, high: float | None = None) ->
 
 def row(role: Role, model: str, value: float, difference: tuple[float, float, float] | None = None, **fields: Any) -> Row:
     """Return a row; `difference` is how far it is above the checkpoint, with the interval."""
-    compared = {} if difference is None else {"checkpoint": Comparison(0.5, "a test", None, *difference)}
-    return Row(model, [metric(value)], test="test", role=role, comparisons=compared, **fields)
+    comparison = {} if difference is None else {"checkpoint": Comparison(0.5, "a test", None, *difference)}
+    return Row(model, [metric(value)], test="test", role=role, comparisons=comparison, **fields)
 
 
 def result_of(*rows: Row, verb: str = "knn", train: str = "f00d") -> Result:
@@ -234,6 +234,6 @@ def test_results_are_read_again(checkpoint: Callable[..., Checkpoint]) -> None:
     for values in older["rows"]:
         del values["role"]
         for name in ("difference", "low", "high"):
-            for compared in values["comparisons"].values():
-                del compared[name]
+            for comparison in values["comparisons"].values():
+                del comparison[name]
     assert Result.from_json(older).findings == []
