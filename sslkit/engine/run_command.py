@@ -27,7 +27,7 @@ def run_command(spec: dict[str, Any], steps: int | None = None) -> str:
         of_run, task_defaults = _task_defaults(str(spec["task"]))
         defaults |= of_run
     if steps is not None:
-        settings |= dict.fromkeys(_LENGTHS) | {"steps": steps}
+        settings = {name: value for name, value in settings.items() if name not in _LENGTHS} | {"steps": steps}
     left_out = {"task", "options", "resume", "extend_to", *(["minutes", "epochs"] if settings.get("steps") else [])}
     words = ["sslkit", command, *([str(spec["task"])] if command == "pretrain" else [])]
     for name, value in settings.items():
