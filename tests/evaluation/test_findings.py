@@ -11,11 +11,12 @@ import pytest
 
 from sslkit.contract.options import Spec
 from sslkit.contract.result import Comparison, Data, Finding, Metric, Result, Role, Row, TestData
-from sslkit.engine.checkpoint import Checkpoint
+from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.run_folder import CHANCE, METRICS, MODEL, SPEC
 from sslkit.evaluation.findings import with_findings
 from sslkit.specs.evaluation import KnnSpec, ProbeSpec
 from sslkit.specs.train import FinetuneSpec
+from sslkit.tasks.load import load_task
 
 Ran = Any
 RUN = {"task": "rotation", "data": "/data/my images", "batch_size": 128, "steps": 1000, "optimizer": "sgd", "options": {}}
@@ -166,6 +167,13 @@ def test_a_masked_task_judged_by_distances(checkpoint: Callable[..., Checkpoint]
     assert reason.rule == "distances" and "knn underrates masked pretraining" in reason.text
     assert reason.command == f"sslkit probe --ckpt {saved.path}"
     assert [made.rule for made in findings(result, saved, by_distance=False)] == ["helped"]  # as a probe does
+
+
+def test_checkpoints_record_that_their_task_is_masked(digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    flags = ["--data", digits, "--size", 16, "--batch-size", 16, "--workers", 0, "--steps", 1, "--out", tmp_path / "run"]
+    assert sslkit("pretrain", "mae", *flags).code == 0
+    assert read_model(tmp_path / "run" / MODEL).metadata["masked"] is True
+    assert load_task("simmim+mae").masked and not load_task("simmim+rotation").masked
 
 
 def test_a_question_that_is_answered_by_chance(checkpoint: Callable[..., Checkpoint], tmp_path: Path) -> None:
