@@ -200,7 +200,7 @@ def _rank(best: list[str], folders: dict[str, Path], spec: CompareSpec) -> Findi
     several = " and ".join([", ".join([first, *equal[:-1]]), equal[-1]])
     values = {name: getattr(spec, name) for name in spec.model_fields_set - spec.tables()} | spec.data_values()
     tasks = [task.strip() for task in spec.tasks.split(",") if task_name(task.strip()) in best]
-    values |= {"tasks": ",".join(tasks), "minutes": _LONGER * spec.minutes, "out": f"{spec.out}-longer"}
+    values |= {"tasks": ",".join(tasks), "minutes": f"{_LONGER * spec.minutes:g}", "out": f"{spec.out}-longer"}
     words = [word for name, value in values.items() for word in flag_words(name, value)]
     text = f"k-NN does not tell {several} apart: longer training, or more test samples, may."
     return Finding("tie", text, shlex.join(["sslkit", "compare", *words]))
