@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from sslkit import registry
-from sslkit.console import PROCESSES, RANK, close_output, replace_unprintable, say, stderr
+from sslkit.console import PROCESSES, RANK, close_output, replace_unprintable, say, start_command, stderr
 from sslkit.contract.errors import RunInterruptedError, SslkitError, did_you_mean
 from sslkit.processes import ignore_checkpoint_signal, report_error, stop_without_launcher
 
@@ -86,6 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str] | None) -> None:
     ignore_checkpoint_signal()
+    start_command()
     stop_without_launcher()
     completing = "_SSLKIT_COMPLETE" in os.environ  # the shell asks what may come next
     arguments = _typed() if completing else sys.argv[1:] if arguments is None else arguments

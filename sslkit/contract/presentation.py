@@ -4,7 +4,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sslkit.contract.result import Metric, Result, Row
+    from sslkit.contract.result import Finding, Metric, Result, Row
 
 # Colors are the notebook's, which may be dark.
 _CELL = "padding:.2em .8em;text-align:{};color:inherit;background:transparent;white-space:nowrap"
@@ -40,16 +40,22 @@ def is_text(title: str) -> bool:
 
 
 def to_html(result: "Result") -> str:
-    """Return the headline, the table, whose first line is the checkpoint's, and the notes; readable on white and on black."""
+    """Return headline, findings, table, whose first line is the checkpoint's, and notes; readable on white and on black."""
     titles, lines = table_cells(result)
     headline = result.headline
     summary = f"{result.title}: {headline.name} {metric_text(headline)} on {headline.n:,} {headline.unit_of_n}"
     head = "".join(_cell("th", title, title) for title in titles)
     body = "".join(f"<tr>{_line(titles, cells, strong=not place)}</tr>" for place, cells in enumerate(lines))
     table = f'<table style="border-collapse:collapse;margin:.3em 0;color:inherit"><tr>{head}</tr>{body}</table>'
+    findings = "".join(_finding(finding) for finding in result.findings)
     notes = "".join(f'<p style="{_TEXT}">{escape(note)}</p>' for note in result.notes)
     source = f'<p style="{_SMALL}">{escape(result.checkpoint)}, weights {escape(result.weights)}</p>'
-    return f'<div><p style="{_TEXT};font-weight:bold">{escape(summary)}</p>{table}{notes}{source}</div>'
+    return f'<div><p style="{_TEXT};font-weight:bold">{escape(summary)}</p>{findings}{table}{notes}{source}</div>'
+
+
+def _finding(finding: "Finding") -> str:
+    command = f"<br>next: <code>{escape(finding.command)}</code>" if finding.command else ""
+    return f'<p style="{_TEXT}">{escape(finding.text)}{command}</p>'
 
 
 def _line(titles: list[str], cells: list[str], strong: bool) -> str:

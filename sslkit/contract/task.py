@@ -115,6 +115,8 @@ class PretextTask(nn.Module):
     # Entries of a transformed batch that the loss reads, and that predictions may depend on nevertheless: what an autoencoder
     # reconstructs, which of the positions count.
     visible_targets: ClassVar[tuple[str, ...]] = ()
+    # Whether hidden or later parts of a sample are predicted: such features suit a probe or fine-tuning, less so k-NN.
+    masked: ClassVar[bool] = False
     compiles: ClassVar[bool] = True  # whether torch.compile can take `predict`; recurrent layers are noticed anyway
     # Entries a batch has on request only: `index`, int64 `[B]`, places in the data; `label`, int64 `[B]`, places in
     # `self.data.classes`, -1 where unknown; of images with `--targets` `mask`, uint8 `[B, side, side]`, on the canvas of the
@@ -183,6 +185,10 @@ class PretextTask(nn.Module):
 
     def metrics(self, output: Any, batch: Batch) -> dict[str, Tensor]:
         """Return per-sample values `[B]` to be logged (accuracy of the pretext question), never trained on."""
+        return {}
+
+    def chance(self) -> dict[str, float]:
+        """Return what a guess reaches, of the metrics of which that is known, by name: `{"accuracy": 0.25}`."""
         return {}
 
     def param_groups(self) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from sslkit.encoders.build import build_encoder, check_requirements
 from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.job import Outcome, TrainingJob
 from sslkit.engine.launch import run_on_devices
-from sslkit.engine.loggers import load_logger
+from sslkit.engine.loggers import load_loggers
 from sslkit.engine.parallel import ALONE, World
 from sslkit.engine.resume import merge_recorded
 from sslkit.engine.run_folder import choose_out, holds_run, read_spec
@@ -33,20 +33,29 @@ from sslkit.tasks.recipes import with_task_settings
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """The result of `sslkit pretrain`."""
+    """The result of `sslkit pretrain`: `metrics` answer the pretext question, and a guess reaches `chance`."""
 
     run: str
     checkpoint: str
     steps: int
     samples_per_second: float
     loss: float | None
+    metrics: dict[str, float]
+    chance: dict[str, float]
     seconds: float
 
     @classmethod
     def of(cls, outcome: Outcome) -> "PretrainResult":
         """Return the result of an outcome."""
         return cls(
-            str(outcome.run), str(outcome.checkpoint), outcome.steps, outcome.samples_per_second, outcome.loss, outcome.seconds
+            run=str(outcome.run),
+            checkpoint=str(outcome.checkpoint),
+            steps=outcome.steps,
+            samples_per_second=outcome.samples_per_second,
+            loss=outcome.loss,
+            metrics=outcome.metrics,
+            chance=outcome.chance,
+            seconds=outcome.seconds,
         )
 
 
@@ -70,7 +79,7 @@ def prepare(spec: PretrainSpec, world: World = ALONE, fits_size: bool = True) ->
     """
     task_class = load_task(spec.task)
     name = task_name(spec.task)
-    load_logger(spec.log)
+    load_loggers(spec.log)
     continues = spec.resume or spec.extend_to is not None
     out = choose_out(spec.out, name, continues)
     spec = spec.model_copy(update=_absolute(spec))

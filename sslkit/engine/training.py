@@ -25,7 +25,7 @@ from sslkit.engine.quarantine import too_many_unreadable
 from sslkit.engine.rehearsal import estimate_steps
 from sslkit.engine.resume import continue_hint, load_state, resume_clock
 from sslkit.engine.resume_file import read_resume
-from sslkit.engine.run_folder import METRICS, RESUME, RunFolder, read_json_lines
+from sslkit.engine.run_folder import CHANCE, METRICS, RESUME, RunFolder, read_json_lines
 from sslkit.engine.session import Session
 from sslkit.engine.settings import Settings, show_settings
 from sslkit.engine.signals import StopSignal, catch_stop_signals
@@ -45,9 +45,8 @@ def run_training(job: TrainingJob) -> Outcome:
     fingerprint = settings.source.training_fingerprint()
     _check_readable(settings)
     loggers = build_loggers(spec.log, job.out) if world.first else []
-    removable = () if spec.log == "file" else (spec.log,)
     world.barrier()  # no process may look for a run in the folder after another has created it
-    with RunFolder(job.out, world.first, removable=removable) as folder:
+    with RunFolder(job.out, world.first, removable=tuple(spec.log)) as folder:
         world.barrier()
         state = _read_state(job, folder, fingerprint)
         stepper = _build_stepper(job, folder, state)
@@ -57,6 +56,7 @@ def run_training(job: TrainingJob) -> Outcome:
             with closing(session.logs):
                 _prepare(job, session, writer, state)
                 _train(job, session)
+            logs = session.logs
         world.barrier()  # no process may leave, or read the results, before the checkpoint is written
         lines = read_json_lines(folder.file(METRICS))
     stepper.task.eval()
@@ -66,6 +66,8 @@ def run_training(job: TrainingJob) -> Outcome:
         steps=stepper.clock.step,
         samples_per_second=round(session.throughput.rate, 1),
         loss=float(lines[-1]["loss"]) if lines else None,
+        metrics={name: lines[-1][name] for name in logs.headlines if lines and lines[-1].get(name) is not None},
+        chance=logs.chance,
         seconds=round(time.monotonic() - called_at, 1),
     )
 
@@ -114,8 +116,9 @@ def _prepare(job: TrainingJob, session: Session, writer: CheckpointWriter, state
     """Get a session ready for its first step: logs, the first epoch, the number of steps, the health monitor."""
     stepper, spec = session.stepper, writer.spec
     device = job.settings.machine.device
-    session.logs.rewind(stepper.clock.step)
     writer.write_spec()
+    if session.logs.chance:
+        session.folder.write_json(CHANCE, session.logs.chance)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     if state is None:
@@ -133,6 +136,7 @@ def _prepare(job: TrainingJob, session: Session, writer: CheckpointWriter, state
         if state is not None and state.get("health"):
             monitor.load_state(state["health"])
         session.watch(monitor)
+    session.logs.rewind(stepper.clock.step)  # the settings are complete
     session.logs.started_at = time.monotonic() - (0.0 if state is None else state.get("seconds", 0.0))
     if state is None:
         session.previews.render()

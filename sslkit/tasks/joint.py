@@ -104,6 +104,10 @@ class Joint(PretextTask):
             for key, value in task.metrics(_child_output(output, name), _part(batch, name)).items()
         }
 
+    def chance(self) -> dict[str, float]:
+        """Return what a guess reaches in each task."""
+        return {f"{name}.{key}": level for name, task in self._tasks() for key, level in task.chance().items()}
+
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the exceptions of all tasks."""
         return [group for _, task in self._tasks() for group in task.param_groups()]
@@ -250,6 +254,7 @@ def joint_task(children: dict[str, type[PretextTask]]) -> type[Joint]:
             "modality": first.modality,
             "encodes": first.encodes,
             "requires": tuple(dict.fromkeys(requirement for child in children.values() for requirement in child.requires)),
+            "masked": all(child.masked for child in children.values()),
             "couples_samples": any(child.couples_samples for child in children.values()),
             "encoder_inputs": tuple(f"{name}.{key}" for name, child in children.items() for key in child.encoder_inputs),
             "visible_targets": tuple(f"{name}.{key}" for name, child in children.items() for key in child.visible_targets),
