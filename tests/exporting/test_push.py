@@ -62,7 +62,7 @@ def test_a_run_goes_as_checkpoint_and_card(hub: Hub, trained: Path, tmp_path: Pa
 def test_a_folder_is_uploaded_after_a_yes(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch, sslkit: Run) -> None:
     monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
     ran = sslkit("push", folder, "me/there", "--json")
-    assert ran.json == {"repository": "me/there", "commit": NEW_COMMIT, "files": {"README.md": 26, "config.json": 2}}
+    assert ran.json == {"repository": "me/there", "commit": NEW_COMMIT, "files": {"README.md": 27, "config.json": 2}}
     assert "which is public:" in ran.err and "Upload these files? [y/N]" in ran.err
     assert hub.repositories["me/there"].keys() == {"README.md", "config.json"}
     assert not any("create" in request for request in hub.requests)
