@@ -152,8 +152,8 @@ def _replaced(path: Path, exporter: Exporter) -> Iterator[Path]:
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        elif temporary.exists():
+            temporary.unlink()
 
 
 __all__ = ["ExportResult", "export", "load_exporter"]

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import sslkit as public
 from sslkit import SslkitError
 from sslkit.encoders.build import build_encoder
 from sslkit.encoders.recipe import recipe_for
-from sslkit.engine.checkpoint import describe, save_model
+from sslkit.engine.checkpoint import describe, read_model, save_model
 from sslkit.engine.initial import load_initial
 from sslkit.engine.pretrain import pretrain
-from sslkit.exporting.export import export
+from sslkit.exporting.description import describe_export, find_input_guide
+from sslkit.exporting.export import build_job, export
 from sslkit.image.export_hub_folder import HubFolder
 from sslkit.specs.train import PretrainSpec
 from sslkit.specs.use import ExportSpec
@@ -153,14 +155,18 @@ def test_a_classifier_goes_along(digits: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "message"),
+    ("name", "size", "options", "message"),
     [
-        ("resnet_micro", 32, "resnet_micro is not a timm model (use --to pt2 or onnx)"),
-        ("resnet18", 32, "resnet18 was trained with the small stem, which timm does not have (use --to pt2 or onnx, or"),
+        ("resnet_micro", 32, {}, "resnet_micro is not a timm model (use --to pt2 or onnx)"),
+        ("resnet18", 32, {}, "resnet18 was trained with the small stem, which timm does not have (use --to pt2 or onnx, or"),
+        ("resnet10t", 80, {"norm": "group"}, "was trained with norm=group, which timm does not have (use --to pt2 or onnx)"),
     ],
 )
-def test_others_are_refused(name: str, size: int, message: str, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
-    ran = sslkit("export", "--ckpt", checkpoint(tmp_path, name, size), "--to", "hf", "--out", tmp_path / "hf")
+def test_others_are_refused(
+    name: str, size: int, options: dict[str, str], message: str, tmp_path: Path, sslkit: Callable[..., Any]
+) -> None:
+    file = checkpoint(tmp_path, name, size, **options)
+    ran = sslkit("export", "--ckpt", file, "--to", "hf", "--out", tmp_path / "hf")
     assert ran.code == 2 and message in ran.err and len(ran.err.splitlines()) == 1
     assert not (tmp_path / "hf").exists()
 
@@ -195,7 +201,15 @@ def test_thirty_stock_architectures(tmp_path: Path) -> None:
     assert len(ARCHITECTURES) >= 30
     expected = {}
     for name, size in ARCHITECTURES.items():
-        _, expected[name] = exported(tmp_path / name, name, size)
+        # Without the reading back of each, which takes a process.
+        ckpt, exporter = read_model(checkpoint(tmp_path / name, name, size)), HubFolder()
+        job = build_job(ExportSpec(ckpt=str(ckpt.path), to="hf"), ckpt, exporter)
+        job = replace(job, description=describe_export(job, exporter, find_input_guide(job, ckpt)))
+        samples = torch.rand(3, 3, size, size)
+        np.save(tmp_path / name / "samples.npy", samples.numpy())
+        exporter.write(job, samples, tmp_path / name / "hf")
+        with torch.no_grad():
+            expected[name] = job.network(samples)
     reloaded = reload(*(tmp_path / name for name in ARCHITECTURES))
     differences = {
         name: float((computed - expected[name]).abs().max()) for name, computed in zip(ARCHITECTURES, reloaded, strict=True)
