@@ -9,7 +9,7 @@ def load(file: str, settings: dict[str, Any]) -> Callable[[Any], Any]:
     import timm
     import torch
 
-    model = timm.create_model(f"local-dir:{file}", pretrained=True).eval()
+    model: Any = timm.create_model(f"local-dir:{file}", pretrained=True).eval()
     mean, std = (torch.tensor(model.pretrained_cfg[name]).view(1, -1, 1, 1) for name in ("mean", "std"))
 
     def run(images: Any) -> Any:
