@@ -80,10 +80,13 @@ def checkpoint(folder: Path, name: str, size: int, channels: int = 3, **options:
     torch.manual_seed(0)
     encoder: Any = build_encoder(recipe_for(name, size, channels, options))
     encoder.mean.add_(0.01)
-    for module in encoder.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # else random features are all but constant
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.5, 1.5)
+    norms = [module for module in encoder.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    if norms:  # whose statistics become those of random images: without, features hardly differ between images
+        with torch.no_grad():
+            encoder.train()(torch.rand(4, channels, size, size))
+        encoder.eval()
     folder.mkdir(exist_ok=True)
     file = folder / "model.safetensors"
     save_model(file, {"encoder": encoder}, {**describe(encoder), "task": "none", "size": size, "step": 1, "data": ""})
