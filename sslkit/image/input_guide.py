@@ -59,42 +59,32 @@ def input_guide(channels: int, size: int, value_range: str, short_side: int | No
 def _snippets(channels: int, resize: int, crop: int, size: int) -> list[Snippet]:
     """Return the code for pictures of 8 bits, by Pillow and by torchvision."""
     mode, start = _MODES[channels], (resize - crop) // 2
-    opened = [
+    geometry = [  # torchvision's crops begin at whole pixels: half a pixel makes cosines of 0.998
+        "",
         'picture = Image.open("picture.jpg")',
         f'picture.draft("{mode}", ({resize}, {resize}))  # a large JPEG is decoded at a fraction of its size',
         'picture = ImageOps.exif_transpose(picture).convert("RGBA")',
         f'picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("{mode}")',
-    ]
-    axes = "[None, None]" if channels == 1 else ".transpose(2, 0, 1)[None]"
-    pillow = [
-        "import numpy",
-        "from PIL import Image, ImageOps",
-        "",
-        *opened,
         "short = min(picture.size)",
         "left, top = (picture.width - short) / 2, (picture.height - short) / 2",
         "box = (left, top, left + short, top + short)",
         f"picture = picture.resize(({resize}, {resize}), Image.Resampling.BILINEAR, box=box)",
         f"picture = picture.crop(({start}, {start}, {start + crop}, {start + crop}))",
         *([f"picture = picture.resize(({size}, {size}), Image.Resampling.BILINEAR)"] if crop != size else []),
-        f"image = numpy.asarray(picture, numpy.float32){axes} / 255  # [1, {channels}, {size}, {size}]",
+    ]
+    axes, shape = "[None, None]" if channels == 1 else ".transpose(2, 0, 1)[None]", f"# [1, {channels}, {size}, {size}]"
+    pillow = [
+        "import numpy",
+        "from PIL import Image, ImageOps",
+        *geometry,
+        f"image = numpy.asarray(picture, numpy.float32){axes} / 255  {shape}",
     ]
     torchvision = [
         "import torch",
         "from PIL import Image, ImageOps",
         "from torchvision.transforms import v2",
-        "",
-        *opened,
-        "transform = v2.Compose(",
-        "    [",
-        "        v2.CenterCrop(min(picture.size)),",
-        f"        v2.Resize(({resize}, {resize})),",
-        f"        v2.CenterCrop({crop}),",
-        *([f"        v2.Resize(({size}, {size})),"] if crop != size else []),
-        "        v2.PILToTensor(),",
-        "        v2.ToDtype(torch.float32, scale=True),",
-        "    ]",
-        ")",
-        f"image = transform(picture)[None]  # [1, {channels}, {size}, {size}]",
+        *geometry,
+        "to_image = v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])",
+        f"image = to_image(picture)[None]  {shape}",
     ]
-    return [Snippet("Pillow and NumPy", pillow, False), Snippet("torchvision", torchvision, True)]
+    return [Snippet("Pillow and NumPy", pillow, False), Snippet("Pillow and torchvision", torchvision, True)]
