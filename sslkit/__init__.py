@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from sslkit.evaluation.retrieval import retrieval as retrieval
     from sslkit.evaluation.scaffold import new_evaluation as new_evaluation
     from sslkit.exporting.export import export as export
+    from sslkit.exporting.push import push as push
     from sslkit.image.demo import demo as demo
     from sslkit.image.task import ImageTask as ImageTask
     from sslkit.image_text.specs import ZeroshotSpec as ZeroshotSpec
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from sslkit.specs.use import ExportSpec as ExportSpec
     from sslkit.specs.use import NeighborsSpec as NeighborsSpec
     from sslkit.specs.use import PredictSpec as PredictSpec
+    from sslkit.specs.use import PushSpec as PushSpec
     from sslkit.tasks.scaffold import new_task as new_task
     from sslkit.text.specs import WordVectorSpec as WordVectorSpec
     from sslkit.text.word_vectors import word_vectors as word_vectors
@@ -151,6 +153,7 @@ _MODULES = {
     "sslkit.evaluation.retrieval": ("retrieval",),
     "sslkit.evaluation.scaffold": ("new_evaluation",),
     "sslkit.exporting.export": ("export",),
+    "sslkit.exporting.push": ("push",),
     "sslkit.image.demo": ("demo",),
     "sslkit.image.task": ("ImageTask",),
     "sslkit.image_text.specs": ("ZeroshotSpec",),
@@ -182,6 +185,7 @@ _MODULES = {
         "ExportSpec",
         "NeighborsSpec",
         "PredictSpec",
+        "PushSpec",
     ),
     "sslkit.tasks.scaffold": ("new_task",),
     "sslkit.text.specs": ("WordVectorSpec",),

@@ -185,4 +185,6 @@ def _constants(node: ast.ClassDef) -> dict[str, Any]:
         value = getattr(statement, "value", None)
         if isinstance(target, ast.Name) and isinstance(value, ast.Constant):
             constants[target.id] = value.value
+        elif isinstance(target, ast.Name) and isinstance(value, ast.Tuple):
+            constants[target.id] = tuple(item.value for item in value.elts if isinstance(item, ast.Constant))
     return constants

@@ -2,6 +2,9 @@
 
 from typing import ClassVar
 
+import torch
+from torch import Tensor
+
 from sslkit.audio.baselines import BANDS, MeanSpectrum
 from sslkit.audio.encoders import AudioEncoder
 from sslkit.audio.options import AudioOptions
@@ -31,3 +34,10 @@ class AudioModality(Modality):
         """Return the mean spectrum and its deviation over time."""
         assert isinstance(encoder, AudioEncoder)
         return f"mean spectrum, {BANDS} bands", MeanSpectrum(encoder.sample_rate, BANDS)
+
+    def example_inputs(self, count: int, channels: int, size: int) -> tuple[Tensor, str]:
+        """Return chords `[count, samples]`, of `size` milliseconds at 16 kHz: encoders take any length."""
+        random = torch.Generator().manual_seed(0)
+        time = torch.arange(16 * size) / 16_000
+        pitches = 200 + 1000 * torch.rand(count, 3, 1, generator=random)
+        return 0.3 * torch.sin(2 * torch.pi * pitches * time).mean(dim=1), "chords"

@@ -30,30 +30,31 @@ SPEC = (str, "Read settings from a .toml or .json file (as a run's spec.json); f
 def add_entry(app: typer.Typer, entry: Entry, panel: str) -> None:
     """Add the verb of an entry point, an evaluation or a command: flags from its spec, and what it returns printed."""
     model = spec_of(entry)
-    argument = entry.constants.get("argument")
+    positional = entry.constants.get("argument") or ()
+    arguments = (positional,) if isinstance(positional, str) else tuple(positional)
     extra: dict[str, tuple[type, str]] = {"spec": SPEC, "json": JSON}
 
     def run(values: dict[str, Any], extras: dict[str, Any]) -> None:
-        if (
-            argument is not None
-            and model.model_fields[argument].is_required()
-            and argument not in {**file_values(extras), **values}
-        ):
-            raise SslkitError(f"{argument.upper()} is missing", f"sslkit {entry.name} {argument.upper()}")
+        for name in arguments:
+            if model.model_fields[name].is_required() and name not in {**file_values(extras), **values}:
+                usage = " ".join(["sslkit", entry.name, *map(str.upper, arguments)])
+                raise SslkitError(f"{name.upper()} is missing", usage)
         spec = read_spec(model, values, extras)
         verb = registry.load(entry)()
         result = verb.run(spec)
         show(result, bool(extras["json"]), getattr(verb, "lines", None), bool(getattr(spec, "details", False)))
 
-    parameter = None
-    if argument is not None:
-        field = model.model_fields[argument]
-        kind: Any = list[str] if get_origin(field.annotation) is list else str
-        annotation = Annotated[kind | None, typer.Argument(help=field.description)]
-        parameter = inspect.Parameter(argument, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
-    left_out = frozenset() if argument is None else frozenset({argument})
-    panels = spec_panels("Settings", model, checkpoint_modality(), {}, left_out)
-    app.command(entry.name, rich_help_panel=panel)(command(run, entry.summary, panels, extra, parameter))
+    panels = spec_panels("Settings", model, checkpoint_modality(), {}, frozenset(arguments))
+    parameters = [_argument(name, model) for name in arguments]
+    app.command(entry.name, rich_help_panel=panel)(command(run, entry.summary, panels, extra, parameters))
+
+
+def _argument(name: str, model: type[Spec]) -> inspect.Parameter:
+    """Return what Typer needs of a field that is given without a flag."""
+    field = model.model_fields[name]
+    kind: Any = list[str] if get_origin(field.annotation) is list else str
+    annotation = Annotated[kind | None, typer.Argument(help=field.description)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
 
 
 def spec_of(entry: Entry) -> type[Spec]:

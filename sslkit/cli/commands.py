@@ -13,7 +13,7 @@ from sslkit.contract.command import Command
 from sslkit.specs.extend import NewEvaluationSpec, NewTaskSpec
 from sslkit.specs.look import MapSpec, ReportSpec
 from sslkit.specs.train import CompareSpec, DemoSpec
-from sslkit.specs.use import EmbedSpec, ExportSpec, NeighborsSpec, PredictSpec
+from sslkit.specs.use import EmbedSpec, ExportSpec, NeighborsSpec, PredictSpec, PushSpec
 
 
 class Compare(Command):
@@ -117,6 +117,33 @@ class Export(Command):
     def run(self, spec: ExportSpec) -> Any:
         """Export and read back."""
         return sslkit.export(spec)
+
+    def lines(self, result: Any) -> list[str]:
+        """Return where the files are, what goes in and out, and how close it comes."""
+        rows = {"path": result.path, "card": result.card}
+        if result.input:
+            rows["input"] = ": ".join(part for part in (result.input["name"], result.input_summary) if part)
+            rows["output"] = f"{result.output['name']}, {result.output['width']} values"
+        rows["verified"] = f"largest difference {result.max_abs_diff:.2g} on {result.samples}"
+        return [f"{name:<9} {value}" for name, value in rows.items()]
+
+
+class Push(Command):
+    """Upload a run or an exported folder to the Hugging Face Hub, after showing what goes."""
+
+    Options: ClassVar = PushSpec
+    panel: ClassVar = "Use"
+    argument: ClassVar = ("source", "repository")
+    extended: ClassVar = True
+
+    def run(self, spec: PushSpec) -> Any:
+        """Show, ask and upload."""
+        return sslkit.push(spec)
+
+    def lines(self, result: Any) -> list[str]:
+        """Return the commit, and how to start from it."""
+        address = f"hf_hub:{result.repository}@{result.commit}"
+        return [f"uploaded {len(result.files)} files to {result.repository}", f"start from them with --init {address}"]
 
 
 class Report(Command):

@@ -3,7 +3,7 @@
 import inspect
 import json
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -90,14 +90,14 @@ def command(
     summary: str,
     panels: list[Panel],
     extra: Mapping[str, tuple[type, str]],
-    argument: inspect.Parameter | None = None,
+    arguments: Sequence[inspect.Parameter] = (),
 ) -> Callable[..., None]:
     """Return a function for Typer with an option for every flag of the panels.
 
     Options arrive as text and only where given, so that pydantic reports all mistakes at once. `extra` are options of
-    the command line only; `argument` is what is given without a flag. `run` receives the given fields and the extra options.
+    the command line only; `arguments` are given without a flag. `run` receives the given fields and the extra options.
     """
-    parameters = [] if argument is None else [argument]
+    parameters = [*arguments]
     parameters += [_parameter(flag, panel) for panel in panels for flag in panel.flags]
     for name, (kind, text) in extra.items():
         default: Any = False if kind is bool else None

@@ -64,7 +64,7 @@ def add_task_command(
         ),
     ]
     task = inspect.Parameter("task", inspect.Parameter.KEYWORD_ONLY, annotation=argument, default=None)
-    options = command(lambda values, extras: run(values, extras, task_class), text, panels, extra, task)
+    options = command(lambda values, extras: run(values, extras, task_class), text, panels, extra, [task])
     app.command(name, rich_help_panel=panel)(options)
 
 

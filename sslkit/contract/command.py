@@ -14,7 +14,7 @@ class Command:
 
     Options: ClassVar[type[Spec]]  # each field is a flag
     panel: ClassVar[str] = "Use"  # of `sslkit --help`
-    argument: ClassVar[str | None] = None  # the field that is given without a flag
+    argument: ClassVar[str | tuple[str, ...] | None] = None  # the field, or fields, given without a flag
     extended: ClassVar[bool] = False  # listed by `sslkit --all` only
 
     def run(self, spec: Any) -> Any:

@@ -1,6 +1,6 @@
 """What an export format is: one class in one file, and one entry point of `sslkit.exporters`; its name is what `--to` takes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sslkit.contract.encoder import Encoder
 
+DESCRIPTION = "sslkit_export"  # the key under which files hold `ExportJob.description` as JSON
 Settings = dict[str, Any]  # what the reader needs besides the file; must survive JSON
 
 
@@ -18,9 +19,9 @@ class Network(nn.Module):
         super().__init__()
         self.encoder, self.classifier = encoder, classifier
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, sample: Tensor) -> Tensor:
         """Return features or logits."""
-        features: Tensor = self.encoder(image)
+        features: Tensor = self.encoder(sample)
         return features if self.classifier is None else self.classifier(features)
 
 
@@ -36,12 +37,19 @@ class ExportJob:
     size: int  # pixels per side; the length of a sample of another modality
     dynamic_batch: bool  # whether a traced graph has to take any number of samples
     dynamic_size: bool  # whether a traced graph has to take larger samples, too
+    license: str | None = None  # of the weights, as the user names it
+    description: dict[str, Any] = field(default_factory=dict)  # of the file, in plain values, to be written into it
 
     @property
     def recipe(self) -> dict[str, Any]:
         """Return the encoder's recipe."""
         recipe: dict[str, Any] = self.metadata["recipe"]
         return recipe
+
+    @property
+    def input(self) -> str:
+        """Return the name of what the network takes: that of its modality."""
+        return self.network.encoder.modality
 
     @property
     def output(self) -> str:
@@ -60,8 +68,10 @@ class Exporter:
     """
 
     suffix: ClassVar[str]  # of the file, such as `.onnx`
+    files: ClassVar[tuple[str, ...]] = ()  # of the folder that it writes, README.md (the card) included; none: one file
     reader: ClassVar[Path]  # as described above
     normalizes: ClassVar[bool] = False  # whether the file takes raw samples (images in [0, 1]), normalization inside
+    takes_tensors: ClassVar[bool] = True  # whether the lines of `loading` take tensors of torch, else arrays of NumPy
     modalities: ClassVar[tuple[str, ...]] = ()  # of the encoders that it can hold; empty: any
     tolerance: ClassVar[float] = 1e-3  # largest difference, relative to the largest value computed
 
@@ -80,7 +90,10 @@ class Exporter:
         raise TypeError(f"{type(self).__name__} does not define write()")
 
     def loading(self, name: str, settings: Settings, output: str) -> list[str]:
-        """Return the lines of Python for the card that load the file `name` and compute `output` from `image`."""
+        """Return the lines of Python for the card that load the file `name` and compute `output` from `image`.
+
+        Of another modality the sample is called as that is, such as `audio`.
+        """
         raise TypeError(f"{type(self).__name__} does not define loading()")
 
     def contents(self, job: ExportJob) -> dict[str, Any]:
@@ -88,4 +101,8 @@ class Exporter:
 
         They replace the rows on encoder, input and output and the results; empty (the default) for a network.
         """
+        return {}
+
+    def front_matter(self, job: ExportJob) -> dict[str, Any]:
+        """Return what stands in YAML before the card, in plain values; nothing by default."""
         return {}

@@ -4,6 +4,7 @@ A modality is one entry point of `sslkit.modalities`. It names a subclass of `Da
 `record` names the subclass of `Modality`, which is imported when data is opened.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -31,6 +32,25 @@ class FileKind:
     arrays: bool = False  # also rows of .npy and .npz arrays
     shards: bool = False  # also members of WebDataset shards
     column: str = ""  # also cells of parquet files and Hugging Face datasets, by default of the column of this name
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """Lines of Python that make what an encoder takes of one file, as a batch of one called as the modality."""
+
+    title: str  # the libraries that it needs
+    lines: list[str]
+    makes_tensor: bool  # of torch, else an array of NumPy
+
+
+@dataclass(frozen=True)
+class InputGuide:
+    """How a file becomes what an encoder takes: for the card of an export, its `--json`, and inside the file."""
+
+    facts: dict[str, Any]  # plain values, such as {"resize": 256, "crop": 224}
+    summary: str  # of a line
+    text: list[str]  # all of it in Markdown
+    snippets: list[Snippet]
 
 
 class Augmentation(Protocol):
@@ -121,12 +141,14 @@ class Modality:
         """Return real samples that ship with the installation, as encoders see them, and what they are: for `sslkit export`."""
         raise SslkitError(f"this format is not available for encoders of {self.name} data", flag="to")
 
-    def input_guide(self, channels: int, size: int, options: "DataOptions") -> list[str]:
-        """Return how a file becomes what the encoder takes, in lines of Markdown for the card of an export; none if unsaid.
+    def input_guide(
+        self, channels: int, size: int, options: "DataOptions", sample_details: Mapping[str, Any]
+    ) -> InputGuide | None:
+        """Return how a file becomes what the encoder takes, in evaluations and once exported; None if that is not described.
 
-        `options` are the data options of the training.
+        `options` are the data options of the training, `sample_details` what its source recorded about its samples.
         """
-        return []
+        return None
 
     def example_data(self, folder: "Path", samples: int) -> str:
         """Write a small set of samples, not all alike, into a folder and return what `--data` would be (for `sslkit check`)."""

@@ -137,6 +137,10 @@ class Source:
         """Return the hash that an evaluation finds for the same samples: another one where it reads less of them."""
         return self.fingerprint()
 
+    def sample_details(self) -> dict[str, Any]:
+        """Return what a checkpoint records about the samples in plain values, for `Modality.input_guide`."""
+        return {}
+
     def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         """Return arrays by name, a row per sample, and, by place in `rows`, why some samples can't be read.
 

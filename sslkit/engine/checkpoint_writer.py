@@ -7,6 +7,7 @@ from sslkit.contract.encoder import Encoder
 from sslkit.contract.options import path_options
 from sslkit.encoders.recipe import read_recipe
 from sslkit.engine.checkpoint import describe, save_tensors
+from sslkit.engine.hub import is_hub_address
 from sslkit.engine.job import TrainingJob
 from sslkit.engine.resume_file import save_resume
 from sslkit.engine.run_folder import MODEL, RESUME, SPEC, RunFolder
@@ -69,6 +70,8 @@ class CheckpointWriter:
         exported = task.exports()
         others = {name: module for name, module in exported.items() if name != "encoder"}
         private = {*_WHERE, "data", "test", "init", "ckpt", "task"}  # of somebody's machine
+        if self.spec.init is not None and is_hub_address(self.spec.init):
+            private.remove("init")  # which names a public commit
         excluded: dict[str, Any] = {name: set(options.paths) for name, options in data_options().items()}
         excluded |= dict.fromkeys(private | self._other_tables(), True)
         spec = self.spec.model_dump(mode="json", exclude=excluded)
@@ -84,6 +87,7 @@ class CheckpointWriter:
             "spec": spec,
             "size": self.stepper.settings.data.size,
             "data": source.evaluation_fingerprint(),
+            **({"sample_details": details} if (details := source.sample_details()) else {}),
             "step": clock.step,
             "steps": clock.steps,
             "extended_from": clock.schedule_start,

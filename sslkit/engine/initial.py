@@ -1,8 +1,11 @@
 """`--init`: weights to start from, of sslkit or published."""
 
+import json
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,23 +17,41 @@ from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.engine.checkpoint import load_strictly, read_model, read_safetensors
 from sslkit.engine.dialects import recognize, sort_keys
+from sslkit.engine.hub import CONFIG, WEIGHTS, HubAddress, is_hub_address
 from sslkit.engine.torch_file import is_torch_file, read_torch_file
 from sslkit.specs.data import MAIN_PART
 
+_LONGEST_CONFIG = 2**20  # bytes
 _SPLIT = re.compile(r"^(.*\.attn\.)query\.(weight|bias)$")
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A file of weights, and what the config.json beside it says."""
+
+    file: Path
+    config: dict[str, Any]
+
+
+def recorded_start(init: str) -> str:
+    """Return `--init` as a run records it: an absolute path, or an address of the Hub with the commit that it has now."""
+    return str(HubAddress.parse(init).with_commit()) if is_hub_address(init) else str(Path(init).resolve())
 
 
 def load_initial(encoder: Encoder, path: str, dialect: str = "auto") -> None:
     """Start an encoder from one of our checkpoints, or from published weights of the timm or torchvision model inside.
 
-    Every weight and buffer of the encoder gets a value, position embeddings of another size are resampled, and what is left
-    over of a file (heads, decoder, the other of two encoders, optimizer) is counted and printed. Raises SslkitError for a
+    `path` is a file, a folder with `model.safetensors` and maybe `config.json`, or `hf_hub:OWNER/NAME@COMMIT`. Every weight
+    and buffer of the encoder gets a value, position embeddings of another size are resampled, and what is left over of a
+    file (heads, decoder, the other of two encoders, optimizer) is counted and printed. Raises SslkitError for a
     file that cannot be read, lacks a weight, or has one that is in no such group.
     """
-    file = Path(path)
-    tensors, metadata = (read_torch_file(file, "init"), {}) if is_torch_file(file) else read_safetensors(file, "init")
+    start = _find_start(path)
+    file = start.file
+    pickled = file == Path(path) and is_torch_file(file)  # in a folder, and of the Hub, safetensors only
+    tensors, metadata = (read_torch_file(file, "init"), {}) if pickled else read_safetensors(file, "init")
     if "sslkit" in metadata:
-        _fill(encoder, read_model(path, "init").part(MAIN_PART), path)
+        _fill(encoder, read_model(file, "init").part(MAIN_PART), path)
         return
     model = getattr(encoder, "model", None)
     if not isinstance(model, nn.Module):
@@ -44,7 +65,59 @@ def load_initial(encoder: Encoder, path: str, dialect: str = "auto") -> None:
     if left_over:
         counts = ", ".join(f"{group} ({len(names)} tensor{'s'[: len(names) != 1]})" for group, names in left_over.items())
         say(f"  {'init':<14} left out: {counts}")
-    _fill(model, state, path)
+    try:
+        _fill(model, state, path)
+    except SslkitError as error:
+        architecture = start.config.get("architecture")
+        if not error.hint and isinstance(architecture, str) and re.fullmatch(r"\w{1,80}", architecture):
+            error.hint = f"{CONFIG} says: --encoder {architecture}"
+        raise
+    _copy_normalization(encoder, start.config)
+
+
+def _find_start(path: str) -> _Start:
+    """Return the weights that `--init` names, and the config beside them; raises SslkitError if there are none."""
+    if is_hub_address(path):
+        address = HubAddress.parse(path)
+        file, config = address.download(WEIGHTS), address.download(CONFIG)
+        if file is None:
+            raise SslkitError(f"{path} has no {WEIGHTS}", "nothing else is read from the Hub", flag="init")
+        return _Start(file, {} if config is None else _read_config(config))
+    folder = Path(path)
+    if not folder.is_dir():
+        return _Start(folder, {})
+    config = folder / CONFIG
+    return _Start(folder / WEIGHTS, _read_config(config) if config.is_file() else {})
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > _LONGEST_CONFIG:
+            raise ValueError(f"longer than {_LONGEST_CONFIG} bytes")
+        config = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise SslkitError(f"{file} cannot be read: {error}", flag="init") from error
+    if not isinstance(config, dict):
+        raise SslkitError(f"{file} is not a JSON object", flag="init")
+    return config
+
+
+def _copy_normalization(encoder: Encoder, config: dict[str, Any]) -> None:
+    """Let the encoder normalize as the weights were trained, if a config of timm says how."""
+    trained, buffers = config.get("pretrained_cfg"), dict(encoder.named_buffers(recurse=False))
+    if not isinstance(trained, dict) or not {"mean", "std"} <= buffers.keys():
+        return
+    for name in ("mean", "std"):
+        values, buffer = trained.get(name), buffers[name]
+        if not isinstance(values, list) or len(values) != buffer.numel():
+            return
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+            return
+    if min(trained["std"]) <= 0:
+        return
+    for name in ("mean", "std"):
+        buffers[name].copy_(torch.tensor(trained[name], dtype=torch.float32).view_as(buffers[name]))
+    say(f"  {'init':<14} pixels are normalized as {CONFIG} says: mean {trained['mean']}, std {trained['std']}")
 
 
 def _fill(module: nn.Module, state: dict[str, Tensor], path: str) -> None:

@@ -24,6 +24,8 @@ _SAMPLES = 7  # run alone and all together: a graph with a fixed batch size fail
 def verification_batches(job: ExportJob, checkpoint: Checkpoint) -> tuple[list[Tensor], str]:
     """Return batches of real samples `[N, C, ...]`, a second one of other sizes with `dynamic_size`, and their origin."""
     encoder = job.network.encoder
+    if job.dynamic_size and encoder.sample_dims < 3:
+        raise SslkitError(f"is for images, and this encodes {encoder.modality} data", "leave it out", flag="dynamic_size")
     samples, origin = _real_samples(checkpoint, encoder, job.size)
     if not job.dynamic_batch:
         samples = samples[:1]
@@ -37,19 +39,19 @@ def verification_batches(job: ExportJob, checkpoint: Checkpoint) -> tuple[list[T
 def _real_samples(checkpoint: Checkpoint, encoder: Encoder, size: int) -> tuple[Tensor, str]:
     """Return samples as the encoder takes them, from the run's data or those that ship with sslkit, and their origin."""
     folder, modality = checkpoint.path.parent, load_modality(checkpoint.modality)
-    examples = modality.example_inputs(_SAMPLES, checkpoint.channels, size)
     of_run = holds_run(folder) and checkpoint.metadata["data"] and checkpoint.evaluated_as == modality.name
     recorded = read_spec(folder) if of_run else {}
     data, spec = recorded.get("data"), DataSpec(cache="off", workers=0).with_recorded(recorded, same_data=True)
     if not isinstance(data, str) or not issubclass(modality.source, IndexedSource):
-        return examples
+        return modality.example_inputs(_SAMPLES, checkpoint.channels, size)
     try:
         index = modality.source.read_index(find_parts(data, modality.source.kind)["train"], spec)
     except SslkitError as error:
         say(f"not using the run's data for verification: {error}")
-        return examples
+        return modality.example_inputs(_SAMPLES, checkpoint.channels, size)
     if modality.source.channels(index) not in (None, checkpoint.channels):
-        return examples
+        return modality.example_inputs(_SAMPLES, checkpoint.channels, size)
     source = modality.source.for_evaluation(index, spec, encoder, size)
     raw = next(Loader(source, 0, substitute=True)([np.arange(_SAMPLES) % len(index)]))
-    return source.view(to_device(raw, source, torch.device("cpu")), encoder.modality), data
+    samples = source.view(to_device(raw, source, torch.device("cpu")), encoder.modality)
+    return samples if samples.dim() == encoder.sample_dims + 1 else samples[:, 0], data  # of several views the first

@@ -1,19 +1,20 @@
 """The card beside an exported file: what it is, how it was made, measured results, and how to load it."""
 
+import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from sslkit.contract.exporter import Exporter, ExportJob, Settings
+from sslkit.contract.modality import InputGuide, Snippet
 from sslkit.encoders.recipe import encoder_name
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.run_folder import RESULTS
-from sslkit.evaluation.models import weights_hash
 from sslkit.evaluation.notes import read_results
 from sslkit.files import write_atomically
 from sslkit.registry import load_modality
-from sslkit.specs.data import MAIN_PART, DataSpec
+from sslkit.specs.data import MAIN_PART
 
 
 @dataclass(frozen=True)
@@ -26,19 +27,28 @@ class Card:
     checkpoint: Checkpoint
     settings: Settings  # of the reader
     difference: float  # largest, between file and network
+    guide: InputGuide | None
 
 
-def write_card(card: Card) -> Path:
-    """Write the card, Markdown with a table of results, next to the file; return its path."""
-    weights, contents = weights_hash(card.job.network.encoder), card.exporter.contents(card.job)
+def card_path(file: Path, exporter: Exporter) -> Path:
+    """Return where the card of a file lies: beside it, of a folder in it."""
+    return file / "README.md" if exporter.files else Path(f"{file}.md")
+
+
+def write_card(card: Card, path: Path) -> None:
+    """Write the card, Markdown with a table of results, to a path."""
+    weights, contents = card.job.description["weights"], card.exporter.contents(card.job)
     facts = {
         **({**_origin(card), **contents} if contents else _network_facts(card)),
         "data": f"fingerprint {card.job.metadata['data']}",
         "weights": f"hash {weights}",
         "made by": f"sslkit {version('sslkit')}",
-        "license": "not stated: fill in",
+        "license": card.job.license or "not stated: fill in",
     }
-    lines = [
+    front = card.exporter.front_matter(card.job)
+    # JSON is YAML, too.
+    lines = ["---", *(f"{key}: {json.dumps(value)}" for key, value in front.items()), "---", ""] if front else []
+    lines += [
         f"# {card.path.name}",
         "",
         "| | |",
@@ -50,16 +60,23 @@ def write_card(card: Card) -> Path:
     if not contents:
         lines += ["", "## Results", "", *_results(card.checkpoint.path.parent / RESULTS, weights)]
     loading = card.exporter.loading(card.path.name, card.settings, card.job.output)
-    modality = load_modality(card.checkpoint.modality)
-    trained = DataSpec().with_recorded(card.job.metadata.get("spec"), same_data=True)
-    guide = [] if contents else modality.input_guide(card.checkpoint.channels, card.job.size, trained.table(modality.options))
-    if guide:
-        lines += ["", "## Input", "", *guide]
+    if card.guide is not None and not contents:
+        lines += ["", "## Input", "", *card.guide.text]
+        for snippet in card.guide.snippets:
+            lines += ["", f"With {snippet.title}:", "", "```python", *_code(snippet, card), "```"]
     lines += ["", "## Loading", "", "```python", *loading, "```", ""]
-    path = Path(f"{card.path}.md")
     with write_atomically(path) as stream:
         stream.write("\n".join(lines).encode(errors="replace"))  # class names may contain lone surrogates
-    return path
+
+
+def _code(snippet: Snippet, card: Card) -> list[str]:
+    """Return the lines of a snippet, and those that make of its result what the lines of `loading` take."""
+    name = card.job.input
+    if snippet.makes_tensor == card.exporter.takes_tensors:
+        return snippet.lines
+    if snippet.makes_tensor:
+        return [*snippet.lines, f"{name} = {name}.numpy()"]
+    return ["import torch", *snippet.lines, f"{name} = torch.from_numpy({name})"]
 
 
 def _origin(card: Card) -> dict[str, Any]:

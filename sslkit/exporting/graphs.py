@@ -1,6 +1,7 @@
 """Formats that hold the traced network, normalization included: torch.export's and ONNX."""
 
 import importlib.util
+import json
 import logging
 import warnings
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sslkit.contract.errors import SslkitError
-from sslkit.contract.exporter import Exporter, ExportJob, Settings
+from sslkit.contract.exporter import DESCRIPTION, Exporter, ExportJob, Settings
 
 
 class Pt2(Exporter):
@@ -22,20 +23,21 @@ class Pt2(Exporter):
 
     def write(self, job: ExportJob, samples: Tensor, path: Path) -> Settings:
         """Write a torch.export program."""
-        torch.export.save(_trace(job, samples), path)
-        return {}
+        torch.export.save(_trace(job, samples), path, extra_files={f"{DESCRIPTION}.json": json.dumps(job.description)})
+        return {"input": job.input}
 
     def loading(self, name: str, settings: Settings, output: str) -> list[str]:
         """Return lines that need torch only."""
-        return ["import torch", f'network = torch.export.load("{name}").module()', f"{output} = network(image)  # [B, C, H, W]"]
+        return ["import torch", f'network = torch.export.load("{name}").module()', f"{output} = network({settings['input']})"]
 
 
 class Onnx(Exporter):
-    """ONNX graph with input `image` and output `features` or `logits`."""
+    """ONNX graph with input `image` (`audio`, `text`), output `features` or `logits`, and the axis `batch`."""
 
     suffix = ".onnx"
     reader = Path(__file__).with_name("read_onnx.py")
     normalizes = True
+    takes_tensors = False
     _packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnxruntime")
 
     def check(self, job: ExportJob) -> None:
@@ -51,23 +53,25 @@ class Onnx(Exporter):
         with warnings.catch_warnings():
             # The exporter warns about its own internals; what the file computes is what counts.
             warnings.simplefilter("ignore")
-            torch.onnx.export(
+            graph = torch.onnx.export(
                 program,
                 (),
-                path,
-                input_names=["image"],
+                input_names=[job.input],
                 output_names=[job.output],
-                external_data=False,
+                dynamic_shapes=(_axis_names(job, samples.dim()),),
                 verbose=False,
             )
-        return {}
+            assert graph is not None
+            graph.model.metadata_props[DESCRIPTION] = json.dumps(job.description)
+            graph.save(path, external_data=False)
+        return {"input": job.input}
 
     def loading(self, name: str, settings: Settings, output: str) -> list[str]:
         """Return lines that need onnxruntime only."""
         return [
             "import onnxruntime",
             f'session = onnxruntime.InferenceSession("{name}")',
-            f'({output},) = session.run(None, {{"image": image}})  # float32 array [B, C, H, W]',
+            f'({output},) = session.run(["{output}"], {{"{settings["input"]}": {settings["input"]}}})',
         ]
 
 
@@ -96,3 +100,9 @@ def _dynamic_shapes(job: ExportJob, dimensions: int) -> dict[int, Any]:
             count = torch.export.Dim(f"size_{dimension}", min=job.size // step)
             shapes[dimension] = step * count if step > 1 else count
     return shapes
+
+
+def _axis_names(job: ExportJob, dimensions: int) -> dict[int, Any]:
+    """Return the names of the dimensions of `[B, C, ...]` that may differ."""
+    names = {0: "batch"} if job.dynamic_batch else {}
+    return names | dict(enumerate(("height", "width")[: dimensions - 2], 2)) if job.dynamic_size else names

@@ -5,8 +5,8 @@ from typing import Any
 
 
 def load(file: str, settings: dict[str, Any]) -> Callable[[Any], Any]:
-    """Return the graph as a function of float32 arrays `[B, C, H, W]`."""
+    """Return the graph as a function of arrays `[B, ...]`."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"image": images})[0]
+    return lambda samples: session.run(None, {settings["input"]: samples})[0]

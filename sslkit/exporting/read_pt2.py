@@ -5,8 +5,8 @@ from typing import Any
 
 
 def load(file: str, settings: dict[str, Any]) -> Callable[[Any], Any]:
-    """Return the program as a function of float32 arrays `[B, C, H, W]`."""
+    """Return the program as a function of arrays `[B, ...]`."""
     import torch
 
     module = torch.export.load(file).module()
-    return lambda images: module(torch.from_numpy(images)).detach().numpy()
+    return lambda samples: module(torch.from_numpy(samples)).detach().numpy()

@@ -1,22 +1,17 @@
-"""Exports of image encoders: state dicts under timm's and torchvision's names, and how a picture becomes their input."""
+"""Exports of image encoders: state dicts under timm's and torchvision's names."""
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from sslkit.contract.errors import SslkitError
-from sslkit.contract.exporter import Exporter, ExportJob, Settings
+from sslkit.contract.exporter import DESCRIPTION, Exporter, ExportJob, Settings
 from sslkit.encoders.recipe import encoder_name
 from sslkit.image.encoders.base import ImageEncoder
 from sslkit.image.encoders.torchvision import CLASSIFIERS
-from sslkit.image.source import SMALL, choose_canvas
-from sslkit.image.transforms.geometry import middle_side
-
-_COLORS, _MODES = {1: "gray", 3: "RGB"}, {1: "L", 3: "RGB"}  # by channels; Pillow's modes
-_NORMALIZE = "image = (image - torch.tensor({mean}).view(-1, 1, 1)) / torch.tensor({std}).view(-1, 1, 1)"
 
 
 class _StateDict(Exporter):
@@ -28,12 +23,11 @@ class _StateDict(Exporter):
 
     def loading(self, name: str, settings: Settings, output: str) -> list[str]:
         """Return lines that need torch, safetensors and the library."""
-        mean, std = ([round(value, 4) for value in settings[statistic]] for statistic in ("mean", "std"))
         return [
             f"import {self.library}, torch, safetensors.torch",
             *self.building(settings),
             f'model.load_state_dict(safetensors.torch.load_file("{name}"))',
-            _NORMALIZE.format(mean=mean, std=std),
+            normalizing_line(settings),
             f"{output} = model(image)",
         ]
 
@@ -47,6 +41,9 @@ class _StateDict(Exporter):
         if not isinstance(encoder, ImageEncoder) or not from_library:
             raise SslkitError(f"{encoder_name(recipe)} is not a {self.library} model", "use --to pt2 or onnx", flag="to")
         model: Any = encoder.model
+        if recipe["options"].get("norm") == "group":  # by which sslkit replaces BatchNorm
+            problem = f"{recipe['name']} was trained with norm=group, which {self.library} does not have"
+            raise SslkitError(problem, "use --to pt2 or onnx", flag="to")
         # For small images the stem's max-pooling is left out, which no published model does.
         if recipe["stem"] == "small" and isinstance(getattr(model, "maxpool", None), nn.Identity):
             raise SslkitError(
@@ -65,22 +62,25 @@ class Timm(_StateDict):
 
     def check(self, job: ExportJob) -> None:
         """Raise SslkitError for an encoder that is not timm's."""
-        self._encoder(job)
+        self.timm_encoder(job)
 
     def write(self, job: ExportJob, samples: Any, path: Path) -> Settings:
         """Write the weights and, as timm names it, the classifier."""
-        encoder, model = self._encoder(job)
-        options: Settings = {"num_classes": len(job.classes), "in_chans": job.recipe["in_channels"], **job.recipe["options"]}
-        if "tokens" in encoder.provides:
-            options["dynamic_img_size"] = True  # any image size, as in pretraining
-        _save(job, model, str(model.pretrained_cfg.get("classifier", "")), path)
-        return {"library": self.library, "name": job.recipe["name"], "options": options, **_normalization(encoder)}
+        encoder, model = self.timm_encoder(job)
+        _save(job, model.state_dict() | classifier_state(job, model), path)
+        return {
+            "library": self.library,
+            "name": job.recipe["name"],
+            "options": model_options(job, encoder),
+            **normalization(encoder),
+        }
 
     def building(self, settings: Settings) -> list[str]:
         """Return the lines that build `model`."""
         return [f'model = timm.create_model("{settings["name"]}"{_keywords(settings)}).eval()']
 
-    def _encoder(self, job: ExportJob) -> tuple[ImageEncoder, Any]:
+    def timm_encoder(self, job: ExportJob) -> tuple[ImageEncoder, Any]:
+        """Return the encoder and timm's model inside; raises SslkitError if it is another one, or was changed."""
         return self.image_encoder(job, job.metadata.get("encoder_from", "").startswith("timm "))
 
 
@@ -99,7 +99,7 @@ class Torchvision(_StateDict):
         encoder, model = self._encoder(job)
         attribute = next(name for name in CLASSIFIERS if hasattr(model, name))
         kept = getattr(model, attribute)  # norms and flattens before the classifier, which belong to the features
-        _save(job, model, f"{attribute}.{len(kept)}", path)
+        _save(job, model.state_dict() | _named_classifier(job, f"{attribute}.{len(kept)}"), path)
         return {
             "library": self.library,
             "name": str(job.recipe["name"]).removeprefix("torchvision:"),
@@ -108,7 +108,7 @@ class Torchvision(_StateDict):
             "kept": [type(part).__name__ for part in kept],
             "width": encoder.width,
             "classes": len(job.classes),
-            **_normalization(encoder),
+            **normalization(encoder),
         }
 
     def building(self, settings: Settings) -> list[str]:
@@ -125,62 +125,41 @@ class Torchvision(_StateDict):
         return self.image_encoder(job, str(job.recipe.get("name", "")).startswith("torchvision:"))
 
 
-def _save(job: ExportJob, model: nn.Module, classifier: str, path: Path) -> None:
-    """Write a model's weights, with the classifier's under the name that the library has for it."""
-    state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    if job.network.classifier is not None:
-        state |= {f"{classifier}.{name}": value for name, value in job.network.classifier.state_dict().items()}
-    save_file(state, path)
+def model_options(job: ExportJob, encoder: ImageEncoder) -> Settings:
+    """Return the arguments with which `timm.create_model` builds the encoder's model, its classifier included."""
+    options: Settings = {"num_classes": len(job.classes), "in_chans": job.recipe["in_channels"], **job.recipe["options"]}
+    if "tokens" in encoder.provides:
+        options["dynamic_img_size"] = True  # any image size, as in pretraining
+    return options
 
 
-def _normalization(encoder: ImageEncoder) -> Settings:
-    return {"mean": encoder.mean.flatten().tolist(), "std": encoder.std.flatten().tolist()}
+def classifier_state(job: ExportJob, model: Any) -> dict[str, Tensor]:
+    """Return the classifier's weights, if there is one, by timm's names."""
+    return _named_classifier(job, str(model.pretrained_cfg.get("classifier", "")))
+
+
+def normalization(encoder: ImageEncoder) -> Settings:
+    """Return mean and standard deviation by channel, each as the shortest decimal number that float32 reads back as it."""
+    return {name: [float(str(value)) for value in getattr(encoder, name).flatten().numpy()] for name in ("mean", "std")}
+
+
+def normalizing_line(settings: Settings) -> str:
+    """Return the line of Python that normalizes `image`."""
+    mean, std = (f"torch.tensor({settings[statistic]}).view(-1, 1, 1)" for statistic in ("mean", "std"))
+    return f"image = (image - {mean}) / {std}"
+
+
+def _named_classifier(job: ExportJob, name: str) -> dict[str, Tensor]:
+    classifier = job.network.classifier
+    return {} if classifier is None else {f"{name}.{key}": value for key, value in classifier.state_dict().items()}
+
+
+def _save(job: ExportJob, state: dict[str, Tensor], path: Path) -> None:
+    """Write a model's weights, and the description of the file."""
+    contiguous = {name: value.contiguous() for name, value in state.items()}
+    save_file(contiguous, path, {"format": "pt", DESCRIPTION: json.dumps(job.description)})
 
 
 def _keywords(settings: Settings) -> str:
     """Return the options of a model as further arguments of a call."""
     return "".join(f", {option}={value!r}" for option, value in settings["options"].items())
-
-
-def input_guide(channels: int, size: int, value_range: str) -> list[str]:
-    """Return in Markdown how evaluations make the input of `size` pixels of a picture; for 8 bits also in code."""
-    resized, whole = (choose_canvas(size, np.array([[side, side]]), "center")[0] for side in (100 * size, SMALL))
-    middle = middle_side(resized, size)
-    low, comma, high = value_range.partition(",")
-    scaling = "divided by 255"
-    if comma:
-        scaling = f"scaled so that {low} becomes 0 and {high} becomes 1, and cut off beyond (of 8 bits: divided by 255)"
-    limit = f"below {resized}" if resized > whole else f"of at most {whole}"
-    guide = [
-        f"Upright (EXIF), {_COLORS.get(channels, f'{channels} channels')}, transparency on white. The middle square is resized"
-        f" to {resized} × {resized} px, bilinear with antialiasing, which brings the short side to {resized} px; of that the"
-        f" middle {middle} × {middle} px are cut out. Values are {scaling}: floats in [0, 1].",
-        "",
-        f"A picture with a short side {limit} px is not resized first: the middle 7/8 of its square, but at least {size} px"
-        f" where it has them, is brought to {size} × {size} px in the same way. `sslkit` decides by the median short side of"
-        " a set of pictures.",
-    ]
-    if channels not in _COLORS:
-        return guide
-    return [
-        *guide,
-        "",
-        "```python",
-        "import numpy",
-        "from PIL import Image, ImageOps",
-        "",
-        'picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGBA")  # of 8 bits',
-        'white = Image.new("RGBA", picture.size, "white")',
-        f'picture = Image.alpha_composite(white, picture).convert("{_MODES[channels]}")',
-        "short = min(picture.size)",
-        "left, top = (picture.width - short) / 2, (picture.height - short) / 2",
-        f"side = short if short <= {whole} else min(short, {resized})",
-        f"middle = min(side, max({size}, round(side * 7 / 8)))",
-        "start = (side - middle) // 2",
-        "picture = picture.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, left + short, top + short))",
-        "picture = picture.crop((start, start, start + middle, start + middle))",
-        f"picture = picture.resize(({size}, {size}), Image.Resampling.BILINEAR)",
-        f"image = numpy.asarray(picture, numpy.float32).reshape(1, {size}, {size}, {channels}).transpose(0, 3, 1, 2) / 255",
-        "# float32 [1, C, H, W]; for torch: image = torch.from_numpy(image)",
-        "```",
-    ]

@@ -1,5 +1,6 @@
 """What the machinery asks of images."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import UnreadableSampleError
-from sslkit.contract.modality import Augmentation, Modality
+from sslkit.contract.modality import Augmentation, InputGuide, Modality
 from sslkit.contract.options import DataOptions
 from sslkit.contract.source import Source
 from sslkit.contract.task import Batch, DataInfo
@@ -19,7 +20,7 @@ from sslkit.image.baselines import RawPixels
 from sslkit.image.decode import read_canvas
 from sslkit.image.demo import some_digits
 from sslkit.image.encoders.select import CHANNELS, Select
-from sslkit.image.export import input_guide
+from sslkit.image.input_guide import input_guide
 from sslkit.image.options import ImageOptions
 from sslkit.image.source import SIZES, ImageSource
 from sslkit.image.transforms import center_view, random_resized_crop
@@ -99,10 +100,11 @@ class ImageModality(Modality):
         """Return random crops, flips, and what the options of `sslkit finetune` add."""
         return augmentation(options, info, classes)
 
-    def input_guide(self, channels: int, size: int, options: DataOptions) -> list[str]:
+    def input_guide(self, channels: int, size: int, options: DataOptions, sample_details: Mapping[str, Any]) -> InputGuide:
         """Return how a picture is resized, cut and scaled, and code that does it."""
         assert isinstance(options, ImageOptions)
-        return input_guide(channels, size, options.range)
+        short = sample_details.get("short_side")
+        return input_guide(channels, size, options.range, short if isinstance(short, int) and short > 0 else None)
 
     def example_inputs(self, count: int, channels: int, size: int) -> tuple[Tensor, str]:
         """Return handwritten digits."""

@@ -52,9 +52,10 @@ class ImageSource(IndexedSource):
         canvases: Canvases,
         resolved: dict[str, tuple[Any, str]],
         boxes: Boxes | None = None,
+        short_side: int | None = None,
     ) -> None:
         self.index, self.canvases, self.resolved, self.boxes = index, canvases, resolved, boxes
-        self.location = index.source
+        self.location, self.short_side = index.source, short_side
         details = {} if boxes is None else {"box_classes": boxes.classes}
         self.info = DataInfo(len(index), size, index.channels, details=details)
         self.targets = ("mask",) * (canvases.masks is not None) + ("box", "box_label") * (boxes is not None)
@@ -99,8 +100,8 @@ class ImageSource(IndexedSource):
     ) -> Self:
         options, resolved = spec.table(ImageOptions), dict[str, tuple[Any, str]]()
         sizes = image_sizes(index if like is None else like.index)
+        short = int(np.median(sizes.min(axis=1)))
         if size is None and options.size == "auto":
-            short = int(np.median(sizes.min(axis=1)))
             size = choose_size(short)
             resolved["size"] = size, f"images have {short} px on the short side"
         elif size is None:
@@ -132,7 +133,7 @@ class ImageSource(IndexedSource):
         cache = choose_cache(index, form, spec.cache, spec.cache_limit, masks)
         resolved["cache"] = cache.kind, cache.reason
         canvases = _open_canvases(index, form, cache, masks)
-        return cls(index, size, canvases, resolved, targets if isinstance(targets, Boxes) else None)
+        return cls(index, size, canvases, resolved, targets if isinstance(targets, Boxes) else None, short)
 
     @classmethod
     def example(cls, folder: Path, samples: int) -> str:
@@ -152,6 +153,10 @@ class ImageSource(IndexedSource):
         """Return a hash of all that training sees: in a compact cache, pixels are others."""
         fingerprint = super().training_fingerprint()
         return fingerprint if self.canvases.compact is None else f"{fingerprint}-compact"
+
+    def sample_details(self) -> dict[str, Any]:
+        """Return the median short side in pixels, which decides how evaluations resize images."""
+        return {} if self.short_side is None else {"short_side": self.short_side}
 
     def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         """Return `canvas`, uint8 or uint16 `[B, side, side, C]`, and `aspect`, float32 `[B]`; a broken one is black.

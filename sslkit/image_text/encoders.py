@@ -75,5 +75,5 @@ class CaptionTransformer(CaptionEncoder):
         """Return `[B, out]`; of captions without an end, at the first token."""
         x = self.norm(self.blocks(self.token(sample) + self.position[: sample.shape[1]]))
         last = (sample == _END).int().argmax(dim=1)
-        features: Tensor = self.output(x[torch.arange(len(x), device=x.device), last])
+        features: Tensor = self.output(x[torch.arange(x.shape[0], device=x.device), last])
         return features

@@ -82,7 +82,7 @@ class TrainSpec(DataSpec):
         default=False, description="Resume the run in --out exactly where it stopped; start a new one if there is none."
     )
     init: str | None = Field(
-        default=None, description="Initial encoder weights: .safetensors or .pth, of sslkit, timm, torchvision and others."
+        default=None, description="Initial encoder weights: a .safetensors or .pth file, a folder, or hf_hub:OWNER/NAME@COMMIT."
     )
     dialect: Literal["auto", "plain", "dino", "dinov2", "mae", "moco", "lightly", "transformers-vit", "transformers-dinov2"] = (
         Field(default="auto", description="How the file of --init names its weights; auto: recognized by them.")

@@ -1,11 +1,17 @@
 """Specs of commands that write files from a checkpoint."""
 
+import re
+from typing import Annotated
+
 from pydantic import Field, field_validator
 
 from sslkit import registry
 from sslkit.contract.errors import did_you_mean
+from sslkit.contract.options import Spec
 from sslkit.specs.data import PART, DataSpec, ModalitySpec
 from sslkit.specs.evaluation import FeatureSpec
+
+License = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$")]
 
 
 class EmbedSpec(FeatureSpec):
@@ -40,6 +46,23 @@ class NeighborsSpec(DataSpec):
     )
 
 
+class PushSpec(Spec):
+    """Settings of `sslkit push`."""
+
+    source: str = Field(description="Run folder, or a folder that `sslkit export --to hf` wrote.")
+    repository: str = Field(description="Repository on the Hub, OWNER/NAME; made if it is not there.")
+    public: bool = Field(default=False, description="Make a new repository public; default: private.")
+    license: License | None = Field(default=None, description="License for the card of a run; a folder has a card already.")
+    yes: bool = Field(default=False, description="Upload without asking.")
+
+    @field_validator("repository")
+    @classmethod
+    def _check_repository(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name, re.ASCII):
+            raise ValueError(f"{name} is no repository: OWNER/NAME is expected")
+        return name
+
+
 class ExportSpec(ModalitySpec):
     """Settings of `sslkit export`."""
 
@@ -47,17 +70,20 @@ class ExportSpec(ModalitySpec):
     part: str = PART
     to: str = Field(
         default="pt2",
-        description="Format: pt2, onnx, timm, torchvision, word2vec or an installed exporter's name.",
+        description="Format: pt2, onnx, timm, torchvision, hf, word2vec or an installed exporter's name.",
         json_schema_extra={"completes": "format"},
     )
     out: str | None = Field(
-        default=None, description="File to write, with a model card beside it; default: beside the run folder."
+        default=None, description="File to write, with a model card beside it, or folder (hf); default: beside the run folder."
     )
     encoder: str | None = Field(
         default=None, description="Repeat a checkpoint's package.module:factory here to allow importing it."
     )
     dynamic_batch: bool = Field(default=True, description="Let pt2 and ONNX take any batch size.")
     dynamic_size: bool = Field(default=False, description="Let pt2 and ONNX take images of any size, if the encoder does.")
+    license: License | None = Field(
+        default=None, description="License of the weights for the card, such as apache-2.0; default: not stated."
+    )
 
     @field_validator("to")
     @classmethod

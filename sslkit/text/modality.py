@@ -2,6 +2,9 @@
 
 from typing import ClassVar
 
+import torch
+from torch import Tensor
+
 from sslkit.contract.modality import Modality
 from sslkit.text.options import TextOptions
 from sslkit.text.source import TextSource
@@ -12,3 +15,7 @@ class TextModality(Modality):
 
     options: ClassVar = TextOptions
     source: ClassVar = TextSource
+
+    def example_inputs(self, count: int, channels: int, size: int) -> tuple[Tensor, str]:
+        """Return random words, int64 `[count, size]`, of `channels` that there are."""
+        return torch.randint(channels, (count, size), generator=torch.Generator().manual_seed(0)), "random words"

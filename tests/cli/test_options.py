@@ -15,7 +15,7 @@ from sslkit.specs.evaluation import EvaluateSpec, KnnSpec, ProbeSpec, RetrievalS
 from sslkit.specs.extend import NewTaskSpec
 from sslkit.specs.look import MapSpec, PreviewSpec, ReportSpec
 from sslkit.specs.train import CompareSpec, DemoSpec, FinetuneSpec, PretrainSpec
-from sslkit.specs.use import EmbedSpec, ExportSpec, NeighborsSpec, PredictSpec
+from sslkit.specs.use import EmbedSpec, ExportSpec, NeighborsSpec, PredictSpec, PushSpec
 from sslkit.tasks.load import load_task
 
 # A change of interface is seen here.
@@ -53,7 +53,8 @@ GOLDEN = {
     EmbedSpec: f"{_FEATURES} --out",
     PredictSpec: f"{_DATA} --ckpt --encoder --out",
     MapSpec: f"{_FEATURES} --out --method --samples",
-    ExportSpec: "--ckpt --part --to --out --encoder --dynamic-batch --dynamic-size",
+    ExportSpec: "--ckpt --part --to --out --encoder --dynamic-batch --dynamic-size --license",
+    PushSpec: "--source --repository --public --license --yes",
     ReportSpec: f"{_DATA} --runs --out --encoder --test --samples",
     CompareSpec: f"{_DATA} --tasks --minutes --encoder --encoder-option --test --out",
     NewTaskSpec: "--name --out",
@@ -61,7 +62,7 @@ GOLDEN = {
     NeighborsSpec: f"{_DATA} --ckpt --part --queries --k --out --encoder",
     PreviewSpec: f"{_DATA} --task --ckpt --out --rows --samples --encoder --encoder-option --options",
 }
-_WITHOUT_DATA = {NewTaskSpec, DemoSpec}
+_WITHOUT_DATA = {NewTaskSpec, DemoSpec, PushSpec}
 
 
 @pytest.mark.parametrize(("model", "flags"), GOLDEN.items(), ids=lambda value: getattr(value, "__name__", ""))

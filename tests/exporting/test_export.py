@@ -6,22 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import sslkit as public
 from sslkit import SslkitError
 from sslkit.contract.exporter import ExportJob, Settings
 from sslkit.encoders.build import build_encoder
 from sslkit.encoders.recipe import recipe_for
+from sslkit.engine.checkpoint import describe, save_model
 from sslkit.engine.pretrain import pretrain
 from sslkit.exporting.export import export
 from sslkit.exporting.graphs import Pt2
-from sslkit.image.export import input_guide
-from sslkit.image.source import ImageSource
-from sslkit.specs.data import DataSpec
 from sslkit.specs.train import PretrainSpec
 from sslkit.specs.use import ExportSpec
 
@@ -204,36 +200,42 @@ def test_where_it_may_not_write(trained: Path, tmp_path: Path, sslkit: Callable[
     assert sslkit("export", "--ckpt", trained, "--json").json["path"] == f"{trained.parent}.pt2"
 
 
+def test_names_of_onnx(trained: Path, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    file = export(ExportSpec(ckpt=str(trained), to="onnx", out=str(tmp_path / "e.onnx"), dynamic_size=True)).path
+    graph = onnx.load(file)
+    axes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.graph.input, *graph.graph.output)
+    }
+    assert axes == {"image": ["batch", 3, "height", "width"], "features": ["batch", 64]}
+    fixed = onnx.load(export(ExportSpec(ckpt=str(trained), to="onnx", out=str(tmp_path / "f.onnx"), dynamic_batch=False)).path)
+    assert [dim.dim_value for dim in fixed.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 16, 16]
+
+
 @pytest.mark.parametrize(
-    ("size", "shape"),
-    [(224, (500, 375)), (224, (301, 280)), (224, (150, 233)), (32, (64, 48)), (32, (333, 250)), (96, (97, 130))],
+    ("name", "channels", "size", "options"),
+    [
+        ("audio_micro", 1, 500, {"width": "8", "mels": "32", "sample_rate": "8000"}),
+        ("word_vectors", 30, 8, {"width": "8"}),
+        ("caption_transformer", 30, 8, {"width": "16", "depth": "1", "heads": "2", "out": "8"}),
+    ],
 )
-def test_the_card_makes_the_input_of_evaluations(size: int, shape: tuple[int, int], tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    coarse = Image.fromarray(rng.integers(256, size=(20, 30, 3), dtype=np.uint8))
-    coarse.resize(shape, Image.Resampling.BICUBIC).save(tmp_path / "picture.png")
-    spec = DataSpec(cache="off", workers=0)
-    index = ImageSource.read_index(str(tmp_path), spec)
-    encoder = build_encoder(recipe_for("resnet_micro", size))
-    source = ImageSource.for_evaluation(index, spec, encoder, size)
-    arrays, _ = source.read(np.array([0]))
-    batch = source.prepare({name: torch.from_numpy(array) for name, array in arrays.items()})
-    expected = source.view(batch, "image")
-    guide = "\n".join(input_guide(3, size, "auto"))
-    code = guide.partition("```python\n")[2].partition("```")[0].replace("picture.jpg", "picture.png")
-    variables: dict[str, Any] = {}
-    with contextlib.chdir(tmp_path):
-        exec(code, variables)
-    assert variables["image"].shape == expected.shape
-    assert np.abs(variables["image"] - expected.numpy()).max() <= 1 / 255
-
-
-def test_the_card_says_how_a_picture_becomes_the_input(trained: Path, tmp_path: Path) -> None:
-    card = Path(export(ExportSpec(ckpt=str(trained), out=str(tmp_path / "e.pt2"), size=224)).card).read_text()
-    assert "## Input" in card and "brings the short side to 256 px" in card and "middle 224 × 224 px" in card
-    assert "divided by 255: floats in [0, 1]" in card
-    deep = "\n".join(input_guide(2, 64, "0,4095"))
-    assert "0 becomes 0 and 4095 becomes 1" in deep and "2 channels" in deep and "```" not in deep
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+def test_encoders_of_other_modalities(
+    kind: str, name: str, channels: int, size: int, options: dict[str, str], tmp_path: Path
+) -> None:
+    onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    encoder = build_encoder(recipe_for(name, size, channels, options))
+    ckpt, out = tmp_path / "model.safetensors", tmp_path / f"e.{kind}"
+    save_model(ckpt, {"encoder": encoder}, {**describe(encoder), "task": "none", "size": size, "step": 1, "data": ""})
+    result = export(ExportSpec(ckpt=str(ckpt), to=kind, out=str(out)))
+    assert result.max_abs_diff <= result.tolerance and result.input["name"] == encoder.modality
+    call = f'{{"{encoder.modality}": {encoder.modality}}}' if kind == "onnx" else f"network({encoder.modality})"
+    assert call in Path(result.card).read_text()
+    if kind == "onnx":
+        value = onnx.load(out).graph.input[0]
+        assert value.name == encoder.modality and value.type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
 def _run_card(card: Path, image: torch.Tensor) -> torch.Tensor:

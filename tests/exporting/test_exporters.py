@@ -74,10 +74,10 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_ours_are_entry_points_with_a_summary_and_a_reader() -> None:
     ours = [entry for entry in registry.entries(registry.EXPORTERS) if entry.package == "sslkit"]
-    assert [entry.name for entry in ours] == ["onnx", "pt2", "timm", "torchvision", "word2vec"]
+    assert [entry.name for entry in ours] == ["hf", "onnx", "pt2", "timm", "torchvision", "word2vec"]
     for entry in ours:
         exporter = load_exporter(entry.name)
-        assert entry.summary and exporter.suffix.startswith(".")
+        assert entry.summary and exporter.suffix.startswith("-" if exporter.files else ".")
         source = exporter.reader.read_text()
         assert "def load(" in source and "import sslkit" not in source and "from sslkit" not in source
 
