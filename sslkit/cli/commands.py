@@ -37,7 +37,7 @@ class Compare(Command):
 
 
 class Demo(Command):
-    """Do everything once in about two minutes, on images that are made here: pretrain, evaluate, fine-tune, export."""
+    """Pretrain, evaluate, fine-tune and export in about two minutes, on images that are made for it."""
 
     Options: ClassVar = DemoSpec
     panel: ClassVar = "Train"
