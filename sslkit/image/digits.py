@@ -1,6 +1,6 @@
-"""Handwritten digits on pieces of photographs, made of what ships with scikit-learn. Nothing here imports torch.
+"""Handwritten digits in random colors, sizes and places, made of those that ship with scikit-learn.
 
-Color, size, place and background say nothing about the digit, as in photographs that somebody took.
+Only the shape tells the digit, and which way up it is; pixels at the same place mean nothing. No torch is imported here.
 """
 
 from collections.abc import Iterator
@@ -15,12 +15,11 @@ from sslkit.contract.errors import SslkitError
 
 SIDE = 32  # of the images, in pixels
 _DIGIT = (16, 28)  # smallest and largest side of a digit
-_PIECE = (40, 160)  # smallest and largest side of the piece of a photograph behind it, of 640 × 427 pixels
 _TILT = 15  # degrees; more would blur what is upright
-_CONTRAST = 70  # least difference of mean color between a digit and its background, of 255
+_SHADES = 60  # largest difference of a background from its mean color, of 255
+_CONTRAST = 90  # least difference of mean color between a digit and its background
 _COPIES = 3  # images of each digit in train/, each with another background and color
 _TEST = 3  # one in so many digits is in test/
-_TRAINING_WIDTH = 0.75  # of the photographs: pieces to the right of it are in test/ only
 
 
 def write_digits(folder: Path, seed: int) -> None:
@@ -35,36 +34,31 @@ def write_digits(folder: Path, seed: int) -> None:
             written += 1
     except OSError as error:
         raise SslkitError(f"cannot write to {folder}: {error.strerror}", flag="out") from error
-    say(f"{written:,} images in {folder}: handwritten digits on pieces of two photographs, made of what scikit-learn ships")
+    say(f"{written:,} images in {folder}: scikit-learn's handwritten digits, painted in random colors and places")
 
 
 def make_images(seed: int) -> Iterator[tuple[Path, NDArray[np.uint8]]]:
     """Return all images `[32, 32, 3]` and their files: `train/DIGIT/ROW-COPY.png`, three of each digit, and `test/`, one.
 
-    The parts share neither a digit nor a piece of a photograph.
+    No digit is in both parts.
     """
-    from sklearn.datasets import load_digits, load_sample_images
+    from sklearn.datasets import load_digits
 
     digits = load_digits()
-    photos = [Image.fromarray(photo) for photo in load_sample_images().images]
     random = np.random.default_rng(seed)
     order = random.permutation(len(digits.images))
     for place, row in enumerate(order):
         part, copies = ("test", 1) if place < len(order) // _TEST else ("train", _COPIES)
         for copy in range(copies):
-            background = _cut_piece(photos[random.integers(len(photos))], part, random)
-            image = _paint(digits.images[row], background, random)
+            image = _paint(digits.images[row], _make_background(random), random)
             yield Path(part, str(digits.target[row]), f"{row:04}-{copy}.png"), image
 
 
-def _cut_piece(photo: Image.Image, part: str, random: np.random.Generator) -> NDArray[np.float64]:
-    """Return a random piece of a photograph, `[32, 32, 3]`, 0 to 255: of its left for train/, of its right for test/."""
-    border = round(_TRAINING_WIDTH * photo.width)
-    left, right = (0, border) if part == "train" else (border, photo.width)
-    side = int(random.integers(*_PIECE))
-    x, y = random.integers(left, right - side + 1), random.integers(0, photo.height - side + 1)
-    piece = photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR, (float(x), float(y), float(x + side), float(y + side)))
-    return np.asarray(piece, dtype=np.float64)
+def _make_background(random: np.random.Generator) -> NDArray[np.float64]:
+    """Return a random color gradient `[32, 32, 3]`, 0 to 255."""
+    coarse = random.uniform(0, 255, 3) + random.uniform(-_SHADES, _SHADES, (4, 4, 3))
+    picture = Image.fromarray(coarse.clip(0, 255).astype(np.uint8))
+    return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.float64)
 
 
 def _paint(digit: NDArray[np.float64], background: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.uint8]:

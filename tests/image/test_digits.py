@@ -1,4 +1,4 @@
-"""The images of the demo: digits on photographs, where only the digit tells the class."""
+"""The images of the demo: digits of which only the shape tells the class."""
 
 from itertools import islice
 from pathlib import Path
