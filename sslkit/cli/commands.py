@@ -49,7 +49,11 @@ class Demo(Command):
     def lines(self, result: Any) -> list[str | Result]:
         """Return the evaluations, where the files are, and which commands to try next."""
         if result.run is None:
-            return [f"images      {result.images}", "next:", f"  sslkit pretrain rotation --data {result.images} --minutes 1"]
+            return [
+                f"images      {result.images}",
+                "next:",
+                f"  sslkit pretrain rotation --data {result.images} --size 16 --minutes 1",
+            ]
         tables = [line for table in result.results for line in (table, "")]
         files = [f"{name:<11} {getattr(result, name)}" for name in ("images", "run", "checkpoint", "export")]
         following = (
