@@ -1,6 +1,7 @@
 """`sslkit compare`: several tasks for the same time on the same data, and a report."""
 
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -222,7 +223,7 @@ def _train(spec: PretrainSpec, folder: Path) -> None:
     """Run `sslkit pretrain` in a process of its own; signals are handed on, and it writes a checkpoint before it ends."""
     with tempfile.TemporaryDirectory() as temporary, catch_stop_signals() as stop:
         file = Path(temporary, "spec.json")
-        file.write_text(spec.model_dump_json(exclude_unset=True))
+        file.write_text(spec.model_dump_json(exclude_unset=True), encoding="utf-8")
         words = ["pretrain", "--spec", str(file), "--out", str(folder), "--resume", "--json"]
         # In a session of its own: a terminal's Ctrl-C would reach it beside ours, and two mean at once.
         command = [sys.executable, "-m", "sslkit", *words]
@@ -232,7 +233,8 @@ def _train(spec: PretrainSpec, folder: Path) -> None:
             while process.poll() is None:
                 time.sleep(0.1)
                 if stop.signal and not forwarded:
-                    process.send_signal(stop.signal)
+                    if hasattr(os, "setsid"):  # without sessions, on Windows, it has come to both
+                        process.send_signal(stop.signal)
                     forwarded = True
         finally:
             process.kill()  # nothing, where it has ended
