@@ -1,5 +1,14 @@
 """Self-supervised learning from the command line and from Python.
 
+    import sslkit
+
+    run = sslkit.pretrain(sslkit.PretrainSpec(task="simclr", data="photos", minutes=10))
+    sslkit.knn(sslkit.KnnSpec(ckpt=run.checkpoint))  # a notebook shows it as a table
+    encoder = sslkit.load(run.checkpoint)  # a torch.nn.Module
+
+Each command is a function and gets its settings as one object: `pretrain` a `PretrainSpec`, `knn` a `KnnSpec`.
+`help(sslkit.pretrain)` describes one of them, examples/quickstart.ipynb goes through the most used.
+
 The names below are the public interface. They are resolved when first used, so that `sslkit --help` stays free of torch.
 """
 

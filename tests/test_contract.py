@@ -82,6 +82,13 @@ class Supervised(Good):
         return {"loss": (batch["label"] >= 0).sum()}
 
 
+class ReadsTarget(Good):
+    """Predicts the target from the target."""
+
+    def predict(self, batch: Batch) -> Tensor:
+        return super().predict(batch) + batch["target"][:, None]
+
+
 class ViewsFirst(Good):
     def transform(self, batch: Batch) -> Batch:
         return {**super().transform(batch), "views": torch.stack([batch["canvas"], batch["canvas"]])}
@@ -366,6 +373,7 @@ def test_says_what_breaks_a_promise(task: type[PretextTask], detail: str) -> Non
         (Shadowing, "options"),
         (ReadsLabels, "labels"),
         (Supervised, ""),
+        (ReadsTarget, "targets"),
         (ViewsFirst, "samples first"),
         (NoRow, "samples first"),
         (Counting, "predict changes no state"),
@@ -420,7 +428,7 @@ def test_names_the_broken_promise_in_full(task: type[PretextTask], broken: str, 
 
 def test_check_from_the_command_line(sslkit: Callable[..., Any], tmp_path: Any) -> None:
     good = sslkit("check", "rotation", "--json").json
-    assert good["passed"] and len(good["verdicts"]) == 12
+    assert good["passed"] and len(good["verdicts"]) == 13
     (tmp_path / "bad.py").write_text(
         "from sslkit import PretextTask\n\n\nclass Bad(PretextTask):\n    '''Do nothing.'''\n", encoding="utf-8"
     )

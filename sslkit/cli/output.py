@@ -8,7 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sslkit.console import RANK, print_json, stdout
-from sslkit.contract.result import Metric, Result, Results, Row
+from sslkit.contract.presentation import is_text, table_cells
+from sslkit.contract.result import Result, Results
 from sslkit.evaluation.notes import describe_comparisons
 from sslkit.processes import report_result
 
@@ -61,38 +62,20 @@ def show_results(results: Results, details: bool = False) -> None:
 
 def show_result(result: Result, details: bool = False) -> None:
     """Print the table of one result, a line for each model, layer and test part, and its notes."""
-    rows = result.rows
-    tests = len({row.test for row in rows}) > 1
-    layers = len({row.layer for row in rows} - {None, "last"}) > 0
-    columns = {metric.name: _title(metric, rows) for row in rows for metric in row.metrics}
+    titles, lines = table_cells(result)
     table = Table(box=None, pad_edge=False)
-    for title in ["model", *(["test"] if tests else []), *(["layer"] if layers else []), *columns.values()]:
-        table.add_column(title, justify="left" if title in ("model", "test") else "right", no_wrap=title != "test")
-    for row in rows:
-        cells = [row.model, *([row.test] if tests else []), *([row.layer or ""] if layers else [])]
-        cells += [_metric_text(row.metric(name)) for name in columns]
+    for title in titles:
+        table.add_column(title, justify="left" if is_text(title) else "right", no_wrap=title != "test")
+    for cells in lines:
         table.add_row(*map(Text, cells))  # not as markup: paths may hold brackets
     stdout.print(result.title + ("" if result.protocol else " (not a named protocol)"), style="bold")
     # As wide as it has to be: a number that was cut off is none. (`print` itself would not go beyond the terminal's width.)
     table.width = stdout.measure(table, options=stdout.options.update(max_width=1000)).maximum
     stdout.print(table, crop=False, soft_wrap=False)
-    for note in [*result.notes, *(describe_comparisons(rows) if details else [])]:
+    for note in [*result.notes, *(describe_comparisons(result.rows) if details else [])]:
         stdout.print(note, markup=False)
     training = f", training data {result.data.train}" if result.data.train else ""
     stdout.print(f"weights {result.weights}{training}, {result.checkpoint}", markup=False)
-
-
-def _title(metric: Metric, rows: list[Row]) -> str:
-    """Return the title of a metric's column."""
-    of_rows = [same for row in rows if (same := row.metric(metric.name)) is not None]
-    return f"{metric.name} (95% interval)" if any(same.interval_text() for same in of_rows) else metric.name
-
-
-def _metric_text(metric: Metric | None) -> str:
-    if metric is None:
-        return ""
-    interval = metric.interval_text()
-    return metric.text() + (f" ({interval})" if interval else "")
 
 
 def _field_text(value: Any) -> str:

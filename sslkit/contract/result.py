@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from html import escape
 from typing import Any, Literal, Self
+
+from sslkit.contract.presentation import to_html
 
 SCHEMA = 1  # of a stored result; a reader refuses what is newer
 
@@ -157,6 +160,9 @@ class Result:
         """Return the result as plain values."""
         return asdict(self)
 
+    def _repr_html_(self) -> str:
+        return to_html(self)  # what a notebook shows
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return a stored result; raises ValueError for one of a newer schema, or damaged."""
@@ -184,6 +190,10 @@ class Results:
     def to_json(self) -> dict[str, Any]:
         """Return the results as plain values."""
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        reasons = "".join(f"<p>{escape(f'{name}: not possible: {reason}')}</p>" for name, reason in self.impossible.items())
+        return "".join(map(to_html, self.results)) + reasons
 
 
 def _row(values: Mapping[str, Any]) -> Row:

@@ -252,6 +252,7 @@ def joint_task(children: dict[str, type[PretextTask]]) -> type[Joint]:
             "requires": tuple(dict.fromkeys(requirement for child in children.values() for requirement in child.requires)),
             "couples_samples": any(child.couples_samples for child in children.values()),
             "encoder_inputs": tuple(f"{name}.{key}" for name, child in children.items() for key in child.encoder_inputs),
+            "visible_targets": tuple(f"{name}.{key}" for name, child in children.items() for key in child.visible_targets),
             "needs": tuple(dict.fromkeys(requirement for child in children.values() for requirement in child.needs)),
             "defaults": defaults,
             "example_options": classmethod(_example_options),

@@ -102,7 +102,7 @@ class Bench:
         with torch.no_grad():
             for name, value in _tensors(task).items():
                 value.copy_(prototype.tensors[name])
-        task.zero_grad(set_to_none=True)
+        task.train().zero_grad(set_to_none=True)
         spec = prototype.spec.model_copy(update={"micro_batch": micro_batch or "auto", **({"clip": clip} if exact else {})})
         stepper = Stepper(task, _settings(spec, prototype.source, self.task_class.encodes, precision, world), Clock(steps=1000))
         stepper.weights = prototype.weights
@@ -147,15 +147,25 @@ class Bench:
         """Return the first batch as the loader delivers it."""
         return next(Loader(stepper.settings.source, 0, substitute=False)([np.arange(SAMPLES)], ReadSeed(0, 0)))
 
-    def transformed(self, stepper: Stepper, share: slice = slice(None), rank: int = 0) -> Batch:
-        """Return the transform of a share of the first batch, in the precision of the task's weights."""
+    def prepared(self, stepper: Stepper, share: slice = slice(None)) -> Batch:
+        """Return a share of the first batch as `transform` gets it."""
         raw = {name: value[share] if isinstance(value, Tensor) else value for name, value in self.raw(stepper).items()}
-        seed_stage(0, "transform", stepper.clock.step, rank=rank)
         with torch.no_grad():
             prepared = to_device(raw, stepper.settings.source, torch.device("cpu"))
-            batch = stepper.task.transform(select_needed(prepared, stepper.task.needs))
+        return select_needed(prepared, stepper.task.needs)
+
+    @staticmethod
+    def transform(stepper: Stepper, prepared: Batch, rank: int = 0) -> Batch:
+        """Return the transform of a prepared batch, in the precision of the task's weights; equal calls draw equal values."""
+        seed_stage(0, "transform", stepper.clock.step, rank=rank)
+        with torch.no_grad():
+            batch = stepper.task.transform(prepared)
         dtype = next(stepper.task.parameters()).dtype
         return {name: _convert(value, dtype) for name, value in batch.items()}
+
+    def transformed(self, stepper: Stepper, share: slice = slice(None), rank: int = 0) -> Batch:
+        """Return the transform of a share of the first batch, in the precision of the task's weights."""
+        return self.transform(stepper, self.prepared(stepper, share), rank)
 
     def exact_steps(self, micro_batch: int | None = None, world: World = ALONE) -> Trace:
         """Take two exact steps on one transformed batch, of which each process has a share."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sslkit.contract.encoder import over_views
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.options import alternatives, limits
-from sslkit.contract.task import ON_REQUEST, Batch, PretextTask, select_needed
+from sslkit.contract.task import ON_REQUEST, Batch, PretextTask
 from sslkit.engine.checkpoint import describe, load, save_model
 from sslkit.engine.micro_batches import as_dict, named_terms, norm_buffers, total_loss, widen
 from sslkit.engine.render import render_previews
@@ -29,6 +29,7 @@ from sslkit.specs.train import PretrainSpec
 from sslkit.tasks.load import RUN_FLAGS
 from sslkit.tasks.recipes import with_task_settings
 from sslkit.testing.bench import SAMPLES, Bench, ContractViolationError
+from sslkit.testing.leaks import find_leak
 from sslkit.testing.synchronization import find_synchronization
 
 
@@ -71,17 +72,18 @@ def _samples_first(bench: Bench) -> None:
             if isinstance(value, Tensor) and (value.dim() == 0 or len(value) != SAMPLES):
                 shape = tuple(value.shape)
                 raise ContractViolationError(f"{where} returns {name or 'a tensor'} of shape {shape} for {SAMPLES} samples")
-    unknown = sorted(set(stepper.task.encoder_inputs) - batch.keys())
-    if unknown:
-        raise ContractViolationError(f"encoder_inputs names {unknown[0]}, which transform does not return")
+    for variable in ("encoder_inputs", "visible_targets"):
+        unknown = sorted(set(getattr(stepper.task, variable)) - batch.keys())
+        if unknown:
+            raise ContractViolationError(f"{variable} names {unknown[0]}, which transform does not return")
 
 
 def _labels(bench: Bench) -> None:
     stepper = bench.stepper()
-    task, source = stepper.task, stepper.settings.source
+    task = stepper.task
     if "label" in task.needs:
         return
-    prepared = select_needed(to_device(bench.raw(stepper), source, torch.device("cpu")), task.needs)
+    prepared = bench.prepared(stepper)
     batches = []
     for shift in range(2):
         seed_stage(0, "transform", 0)
@@ -106,6 +108,15 @@ def _pure(bench: Bench) -> None:
     for name, value in outputs[0].items():
         if not torch.equal(value, outputs[1][name]):
             raise ContractViolationError(f"two calls of predict with one seed differ in {name or 'their output'}")
+
+
+def _leaks(bench: Bench) -> None:
+    stepper = bench.stepper()
+    problem = find_leak(
+        stepper.task, bench.prepared(stepper), lambda prepared, draw: bench.transform(stepper, prepared, rank=draw)
+    )
+    if problem:
+        raise ContractViolationError(problem)
 
 
 def _draws(bench: Bench) -> None:
@@ -264,6 +275,7 @@ QUICK: dict[str, Callable[[Bench], None]] = {
     "options have defaults, bounds and descriptions, and shadow no run flag": _options,
     "outputs have samples first": _samples_first,
     "labels change nothing unless the task needs them": _labels,
+    "predictions do not depend on their targets": _leaks,
     "predict changes no state and is repeatable": _pure,
     "transform draws with torch alone": _draws,
     "a step is finite in float32 and bf16": _finite,

@@ -35,6 +35,7 @@ class VAE(ImageTask):
 
     options: Options
     head: nn.ModuleDict
+    visible_targets: ClassVar = ("image",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 128}
     preview_columns: ClassVar = ("image", "reconstruction", "sample")
 

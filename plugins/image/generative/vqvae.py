@@ -44,6 +44,7 @@ class VQVAE(ImageTask):
 
     options: Options
     requires: ClassVar = ("feature_map",)
+    visible_targets: ClassVar = ("image",)
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 128}
     paper: ClassVar = Paper(
         source="sections 4.1 and 4.2 of the paper, ImageNet",

@@ -55,6 +55,7 @@ class SkipGram(PretextTask):
     nodes: Tensor
     signs: Tensor
     modality: ClassVar = "text"
+    visible_targets: ClassVar = ("words",)  # predict each other; the loss of the tree reads their paths
     requires: ClassVar = ("tokens",)
     defaults: ClassVar = {
         "encoder": "word_vectors",
