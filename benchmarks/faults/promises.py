@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from sslkit.cli.app import main
 from sslkit.engine.checkpoint import read_model
 from sslkit.engine.resume_file import read_resume
-from sslkit.image.demo import write_digits
+from sslkit.image.digits import write_digits
 
 TINY = ["--encoder", "resnet_micro", "--encoder-option", "width=8", "--size", "16", "--batch-size", "16", "--health-every", "0"]
 
@@ -39,7 +39,7 @@ class Promise:
 
 
 def digits(folder: Path) -> Path:
-    """Write scikit-learn's digits and return the folder."""
+    """Write the images of `sslkit demo` and return the folder."""
     write_digits(folder, seed=0)
     return folder
 

@@ -1,9 +1,10 @@
-"""Make the pictures of the README: a report of one run, and previews of some tasks.
+"""Make the pictures of the README from the images of `sslkit demo`: previews of some tasks, and a report of one run.
 
-    python docs/images/make.py DIR --minutes 5       # DIR: CIFAR-10 as class folders, train/ and test/
-    python docs/images/make.py DIR --tiny --out OUT  # seconds, what the docs test runs; no browser
+    python docs/images/make.py --only previews
+    python docs/images/make.py --only report --minutes 1.5
+    python docs/images/make.py --tiny --out OUT  # in less time, and without a browser
 
-Writes `report.png` (a screenshot by headless Chromium, left out without one) and `previews.png`.
+Writes `previews.png` and `report.png` (a screenshot by headless Chromium, left out without one).
 """
 
 import argparse
@@ -24,16 +25,16 @@ def sslkit(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "sslkit", *map(str, words)], check=True)
 
 
-def report(data: Path, folder: Path, length: list[object], out: Path) -> None:
-    """Train, evaluate, and take a picture of the report."""
-    run, page = folder / "simclr", folder / "report.html"
-    sslkit("pretrain", "simclr", "--data", data, "--out", run, *length)
-    for verb in ("knn", "probe"):
-        sslkit(verb, "--ckpt", run / "model.safetensors")
+def report(data: Path, folder: Path, length: list[object], out: Path | None) -> None:
+    """Train, evaluate, write the report and, where there is a place for it, take its picture."""
+    run, page = folder / "rotation", folder / "report.html"
+    sslkit("pretrain", "rotation", "--data", data, "--out", run, *length)
+    sslkit("knn", "--ckpt", run / "model.safetensors", "--protocol", "knn/fewshot-v1")
+    sslkit("probe", "--ckpt", run / "model.safetensors")
     sslkit("report", run, "--out", page)
     browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        print("no Chromium: report.png is left as it is")
+    if browser is None or out is None:
+        print("no Chromium, or --tiny: report.png is left as it is")
         return
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={folder / 'browser'}"]
     flags += [f"--window-size={WIDTH},1500", f"--screenshot={out / 'report.png'}"]
@@ -65,10 +66,10 @@ def previews(data: Path, folder: Path, out: Path) -> None:
 
 
 def main() -> None:
-    """Make both pictures."""
+    """Make the pictures."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--only", choices=("previews", "report"))
+    parser.add_argument("--minutes", type=float, default=1.5)
     parser.add_argument("--tiny", action="store_true", help="two steps of a small encoder, and no browser")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
@@ -76,11 +77,12 @@ def main() -> None:
     if arguments.tiny:
         length = ["--steps", 2, "--batch-size", 16, "--encoder-option", "width=8", "--workers", 0]
     with tempfile.TemporaryDirectory() as scratch:
-        previews(arguments.data, Path(scratch), arguments.out)
-        if arguments.tiny:
-            sslkit("pretrain", "simclr", "--data", arguments.data, "--out", Path(scratch, "simclr"), *length)
-        else:
-            report(arguments.data, Path(scratch), length, arguments.out)
+        sslkit("demo", "--images-only", "--out", Path(scratch, "digits"))
+        data = Path(scratch, "digits", "images")
+        if arguments.only != "report":
+            previews(data, Path(scratch), arguments.out)
+        if arguments.only != "previews":
+            report(data, Path(scratch), length, None if arguments.tiny else arguments.out)
 
 
 if __name__ == "__main__":

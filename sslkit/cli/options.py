@@ -42,8 +42,9 @@ def flag_texts(fields: Mapping[str, FieldInfo], defaults: Mapping[str, Any]) -> 
         listed = ", ".join(map(str, default)) if isinstance(default, list) else default
         remarks = "; ".join(part for part in (accepted, f"default {listed}" if has_default else "") if part)
         help_text = f"{field.description or ''} ({remarks})" if remarks else field.description or ""
-        if field.annotation is bool:
-            kind, metavar = "off-switch" if default is True else "switch", ""
+        if bool in alternatives(field.annotation):
+            # The user can turn off what is on by default, or on for a reason of its own (None).
+            kind, metavar = "switch" if default is False else "off-switch", ""
         elif get_origin(field.annotation) is dict:
             kind, metavar = "list", "KEY=VALUE"
         else:

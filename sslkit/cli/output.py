@@ -14,7 +14,12 @@ from sslkit.evaluation.notes import describe_comparisons
 from sslkit.processes import report_result
 
 
-def show(result: Any, as_json: bool, lines: Callable[[Any], list[str] | None] | None = None, details: bool = False) -> None:
+def show(
+    result: Any,
+    as_json: bool,
+    lines: Callable[[Any], Sequence[str | Result] | None] | None = None,
+    details: bool = False,
+) -> None:
     """Print what a command returns: an evaluation's table and notes, a command's own lines, or its fields, and findings.
 
     With `as_json`, one JSON object; with `details`, the p-values of an evaluation follow.
@@ -33,7 +38,10 @@ def show(result: Any, as_json: bool, lines: Callable[[Any], list[str] | None] | 
         return
     custom = None if lines is None else lines(result)
     for line in field_lines(values) if custom is None else custom:
-        stdout.print(line, markup=False)
+        if isinstance(line, Result):
+            show_result(line, details)
+        else:
+            stdout.print(line, markup=False)
 
 
 def field_lines(values: dict[str, Any]) -> list[str]:

@@ -4,9 +4,11 @@ Its spec may have a second entry point of the same name in `sslkit.options`, in 
 and completion stay fast. A verb that returns numbers is an `Evaluation`.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from sslkit.contract.options import Spec
+from sslkit.contract.result import Result
 
 
 class Command:
@@ -21,6 +23,6 @@ class Command:
         """Do it and return a dataclass, which `--json` prints; raises SslkitError for anything that can't be done."""
         raise TypeError(f"{type(self).__name__} does not define run()")
 
-    def lines(self, result: Any) -> list[str] | None:
-        """Return what people read of a result; None: a line for each of its fields."""
+    def lines(self, result: Any) -> Sequence[str | Result] | None:
+        """Return what people read of a result: lines, and evaluations as tables; None: a line for each of its fields."""
         return None

@@ -15,7 +15,7 @@ from sslkit.specs.train import TrainSpec
 _FREELY_CHANGED = frozenset(
     {"data", "device", "workers", "cache", "cache_limit", "reindex", "checkpoint_every", "resume", "extend_to", "out"}
     | {"health_every", "on_collapse", "online_knn", "profile", "log", "activation_checkpointing", "max_broken", "devices"}
-    | {"shard"}
+    | {"shard", "scratch"}
 )  # on a resume: they change where and how a run continues, not what it computes (data that moved has the same fingerprint)
 
 

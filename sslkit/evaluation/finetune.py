@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sslkit import registry
-from sslkit.console import duration
+from sslkit.console import duration, say
 from sslkit.contract.errors import RunInterruptedError, SslkitError
 from sslkit.contract.evaluation import Evaluation
 from sslkit.contract.result import Data, Fit, Result, Role, Row, TestData, Training
@@ -20,7 +20,7 @@ from sslkit.engine.loggers import load_loggers
 from sslkit.engine.parallel import World
 from sslkit.engine.precision import choose_machine
 from sslkit.engine.resume import continue_hint, merge_recorded
-from sslkit.engine.run_folder import RESULTS, SPEC, append_json, choose_out, holds_run
+from sslkit.engine.run_folder import METRICS, RESULTS, SPEC, append_json, choose_out, holds_run, read_json_lines
 from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.metrics import mean_correct, score
 from sslkit.evaluation.notes import count, write_notes
@@ -38,6 +38,8 @@ from sslkit.files import write_atomically
 from sslkit.registry import load_modality
 from sslkit.specs.data import ANNOTATIONS
 from sslkit.specs.train import FinetuneSpec
+
+_AFFORDABLE = 60  # seconds of fine-tuning up to which the same is trained from random weights by default
 
 
 class Finetune(Evaluation):
@@ -81,7 +83,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
     requested = _with_auto(spec, checkpoint, parts, source_class, world)
     protocol, settings = finetune_protocol(requested), finetune_settings(requested)
     spec = spec.updated({"data": parts.data, **dict.fromkeys(ANNOTATIONS), **parts.annotations, **parts.recorded})
-    trials = _trials(spec, out)
+    trials = _trials(spec, out, scratch=False)
     if len(trials) > 1:
         world.barrier()  # no process may look for a run in the folder after another one started it
         if world.first:
@@ -89,6 +91,8 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
     trainer = Trainer(spec, parts, source_class, checkpoint, allowed, continues, world)
     try:
         outcomes = [trainer.run(trial) for trial in trials]
+        if _wants_scratch(spec, out, trials, world):
+            outcomes += [trainer.run(trial) for trial in _trials(spec, out, scratch=True)]
     except RunInterruptedError as stopped:
         stopped.hint = continue_hint("finetune", out, spec.device)
         raise
@@ -215,20 +219,32 @@ def _with_absolute_paths(spec: FinetuneSpec) -> FinetuneSpec:
     return spec.model_copy(update=absolute)
 
 
-def _trials(spec: FinetuneSpec, out: Path) -> list[Trial]:
-    """List the trainings; a single one uses the folder itself."""
-    combinations = [
-        (share, seed, scratch)
-        for scratch in ([False, True] if spec.scratch else [False])
-        for share in spec.shares
-        for seed in range(spec.seed, spec.seed + spec.seeds)
-    ]
+def _trials(spec: FinetuneSpec, out: Path, scratch: bool) -> list[Trial]:
+    """List the trainings of one start; a single one uses the folder itself, or its subfolder `scratch`."""
+    combinations = [(share, seed) for share in spec.shares for seed in range(spec.seed, spec.seed + spec.seeds)]
     if len(combinations) == 1:
-        return [Trial(*combinations[0], out)]
+        return [Trial(*combinations[0], scratch, out / "scratch" if scratch else out)]
     return [
         Trial(share, seed, scratch, out / f"{'scratch-' if scratch else ''}share-{100 * share:g}-seed-{seed}")
-        for share, seed, scratch in combinations
+        for share, seed in combinations
     ]
+
+
+def _wants_scratch(spec: FinetuneSpec, out: Path, tuned: list[Trial], world: World) -> bool:
+    """Return whether to train from random weights, too, and print why: by default if fine-tuning took a minute at most."""
+    if spec.ckpt is None or spec.scratch is False:
+        return False
+    if spec.scratch or any(holds_run(trial.out) for trial in _trials(spec, out, scratch=True)):
+        return True
+    # From the logs, because an interrupted training was a part of it in an earlier process.
+    lines = [line for trial in tuned for line in read_json_lines(trial.out / METRICS)[-1:]]
+    seconds = world.from_first(sum(float(line["seconds"]) for line in lines))
+    affordable = seconds <= _AFFORDABLE
+    if affordable:
+        say(f"training from random weights, too, as fine-tuning took {duration(seconds)} (--no-scratch leaves this out)")
+    else:
+        say(f"not trained from random weights, which takes another {duration(seconds)}; --resume --scratch adds it")
+    return affordable
 
 
 def _rows(model: str, outcomes: list[TrialOutcome], parts: Parts) -> list[Row]:

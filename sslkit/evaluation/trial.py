@@ -128,7 +128,7 @@ class Trainer:
 
     def _trial_spec(self, trial: Trial) -> FinetuneSpec:
         """Return the settings of a trial; those that its run recorded, if it continues one."""
-        values: dict[str, Any] = {"shares": [trial.share], "seed": trial.seed, "seeds": 1, "scratch": trial.scratch}
+        values: dict[str, Any] = {"shares": [trial.share], "seed": trial.seed, "seeds": 1}
         spec = self.spec.model_copy(update={**values, "out": str(trial.out)})
         if not (self.continues and holds_run(trial.out)):
             return spec

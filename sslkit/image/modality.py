@@ -18,7 +18,6 @@ from sslkit.contract.task import Batch, DataInfo
 from sslkit.image.augmentation import augmentation
 from sslkit.image.baselines import RawPixels
 from sslkit.image.decode import read_canvas
-from sslkit.image.demo import some_digits
 from sslkit.image.encoders.select import CHANNELS, Select
 from sslkit.image.input_guide import input_guide
 from sslkit.image.options import ImageOptions
@@ -108,4 +107,8 @@ class ImageModality(Modality):
 
     def example_inputs(self, count: int, channels: int, size: int) -> tuple[Tensor, str]:
         """Return handwritten digits."""
-        return some_digits(count, channels, size).to(torch.float32), "handwritten digits"
+        from sklearn.datasets import load_digits
+
+        images = torch.from_numpy(load_digits().images[:count] / 16).float()[:, None]
+        resized = torch.nn.functional.interpolate(images, size=(size, size), mode="bilinear")
+        return resized.repeat(1, channels, 1, 1), "handwritten digits"

@@ -159,7 +159,10 @@ class FinetuneSpec(TrainSpec):
     ema: float = Field(default=0.0, ge=0, lt=1, description="Decay of the weight EMA, which is then kept and tested; 0: off.")
     shares: Shares = Field(default=[1.0], description="Share of the labels of each class; may be repeated.")
     seeds: Count = Field(default=1, description="Number of seeds; mean and standard deviation are reported.")
-    scratch: bool = Field(default=False, description="Also train the same encoder from random weights by the same schedule.")
+    scratch: bool | None = Field(
+        default=None,
+        description="Train the same encoder from random weights, too; default: if fine-tuning took a minute at most.",
+    )
     details: bool = Field(default=False, description="Also print p-values and adjustments.")
 
 
@@ -189,4 +192,5 @@ class DemoSpec(Spec):
 
     out: str = Field(default="demo", description="Folder for the images and the run.")
     images_only: bool = Field(default=False, description="Write the images and stop.")
+    steps: int = Field(default=1000, ge=1, description="Steps of pretraining.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="Random seed.")

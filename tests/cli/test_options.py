@@ -58,7 +58,7 @@ GOLDEN = {
     ReportSpec: f"{_DATA} --runs --out --encoder --test --samples",
     CompareSpec: f"{_DATA} --tasks --minutes --encoder --encoder-option --test --out",
     NewTaskSpec: "--name --out",
-    DemoSpec: "--out --images-only --seed",
+    DemoSpec: "--out --images-only --steps --seed",
     NeighborsSpec: f"{_DATA} --ckpt --part --queries --k --out --encoder",
     PreviewSpec: f"{_DATA} --task --ckpt --out --rows --samples --encoder --encoder-option --options",
 }

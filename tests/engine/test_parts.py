@@ -116,7 +116,7 @@ def test_every_command_with_a_checkpoint_takes_a_part(towers: Path, tmp_path: Pa
         "embed": ["--out", tmp_path / "features.npz"],
         "map": ["--method", "pca", "--out", tmp_path / "map.png"],
         "neighbors": ["--k", 2, "--out", tmp_path / "near.png"],
-        "finetune": ["--steps", 2, "--batch-size", 16, "--out", tmp_path / "run", "--workers", 0],
+        "finetune": ["--steps", 2, "--batch-size", 16, "--no-scratch", "--out", tmp_path / "run", "--workers", 0],
     }
     ran = sslkit(verb, "--ckpt", towers, "--part", "second", *flags.get(verb, []), "--json")
     assert ran.code == 0, ran.err

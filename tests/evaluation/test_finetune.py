@@ -34,7 +34,8 @@ Run = Callable[..., Any]
 
 
 def finetune_spec(digits: Path, out: Path, **changes: Any) -> FinetuneSpec:
-    return FinetuneSpec(data=str(digits), out=str(out), **{"epochs": 6, "batch_size": 16, "workers": 0, **changes})
+    quick = {"epochs": 6, "batch_size": 16, "workers": 0, "scratch": None if "ckpt" not in changes else False}
+    return FinetuneSpec(data=str(digits), out=str(out), **{**quick, **changes})
 
 
 def test_finetune_a_checkpoint_and_from_scratch(trained: Path, digits: Path, tmp_path: Path) -> None:
@@ -264,6 +265,25 @@ def test_shares_seeds_and_scratch(trained: Path, digits: Path, tmp_path: Path) -
         finetune(spec)
 
 
+def test_from_scratch_too_where_that_takes_a_minute_at_most(
+    trained: Path, digits: Path, tmp_path: Path, sslkit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--ckpt", trained, "--data", digits, "--steps", 2, "--batch-size", 16, "--workers", 0]
+    ran = sslkit("finetune", *flags, "--out", tmp_path / "short")
+    assert ran.code == 0 and "training from random weights, too, as fine-tuning took" in ran.err and "from scratch" in ran.out
+    for folder in ("short", "short/scratch"):  # a single training from the checkpoint has the folder for itself
+        assert (tmp_path / folder / "model.safetensors").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("sslkit.evaluation.finetune._AFFORDABLE", -1.0)  # as if it had taken long
+        again = sslkit("finetune", "--resume", "--out", tmp_path / "short")
+        assert again.out.splitlines()[:5] == ran.out.splitlines()[:5] and "from scratch" in again.out  # what was begun goes on
+        ran = sslkit("finetune", *flags, "--out", tmp_path / "long")
+        assert "--resume --scratch adds it" in ran.err and "from scratch" not in ran.out
+        assert "from scratch" in sslkit("finetune", "--resume", "--scratch", "--out", tmp_path / "long").out
+    ran = sslkit("finetune", *flags, "--no-scratch", "--out", tmp_path / "none")
+    assert ran.code == 0 and "from scratch" not in ran.out and not (tmp_path / "none" / "scratch").exists()
+
+
 def test_several_labels_in_one_cell(trained: Path, tmp_path: Path, digits: Path, sslkit: Run) -> None:
     rows = ["path,label"]
     for path in sorted((digits / "train").rglob("*.png")):
@@ -284,6 +304,7 @@ def test_several_labels_in_one_cell(trained: Path, tmp_path: Path, digits: Path,
         12,
         "--lr",
         0.003,
+        "--no-scratch",
         "--json",
     ]
     result = sslkit("finetune", *settings, "--out", tmp_path / "run", "--json").json

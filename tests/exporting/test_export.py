@@ -25,7 +25,7 @@ from sslkit.specs.use import ExportSpec
 @pytest.fixture(scope="module")
 def tuned(digits: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tuned") / "run"
-    settings: dict[str, Any] = {"steps": 3, "batch_size": 16, "workers": 0, "size": 16}
+    settings: dict[str, Any] = {"steps": 3, "batch_size": 16, "workers": 0, "size": 16, "scratch": False}
     return Path(public.finetune(public.FinetuneSpec(ckpt=str(trained), data=str(digits), out=str(out), **settings)).checkpoint)
 
 

@@ -146,7 +146,7 @@ def test_runs_with_equal_names_get_longer_names(evil: Path, tmp_path: Path, sslk
 
 
 def test_a_fine_tuned_run_has_a_report(evil: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
-    options = ["--steps", 3, "--batch-size", 16, "--workers", 0, "--out", tmp_path / "tuned"]
+    options = ["--steps", 3, "--batch-size", 16, "--workers", 0, "--no-scratch", "--out", tmp_path / "tuned"]
     assert (
         sslkit("finetune", "--ckpt", evil / "model.safetensors", "--data", evil.parent / "<b>images & more", *options).code == 0
     )
