@@ -5,15 +5,15 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
 
 from sslkit.processes import PLACE
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
+_EVERY = 10  # seconds between lines of progress where there is no terminal
+_NARROWEST_BAR, _WIDEST_BAR = 8, 40
 _NARROWEST = 40  # columns; a terminal that says less has no size, and Rich would print nothing
 
 if os.environ.get("COLUMNS", "").isdecimal() and int(os.environ["COLUMNS"]) < _NARROWEST:
@@ -67,41 +67,74 @@ def print_json(value: Any) -> None:
 
 
 class ProgressReporter:
-    """Report progress of a long operation: a bar on a terminal, a plain line every ten seconds elsewhere."""
+    """Report progress of a long operation: one line that is redrawn on a terminal, a new one every ten seconds elsewhere.
 
-    def __init__(self, title: str, total: int | None, progress: "Progress | None") -> None:
-        self.title, self.total, self.progress = title, total, progress
-        self.done = 0
-        self.started_at = self.printed_at = time.monotonic()
-        self.bar = progress.add_task(title, total=total, text="") if progress else None
+    On a terminal the line fits: counter and time left are always there, then texts in their order, then a bar.
+    """
 
-    def advance(self, amount: int = 1, text: str = "") -> None:
-        """Count `amount` more units as done; `text` is shown at the end of the line."""
+    def __init__(self, title: str, total: int | None, done: int = 0, on_terminal: bool = False) -> None:
+        self.title, self.total, self.done, self.on_terminal = title, total, done, on_terminal
+        self.texts: tuple[str, ...] = ()
+        self.left = ""
+        self._done_before = done
+        self._started_at = self._printed_at = time.monotonic()
+
+    def advance(self, amount: int = 1, *texts: str, left: str | None = None) -> None:
+        """Count `amount` more units as done; show texts, the most important first, and what is `left`: by default measured."""
         self.done += amount
+        self.texts = tuple(filter(None, texts))
+        self.left = self._measure_left() if left is None else left
         now = time.monotonic()
-        if self.progress is not None and self.bar is not None:
-            self.progress.update(self.bar, completed=self.done, text=text)
-        elif now - self.printed_at >= 10 or (self.done == self.total and now - self.started_at >= 10):
-            self.printed_at = now
-            of = f"/{self.total}" if self.total else ""
-            say(f"{self.title} {self.done}{of} {text}".rstrip())
+        due = now - self._printed_at >= _EVERY or (self.done == self.total and now - self._started_at >= _EVERY)
+        if due and not self.on_terminal:
+            self._printed_at = now
+            say("  ".join([f"{self.title} {self.counter}", *filter(None, [self.left]), *self.texts]))
+
+    @property
+    def counter(self) -> str:
+        """Return how much is done: `12/80`."""
+        return f"{self.done}/{self.total}" if self.total else str(self.done)
+
+    def fit(self, width: int) -> tuple[str, int, str]:
+        """Return the line for so many columns in three parts: the title, how wide the bar is, 0 for none, and the rest."""
+        title, rest = self.title, "  ".join(filter(None, [self.counter, self.left]))
+        if len(title) + 1 + len(rest) > width:
+            title = title[: max(0, width - len(rest) - 2)] + "…"
+        for text in self.texts:
+            if len(title) + 1 + len(rest) + 2 + len(text) > width:
+                break
+            rest += f"  {text}"
+        spare = width - len(title) - len(rest) - 2
+        return title, min(spare, _WIDEST_BAR) if self.total and spare >= _NARROWEST_BAR else 0, rest
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        title, width, rest = self.fit(options.max_width)
+        line, mark = Text(f"{title} ", no_wrap=True, overflow="crop"), "-" if options.ascii_only else "━"
+        if width and self.total:
+            filled = round(width * min(1.0, self.done / self.total))
+            line.append(mark * filled, "bar.complete").append(mark * (width - filled), "bar.back").append(" ")
+        yield line.append(rest)
+
+    def _measure_left(self) -> str:
+        """Return the time left at the pace so far, nothing before there is one."""
+        seconds, done = time.monotonic() - self._started_at, self.done - self._done_before
+        if not self.total or not done or seconds < 1:
+            return ""
+        return f"{duration(seconds / done * max(0, self.total - self.done))} left"
 
 
 @contextmanager
 def show_progress(title: str, total: int | None, done: int = 0) -> Iterator[ProgressReporter]:
     """Show the progress of an operation with `total` units (None: unknown), of which `done` were done before."""
-    if not stderr.is_terminal or RANK > 0:
-        plain = ProgressReporter(title, total, None)
-        plain.done = done
-        yield plain
+    on_terminal = stderr.is_terminal and RANK == 0
+    progress = ProgressReporter(title, total, done, on_terminal)
+    if not on_terminal:
+        yield progress
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # not for `sslkit --help`
+    from rich.live import Live  # not for `sslkit --help`
 
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    with Progress(*columns, TextColumn("{task.fields[text]}"), console=stderr, transient=True) as progress:
-        bar = ProgressReporter(title, total, progress)
-        bar.done = done
-        yield bar
+    with Live(progress, console=stderr, transient=True, refresh_per_second=10):
+        yield progress
 
 
 def duration(seconds: float) -> str:

@@ -1,14 +1,14 @@
 """Results as people read them: a table, and below it what a number needs to be believed."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from sslkit.console import RANK, print_json, stdout
-from sslkit.contract.result import Metric, Result, Results, Row
+from sslkit.contract.result import Finding, Metric, Result, Results, Row
 from sslkit.evaluation.notes import describe_comparisons
 from sslkit.processes import report_result
 
@@ -31,19 +31,21 @@ def show(result: Any, as_json: bool, lines: Callable[[Any], list[str] | None] | 
         show_results(result, details)
         return
     custom = None if lines is None else lines(result)
-    for line in _field_lines(values) if custom is None else custom:
+    for line in field_lines(values) if custom is None else custom:
         stdout.print(line, markup=False)
 
 
-def _field_lines(values: dict[str, Any]) -> list[str]:
+def field_lines(values: dict[str, Any]) -> list[str]:
     """Return a line for each field."""
     return [f"{name.replace('_', ' '):<26} {_field_text(value)}" for name, value in values.items()]
 
 
 def show_results(results: Results, details: bool = False) -> None:
     """Print the results of several protocols, and why others were not possible."""
+    repeated = set[str]()
     for result in results.results:
-        show_result(result, details)
+        show_result(result, details, repeated)
+        repeated |= {finding.text for finding in result.findings}
         stdout.print()
     for protocol, reason in results.impossible.items():
         stdout.print(f"{protocol}: not possible: {reason}", markup=False)
@@ -51,8 +53,11 @@ def show_results(results: Results, details: bool = False) -> None:
         stdout.print(f"table in {results.table}", markup=False)
 
 
-def show_result(result: Result, details: bool = False) -> None:
-    """Print the table of one result, a line for each model, layer and test part, and its notes."""
+def show_result(result: Result, details: bool = False, repeated: Collection[str] = ()) -> None:
+    """Print the table of one result, a line for each model, layer and test part, what it means, and its notes.
+
+    Findings with one of the `repeated` texts are left out.
+    """
     rows = result.rows
     tests = len({row.test for row in rows}) > 1
     layers = len({row.layer for row in rows} - {None, "last"}) > 0
@@ -68,10 +73,19 @@ def show_result(result: Result, details: bool = False) -> None:
     # As wide as it has to be: a number that was cut off is none. (`print` itself would not go beyond the terminal's width.)
     table.width = stdout.measure(table, options=stdout.options.update(max_width=1000)).maximum
     stdout.print(table, crop=False, soft_wrap=False)
+    show_findings([finding for finding in result.findings if finding.text not in repeated])
     for note in [*result.notes, *(describe_comparisons(rows) if details else [])]:
         stdout.print(note, markup=False)
     training = f", training data {result.data.train}" if result.data.train else ""
     stdout.print(f"weights {result.weights}{training}, {result.checkpoint}", markup=False)
+
+
+def show_findings(findings: Sequence[Finding]) -> None:
+    """Print findings, each followed by its command, which is printed once and never broken into lines."""
+    for place, finding in enumerate(findings):
+        stdout.print(finding.text, style="bold", markup=False, soft_wrap=not stdout.is_terminal)  # a terminal breaks at words
+        if finding.command and finding.command not in [later.command for later in findings[place + 1 :]]:
+            stdout.print(f"next: {finding.command}", markup=False)
 
 
 def _title(metric: Metric, rows: list[Row]) -> str:

@@ -1,14 +1,15 @@
 """`sslkit pretrain TASK`."""
 
+import dataclasses
 from typing import Any
 
 import typer
 
 from sslkit.cli.arguments import JSON, SPEC
 from sslkit.cli.options import accepted_tables
-from sslkit.cli.output import show
+from sslkit.cli.output import field_lines, show
 from sslkit.cli.task_command import add_task_command, listing, task_spec
-from sslkit.console import RANK, print_json, stdout
+from sslkit.console import RANK, duration, print_json, stdout
 from sslkit.contract.errors import SslkitError, flag_name
 from sslkit.registry import load_modality
 from sslkit.specs.train import PretrainSpec
@@ -35,7 +36,18 @@ def _run(values: dict[str, Any], extras: dict[str, Any], task_class: Any) -> Non
             training = pretrain.prepare(spec.model_copy(update={"shard": False}) if several else spec, world)
         _show_settings(training, spec, flags, from_file, task_class, extras)
     else:
-        show(pretrain.pretrain(spec), bool(extras["json"]))
+        show(pretrain.pretrain(spec), bool(extras["json"]), _lines)
+
+
+def _lines(result: Any) -> list[str]:
+    """Return a line for each field, and for each metric of the pretext question one with its chance level."""
+    from sslkit.engine.curves import describe_curves
+
+    values = dataclasses.asdict(result)
+    metrics, chance, seconds = (values.pop(name) for name in ("metrics", "chance", "seconds"))
+    curves = describe_curves(metrics, chance)
+    texts = {name: curves[name].text(value) for name, value in metrics.items()}
+    return field_lines({**values, **texts, "time": duration(seconds)})
 
 
 def _show_settings(

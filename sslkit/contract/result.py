@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 SCHEMA = 1  # of a stored result; a reader refuses what is newer
 
 Unit = Literal["share", "correlation", "count", "other"]
+Role = Literal["checkpoint", "random", "baseline", "other"]  # other: a model named by --against
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class Comparison:
     p_value: float
     method: str  # "McNemar's exact test"
     adjusted: float | None = None  # for the number of comparisons in the result (Holm)
+    difference: float | None = None  # of the headlines over the samples of both, this row's minus the other's
+    low: float | None = None  # 95% interval of the difference
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Row:
     comparisons: dict[str, Comparison] = field(default_factory=dict)  # by the name of the other row's model
     weights: str = ""  # hash of the encoder
     fits: list[Fit] = field(default_factory=list)  # by seed; empty where nothing was fitted
+    role: Role = "checkpoint"
 
     @property
     def headline(self) -> Metric:
@@ -129,6 +134,15 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What a result means, in a plain sentence or two, and the command to try next."""
+
+    rule: str  # that chose it: "random", "few-steps"; see `sslkit.evaluation.findings`
+    text: str
+    command: str = ""  # complete, in one line; empty if there is none
+
+
+@dataclass(frozen=True)
 class Result:
     """The result of an evaluation: a row per model, layer and test part; the checkpoint's own come first."""
 
@@ -139,7 +153,8 @@ class Result:
     weights: str
     data: Data
     rows: list[Row]
-    notes: list[str] = field(default_factory=list)  # plain sentences below the table
+    notes: list[str] = field(default_factory=list)  # on data and settings
+    findings: list[Finding] = field(default_factory=list)  # at most two, the most important first
     seconds: float = field(default=0.0, compare=False)
     schema: int = SCHEMA
 
@@ -167,7 +182,8 @@ class Result:
             rows = [_row(row) for row in values["rows"]]
             if not rows or not all(row.metrics for row in rows):
                 raise ValueError("a damaged result: a row without a metric")
-            return cls(**{**values, "data": data, "rows": rows})
+            findings = [Finding(**finding) for finding in values.get("findings", [])]  # which older results do not have
+            return cls(**{**values, "data": data, "rows": rows, "findings": findings})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a damaged result: {error}") from error
 

@@ -182,6 +182,10 @@ class PretextTask(nn.Module):
         """Return per-sample values `[B]` to be logged (accuracy of the pretext question), never trained on."""
         return {}
 
+    def chance(self) -> dict[str, float]:
+        """Return what a guess reaches, of the metrics of which that is known, by name: `{"accuracy": 0.25}`."""
+        return {}
+
     def param_groups(self) -> list[dict[str, Any]]:
         """Return exceptions: dicts of `params` and some of the settings.
 

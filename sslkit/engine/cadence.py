@@ -98,7 +98,8 @@ class Logs:
     def __init__(self, stepper: Stepper, folder: RunFolder, loggers: list[Logger], throughput: Throughput) -> None:
         self.stepper, self.folder, self.loggers, self.throughput = stepper, folder, loggers, throughput
         self.started_at = time.monotonic()  # earlier for a resumed run, as if it had never been interrupted
-        self.loss: float | None = None  # of the last step whose numbers are known
+        self.chance = stepper.task.chance()
+        self.latest: dict[str, float] = {}  # metrics of the last step whose numbers are known
         self._step = self._steps = 0  # that step, and the steps whose metrics are in the sums
         self._sums: dict[str, float] = defaultdict(float)
 
@@ -106,6 +107,11 @@ class Logs:
     def seconds(self) -> float:
         """Return the seconds that the run has taken, pauses before a resume excluded."""
         return time.monotonic() - self.started_at
+
+    @property
+    def headlines(self) -> tuple[str, ...]:
+        """Return the metrics that answer the pretext question: those with a chance level, or else the task's first."""
+        return tuple(self.chance) or self.stepper.metric_names[:1]
 
     def rewind(self, step: int) -> None:
         """Open the loggers, and drop what was logged from `step` on."""
@@ -115,7 +121,7 @@ class Logs:
 
     def record(self, step: int, metrics: dict[str, float]) -> None:
         """Note the metrics of a step."""
-        self.loss, self._step = metrics["loss"], step
+        self.latest, self._step = metrics, step
         self._steps += 1
         for name, value in metrics.items():
             self._sums[name] += value

@@ -9,7 +9,7 @@ from sslkit.encoders.recipe import read_recipe
 from sslkit.engine.checkpoint import describe, save_tensors
 from sslkit.engine.job import TrainingJob
 from sslkit.engine.resume_file import save_resume
-from sslkit.engine.run_folder import MODEL, RESUME, RunFolder
+from sslkit.engine.run_folder import MODEL, RESUME, SPEC, RunFolder
 from sslkit.engine.sharded_tensors import whole
 from sslkit.engine.stepper import Stepper
 from sslkit.registry import data_options, load_modality
@@ -45,7 +45,7 @@ class CheckpointWriter:
 
     def write_spec(self) -> None:
         """Record the spec of the run."""
-        self.folder.write_spec(self.spec.model_dump(mode="json", exclude=_WHERE | self._other_tables()))
+        self.folder.write_json(SPEC, self.spec.model_dump(mode="json", exclude=_WHERE | self._other_tables()))
 
     def _other_tables(self) -> set[str]:
         """Return the spec's tables of data options that are not of this run's modality."""

@@ -73,7 +73,7 @@ def extract(
                     collected.add(network(source.view(_prepare(raw, source, device), encoder.modality)))
                     rows.append(raw["rows"])
                     hashes.append(raw["hashes"])
-                progress.advance(len(raw["rows"]), f"{source.noun}")
+                progress.advance(len(raw["rows"]), source.noun)
         layers = collected.finish()
         all_rows = world.gather_uneven(torch.from_numpy(np.concatenate(rows)))
         if not len(all_rows):

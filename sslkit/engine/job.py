@@ -45,6 +45,8 @@ class Outcome:
     steps: int
     samples_per_second: float
     loss: float | None
+    metrics: dict[str, float]  # that answer the pretext question, in the last line of the log
+    chance: dict[str, float]  # what a guess reaches, of the metrics of which that is known
     seconds: float
 
     @property

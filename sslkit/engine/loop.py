@@ -22,7 +22,7 @@ def train(session: Session) -> None:
                 session.logs.maybe_write(health)
                 session.previews.maybe_render()
                 session.stop_if_collapsed(health)
-                progress.advance(1, session.progress_text())
+                progress.advance(1, *session.progress_texts(), left=session.time_left())
                 session.checkpoints.maybe_save()
                 session.answer_signals()
                 session.maybe_show_profile()

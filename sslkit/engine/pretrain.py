@@ -33,20 +33,29 @@ from sslkit.tasks.recipes import with_task_settings
 
 @dataclass(frozen=True)
 class PretrainResult:
-    """The result of `sslkit pretrain`."""
+    """The result of `sslkit pretrain`: `metrics` answer the pretext question, and a guess reaches `chance`."""
 
     run: str
     checkpoint: str
     steps: int
     samples_per_second: float
     loss: float | None
+    metrics: dict[str, float]
+    chance: dict[str, float]
     seconds: float
 
     @classmethod
     def of(cls, outcome: Outcome) -> "PretrainResult":
         """Return the result of an outcome."""
         return cls(
-            str(outcome.run), str(outcome.checkpoint), outcome.steps, outcome.samples_per_second, outcome.loss, outcome.seconds
+            run=str(outcome.run),
+            checkpoint=str(outcome.checkpoint),
+            steps=outcome.steps,
+            samples_per_second=outcome.samples_per_second,
+            loss=outcome.loss,
+            metrics=outcome.metrics,
+            chance=outcome.chance,
+            seconds=outcome.seconds,
         )
 
 

@@ -15,10 +15,11 @@ from sslkit.console import say
 from sslkit.contract.errors import RunFailedError, SslkitError
 from sslkit.files import write_atomically
 
-MODEL, RESUME, SPEC, METRICS, RESULTS, BROKEN, PREVIEWS = (
+MODEL, RESUME, SPEC, CHANCE, METRICS, RESULTS, BROKEN, PREVIEWS = (
     "model.safetensors",
     "resume.pt",
     "spec.json",
+    "chance.json",
     "metrics.jsonl",
     "results.jsonl",
     "broken.csv",
@@ -101,7 +102,7 @@ class RunFolder:
             return
         self._lock.release()
         if kind is not None and not self._held_run and not self.file(RESUME).exists() and not self.file(METRICS).exists():
-            for name in (SPEC, BROKEN, "lock"):
+            for name in (SPEC, CHANCE, BROKEN, "lock"):
                 self.file(name).unlink(missing_ok=True)
             for name in self._removable:
                 shutil.rmtree(self.file(name), ignore_errors=True)
@@ -128,12 +129,12 @@ class RunFolder:
                 raise RunFailedError(reason, hint) from error
             raise SslkitError(reason, flag="out") from error
 
-    def write_spec(self, spec: dict[str, Any]) -> None:
-        """Record the spec of the run."""
+    def write_json(self, name: str, values: dict[str, Any]) -> None:
+        """Write what the run records about itself: its spec, the chance levels of its metrics."""
         if not self.writes:
             return
-        with self.writing(), write_atomically(self.file(SPEC), new_folder=False) as stream:
-            stream.write((json.dumps(spec, indent=2) + "\n").encode())
+        with self.writing(), write_atomically(self.file(name), new_folder=False) as stream:
+            stream.write((json.dumps(values, indent=2) + "\n").encode())
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from sslkit.data.loader import Loader, epoch_batches
 from sslkit.data.prefetch import prefetch
 from sslkit.engine.cadence import Checkpoints, HealthChecks, HealthReport, Logs, Previews
 from sslkit.engine.collapse import Health
+from sslkit.engine.curves import describe_metrics
 from sslkit.engine.loggers import Logger
 from sslkit.engine.profile import REST, WAITING, Profile, unmeasured
 from sslkit.engine.quarantine import Quarantine, too_many_unreadable
@@ -97,14 +98,20 @@ class Session:
             self.stepper.settle()
         self.throughput.finish_step(self.settings.spec.batch_size)
 
-    def progress_text(self) -> str:
-        """Return loss, speed and time left for the progress bar."""
-        loss, pace = "" if self.logs.loss is None else f"loss {self.logs.loss:.3f}", self.throughput
-        if not pace.seconds:
-            return loss
-        time_left = duration((self.clock.steps - self.clock.step) * pace.seconds_per_step)
-        waiting = f"waiting for data {pace.waited / pace.seconds:.0%}"
-        return f"{loss}  {pace.rate:,.0f} {self.settings.source.noun}/s  {waiting}  {time_left} left"
+    def progress_texts(self) -> list[str]:
+        """Return loss, the pretext question's metrics and speed for the line of progress."""
+        pace, latest = self.throughput, self.logs.latest
+        texts = [f"loss {latest['loss']:.3f}"] if latest else []
+        texts += describe_metrics({name: latest[name] for name in self.logs.headlines if name in latest}, self.logs.chance)
+        if pace.seconds:
+            texts.append(f"{pace.rate:,.0f} {self.settings.source.noun}/s")
+            texts.append(f"waiting for data {pace.waited / pace.seconds:.0%}")
+        return texts
+
+    def time_left(self) -> str:
+        """Return the time left for the line of progress, nothing before the pace is known."""
+        pace = self.throughput
+        return f"{duration((self.clock.steps - self.clock.step) * pace.seconds_per_step)} left" if pace.seconds else ""
 
     def stop_if_collapsed(self, health: HealthReport) -> None:
         """Save and raise RunFailedError if the features have collapsed and `--on-collapse` is stop."""

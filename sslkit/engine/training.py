@@ -25,7 +25,7 @@ from sslkit.engine.quarantine import too_many_unreadable
 from sslkit.engine.rehearsal import estimate_steps
 from sslkit.engine.resume import continue_hint, load_state, resume_clock
 from sslkit.engine.resume_file import read_resume
-from sslkit.engine.run_folder import METRICS, RESUME, RunFolder, read_json_lines
+from sslkit.engine.run_folder import CHANCE, METRICS, RESUME, RunFolder, read_json_lines
 from sslkit.engine.session import Session
 from sslkit.engine.settings import Settings, show_settings
 from sslkit.engine.signals import StopSignal, catch_stop_signals
@@ -57,6 +57,7 @@ def run_training(job: TrainingJob) -> Outcome:
             with closing(session.logs):
                 _prepare(job, session, writer, state)
                 _train(job, session)
+            logs = session.logs
         world.barrier()  # no process may leave, or read the results, before the checkpoint is written
         lines = read_json_lines(folder.file(METRICS))
     stepper.task.eval()
@@ -66,6 +67,8 @@ def run_training(job: TrainingJob) -> Outcome:
         steps=stepper.clock.step,
         samples_per_second=round(session.throughput.rate, 1),
         loss=float(lines[-1]["loss"]) if lines else None,
+        metrics={name: lines[-1][name] for name in logs.headlines if lines and lines[-1].get(name) is not None},
+        chance=logs.chance,
         seconds=round(time.monotonic() - called_at, 1),
     )
 
@@ -116,6 +119,8 @@ def _prepare(job: TrainingJob, session: Session, writer: CheckpointWriter, state
     device = job.settings.machine.device
     session.logs.rewind(stepper.clock.step)
     writer.write_spec()
+    if session.logs.chance:
+        session.folder.write_json(CHANCE, session.logs.chance)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     if state is None:

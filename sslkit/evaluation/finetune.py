@@ -9,7 +9,7 @@ from sslkit import registry
 from sslkit.console import duration
 from sslkit.contract.errors import RunInterruptedError, SslkitError
 from sslkit.contract.evaluation import Evaluation
-from sslkit.contract.result import Comparison, Data, Fit, Result, Row, TestData, Training
+from sslkit.contract.result import Data, Fit, Result, Role, Row, TestData, Training
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.data.locations import absolute_data
 from sslkit.encoders.recipe import encoder_name
@@ -20,7 +20,8 @@ from sslkit.engine.parallel import World
 from sslkit.engine.precision import choose_machine
 from sslkit.engine.resume import continue_hint, merge_recorded
 from sslkit.engine.run_folder import RESULTS, SPEC, append_json, choose_out, holds_run
-from sslkit.evaluation.metrics import is_correct, score
+from sslkit.evaluation.findings import with_findings
+from sslkit.evaluation.metrics import mean_correct, score
 from sslkit.evaluation.notes import count, write_notes
 from sslkit.evaluation.protocols import (
     FINETUNE_PROTOCOLS,
@@ -30,7 +31,7 @@ from sslkit.evaluation.protocols import (
     with_protocol_values,
 )
 from sslkit.evaluation.splits import Parts, TestPart, find_labeled, labeled_fingerprint
-from sslkit.evaluation.statistics import MCNEMAR, Answers, adjust_comparisons, mcnemar_of_answers
+from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers
 from sslkit.evaluation.trial import Trainer, Trial, TrialOutcome
 from sslkit.files import write_atomically
 from sslkit.registry import load_modality
@@ -93,6 +94,8 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
     result = _result(
         spec, parts, outcomes, protocol, {**settings, **part_setting(spec.part), "seed": spec.seed, **parts.annotations}, out
     )
+    if checkpoint is not None:
+        result = with_findings(result, checkpoint, spec)
     if world.first:
         append_json(out / RESULTS, result.to_json())
     return result
@@ -233,7 +236,8 @@ def _rows(model: str, outcomes: list[TrialOutcome], parts: Parts) -> list[Row]:
         metrics, by_class = score(scores, by_seed[0].labels[place], parts.classes)
         fits = [_fit(outcome) for outcome in by_seed]
         weights = by_seed[0].weights
-        rows.append(Row(model, metrics, test=part.name, by_class=by_class, weights=weights, fits=fits))
+        role: Role = "random" if by_seed[0].trial.scratch else "checkpoint"
+        rows.append(Row(model, metrics, test=part.name, by_class=by_class, weights=weights, fits=fits, role=role))
     return rows
 
 
@@ -257,21 +261,25 @@ def _test_data(part: TestPart, outcomes: list[TrialOutcome], place: int) -> Test
 
 
 def _compare_starts(rows: list[Row], outcomes: list[TrialOutcome]) -> list[Row]:
-    """Return the rows, those from scratch compared with the fine-tuned ones of the same share and first seed."""
-    first_seeds = {outcome.trial.model: outcome for outcome in reversed(outcomes)}
+    """Return the rows, those from scratch compared with the fine-tuned ones of the same share."""
+    trials = {outcome.trial.model: outcome.trial for outcome in outcomes}
     results, places = [], dict[str, int]()
     for row in rows:
         place = places[row.model] = places.get(row.model, -1) + 1
-        scratch = first_seeds[row.model]
-        tuned = first_seeds.get(replace(scratch.trial, scratch=False).model)
-        if scratch.trial.scratch and tuned is not None:
-            answers = [
-                Answers(outcome.rows[place], is_correct(outcome.scores[place], outcome.labels[place]))
-                for outcome in (scratch, tuned)
-            ]
-            row = replace(row, comparisons={tuned.trial.model: Comparison(mcnemar_of_answers(*answers), MCNEMAR)})
+        trial = trials[row.model]
+        tuned = replace(trial, scratch=False).model
+        if trial.scratch and tuned in trials:
+            comparison = compare_answers(*(_answers(model, outcomes, place) for model in (row.model, tuned)))
+            row = replace(row, comparisons={tuned: comparison})
         results.append(row)
     return results
+
+
+def _answers(model: str, outcomes: list[TrialOutcome], place: int) -> Answers:
+    """Return how many of a model's trials, which differ by the seed only, are correct on each sample of a test part."""
+    by_seed = [outcome for outcome in outcomes if outcome.trial.model == model]
+    correct = mean_correct([outcome.scores[place] for outcome in by_seed], by_seed[0].labels[place])
+    return Answers(by_seed[0].rows[place], correct)
 
 
 def _start_values(checkpoint: Checkpoint, spec: FinetuneSpec) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class Knn(FeatureEvaluation):
 
     verb = "knn"
     Options = KnnSpec
+    by_distance = True
     protocols = (
         Protocol(
             "knn/weighted-v1",

@@ -45,7 +45,7 @@ def score(scores: list[Tensor], labels: Tensor, classes: tuple[str, ...]) -> tup
     They are means over seeds; top-1 has an interval over samples and, with several seeds, the deviation between them.
     """
     by_seed = [classification(seed_scores, labels, classes) for seed_scores in scores]
-    correct = torch.stack([is_correct(seed_scores, labels) for seed_scores in scores]).mean(dim=0)
+    correct = mean_correct(scores, labels)
     low, high, method = interval_of_mean(correct)
     deviation = float(np.std([metrics[TOP1] for metrics, _ in by_seed], ddof=1)) if len(scores) > 1 else None
     metrics = []
@@ -62,6 +62,11 @@ def is_correct(scores: Tensor, labels: Tensor) -> Tensor:
     """Return 1 for each sample `[N]` whose largest score is (one of) its label(s), else 0; the first class wins a tie."""
     predicted = scores.argmax(dim=1)
     return (predicted == labels if labels.dim() == 1 else labels.gather(1, predicted[:, None])[:, 0]).double()
+
+
+def mean_correct(scores: list[Tensor], labels: Tensor) -> Tensor:
+    """Return the mean of `is_correct` over the class scores of several seeds, float64 `[N]`."""
+    return torch.stack([is_correct(seed_scores, labels) for seed_scores in scores]).mean(dim=0)
 
 
 def average_precision(scores: Tensor, relevant: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError, flag_name, renamed_flags
+from sslkit.contract.result import Role
 from sslkit.encoders.build import build_encoder, check_published
 from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.checkpoint import Checkpoint, read_model
@@ -29,6 +30,7 @@ class Model:
     name: str
     encoder: Encoder
     size: int
+    role: Role = "other"
 
     @cached_property
     def weights(self) -> str:
@@ -42,13 +44,13 @@ def compare_models(checkpoint: Checkpoint, spec: EvaluationSpec, device: torch.d
     `detail` bounds the number of plain features: raw pixels are those of images of so many pixels a side.
     """
     size, allowed = evaluation_size(spec, checkpoint), spec.encoder
-    models = [Model(CHECKPOINT, checkpoint.build_encoder(allowed), size)]
+    models = [Model(CHECKPOINT, checkpoint.build_encoder(allowed), size, "checkpoint")]
     if spec.baselines:
         seed_stage(spec.seed, "random", 0)
-        models.append(Model(RANDOM, build_encoder(checkpoint.recipe, allowed=allowed).eval(), size))
+        models.append(Model(RANDOM, build_encoder(checkpoint.recipe, allowed=allowed).eval(), size, "random"))
         baseline = load_modality(checkpoint.modality).baseline(models[0].encoder, checkpoint.channels, size, detail)
         if baseline is not None:
-            models.append(Model(*baseline, size))
+            models.append(Model(*baseline, size, "baseline"))
     models += [_load_other(name, size, spec, checkpoint) for name in spec.against]
     for model in models:
         model.encoder.to(device)

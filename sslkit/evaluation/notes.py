@@ -1,12 +1,11 @@
-"""Results in sentences, and results stored in a run folder."""
+"""What has to be known about a result before it is believed, and results stored in a run folder."""
 
 from pathlib import Path
 from typing import Any
 
-from sslkit.contract.result import Data, Metric, Result, Row
+from sslkit.contract.result import Data, Result, Row
 from sslkit.engine.run_folder import read_json_lines
-
-_MOST = 3  # models that one sentence compares with
+from sslkit.evaluation.gain import gain_over
 
 
 def read_results(file: Path) -> list[Result]:
@@ -21,8 +20,8 @@ def read_results(file: Path) -> list[Result]:
 
 
 def write_notes(rows: list[Row], data: Data) -> list[str]:
-    """Return the plain sentences below a table, derived from its rows and its data alone."""
-    notes = [_interpret(rows)]
+    """Return the facts below a table, derived from its rows and its data alone."""
+    notes = _compare_with_others(rows)
     n_train = f"{rows[0].n_train:,} training and " if rows[0].n_train else ""
     if len(data.tests) == 1:
         notes.append(f"{n_train}{count(data.tests[0].n, 'test sample')}.")
@@ -79,37 +78,15 @@ def describe_comparisons(rows: list[Row]) -> list[str]:
     return sentences
 
 
-def _interpret(rows: list[Row]) -> str:
-    """Return one sentence: the first model's headline on the first test part, and how far it is from the other models."""
-    first = rows[0]
-    for row in rows:  # of several layers the last one
-        if (row.model, row.test) == (first.model, first.test):
-            first = row
-    headline = first.headline
-    others: dict[str, Row] = {}
+def _compare_with_others(rows: list[Row]) -> list[str]:
+    """Return a sentence for each model named by --against: how far the first row's model is from it on a test part."""
+    sentences = []
     for row in rows:
-        if row.model != first.model and row.test == first.test and row.headline.name == headline.name:
-            others[row.model] = row
-    paired = {name: row for name, row in others.items() if first.model in row.comparisons}
-    named = list((paired or others).values())[:_MOST]
-    start = f"{first.model}: {headline.text()} {headline.name}"
-    if not named:
-        interval = headline.interval_text()
-        return f"{start} (95% interval {interval})." if interval else f"{start}."
-    return f"{start}, {'; '.join(_difference(headline, row) for row in named)}."
-
-
-def _difference(headline: Metric, other: Row) -> str:
-    """Return how far a headline is from another row's, and whether the intervals overlap."""
-    difference, metric = headline.value - other.headline.value, other.headline
-    if headline.unit == "share":
-        amount = f"{abs(100 * difference):.1f} points"
-    else:
-        amount = f"{abs(difference):.3f}"
-    text = (
-        f"the same as {other.model}" if difference == 0 else f"{amount} {'above' if difference > 0 else 'below'} {other.model}"
-    )
-    if headline.low is None or headline.high is None or metric.low is None or metric.high is None:
-        return text
-    apart = headline.low > metric.high or metric.low > headline.high
-    return f"{text} (95% intervals {'do not overlap' if apart else 'overlap'})"
+        of_test = [first for first in rows if (first.model, first.test) == (rows[0].model, row.test)]
+        if row.role != "other" or not of_test:
+            continue
+        first = next((same for same in of_test if same.layer == row.layer), of_test[-1])
+        gain = gain_over(first, row)
+        way = "above" if gain.value > 0 else "below" if gain.value < 0 else "from"
+        sentences.append(f"{first.model}: {gain.text()} {way} {row.model}{gain.interval()}.")
+    return sentences

@@ -153,8 +153,8 @@ class _FitProgress:
         def report(objective: float) -> None:
             self.count += 1
             seconds = (time.monotonic() - self.started_at) / self.count
-            left = duration(seconds * max(0, self.fits * self.evaluations - self.progress.done - 1))
-            self.progress.advance(1, f"C {c:g}, objective {objective:.4f}, {seconds:.2g} s each, at most {left} left")
+            left = f"at most {duration(seconds * max(0, self.fits * self.evaluations - self.progress.done - 1))} left"
+            self.progress.advance(1, f"C {c:g}, objective {objective:.4f}", f"{seconds:.2g} s each", left=left)
 
         return report
 

@@ -29,6 +29,7 @@ class Retrieval(FeatureEvaluation):
 
     verb = "retrieval"
     Options = RetrievalSpec
+    by_distance = True
     protocols = (
         Protocol(
             "retrieval/map-v1",
@@ -55,7 +56,8 @@ class Retrieval(FeatureEvaluation):
                 Metric("mAP", float(average.mean()), low, high, method, n=n),
                 Metric("precision at 1", float(precisions[:, 1].mean()), n=n),
                 Metric("precision at 10", float(precisions[:, 2].mean()), n=n),
-            ]
+            ],
+            correct=average,
         )
 
 

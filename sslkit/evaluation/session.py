@@ -24,12 +24,13 @@ from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.precision import choose_device
 from sslkit.engine.run_folder import append_result
 from sslkit.evaluation.features import cached_features
-from sslkit.evaluation.metrics import ByClass, is_correct, score
-from sslkit.evaluation.models import CHECKPOINT, RANDOM, Model, compare_models
+from sslkit.evaluation.findings import with_findings
+from sslkit.evaluation.metrics import ByClass, mean_correct, score
+from sslkit.evaluation.models import CHECKPOINT, Model, compare_models
 from sslkit.evaluation.notes import note_on_labels, write_notes
 from sslkit.evaluation.protocols import part_setting
 from sslkit.evaluation.splits import Parts, find_labeled, held_out_rows, labeled_fingerprint, source_of
-from sslkit.evaluation.statistics import MCNEMAR, Answers, adjust_comparisons, count_duplicates, mcnemar_of_answers
+from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers, count_duplicates
 from sslkit.specs.evaluation import EvaluationSpec
 
 Layers = dict[str, Tensor]  # features by layer, [N, width]
@@ -80,7 +81,10 @@ class Predictor(ABC):
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the predictors of all seeds reach on one test part; `correct` `[M]` allows a paired test."""
+    """What the predictors of all seeds reach on one test part.
+
+    `correct` `[M]` allows a paired test: the headline of each sample, whose mean it is.
+    """
 
     metrics: list[Metric]
     by_class: ByClass = field(default_factory=dict)
@@ -156,7 +160,7 @@ class EvaluationSession:
 
         Of a model compared with the checkpoint, the last layer and the encoder's own pooling stand in for what it lacks.
         """
-        pool, same_encoder = self.spec.pool, model.name in (CHECKPOINT, RANDOM)
+        pool, same_encoder = self.spec.pool, model.role in ("checkpoint", "random")
         if not same_encoder and "layers" not in model.encoder.provides:
             layer, pool = "last", "auto"
         elif not same_encoder and not model.encoder.class_token and pool in ("class", "both"):
@@ -180,6 +184,7 @@ class FeatureEvaluation(Evaluation):
     """Base of evaluations of frozen features: a subclass fits a predictor, and may measure something else than accuracy."""
 
     baseline_pixels: ClassVar[int] = 32  # side of the images whose raw pixels are a baseline
+    by_distance: ClassVar[bool] = False  # whether features are compared by their distances, as k-NN does; nothing is fitted
 
     def fit(self, train: TrainingView, settings: Settings, seed: int) -> Predictor:
         """Return what predicts, fitted on the training part only."""
@@ -189,7 +194,7 @@ class FeatureEvaluation(Evaluation):
         """Return what predictors, one for each seed, reach on a test part: accuracies, unless overridden."""
         scores = [predictor.scores(test.layers) for predictor in predictors]
         metrics, by_class = score(scores, test.labels, classes)
-        return Measurement(metrics, by_class, is_correct(scores[0], test.labels))
+        return Measurement(metrics, by_class, mean_correct(scores, test.labels))
 
     def resolve(self, spec: Any, session: EvaluationSession) -> tuple[str | None, Settings]:
         """Return the protocol's id, None if a value was set by hand, and all settings; raises SslkitError for unfit ones."""
@@ -226,6 +231,7 @@ class FeatureEvaluation(Evaluation):
             notes=[*write_notes(rows, data), *note_on_labels(session.checkpoint.metadata)],
             seconds=round(time.monotonic() - started_at, 1),
         )
+        result = with_findings(result, session.checkpoint, spec, self.by_distance)
         append_result(session.checkpoint.path.parent, result.to_json())
         return result
 
@@ -275,12 +281,12 @@ class _Table:
         comparisons: dict[str, Comparison] = {}
         if measurement.correct is not None:
             answers, by_layer = Answers(test.rows, measurement.correct), self._answers.setdefault(number, {})
-            if model.name == CHECKPOINT:
+            if model.role == "checkpoint":
                 by_layer[layer] = answers
             else:
                 other = by_layer.get(layer) if len(by_layer) > 1 else next(iter(by_layer.values()))
                 if other is not None:
-                    comparisons[CHECKPOINT] = Comparison(mcnemar_of_answers(answers, other), MCNEMAR)
+                    comparisons[CHECKPOINT] = compare_answers(answers, other)
         self.rows.append(
             Row(
                 model=model.name,
@@ -291,6 +297,7 @@ class _Table:
                 comparisons=comparisons,
                 weights=model.weights,
                 fits=fits,
+                role=model.role,
             )
         )
 

@@ -7,27 +7,82 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslkit.contract.result import Row
+from sslkit.contract.result import Comparison, Row
 
 RESAMPLES = 2000
 _BLOCK = 2**22  # values resampled at once: 32 MB
 BOOTSTRAP = f"bootstrap over samples, {RESAMPLES:,} resamples"
 EXACT = "exact binomial (Clopper-Pearson)"
 MCNEMAR = "McNemar's exact test"
+PAIRED = f"paired bootstrap over samples, {RESAMPLES:,} resamples"
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Which test samples a model classified correctly."""
+    """How well a model did on each test sample: 0 or 1, or a share, such as the mean over seeds or an average precision."""
 
     rows: NDArray[np.int64]  # of the test data; unreadable samples are missing
-    correct: Tensor  # 0 or 1, [len(rows)]
+    correct: Tensor  # [len(rows)]
 
 
 def mcnemar_of_answers(first: Answers, second: Answers) -> float:
     """Return McNemar's p-value over the samples that both models classified."""
+    return mcnemar(*_paired(first, second))
+
+
+def compare_answers(first: Answers, second: Answers) -> Comparison:
+    """Return the mean difference of `first` to `second` over the samples of both, with its 95% interval and p-value.
+
+    The p-value is McNemar's where all answers are 0 or 1, else that of the bootstrap.
+    """
+    ours, theirs = (values.double() for values in _paired(first, second))
+    low, high, p_value = _interval_of_difference((ours - theirs).numpy())
+    binary = bool(((ours == 0) | (ours == 1)).all() and ((theirs == 0) | (theirs == 1)).all())
+    return Comparison(
+        mcnemar(ours, theirs) if binary else p_value,
+        MCNEMAR if binary else PAIRED,
+        difference=float((ours - theirs).mean()),
+        low=low,
+        high=high,
+    )
+
+
+def _paired(first: Answers, second: Answers) -> tuple[Tensor, Tensor]:
+    """Return the answers of both on the samples that both have."""
     _, first_places, second_places = np.intersect1d(first.rows, second.rows, assume_unique=True, return_indices=True)
-    return mcnemar(first.correct[torch.from_numpy(first_places)], second.correct[torch.from_numpy(second_places)])
+    return first.correct[torch.from_numpy(first_places)], second.correct[torch.from_numpy(second_places)]
+
+
+def _interval_of_difference(differences: NDArray[np.float64], seed: int = 0) -> tuple[float, float, float]:
+    """Return the bootstrap's 95% interval of the mean of differences `[N]`, from -1 to 1, and its two-sided p-value.
+
+    Where all are equal there is nothing to resample: as much may differ as a share of which N samples have no case.
+    """
+    if (differences == differences[0]).all():
+        mean, margin = float(differences[0]), 1 - 0.025 ** (1 / len(differences))
+        return max(-1.0, mean - margin), min(1.0, mean + margin), 1.0 if mean == 0 else 1 / RESAMPLES
+    n, rng = len(differences), np.random.default_rng(seed)
+    if np.isin(differences, (-1, 0, 1)).all():  # as resampling, but as fast for many samples
+        shares = [float((differences == value).mean()) for value in (-1, 0, 1)]
+        means = rng.multinomial(n, shares, RESAMPLES) @ np.array([-1, 0, 1]) / n
+    else:
+        means = _resampled_means(differences, rng)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high), p_of_resamples(means)
+
+
+def p_of_resamples(differences: NDArray[np.float64]) -> float:
+    """Return the two-sided p-value of a difference from its resamples `[R]`: twice the smaller share beyond 0, at least 1/R."""
+    tail = min((differences <= 0).mean(), (differences >= 0).mean())
+    return float(min(1.0, max(2 * tail, 1 / len(differences))))
+
+
+def _resampled_means(samples: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return the means of 2,000 resamples of samples `[N]`."""
+    block = max(1, _BLOCK // len(samples))
+    counts = [min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block)]
+    resamples = (rng.integers(len(samples), size=(count, len(samples))) for count in counts)
+    return np.concatenate([samples[places].mean(axis=1) for places in resamples])
 
 
 def count_duplicates(train: NDArray[np.int64], test: NDArray[np.int64]) -> int:
@@ -48,10 +103,7 @@ def interval_of_mean(values: Tensor, seed: int = 0) -> tuple[float, float, str]:
     if np.isin(samples, (0, 1)).all():
         means = rng.binomial(len(samples), samples.mean(), RESAMPLES) / len(samples)  # as drawing that many zeros and ones
     else:
-        block = max(1, _BLOCK // len(samples))
-        counts = [min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block)]
-        resamples = (rng.integers(len(samples), size=(count, len(samples))) for count in counts)
-        means = np.concatenate([samples[places].mean(axis=1) for places in resamples])
+        means = _resampled_means(samples, rng)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high), BOOTSTRAP
 

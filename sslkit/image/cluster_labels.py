@@ -54,8 +54,12 @@ class ClusterLabels(ImageTask):
         return F.cross_entropy(output, batch["label"])
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return whether the predicted cluster is correct; chance is one in `clusters`."""
+        """Return whether the predicted cluster is correct."""
         return {"accuracy": (output.argmax(dim=1) == batch["label"]).float()}
+
+    def chance(self) -> dict[str, float]:
+        """Return the accuracy of a guess among the clusters."""
+        return {"accuracy": 1 / self.clusters}
 
     def reasons(self) -> dict[str, str]:
         """Return the number of clusters that `auto` became."""

@@ -25,6 +25,7 @@ from sslkit.engine.precision import choose_device
 from sslkit.engine.run_folder import append_result
 from sslkit.engine.seeds import seed_stage
 from sslkit.evaluation.features import cached_features
+from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.metrics import is_correct, score
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, Model
 from sslkit.evaluation.notes import note_on_labels, write_notes
@@ -37,13 +38,7 @@ from sslkit.evaluation.splits import (
     labeled_fingerprint,
     named_data,
 )
-from sslkit.evaluation.statistics import (
-    MCNEMAR,
-    Answers,
-    adjust_comparisons,
-    interval_of_mean,
-    mcnemar_of_answers,
-)
+from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers, interval_of_mean
 from sslkit.image.source import ImageSource
 from sslkit.image_text.encoders import CaptionEncoder
 from sslkit.image_text.source import read_captions
@@ -145,6 +140,7 @@ class Zeroshot(Evaluation):
             notes=[*write_notes(rows, Data(tests=tests)), *note_on_labels(checkpoint.metadata)],
             seconds=round(time.monotonic() - started_at, 1),
         )
+        result = with_findings(result, checkpoint, spec)
         append_result(checkpoint.path.parent, result.to_json())
         return result
 
@@ -173,9 +169,18 @@ def _classify(
         if checkpoint_answers is None:
             checkpoint_answers = answers
         else:
-            comparisons[CHECKPOINT] = Comparison(mcnemar_of_answers(answers, checkpoint_answers), MCNEMAR)
-        weights = model.image.weights
-        rows.append(Row(model.image.name, metrics, test=test, by_class=by_class, comparisons=comparisons, weights=weights))
+            comparisons[CHECKPOINT] = compare_answers(answers, checkpoint_answers)
+        rows.append(
+            Row(
+                model.image.name,
+                metrics,
+                test=test,
+                by_class=by_class,
+                comparisons=comparisons,
+                weights=model.image.weights,
+                role=model.image.role,
+            )
+        )
     return rows
 
 
@@ -203,7 +208,8 @@ def _retrieve(spec: ZeroshotSpec, towers: Towers, index: Index, captions: list[s
             metrics.append(replace(recall, low=low, high=high, interval_method=method) if k == 1 else recall)
             by_chance.append(replace(recall, value=float(np.mean([chance(pool, int(number), k) for number in counts]))))
         weights, name = towers.image.weights, f"{test}, {direction}"
-        rows += [Row(CHECKPOINT, metrics, test=name, weights=weights), Row("chance", by_chance, test=name, weights=weights)]
+        rows.append(Row(CHECKPOINT, metrics, test=name, weights=weights))
+        rows.append(Row("chance", by_chance, test=name, weights=weights, role="random"))
     return rows
 
 
@@ -281,5 +287,6 @@ def _load_towers(checkpoint: Checkpoint, spec: ZeroshotSpec, device: torch.devic
     if tokenizer.words != text.in_channels:
         raise SslkitError(f"the tokenizer in {path} is not that of its text tower", "the file was altered", flag="ckpt")
     size = evaluation_size(spec, checkpoint)
-    model = Model(CHECKPOINT if trained else RANDOM, encoder.to(device), size)
+    encoder = encoder.to(device)
+    model = Model(CHECKPOINT, encoder, size, "checkpoint") if trained else Model(RANDOM, encoder, size, "random")
     return Towers(model, projector.eval(), text.eval().to(device), tokenizer, length)

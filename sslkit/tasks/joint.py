@@ -104,6 +104,10 @@ class Joint(PretextTask):
             for key, value in task.metrics(_child_output(output, name), _part(batch, name)).items()
         }
 
+    def chance(self) -> dict[str, float]:
+        """Return what a guess reaches in each task."""
+        return {f"{name}.{key}": level for name, task in self._tasks() for key, level in task.chance().items()}
+
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the exceptions of all tasks."""
         return [group for _, task in self._tasks() for group in task.param_groups()]

@@ -71,8 +71,12 @@ class {title}(ImageTask):
         return F.cross_entropy(output, batch["turned"])
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return whether each prediction is right; chance is 0.5."""
+        """Return whether each prediction is right."""
         return {{"accuracy": (output.argmax(dim=1) == batch["turned"]).float()}}
+
+    def chance(self) -> dict[str, float]:
+        """Return the share that guesses get right."""
+        return {{"accuracy": 0.5}}
 ''',
     "test_{name}.py": '''\
 """{title} keeps the promises of sslkit's contract."""

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import spearmanr
+from numpy.typing import NDArray
+from scipy.stats import rankdata, spearmanr
+from torch import Tensor
 
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.evaluation import Evaluation, Protocol
@@ -17,9 +20,18 @@ from sslkit.contract.result import Comparison, Data, Metric, Result, Row, TestDa
 from sslkit.data.tables import read_lines
 from sslkit.engine.checkpoint import read_model
 from sslkit.engine.run_folder import append_result
+from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.models import CHECKPOINT, weights_hash
 from sslkit.evaluation.notes import count
-from sslkit.evaluation.statistics import interval_of_mean
+from sslkit.evaluation.statistics import (
+    BOOTSTRAP,
+    PAIRED,
+    RESAMPLES,
+    Answers,
+    compare_answers,
+    interval_of_mean,
+    p_of_resamples,
+)
 from sslkit.text.specs import WordVectorSpec
 
 _CHUNK = 256  # questions compared with all words at once
@@ -27,10 +39,12 @@ _CHUNK = 256  # questions compared with all words at once
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words by row, and their unit vectors `[N, D]`."""
+    """Words by row, and their unit vectors `[N, D]`; as many random ones are what these have to beat."""
 
     rows: dict[str, int]
-    vectors: torch.Tensor
+    vectors: Tensor
+    random: Tensor
+    weights: str  # hash
 
 
 class WordVectorEvaluation(Evaluation):
@@ -65,22 +79,29 @@ class WordVectorEvaluation(Evaluation):
         table = encoder.vocabulary()
         if table is None:
             raise SslkitError(f"{spec.ckpt} has no word vectors", "word-vectors needs a checkpoint of skipgram", flag="ckpt")
-        vocabulary = Vocabulary({word: row for row, word in enumerate(table[0])}, F.normalize(table[1], dim=1))
-        weights = weights_hash(encoder)
-        rows = [_similarity(file, vocabulary, weights) for file in spec.similarity]
-        rows += [row for file in spec.analogies for row in _analogies(file, vocabulary, weights)]
-        tests = [TestData(row.test, _fingerprint(row.test, spec), row.headline.n) for row in rows]
+        random = torch.randn(table[1].shape, generator=torch.Generator().manual_seed(0))
+        vocabulary = Vocabulary(
+            {word: row for row, word in enumerate(table[0])},
+            F.normalize(table[1], dim=1),
+            F.normalize(random, dim=1),
+            weights_hash(encoder),
+        )
+        rows = [row for file in spec.similarity for row in _similarity(file, vocabulary)]
+        rows += [row for file in spec.analogies for row in _analogies(file, vocabulary)]
+        trained = [row for row in rows if row.role == "checkpoint"]
+        tests = [TestData(row.test, _fingerprint(row.test, spec), row.headline.n) for row in trained]
         result = Result(
             verb=self.verb,
             protocol=self.protocols[0].id,
             settings={"vocabulary": len(vocabulary.rows)},
             checkpoint=str(spec.ckpt),
-            weights=weights,
+            weights=vocabulary.weights,
             data=Data(tests=tests),
             rows=rows,
-            notes=[f"The vocabulary has {count(len(vocabulary.rows), 'word')}.", *_skipped(rows)],
+            notes=[f"The vocabulary has {count(len(vocabulary.rows), 'word')}.", *_skipped(trained)],
             seconds=round(time.monotonic() - started_at, 1),
         )
+        result = with_findings(result, checkpoint, spec)
         append_result(checkpoint.path.parent, result.to_json())
         return result
 
@@ -107,15 +128,79 @@ def _fingerprint(test: str, spec: WordVectorSpec) -> str:
     return blake2b(Path(file).read_bytes(), digest_size=8).hexdigest()
 
 
-def _row(test: str, weights: str, metric: Metric, skipped: int, comparisons: dict[str, Comparison]) -> Row:
-    left_out = Metric("skipped", skipped, n=metric.n + skipped, unit_of_n="lines", higher_is_better=False, unit="count")
-    return Row(CHECKPOINT, [metric, left_out], test=test, comparisons=comparisons, weights=weights)
+def _rows(
+    test: str, weights: str, metrics: tuple[Metric, Metric], skipped: int, correlation: Comparison | None, paired: Comparison
+) -> list[Row]:
+    """Return the row of the checkpoint and, compared with it, that of random vectors."""
+    n = metrics[0].n + skipped
+    left_out = Metric("skipped", skipped, n=n, unit_of_n="lines", higher_is_better=False, unit="count")
+    trained, random = ([metric, left_out] for metric in metrics)
+    return [
+        Row(
+            CHECKPOINT, trained, test=test, comparisons={"no correlation": correlation} if correlation else {}, weights=weights
+        ),
+        Row("random vectors", random, test=test, comparisons={CHECKPOINT: paired}, role="random"),
+    ]
 
 
-def _similarity(file: str, vocabulary: Vocabulary, weights: str) -> Row:
-    """Return the row of one file of word pairs."""
-    known, vectors = vocabulary.rows, vocabulary.vectors
-    cosines, ratings, skipped = [], [], 0
+def _similarity(file: str, vocabulary: Vocabulary) -> list[Row]:
+    """Return the rows of one file of word pairs."""
+    pairs, ratings, skipped = _read_pairs(file, vocabulary.rows)
+    if len(pairs) < 3 or len(set(ratings)) < 2:
+        raise SslkitError(
+            f"{count(len(pairs), 'pair')} in {file} have vectors",
+            "at least three with different ratings are needed",
+            flag="similarity",
+        )
+    first, second = torch.tensor(pairs).unbind(1)
+    cosines = [
+        (vectors[first] * vectors[second]).sum(dim=1).double().numpy() for vectors in (vocabulary.vectors, vocabulary.random)
+    ]
+    if len(set(cosines[0].tolist())) < 2:
+        raise SslkitError(f"all pairs in {file} have the same cosine", "the vectors are untrained", flag="similarity")
+    places = np.random.default_rng(0).integers(len(ratings), size=(RESAMPLES, len(ratings)))
+    resampled = [_rank_correlations(values[places], np.array(ratings)[places]) for values in cosines]
+    correlations = [spearmanr(values, ratings) for values in cosines]
+    metrics = [
+        Metric(
+            "Spearman",
+            float(correlation.statistic),
+            *_interval(values),
+            BOOTSTRAP,
+            n=len(ratings),
+            unit_of_n="pairs",
+            unit="correlation",
+        )
+        for correlation, values in zip(correlations, resampled, strict=True)
+    ]
+    differences = resampled[1] - resampled[0]
+    paired = Comparison(
+        p_of_resamples(differences),
+        PAIRED,
+        None,
+        metrics[1].value - metrics[0].value,
+        *_interval(differences),
+    )
+    correlation = Comparison(float(correlations[0].pvalue), "test of Spearman's correlation")
+    return _rows(file, vocabulary.weights, (metrics[0], metrics[1]), skipped, correlation, paired)
+
+
+def _rank_correlations(values: NDArray[np.float64], ratings: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return Spearman's correlation in each row of two arrays `[R, N]`; 0 where one is constant."""
+    ranks = [rankdata(array, axis=1) for array in (values, ratings)]
+    first, second = (array - array.mean(axis=1, keepdims=True) for array in ranks)
+    scale = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
+    return np.asarray((first * second).sum(axis=1) / np.where(scale > 0, scale, 1))
+
+
+def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _read_pairs(file: str, known: dict[str, int]) -> tuple[list[tuple[int, int]], list[float], int]:
+    """Return rows of the words of each pair, their ratings, and how many pairs have a word without a vector."""
+    pairs, ratings, skipped = [], [], 0
     for number, line in _lines(file, "similarity"):
         parts = [part for part in re.split(r"[\t,;]|\s+", line) if part]
         score = next((value for part in parts[2:] if (value := _number(part)) is not None), None)
@@ -125,22 +210,11 @@ def _similarity(file: str, vocabulary: Vocabulary, weights: str) -> Row:
             raise SslkitError(f"line {number} of {file} is {line!r}", "two words and a number are expected", flag="similarity")
         first, second = parts[0].lower(), parts[1].lower()
         if first in known and second in known:
-            cosines.append(float(vectors[known[first]] @ vectors[known[second]]))
+            pairs.append((known[first], known[second]))
             ratings.append(score)
         else:
             skipped += 1
-    if len(cosines) < 3 or len(set(ratings)) < 2:
-        raise SslkitError(
-            f"{count(len(cosines), 'pair')} in {file} have vectors",
-            "at least three with different ratings are needed",
-            flag="similarity",
-        )
-    if len(set(cosines)) < 2:
-        raise SslkitError(f"all pairs in {file} have the same cosine", "the vectors are untrained", flag="similarity")
-    correlation = spearmanr(cosines, ratings)
-    metric = Metric("Spearman", float(correlation.statistic), n=len(cosines), unit_of_n="pairs", unit="correlation")
-    comparisons = {"no correlation": Comparison(float(correlation.pvalue), "test of Spearman's correlation")}
-    return _row(file, weights, metric, skipped, comparisons)
+    return pairs, ratings, skipped
 
 
 def _number(text: str) -> float | None:
@@ -152,9 +226,33 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _analogies(file: str, vocabulary: Vocabulary, weights: str) -> list[Row]:
-    """Return a row for each section of one file of analogies, and one for all of them if there are several."""
-    known = vocabulary.rows
+def _analogies(file: str, vocabulary: Vocabulary) -> list[Row]:
+    """Return rows for each section of one file of analogies, and for all of them if there are several."""
+    sections, skipped = _read_analogies(file, vocabulary.rows)
+    answerable = {name: questions for name, questions in sections.items() if questions}
+    if not answerable:
+        raise SslkitError(f"no question in {file} has vectors for all of its words", flag="analogies")
+    correct = {
+        name: [_answer(torch.tensor(questions), vectors) for vectors in (vocabulary.vectors, vocabulary.random)]
+        for name, questions in answerable.items()
+    }
+    if len(sections) > 1:
+        correct["all"] = [torch.cat(hits) for hits in zip(*correct.values(), strict=True)]
+        skipped["all"] = sum(skipped.values())
+    rows = []
+    for name, (trained, random) in correct.items():
+        metrics = [
+            Metric("accuracy", float(hits.mean()), *interval_of_mean(hits), n=len(hits), unit_of_n="questions")
+            for hits in (trained, random)
+        ]
+        questions = np.arange(len(trained))
+        paired = compare_answers(Answers(questions, random), Answers(questions, trained))
+        rows += _rows(f"{file}, {name}", vocabulary.weights, (metrics[0], metrics[1]), skipped.get(name, 0), None, paired)
+    return rows
+
+
+def _read_analogies(file: str, known: dict[str, int]) -> tuple[dict[str, list[list[int]]], dict[str, int]]:
+    """Return the questions of each section as rows of words, and how many others have a word without a vector."""
     sections: dict[str, list[list[int]]] = {}
     skipped: dict[str, int] = {}
     section = Path(file).stem
@@ -172,22 +270,10 @@ def _analogies(file: str, vocabulary: Vocabulary, weights: str) -> list[Row]:
             questions.append([known[part] for part in parts])
         else:
             skipped[section] = skipped.get(section, 0) + 1
-    answerable = {name: questions for name, questions in sections.items() if questions}
-    if not answerable:
-        raise SslkitError(f"no question in {file} has vectors for all of its words", flag="analogies")
-    correct = {name: _answer(torch.tensor(questions), vocabulary.vectors) for name, questions in answerable.items()}
-    if len(sections) > 1:
-        correct["all"] = torch.cat(list(correct.values()))
-        skipped["all"] = sum(skipped.values())
-    rows = []
-    for name, hits in correct.items():
-        low, high, method = interval_of_mean(hits)
-        metric = Metric("accuracy", float(hits.mean()), low, high, method, n=len(hits), unit_of_n="questions")
-        rows.append(_row(f"{file}, {name}", weights, metric, skipped.get(name, 0), {}))
-    return rows
+    return sections, skipped
 
 
-def _answer(questions: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+def _answer(questions: Tensor, vectors: Tensor) -> Tensor:
     """Return 1 where questions `[N, 4]` are answered correctly (3CosAdd; Levy & Goldberg, 2014, equation 2), float64 `[N]`."""
     correct = []
     for chunk in questions.split(_CHUNK):

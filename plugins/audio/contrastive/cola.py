@@ -60,11 +60,15 @@ class COLA(PretextTask):
         return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the accuracy (chance: 1/B), and the lower bound log B - loss on the mutual information, in nats."""
+        """Return the accuracy, and the lower bound log B - loss on the mutual information, in nats."""
         scores = output["first"] @ output["second"].T
         labels = torch.arange(len(scores), device=scores.device)
         bound = math.log(len(scores)) - F.cross_entropy(scores, labels, reduction="none")
         return {"accuracy": (scores.argmax(dim=1) == labels).float(), "information_bound": bound}
+
+    def chance(self) -> dict[str, float]:
+        """Return the accuracy of a guess among the recordings of a batch."""
+        return {"accuracy": 1 / self.data.batch_size}
 
     def preview(self, batch: Batch, output: Any) -> Tensor | None:
         """Return spectrograms of both windows, and of the second window that is predicted to match the first."""

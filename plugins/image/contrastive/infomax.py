@@ -104,6 +104,10 @@ class InfoMax(PretextTask):
         target = torch.arange(len(scores), device=scores.device)
         return {"accuracy": (scores.argmax(dim=2) == target[:, None]).float().mean(dim=1)}
 
+    def chance(self) -> dict[str, float]:
+        """Return the accuracy of a guess among the images of a batch."""
+        return {"accuracy": 1 / self.data.batch_size}
+
     def _scores(self, output: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return scores of positions with vectors, `[B, N, B]`, and which pairs are of the same image."""
         vector, place = output["vector"], output["place"]

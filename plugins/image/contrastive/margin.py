@@ -49,3 +49,7 @@ class Margin(PretextTask):
         first, second = F.normalize(output, dim=2).unbind(1)
         similarity = first @ second.T
         return {"alignment": similarity.diagonal(), "accuracy": (similarity.diagonal() >= similarity.amax(dim=1)).float()}
+
+    def chance(self) -> dict[str, float]:
+        """Return the accuracy of a guess among the images of a batch."""
+        return {"accuracy": 1 / self.data.batch_size}

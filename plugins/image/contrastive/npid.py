@@ -104,5 +104,9 @@ class NPID(PretextTask):
             "information_bound": math.log(1 + self.negatives) + F.log_softmax(logits, dim=1)[:, 0],
         }
 
+    def chance(self) -> dict[str, float]:
+        """Return the accuracy of a guess among the image itself and the negatives."""
+        return {"accuracy": 1 / (1 + self.negatives)}
+
     def _scores(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.bank.scores(output, batch["index"], self.options.temperature)

@@ -124,6 +124,10 @@ class PIRL(PretextTask):
             "accuracy": (positive > negative.amax(dim=1)).float(),
         }
 
+    def chance(self) -> dict[str, float]:
+        """Return the accuracy of a guess among the image itself and the negatives."""
+        return {"accuracy": 1 / (1 + self.negatives)}
+
     def reasons(self) -> dict[str, str]:
         """Return the size of tiles."""
         enlarged = f", enlarged to {self.input_size}" if self.tile < self.input_size else ""

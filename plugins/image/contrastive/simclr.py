@@ -3,6 +3,7 @@
 import math
 from typing import ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -73,7 +74,17 @@ class SimCLR(PretextTask):
         return nt_xent(output, self.options.temperature)
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the cosine similarity of the views, and the bound log N - loss on their mutual information, in nats."""
+        """Return how often an image's own second view is the nearest, their cosine, and log N - loss, in nats."""
         first, second = F.normalize(output, dim=-1).unbind(1)
+        similarity = first @ second.T
+        images = torch.arange(len(output), device=output.device)
         bound = math.log(2 * len(output) - 1) - nt_xent(output, self.options.temperature)
-        return {"alignment": (first * second).sum(dim=-1), "information_bound": bound.expand(len(output))}
+        return {
+            "accuracy": (similarity.argmax(dim=1) == images).float(),
+            "alignment": similarity.diagonal(),
+            "information_bound": bound.expand(len(output)),
+        }
+
+    def chance(self) -> dict[str, float]:
+        """Return the accuracy of a guess among the images of a batch."""
+        return {"accuracy": 1 / self.data.batch_size}

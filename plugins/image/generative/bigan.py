@@ -97,8 +97,12 @@ class BiGAN(ImageTask):
         }
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the accuracy of the critic: 1/2 if it cannot distinguish the pairs."""
+        """Return the accuracy of the critic."""
         return {"critic_accuracy": ((output["real"] > 0.5).float() + (output["fake"] < 0.5).float()) / 2}
+
+    def chance(self) -> dict[str, float]:
+        """Return the accuracy of a critic that cannot distinguish the pairs."""
+        return {"critic_accuracy": 1 / 2}
 
     def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor:
         """Return the image, its reconstruction, and a sample from noise."""

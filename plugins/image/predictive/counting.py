@@ -72,9 +72,13 @@ class Counting(ImageTask):
         return {"counting": same.mean(), "contrast": F.relu(self.options.margin - other).mean()}
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return whether the quarters are nearer to their own image than to another (chance: 1/2), and the total count."""
+        """Return whether the quarters are nearer to their own image than to another, and the total count."""
         same, other = self._distances(output)
         return {"accuracy": (same < other).float(), "total_count": output[:, 0].sum(dim=1)}
+
+    def chance(self) -> dict[str, float]:
+        """Return how often unrelated counts would be the nearer ones."""
+        return {"accuracy": 1 / 2}
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return quarters, image, and bars of the counts of the image (blue), its quarters (green) and another image (gray)."""

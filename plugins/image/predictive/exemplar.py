@@ -89,8 +89,12 @@ class Exemplar(ImageTask):
         return {"class": (batch["label"] >= 0).sum()}
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the accuracy (chance: 1 / exemplars)."""
+        """Return the accuracy."""
         return {"accuracy": (output.argmax(dim=1) == batch["label"]).float()}
+
+    def chance(self) -> dict[str, float]:
+        """Return the accuracy of a guess among the exemplars."""
+        return {"accuracy": 1 / self.count}
 
     def reasons(self) -> dict[str, str]:
         """Return the number of exemplars that `auto` resolved to."""

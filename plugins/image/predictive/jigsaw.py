@@ -93,8 +93,12 @@ class Jigsaw(ImageTask):
         return F.cross_entropy(output, batch["permutation"])
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the accuracy (chance: 1 / permutations)."""
+        """Return the accuracy."""
         return {"accuracy": (output.argmax(dim=1) == batch["permutation"]).float()}
+
+    def chance(self) -> dict[str, float]:
+        """Return the accuracy of a guess among the permutations."""
+        return {"accuracy": 1 / self.options.permutations}
 
     def reasons(self) -> dict[str, str]:
         """Return the resolved size of the tiles."""

@@ -99,8 +99,12 @@ class RelativePosition(ImageTask):
         return F.cross_entropy(output, batch["side"])
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the accuracy (chance: 1/8)."""
+        """Return the accuracy."""
         return {"accuracy": (output.argmax(dim=1) == batch["side"]).float()}
+
+    def chance(self) -> dict[str, float]:
+        """Return the accuracy of a guess: one side in eight."""
+        return {"accuracy": 1 / 8}
 
     def reasons(self) -> dict[str, str]:
         """Return the resolved size of the patches."""

@@ -60,6 +60,10 @@ class Rotation(ImageTask):
         """Return the accuracy over the four rotations of each image."""
         return {"accuracy": (output.argmax(dim=-1) == self._rotations(output)).float().mean(dim=1)}
 
+    def chance(self) -> dict[str, float]:
+        """Return the accuracy of a guess: one rotation in four."""
+        return {"accuracy": 1 / 4}
+
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return the four rotations; once trained, framed green where the prediction is correct, else red."""
         image = batch["image"]

@@ -113,12 +113,16 @@ class CLIP(PretextTask):
         return symmetric_cross_entropy(scale * output["image"] @ output["text"].T, duplicate_captions(batch["caption"]))
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the accuracy of retrieving an image's caption (chance: 1/B), their cosine, and the temperature."""
+        """Return the accuracy of retrieving an image's caption, their cosine, and the temperature."""
         cosine = output["image"] @ output["text"].T
         labels = torch.arange(len(cosine), device=cosine.device)
         correct = cosine.masked_fill(duplicate_captions(batch["caption"]), -2.0).argmax(dim=1) == labels
         temperature = self.log_scale.clamp(max=math.log(100)).neg().exp()
         return {"accuracy": correct.float(), "alignment": cosine.diagonal(), "temperature": temperature.expand(len(cosine))}
+
+    def chance(self) -> dict[str, float]:
+        """Return the accuracy of a guess among the captions of a batch."""
+        return {"accuracy": 1 / self.data.batch_size}
 
     def exports(self) -> dict[str, nn.Module]:
         """Return both encoders and the image projector, which `sslkit zeroshot` needs."""

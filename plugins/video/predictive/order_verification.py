@@ -114,12 +114,16 @@ class OrderVerification(PretextTask):
         return {"in_order": torch.full((), len(valid), device=valid.device), "shuffled": valid.sum()}
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the balanced accuracy over ordered and valid shuffled triples (chance: 0.5)."""
+        """Return the balanced accuracy over ordered and valid shuffled triples."""
         ordered = output[..., 0] > output[..., 1]
         count = batch["valid"].sum(dim=1)
         rejected = (~ordered[:, 1:] & batch["valid"]).sum(dim=1) / count.clamp(min=1)
         # Without any valid shuffled triple, that half counts as chance.
         return {"accuracy": (ordered[:, 0].float() + rejected.where(count > 0, 0.5)) / 2}
+
+    def chance(self) -> dict[str, float]:
+        """Return the balanced accuracy of a guess."""
+        return {"accuracy": 1 / 2}
 
     def preview(self, batch: Batch, output: Any) -> Tensor | None:
         """Return an ordered and a shuffled triple; once trained, framed green where the prediction is correct, else red."""

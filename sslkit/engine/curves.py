@@ -1,0 +1,100 @@
+"""The curves of a run: what the numbers in `metrics.jsonl` are called, their units, and their chance levels."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sslkit.engine.run_folder import CHANCE
+
+Group = Literal["loss", "task", "health", "training", "speed"]
+
+SHARE = "share"  # the unit that is shown in percent
+_KNOWN: dict[str, tuple[str, str, Group]] = {  # by the last part of the name: title, unit, group
+    "loss": ("loss", "", "loss"),
+    "accuracy": ("accuracy", SHARE, "task"),
+    "error_share": ("error relative to the mean color", SHARE, "task"),
+    "alignment": ("cosine similarity of the views", "", "task"),
+    "information_bound": ("bound on mutual information", "nats", "task"),
+    "kl_divergence": ("KL divergence from the teacher", "nats", "task"),
+    "code_nats": ("information in the code", "nats", "task"),
+    "perplexity": ("perplexity of the codebook", "codes", "task"),
+    "ab_error": ("error of the color", "ab", "task"),
+    "rankme": ("effective rank of the features", "dimensions", "health"),
+    "feature_deviation": ("deviation of the features", "", "health"),
+    "feature_alignment": ("squared distance of two views", "", "health"),
+    "uniformity": ("uniformity of the features", "", "health"),
+    "teacher_entropy": ("entropy of the teacher", "nats", "health"),
+    "teacher_deviation": ("deviation of the teacher's output", "", "health"),
+    "online_knn": ("k-NN accuracy", SHARE, "health"),
+    "lr": ("learning rate", "", "training"),
+    "gradient_norm": ("gradient norm", "", "training"),
+    "overflows": ("overflows of fp16", "steps", "training"),
+    "epoch": ("epoch", "", "training"),
+    "samples_per_second": ("speed", "samples/s", "speed"),
+    "seconds": ("time", "s", "speed"),
+    "memory": ("peak memory", "bytes", "speed"),
+    "transform_share": ("time in the transform", SHARE, "speed"),
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One number of the log lines: its name there, what people call it, its unit, and what guessing reaches."""
+
+    name: str
+    title: str
+    unit: str  # `share`, `nats`, ...; blank: a plain number
+    group: Group
+    chance: float | None = None
+
+    def text(self, value: float) -> str:
+        """Return a value as people read it: a share in percent, with its chance level: `accuracy 31% (chance 25%)`."""
+        shown = _number(value, self.unit)
+        return f"{shown} (chance {_number(self.chance, self.unit)})" if self.chance is not None else shown
+
+
+def describe_curves(names: Iterable[str], chance: dict[str, float]) -> dict[str, Curve]:
+    """Return the curves of numbers by name; a name that is not known is a number of the task without a unit.
+
+    In a joint task a name is that of the task, a point, and the metric's: `rotation.accuracy` is titled `rotation: accuracy`.
+    """
+    return {name: _describe(name, chance.get(name)) for name in names if name not in ("step", "alarms")}
+
+
+def read_curves(folder: Path, lines: list[dict[str, Any]]) -> dict[str, Curve]:
+    """Return the curves of a run folder's log lines, by name, in the order in which they first occur."""
+    return describe_curves(dict.fromkeys(name for line in lines for name in line), read_chance(folder))
+
+
+def read_chance(folder: Path) -> dict[str, float]:
+    """Return the chance levels of a run, by metric; none if none is recorded, or not as it should be."""
+    try:
+        values = json.loads((folder / CHANCE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    levels = values.items() if isinstance(values, dict) else ()
+    return {str(name): float(level) for name, level in levels if isinstance(level, int | float)}
+
+
+def describe_metrics(metrics: dict[str, float], chance: dict[str, float]) -> list[str]:
+    """Return metrics of a task in a few words each: `accuracy 31% (chance 25%)`."""
+    curves = describe_curves(metrics, chance)
+    return [f"{name.replace('_', ' ')} {curves[name].text(value)}" for name, value in metrics.items()]
+
+
+def _describe(name: str, chance: float | None) -> Curve:
+    task, _, metric = name.rpartition(".")
+    known = "accuracy" if metric.endswith("_accuracy") else "loss" if metric.endswith("_loss") else metric
+    title, unit, group = _KNOWN.get(known, (metric.replace("_", " "), "", "task"))
+    if known != metric:
+        title = metric.replace("_", " ")
+    return Curve(name, f"{task}: {title}" if task else title, unit, group, chance)
+
+
+def _number(value: float, unit: str) -> str:
+    if unit != SHARE:
+        return f"{value:.3g}" + (f" {unit}" if unit else "")
+    digits = 0 if abs(value) >= 0.1 or value == 0 else 1 if abs(value) >= 0.001 else 3
+    return f"{value:.{digits}%}"

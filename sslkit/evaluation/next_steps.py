@@ -1,0 +1,80 @@
+"""The commands that a finding ends with: complete lines for a shell, with the data of the evaluation they follow."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.modality import Modality
+from sslkit.contract.options import Spec
+from sslkit.engine.checkpoint import Checkpoint
+from sslkit.engine.run_command import flag_words, run_command
+from sslkit.engine.run_folder import holds_run, read_spec
+from sslkit.registry import load_modality
+from sslkit.specs.data import ANNOTATIONS, DataSpec
+from sslkit.specs.train import ENOUGH_STEPS
+
+_LONGER = 4  # times as many steps: less is seldom seen in a number
+
+
+@dataclass(frozen=True)
+class NextSteps:
+    """Write commands that follow an evaluation of a checkpoint with these options."""
+
+    spec: Spec
+    checkpoint: Checkpoint
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """Return the recorded spec of the run beside the checkpoint, empty if there is none to read."""
+        try:
+            return read_spec(self.checkpoint.path.parent)
+        except SslkitError:
+            return {}
+
+    @property
+    def of_checkpoint(self) -> dict[str, Any]:
+        """Return the spec in the checkpoint's own description, which has no paths."""
+        spec = self.checkpoint.metadata.get("spec")
+        return spec if isinstance(spec, dict) else {}
+
+    @property
+    def can_finetune(self) -> bool:
+        """Return whether encoders of this modality can be fine-tuned."""
+        return type(load_modality(self.checkpoint.modality)).augmentation is not Modality.augmentation
+
+    @property
+    def longer(self) -> int:
+        """Return a number of steps that should show."""
+        return max(ENOUGH_STEPS, _LONGER * int(self.checkpoint.metadata["step"]))
+
+    def evaluate(self, verb: str, *flags: str) -> str:
+        """Return the command that evaluates the checkpoint by another verb, on the same data."""
+        words = ["sslkit", verb, "--ckpt", str(self.checkpoint.path)]
+        for name in ("part", "data", *ANNOTATIONS, "test"):
+            if name in self.spec.model_fields_set and getattr(self.spec, name, None) not in (None, []):
+                words += flag_words(name, getattr(self.spec, name))
+        factory = getattr(self.spec, "encoder", None) or ""
+        if ":" in factory and not factory.startswith("torchvision:"):  # it may be imported
+            words += flag_words("encoder", factory)
+        if isinstance(self.spec, DataSpec):
+            for name, value in self.spec.sample_values().items():
+                words += flag_words(name, value)
+        return shlex.join([*words, *flags])
+
+    def on_checkpoint(self, verb: str) -> str:
+        """Return the command of a verb that needs nothing but the checkpoint in its run folder."""
+        return shlex.join(["sslkit", verb, "--ckpt", str(self.checkpoint.path)])
+
+    def train_longer(self) -> str:
+        """Return the command that pretrains as the checkpoint was, for more steps."""
+        if self.recorded:
+            return run_command(self.recorded, self.longer)
+        words = ["sslkit", "pretrain", str(self.checkpoint.metadata["task"])]
+        data = getattr(self.spec, "data", None)
+        return shlex.join([*words, *(flag_words("data", data) if data else ["--help"]), "--steps", str(self.longer)])
+
+    def report(self, trained: Path) -> str:
+        """Return the command that writes a page about the run of a checkpoint, nothing if it lies in none."""
+        return shlex.join(["sslkit", "report", str(trained.parent)]) if holds_run(trained.parent) else ""
