@@ -37,11 +37,11 @@ def write_atomically(file: Path, new_folder: bool = True) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def output_path(out: str, suffix: str) -> Path:
-    """Return the path to write; raises SslkitError before any work for one that can't be."""
+def output_path(out: str, *suffixes: str) -> Path:
+    """Return the path to write; raises SslkitError before any work for one that can't be, or that ends in no suffix of these."""
     path = Path(out)
-    if path.suffix != suffix:
-        raise SslkitError(f"{out} should end in {suffix}", flag="out")
+    if path.suffix not in suffixes:
+        raise SslkitError(f"{out} should end in {' or '.join(suffixes)}", flag="out")
     if path.is_dir() or not path.parent.exists():
         raise SslkitError(
             f"cannot write {out}", "it is a folder" if path.is_dir() else f"{path.parent} does not exist", flag="out"

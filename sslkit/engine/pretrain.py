@@ -16,7 +16,7 @@ from sslkit.encoders.build import build_encoder, check_requirements
 from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.job import Outcome, TrainingJob
 from sslkit.engine.launch import run_on_devices
-from sslkit.engine.loggers import load_logger
+from sslkit.engine.loggers import load_loggers
 from sslkit.engine.parallel import ALONE, World
 from sslkit.engine.resume import merge_recorded
 from sslkit.engine.run_folder import choose_out, holds_run, read_spec
@@ -79,7 +79,7 @@ def prepare(spec: PretrainSpec, world: World = ALONE, fits_size: bool = True) ->
     """
     task_class = load_task(spec.task)
     name = task_name(spec.task)
-    load_logger(spec.log)
+    load_loggers(spec.log)
     continues = spec.resume or spec.extend_to is not None
     out = choose_out(spec.out, name, continues)
     spec = spec.model_copy(update=_absolute(spec))

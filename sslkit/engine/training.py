@@ -45,9 +45,8 @@ def run_training(job: TrainingJob) -> Outcome:
     fingerprint = settings.source.training_fingerprint()
     _check_readable(settings)
     loggers = build_loggers(spec.log, job.out) if world.first else []
-    removable = () if spec.log == "file" else (spec.log,)
     world.barrier()  # no process may look for a run in the folder after another has created it
-    with RunFolder(job.out, world.first, removable=removable) as folder:
+    with RunFolder(job.out, world.first, removable=tuple(spec.log)) as folder:
         world.barrier()
         state = _read_state(job, folder, fingerprint)
         stepper = _build_stepper(job, folder, state)
@@ -117,7 +116,6 @@ def _prepare(job: TrainingJob, session: Session, writer: CheckpointWriter, state
     """Get a session ready for its first step: logs, the first epoch, the number of steps, the health monitor."""
     stepper, spec = session.stepper, writer.spec
     device = job.settings.machine.device
-    session.logs.rewind(stepper.clock.step)
     writer.write_spec()
     if session.logs.chance:
         session.folder.write_json(CHANCE, session.logs.chance)
@@ -138,6 +136,7 @@ def _prepare(job: TrainingJob, session: Session, writer: CheckpointWriter, state
         if state is not None and state.get("health"):
             monitor.load_state(state["health"])
         session.watch(monitor)
+    session.logs.rewind(stepper.clock.step)  # the settings are complete
     session.logs.started_at = time.monotonic() - (0.0 if state is None else state.get("seconds", 0.0))
     if state is None:
         session.previews.render()

@@ -11,10 +11,12 @@ from sslkit.data.index import Index
 from sslkit.data.locations import find_parts
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.precision import choose_device
+from sslkit.evaluation.embedding_files import WRITERS, write_embeddings
 from sslkit.evaluation.features import cached_features
 from sslkit.evaluation.models import Model, weights_hash
 from sslkit.evaluation.splits import check_channels, evaluation_size, named_data, source_of
-from sslkit.files import output_path, write_atomically
+from sslkit.extras import load_extra
+from sslkit.files import output_path
 from sslkit.specs.data import DataSpec
 from sslkit.specs.use import EmbedSpec
 
@@ -39,21 +41,21 @@ class EmbedResult:
     labels: bool
     weights: str
     checkpoint: str
+    table: str | None = None  # with path and label of each row, beside an .npy
 
 
 def embed(spec: EmbedSpec) -> EmbedResult:
     """Write the features of all samples of `--data`, or all word vectors, as `sslkit embed` does.
 
-    The file holds `features` `[N, width]` float32, `paths` and, for data with labels, `labels` (texts; several joined
-    by `;`). Of a checkpoint of words `paths` are the words. Of data with train/ and test/, train is read.
+    An .npz holds `features` `[N, width]` float32, `paths` and, for data with labels, `labels` (texts; several joined
+    by `;`); a .parquet the columns `features`, `path` and `label`; an .npy the features, with `NAME.paths.csv` beside it.
+    Of a checkpoint of words the paths are the words. Of data with train/ and test/, train is read.
     """
-    out = output_path(spec.out, ".npz")
+    out = output_path(spec.out, *WRITERS)
+    if out.suffix == ".parquet":
+        load_extra("pyarrow", "hf", "a .parquet file")
     embeddings = compute_embeddings(spec)
-    with write_atomically(out) as stream:
-        if embeddings.labels is None:
-            np.savez(stream, features=embeddings.features, paths=np.array(embeddings.names))
-        else:
-            np.savez(stream, features=embeddings.features, paths=np.array(embeddings.names), labels=np.array(embeddings.labels))
+    table = write_embeddings(embeddings, out)
     return EmbedResult(
         str(out),
         len(embeddings.names),
@@ -61,6 +63,7 @@ def embed(spec: EmbedSpec) -> EmbedResult:
         embeddings.labels is not None,
         embeddings.weights,
         str(spec.ckpt),
+        None if table is None else str(table),
     )
 
 

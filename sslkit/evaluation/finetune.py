@@ -15,7 +15,7 @@ from sslkit.data.locations import absolute_data
 from sslkit.encoders.recipe import encoder_name
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.launch import run_on_devices
-from sslkit.engine.loggers import load_logger
+from sslkit.engine.loggers import load_loggers
 from sslkit.engine.parallel import World
 from sslkit.engine.precision import choose_machine
 from sslkit.engine.resume import continue_hint, merge_recorded
@@ -103,7 +103,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
 
 def _check_flags(spec: FinetuneSpec) -> None:
     """Raise SslkitError for flags that exclude each other, before anything is read."""
-    load_logger(spec.log)
+    load_loggers(spec.log)
     if spec.scratch and spec.ckpt is None:
         raise SslkitError("there is no --ckpt to compare with", "leave --scratch out", flag="scratch")
     if spec.head_first and isinstance(spec.epochs, int) and spec.steps is None and spec.head_first >= spec.epochs:

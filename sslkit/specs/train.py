@@ -73,8 +73,9 @@ class TrainSpec(DataSpec):
         default=False,
         description="Recompute activations of a timm encoder in the backward pass: less memory, a third more time.",
     )
-    log: str = Field(
-        default="file", description="Logger of metrics besides metrics.jsonl: file (none), tensorboard or an installed one."
+    log: Texts = Field(
+        default=[],
+        description="Logger besides metrics.jsonl: tensorboard, wandb, mlflow or an installed one; may be repeated.",
     )
     resume: bool = Field(
         default=False, description="Resume the run in --out exactly where it stopped; start a new one if there is none."

@@ -11,7 +11,10 @@ from sslkit.specs.evaluation import FeatureSpec
 class EmbedSpec(FeatureSpec):
     """Settings of `sslkit embed`."""
 
-    out: str = Field(default="features.npz", description="File to write (.npz): features, paths and, if there are any, labels.")
+    out: str = Field(
+        default="features.npz",
+        description="File to write: features, paths and labels in .npz or .parquet; .npy: features, with .paths.csv beside it.",
+    )
 
 
 class PredictSpec(DataSpec):

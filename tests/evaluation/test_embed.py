@@ -40,7 +40,7 @@ def test_embed_without_labels_and_of_a_layer(trained: Path, digits: Path, tmp_pa
 @pytest.mark.parametrize(
     ("command", "flags", "message"),
     [
-        ("embed", ["--out", "features.csv"], "should end in .npz"),
+        ("embed", ["--out", "features.csv"], "should end in .npz or .npy or .parquet"),
         ("map", ["--out", "nowhere/map.png"], "nowhere does not exist"),
         ("neighbors", ["--out", "x.jpg"], "should end in .png"),
         ("neighbors", ["--k", "48"], "48 neighbors exceed the 47 other images (use 1 to 47)"),

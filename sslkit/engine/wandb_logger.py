@@ -1,0 +1,55 @@
+"""Weights & Biases: offline unless the user's WANDB_MODE says otherwise."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sslkit.contract.errors import SslkitError
+from sslkit.engine.loggers import logged_before, numbers, settings_of
+from sslkit.extras import load_extra
+
+_QUIET = {"silent": True, "console": "off", "disable_git": True, "disable_code": True, "x_disable_stats": True}
+
+
+class WandbLogger:
+    """Write to Weights & Biases, by default offline, to the folder `wandb` of the run; `wandb sync` uploads it.
+
+    Its own environment variables hold: WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_RUN_GROUP.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or the package reports its own errors to its makers
+        self.wandb = load_extra("wandb", "wandb", "--log wandb")
+        self.folder = folder
+        self._run: Any = None
+
+    def rewind(self, step: int) -> None:
+        """Start a run with the settings and everything before `step`; one that an earlier session left offline goes."""
+        mode = os.environ.get("WANDB_MODE", "offline")
+        for earlier in (self.folder / "wandb").glob("offline-run-*"):
+            shutil.rmtree(earlier)
+        try:
+            self._run = self.wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "sslkit"),
+                name=self.folder.name,
+                dir=str(self.folder),
+                mode=mode,
+                config=settings_of(self.folder),
+                reinit="create_new",  # of several trainings in one process, and beside a run of the caller's
+                settings=self.wandb.Settings(**_QUIET),
+            )
+        except self.wandb.Error as error:
+            reason = str(error).partition("\n")[0]
+            raise SslkitError(f"wandb: {reason}", "without WANDB_MODE it writes to the run folder only", flag="log") from error
+        for line in logged_before(self.folder, step):
+            self.log(line)
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Add the numbers of a line."""
+        self._run.log(numbers(line), step=line["step"])
+
+    def close(self) -> None:
+        """Finish the run."""
+        if self._run is not None:
+            self._run.finish()
