@@ -9,7 +9,7 @@ from sslkit.evaluation.notes import p_text
 from sslkit.evaluation.statistics import adjust_holm, mcnemar_of_answers
 from sslkit.reporting.charts import Axes, scatter_chart
 from sslkit.reporting.figures import Figures
-from sslkit.reporting.page import fold, row, section, table, text
+from sslkit.reporting.page import fold, row, section, table
 from sslkit.reporting.runs import RunRecord
 from sslkit.reporting.verdict import Bar, bar_chart, plain_card
 
@@ -39,7 +39,9 @@ def _sentence(runs: list[RunRecord], pairs: list[tuple[str, float, str, float, f
     others = {b if a == best else a: p for a, _, b, _, p in pairs if best in (a, b)}
     equal = [name for name, p in zip(others, adjust_holm(list(others.values())), strict=True) if p >= _LEVEL]
     if equal:
-        return f"{best} has the highest accuracy, {shares[best]:.1%}, but paired tests do not tell it apart from {_list(equal)}."
+        return (
+            f"{best} has the highest accuracy, {shares[best]:.1%}, but paired tests do not tell it apart from {_list(equal)}."
+        )
     return f"{best} is ahead: {shares[best]:.1%} correct, significantly more than {_list(list(others))}."
 
 
@@ -62,7 +64,9 @@ def _bars(runs: list[RunRecord], protocol: str) -> str:
     results = [result for run in runs for result in run.results if result.title == protocol]
     if results:
         rows = [each for each in results[0].rows if each.test == results[0].rows[0].test]
-        bars += [Bar(each.model, each.headline) for each in {each.model: each for each in rows}.values() if each.model != CHECKPOINT]
+        bars += [
+            Bar(each.model, each.headline) for each in {each.model: each for each in rows}.values() if each.model != CHECKPOINT
+        ]
     return bar_chart(bars, f"{protocol}: {bars[0].metric.name}")
 
 

@@ -1,17 +1,13 @@
 """The figures of a report that need the samples: some of them, a map, neighbors, a confusion matrix."""
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from sslkit.console import silence
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.modality import Modality
@@ -24,7 +20,7 @@ from sslkit.evaluation.embed import label_text, read_samples
 from sslkit.evaluation.features import cached_features
 from sslkit.evaluation.knn import Knn, votes
 from sslkit.evaluation.models import Model
-from sslkit.evaluation.neighbors import neighbors
+from sslkit.evaluation.neighbors import Neighborhood, nearest_samples, neighbors
 from sslkit.evaluation.predict import classifier
 from sslkit.evaluation.session import open_session
 from sslkit.evaluation.splits import labeled_fingerprint, source_of
@@ -65,8 +61,8 @@ class Figures:
     places: list[MapPoint] = field(default_factory=list)
     places_title: str = ""
     tiles: TileSheet | None = None  # of the places, in their order
-    neighbors: bytes | None = None
-    neighbor_names: dict[str, list[tuple[str, float]]] = field(default_factory=dict)  # with cosines; where there is no picture
+    neighbors: list[Neighborhood] = field(default_factory=list)
+    word_neighbors: dict[str, list[tuple[str, float]]] = field(default_factory=dict)  # with cosines
     confusion: tuple[NDArray[np.int64], list[str]] | None = None
     confusion_title: str = ""
     answers: tuple[str, Answers] | None = None  # fingerprint of the test data, and which samples were classified correctly
@@ -164,13 +160,8 @@ def _unit_square(plane: NDArray[np.float64]) -> list[tuple[float, float]]:
 
 
 def _add_neighbors(figures: Figures, checkpoint: Checkpoint, samples: _Samples, spec: ReportSpec) -> None:
-    with tempfile.TemporaryDirectory() as folder, silence():
-        out = Path(folder, "neighbors.png")
-        result = neighbors(_neighbors_spec(spec, checkpoint, out=str(out), k=min(_NEIGHBORS, len(samples.index) - 1)))
-        if result.picture is not None:
-            figures.neighbors = out.read_bytes()
-        else:
-            figures.neighbor_names = result.neighbors
+    of_report = _neighbors_spec(spec, checkpoint, k=min(_NEIGHBORS, len(samples.index) - 1))
+    figures.neighbors = nearest_samples(of_report, checkpoint, samples.encoder)
 
 
 def _add_word_neighbors(figures: Figures, words: list[str], checkpoint: Checkpoint, spec: ReportSpec) -> None:
@@ -178,7 +169,7 @@ def _add_word_neighbors(figures: Figures, words: list[str], checkpoint: Checkpoi
     most = min(len(words), 600)
     queries = [words[place] for place in np.linspace(most // 10, most - 1, _WORDS, dtype=int)]
     k = min(_NEIGHBORS, len(words) - 1)
-    figures.neighbor_names = neighbors(_neighbors_spec(spec, checkpoint, queries=queries, k=k)).neighbors
+    figures.word_neighbors = neighbors(_neighbors_spec(spec, checkpoint, queries=queries, k=k)).neighbors
 
 
 def _neighbors_spec(spec: ReportSpec, checkpoint: Checkpoint, **changes: object) -> NeighborsSpec:

@@ -3,7 +3,10 @@
 import base64
 import html
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+
+_ASSETS = Path(__file__).parent / "assets"
 
 
 def text(value: Any) -> str:
@@ -17,7 +20,9 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     start = "" if any(head) else "th"
     body = ""
     for row in rows:
-        cells = "".join(f"<{tag}>{text(cell)}</{tag}>" for tag, cell in zip([start or "td", *["td"] * len(row)], row, strict=False))
+        cells = "".join(
+            f"<{tag}>{text(cell)}</{tag}>" for tag, cell in zip([start or "td", *["td"] * len(row)], row, strict=False)
+        )
         body += f"<tr>{cells}</tr>"
     return f'<div class="wide"><table>{f"<tr>{titles}</tr>" if any(head) else ""}{body}</table></div>'
 
@@ -51,11 +56,17 @@ def section(title: str, *parts: str) -> str:
     return f"<section><h2>{text(title)}</h2>{content}</section>" if content else ""
 
 
-def document(title: str, style: str, body: str, script: str = "") -> bytes:
-    """Return the whole page."""
+def asset(*names: str) -> str:
+    """Return style sheets or scripts of ours, joined."""
+    return "".join((_ASSETS / name).read_text(encoding="utf-8") for name in names)
+
+
+def document(title: str, style: str, body: str, script: str = "", nonce: str = "") -> bytes:
+    """Return the whole page; with a `nonce`, a policy may allow only this style and script."""
+    attribute = f' nonce="{nonce}"' if nonce else ""
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f'<meta name="color-scheme" content="light dark"><title>{text(title)}</title><style>{style}</style>'
-        f"<body><main>{body}</main>{f'<script>{script}</script>' if script else ''}</body></html>\n"
+        f'<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,"><title>{text(title)}</title><style{attribute}>{style}</style>'
+        f"<body><main>{body}</main><script{attribute}>{script}</script></body></html>\n"
     )
     return page.encode(errors="replace")  # names of files may be no text

@@ -9,10 +9,9 @@ from sslkit.contract.errors import SslkitError
 from sslkit.files import output_path, write_atomically
 from sslkit.reporting.comparison import compare_runs
 from sslkit.reporting.figures import make_figures
-from sslkit.reporting.page import document, text
+from sslkit.reporting.page import asset, document, text
 from sslkit.reporting.run_sections import describe_run
 from sslkit.reporting.runs import RunRecord, names_of
-from sslkit.reporting.style import HOVER_SCRIPT, REPORT
 from sslkit.specs.look import ReportSpec
 
 
@@ -45,7 +44,7 @@ def report(spec: ReportSpec) -> ReportResult:
             parts.append(f'<h2 class="run">{text(run.name)}</h2>')
         parts += describe_run(run, run_figures)
     parts.append(f'<footer><p class="quiet">sslkit {version("sslkit")}, {date.today()}</p></footer>')
-    page = document(title, REPORT, "".join(parts), HOVER_SCRIPT)
+    page = document(title, asset("base.css", "report.css"), "".join(parts), asset("report.js"))
     with write_atomically(out) as stream:
         stream.write(page)
     return ReportResult(str(out), [str(run.path) for run in runs], len(page))

@@ -10,16 +10,19 @@ from sslkit.contract.result import Result
 from sslkit.engine.curves import Curve
 from sslkit.engine.run_folder import MODEL, PREVIEWS
 from sslkit.evaluation.metrics import TOP1
+from sslkit.evaluation.neighbors import Neighborhood, Sample
 from sslkit.evaluation.notes import count
 from sslkit.reporting.charts import Axes, interval_chart
 from sslkit.reporting.figures import Figures
 from sslkit.reporting.page import figure, fold, image, row, section, table, text
 from sslkit.reporting.projected import draw_map
 from sslkit.reporting.runs import RunRecord
+from sslkit.reporting.tiles import encode
 from sslkit.reporting.training_charts import plan_charts
 from sslkit.reporting.verdict import plain_card, result_bars, verdict_card
 from sslkit.tasks.load import split_names, task_name
 
+_FEW, _TILE_SIDE = 4, 96  # neighbors whose names fit into a line, and pixels of a picture's side
 _CLASSES = 30  # as many fit into a table of all pairs
 
 
@@ -133,12 +136,36 @@ def _previews(run: RunRecord) -> str:
 
 
 def _neighbors(figures: Figures) -> str:
-    if figures.neighbors is not None:
-        return row([figure(figures.neighbors, "A sample in each row, then its nearest neighbors.")], "sheet")
-    rows = [
-        [query, ", ".join(f"{name} {cosine:.2f}" for name, cosine in near)] for query, near in figures.neighbor_names.items()
-    ]
-    return table([figures.noun, "nearest, with cosine"], rows) if rows else ""
+    """Return samples with their nearest neighbors, as pictures where they have some; the nearest words of words."""
+    if figures.word_neighbors:
+        near = figures.word_neighbors
+        rows = [[query, ", ".join(f"{name} {cosine:.2f}" for name, cosine in nearest)] for query, nearest in near.items()]
+        return table(["word", "nearest words, with cosine"], rows)
+    if all(each.query.picture is None for each in figures.neighbors):
+        rows = [
+            [each.query.name, ", ".join(f"{sample.name} {sample.cosine:.2f}" for sample in each.neighbors[:_FEW])]
+            for each in figures.neighbors
+        ]
+        return table(["sample", "nearest, with cosine"], rows) if rows else ""
+    rows_of_pictures = "".join(_neighborhood(each) for each in figures.neighbors)
+    caption = "First the sample, then its nearest neighbors in feature space, with cosine and label."
+    return f'<p class="quiet">{caption}</p><div class="wide"><div class="neighbors">{rows_of_pictures}</div></div>'
+
+
+def _neighborhood(each: Neighborhood) -> str:
+    tiles = [_neighbor(each.query, "", "query")]
+    for sample in each.neighbors:
+        known = sample.label is not None and each.query.label is not None
+        kind = "" if not known else "right" if sample.label == each.query.label else "wrong"
+        tiles.append(_neighbor(sample, f"{sample.cosine:.2f}", kind))
+    return "".join(tiles)
+
+
+def _neighbor(sample: Sample, value: str, kind: str) -> str:
+    picture = encode(sample.picture, _TILE_SIDE) if sample.picture is not None else b""
+    pixels = "pixels" if picture.startswith(b"\x89PNG") else ""
+    drawn = image(picture, sample.name, pixels) if picture else ""
+    return f'<figure class="{kind}">{drawn}<figcaption>{value} {text(sample.label or "")}</figcaption></figure>'
 
 
 def _evaluations(run: RunRecord, figures: Figures) -> str:
@@ -149,7 +176,9 @@ def _evaluations(run: RunRecord, figures: Figures) -> str:
         axes = Axes("Accuracy by layer", note="With 95% intervals.", x_label="layer", share=True)
         parts.append(row([interval_chart(layers, axes)], "charts"))
     if figures.confusion is not None:
-        parts.append(f'<h3>Confusion matrix</h3>{_confusion(*figures.confusion)}<p class="quiet">{text(figures.confusion_title)}</p>')
+        parts.append(
+            f'<h3>Confusion matrix</h3>{_confusion(*figures.confusion)}<p class="quiet">{text(figures.confusion_title)}</p>'
+        )
     return section("All evaluations", *parts)
 
 
@@ -175,7 +204,9 @@ def _by_layer(results: list[Result]) -> dict[str, list[tuple[float, float, float
             if not layer.isdigit() or metric.name != TOP1 or each.test != result.rows[0].test:
                 continue
             if metric.low is not None and metric.high is not None:
-                lines.setdefault(f"{result.title}, {each.model}", []).append((int(layer), metric.value, metric.low, metric.high))
+                lines.setdefault(f"{result.title}, {each.model}", []).append(
+                    (int(layer), metric.value, metric.low, metric.high)
+                )
     return {name: rows for name, rows in lines.items() if len({each[0] for each in rows}) == len(rows) > 1}
 
 

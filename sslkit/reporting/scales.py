@@ -26,7 +26,7 @@ class Scale:
             return _log_ticks(self.low, self.high, most)
         step = _round_step((self.high - self.low) / most)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [float(f"{number * step:.10g}") for number in range(first, last + 1)]
+        return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
 
 
 def fit_scale(values: Sequence[float], start: float, stop: float, log: bool = False) -> Scale:

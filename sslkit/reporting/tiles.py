@@ -34,7 +34,9 @@ def tile_sheet(pictures: Sequence[Image.Image | None], side: int) -> TileSheet:
     resampling = Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS
     for place, image in enumerate(pictures):
         if image is not None:
-            sheet.paste(image.convert("RGB").resize((side, side), resampling), (place % _COLUMNS * side, place // _COLUMNS * side))
+            sheet.paste(
+                image.convert("RGB").resize((side, side), resampling), (place % _COLUMNS * side, place // _COLUMNS * side)
+            )
     return TileSheet(_bytes(sheet, sharp), _COLUMNS, sharp)
 
 

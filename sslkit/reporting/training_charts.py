@@ -40,7 +40,13 @@ class TrainingChart:
     def to_json(self) -> dict[str, Any]:
         """Return what a script needs to draw the chart."""
         axes = self.axes
-        described = {"title": axes.title, "unit": axes.unit, "note": axes.note, "share": axes.share, "levels": dict(axes.levels)}
+        described = {
+            "title": axes.title,
+            "unit": axes.unit,
+            "note": axes.note,
+            "share": axes.share,
+            "levels": dict(axes.levels),
+        }
         return {**described, "log": axes.may_log, "names": self.names, "main": self.main, "scale": self.scale}
 
 

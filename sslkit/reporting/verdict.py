@@ -26,7 +26,8 @@ def verdict_card(result: Result, alarms: str = "") -> str:
     kind = {"": "", "helped": " good"}.get(rule, " warn")
     sentences = [finding.text for finding in findings] or result.notes[:1]
     first, *others = [f"<p>{text(sentence)}</p>" for sentence in sentences] or [""]
-    command = next((finding.command for finding in findings if finding.command), "")
+    commands = [finding.command for finding in findings if finding.command]
+    command = next((command for command in commands if not command.startswith("sslkit report")), "")  # which this page is
     following = f'<p class="quiet">Try next:</p><pre>{text(command)}</pre>' if command else ""
     return f'<div class="verdict{kind}">{first}{"".join(others)}{result_bars(result)}{alarms}{following}</div>'
 
@@ -43,9 +44,7 @@ def result_bars(result: Result) -> str:
     rows = [row for row in result.rows if row.test == result.rows[0].test and row.headline.name == headline.name]
     last: dict[str, Row] = {row.model: row for row in rows}
     of_run = result.rows[0].model
-    bars = [
-        Bar("this checkpoint" if name == CHECKPOINT else name, row.headline, name == of_run) for name, row in last.items()
-    ]
+    bars = [Bar("this checkpoint" if name == CHECKPOINT else name, row.headline, name == of_run) for name, row in last.items()]
     test = result.data.test(result.rows[0].test)
     on = f" on {test.n:,} test {'sample' if test.n == 1 else 'samples'}" if test is not None else ""
     return bar_chart(bars[:_MOST], f"{result.title}: {headline.name}{on}", chance_level(result))
@@ -87,4 +86,3 @@ def _bar(bar: Bar, whole: float, chance: float | None) -> str:
         f'<div{kind}><span class="name">{text(bar.name)}</span><span class="track">{track}</span>'
         f'<span class="value"><b>{text(metric.text())}</b>{interval}</span></div>'
     )
-

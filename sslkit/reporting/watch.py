@@ -23,7 +23,7 @@ from sslkit.console import say
 from sslkit.contract.errors import SslkitError
 from sslkit.engine.run_folder import METRICS
 from sslkit.reporting.live_run import LogFollower, describe_charts, find_runs, read_preview, summarize
-from sslkit.reporting.watch_page import watch_page
+from sslkit.reporting.page import asset, document
 from sslkit.specs.look import WatchSpec
 
 _ADDRESS = "127.0.0.1"
@@ -126,13 +126,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_page(self, query: Mapping[str, str]) -> None:
         nonce = secrets.token_urlsafe(16)
-        policy = f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; img-src 'self'; connect-src 'self'"
-        page = watch_page(self.server.folder.resolve().name, nonce)
+        policy = f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; img-src 'self' data:; connect-src 'self'"
+        name, style = self.server.folder.resolve().name, asset("base.css", "watch.css")
+        page = document(name, style, asset("watch.html"), asset("watch.js"), nonce)
         self._send(page, "text/html; charset=utf-8", f"{policy}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 
     def _send_preview(self, query: Mapping[str, str]) -> None:
         run, step = self.server.listing().runs.get(query.get("run", "")), query.get("step", "")
-        picture = read_preview(run, int(step)) if run is not None and step.isascii() and step.isdecimal() and len(step) < 12 else None
+        picture = (
+            read_preview(run, int(step)) if run is not None and step.isascii() and step.isdecimal() and len(step) < 12 else None
+        )
         if picture is None:
             self.send_error(HTTPStatus.NOT_FOUND)
         else:

@@ -1,45 +1,4 @@
-"""The page of `sslkit watch`: its markup, style and script. The script writes text, never markup."""
-
-from sslkit.reporting.page import text
-from sslkit.reporting.style import BASE
-
-_STYLE = (
-    BASE
-    + """
-header { display: flex; flex-wrap: wrap; align-items: baseline; gap: .25rem 1.5rem } header h1 { flex: 1 1 auto }
-#connection { color: var(--quiet); font-size: .875rem } #connection.lost { color: var(--warn) }
-#runs { display: flex; flex-wrap: wrap; gap: .5rem; margin: 1rem 0 0; padding: 0; list-style: none }
-#runs a { display: block; padding: .3rem .75rem; border: 1px solid var(--hair); border-radius: 999px; text-decoration: none;
-  color: var(--ink); font-size: .875rem } #runs a[aria-current] { background: var(--ink); color: var(--ground); border-color: var(--ink) }
-#runs .running::before { content: "\\25CF\\00A0"; color: var(--good) } #facts { margin: .5rem 0 0 }
-#state { font-size: 1.15rem; margin: 1.25rem 0 .35rem; font-variant-numeric: tabular-nums }
-progress { appearance: none; width: 100%; height: 6px; border: 0; border-radius: 3px; overflow: hidden; background: var(--hair); display: block }
-progress::-webkit-progress-bar { background: var(--hair) } progress::-webkit-progress-value { background: var(--bar) }
-progress::-moz-progress-bar { background: var(--bar) }
-#verdict { background: var(--card); border-radius: 10px; border-left: 5px solid var(--bar); padding: .75rem 1.25rem; margin-top: 1.25rem }
-#alarms { color: var(--warn); margin-top: 1rem; padding-left: 1.25rem } #charts { margin-top: 1.75rem }
-details { margin-top: 1.5rem } summary { cursor: pointer; font-weight: 600; margin-bottom: 1rem }
-#previews { display: flex; gap: 1rem; overflow-x: auto; align-items: flex-start } #previews figure { flex: 1 1 0; min-width: min(15rem, 72vw); max-width: 27rem }
-#previews img { width: 100%; border-radius: 6px; border: 1px solid var(--hair); display: block } #previews figcaption { color: var(--quiet); font-size: .875rem }
-[hidden] { display: none !important }
-"""
-)
-
-_BODY = """
-<header><h1></h1><span id="connection">connecting</span></header>
-<ul id="runs" hidden></ul>
-<p id="facts" class="quiet"></p>
-<p id="state">Waiting for a run.</p>
-<progress id="progress" max="1" value="0" hidden></progress>
-<div id="verdict" hidden><p></p><p class="quiet"></p></div>
-<ul id="alarms" hidden></ul>
-<div id="charts" class="charts"></div>
-<details hidden><summary>Learning rate, gradients, speed and more</summary><div id="others" class="charts"></div></details>
-<section hidden><h2>What the task sees and predicts</h2><div id="previews"></div></section>
-<noscript><p>This page needs its script: it draws what the run writes.</p></noscript>
-"""
-
-_SCRIPT = """
+// The page of `sslkit watch`: draws what the server's events say. Texts are set as text, never as markup.
 'use strict'
 var title = document.title, runs = [], current = null, source = null, lines = [], charts = [], drawn = '', due = false
 function $(selector) { return document.querySelector(selector) }
@@ -69,7 +28,7 @@ function number(value, share) {
 function ticks(low, high, most) {
   var step = (high - low) / most, power = Math.pow(10, Math.floor(Math.log10(step))), list = []
   step = [1, 2, 5, 10].map(function (f) { return f * power }).find(function (s) { return s >= step * (1 - 1e-9) })
-  for (var n = Math.ceil(low / step - 1e-9); n <= Math.floor(high / step + 1e-9); n++) list.push(parseFloat((n * step).toPrecision(10)))
+  for (var n = Math.ceil(low / step - 1e-9); n <= Math.floor(high / step + 1e-9); n++) list.push(parseFloat((n * step).toPrecision(12)))
   return list
 }
 function smooth(values) {
@@ -173,15 +132,15 @@ function show() {
   })
   $('h1').textContent = run ? run.name : title
   if (!run) return
-  $('#facts').textContent = [run.task, run.encoder, run.data, run.batch ? 'batches of ' + run.batch : ''].filter(Boolean).join(' \\u00b7 ')
+  $('#facts').textContent = [run.task, run.encoder, run.data, run.batch ? 'batches of ' + run.batch : ''].filter(Boolean).join(' \u00b7 ')
   var words = { waiting: 'No step yet', finished: 'Finished', running: 'Running', silent: 'Silent for ' + run.silent_minutes + ' min: stopped, or busy' }
   var parts = [words[run.state]]
   if (run.step) parts.push('step ' + run.step.toLocaleString('en') + (run.steps ? ' of ' + run.steps.toLocaleString('en') : ''))
   if (run.left !== null && run.state === 'running') parts.push('about ' + duration(run.left) + ' left')
-  $('#state').textContent = parts.join(' \\u00b7 ')
+  $('#state').textContent = parts.join(' \u00b7 ')
   $('#progress').hidden = !run.steps || !run.step
   if (run.steps) $('#progress').value = Math.min(1, run.step / run.steps)
-  document.title = (run.steps && run.step ? Math.floor(100 * run.step / run.steps) + '% ' : '') + run.name + ' \\u2013 sslkit watch'
+  document.title = (run.steps && run.step ? Math.floor(100 * run.step / run.steps) + '% ' : '') + run.name + ' \u2013 sslkit watch'
   $('#verdict').hidden = !run.result
   $('#verdict p').textContent = run.sentence || run.result
   $('#verdict p.quiet').textContent = run.sentence ? run.result : ''
@@ -220,14 +179,3 @@ function follow(name) {
 function named() { return location.hash.length > 1 ? decodeURIComponent(location.hash.slice(1)) : null }
 addEventListener('hashchange', function () { follow(named()) })
 follow(named())
-"""
-
-
-def watch_page(name: str, nonce: str) -> bytes:
-    """Return the page for a folder of runs; only the style and script with this `nonce` count."""
-    page = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f'<meta name="color-scheme" content="light dark"><title>{text(name)}</title>'
-        f'<style nonce="{nonce}">{_STYLE}</style><body><main>{_BODY}</main><script nonce="{nonce}">{_SCRIPT}</script></body></html>\n'
-    )
-    return page.encode(errors="replace")
