@@ -50,7 +50,8 @@ def flag_words(name: str, value: Any) -> list[str]:
 
 def _tables(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the data options in a recorded spec, by modality."""
-    return {name: table for name, table in spec.items() if name in registry.data_options() and isinstance(table, dict)}
+    modalities = registry.data_options()
+    return {name: table for name, table in spec.items() if name in modalities and isinstance(table, dict)}
 
 
 def _defaults(model: Any) -> dict[str, Any]:
