@@ -187,7 +187,7 @@ def _seconds_left(last: dict[str, Any] | None, step: int, steps: int | None) -> 
 
 def _steps(run: Path, spec: dict[str, Any]) -> int | None:
     """Return where a run ends: as its checkpoint says, else its spec; None if neither does."""
-    steps = _model_metadata(run / MODEL).get("steps", spec.get("steps"))
+    steps: Any = _model_metadata(run / MODEL).get("steps", spec.get("steps"))
     return steps if isinstance(steps, int) else None
 
 

@@ -40,6 +40,13 @@ def image(picture: bytes, description: str, kind: str = "") -> str:
     return f'<img{attribute} alt="{text(description)}" src="data:image/{media_type};base64,{data}">'
 
 
+def command_block(command: str) -> str:
+    """Return a command to copy; where a line ends, it does so before a flag."""
+    first, *flags = command.split(" --")
+    words = "".join(f" <span>--{text(flag)}</span>" for flag in flags)
+    return f"<pre>{text(first)}{words}</pre>"
+
+
 def row(parts: Iterable[str], kind: str) -> str:
     """Return parts side by side, or below each other where it is narrow."""
     return f'<div class="{kind}">{"".join(parts)}</div>'

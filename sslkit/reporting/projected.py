@@ -9,12 +9,13 @@ _LETTER, _LINE = 7.2, 15  # pixels of a letter and of a line of names
 
 
 def draw_map(figures: Figures) -> str:
-    """Return the map, nothing if there is none: a color for each label; names as far as there is room where there are only those."""
+    """Return the map, nothing if there is none: a color for each label, or names as far as there is room."""
     if not figures.places:
         return ""
     labels = sorted({place.label for place in figures.places if place.label is not None})
     colors = {label: _color(number, len(labels)) for number, label in enumerate(labels)}
-    points = "".join(_point(place, number, colors) for number, place in enumerate(figures.places))
+    radius = 5.0 if figures.tiles is not None or labels else 2.5
+    points = "".join(_point(place, number, radius, colors) for number, place in enumerate(figures.places))
     names = _names(figures.places) if figures.tiles is None else ""
     tip = ""
     if figures.tiles is not None:
@@ -29,11 +30,11 @@ def draw_map(figures: Figures) -> str:
     )
 
 
-def _point(place: MapPoint, number: int, colors: dict[str, str]) -> str:
+def _point(place: MapPoint, number: int, radius: float, colors: dict[str, str]) -> str:
     x, y = _position(place)
     color = f' style="color:{colors[place.label]}"' if place.label is not None else ' class="c0"'
     name = ", ".join(part for part in (place.label, place.name) if part)
-    return f'<circle{color} cx="{x:.1f}" cy="{y:.1f}" r="5" data-tile="{number}"><title>{text(name)}</title></circle>'
+    return f'<circle{color} cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" data-tile="{number}"><title>{text(name)}</title></circle>'
 
 
 def _names(places: list[MapPoint]) -> str:

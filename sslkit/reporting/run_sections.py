@@ -14,7 +14,7 @@ from sslkit.evaluation.neighbors import Neighborhood, Sample
 from sslkit.evaluation.notes import count
 from sslkit.reporting.charts import Axes, interval_chart
 from sslkit.reporting.figures import Figures
-from sslkit.reporting.page import figure, fold, image, row, section, table, text
+from sslkit.reporting.page import command_block, figure, fold, image, row, section, table, text
 from sslkit.reporting.projected import draw_map
 from sslkit.reporting.runs import RunRecord
 from sslkit.reporting.tiles import encode
@@ -244,7 +244,7 @@ def _settings(run: RunRecord) -> str:
 
 def _command(run: RunRecord) -> str:
     longer = " (its first part: the run was extended)" if run.checkpoint.metadata.get("extended_from") else ""
-    return f"<h3>To repeat it{longer}</h3><pre>{text(run.command)}</pre>"
+    return f"<h3>To repeat it{longer}</h3>{command_block(run.command)}"
 
 
 def _missing(figures: Figures) -> str:

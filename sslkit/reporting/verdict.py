@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sslkit.contract.result import Metric, Result, Row
 from sslkit.evaluation.models import CHECKPOINT
-from sslkit.reporting.page import text
+from sslkit.reporting.page import command_block, text
 
 _MOST = 8  # bars
 
@@ -24,17 +24,23 @@ def verdict_card(result: Result, alarms: str = "") -> str:
     findings = result.findings
     rule = findings[0].rule if findings else ""
     kind = {"": "", "helped": " good"}.get(rule, " warn")
-    sentences = [finding.text for finding in findings] or result.notes[:1]
-    first, *others = [f"<p>{text(sentence)}</p>" for sentence in sentences] or [""]
+    sentences = [finding.text for finding in findings] or [_headline_sentence(result)]  # of results stored before findings
+    first, *others = [f"<p>{text(sentence)}</p>" for sentence in sentences]
     commands = [finding.command for finding in findings if finding.command]
     command = next((command for command in commands if not command.startswith("sslkit report")), "")  # which this page is
-    following = f'<p class="quiet">Try next:</p><pre>{text(command)}</pre>' if command else ""
+    following = f'<p class="quiet">Try next:</p>{command_block(command)}' if command else ""
     return f'<div class="verdict{kind}">{first}{"".join(others)}{result_bars(result)}{alarms}{following}</div>'
+
+
+def _headline_sentence(result: Result) -> str:
+    metric, test = result.headline, result.rows[0].test
+    interval = f" (95% interval {metric.interval_text()})" if metric.interval_text() else ""
+    return f"{result.verb}: {metric.name} {metric.text()}{interval}{f' on {test}' if test else ''}."
 
 
 def plain_card(sentence: str, others: Sequence[str] = (), command: str = "", kind: str = "") -> str:
     """Return a card in the place of a verdict, for what was not evaluated or is a comparison."""
-    following = f"<pre>{text(command)}</pre>" if command else ""
+    following = command_block(command) if command else ""
     return f'<div class="verdict {kind}"><p>{text(sentence)}</p>{"".join(others)}{following}</div>'
 
 
