@@ -73,7 +73,8 @@ def document(title: str, style: str, body: str, script: str = "", nonce: str = "
     attribute = f' nonce="{nonce}"' if nonce else ""
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f'<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,"><title>{text(title)}</title><style{attribute}>{style}</style>'
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
+        f"<title>{text(title)}</title><style{attribute}>{style}</style>"
         f"<body><main>{body}</main><script{attribute}>{script}</script></body></html>\n"
     )
     return page.encode(errors="replace")  # names of files may be no text

@@ -126,10 +126,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_page(self, query: Mapping[str, str]) -> None:
         nonce = secrets.token_urlsafe(16)
-        policy = f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; img-src 'self' data:; connect-src 'self'"
+        ours = f"style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; img-src 'self' data:; connect-src 'self'"
+        others = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         name, style = self.server.folder.resolve().name, asset("base.css", "watch.css")
         page = document(name, style, asset("watch.html"), asset("watch.js"), nonce)
-        self._send(page, "text/html; charset=utf-8", f"{policy}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+        self._send(page, "text/html; charset=utf-8", f"{others}; {ours}")
 
     def _send_preview(self, query: Mapping[str, str]) -> None:
         run, step = self.server.listing().runs.get(query.get("run", "")), query.get("step", "")

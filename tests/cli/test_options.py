@@ -13,7 +13,7 @@ from sslkit.contract.errors import flag_name
 from sslkit.contract.options import flat_fields
 from sslkit.specs.evaluation import EvaluateSpec, KnnSpec, ProbeSpec, RetrievalSpec
 from sslkit.specs.extend import NewTaskSpec
-from sslkit.specs.look import MapSpec, PreviewSpec, ReportSpec
+from sslkit.specs.look import MapSpec, PreviewSpec, ReportSpec, WatchSpec
 from sslkit.specs.train import CompareSpec, DemoSpec, FinetuneSpec, PretrainSpec
 from sslkit.specs.use import EmbedSpec, ExportSpec, NeighborsSpec, PredictSpec
 from sslkit.tasks.load import load_task
@@ -55,6 +55,7 @@ GOLDEN = {
     MapSpec: f"{_FEATURES} --out --method --samples",
     ExportSpec: "--ckpt --part --to --out --encoder --dynamic-batch --dynamic-size",
     ReportSpec: f"{_DATA} --runs --out --encoder --test --samples",
+    WatchSpec: "--run --port --open",
     CompareSpec: f"{_DATA} --tasks --minutes --encoder --encoder-option --test --out",
     NewTaskSpec: "--name --out",
     DemoSpec: "--out --images-only --seed",

@@ -69,7 +69,7 @@ def test_one_file_that_needs_nothing(evil: Path, tmp_path: Path, sslkit: Callabl
     order = [
         "this checkpoint",  # the verdict's bars
         "What was trained",
-        "300 parameters",
+        " parameters",
         "Loss",
         "After 8 steps",
         "Nearest neighbors",
