@@ -62,7 +62,7 @@ GOLDEN = {
     NeighborsSpec: f"{_DATA} --ckpt --part --queries --k --out --encoder",
     PreviewSpec: f"{_DATA} --task --ckpt --out --rows --samples --encoder --encoder-option --options",
 }
-_WITHOUT_DATA = {NewTaskSpec, DemoSpec}
+_WITHOUT_DATA = {NewTaskSpec, DemoSpec, WatchSpec}
 
 
 @pytest.mark.parametrize(("model", "flags"), GOLDEN.items(), ids=lambda value: getattr(value, "__name__", ""))
