@@ -33,6 +33,13 @@ class Page(HTMLParser):
         self.text += data + " "
 
 
+def words(file: Path) -> str:
+    """Return the text of a page, words with one space between them."""
+    page = Page()
+    page.feed(file.read_text(encoding="utf-8"))
+    return " ".join(page.text.split())
+
+
 @pytest.fixture(scope="module")
 def evil(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run whose folder, data and class names would be markup if they were not escaped."""
@@ -158,8 +165,8 @@ def test_a_fine_tuned_run_has_a_report(evil: Path, tmp_path: Path, sslkit: Calla
         sslkit("finetune", "--ckpt", evil / "model.safetensors", "--data", evil.parent / "<b>images & more", *options).code == 0
     )
     assert sslkit("report", tmp_path / "tuned", "--workers", 0, "--out", tmp_path / "r.html").code == 0
-    page = (tmp_path / "r.html").read_text()
-    assert "sslkit finetune --data" in page and "the classifier&#x27;s answer" in page and "pretrained by" in page
+    page = words(tmp_path / "r.html")
+    assert "sslkit finetune --data" in page and "the classifier's answer" in page and "finetune after rotation" in page
 
 
 def test_results_of_other_weights_are_not_shown(evil: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
@@ -190,9 +197,7 @@ def test_the_newest_evaluation_speaks_first(evil: Path, tmp_path: Path, sslkit: 
         stream.write(json.dumps({**line, "protocol": "new/one-v1", "findings": findings}) + "\n")
     assert sslkit("report", run, "--workers", 0, "--out", tmp_path / "r.html").code == 0
     page = (tmp_path / "r.html").read_text()
-    assert (
-        '<div class="verdict good"><p>All is &lt;well&gt;.</p>' in page and "sslkit probe --ckpt &#x27;a &amp; b&#x27;" in page
-    )
+    assert '<div class="verdict good"><p>All is &lt;well&gt;.</p>' in page and "--ckpt &#x27;a &amp; b&#x27;</span>" in page
     assert page.index("new/one-v1: top-1") < page.index("knn, custom settings: top-1") < page.index("What was trained")
 
 
@@ -200,9 +205,9 @@ def test_a_run_without_an_evaluation(digits: Path, tmp_path: Path, sslkit: Calla
     run = tmp_path / "run"
     assert sslkit("pretrain", "rotation", "--data", digits, "--out", run, "--epochs", 2, *quick).code == 0
     assert sslkit("report", run, "--workers", 0, "--out", tmp_path / "r.html").code == 0
-    page = (tmp_path / "r.html").read_text()
+    page = words(tmp_path / "r.html")
     assert "Not evaluated yet. In 6 steps the loss" in page and f"sslkit knn --ckpt {run / 'model.safetensors'}" in page
-    assert "(chance 25%)" in page and ">chance 25%<" in page
+    assert "(chance 25%)" in page and " chance 25% " in page
     assert "the run was extended" not in page
     assert sslkit("pretrain", "rotation", "--out", run, "--extend-to", 3).code == 0
     assert sslkit("report", run, "--workers", 0, "--out", tmp_path / "r.html").code == 0
@@ -210,7 +215,7 @@ def test_a_run_without_an_evaluation(digits: Path, tmp_path: Path, sslkit: Calla
 
 
 def test_words_have_a_map_and_neighbors_of_their_own(tmp_path: Path, sslkit: Callable[..., Any]) -> None:
-    families = [" ".join(f"{family}{(number * step) % 17}" for number in range(40)) for family in "ab" for step in range(1, 9)]
+    families = [" ".join(f"{family}{(number * step) % 17}" for number in range(400)) for family in "ab" for step in range(1, 9)]
     (tmp_path / "text.txt").write_text("\n".join(families))
     run = tmp_path / "run"
     assert sslkit("pretrain", "skipgram", "--data", tmp_path / "text.txt", "--out", run, "--steps", 3, "--workers", 0).code == 0
