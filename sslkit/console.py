@@ -50,6 +50,21 @@ def say(message: str, style: str | None = None) -> None:
         stderr.print(message, style=style, markup=False)
 
 
+_said: set[str] = set()  # notices of this command
+
+
+def say_once(message: str) -> None:
+    """Print a notice on stderr that was not printed before in this command; from Python, in this process."""
+    if message not in _said and not stderr.quiet:
+        _said.add(message)
+        say(message)
+
+
+def start_command() -> None:
+    """Forget the notices of the command before."""
+    _said.clear()
+
+
 @contextmanager
 def silence() -> Iterator[None]:
     """Print nothing on stderr meanwhile."""
@@ -118,9 +133,9 @@ class ProgressReporter:
     def _measure_left(self) -> str:
         """Return the time left at the pace so far, nothing before there is one."""
         seconds, done = time.monotonic() - self._started_at, self.done - self._done_before
-        if not self.total or not done or seconds < 1:
+        if not self.total or not done or seconds < 1 or self.done >= self.total:
             return ""
-        return f"{duration(seconds / done * max(0, self.total - self.done))} left"
+        return f"{duration(seconds / done * (self.total - self.done))} left"
 
 
 @contextmanager

@@ -38,7 +38,7 @@ def write_atomically(file: Path, new_folder: bool = True) -> Iterator[BinaryIO]:
 
 
 def output_path(out: str, *suffixes: str) -> Path:
-    """Return the path to write; raises SslkitError before any work for one that can't be, or that ends in no suffix of these."""
+    """Return the path to write; raises SslkitError before any work for one that can't be."""
     path = Path(out)
     if path.suffix not in suffixes:
         raise SslkitError(f"{out} should end in {' or '.join(suffixes)}", flag="out")

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,21 @@ def ignore_checkpoint_signal() -> None:
     """Ignore SIGUSR1 where there is nothing to save: by default it ends a process."""
     if CHECKPOINT_SIGNAL is not None and threading.current_thread() is threading.main_thread():
         signal.signal(CHECKPOINT_SIGNAL, signal.SIG_IGN)
+
+
+def stop_without_launcher() -> None:
+    """Send SIGTERM to this process once the one of `--devices` that started it is gone, as after `kill -9`.
+
+    Linux could do so by itself, but would at the end of the thread that started it.
+    """
+    if FOLDER in os.environ:
+        threading.Thread(target=_wait_for_the_end_of, args=(os.getppid(),), daemon=True).start()
+
+
+def _wait_for_the_end_of(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def report_result(values: object) -> bool:

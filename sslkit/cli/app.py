@@ -12,9 +12,9 @@ import typer
 
 from sslkit import registry
 from sslkit.cli.arguments import add_entry
-from sslkit.console import PROCESSES, RANK, close_output, say, stderr
+from sslkit.console import PROCESSES, RANK, close_output, say, start_command, stderr
 from sslkit.contract.errors import RunInterruptedError, SslkitError, did_you_mean
-from sslkit.processes import ignore_checkpoint_signal, report_error
+from sslkit.processes import ignore_checkpoint_signal, report_error, stop_without_launcher
 
 # Every mistake in using the command line derives from this class, which Typer exports only through its subclass.
 _UsageError: Any = typer.BadParameter.__mro__[2]
@@ -86,6 +86,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str] | None) -> None:
     ignore_checkpoint_signal()
+    start_command()
+    stop_without_launcher()
     completing = "_SSLKIT_COMPLETE" in os.environ  # the shell asks what may come next
     arguments = _typed() if completing else sys.argv[1:] if arguments is None else arguments
     if arguments in ([], ["--all"]):

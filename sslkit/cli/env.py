@@ -37,9 +37,12 @@ def _environment() -> dict[str, str | list[str]]:
 
     from sslkit import registry
     from sslkit.data.cache import cache_folder
+    from sslkit.data.process_share import available_cores
 
     packages = ("sslkit", "torch", "torchvision", "timm", "numpy", "scikit-learn", "pydantic", "typer")
-    devices = [f"cpu: {os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"]
+    usable, installed = available_cores(), os.cpu_count()
+    cores = f"{usable} cores" if usable == installed else f"{usable} of {installed} cores"
+    devices = [f"cpu: {cores}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"]
     devices += [
         f"cuda:{place}: {torch.cuda.get_device_name(place)}, CUDA {torch.version.cuda}"
         for place in range(torch.cuda.device_count())

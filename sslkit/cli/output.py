@@ -14,7 +14,7 @@ from sslkit.processes import report_result
 
 
 def show(result: Any, as_json: bool, lines: Callable[[Any], list[str] | None] | None = None, details: bool = False) -> None:
-    """Print what a command returns: an evaluation's table and notes, a command's own lines, or its fields.
+    """Print what a command returns: an evaluation's table and notes, a command's own lines, or its fields, and findings.
 
     With `as_json`, one JSON object; with `details`, the p-values of an evaluation follow.
     """
@@ -70,9 +70,7 @@ def show_result(result: Result, details: bool = False, repeated: Collection[str]
         cells += [_metric_text(row.metric(name)) for name in columns]
         table.add_row(*map(Text, cells))  # not as markup: paths may hold brackets
     stdout.print(result.title + ("" if result.protocol else " (not a named protocol)"), style="bold")
-    # As wide as it has to be: a number that was cut off is none. (`print` itself would not go beyond the terminal's width.)
-    table.width = stdout.measure(table, options=stdout.options.update(max_width=1000)).maximum
-    stdout.print(table, crop=False, soft_wrap=False)
+    print_whole(table)
     show_findings([finding for finding in result.findings if finding.text not in repeated])
     for note in [*result.notes, *(describe_comparisons(rows) if details else [])]:
         stdout.print(note, markup=False)
@@ -86,6 +84,13 @@ def show_findings(findings: Sequence[Finding]) -> None:
         stdout.print(finding.text, style="bold", markup=False, soft_wrap=not stdout.is_terminal)  # a terminal breaks at words
         if finding.command and finding.command not in [later.command for later in findings[place + 1 :]]:
             stdout.print(f"next: {finding.command}", markup=False)
+
+
+def print_whole(table: Table) -> None:
+    """Print a table as wide as it has to be: a number that was cut off is none, and a line that goes on is two to `grep`."""
+    # `print` itself would not go beyond the terminal's width.
+    table.width = stdout.measure(table, options=stdout.options.update(max_width=1000)).maximum
+    stdout.print(table, crop=False, soft_wrap=False)
 
 
 def _title(metric: Metric, rows: list[Row]) -> str:

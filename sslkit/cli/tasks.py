@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from sslkit.cli import completion
+from sslkit.cli.output import print_whole
 from sslkit.console import print_json, stdout
 from sslkit.contract.errors import flag_name
 
@@ -42,7 +43,10 @@ def _tasks(
     for entry in installed:
         twice = " (offered twice!)" if names.count(entry.name) > 1 else ""
         table.add_row(entry.name + twice, entry.modality, f"{entry.package} {entry.version}", entry.summary)
-    stdout.print(table, soft_wrap=False)
+    if stdout.is_terminal:  # where a long line would be broken anywhere
+        stdout.print(table, soft_wrap=False)
+    else:
+        print_whole(table)
 
 
 def _settings(name: str, as_json: bool) -> None:
@@ -62,7 +66,7 @@ def _settings(name: str, as_json: bool) -> None:
     for row in rows:
         table.add_row(flag_name(row.name), row.default, row.paper)
     stdout.print((task_class.__doc__ or "").partition("\n")[0], markup=False)
-    stdout.print(table)
+    print_whole(table)
     stdout.print(f"authors' settings: {source or 'not stated'}", markup=False)
     for remark in unsupported:
         stdout.print(f"no setting for: {remark}", markup=False)

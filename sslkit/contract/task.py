@@ -112,6 +112,8 @@ class PretextTask(nn.Module):
     couples: ClassVar[tuple[str, ...]] = ()
     # Entries of a transformed batch that only encoders read: where these run in half precision, so are the entries stored.
     encoder_inputs: ClassVar[tuple[str, ...]] = ()
+    # Whether hidden or later parts of a sample are predicted: such features suit a probe or fine-tuning, less so k-NN.
+    masked: ClassVar[bool] = False
     compiles: ClassVar[bool] = True  # whether torch.compile can take `predict`; recurrent layers are noticed anyway
     # Entries a batch has on request only: `index`, int64 `[B]`, places in the data; `label`, int64 `[B]`, places in
     # `self.data.classes`, -1 where unknown; of images with `--targets` `mask`, uint8 `[B, side, side]`, on the canvas of the

@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from sslkit.console import say, show_progress
+from sslkit.console import say_once, show_progress
 from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.contract.modality import FileKind
 from sslkit.contract.source import OpenSpec
@@ -148,7 +148,7 @@ def _warn_of_missing(files: list[Path]) -> None:
     counted = Counter(match.groups() for file in files if (match := re.fullmatch(r"(.*)-\d+-of-(\d+)\.parquet", file.name)))
     for (name, total), count in counted.items():
         if count < int(total):
-            say(f"note: {count} of {int(total)} files {name}-*.parquet are there; the others are missing")
+            say_once(f"note: {count} of {int(total)} files {name}-*.parquet are there; the others are missing")
 
 
 def _part_of(file: Path) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, ClassVar, Self
 
-from sslkit.console import say
+from sslkit.console import say_once
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.modality import FileKind
@@ -30,7 +30,7 @@ class IndexedSource(Source):
         assert spec.data is not None
         parts = find_parts(spec.data, cls.kind)
         if len(parts) > 1:
-            say(f"{spec.data} has {' and '.join(parts)}: pretraining reads train only")
+            say_once(f"{spec.data} has {' and '.join(parts)}: pretraining reads train only")
         index = cls.read_index(parts["train"], spec)
         source = cls.for_pretraining(dataclasses.replace(index, labels=None, classes=()), spec)
         source._labeled = index

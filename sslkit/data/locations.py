@@ -7,7 +7,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
-from sslkit.console import say
+from sslkit.console import say_once
 from sslkit.contract.errors import SslkitError, flag_name
 from sslkit.contract.modality import FileKind
 from sslkit.contract.source import OpenSpec
@@ -111,7 +111,7 @@ def _warn_of_split_names(index: Index) -> None:
     """Say which classes are called like a part of the data."""
     names = [name for name in index.classes if name.lower() in (*_TRAIN_NAMES, *_TEST_NAMES)]
     if names:
-        say(
+        say_once(
             f"note: {index.source} has the class {' and '.join(names)}, a name of a part: "
             "for a training and a test part, name the folders train and test"
         )

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sslkit.console import say, show_progress
+from sslkit.console import say_once, show_progress
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.modality import FileKind
 from sslkit.data import remote
@@ -179,13 +179,13 @@ def _scan_one(state: _State, extensions: list[str], kind: FileKind) -> tuple[lis
                     texts[member.name] = content.read(_TEXT).decode(errors="replace").replace("\0", "\ufffd").strip()
             end = shard.offset
         if not _ends(state, end):
-            say(f"{file} is damaged after byte {end:,}: the {len(images):,} images before that are used")
+            say_once(f"{file} is damaged after byte {end:,}: the {len(images):,} images before that are used")
     except tarfile.ReadError as error:
         if not images:
             raise SslkitError(
                 f"{file} is no tar file that can be read: {error}", "it must not be compressed", flag="data"
             ) from error
-        say(f"{file} is cut off: the {len(images):,} images before that are used")
+        say_once(f"{file} is cut off: the {len(images):,} images before that are used")
     except OSError as error:
         raise SslkitError(f"cannot read {file}: {error.strerror}", flag="data") from error
     return images, texts

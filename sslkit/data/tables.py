@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from sslkit.console import say
+from sslkit.console import say_once
 from sslkit.contract.errors import SslkitError, did_you_mean
 
 _BREAK = re.compile(r"[\r\n]")
@@ -104,7 +104,7 @@ def read_table(path: Path) -> Table:
             )
     several = [line for line, row in zip(lines, rows, strict=True) if any(map(_BREAK.search, row))]
     if several:
-        say(f"{len(several):,} rows of {path} contain line breaks in a cell (the first in line {several[0]})")
+        say_once(f"{len(several):,} rows of {path} contain line breaks in a cell (the first in line {several[0]})")
     return Table(path, columns, rows, lines)
 
 

@@ -19,6 +19,7 @@ from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.contract.modality import Modality
 from sslkit.encoders.composed import Concat
 from sslkit.encoders.recipe import ConcatRecipe, PlainRecipe, Recipe, SelectRecipe, read_recipe, recipe_for
+from sslkit.nn.norms import replace_batch_norm
 
 DEFAULT_LIBRARY = "timm"  # of names without a prefix
 
@@ -56,7 +57,7 @@ def scale_width(recipe: Recipe, factor: float) -> Recipe:
             width = inspect.signature(registry.load(registry.find(registry.ENCODERS, name))).parameters.get("width")
             scaled = {} if width is None else {"width": options.get("width", width.default) * factor}
         elif ":" not in name:
-            scaled = _library(DEFAULT_LIBRARY).scale_width(name, options, factor)
+            scaled = _library(DEFAULT_LIBRARY).scale_width(name, _without_norm(options)[0], factor)
     if not scaled:
         raise SslkitError(
             f"{name} cannot be made narrower",
@@ -119,11 +120,24 @@ def _reported(name: str, options: dict[str, Any]) -> Iterator[None]:
 
 
 def _build_plain(recipe: PlainRecipe, pretrained: bool, allowed: str | None) -> Encoder:
-    settings, options = {"in_channels": recipe.in_channels, "size": recipe.size}, dict(recipe.options)
+    settings = {"in_channels": recipe.in_channels, "size": recipe.size}
+    options, group_norm = _without_norm(recipe.options)
+    if group_norm and pretrained:
+        raise SslkitError(
+            f"the published weights of {recipe.name} are not for GroupNorm", "leave out norm=group", flag="encoder_option"
+        )
     with _reported(recipe.name, options):
         encoder = _build(recipe.name, settings, options, recipe.stem, pretrained, allowed)
+    if group_norm and not replace_batch_norm(encoder):
+        raise SslkitError(f"norm=group replaces BatchNorm, and {recipe.name} has none", "leave it out", flag="encoder_option")
     encoder.recipe = recipe.model_dump()
     return encoder
+
+
+def _without_norm(options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Return the options that a factory is to get, and whether GroupNorm is to replace BatchNorm, as in any encoder."""
+    rest = {key: value for key, value in options.items() if (key, value) != ("norm", "group")}
+    return rest, len(rest) < len(options)
 
 
 def _build(

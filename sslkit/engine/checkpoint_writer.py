@@ -10,7 +10,7 @@ from sslkit.engine.checkpoint import describe, save_tensors
 from sslkit.engine.job import TrainingJob
 from sslkit.engine.resume_file import save_resume
 from sslkit.engine.run_folder import MODEL, RESUME, SPEC, RunFolder
-from sslkit.engine.sharded_tensors import whole
+from sslkit.engine.sharded_tensors import full_values
 from sslkit.engine.stepper import Stepper
 from sslkit.registry import data_options, load_modality
 from sslkit.specs.train import PretrainSpec, TrainSpec
@@ -32,7 +32,7 @@ class CheckpointWriter:
 
     def write(self, state: dict[str, Any]) -> None:
         """Write both files atomically; the first process does. Raises RunFailedError for a state that is not finite."""
-        exports = {name: whole(dict(module.state_dict())) for name, module in self.stepper.task.exports().items()}
+        exports = {name: full_values(dict(module.state_dict())) for name, module in self.stepper.task.exports().items()}
         if not self.folder.writes:  # after all processes have contributed their parts
             return
         if self.stepper.predict.fell_back and self.spec.compile == "on":
@@ -87,6 +87,7 @@ class CheckpointWriter:
             "step": clock.step,
             "steps": clock.steps,
             "extended_from": clock.schedule_start,
+            **({"masked": True} if task.masked else {}),
             **({"label_classes": len(source.labels.classes)} if source.labels is not None else {}),
             **({"task_metadata": added} if (added := task.metadata()) else {}),
             **self.job.metadata,

@@ -67,13 +67,13 @@ def extract(
     encoder.eval()
     try:
         network = _Network(encoder, read, machine, count, batch_size)
-        with show_progress("features", count) as progress:
+        with show_progress(f"features of {source.noun}", count) as progress:
             for raw in _batches(source, device, batch_size, workers, substitute, world, hashed):
                 if len(raw["rows"]):
                     collected.add(network(source.view(_prepare(raw, source, device), encoder.modality)))
                     rows.append(raw["rows"])
                     hashes.append(raw["hashes"])
-                progress.advance(len(raw["rows"]), source.noun)
+                progress.advance(len(raw["rows"]))
         layers = collected.finish()
         all_rows = world.gather_uneven(torch.from_numpy(np.concatenate(rows)))
         if not len(all_rows):

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import ReadSeed
-from sslkit.contract.task import Batch
+from sslkit.contract.task import Batch, PretextTask
 from sslkit.data.loader import Loader
 from sslkit.engine.memory import free_memory, peak_growth
-from sslkit.engine.micro_batches import BATCH_NORM, MicroBatches, compute_gradients
+from sslkit.engine.micro_batches import BATCH_NORM, MicroBatches, compute_gradients, has_batch_norm
 from sslkit.engine.precision import is_out_of_memory
-from sslkit.engine.sharded_tensors import local
+from sslkit.engine.sharded_tensors import local_parts
 from sslkit.engine.stepper import Stepper
+from sslkit.nn.teacher import Teacher
 from sslkit.specs.train import FEWEST_AT_ONCE
 
 _ROWS = (4, 8)  # of the two rehearsals
@@ -57,8 +58,7 @@ def choose_micro_batch(stepper: Stepper) -> tuple[int, str]:
     if free is None or memory is None:
         return share, "the whole batch"
     limit = (1 - _SPARE) * free
-    has_batchnorm = any(isinstance(module, BATCH_NORM) for module in stepper.task.modules())
-    fewest = min(share, FEWEST_AT_ONCE if has_batchnorm else 1)
+    fewest = min(share, FEWEST_AT_ONCE if has_batch_norm(stepper.task) else 1)
     halves = [share, *(2**power for power in range(int(math.log2(share)), -1, -1) if fewest <= 2**power < share)]
     fitting = next((size for size in halves if memory.of(share, size) <= limit), 0)
     fitting = min(stepper.world.gather_lists([fitting]))
@@ -67,7 +67,7 @@ def choose_micro_batch(stepper: Stepper) -> tuple[int, str]:
         raise SslkitError(
             f"a step takes about {_size(memory.of(share, halves[-1]))} with {halves[-1]} samples at once, and "
             f"{_size(free)} are free",
-            _advice(memory, share, limit, has_batchnorm),
+            _advice(memory, stepper, limit),
             flag="micro_batch",
         )
     return fitting, whole if fitting == share else f"{whole}, this {_size(memory.of(share, fitting))}"
@@ -104,7 +104,7 @@ def _measure_memory(stepper: Stepper) -> StepMemory | None:
     stepper.snapshot.restore()
     if transforms[1] is None or transforms[2] is None or networks[1] is None or networks[2] is None:
         return None
-    weights = sum(part.nbytes for part in local(p for p in task.parameters() if p.requires_grad))
+    weights = sum(part.nbytes for part in local_parts(p for p in task.parameters() if p.requires_grad))
     batch = _bytes(batches[-1]) / more
     copies = stepper.buckets is not None  # of gradients, in the first step
     moments = {"adamw": 2, "sgd": 0, "lars": 0}[stepper.spec.optimizer]  # momentum was allocated with the optimizer
@@ -124,14 +124,28 @@ def _bytes(batch: Batch) -> int:
     return sum(value.numel() * value.element_size() for value in batch.values() if isinstance(value, torch.Tensor))
 
 
-def _advice(memory: StepMemory, share: int, limit: float, has_batchnorm: bool) -> str:
+def _advice(memory: StepMemory, stepper: Stepper, limit: float) -> str:
     """Return what would make a step fit."""
+    share, task = stepper.spec.batch_size // stepper.world.size, stepper.task
     ways = ["a smaller --size"]
     if (limit - memory.fixed) / max(memory.transform, memory.batch, 1) < share:
         ways.append("a smaller --batch-size")
-    elif has_batchnorm:
-        ways += ["a smaller --batch-size", "an encoder without BatchNorm, of which fewer samples may be computed at once"]
+    elif has_batch_norm(task):
+        ways.append("a smaller --batch-size")
+        flags = _flags_against_batch_norm(task)
+        if flags:
+            ways.append(f"{flags}, so that fewer samples may be computed at once")
     return f"use {', '.join(ways[:-1])} or {ways[-1]}" if len(ways) > 1 else f"use {ways[0]}"
+
+
+def _flags_against_batch_norm(task: PretextTask) -> str:
+    """Return the flags that leave a task without BatchNorm, none if its heads cannot be without."""
+    teachers = [module for module in task.modules() if isinstance(module, Teacher)]  # whose networks are copies
+    copied = {module for network in (task.encoder, *teachers) for module in network.modules()}
+    in_encoder = ["--encoder-option norm=group"] if has_batch_norm(task.encoder) else []
+    if all(module in copied for module in task.modules() if isinstance(module, BATCH_NORM)):
+        return in_encoder[0]
+    return " and ".join([*in_encoder, "--norm layer"]) if "norm" in type(task.options).model_fields else ""
 
 
 def _size(number: float) -> str:

@@ -189,6 +189,11 @@ def total_loss(terms: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(terms.values())).sum()
 
 
+def has_batch_norm(module: nn.Module) -> bool:
+    """Return whether a network normalizes by the statistics of the samples that are computed at once."""
+    return any(isinstance(part, BATCH_NORM) for part in module.modules())
+
+
 def norm_buffers(module: nn.Module) -> list[Tensor]:
     """Return the running statistics of all BatchNorm layers."""
     return [buffer for part in module.modules() if isinstance(part, BATCH_NORM) for buffer in part.buffers(recurse=False)]

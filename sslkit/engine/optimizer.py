@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.task import Clock, PretextTask
 from sslkit.engine.lars import Lars
-from sslkit.engine.sharded_tensors import local, norms, split_groups
+from sslkit.engine.sharded_tensors import local_parts, split_groups, tensor_norms
 from sslkit.specs.train import TrainSpec
 
 Group = dict[str, Any]
@@ -133,14 +133,14 @@ def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float | None, by:
     totals = []
     for parameters in parts.values():
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        each = norms(gradients)
+        each = tensor_norms(gradients)
         norm = torch.linalg.vector_norm(torch.stack(each))
         totals.append(norm)
         if max_norm is None:
             continue
         if by == "group":
-            torch._foreach_mul_(local(gradients), (max_norm / (norm + 1e-6)).clamp(max=1))
+            torch._foreach_mul_(local_parts(gradients), (max_norm / (norm + 1e-6)).clamp(max=1))
         else:
-            torch._foreach_mul_(local(gradients), [(max_norm / (size + 1e-6)).clamp(max=1) for size in each])
+            torch._foreach_mul_(local_parts(gradients), [(max_norm / (size + 1e-6)).clamp(max=1) for size in each])
     total: Tensor = torch.linalg.vector_norm(torch.stack(totals))
     return total

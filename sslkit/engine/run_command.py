@@ -31,7 +31,8 @@ def run_command(spec: dict[str, Any], steps: int | None = None) -> str:
     for name, value in settings.items():
         if name not in left_out and value is not None and value != defaults.get(name):
             words += flag_words(name, value)
-    for name, value in spec.get("options", {}).items():
+    options = spec.get("options")
+    for name, value in options.items() if isinstance(options, dict) else ():
         if value is not None and value != task_defaults.get(name):
             words += flag_words(name.replace("__", "."), value)
     return shlex.join(words)

@@ -110,8 +110,8 @@ class Session:
 
     def time_left(self) -> str:
         """Return the time left for the line of progress, nothing before the pace is known."""
-        pace = self.throughput
-        return f"{duration((self.clock.steps - self.clock.step) * pace.seconds_per_step)} left" if pace.seconds else ""
+        steps, pace = self.clock.steps - self.clock.step, self.throughput
+        return f"{duration(steps * pace.seconds_per_step)} left" if steps and pace.seconds else ""
 
     def stop_if_collapsed(self, health: HealthReport) -> None:
         """Save and raise RunFailedError if the features have collapsed and `--on-collapse` is stop."""

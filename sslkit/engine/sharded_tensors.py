@@ -9,21 +9,21 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
-def local(tensors: Iterable[Tensor]) -> list[Tensor]:
+def local_parts(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Return this process's parts of tensors; they share memory with those. Others are returned as they are."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 
-def whole(value: Any) -> Any:
+def full_values(value: Any) -> Any:
     """Return nested dicts and lists with whole tensors in place of parts; all processes have to call this."""
     if isinstance(value, DTensor):
         return value.full_tensor()
     if isinstance(value, dict):
-        return {name: whole(inner) for name, inner in value.items()}
-    return [whole(inner) for inner in value] if isinstance(value, list) else value
+        return {name: full_values(inner) for name, inner in value.items()}
+    return [full_values(inner) for inner in value] if isinstance(value, list) else value
 
 
-def like(value: Tensor, pattern: Tensor) -> Tensor:
+def distribute_like(value: Tensor, pattern: Tensor) -> Tensor:
     """Return a whole tensor in parts if `pattern`, of the same shape, is in parts, and in its memory format if it is not."""
     if value.shape != pattern.shape:
         return value
@@ -32,9 +32,9 @@ def like(value: Tensor, pattern: Tensor) -> Tensor:
     return torch.empty_like(pattern, dtype=value.dtype, device=value.device).copy_(value)
 
 
-def norms(tensors: list[Tensor]) -> list[Tensor]:
+def tensor_norms(tensors: list[Tensor]) -> list[Tensor]:
     """Return the Euclidean norm of each tensor; of one in parts, the norm of the whole."""
-    each = list(torch._foreach_norm(local(tensors)))
+    each = list(torch._foreach_norm(local_parts(tensors)))
     places = [place for place, tensor in enumerate(tensors) if isinstance(tensor, DTensor)]
     if places:
         squares = torch.stack([each[place] for place in places]).square()
@@ -69,7 +69,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         settings = {name: value for name, value in group.items() if name != "origin"}
         merged = groups.setdefault(group["origin"][0], {**settings, "params": []})
         merged["params"] = sorted([*merged["params"], *(numbers[place] for place in group["params"])])
-    by_number = {numbers[place]: whole(values) for place, values in state["state"].items()}
+    by_number = {numbers[place]: full_values(values) for place, values in state["state"].items()}
     return {"state": dict(sorted(by_number.items())), "param_groups": list(groups.values())}
 
 
@@ -79,7 +79,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     numbers, fused = _numbers(optimizer), [group.get("fused") for group in optimizer.param_groups]
     by_place = {
         # In the memory format of the weights, which fused kernels take for that of the state.
-        place: {key: like(value, parameter) if isinstance(value, Tensor) else value for key, value in values.items()}
+        place: {key: distribute_like(value, parameter) if isinstance(value, Tensor) else value for key, value in values.items()}
         for place, parameter in enumerate(parameters)
         if (values := state["state"].get(numbers[place]))
     }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sslkit.contract.task import Batch
-from sslkit.engine.sharded_tensors import local
+from sslkit.engine.sharded_tensors import local_parts
 from sslkit.nn import Teacher
 
 
@@ -45,7 +45,7 @@ class Snapshot:
         modules = [module for module in task.modules() if isinstance(module, Teacher)] if teachers else []
         tensors = [*buffers, *(parameter for module in modules for parameter in module.parameters())]
         by_type: dict[torch.dtype, list[Tensor]] = defaultdict(list)  # of one type, all are copied by one kernel
-        for tensor in local({id(tensor): tensor.detach() for tensor in tensors}.values()):
+        for tensor in local_parts({id(tensor): tensor.detach() for tensor in tensors}.values()):
             by_type[tensor.dtype].append(tensor)
         self._groups = [(alike, [tensor.clone() for tensor in alike]) for alike in by_type.values()]
 

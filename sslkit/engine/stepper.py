@@ -22,18 +22,19 @@ from sslkit.engine.compilation import Predict, adapt_compilation
 from sslkit.engine.features import extract, map_samples
 from sslkit.engine.fusion import build_fusion
 from sslkit.engine.memory import keep_freed_memory
-from sslkit.engine.micro_batches import MicroBatches, StepReport, compute_gradients, norm_buffers, widen
+from sslkit.engine.micro_batches import MicroBatches, StepReport, compute_gradients, has_batch_norm, norm_buffers, widen
 from sslkit.engine.optimizer import build_optimizer, clip_gradients, follow_schedules, lr_factor, reset_state
 from sslkit.engine.precision import is_out_of_memory
 from sslkit.engine.profile import COPY, HOOKS, OPTIMIZER, REST, TRANSFORM, Enter, unmeasured
 from sslkit.engine.seeds import seed_stage
 from sslkit.engine.settings import Settings
-from sslkit.engine.sharded_tensors import like, load_optimizer_state, local, optimizer_state, whole
+from sslkit.engine.sharded_tensors import distribute_like, full_values, load_optimizer_state, local_parts, optimizer_state
 from sslkit.engine.sharding import ShardedEncoders
 from sslkit.engine.signals import StopSignal
 from sslkit.engine.step_numbers import Snapshot, StepNumbers, ignore_numbers
 from sslkit.nn.fusion import fusing
 from sslkit.nn.sync_batchnorm import convert_sync_batchnorm
+from sslkit.specs.train import FEWEST_AT_ONCE
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -113,9 +114,11 @@ class Stepper:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            hint = f"try --micro-batch {max(1, self.micro_batch // 2)}"
+            half = max(1, self.micro_batch // 2)
+            few = half < FEWEST_AT_ONCE and has_batch_norm(self.task)
             raise RunFailedError(
-                f"out of memory in step {self.clock.step + 1} with {self.micro_batch} samples at once", hint
+                f"out of memory in step {self.clock.step + 1} with {self.micro_batch} samples at once",
+                f"try a smaller --size, or --micro-batch {half}" if few else f"try --micro-batch {half}",
             ) from error
         self.enter(REST)
         if not self.reads_late:
@@ -257,7 +260,7 @@ class Stepper:
     def state(self) -> dict[str, Any]:
         """Return everything a resumed run needs, the position included."""
         return {
-            "task": whole(dict(self.task.state_dict())),
+            "task": full_values(dict(self.task.state_dict())),
             "optimizer": optimizer_state(self.optimizer),
             "scaler": self.scaler.state_dict(),
             "overflows": self.overflows,
@@ -270,7 +273,9 @@ class Stepper:
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore a saved state."""
         current = self.task.state_dict()
-        weights = {name: like(value, current[name]) if name in current else value for name, value in state["task"].items()}
+        weights = {
+            name: distribute_like(value, current[name]) if name in current else value for name, value in state["task"].items()
+        }
         self.task.load_state_dict(weights)
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -345,7 +350,7 @@ class Stepper:
 def _first_not_finite(tensors: dict[str, Any]) -> str | None:
     """Return the name of the first tensor that is not finite."""
     for name, value in tensors.items():
-        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(*local([value])).all():
+        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(*local_parts([value])).all():
             return name
     return None
 

@@ -1,11 +1,12 @@
 """`sslkit compare`: several tasks for the same time on the same data, and a report."""
 
 import math
+import shlex
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +17,14 @@ from torch import Tensor
 from sslkit.console import duration, say, silence
 from sslkit.contract.encoder import over_views
 from sslkit.contract.errors import RunFailedError, RunInterruptedError, SslkitError, renamed_flags
-from sslkit.contract.result import Metric, Result
+from sslkit.contract.result import Finding, Metric, Result
 from sslkit.contract.task import Clock
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.engine.job import TrainingJob, build_task
 from sslkit.engine.memory_fit import settle_micro_batch
 from sslkit.engine.pretrain import prepare
 from sslkit.engine.rehearsal import measure_step
+from sslkit.engine.run_command import flag_words
 from sslkit.engine.run_folder import MODEL, holds_run
 from sslkit.engine.signals import catch_stop_signals
 from sslkit.engine.stepper import Stepper, to_device
@@ -40,13 +42,15 @@ from sslkit.tasks.load import absolute, load_task, task_name
 _MEASURED_SECONDS = 5  # of steps of each task, before anything is trained
 _FEATURES = 32  # samples on which the speed of an encoder is measured
 _LEVEL = 0.05  # of the paired tests
+_LONGER = 4  # times the minutes that did not tell tasks apart
 
 
 @dataclass(frozen=True)
 class CompareResult:
     """The runs and the report; accuracies are shares of 1, None without labels.
 
-    `best` has the tasks that no paired test tells apart from the one with the highest k-NN accuracy, and that one first.
+    `best` has the tasks that no paired test tells apart from the one with the highest k-NN accuracy, and that one first;
+    `findings` say so, and how this one stands to random weights and the data's baseline.
     """
 
     report: str
@@ -54,6 +58,7 @@ class CompareResult:
     knn: dict[str, float] | None
     probe: dict[str, float] | None
     best: list[str] | None
+    findings: list[Finding] = field(default_factory=list)
 
 
 def compare(spec: CompareSpec) -> CompareResult:
@@ -104,13 +109,16 @@ def compare(spec: CompareSpec) -> CompareResult:
             say(f"{name}: {', '.join(f'{result.verb} {_percent(result.headline)}' for result in results[name])}", style="bold")
     if unlabeled is not None:
         say(f"no evaluation: the report has curves and pictures only: {unlabeled}")
-    best = _find_best({name: result for name, (result, _) in results.items()}, folders, evaluation_values) if results else None
+    best, findings = None, list[Finding]()
+    if results:
+        best = _find_best({name: result for name, (result, _) in results.items()}, folders, evaluation_values)
+        findings = [_rank(best, folders, spec), *results[best[0]][0].findings[:1]]
     runs = {name: str(folder) for name, folder in folders.items()}
     page = report(ReportSpec(**report_values, runs=list(runs.values()), test=spec.test, out=str(Path(spec.out, "report.html"))))
     knn_accuracies, probe_accuracies = (
         {name: both[place].headline.value for name, both in results.items()} for place in (0, 1)
     )
-    return CompareResult(page.path, runs, knn_accuracies or None, probe_accuracies or None, best)
+    return CompareResult(page.path, runs, knn_accuracies or None, probe_accuracies or None, best, findings)
 
 
 def _agree(jobs: list[TrainingJob]) -> dict[str, Any]:
@@ -165,7 +173,7 @@ def _announce(rehearsals: dict[str, _Rehearsal], minutes: float, labeled: bool) 
 
 
 def _find_best(results: dict[str, Result], folders: dict[str, Path], values: dict[str, Any]) -> list[str]:
-    """Return the task of the highest accuracy, and those that no paired test tells apart from it; print which."""
+    """Return the task of the highest accuracy, and those that no paired test tells apart from it."""
     first, *others = sorted(results, key=lambda name: -results[name].headline.value)
     with silence():
         paired = knn(
@@ -173,18 +181,28 @@ def _find_best(results: dict[str, Result], folders: dict[str, Path], values: dic
                 **values,
                 ckpt=str(folders[first] / MODEL),
                 against=[str(folders[name] / MODEL) for name in others],
-                baselines=False,
             )
         )
-    rows = dict(zip(others, [row for row in paired.rows if row.comparisons], strict=True))
+    rows = dict(zip(others, [row for row in paired.rows if row.role == "other"], strict=True))
     p_values = {name: next(iter(row.comparisons.values())) for name, row in rows.items()}
     equal = [name for name, made in p_values.items() if (made.p_value if made.adjusted is None else made.adjusted) >= _LEVEL]
-    if equal:
-        several = " and ".join([", ".join([first, *equal[:-1]]), equal[-1]])
-        say(f"k-NN does not tell {several} apart: more --minutes, or more test images, may", style="bold")
-    else:
-        say(f"{first} is ahead of {' and '.join(others)} in k-NN", style="bold")
     return [first, *equal]
+
+
+def _rank(best: list[str], folders: dict[str, Path], spec: CompareSpec) -> Finding:
+    """Return which task is ahead, and the next command for it, or which are not told apart, and a longer comparison."""
+    first, *equal = best
+    if not equal:
+        others = " and ".join(name for name in folders if name != first)
+        command = shlex.join(["sslkit", "finetune", "--ckpt", str(folders[first] / MODEL), "--scratch"])
+        return Finding("ahead", f"{first} is ahead of {others} in k-NN.", command)
+    several = " and ".join([", ".join([first, *equal[:-1]]), equal[-1]])
+    values = {name: getattr(spec, name) for name in spec.model_fields_set - spec.tables()} | spec.data_values()
+    tasks = [task.strip() for task in spec.tasks.split(",") if task_name(task.strip()) in best]
+    values |= {"tasks": ",".join(tasks), "minutes": _LONGER * spec.minutes, "out": f"{spec.out}-longer"}
+    words = [word for name, value in values.items() for word in flag_words(name, value)]
+    text = f"k-NN does not tell {several} apart: longer training, or more test samples, may."
+    return Finding("tie", text, shlex.join(["sslkit", "compare", *words]))
 
 
 def _percent(metric: Metric) -> str:

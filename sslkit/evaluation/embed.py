@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sslkit.console import say
+from sslkit.console import say_once
 from sslkit.contract.errors import SslkitError
 from sslkit.data.index import Index
 from sslkit.data.locations import find_parts
@@ -100,7 +100,7 @@ def read_samples(spec: DataSpec, checkpoint: Checkpoint) -> Index:
     source_class = source_of(checkpoint)
     parts = find_parts(data, source_class.kind)
     if len(parts) > 1:
-        say(f"{data} has {' and '.join(parts)}: reading train")
+        say_once(f"{data} has {' and '.join(parts)}: reading train")
     index = source_class.read_index(parts["train"], spec)
     check_channels(index, checkpoint)
     return index

@@ -192,5 +192,11 @@ def markdown(results: Results, details: bool = False) -> str:
             lines.append(f"| {' | '.join(cells)} |")
     for protocol, reason in results.impossible.items():
         lines.append(f"| {protocol} | not possible: {reason} |{' |' * (len(columns) - 2)}")
+    findings: dict[str, str] = {}  # by text: the reasons of several protocols may be one
+    for result in results.results:
+        for finding in result.findings:
+            command = f" Next: `{finding.command}`" if finding.command else ""
+            findings.setdefault(finding.text, f"- {result.title}: {finding.text}{command}")
     first = results.results[0]
-    return "\n".join([*lines, "", f"Weights {first.weights}, training data {first.data.train}.", ""])
+    end = f"Weights {first.weights}, training data {first.data.train}."
+    return "\n".join([*lines, "", *findings.values(), *([""] if findings else []), end, ""])

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslkit.console import say
+from sslkit.console import say_once
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.data.cache import UNREADABLE, cache_folder, make_room
@@ -49,14 +49,14 @@ def report_unreadable(samples: IndexedSource, features: Features) -> None:
     index = samples.index
     if len(features.rows) == len(index):
         return
-    say(f"skipped {len(index) - len(features.rows)} unreadable {samples.noun} of {samples.location}")
+    say_once(f"skipped {len(index) - len(features.rows)} unreadable {samples.noun} of {samples.location}")
     if index.labels is None or index.labels.ndim != 1:
         return
     for place in np.setdiff1d(index.labels, [-1, *index.labels[features.rows]]):
         rows = np.flatnonzero(index.labels == place)
         files = ", ".join(index.name(int(row)) for row in rows[:3]) + (", ..." if len(rows) > 3 else "")
         problem = f"none of its {len(rows)} {samples.noun} in this part can be read ({files})"
-        say(f"class {index.classes[place]} is missing from the figures: {problem}")
+        say_once(f"class {index.classes[place]} is missing from the figures: {problem}")
 
 
 def reader(encoder: Encoder, name: str, layer: str, pool: str) -> Read:

@@ -36,7 +36,7 @@ class Case:
     spec: Spec
     by_distance: bool  # whether it compares features by their distances, as k-NN does
 
-    @property
+    @cached_property
     def next(self) -> NextSteps:
         """Return what writes commands."""
         return NextSteps(self.spec, self.checkpoint)
@@ -107,7 +107,7 @@ def not_above_random(case: Case) -> Finding | None:
         return None
     name = _name(case.random)
     if gain.is_negative:
-        text = f"Worse than {name}, by {gain.text()}{gain.interval()}."
+        text = f"Worse than {name} by {gain.text()}{gain.interval()}."
     else:
         text = f"Not distinguishable from {name}: the difference is {gain.text('+')}{gain.interval()}."
     return Finding("random", text, case.next.train_longer())
@@ -119,7 +119,7 @@ def not_above_baseline(case: Case) -> Finding | None:
         return None
     start = "" if case.random is None else f"Better than {_name(case.random)} by {case.gain(case.random).text()}, but "
     if gain.is_negative:
-        text = f"{start}worse than {_name(case.baseline)}, by {gain.text()}{gain.interval()}."
+        text = f"{start}worse than {_name(case.baseline)} by {gain.text()}{gain.interval()}."
     else:
         text = f"{start}not distinguishable from {_name(case.baseline)}: {gain.text('+')}{gain.interval()}."
     return Finding("baseline", text[0].upper() + text[1:], _next_evaluation(case) or case.next.train_longer())

@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ class NextSteps:
     spec: Spec
     checkpoint: Checkpoint
 
-    @property
+    @cached_property
     def recorded(self) -> dict[str, Any]:
         """Return the recorded spec of the run beside the checkpoint, empty if there is none to read."""
         try:
@@ -71,9 +72,9 @@ class NextSteps:
         """Return the command that pretrains as the checkpoint was, for more steps."""
         if self.recorded:
             return run_command(self.recorded, self.longer)
-        words = ["sslkit", "pretrain", str(self.checkpoint.metadata["task"])]
         data = getattr(self.spec, "data", None)
-        return shlex.join([*words, *(flag_words("data", data) if data else ["--help"]), "--steps", str(self.longer)])
+        flags = [*flag_words("data", data), "--steps", str(self.longer)] if data else ["--help"]
+        return shlex.join(["sslkit", "pretrain", str(self.checkpoint.metadata["task"]), *flags])
 
     def report(self, trained: Path) -> str:
         """Return the command that writes a page about the run of a checkpoint, nothing if it lies in none."""

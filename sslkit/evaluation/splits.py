@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from sslkit.console import say
+from sslkit.console import say_once
 from sslkit.contract.errors import SslkitError, renamed_flags
 from sslkit.contract.modality import FileKind
 from sslkit.contract.source import Rows
@@ -89,7 +89,7 @@ def find_labeled(
             part = _map_classes(check_labeled(source_class.read_index(location, spec), "data", several, split=False), train)
         name = holder if location == holder else f"{name} of {holder}"
         check_groups(train, part, "test" if tests else "data")
-        say(f"test part: {name}")
+        say_once(f"test part: {name}")
         parts.append(TestPart(name, part, part.fingerprint() == pretrained_on))
     if not parts:
         suffix = "; seen in pretraining" if pretrained else ""
@@ -98,7 +98,7 @@ def find_labeled(
         if train.groups is not None:
             groups = f"{len(np.unique(train.groups[held_out])):,} of {len(train.group_names):,} groups"
             description = f"{groups} of {data}, about a fifth of each class, drawn by --seed {spec.seed}{suffix}"
-        say(f"test part: {description}")
+        say_once(f"test part: {description}")
         parts = [TestPart(f"a fifth of {data}", train.subset(held_out), pretrained)]
         train = train.subset(kept)
     return Parts(train, parts, data, annotations(spec), fingerprint, recorded)

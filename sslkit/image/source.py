@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslkit.console import say
+from sslkit.console import say_once
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import OpenSpec, ReadSeed, Rows
@@ -122,7 +122,7 @@ class ImageSource(IndexedSource):
             if scale is not None:
                 resolved["range"] = str(scale), reason
                 if geometry == "center":  # of a training, what was resolved is shown anyway
-                    say(f"pixels of {index.source} from {scale.low:g} (black) to {scale.high:g} (white): {reason}")
+                    say_once(f"pixels of {index.source} from {scale.low:g} (black) to {scale.high:g} (white): {reason}")
         if index.array is not None and index.array.dtype == np.uint8:
             scale = None
         form = CanvasFormat(canvas, geometry, scale)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from sslkit.console import say
+from sslkit.console import say_once
 from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.data.index import FileChangedError, Index, open_file, stamp_file, with_folders_as_labels
 from sslkit.image.decode import CanvasFormat, open_image
@@ -203,7 +203,7 @@ def _read_coco(index: Index, path: str) -> Boxes:
     boxes_of = [by_file.get(image, by_name.get(os.path.basename(image))) for image in index.paths]
     flat = sum(entry["bbox"][2] == 0 or entry["bbox"][3] == 0 for entry in described["annotations"])
     if flat:
-        say(f"{flat:,} boxes of {path} without area are left out")
+        say_once(f"{flat:,} boxes of {path} without area are left out")
     if all(boxes is None for boxes in boxes_of):
         raise SslkitError(f"{path} names no image of {index.source}, such as {index.paths[0]}", flag="targets")
     return _boxes([boxes or [] for boxes in boxes_of])

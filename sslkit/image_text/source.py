@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sslkit.console import say
+from sslkit.console import say_once
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import OpenSpec, ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
@@ -48,7 +48,7 @@ class ImageTextSource(ImageSource):
         length = min(_LONGEST if context == "auto" else context, max(lengths))
         cut = sum(count > length for count in lengths)
         if cut:
-            say(f"{cut:,} captions are longer than {length} tokens: their ends are left out")
+            say_once(f"{cut:,} captions are longer than {length} tokens: their ends are left out")
         pairs.captions, pairs.tokens = captions, tokenizer(captions, length)
         details = {"words": tokenizer.words, "length": length, "spelling": tokenizer.spelled()}
         pairs.info = DataInfo(len(captions), pairs.info.size, pairs.info.channels, "image_text", details)

@@ -35,7 +35,8 @@ class PreviewSpec(DataSpec):
         json_schema_extra={"completes": "encoder"},
     )
     encoder_option: dict[str, str] = Field(
-        default={}, description="KEY=VALUE passed to the encoder's factory; may be repeated."
+        default={},
+        description="KEY=VALUE passed to the encoder's factory; norm=group replaces BatchNorm by GroupNorm; may be repeated.",
     )
     options: dict[str, Any] = Field(default={}, description="Options of the task.")
 

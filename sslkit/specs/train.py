@@ -26,7 +26,8 @@ class TrainSpec(DataSpec):
         json_schema_extra={"completes": "encoder"},
     )
     encoder_option: dict[str, str] = Field(
-        default={}, description="KEY=VALUE passed to the encoder's factory; may be repeated."
+        default={},
+        description="KEY=VALUE passed to the encoder's factory; norm=group replaces BatchNorm by GroupNorm; may be repeated.",
     )
     pretrained: bool = Field(default=False, description="Start from published weights of timm or torchvision (downloads them).")
     epochs: Count | Auto = Field(default="auto", description="Passes over the data; alternatives: --steps, --minutes.")
@@ -176,7 +177,8 @@ class CompareSpec(DataSpec):
         json_schema_extra={"completes": "encoder"},
     )
     encoder_option: dict[str, str] = Field(
-        default={}, description="KEY=VALUE passed to the encoder's factory; may be repeated."
+        default={},
+        description="KEY=VALUE passed to the encoder's factory; norm=group replaces BatchNorm by GroupNorm; may be repeated.",
     )
     test: Texts = Field(default=[], description="Test data; default: the test part of --data.")
     out: str = Field(default="compare", description="Folder for the runs and report.html.")

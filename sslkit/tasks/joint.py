@@ -254,6 +254,7 @@ def joint_task(children: dict[str, type[PretextTask]]) -> type[Joint]:
             "modality": first.modality,
             "encodes": first.encodes,
             "requires": tuple(dict.fromkeys(requirement for child in children.values() for requirement in child.requires)),
+            "masked": all(child.masked for child in children.values()),
             "couples_samples": any(child.couples_samples for child in children.values()),
             "encoder_inputs": tuple(f"{name}.{key}" for name, child in children.items() for key in child.encoder_inputs),
             "needs": tuple(dict.fromkeys(requirement for child in children.values() for requirement in child.needs)),

@@ -158,8 +158,7 @@ def _similarity(file: str, vocabulary: Vocabulary) -> list[Row]:
     ]
     if len(set(cosines[0].tolist())) < 2:
         raise SslkitError(f"all pairs in {file} have the same cosine", "the vectors are untrained", flag="similarity")
-    places = np.random.default_rng(0).integers(len(ratings), size=(RESAMPLES, len(ratings)))
-    resampled = [_rank_correlations(values[places], np.array(ratings)[places]) for values in cosines]
+    resampled = [_resample_correlations(values, np.array(ratings)) for values in cosines]
     correlations = [spearmanr(values, ratings) for values in cosines]
     metrics = [
         Metric(
@@ -185,12 +184,15 @@ def _similarity(file: str, vocabulary: Vocabulary) -> list[Row]:
     return _rows(file, vocabulary.weights, (metrics[0], metrics[1]), skipped, correlation, paired)
 
 
-def _rank_correlations(values: NDArray[np.float64], ratings: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return Spearman's correlation in each row of two arrays `[R, N]`; 0 where one is constant."""
-    ranks = [rankdata(array, axis=1) for array in (values, ratings)]
-    first, second = (array - array.mean(axis=1, keepdims=True) for array in ranks)
-    scale = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
-    return np.asarray((first * second).sum(axis=1) / np.where(scale > 0, scale, 1))
+def _resample_correlations(values: NDArray[np.float64], ratings: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return Spearman's correlation of values and ratings `[N]` in 2,000 resamples, the same ones for all values."""
+    rng, correlations = np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        places = rng.integers(len(ratings), size=len(ratings))
+        first, second = (ranks - ranks.mean() for ranks in (rankdata(values[places]), rankdata(ratings[places])))
+        scale = math.sqrt(float((first**2).sum() * (second**2).sum()))
+        correlations.append(float((first * second).sum()) / scale if scale else 0.0)  # 0 where all are equal
+    return np.array(correlations)
 
 
 def _interval(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from sslkit.cli.output import show_result
-from sslkit.contract.result import Comparison, Data, Metric, Result, Row
+from sslkit.cli.output import show_findings, show_result, show_results
+from sslkit.console import stdout
+from sslkit.contract.result import Comparison, Data, Finding, Metric, Result, Results, Row
+from sslkit.evaluation.evaluate import markdown
 
 
 def test_wide_tables_are_whole(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,6 +27,39 @@ def test_wide_tables_are_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert "50.0% (40.0 to 60.0)" in line and line.rstrip().endswith("90.0%") and len(line) > 80
     show_result(result, details=True)
     assert "p 0.012, Holm-adjusted 0.025 (McNemar's exact test)" in capsys.readouterr().out
+
+
+def test_findings_are_followed_by_commands_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = f"sslkit pretrain rotation --data '/data/{'long ' * 30}name' --steps 300"
+    findings = [
+        Finding("random", "Not distinguishable from [random] weights.", command),
+        Finding("few-steps", 30 * "few ", command),
+    ]
+    monkeypatch.setattr(stdout, "_width", 80)
+    show_findings(findings)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [findings[0].text, findings[1].text, f"next: {command}"]  # once
+    monkeypatch.setattr(stdout, "_force_terminal", True)
+    monkeypatch.setattr(stdout, "no_color", True)
+    show_findings(findings)
+    printed = capsys.readouterr().out
+    assert f"next: {command}" in printed and all(len(line) < 100 for line in printed.splitlines() if "next:" not in line)
+
+
+def test_a_reason_that_several_protocols_share_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    few = Finding("few-steps", "Pretrained for only 14 steps.", "sslkit pretrain x")
+    row = Row("checkpoint", [Metric("top-1", 0.5)])
+    results = [
+        Result(verb, None, {}, "c", "w", Data(), [row], findings=[Finding("helped", f"{verb} is well."), few])
+        for verb in ("knn", "probe")
+    ]
+    show_results(Results("c", results))
+    printed = capsys.readouterr().out
+    assert printed.count(few.text) == 1 and "knn is well." in printed and "probe is well." in printed
+    table = markdown(Results("c", results))
+    assert table.count(few.text) == 1 and "- custom settings" not in table and "Next: `sslkit pretrain x`" in table
 
 
 @pytest.mark.parametrize("command", ["tasks", "--help", "tasks --json", "protocols", "pretrain rotation --help"])

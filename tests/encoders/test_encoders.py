@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from sslkit import DataInfo
 from sslkit.contract.errors import SslkitError
-from sslkit.encoders.build import build_encoder, check_requirements, concat
+from sslkit.encoders.build import build_encoder, check_requirements, concat, scale_width
 from sslkit.encoders.builder import RecipeBuilder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.initial import load_initial
@@ -435,3 +436,35 @@ def test_weights_say_which_stem_they_need(name: str, tmp_path: Path) -> None:
 def test_a_stem_that_does_not_exist() -> None:
     with pytest.raises(SslkitError, match=r"--encoder-option: stem=big \(small or standard is expected\)"):
         recipe_for("resnet18", 32, options={"stem": "big"})
+
+
+@pytest.mark.parametrize("name", ["resnet_micro", "resnet18", "efficientnet_b0", "torchvision:resnet18"])
+def test_group_norm_instead_of_batch_norm(name: str) -> None:
+    torch.manual_seed(0)
+    encoder = built(name, options={"norm": "group"}).train()
+    norms = [module for module in encoder.modules() if isinstance(module, nn.GroupNorm)]
+    assert norms and not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in encoder.modules())
+    assert all(norm.num_groups == max(1, norm.num_channels // 16) for norm in norms if norm.num_channels % 16 == 0)
+    images = torch.rand(3, 3, 64, 64)
+    together, alone = encoder(images), torch.cat([encoder(image[None]) for image in images])
+    assert torch.allclose(together, alone, atol=1e-4)  # no sample depends on others, in training mode
+    together.sum().backward()
+    assert all(norm.weight.grad is not None for norm in norms)
+    stages = [parameter for stage in encoder.stages() for parameter in stage]
+    assert len(stages) == len(set(stages)) == len(list(encoder.parameters()))
+
+
+def test_activations_inside_timms_norms_are_kept() -> None:
+    encoder = built("efficientnet_b0", options={"norm": "group"})
+    plain = built("efficientnet_b0")
+    activations = [sum(isinstance(module, nn.SiLU) for module in network.modules()) for network in (encoder, plain)]
+    assert activations[0] == activations[1] > 40
+
+
+def test_group_norm_needs_a_batch_norm_and_no_published_weights() -> None:
+    with pytest.raises(SslkitError, match=r"norm=group replaces BatchNorm, and vit_micro has none"):
+        built("vit_micro", options={"norm": "group"})
+    with pytest.raises(SslkitError, match=r"the published weights of resnet18 are not for GroupNorm"):
+        build_encoder(recipe_for("resnet18", 64, options={"norm": "group"}), pretrained=True)
+    narrow = scale_width(recipe_for("resnet18", 64, options={"norm": "group"}), 0.5)
+    assert build_encoder(narrow).width == 256 and narrow["options"]["norm"] == "group"

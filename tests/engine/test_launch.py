@@ -103,6 +103,17 @@ def test_a_signal_ends_all_after_a_checkpoint(number: signal.Signals, expected: 
 
 
 @pytest.mark.slow
+def test_processes_stop_when_their_launcher_is_killed(digits: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    flags = ["--data", digits, "--out", folder, *SMALL, "--devices", 2, "--checkpoint-every", 100_000]
+    job = start("pretrain", "simclr", *flags, "--steps", 100_000)
+    until(lambda: (folder / "metrics.jsonl").exists() and bool((folder / "metrics.jsonl").read_text()))
+    job.kill()
+    job.communicate(timeout=120)  # which returns when the last process has closed its output
+    assert 0 < step_of(folder) < 100_000
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_sigusr1_writes_a_checkpoint_and_the_run_goes_on(devices: int, digits: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"

@@ -21,7 +21,8 @@ measures_memory = pytest.mark.skipif(memory.free_memory(CPU) is None, reason="th
 
 
 def stepper_of(data: Path, out: Path, **changes: Any) -> Stepper:
-    job = prepare(PretrainSpec(task="simclr", data=str(data), out=str(out), **{"batch_size": 48, "steps": 2, **changes}))
+    settings = {"task": "simclr", "batch_size": 48, "steps": 2, **changes}
+    job = prepare(PretrainSpec.model_validate({"data": str(data), "out": str(out), **settings}))
     stepper = Stepper(build_task(job, initialize=True), job.settings, Clock(steps=2))
     stepper.before_epoch(0)
     return stepper
@@ -81,11 +82,21 @@ def test_batchnorm_keeps_32_samples(
     pretend(monkeypatch, 30_000_000)
     with pytest.raises(SslkitError, match=r"a step takes about 33 MB with 32 samples at once, and 30 MB are free") as refused:
         choose_micro_batch(stepper_of(digits, tmp_path))
-    assert "--size" in str(refused.value) and "BatchNorm" in str(refused.value)
+    assert "use a smaller --size, a smaller --batch-size or --encoder-option norm=group" in str(refused.value)
     arguments = ["simclr", "--data", digits, "--out", tmp_path / "run", "--steps", 2, *quick, "--batch-size", 48]
     ran = sslkit("pretrain", *arguments)
     assert ran.code == 2 and "--micro-batch: a step takes about 33 MB" in ran.err
     assert not (tmp_path / "run").exists()
+
+
+def test_flags_against_batchnorm(monkeypatch: pytest.MonkeyPatch, digits: Path, tmp_path: Path) -> None:
+    pretend(monkeypatch, 30_000_000)
+    with pytest.raises(SslkitError, match="or --encoder-option norm=group and --norm layer, so that fewer samples may be"):
+        choose_micro_batch(stepper_of(digits, tmp_path, task="byol"))
+    with pytest.raises(SslkitError, match="or --encoder-option norm=group, so that fewer samples may be computed at once"):
+        choose_micro_batch(stepper_of(digits, tmp_path, task="byol", options={"norm": "layer"}))
+    without = {"encoder_option": {"norm": "group"}, "options": {"norm": "layer"}}
+    assert choose_micro_batch(stepper_of(digits, tmp_path, task="byol", **without))[0] == 16
 
 
 def test_the_number_is_recorded_and_kept(

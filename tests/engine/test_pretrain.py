@@ -326,7 +326,7 @@ def test_out_of_memory_suggests_a_micro_batch(digits: Path, tmp_path: Path) -> N
     task = job.build_task(build_encoder(job.settings.recipe), job.settings.data)
     task.head = Greedy()
     stepper = Stepper(task, job.settings, Clock(steps=1))
-    with pytest.raises(RunFailedError, match=r"out of memory in step 1 with 16 samples at once \(try --micro-batch 8"):
+    with pytest.raises(RunFailedError, match=r"out of memory in step 1 with 16 samples at once \(try a smaller --size"):
         images = torch.zeros(16, 16, 16, 3, dtype=torch.uint8)
         stepper.step({"canvas": images, "aspect": torch.ones(16), "index": torch.arange(16), "broken": []})
 

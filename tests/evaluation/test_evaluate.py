@@ -18,7 +18,7 @@ from sslkit.evaluation.probe import probe
 from sslkit.evaluation.retrieval import Bank, Retrieval, rank
 from sslkit.evaluation.session import FeatureEvaluation, open_session
 from sslkit.evaluation.splits import find_labeled, held_out_rows
-from sslkit.evaluation.statistics import Answers, mcnemar_of_answers
+from sslkit.evaluation.statistics import MCNEMAR, PAIRED, Answers, compare_answers, mcnemar_of_answers
 from sslkit.image.source import ImageSource
 from sslkit.specs.evaluation import KnnSpec, ProbeSpec
 
@@ -296,6 +296,37 @@ def test_the_pvalue_pairs_images_by_their_rows() -> None:
     first = Answers(np.arange(8), torch.tensor([1, 1, 1, 1, 1, 1, 0, 1]).double())
     second = Answers(np.array([0, 2, 3, 4, 5, 6, 7]), torch.tensor([0, 0, 0, 0, 0, 0, 1]).double())  # row 1 is missing
     assert mcnemar_of_answers(first, second) == pytest.approx(2 / 2**5)
+    compared = compare_answers(first, second)
+    assert (compared.p_value, compared.method) == (pytest.approx(2 / 2**5), MCNEMAR)
+    assert compared.difference == pytest.approx(5 / 7)
+
+
+def test_paired_differences_have_the_interval_of_their_resamples() -> None:
+    rng = np.random.default_rng(1)
+    rows = np.arange(300)
+    for first, second, method in [
+        (rng.random(300) < 0.6, rng.random(300) < 0.5, MCNEMAR),
+        (rng.random(300), rng.random(300), PAIRED),  # average precisions, or means over seeds
+    ]:
+        answers = [Answers(rows, torch.from_numpy(values).double()) for values in (first, second)]
+        compared = compare_answers(*answers)
+        differences = first.astype(float) - second.astype(float)
+        means = [differences[rng.integers(300, size=300)].mean() for _ in range(4000)]
+        assert compared.method == method and compared.difference == pytest.approx(differences.mean())
+        assert (compared.low, compared.high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=0.01)
+    same = compare_answers(answers[0], answers[0])
+    assert (same.difference, same.p_value) == (0, 1) and same.low == pytest.approx(-0.0122, abs=1e-3) == -(same.high or 0)
+
+
+def test_rows_say_what_they_are_and_how_far_from_the_checkpoint(trained: Path, sslkit: Run) -> None:
+    for verb in ("knn", "retrieval"):
+        rows = sslkit(verb, "--ckpt", trained, *(["--k", 3] if verb == "knn" else []), "--json").json["rows"]
+        assert [row["role"] for row in rows] == ["checkpoint", "random", "baseline"]
+        values = [row["metrics"][0]["value"] for row in rows]
+        for row, value in zip(rows[1:], values[1:], strict=True):
+            compared = row["comparisons"]["checkpoint"]
+            assert compared["difference"] == pytest.approx(value - values[0])
+            assert compared["low"] <= compared["difference"] <= compared["high"]
 
 
 def test_what_decides_a_number_is_in_the_result(trained: Path, digits: Path, tmp_path: Path) -> None:
@@ -426,7 +457,10 @@ def test_every_installed_evaluation_has_a_torch_free_spec() -> None:
 
 def test_notes_and_details(trained: Path, sslkit: Run) -> None:
     ran = sslkit("knn", "--ckpt", trained, "--k", 3)
-    assert "48 training and 12 test samples." in ran.out and "random weights (95% intervals" in ran.out
+    assert "48 training and 12 test samples." in ran.out and "random weights" in ran.out
+    assert "Pretrained for only 12 steps, too few to learn much; 300 take about" in ran.out
+    longer = next(line for line in ran.out.splitlines() if line.startswith("next: sslkit pretrain"))
+    assert longer.startswith("next: sslkit pretrain rotation --data ") and longer.endswith("--steps 300")
     assert "McNemar" not in ran.out
     ran = sslkit("knn", "--ckpt", trained, "--k", 3, "--details")
     assert "random weights against checkpoint" in ran.out and "Holm-adjusted" in ran.out

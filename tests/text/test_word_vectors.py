@@ -42,15 +42,17 @@ def checkpoint(tmp_path: Path) -> Path:
 def test_similarities_are_correlated(checkpoint: Path, sslkit: Run, tmp_path: Path) -> None:
     file = tmp_path / "pairs.tsv"
     file.write_text("word1\tword2\tscore\nKing\tman\t9\nking\twoman\t2\napple\tking\t4\nking\tpear\t1\n# no pair\n")
-    (row,) = sslkit("word-vectors", "--ckpt", checkpoint, "--similarity", file, "--json").json["rows"]
+    row, random = sslkit("word-vectors", "--ckpt", checkpoint, "--similarity", file, "--json").json["rows"]
     spearman, skipped = row["metrics"]
     assert (spearman["name"], spearman["value"], spearman["n"]) == ("Spearman", pytest.approx(1.0), 3)
     assert (skipped["name"], skipped["value"]) == ("skipped", 1)
+    assert (random["model"], random["role"], random["metrics"][0]["n"]) == ("random vectors", "random", 3)
+    assert -2 <= random["comparisons"]["checkpoint"]["low"] <= random["comparisons"]["checkpoint"]["high"] <= 0.0
     file.write_text("word1\tword2\tPOS\tSimLex999\nking\tman\tN\t9\nking\twoman\tN\t2\napple\tking\tN\t4\n")
-    (row,) = sslkit("word-vectors", "--ckpt", checkpoint, "--similarity", file, "--json").json["rows"]
+    row, _ = sslkit("word-vectors", "--ckpt", checkpoint, "--similarity", file, "--json").json["rows"]
     assert row["metrics"][0]["value"] == pytest.approx(1.0)
     file.write_text("king,man,1\nking,woman,9\napple,king,5\n")
-    (row,) = sslkit("word-vectors", "--ckpt", checkpoint, "--similarity", file, "--json").json["rows"]
+    row, _ = sslkit("word-vectors", "--ckpt", checkpoint, "--similarity", file, "--json").json["rows"]
     assert row["metrics"][0]["value"] == pytest.approx(-1.0)
 
 
@@ -60,7 +62,8 @@ def test_analogies_are_answered(checkpoint: Path, sslkit: Run, tmp_path: Path) -
         ": royal\nman king woman queen\nMan woman king queen\nman king pear queen\n\n: fruit\nman king woman apple\n"
     )
     rows = sslkit("word-vectors", "--ckpt", checkpoint, "--analogies", file, "--json").json["rows"]
-    metrics = [(row["test"].removeprefix(f"{file}, "), *row["metrics"]) for row in rows]
+    assert [row["model"] for row in rows] == 3 * ["checkpoint", "random vectors"]
+    metrics = [(row["test"].removeprefix(f"{file}, "), *row["metrics"]) for row in rows[::2]]
     assert [(section, accuracy["value"], accuracy["n"], skipped["value"]) for section, accuracy, skipped in metrics] == [
         ("royal", 1.0, 2, 1), ("fruit", 0.0, 1, 0), ("all", pytest.approx(2 / 3), 3, 1)
     ]  # fmt: skip

@@ -34,6 +34,7 @@ class IGPT(ImageTask):
     options: Options
     encoder: PixelTransformer
     requires: ClassVar = ("palette",)
+    masked: ClassVar = True
     defaults: ClassVar = {"encoder": "igpt", "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "batch_size": 64}
     paper: ClassVar = Paper(
         source="section 3 of the paper, iGPT-S",

@@ -36,6 +36,7 @@ class BEiT(ImageTask):
     options: Options
     encoder: PatchEncoder
     requires: ClassVar = ("tokens",)
+    masked: ClassVar = True
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
     paper: ClassVar = Paper(
         source="appendix of the paper, README of the authors, 800 epochs of the base model",

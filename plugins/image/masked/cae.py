@@ -43,6 +43,7 @@ class CAE(ImageTask):
     head: nn.ModuleDict
     positions: Tensor
     requires: ClassVar = ("tokens",)
+    masked: ClassVar = True
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
     paper: ClassVar = Paper(
         source="scripts/cae_base_800e.sh of the authors",

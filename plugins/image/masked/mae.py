@@ -74,6 +74,7 @@ class MAE(ImageTask):
     axes: Tensor
     codebook: Tensor
     requires: ClassVar = ("tokens",)
+    masked: ClassVar = True
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
     paper: ClassVar = Paper(
         source="PRETRAIN.md and main_pretrain.py of the authors, ViT-Large",

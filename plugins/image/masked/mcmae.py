@@ -38,6 +38,7 @@ class MCMAE(ImageTask):
     options: Options
     encoder: PatchEncoder
     requires: ClassVar = ("masked_convolutions",)
+    masked: ClassVar = True
     defaults: ClassVar = {"encoder": "convvit_micro", "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
     paper: ClassVar = Paper(
         source="PRETRAIN.md of the authors, on 24 GPUs",

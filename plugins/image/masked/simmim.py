@@ -38,6 +38,7 @@ class SimMIM(ImageTask):
     options: Options
     encoder: PatchEncoder
     requires: ClassVar = ("tokens",)
+    masked: ClassVar = True
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "batch_size": 256}
     paper: ClassVar = Paper(
         source="configs/vit_base__800ep/simmim_pretrain__vit_base__img224__800ep.yaml and config.py of the authors, on 16 GPUs",
