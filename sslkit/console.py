@@ -50,19 +50,19 @@ def say(message: str, style: str | None = None) -> None:
         stderr.print(message, style=style, markup=False)
 
 
-_said: set[str] = set()  # notices of this command
+_printed: set[str] = set()  # notices of this command
 
 
 def say_once(message: str) -> None:
     """Print a notice on stderr that was not printed before in this command; from Python, in this process."""
-    if message not in _said and not stderr.quiet:
-        _said.add(message)
+    if message not in _printed and not stderr.quiet:
+        _printed.add(message)
         say(message)
 
 
 def start_command() -> None:
     """Forget the notices of the command before."""
-    _said.clear()
+    _printed.clear()
 
 
 @contextmanager

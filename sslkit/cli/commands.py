@@ -4,9 +4,11 @@ Verbs that measure are entry points of `sslkit.evaluations`; those that need a t
 have a module of their own beside this one.
 """
 
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import sslkit
+from sslkit.cli.output import field_lines
 from sslkit.contract.command import Command
 from sslkit.specs.extend import NewEvaluationSpec, NewTaskSpec
 from sslkit.specs.look import MapSpec, ReportSpec, WatchSpec
@@ -68,6 +70,10 @@ class Embed(Command):
     def run(self, spec: EmbedSpec) -> Any:
         """Write features."""
         return sslkit.embed(spec)
+
+    def lines(self, result: Any) -> list[str]:
+        """Return a line for each field; a table is written beside an .npy only."""
+        return field_lines({name: value for name, value in asdict(result).items() if value is not None})
 
 
 class Predict(Command):

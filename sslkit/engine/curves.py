@@ -51,8 +51,8 @@ class Curve:
 
     def text(self, value: float) -> str:
         """Return a value as people read it: a share in percent, with its chance level: `accuracy 31% (chance 25%)`."""
-        shown = _number(value, self.unit)
-        return f"{shown} (chance {_number(self.chance, self.unit)})" if self.chance is not None else shown
+        text = _number(value, self.unit)
+        return text if self.chance is None else f"{text} (chance {_number(self.chance, self.unit)})"
 
 
 def describe_curves(names: Iterable[str], chance: dict[str, float]) -> dict[str, Curve]:

@@ -44,7 +44,7 @@ class MlflowLogger:
             client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or database)
             known = client.get_experiment_by_name(experiment)
             place = client.create_experiment(experiment) if known is None else known.experiment_id
-            earlier = self._id_file.read_text() if self._id_file.exists() else None
+            earlier = self._id_file.read_text() if self._id_file.exists() else ""
             if earlier in [run.info.run_id for run in client.search_runs([place])]:
                 client.delete_run(earlier)
             self._run = client.create_run(place, run_name=self.folder.name).info.run_id

@@ -19,10 +19,11 @@ _GROUP = 8192  # rows that are written at once
 
 def write_npz(embeddings: "Embeddings", stream: BinaryIO) -> None:
     """Write the arrays `features`, `paths` and, if there are any, `labels`."""
-    arrays = {"features": embeddings.features, "paths": np.array(embeddings.names)}
-    if embeddings.labels is not None:
-        arrays["labels"] = np.array(embeddings.labels)
-    np.savez(stream, **arrays)
+    features, paths = embeddings.features, np.array(embeddings.names)
+    if embeddings.labels is None:
+        np.savez(stream, features=features, paths=paths)
+    else:
+        np.savez(stream, features=features, paths=paths, labels=np.array(embeddings.labels))
 
 
 def write_npy(embeddings: "Embeddings", stream: BinaryIO) -> None:
