@@ -11,7 +11,6 @@ from torch import Tensor
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.modality import Modality
-from sslkit.contract.source import Source
 from sslkit.data.index import Index
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.engine.checkpoint import Checkpoint
@@ -75,7 +74,7 @@ class _Samples:
 
     index: Index
     encoder: Encoder
-    source: Source
+    source: IndexedSource
     modality: Modality
 
 
@@ -138,7 +137,9 @@ def _add_map(figures: Figures, checkpoint: Checkpoint, samples: _Samples, spec: 
     rows = [int(row) for row in features.rows[chosen]]
     labels = [None if index.labels is None else label_text(index, row) for row in rows]
     names = [index.name(row) for row in rows]
-    figures.places = [MapPoint(x, y, *texts) for (x, y), *texts in zip(_unit_square(plane), labels, names, strict=True)]
+    figures.places = [
+        MapPoint(x, y, label, name) for (x, y), label, name in zip(_unit_square(plane), labels, names, strict=True)
+    ]
     pictures = [samples.modality.thumbnail(samples.source, row) for row in rows]
     if any(picture is not None for picture in pictures):
         figures.tiles = tile_sheet(pictures, _MAP_SIDE)

@@ -182,7 +182,8 @@ def _last_line(file: Path) -> tuple[dict[str, Any] | None, float]:
 def _seconds_left(last: dict[str, Any] | None, step: int, steps: int | None) -> int | None:
     if last is None or steps is None or "seconds" not in last or step >= steps:
         return None
-    return round(last["seconds"] / step * (steps - step))
+    seconds_per_step: float = last["seconds"] / step
+    return round(seconds_per_step * (steps - step))
 
 
 def _steps(run: Path, spec: dict[str, Any]) -> int | None:
