@@ -113,6 +113,8 @@ def _frame(x: Scale, y: Scale, axes: Axes) -> list[str]:
     ticks = [tick for tick in x.ticks(5) if axes.x_label != STEP or tick == int(tick)]
     for tick in ticks:
         place = x.place(tick)
+        if axes.x_label == STEP and place < _LEFT + 12:  # where the word stands
+            continue
         anchor = "end" if place > _RIGHT - 10 else "middle"
         parts.append(f'<text x="{place:.1f}" y="{_BOTTOM + 15}" text-anchor="{anchor}">{number_text(tick)}</text>')
     if axes.x_label == STEP:  # there is room for a short word beside the numbers

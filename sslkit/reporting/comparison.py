@@ -93,7 +93,7 @@ def _costs(runs: list[RunRecord]) -> str:
             for protocol, metric in accuracies.items():
                 cost = (run.minutes or 0.0) if label.startswith("minutes") else memory / 1e9
                 groups.setdefault(protocol, []).append((cost, metric.value, run.name))
-        if groups:
+        if len(complete) > 1:
             title = "Accuracy of the last layer against time" if label.startswith("minutes") else "Against memory"
             charts.append(scatter_chart(groups, Axes(title, x_label=label, share=True)))
     head = ["run", "steps", "minutes", "peak memory", "accuracy of the last layer"]

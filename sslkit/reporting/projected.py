@@ -16,7 +16,7 @@ def draw_map(figures: Figures) -> str:
     colors = {label: _color(number, len(labels)) for number, label in enumerate(labels)}
     radius = 5.0 if figures.tiles is not None or labels else 2.5
     points = "".join(_point(place, number, radius, colors) for number, place in enumerate(figures.places))
-    names = _names(figures.places) if figures.tiles is None else ""
+    names = _names(figures.places) if figures.tiles is None and not labels else ""
     tip = ""
     if figures.tiles is not None:
         kind = "pixels" if figures.tiles.sharp else ""

@@ -79,7 +79,7 @@ function chart(parent, plan, last) {
     draw(svg, 'text', { x: left - 6, y: +y(mark) + 4, 'text-anchor': 'end' }, number(mark, plan.share))
   })
   ticks(1, Math.max(last, 2), 5).forEach(function (step) {
-    if (step !== Math.round(step) || step > last) return
+    if (step !== Math.round(step) || step > last || x(step) < left + 12) return
     draw(svg, 'text', { x: x(step), y: bottom + 15, 'text-anchor': x(step) > right - 10 ? 'end' : 'middle' }, number(step))
   })
   draw(svg, 'text', { x: left - 6, y: bottom + 15, 'text-anchor': 'end' }, 'step')
