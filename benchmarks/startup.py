@@ -2,7 +2,7 @@
 
 Each command runs in a process of its own, in turns; the first run of each is not counted.
 
-    python benchmarks/startup.py --data LIST_OR_FOLDER
+    python benchmarks/startup.py --data LIST_OR_FOLDER    # without --data, help and listings only
 """
 
 import argparse
@@ -18,32 +18,32 @@ _FIRST_STEP = """
 import sys, time
 began = float(sys.argv.pop(1))
 from sslkit.cli.app import main
-from sslkit.engine import loop
-train = loop.Pace.add
-def told(self, *arguments):
-    train(self, *arguments)
+from sslkit.engine.throughput import Throughput
+finish_step = Throughput.finish_step
+def report_first(self, samples):
+    finish_step(self, samples)
     if self.steps == 1:
         print(f"first step {time.time() - began:.3f}", file=sys.stderr)
-loop.Pace.add = told
+Throughput.finish_step = report_first
 main(sys.argv[1:])
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data")
     parser.add_argument("--runs", type=int, default=5)
     arguments = parser.parse_args()
     commands = {"--help": ["--help"], "pretrain --help": ["pretrain", "--help"], "tasks": ["tasks"]}
-    seconds: dict[str, list[float]] = {name: [] for name in [*commands, "first step, simclr"]}
+    seconds: dict[str, list[float]] = {name: [] for name in [*commands, *["first step, simclr"][: arguments.data is not None]]}
     for run in range(arguments.runs + 1):
         for name, words in commands.items():
             began = time.perf_counter()
             subprocess.run([sys.executable, "-m", "sslkit", *words], check=True, capture_output=True)
             if run:
                 seconds[name].append(time.perf_counter() - began)
-        taken = first_step(arguments.data)
-        if run:
+        taken = first_step(arguments.data) if arguments.data else 0.0
+        if run and arguments.data:
             seconds["first step, simclr"].append(taken)
     print(
         json.dumps(

@@ -1,7 +1,9 @@
 """Output: progress and messages on stderr, results on stdout (with `--json` a single object)."""
 
+import io
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +27,13 @@ class _Console(Console):
 
     def on_broken_pipe(self) -> None:
         close_output(self.file)
+
+
+def replace_unprintable() -> None:
+    """Print `?` for a character that an output's encoding lacks, as Windows' code pages lack `≥`, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def close_output(stream: IO[str]) -> None:

@@ -119,5 +119,5 @@ def _leave(name: str, values: object) -> bool:
         return False
     part = Path(folder, f"{name}.part")
     part.write_text(json.dumps(values), encoding="utf-8")
-    part.rename(Path(folder, name))
+    part.replace(Path(folder, name))
     return True

@@ -5,13 +5,15 @@ import importlib.util
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sslkit.contract.errors import SslkitError, did_you_mean
-from sslkit.contract.modality import Modality
-from sslkit.contract.options import DataOptions
+
+if TYPE_CHECKING:
+    from sslkit.contract.modality import Modality
+    from sslkit.contract.options import DataOptions
 
 TASKS, MODALITIES, ENCODERS, LIBRARIES = "sslkit.tasks", "sslkit.modalities", "sslkit.encoders", "sslkit.encoder_libraries"
 LOGGERS, EVALUATIONS, COMMANDS, OPTIONS, EXPORTERS = (
@@ -59,7 +61,7 @@ def entries(group: str, name: str | None = None) -> list[Entry]:
     """
     # An environment may hold two copies of one distribution's metadata (an editable install beside its build folder).
     installed = entry_points(group=group) if name is None else entry_points(group=group, name=name)
-    points = {(point.name, point.value, point.dist.name if point.dist else ""): point for point in installed}
+    points = {(point.name, point.value, _package(point.dist)): point for point in installed}
     return [_describe(point) for _, point in sorted(points.items())]
 
 
@@ -91,7 +93,7 @@ def load(entry: Entry) -> Any:
         ) from error
 
 
-def data_options() -> dict[str, type[DataOptions]]:
+def data_options() -> dict[str, type["DataOptions"]]:
     """Return the data options of every installed modality by name, without torch; a plugin that cannot be imported is left out.
 
     Naming that modality, as a task or a checkpoint does, reports why.
@@ -104,8 +106,10 @@ def data_options() -> dict[str, type[DataOptions]]:
 
 
 @cache
-def load_modality(name: str) -> Modality:
+def load_modality(name: str) -> "Modality":
     """Return the record of a modality; raises SslkitError if it is not installed or cannot be imported."""
+    from sslkit.contract.modality import Modality  # not at the top: a listing needs no pydantic
+
     entry = find(MODALITIES, name)
     module, _, attribute = _data_options(entry).record.partition(":")
     record = load(replace(entry, point=EntryPoint(name, f"{module}:{attribute}", MODALITIES)))
@@ -114,7 +118,9 @@ def load_modality(name: str) -> Modality:
     return record()
 
 
-def _data_options(entry: Entry) -> type[DataOptions]:
+def _data_options(entry: Entry) -> type["DataOptions"]:
+    from sslkit.contract.options import DataOptions  # as above
+
     options = load(entry)
     if not (isinstance(options, type) and issubclass(options, DataOptions) and options.modality == entry.name):
         raise SslkitError(
@@ -124,16 +130,15 @@ def _data_options(entry: Entry) -> type[DataOptions]:
 
 
 def _describe(point: EntryPoint) -> Entry:
-    distribution = point.dist
+    package, version = _package(point.dist)
     summary, constants = _read_source(point)
-    return Entry(
-        name=point.name,
-        package=distribution.name if distribution else "",
-        version=distribution.version if distribution else "",
-        summary=summary,
-        constants=constants,
-        point=point,
-    )
+    return Entry(point.name, package, version, summary, constants, point)
+
+
+@cache
+def _package(distribution: Distribution | None) -> tuple[str, str]:
+    """Return name and version of a package, whose metadata is parsed for each of them."""
+    return (distribution.name, distribution.version) if distribution else ("", "")
 
 
 def _read_source(point: EntryPoint) -> tuple[str, dict[str, Any]]:

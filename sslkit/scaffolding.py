@@ -8,12 +8,17 @@ from pathlib import Path
 
 from sslkit.contract.errors import SslkitError
 
+# No folder may be called so on Windows, and runs/NAME would be one.
+_DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))})
+
 
 def check_name(name: str, reserved: Collection[str], examples: str) -> None:
     """Raise SslkitError for a name that no Python package may have, or that means something inside the new one."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
         rule = "consist of lowercase letters, digits and _, and start with a letter"
         raise SslkitError(f"NAME: {name} should {rule}", f"such as {examples}")
+    if name in _DEVICES:
+        raise SslkitError(f"NAME: {name} is the name of a device on Windows", "choose another name")
     if name in reserved:
         raise SslkitError(f"NAME: {name} is already used inside the package", "choose another name")
 

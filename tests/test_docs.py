@@ -3,17 +3,21 @@
 import re
 import runpy
 import shlex
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import sslkit as public
 from sslkit.registry import load_modality
 from sslkit.testing import check_task
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+MKDOCS = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 
 
 def blocks(text: str) -> list[list[str]]:
@@ -89,6 +93,50 @@ def test_links_lead_somewhere() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert target.startswith("https://") or (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
+
+
+@pytest.fixture(scope="module")
+def site() -> dict[str, Any]:
+    pytest.importorskip("mkdocs", reason="the site needs pip install 'sslkit[docs]'")
+    return runpy.run_path(str(ROOT / "docs" / "site_pages.py"))
+
+
+def test_links_out_of_docs_lead_to_pages_of_the_site(site: dict[str, Any]) -> None:
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="index.md"), meta={})
+    text = "[a](../benchmarks/speed.md#crops) [b](../examples/tilt.py) [c](tutorial.md#x) [d](https://a.b/c.md) [e](#f)"
+    rewritten = site["on_page_markdown"](text, page, None, None)
+    links = ["benchmarks/speed.md#crops", "examples/tilt.py.md", "tutorial.md#x", "https://a.b/c.md", "#f"]
+    assert re.findall(r"\(([^)]+)\)", rewritten) == links
+    page.file.src_uri = "examples/sensors/README.md"
+    rewritten = site["on_page_markdown"]("[a](../../docs/adding-a-modality.md)", page, None, None)
+    assert rewritten == "[a](../../adding-a-modality.md)"
+    added = {site["site_path"](path) for path in site["linked_files"]()}
+    assert {"CHANGELOG.md", "benchmarks/speed.md", "examples/tilt.py.md"} <= added
+
+
+def test_every_command_has_a_page_with_its_flags(site: dict[str, Any]) -> None:
+    pages = {verb.name: site["command_page"](verb) for verb in site["own_verbs"]() if verb.name in ("knn", "tasks", "report")}
+    assert "`--ckpt`" in pages["knn"] and "## Image data" in pages["knn"] and pages["tasks"].startswith("# sslkit tasks\n")
+    assert "sslkit report [RUNS" in pages["report"]
+
+
+def test_the_reference_has_every_public_name(site: dict[str, Any]) -> None:
+    pages = dict(site["reference_pages"]())
+    text = "\n".join(pages.values())
+    assert [name for name in public.__all__ if f"heading: {name}\n" not in text] == []
+    assert "| `batch_size` |" in pages["specs"]
+    assert {f"reference/{name}.md" for name in pages} == set(re.findall(r"reference/\w+\.md", MKDOCS))
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    listed = set(re.findall(r"^ +- (?:\w+: )?([\w/-]+\.md)$", MKDOCS, flags=re.MULTILINE))
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} == {name for name in listed if (ROOT / "docs" / name).exists()}
+
+
+def test_every_extra_is_documented() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)) == set(project["optional-dependencies"])
 
 
 def test_example_task_keeps_the_contract() -> None:

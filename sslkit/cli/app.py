@@ -11,8 +11,7 @@ from typing import Any
 import typer
 
 from sslkit import registry
-from sslkit.cli.arguments import add_entry
-from sslkit.console import PROCESSES, RANK, close_output, say, start_command, stderr
+from sslkit.console import PROCESSES, RANK, close_output, replace_unprintable, say, start_command, stderr
 from sslkit.contract.errors import RunInterruptedError, SslkitError, did_you_mean
 from sslkit.processes import ignore_checkpoint_signal, report_error, stop_without_launcher
 
@@ -70,6 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     A reader that leaves early, as `| head -1` does, is no error.
     """
+    replace_unprintable()
     try:
         try:
             _run(arguments)
@@ -144,6 +144,8 @@ def build_app(arguments: list[str]) -> typer.Typer:
             hidden = verb.extended and not completing and "--all" not in arguments
             app.command(verb.name, help=verb.summary, rich_help_panel=verb.panel, hidden=hidden)(_listed_only)
         elif verb.entry is not None:
+            from sslkit.cli.arguments import add_entry  # not at the top: `sslkit --help` needs no pydantic
+
             add_entry(app, verb.entry, verb.panel)
         else:
             module = import_module(f"sslkit.cli.{verb.name.replace('-', '_')}")
@@ -187,7 +189,7 @@ def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackT
     import traceback
 
     with tempfile.NamedTemporaryFile("w", prefix="sslkit-", suffix=".log", delete=False, encoding="utf-8") as log:
-        log.write(f"sslkit {' '.join(sys.argv[1:])}{os.linesep}")
+        log.write(f"sslkit {' '.join(sys.argv[1:])}\n")
         traceback.print_exception(kind, error, trace, file=log)
     first = str(error).partition("\n")[0]
     ours = (str(Path(__file__).parent.parent), str(Path(__file__).parent.parent.parent / "plugins"))

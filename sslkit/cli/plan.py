@@ -27,12 +27,12 @@ def _run(values: dict[str, Any], extras: dict[str, Any], task_class: Any) -> Non
 
 
 def _lines(result: Any) -> list[str]:
-    largest = result.largest_batch
+    largest, memory = result.largest_batch, result.memory
     lines = {
         "speed": f"{result.samples_per_second:,.0f} samples/s",
         "time": f"{duration(result.seconds)} for {result.steps:,} steps",
         "first epoch": duration(result.first_epoch_seconds),
-        "memory": f"{(result.memory or 0) / 1e9:.1f} GB of {result.memory_limit / 1e9:.1f} GB",
+        "memory": "not measured" if memory is None else f"{memory / 1e9:.1f} GB of {result.memory_limit / 1e9:.1f} GB",
         "largest batch": "not measured" if largest is None else f"about {largest:,} without --micro-batch",
         "disk": f"{result.cache_bytes / 1e6:,.0f} MB cache, {result.run_bytes / 1e6:,.0f} MB checkpoints "
         "(twice that while they are written)",

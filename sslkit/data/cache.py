@@ -53,7 +53,8 @@ def cache_folder() -> Path:
 
 
 def _temporary_folder() -> Path:
-    return Path(tempfile.gettempdir(), f"sslkit-{os.getuid()}")
+    """Return the user's own cache where there is no home folder, on systems that number their users."""
+    return Path(tempfile.gettempdir(), f"sslkit-{os.getuid()}" if hasattr(os, "getuid") else "sslkit")
 
 
 def claim_cache() -> Path:
@@ -66,7 +67,8 @@ def claim_cache() -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     others = [entry.name for entry in folder.iterdir() if entry.name != "lost+found" and not entry.name.startswith(MARKER)]
     hint = "set SSLKIT_CACHE to a new or empty folder"
-    if temporary and folder.stat().st_uid != os.getuid():  # where everybody may make a folder of any name
+    # Where everybody may make a folder of any name.
+    if temporary and hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
         raise SslkitError(f"the cache folder {folder} belongs to another user", hint)
     if (folder / MARKER).is_file():  # asked last: another process may write it, and files, at this moment
         return folder
@@ -132,10 +134,13 @@ def _mark_used(folder: Path) -> None:
 
 
 def _is_used(folder: Path) -> bool:
-    """Return whether a process that runs has marked a folder; on another machine, whether it did so within a week."""
+    """Return whether a process that runs has marked a folder; where nobody can tell, whether it did so within a week.
+
+    That is on another machine, and on Windows.
+    """
     for mark in folder.glob(f"{_USE}*"):
         node, _, process = mark.name.removeprefix(_USE).rpartition(".")
-        if node == platform.node():
+        if node == platform.node() and os.name == "posix":
             if process.isdecimal() and runs(int(process)):
                 return True
         elif time.time() - mark.stat().st_mtime < _STALE:

@@ -201,9 +201,12 @@ def with_folders_as_labels(index: Index) -> Index:
 
 def index_files(source: str, root: Path, paths: Sequence[str]) -> Index:
     """Index files that were listed one by one; a missing one stays in the index and is quarantined when read."""
+    paths = [path.replace(os.sep, "/") for path in paths]  # the same names, and fingerprint, on Windows
     stamps = _stamp_files(root, paths)
     if (stamps[:, 1] < 0).all():
-        raise SslkitError(f"none of the {len(paths)} files listed in {source} exists", f"first: {root / paths[0]}", flag="data")
+        separators = "; write / between folders, not \\" if "\\" in paths[0] else ""
+        hint = f"first: {root / paths[0]}{separators}"
+        raise SslkitError(f"none of the {len(paths)} files listed in {source} exists", hint, flag="data")
     return Index(source, root, paths, stamps)
 
 
@@ -225,18 +228,10 @@ def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def stamp_file(path: Path | str) -> tuple[int, int, int]:
-    """Return the stamp of a file, with a time of -1 if it is missing."""
+    """Return the stamp of a file, with a time of -1 if it is missing, as what a link points to may be."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):  # ValueError: a name with a zero byte
-        return 0, -1, 0
-    return stamp_of(status)
-
-
-def _entry_stamp(entry: "os.DirEntry[str]") -> tuple[int, int, int]:
-    try:
-        status = entry.stat()
-    except OSError:  # a link that leads nowhere
         return 0, -1, 0
     return stamp_of(status)
 
@@ -283,7 +278,7 @@ def _scan_one(
                 if entry.is_dir():
                     inside.append(prefix + name)
                 elif name.lower().endswith(suffixes):
-                    files.append((prefix + name, *_entry_stamp(entry)))
+                    files.append((prefix + name, *stamp_file(entry.path)))  # on Windows the entry itself knows no inode
     except PermissionError as error:
         raise SslkitError(f"no permission to read {root / folder}", flag="data") from error
     files.sort()

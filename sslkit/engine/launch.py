@@ -134,7 +134,7 @@ class _Forward:
     """Forward signals to the processes; `stop` is the last one that asked the run to end.
 
     Each process has a session of its own, so that a terminal's Ctrl-C reaches it through this one only. It becomes SIGTERM,
-    which ends a process that has not begun to train without a traceback.
+    which ends a process that has not begun to train without a traceback. Windows has no sessions: Ctrl-C reaches all itself.
     """
 
     def __init__(self) -> None:
@@ -151,7 +151,7 @@ class _Forward:
         """Handle a signal."""
         if number != CHECKPOINT_SIGNAL:
             self.stop = number
-        for pid in self._pids:
+        for pid in self._pids if hasattr(os, "setsid") else []:
             with suppress(ProcessLookupError):  # it has ended
                 os.kill(pid, signal.SIGTERM if number == signal.SIGINT else number)
 

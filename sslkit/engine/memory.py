@@ -1,7 +1,6 @@
 """Memory: what is free, how much is used, and the allocator settings that keep freed blocks for the next step."""
 
 import ctypes
-import importlib.util
 import os
 import platform
 from collections.abc import Callable
@@ -21,10 +20,10 @@ def peak_memory(device: torch.device) -> int | None:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if importlib.util.find_spec("resource") is None:
+    try:
+        import resource
+    except ImportError:  # Windows
         return None
-    import resource
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else 1024 * peak
 
@@ -53,15 +52,20 @@ def peak_growth(device: torch.device, run: Callable[[], object]) -> int | None:
         return None
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)  # or memory that was freed before would be used again, unnoticed
-    resets.write_text("5")  # the peak becomes what is used now
-    before = _status("VmRSS")
+    resets.write_text("5", encoding="ascii")  # the peak becomes what is used now
+    before = used_memory()
     run()
     return max(0, _status("VmHWM") - before)
 
 
+def used_memory() -> int:
+    """Return the bytes of main memory that this process uses; on Linux only."""
+    return _status("VmRSS")
+
+
 def _status(name: str) -> int:
     """Return an entry of /proc/self/status, in bytes."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
     return 1024 * int(fields[name].split()[0])
 
 

@@ -1,6 +1,5 @@
 """`sslkit plan TASK`: time, memory and disk that a run will take, measured on this machine in less than a minute."""
 
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,11 +13,12 @@ from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import ReadSeed
 from sslkit.contract.task import Clock
 from sslkit.data.loader import Loader, epoch_batches
+from sslkit.data.process_share import available_memory
 from sslkit.engine.checkpoint import save_model
 from sslkit.engine.collapse import Health
 from sslkit.engine.job import TrainingJob, build_task
 from sslkit.engine.launch import process_count
-from sslkit.engine.memory import free_memory, peak_memory
+from sslkit.engine.memory import free_memory, peak_memory, used_memory
 from sslkit.engine.memory_fit import settle_micro_batch
 from sslkit.engine.pretrain import prepare
 from sslkit.engine.rehearsal import measure_step, rehearse_epochs
@@ -181,6 +181,5 @@ def _memory_limit(device: torch.device) -> int:
         return int(torch.cuda.get_device_properties(device).total_memory)
     free = free_memory(device)
     if free is not None and device.type == "cpu":
-        used = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        return free + used
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return free + used_memory()
+    return available_memory()

@@ -18,14 +18,16 @@ def run_command(spec: dict[str, Any], steps: int | None = None) -> str:
     It has every setting that is not the default.
     """
     command, model = ("pretrain", PretrainSpec) if "task" in spec else ("finetune", FinetuneSpec)
-    settings = {name: value for name, value in spec.items() if name not in _tables(spec)}
-    settings |= {name: value for table in _tables(spec).values() for name, value in table.items()}
+    modalities = registry.data_options()
+    tables = {name: table for name, table in spec.items() if name in modalities and isinstance(table, dict)}
+    settings = {name: value for name, value in spec.items() if name not in tables}
+    settings |= {name: value for table in tables.values() for name, value in table.items()}
     defaults, task_defaults = _defaults(model), dict[str, Any]()
     if command == "pretrain":
         of_run, task_defaults = _task_defaults(str(spec["task"]))
         defaults |= of_run
     if steps is not None:
-        settings |= dict.fromkeys(_LENGTHS) | {"steps": steps}
+        settings = {name: value for name, value in settings.items() if name not in _LENGTHS} | {"steps": steps}
     left_out = {"task", "options", "resume", "extend_to", *(["minutes", "epochs"] if settings.get("steps") else [])}
     words = ["sslkit", command, *([str(spec["task"])] if command == "pretrain" else [])]
     for name, value in settings.items():
@@ -47,12 +49,6 @@ def flag_words(name: str, value: Any) -> list[str]:
     if isinstance(value, list):
         return [word for entry in value for word in (flag_name(name), str(entry))]
     return [flag_name(name), str(value)]
-
-
-def _tables(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the data options in a recorded spec, by modality."""
-    modalities = registry.data_options()
-    return {name: table for name, table in spec.items() if name in modalities and isinstance(table, dict)}
 
 
 def _defaults(model: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`sslkit compare`: several tasks for the same time on the same data, and a report."""
 
 import math
+import os
 import shlex
 import subprocess
 import sys
@@ -199,7 +200,7 @@ def _rank(best: list[str], folders: dict[str, Path], spec: CompareSpec) -> Findi
     several = " and ".join([", ".join([first, *equal[:-1]]), equal[-1]])
     values = {name: getattr(spec, name) for name in spec.model_fields_set - spec.tables()} | spec.data_values()
     tasks = [task.strip() for task in spec.tasks.split(",") if task_name(task.strip()) in best]
-    values |= {"tasks": ",".join(tasks), "minutes": _LONGER * spec.minutes, "out": f"{spec.out}-longer"}
+    values |= {"tasks": ",".join(tasks), "minutes": f"{_LONGER * spec.minutes:g}", "out": f"{spec.out}-longer"}
     words = [word for name, value in values.items() for word in flag_words(name, value)]
     text = f"k-NN does not tell {several} apart: longer training, or more test samples, may."
     return Finding("tie", text, shlex.join(["sslkit", "compare", *words]))
@@ -240,7 +241,7 @@ def _train(spec: PretrainSpec, folder: Path) -> None:
     """Run `sslkit pretrain` in a process of its own; signals are handed on, and it writes a checkpoint before it ends."""
     with tempfile.TemporaryDirectory() as temporary, catch_stop_signals() as stop:
         file = Path(temporary, "spec.json")
-        file.write_text(spec.model_dump_json(exclude_unset=True))
+        file.write_text(spec.model_dump_json(exclude_unset=True), encoding="utf-8")
         words = ["pretrain", "--spec", str(file), "--out", str(folder), "--resume", "--json"]
         # In a session of its own: a terminal's Ctrl-C would reach it beside ours, and two mean at once.
         command = [sys.executable, "-m", "sslkit", *words]
@@ -250,7 +251,8 @@ def _train(spec: PretrainSpec, folder: Path) -> None:
             while process.poll() is None:
                 time.sleep(0.1)
                 if stop.signal and not forwarded:
-                    process.send_signal(stop.signal)
+                    if hasattr(os, "setsid"):  # without sessions, on Windows, it has come to both
+                        process.send_signal(stop.signal)
                     forwarded = True
         finally:
             process.kill()  # nothing, where it has ended

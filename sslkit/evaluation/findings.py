@@ -110,7 +110,7 @@ def not_above_random(case: Case) -> Finding | None:
         text = f"Worse than {name} by {gain.text()}{gain.interval()}."
     else:
         text = f"Not distinguishable from {name}: the difference is {gain.text('+')}{gain.interval()}."
-    return Finding("random", text, case.next.train_longer())
+    return Finding("random", text, case.next.train_longer)
 
 
 def not_above_baseline(case: Case) -> Finding | None:
@@ -122,7 +122,7 @@ def not_above_baseline(case: Case) -> Finding | None:
         text = f"{start}worse than {_name(case.baseline)} by {gain.text()}{gain.interval()}."
     else:
         text = f"{start}not distinguishable from {_name(case.baseline)}: {gain.text('+')}{gain.interval()}."
-    return Finding("baseline", text[0].upper() + text[1:], _next_evaluation(case) or case.next.train_longer())
+    return Finding("baseline", text[0].upper() + text[1:], _next_evaluation(case) or case.next.train_longer)
 
 
 def helped(case: Case) -> Finding | None:
@@ -143,7 +143,7 @@ def few_steps(case: Case) -> Finding | None:
     seconds = _logged(case.checkpoint.path.parent, "seconds")[-1:]
     time = f"; {case.next.longer:,} take about {duration(case.next.longer * seconds[0] / steps)}" if seconds and steps else ""
     text = f"Pretrained for only {count(steps, 'step')}, too few to learn much{time}."
-    return Finding("few-steps", text, case.next.train_longer())
+    return Finding("few-steps", text, case.next.train_longer)
 
 
 def answers_by_chance(case: Case) -> Finding | None:

@@ -68,6 +68,7 @@ class NextSteps:
         """Return the command of a verb that needs nothing but the checkpoint in its run folder."""
         return shlex.join(["sslkit", verb, "--ckpt", str(self.checkpoint.path)])
 
+    @cached_property
     def train_longer(self) -> str:
         """Return the command that pretrains as the checkpoint was, for more steps."""
         if self.recorded:

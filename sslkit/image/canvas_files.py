@@ -31,6 +31,7 @@ def open_maps(folder: Path, layout: Layout, first: str) -> dict[str, NDArray[Any
     with FileLock(folder / "lock"):  # a process must not create what another one has just opened
         maps = {name: _open_map(folder / f"{name}.npy", *form) for name, form in layout.items()}
         if any(opened is None for opened in maps.values()):
+            maps.clear()  # closed: Windows removes no file that is mapped
             (folder / f"{first}.npy").unlink(missing_ok=True)  # nothing may seem to be stored in a new file
             maps = {name: _create_map(folder / f"{name}.npy", *form) for name, form in layout.items()}
     return {name: opened for name, opened in maps.items() if opened is not None}

@@ -119,8 +119,8 @@ def _training(run: RunRecord) -> str:
     # A loss of one term is logged twice.
     repeated = {name for name in run.curves if name != "loss" and all(line.get(name) == line.get("loss") for line in run.lines)}
     charts = plan_charts({name: curve for name, curve in run.curves.items() if name not in repeated})
-    main = [drawn for chart in charts if chart.main and (drawn := chart.draw(run.lines))]
-    others = [drawn for chart in charts if not chart.main and (drawn := chart.draw(run.lines))]
+    main = [chart_html for chart in charts if chart.main and (chart_html := chart.draw(run.lines))]
+    others = [chart_html for chart in charts if not chart.main and (chart_html := chart.draw(run.lines))]
     more = fold("Learning rate, gradients, speed and more", row(others, "charts")) if others else ""
     return section("Training", row(main, "charts"), more)
 
@@ -164,8 +164,8 @@ def _neighborhood(each: Neighborhood) -> str:
 def _neighbor(sample: Sample, value: str, kind: str) -> str:
     picture = encode(sample.picture, _TILE_SIDE) if sample.picture is not None else b""
     pixels = "pixels" if picture.startswith(b"\x89PNG") else ""
-    drawn = image(picture, sample.name, pixels) if picture else ""
-    return f'<figure class="{kind}">{drawn}<figcaption>{value} {text(sample.label or "")}</figcaption></figure>'
+    tile = image(picture, sample.name, pixels) if picture else ""
+    return f'<figure class="{kind}">{tile}<figcaption>{value} {text(sample.label or "")}</figcaption></figure>'
 
 
 def _evaluations(run: RunRecord, figures: Figures) -> str:

@@ -296,9 +296,9 @@ def test_the_pvalue_pairs_images_by_their_rows() -> None:
     first = Answers(np.arange(8), torch.tensor([1, 1, 1, 1, 1, 1, 0, 1]).double())
     second = Answers(np.array([0, 2, 3, 4, 5, 6, 7]), torch.tensor([0, 0, 0, 0, 0, 0, 1]).double())  # row 1 is missing
     assert mcnemar_of_answers(first, second) == pytest.approx(2 / 2**5)
-    compared = compare_answers(first, second)
-    assert (compared.p_value, compared.method) == (pytest.approx(2 / 2**5), MCNEMAR)
-    assert compared.difference == pytest.approx(5 / 7)
+    comparison = compare_answers(first, second)
+    assert (comparison.p_value, comparison.method) == (pytest.approx(2 / 2**5), MCNEMAR)
+    assert comparison.difference == pytest.approx(5 / 7)
 
 
 def test_paired_differences_have_the_interval_of_their_resamples() -> None:
@@ -309,11 +309,11 @@ def test_paired_differences_have_the_interval_of_their_resamples() -> None:
         (rng.random(300), rng.random(300), PAIRED),  # average precisions, or means over seeds
     ]:
         answers = [Answers(rows, torch.from_numpy(values).double()) for values in (first, second)]
-        compared = compare_answers(*answers)
+        comparison = compare_answers(*answers)
         differences = first.astype(float) - second.astype(float)
         means = [differences[rng.integers(300, size=300)].mean() for _ in range(4000)]
-        assert compared.method == method and compared.difference == pytest.approx(differences.mean())
-        assert (compared.low, compared.high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=0.01)
+        assert comparison.method == method and comparison.difference == pytest.approx(differences.mean())
+        assert (comparison.low, comparison.high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=0.01)
     same = compare_answers(answers[0], answers[0])
     assert (same.difference, same.p_value) == (0, 1) and same.low == pytest.approx(-0.0122, abs=1e-3) == -(same.high or 0)
 
@@ -324,9 +324,9 @@ def test_rows_say_what_they_are_and_how_far_from_the_checkpoint(trained: Path, s
         assert [row["role"] for row in rows] == ["checkpoint", "random", "baseline"]
         values = [row["metrics"][0]["value"] for row in rows]
         for row, value in zip(rows[1:], values[1:], strict=True):
-            compared = row["comparisons"]["checkpoint"]
-            assert compared["difference"] == pytest.approx(value - values[0])
-            assert compared["low"] <= compared["difference"] <= compared["high"]
+            comparison = row["comparisons"]["checkpoint"]
+            assert comparison["difference"] == pytest.approx(value - values[0])
+            assert comparison["low"] <= comparison["difference"] <= comparison["high"]
 
 
 def test_what_decides_a_number_is_in_the_result(trained: Path, digits: Path, tmp_path: Path) -> None:

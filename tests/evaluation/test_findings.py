@@ -11,11 +11,12 @@ import pytest
 
 from sslkit.contract.options import Spec
 from sslkit.contract.result import Comparison, Data, Finding, Metric, Result, Role, Row, TestData
-from sslkit.engine.checkpoint import Checkpoint
+from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.run_folder import CHANCE, METRICS, MODEL, SPEC
 from sslkit.evaluation.findings import with_findings
 from sslkit.specs.evaluation import KnnSpec, ProbeSpec
 from sslkit.specs.train import FinetuneSpec
+from sslkit.tasks.load import load_task
 
 Ran = Any
 RUN = {"task": "rotation", "data": "/data/my images", "batch_size": 128, "steps": 1000, "optimizer": "sgd", "options": {}}
@@ -27,8 +28,8 @@ def metric(value: float, low: float | None = None, high: float | None = None) ->
 
 def row(role: Role, model: str, value: float, difference: tuple[float, float, float] | None = None, **fields: Any) -> Row:
     """Return a row; `difference` is how far it is above the checkpoint, with the interval."""
-    compared = {} if difference is None else {"checkpoint": Comparison(0.5, "a test", None, *difference)}
-    return Row(model, [metric(value)], test="test", role=role, comparisons=compared, **fields)
+    comparison = {} if difference is None else {"checkpoint": Comparison(0.5, "a test", None, *difference)}
+    return Row(model, [metric(value)], test="test", role=role, comparisons=comparison, **fields)
 
 
 def result_of(*rows: Row, verb: str = "knn", train: str = "f00d") -> Result:
@@ -168,6 +169,13 @@ def test_a_masked_task_judged_by_distances(checkpoint: Callable[..., Checkpoint]
     assert [made.rule for made in findings(result, saved, by_distance=False)] == ["helped"]  # as a probe does
 
 
+def test_checkpoints_record_that_their_task_is_masked(digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    flags = ["--data", digits, "--size", 16, "--batch-size", 16, "--workers", 0, "--steps", 1, "--out", tmp_path / "run"]
+    assert sslkit("pretrain", "mae", *flags).code == 0
+    assert read_model(tmp_path / "run" / MODEL).metadata["masked"] is True
+    assert load_task("simmim+mae").masked and not load_task("simmim+rotation").masked
+
+
 def test_a_question_that_is_answered_by_chance(checkpoint: Callable[..., Checkpoint], tmp_path: Path) -> None:
     (tmp_path / CHANCE).write_text('{"accuracy": 0.25}')
     result = result_of(CHECKPOINT_ROW, BELOW)
@@ -234,6 +242,6 @@ def test_results_are_read_again(checkpoint: Callable[..., Checkpoint]) -> None:
     for values in older["rows"]:
         del values["role"]
         for name in ("difference", "low", "high"):
-            for compared in values["comparisons"].values():
-                del compared[name]
+            for comparison in values["comparisons"].values():
+                del comparison[name]
     assert Result.from_json(older).findings == []

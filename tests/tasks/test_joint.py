@@ -32,6 +32,7 @@ def test_terms_are_those_of_each_task_alone_weighted() -> None:
         task_batch = {key.removeprefix(f"{name}."): value for key, value in batch.items() if key.startswith(f"{name}.")}
         assert torch.allclose(terms[f"{name}.loss"], weight * alone.loss(alone.predict(task_batch), task_batch), rtol=1e-4)
     assert set(task.metrics(task.predict(batch), batch)) == {
+        "simclr.accuracy",
         "simclr.alignment",
         "simclr.information_bound",
         "rotation.accuracy",
