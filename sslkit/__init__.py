@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from sslkit.image_text.specs import ZeroshotSpec as ZeroshotSpec
     from sslkit.image_text.zeroshot import zeroshot as zeroshot
     from sslkit.reporting.report import report as report
+    from sslkit.reporting.watch import watch as watch
     from sslkit.specs.evaluation import EvaluateSpec as EvaluateSpec
     from sslkit.specs.evaluation import KnnSpec as KnnSpec
     from sslkit.specs.evaluation import ProbeSpec as ProbeSpec
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from sslkit.specs.look import MapSpec as MapSpec
     from sslkit.specs.look import PreviewSpec as PreviewSpec
     from sslkit.specs.look import ReportSpec as ReportSpec
+    from sslkit.specs.look import WatchSpec as WatchSpec
     from sslkit.specs.train import CompareSpec as CompareSpec
     from sslkit.specs.train import DemoSpec as DemoSpec
     from sslkit.specs.train import FinetuneSpec as FinetuneSpec
@@ -159,6 +161,7 @@ _MODULES = {
     "sslkit.image_text.specs": ("ZeroshotSpec",),
     "sslkit.image_text.zeroshot": ("zeroshot",),
     "sslkit.reporting.report": ("report",),
+    "sslkit.reporting.watch": ("watch",),
     "sslkit.specs.evaluation": (
         "EvaluateSpec",
         "KnnSpec",
@@ -173,6 +176,7 @@ _MODULES = {
         "MapSpec",
         "PreviewSpec",
         "ReportSpec",
+        "WatchSpec",
     ),
     "sslkit.specs.train": (
         "CompareSpec",

@@ -12,7 +12,7 @@ from sslkit.cli.output import field_lines
 from sslkit.contract.command import Command
 from sslkit.contract.result import Result
 from sslkit.specs.extend import NewEvaluationSpec, NewTaskSpec
-from sslkit.specs.look import MapSpec, ReportSpec
+from sslkit.specs.look import MapSpec, ReportSpec, WatchSpec
 from sslkit.specs.train import CompareSpec, DemoSpec
 from sslkit.specs.use import EmbedSpec, ExportSpec, NeighborsSpec, PredictSpec, PushSpec
 
@@ -161,6 +161,22 @@ class Report(Command):
     def run(self, spec: ReportSpec) -> Any:
         """Write the page."""
         return sslkit.report(spec)
+
+
+class Watch(Command):
+    """Show a live page of runs: curves, previews and health, for browsers of this machine."""
+
+    Options: ClassVar = WatchSpec
+    panel: ClassVar = "Look"
+    argument: ClassVar = "run"
+
+    def run(self, spec: WatchSpec) -> Any:
+        """Serve the page until Ctrl-C."""
+        return sslkit.watch(spec)
+
+    def lines(self, result: Any) -> list[str]:
+        """Return that it is over."""
+        return [f"stopped watching {result.run}"]
 
 
 class Map(Command):

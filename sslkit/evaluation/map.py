@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sslkit.contract.errors import SslkitError
 from sslkit.evaluation.embed import compute_embeddings
 from sslkit.files import output_path
-from sslkit.reporting.projection import draw_map
+from sslkit.reporting.projection import draw_map, load_pyplot
 from sslkit.specs.look import MapSpec
 
 
@@ -23,6 +23,7 @@ class MapResult:
 def map_features(spec: MapSpec) -> MapResult:
     """Draw features in two dimensions, colored by label, as `sslkit map` does."""
     out = output_path(spec.out, ".png")
+    load_pyplot()  # before anything is computed
     embeddings = compute_embeddings(spec, spec.samples)
     if len(embeddings.features) < 10:
         raise SslkitError(

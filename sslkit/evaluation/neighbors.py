@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from sslkit.console import say
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.data.index import Index, index_files
+from sslkit.data.indexed_source import IndexedSource
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.features import extract
 from sslkit.engine.precision import choose_machine
@@ -71,8 +73,42 @@ def _nearest_words(spec: NeighborsSpec, words: list[str], table: Tensor) -> dict
     return neighbors_by_word
 
 
+@dataclass(frozen=True)
+class Sample:
+    """A sample beside a query: its name and label, how near it is, and its picture if it has one that can be read."""
+
+    name: str
+    label: str | None
+    cosine: float
+    picture: Image.Image | None
+
+
+@dataclass(frozen=True)
+class Neighborhood:
+    """A query, whose cosine is 1, and its neighbors, nearest first."""
+
+    query: Sample
+    neighbors: list[Sample]
+
+
 def _nearest_samples(spec: NeighborsSpec, checkpoint: Checkpoint, encoder: Encoder) -> NeighborsResult:
     out = output_path(spec.out, ".png")
+    neighborhoods = nearest_samples(spec, checkpoint, encoder)
+    names = {each.query.name: [(sample.name, round(sample.cosine, 4)) for sample in each.neighbors] for each in neighborhoods}
+    sheet = [
+        (picture, each.query.label, [(sample.picture or picture, sample.label, sample.cosine) for sample in each.neighbors])
+        for each in neighborhoods
+        if (picture := each.query.picture) is not None
+    ]
+    if not sheet:
+        say(f"no picture was written: {source_of(checkpoint).noun} have none")
+        return NeighborsResult(str(spec.ckpt), names, None)
+    draw_sheet(sheet, out)
+    return NeighborsResult(str(spec.ckpt), names, str(out))
+
+
+def nearest_samples(spec: NeighborsSpec, checkpoint: Checkpoint, encoder: Encoder) -> list[Neighborhood]:
+    """Return the nearest of the samples of `--data` to each query, which are drawn from the data if there are none."""
     modality, source_class = load_modality(checkpoint.evaluated_as), source_of(checkpoint)
     index, size = read_samples(spec, checkpoint), evaluation_size(spec, checkpoint)
     machine = choose_machine(spec.device)
@@ -108,19 +144,16 @@ def _nearest_samples(spec: NeighborsSpec, checkpoint: Checkpoint, encoder: Encod
         if position is not None:
             similarity[line, position] = -2.0  # not itself
     cosines, nearest = largest(similarity, spec.k)
-    result, sheet = {}, []
-    for row, near, cosine in zip(rows, torch.from_numpy(bank.rows)[nearest].tolist(), cosines.tolist(), strict=True):
-        pairs = list(zip(near, cosine, strict=True))
-        result[queries.index.name(row)] = [(index.name(neighbor), round(value, 4)) for neighbor, value in pairs]
-        picture = modality.thumbnail(queries, row)
-        if picture is not None:
-            pictures = [(modality.thumbnail(samples, neighbor) or picture, _label(index, neighbor), v) for neighbor, v in pairs]
-            sheet.append((picture, _label(queries.index, row), pictures))
-    if not sheet:
-        say(f"no picture was written: {samples.noun} have none")
-        return NeighborsResult(str(spec.ckpt), result, None)
-    draw_sheet(sheet, out)
-    return NeighborsResult(str(spec.ckpt), result, str(out))
+
+    def describe(source: IndexedSource, row: int, value: float) -> Sample:
+        return Sample(source.index.name(row), _label(source.index, row), value, modality.thumbnail(source, row))
+
+    return [
+        Neighborhood(
+            describe(queries, row, 1.0), [describe(samples, other, value) for other, value in zip(near, cosine, strict=True)]
+        )
+        for row, near, cosine in zip(rows, torch.from_numpy(bank.rows)[nearest].tolist(), cosines.tolist(), strict=True)
+    ]
 
 
 def _label(index: Index, row: int) -> str | None:

@@ -1,102 +1,181 @@
-"""The figures of a report that need the samples: a map, neighbors, a confusion matrix."""
+"""The figures of a report that need the samples: some of them, a map, neighbors, a confusion matrix."""
 
-import io
-import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from torch import Tensor
 
+from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
+from sslkit.contract.modality import Modality
+from sslkit.data.index import Index
+from sslkit.data.indexed_source import IndexedSource
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.precision import choose_device
 from sslkit.evaluation.embed import label_text, read_samples
 from sslkit.evaluation.features import cached_features
 from sslkit.evaluation.knn import Knn, votes
 from sslkit.evaluation.models import Model
-from sslkit.evaluation.neighbors import neighbors
+from sslkit.evaluation.neighbors import Neighborhood, nearest_samples, neighbors
 from sslkit.evaluation.predict import classifier
 from sslkit.evaluation.session import open_session
 from sslkit.evaluation.splits import labeled_fingerprint, source_of
 from sslkit.evaluation.statistics import Answers
 from sslkit.registry import load_modality
 from sslkit.reporting.projection import project
+from sslkit.reporting.tiles import TileSheet, encode, tile_sheet
 from sslkit.specs.evaluation import KnnSpec
 from sslkit.specs.look import ReportSpec
 from sslkit.specs.use import NeighborsSpec
 
-_WIDTH, _HEIGHT, _MARGIN = 900, 640, 12  # of the map
-
-
-_THUMBNAIL = 48
-
+_STRIP, _STRIP_SIDE = 16, 128  # samples at the top of a report, and pixels of their sides
+_MAP_SIDE = 48  # pixels of the samples on the map
+_NEIGHBORS = 8
+_WORDS = 12  # whose neighbors are listed
+_LEAST = 10  # samples of a map
 
 _KNN = Knn.protocols[0].settings  # of the votes behind the confusion matrix
 
 
 @dataclass(frozen=True)
 class MapPoint:
-    """Position of a sample on the map, its label, and a small PNG of it."""
+    """Position of a sample on the map, both coordinates from 0 to 1, and its label, or its name if there is only that."""
 
     x: float
     y: float
     label: str | None
-    picture: bytes
+    name: str = ""
 
 
 @dataclass
 class Figures:
-    """The figures of a run, and why others are missing."""
+    """The figures of a run, and why others are missing; what its samples cannot have is not missing."""
 
+    samples: int | None = None
+    noun: str = "samples"
+    strip: list[bytes] = field(default_factory=list)
     places: list[MapPoint] = field(default_factory=list)
     places_title: str = ""
-    neighbors: bytes | None = None
+    tiles: TileSheet | None = None  # of the places, in their order
+    neighbors: list[Neighborhood] = field(default_factory=list)
+    word_neighbors: dict[str, list[tuple[str, float]]] = field(default_factory=dict)  # with cosines
     confusion: tuple[NDArray[np.int64], list[str]] | None = None
     confusion_title: str = ""
     answers: tuple[str, Answers] | None = None  # fingerprint of the test data, and which samples were classified correctly
     missing: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Samples:
+    """The samples that a checkpoint was trained on, as its encoder takes them."""
+
+    index: Index
+    encoder: Encoder
+    source: IndexedSource
+    modality: Modality
+
+
 def make_figures(checkpoint: Checkpoint, spec: ReportSpec) -> Figures:
-    """Return map, neighbors and confusion matrix of a checkpoint; a figure that cannot be made is left out, with the reason."""
+    """Return the figures of a checkpoint; one that cannot be made is left out, with the reason."""
     figures = Figures()
-    for title, make in (("map", _add_map), ("neighbors", _add_neighbors), ("confusion matrix", _add_confusion)):
-        try:
-            make(figures, checkpoint, spec)
-        except SslkitError as error:
-            figures.missing.append(f"No {title}: {error}.")
+    encoder = checkpoint.build_encoder(spec.encoder)
+    vocabulary = encoder.vocabulary()
+    if vocabulary is not None:
+        figures.noun = "words"
+        _try(figures, "map", lambda: _add_word_map(figures, *vocabulary, spec))
+        _try(figures, "neighbors", lambda: _add_word_neighbors(figures, vocabulary[0], checkpoint, spec))
+        return figures
+    if not issubclass(load_modality(checkpoint.evaluated_as).source, IndexedSource):
+        return figures
+    try:
+        samples = _open_samples(checkpoint, encoder, spec)
+    except SslkitError as error:
+        figures.missing.append(f"Samples, map and neighbors: {error}.")
+        return figures
+    figures.samples, figures.noun = len(samples.index), samples.source.noun
+    _add_strip(figures, samples, spec)
+    _try(figures, "map", lambda: _add_map(figures, checkpoint, samples, spec))
+    _try(figures, "neighbors", lambda: _add_neighbors(figures, checkpoint, samples, spec))
+    _try(figures, "confusion matrix", lambda: _add_confusion(figures, checkpoint, spec))
     return figures
 
 
-def _add_map(figures: Figures, checkpoint: Checkpoint, spec: ReportSpec) -> None:
+def _try(figures: Figures, title: str, make: Callable[[], None]) -> None:
+    try:
+        make()
+    except SslkitError as error:
+        figures.missing.append(f"{title.capitalize()}: {error}.")
+
+
+def _open_samples(checkpoint: Checkpoint, encoder: Encoder, spec: ReportSpec) -> _Samples:
     index = read_samples(spec, checkpoint)
-    if len(index) < 10:
-        raise SslkitError("fewer than ten samples")
-    encoder = checkpoint.build_encoder(spec.encoder).to(choose_device(spec.device)[0])
-    samples = source_of(checkpoint).for_evaluation(index, spec, encoder, checkpoint.size)
-    modality = load_modality(checkpoint.evaluated_as)
-    features = cached_features(Model(str(checkpoint.path), encoder, checkpoint.size), samples, "last", "auto", spec)
+    encoder.to(choose_device(spec.device)[0])
+    source = source_of(checkpoint).for_evaluation(index, spec, encoder, checkpoint.size)
+    return _Samples(index, encoder, source, load_modality(checkpoint.evaluated_as))
+
+
+def _add_strip(figures: Figures, samples: _Samples, spec: ReportSpec) -> None:
+    """Add pictures of a few samples."""
+    order = np.random.default_rng(spec.seed).permutation(len(samples.index))[:_STRIP]
+    pictures = [samples.modality.thumbnail(samples.source, int(row)) for row in order]
+    figures.strip = [encode(picture, _STRIP_SIDE) for picture in pictures if picture is not None]
+
+
+def _add_map(figures: Figures, checkpoint: Checkpoint, samples: _Samples, spec: ReportSpec) -> None:
+    index = samples.index
+    if len(index) < _LEAST:
+        raise SslkitError(f"fewer than {_LEAST} samples")
+    model = Model(str(checkpoint.path), samples.encoder, checkpoint.size)
+    features = cached_features(model, samples.source, "last", "auto", spec)
     (vectors,) = features.layers.values()
     chosen = np.sort(np.random.default_rng(spec.seed).permutation(len(vectors))[: spec.samples])
-    plane, figures.places_title = project(vectors[torch.from_numpy(chosen)].numpy(), "tsne", spec.seed)
+    plane, method = project(vectors[torch.from_numpy(chosen)].numpy(), "tsne", spec.seed)
+    figures.places_title = f"{len(chosen):,} {samples.source.noun}, {method}."
+    rows = [int(row) for row in features.rows[chosen]]
+    labels = [None if index.labels is None else label_text(index, row) for row in rows]
+    names = [index.name(row) for row in rows]
+    figures.places = [
+        MapPoint(x, y, label, name) for (x, y), label, name in zip(_unit_square(plane), labels, names, strict=True)
+    ]
+    pictures = [samples.modality.thumbnail(samples.source, row) for row in rows]
+    if any(picture is not None for picture in pictures):
+        figures.tiles = tile_sheet(pictures, _MAP_SIDE)
+
+
+def _add_word_map(figures: Figures, words: list[str], vectors: Tensor, spec: ReportSpec) -> None:
+    most = min(spec.samples, len(words))
+    if most < _LEAST:
+        raise SslkitError(f"fewer than {_LEAST} words")
+    plane, method = project(vectors[:most].cpu().numpy(), "tsne", spec.seed)
+    figures.places_title = f"The {most:,} most frequent words, {method}."
+    figures.places = [MapPoint(x, y, None, word) for (x, y), word in zip(_unit_square(plane), words, strict=False)]
+
+
+def _unit_square(plane: NDArray[np.float64]) -> list[tuple[float, float]]:
+    """Return points `[N, 2]` moved and scaled so that both coordinates go from 0 to 1."""
     low, high = plane.min(axis=0), plane.max(axis=0)
-    inner = np.array([_WIDTH, _HEIGHT]) - 2 * _MARGIN
-    for (x, y), row in zip(_MARGIN + (plane - low) / (high - low).clip(1e-9) * inner, features.rows[chosen], strict=True):
-        label = None if index.labels is None else label_text(index, int(row))
-        figures.places.append(MapPoint(float(x), float(y), label, _thumbnail(modality.thumbnail(samples, int(row)))))
+    return [(float(x), float(y)) for x, y in (plane - low) / (high - low).clip(1e-9)]
 
 
-def _add_neighbors(figures: Figures, checkpoint: Checkpoint, spec: ReportSpec) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder, "neighbors.png")
-        values = {name: getattr(spec, name) for name in NeighborsSpec.model_fields if name in ReportSpec.model_fields}
-        k = min(8, len(read_samples(spec, checkpoint)) - 1)
-        result = neighbors(NeighborsSpec(**{**values, "ckpt": str(checkpoint.path), "out": str(out), "k": k}))
-        if result.picture is not None:
-            figures.neighbors = out.read_bytes()
+def _add_neighbors(figures: Figures, checkpoint: Checkpoint, samples: _Samples, spec: ReportSpec) -> None:
+    of_report = _neighbors_spec(spec, checkpoint, k=min(_NEIGHBORS, len(samples.index) - 1))
+    figures.neighbors = nearest_samples(of_report, checkpoint, samples.encoder)
+
+
+def _add_word_neighbors(figures: Figures, words: list[str], checkpoint: Checkpoint, spec: ReportSpec) -> None:
+    """Add the neighbors of words across the vocabulary: of the most frequent hundreds, not of the and of."""
+    most = min(len(words), 600)
+    queries = [words[place] for place in np.linspace(most // 10, most - 1, _WORDS, dtype=int)]
+    k = min(_NEIGHBORS, len(words) - 1)
+    figures.word_neighbors = neighbors(_neighbors_spec(spec, checkpoint, queries=queries, k=k)).neighbors
+
+
+def _neighbors_spec(spec: ReportSpec, checkpoint: Checkpoint, **changes: object) -> NeighborsSpec:
+    values = {name: getattr(spec, name) for name in NeighborsSpec.model_fields if name in ReportSpec.model_fields}
+    return NeighborsSpec.model_validate({**values, "ckpt": str(checkpoint.path), **changes})
 
 
 def _add_confusion(figures: Figures, checkpoint: Checkpoint, spec: ReportSpec) -> None:
@@ -119,13 +198,3 @@ def _add_confusion(figures: Figures, checkpoint: Checkpoint, spec: ReportSpec) -
     answers = Answers(test.rows, (predicted == test.labels).float())
     figures.answers = labeled_fingerprint(session.parts.tests[0].index), answers
     figures.confusion_title = f"True class by row, {classifier_name} answer by column, {len(predicted):,} test samples."
-
-
-def _thumbnail(image: Image.Image | None) -> bytes:
-    """Return a small PNG of a picture; a black one if it can't be read."""
-    image = image or Image.new("L", (_THUMBNAIL, _THUMBNAIL))
-    if image.width > _THUMBNAIL:
-        image = image.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS)
-    with io.BytesIO() as stream:
-        image.save(stream, format="PNG")
-        return stream.getvalue()

@@ -1,11 +1,13 @@
 """Features in two dimensions, by PCA or t-SNE."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sslkit.contract.errors import SslkitError
+from sslkit.extras import load_extra
 from sslkit.files import write_atomically
 
 _CLASSES = 20  # as many colors as can be distinguished
@@ -33,13 +35,15 @@ def project(features: NDArray[np.float32], method: str, seed: int) -> tuple[NDAr
     return placed, f"t-SNE, perplexity {perplexity:g}"
 
 
+def load_pyplot() -> Any:
+    """Return matplotlib's plots, drawing into files; raises SslkitError, naming the extra, if it is not installed."""
+    load_extra("matplotlib", "plots", "sslkit map").use("Agg")
+    return load_extra("matplotlib.pyplot", "plots", "sslkit map")
+
+
 def draw_map(features: NDArray[np.float32], labels: list[str] | None, method: str, seed: int, out: Path) -> None:
     """Write a picture of features in two dimensions, colored by label if there are any (the twenty most frequent)."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = load_pyplot()
     places, title = project(features, method, seed)
     figure, axes = pyplot.subplots(figsize=(9, 7), layout="constrained")
     groups = np.array(labels if labels is not None else [""] * len(places))

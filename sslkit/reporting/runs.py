@@ -8,6 +8,7 @@ from typing import Any
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.result import Result
 from sslkit.engine.checkpoint import Checkpoint, read_model
+from sslkit.engine.curves import Curve, read_curves
 from sslkit.engine.run_command import run_command
 from sslkit.engine.run_folder import METRICS, MODEL, RESULTS, read_json_lines, read_spec
 from sslkit.evaluation.models import weights_hash
@@ -24,7 +25,9 @@ class RunRecord:
     lines: list[dict[str, Any]]
     checkpoint: Checkpoint
     weights: str
-    results: list[Result]  # of these weights; the newest of each protocol, settings and data
+    parameters: int  # of the encoder
+    curves: dict[str, Curve]  # of the logged lines, by name
+    results: list[Result]  # of these weights, of each protocol, settings and data the newest; the newest of all is the last
 
     @classmethod
     def read(cls, path: Path, name: str, allowed: str | None) -> "RunRecord":
@@ -33,10 +36,17 @@ class RunRecord:
         if not (path / MODEL).exists():
             raise SslkitError(f"{path} has no checkpoint", "the run stopped before writing one")
         checkpoint = read_model(path / MODEL)
-        weights = weights_hash(checkpoint.build_encoder(allowed))
-        results = [result for result in read_results(path / RESULTS) if result.weights == weights]
-        newest = {json.dumps([result.title, result.settings, asdict(result.data)]): result for result in results}
-        return cls(path, name, spec, read_json_lines(path / METRICS), checkpoint, weights, list(newest.values()))
+        encoder = checkpoint.build_encoder(allowed)
+        weights, parameters = weights_hash(encoder), sum(value.numel() for value in encoder.parameters())
+        newest: dict[str, Result] = {}
+        for result in read_results(path / RESULTS):
+            if result.weights == weights:
+                key = json.dumps([result.title, result.settings, asdict(result.data)])
+                newest.pop(key, None)  # so that it comes last
+                newest[key] = result
+        lines = read_json_lines(path / METRICS)
+        curves = read_curves(path, lines)
+        return cls(path, name, spec, lines, checkpoint, weights, parameters, curves, list(newest.values()))
 
     @property
     def minutes(self) -> float | None:

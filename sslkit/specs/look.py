@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from sslkit.contract.options import Texts
+from sslkit.contract.options import Spec, Texts
 from sslkit.specs.data import DataSpec
 from sslkit.specs.use import EmbedSpec
 
@@ -51,3 +51,11 @@ class ReportSpec(DataSpec):
     )
     test: Texts = Field(default=[], description="Test data of the confusion matrix; default: the test part of --data.")
     samples: int = Field(default=500, ge=10, description="Maximum number of samples on the map, drawn by --seed.")
+
+
+class WatchSpec(Spec):
+    """Settings of `sslkit watch`."""
+
+    run: str = Field(description="Run folder, or a folder of runs; it may be written later.")
+    port: int = Field(default=0, ge=0, le=65535, description="Port on this machine; 0: a free one.")
+    open: bool = Field(default=False, description="Open the page in a browser.")

@@ -13,7 +13,7 @@ from sslkit.contract.errors import flag_name
 from sslkit.contract.options import flat_fields
 from sslkit.specs.evaluation import EvaluateSpec, KnnSpec, ProbeSpec, RetrievalSpec
 from sslkit.specs.extend import NewTaskSpec
-from sslkit.specs.look import MapSpec, PreviewSpec, ReportSpec
+from sslkit.specs.look import MapSpec, PreviewSpec, ReportSpec, WatchSpec
 from sslkit.specs.train import CompareSpec, DemoSpec, FinetuneSpec, PretrainSpec
 from sslkit.specs.use import EmbedSpec, ExportSpec, NeighborsSpec, PredictSpec, PushSpec
 from sslkit.tasks.load import load_task
@@ -56,13 +56,14 @@ GOLDEN = {
     ExportSpec: "--ckpt --part --to --out --encoder --dynamic-batch --dynamic-size --license",
     PushSpec: "--source --repository --public --license --yes",
     ReportSpec: f"{_DATA} --runs --out --encoder --test --samples",
+    WatchSpec: "--run --port --open",
     CompareSpec: f"{_DATA} --tasks --minutes --encoder --encoder-option --test --out",
     NewTaskSpec: "--name --out",
     DemoSpec: "--out --images-only --steps --seed",
     NeighborsSpec: f"{_DATA} --ckpt --part --queries --k --out --encoder",
     PreviewSpec: f"{_DATA} --task --ckpt --out --rows --samples --encoder --encoder-option --options",
 }
-_WITHOUT_DATA = {NewTaskSpec, DemoSpec, PushSpec}
+_WITHOUT_DATA = {NewTaskSpec, DemoSpec, PushSpec, WatchSpec}
 
 
 @pytest.mark.parametrize(("model", "flags"), GOLDEN.items(), ids=lambda value: getattr(value, "__name__", ""))

@@ -33,6 +33,13 @@ class Page(HTMLParser):
         self.text += data + " "
 
 
+def words(file: Path) -> str:
+    """Return the text of a page, words with one space between them."""
+    page = Page()
+    page.feed(file.read_text(encoding="utf-8"))
+    return " ".join(page.text.split())
+
+
 @pytest.fixture(scope="module")
 def evil(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run whose folder, data and class names would be markup if they were not escaped."""
@@ -62,22 +69,28 @@ def test_one_file_that_needs_nothing(evil: Path, tmp_path: Path, sslkit: Callabl
     assert output["bytes"] == out.stat().st_size and output["runs"] == [str(evil)]
     page = Page()
     page.feed(source)
-    assert page.open == [] and all(reference.startswith("data:image/png;base64,") for reference in page.references)
+    assert page.open == [] and all(reference.startswith("data:") for reference in page.references)
     assert not re.search(r"https?://|@import|url\(", source)
     assert "<b>images" not in source and "<i>digit" not in source and "<script>alert" not in source
     assert "<b>images & more" in page.text and "<i>digit 0" in page.text
-    for message in (
-        "To repeat it",
-        "Evaluations",
-        "knn",
-        "Features in two dimensions",
-        "Nearest images",
+    order = [
+        "this checkpoint",  # the verdict's bars
+        "What was trained",
+        " parameters",
+        "Loss",
         "After 8 steps",
-        "random weights",
-    ):
-        assert message in page.text, message
-    thumbnails = json.loads(re.search(r'<script type="application/json">(.*?)</script>', source)[1])  # type: ignore[index]
-    assert len(thumbnails) == source.count("<circle ") == 48
+        "Nearest neighbors",
+        "Map of the features",
+        "All evaluations",
+        "Confusion matrix",
+        "To repeat it",
+    ]
+    places = [page.text.find(message) for message in order]
+    assert -1 not in places and places == sorted(places), list(zip(order, places, strict=True))
+    assert page.text.index("random weights") < page.text.index("raw pixels") < places[1]
+    verdict = json.loads((evil / "results.jsonl").read_text().splitlines()[-1])["findings"][0]["text"]
+    assert page.text.index(verdict) < places[0] and "Left out" not in page.text and "extended" not in page.text
+    assert source.count("<circle ") >= source.count("data-tile=") == 48
 
 
 def test_the_command_repeats_the_run(evil: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
@@ -97,7 +110,8 @@ def test_missing_figures_have_a_reason(evil: Path, tmp_path: Path, sslkit: Calla
     ran = sslkit("report", tmp_path, "--out", tmp_path / "r.html")
     assert ran.code == 2 and "holds no run" in ran.err and not (tmp_path / "r.html").exists()
     ran = sslkit("report", evil, "--data", tmp_path / "nowhere", "--out", tmp_path / "r.html")
-    assert ran.code == 0 and "No map: --data" in (tmp_path / "r.html").read_text()
+    assert ran.code == 0 and "Left out" in (page := (tmp_path / "r.html").read_text())
+    assert "Samples, map and neighbors: --data" in page and "<h2>Training</h2>" in page
 
 
 @pytest.mark.slow
@@ -107,8 +121,8 @@ def test_tasks_compared_end_in_a_report(digits: Path, tmp_path: Path, sslkit: Ca
     assert set(output["runs"]) == set(output["knn"]) == set(output["probe"]) == {"rotation", "jigsaw"}
     assert output["knn"][output["best"][0]] == max(output["knn"].values())
     page = (tmp_path / "c" / "report.html").read_text()
-    assert "Compared" in page and page.count("<h2>") == 3 and "knn/weighted-v1" in page
-    assert "Accuracy of the last layer against minutes" in page and "McNemar" in page and "No map" not in page
+    assert page.count('<h2 class="run">') == 2 and "knn/weighted-v1" in page and "Left out" not in page
+    assert "Accuracy of the last layer against time" in page and "McNemar" in page
     lines = (tmp_path / "c" / "jigsaw" / "results.jsonl").read_text().splitlines()
     sizes = [json.loads((tmp_path / "c" / name / "spec.json").read_text())["image"]["size"] for name in output["runs"]]
     assert sizes == [32, 32]
@@ -140,7 +154,7 @@ def test_runs_with_equal_names_get_longer_names(evil: Path, tmp_path: Path, sslk
         "report", tmp_path / "a" / "run", tmp_path / "b" / "run", "--workers", 0, "--out", tmp_path / "r.html", "--json"
     )
     page = (tmp_path / "r.html").read_text()
-    assert output.code == 0 and "<h2>a/run</h2>" in page and "<h2>b/run</h2>" in page
+    assert output.code == 0 and '<h2 class="run">a/run</h2>' in page and '<h2 class="run">b/run</h2>' in page
     ran = sslkit("report", evil, evil, "--out", tmp_path / "r.html")
     assert ran.code == 2 and "named twice" in ran.err
 
@@ -151,8 +165,8 @@ def test_a_fine_tuned_run_has_a_report(evil: Path, tmp_path: Path, sslkit: Calla
         sslkit("finetune", "--ckpt", evil / "model.safetensors", "--data", evil.parent / "<b>images & more", *options).code == 0
     )
     assert sslkit("report", tmp_path / "tuned", "--workers", 0, "--out", tmp_path / "r.html").code == 0
-    page = (tmp_path / "r.html").read_text()
-    assert "sslkit finetune --data" in page and "the classifier&#x27;s answer" in page and "pretrained by" in page
+    page = words(tmp_path / "r.html")
+    assert "sslkit finetune --data" in page and "the classifier's answer" in page and "finetune after rotation" in page
 
 
 def test_results_of_other_weights_are_not_shown(evil: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
@@ -168,3 +182,59 @@ def test_results_of_other_weights_are_not_shown(evil: Path, tmp_path: Path, sslk
     assert sslkit("report", run, "--workers", 0, "--out", tmp_path / "r.html").code == 0
     page = (tmp_path / "r.html").read_text()
     assert "of-other-weights" not in page and "knn/newer" not in page and "random weights" in page
+
+
+def test_the_newest_evaluation_speaks_first(evil: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(evil, run)
+    line = json.loads((evil / "results.jsonl").read_text().splitlines()[0])
+    findings = [{"rule": "helped", "text": "All is <well>.", "command": "sslkit probe --ckpt 'a & b'"}]
+    with open(run / "results.jsonl", "a") as stream:
+        stream.write(json.dumps({**line, "protocol": "new/one-v1", "findings": findings}) + "\n")
+        stream.write(json.dumps({**line, "protocol": None, "findings": []}) + "\n")
+        stream.write(json.dumps({**line, "protocol": "new/one-v1", "findings": findings}) + "\n")
+    assert sslkit("report", run, "--workers", 0, "--out", tmp_path / "r.html").code == 0
+    page = (tmp_path / "r.html").read_text()
+    assert '<div class="verdict good"><p>All is &lt;well&gt;.</p>' in page and "--ckpt &#x27;a &amp; b&#x27;</span>" in page
+    assert page.index("new/one-v1: top-1") < page.index("knn, custom settings: top-1") < page.index("What was trained")
+
+
+def test_a_run_without_an_evaluation(digits: Path, tmp_path: Path, sslkit: Callable[..., Any], quick: list[str]) -> None:
+    run = tmp_path / "run"
+    assert sslkit("pretrain", "rotation", "--data", digits, "--out", run, "--epochs", 2, *quick).code == 0
+    assert sslkit("report", run, "--workers", 0, "--out", tmp_path / "r.html").code == 0
+    page = words(tmp_path / "r.html")
+    assert "Not evaluated yet. In 6 steps the loss" in page and f"sslkit knn --ckpt {run / 'model.safetensors'}" in page
+    assert "(chance 25%)" in page and " chance 25% " in page
+    assert "the run was extended" not in page
+    assert sslkit("pretrain", "rotation", "--out", run, "--extend-to", 3).code == 0
+    assert sslkit("report", run, "--workers", 0, "--out", tmp_path / "r.html").code == 0
+    assert "the run was extended" in (tmp_path / "r.html").read_text()
+
+
+def test_words_have_a_map_and_neighbors_of_their_own(tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    families = [" ".join(f"{family}{(number * step) % 17}" for number in range(400)) for family in "ab" for step in range(1, 9)]
+    (tmp_path / "text.txt").write_text("\n".join(families))
+    run = tmp_path / "run"
+    assert sslkit("pretrain", "skipgram", "--data", tmp_path / "text.txt", "--out", run, "--steps", 3, "--workers", 0).code == 0
+    assert sslkit("report", run, "--workers", 0, "--out", tmp_path / "r.html").code == 0
+    page = Page()
+    page.feed((tmp_path / "r.html").read_text())
+    assert "most frequent words" in page.text and "nearest words" in page.text and "a1" in page.text
+    assert "No map" not in page.text and "Left out" not in page.text and page.open == []
+
+
+def test_only_map_needs_matplotlib(
+    evil: Path, tmp_path: Path, sslkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert sslkit("report", evil, "--workers", 0, "--out", tmp_path / "r.html").code == 0
+    ran = sslkit("map", "--ckpt", evil / "model.safetensors", "--workers", 0, "--out", tmp_path / "map.png")
+    assert ran.code == 2 and ran.err == "error: sslkit map needs matplotlib (pip install 'sslkit[plots]')\n"
+    monkeypatch.undo()
+    assert sslkit("map", "--ckpt", evil / "model.safetensors", "--workers", 0, "--out", tmp_path / "map.png").code == 0
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
