@@ -14,10 +14,10 @@ from sslkit.console import say
 from sslkit.contract.errors import SslkitError
 
 SIDE = 32  # of the images, in pixels
-_DIGIT = (16, 28)  # smallest and largest side of a digit
+_DIGIT = (20, 30)  # smallest and largest side of a digit
 _TILT = 15  # degrees; more would blur what is upright
-_SHADES = 60  # largest difference of a background from its mean color, of 255
-_CONTRAST = 90  # least difference of mean color between a digit and its background
+_SHADES = 30  # largest difference of a background from its mean color, of 255
+_CONTRAST = 100  # least difference of mean color between a digit and its background
 _COPIES = 3  # images of each digit in train/, each with another background and color
 _TEST = 3  # one in so many digits is in test/
 

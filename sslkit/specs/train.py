@@ -192,5 +192,5 @@ class DemoSpec(Spec):
 
     out: str = Field(default="demo", description="Folder for the images and the run.")
     images_only: bool = Field(default=False, description="Write the images and stop.")
-    steps: int = Field(default=1000, ge=1, description="Steps of pretraining.")
+    steps: int = Field(default=500, ge=1, description="Steps of pretraining.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="Random seed.")
