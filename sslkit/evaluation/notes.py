@@ -60,6 +60,11 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def join_names(names: list[str]) -> str:
+    """Return names as a list in a sentence: "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def p_text(value: float | None) -> str:
     """Return a p-value as people read it, nothing if there is none."""
     return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
