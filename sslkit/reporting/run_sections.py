@@ -1,5 +1,6 @@
 """The sections of a report about one run, the verdict first."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def _verdict(run: RunRecord) -> str:
     if not run.results:
         verb = "finetune" if "task" not in run.spec else "knn"
         hint = [f'<p class="quiet">{text("To evaluate it:")}</p>']
-        command = f"sslkit {verb} --ckpt {run.path / MODEL}" if verb == "knn" else ""
+        command = shlex.join(["sslkit", verb, "--ckpt", str(run.path / MODEL)]) if verb == "knn" else ""
         sentence = f"Not evaluated yet. {_training_sentence(run)}"
         return plain_card(sentence.strip(), [alarms, *(hint if command else [])], command, "warn" if alarms else "")
     *earlier, newest = run.results
