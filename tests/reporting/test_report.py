@@ -114,6 +114,26 @@ def test_missing_figures_have_a_reason(evil: Path, tmp_path: Path, sslkit: Calla
     assert "Samples, map and neighbors: --data" in page and "<h2>Training</h2>" in page
 
 
+def test_commands_are_quoted(evil: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    import shlex
+    import shutil
+
+    run = tmp_path / "my run"
+    shutil.copytree(evil, run)
+    (run / "results.jsonl").unlink()
+    assert sslkit("report", run, "--workers", 0, "--out", tmp_path / "r.html").code == 0
+    assert shlex.join(["sslkit", "knn", "--ckpt", str(run / "model.safetensors")]) in words(tmp_path / "r.html")
+
+
+def test_data_of_one_sample(evil: Path, digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    import shutil
+
+    (tmp_path / "one").mkdir()
+    shutil.copy(next(digits.rglob("*.png")), tmp_path / "one")
+    ran = sslkit("report", evil, "--data", tmp_path / "one", "--workers", 0, "--out", tmp_path / "r.html")
+    assert ran.code == 0 and "Neighbors: fewer than 2 samples." in words(tmp_path / "r.html")
+
+
 @pytest.mark.slow
 def test_tasks_compared_end_in_a_report(digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     options = ["--data", digits, "--minutes", "0.02", "--encoder-option", "width=8", "--batch-size", 16, "--workers", 0]
