@@ -74,6 +74,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
         spec = merged
     spec = with_protocol_values(spec)
     _check_flags(spec)
+    _check_layout(spec, out)
     checkpoint = None if spec.ckpt is None else read_model(spec.ckpt, part=spec.part)
     if checkpoint is not None:
         checkpoint.build_encoder(allowed)  # before any data is touched
@@ -251,9 +252,11 @@ def _wants_scratch(spec: FinetuneSpec, out: Path, tuned: list[Trial], world: Wor
     seconds = world.from_first(sum(float(line["seconds"]) for line in lines))
     affordable = seconds <= _AFFORDABLE
     if affordable:
-        say(f"training from random weights, too, as fine-tuning took {duration(seconds)} (--no-scratch leaves this out)")
+        took = f"fine-tuning took only {duration(seconds)} (--no-scratch skips this)"
+        say(f"also training from random weights for comparison, since {took}")
     else:
-        say(f"not trained from random weights, which takes another {duration(seconds)}; --resume --scratch adds it")
+        more = f"(about {duration(seconds)} more); add it with --resume --scratch"
+        say(f"skipped training from random weights {more}")
     return affordable
 
 

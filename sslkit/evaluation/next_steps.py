@@ -64,6 +64,11 @@ class NextSteps:
                 words += flag_words(name, value)
         return shlex.join([*words, *flags])
 
+    @property
+    def add_scratch(self) -> str:
+        """Return the command that trains from random weights, too, in the folder of this fine-tuning."""
+        return shlex.join(["sslkit", "finetune", "--resume", "--scratch", "--out", str(getattr(self.spec, "out", ""))])
+
     def on_checkpoint(self, verb: str) -> str:
         """Return the command of a verb that needs nothing but the checkpoint in its run folder."""
         return shlex.join(["sslkit", verb, "--ckpt", str(self.checkpoint.path)])

@@ -84,7 +84,7 @@ def describe_comparisons(rows: list[Row]) -> list[str]:
 
 
 def _compare_with_others(rows: list[Row]) -> list[str]:
-    """Return a sentence for each model named by --against: how far the first row's model is from it on a test part."""
+    """Return a sentence for each model named by --against: how the first row's model differs from it on a test part."""
     sentences = []
     for row in rows:
         of_test = [first for first in rows if (first.model, first.test) == (rows[0].model, row.test)]
@@ -92,6 +92,9 @@ def _compare_with_others(rows: list[Row]) -> list[str]:
             continue
         first = next((same for same in of_test if same.layer == row.layer), of_test[-1])
         gain = gain_over(first, row)
-        way = "above" if gain.value > 0 else "below" if gain.value < 0 else "from"
-        sentences.append(f"{first.model}: {gain.text()} {way} {row.model}{gain.interval()}.")
+        if gain.is_positive or gain.is_negative:
+            how = "better" if gain.is_positive else "worse"
+            sentences.append(f"{first.model}: {gain.amount()} {how} than {row.model}{gain.interval()}.")
+        else:
+            sentences.append(f"{first.model}: not distinguishable from {row.model}, {gain.difference()}{gain.interval()}.")
     return sentences

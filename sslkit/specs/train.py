@@ -161,7 +161,7 @@ class FinetuneSpec(TrainSpec):
     seeds: Count = Field(default=1, description="Number of seeds; mean and standard deviation are reported.")
     scratch: bool | None = Field(
         default=None,
-        description="Train the same encoder from random weights, too; default: if fine-tuning took a minute at most.",
+        description="Also train the same encoder from random weights; default: only if fine-tuning took at most one minute.",
     )
     details: bool = Field(default=False, description="Also print p-values and adjustments.")
 
