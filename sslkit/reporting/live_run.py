@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from sslkit.contract.errors import SslkitError
-from sslkit.engine.curves import describe_curves, read_chance
+from sslkit.engine.curves import read_curves, read_steps
 from sslkit.engine.model_header import read_metadata
-from sslkit.engine.run_folder import METRICS, MODEL, PREVIEWS, RESULTS, SPEC, holds_run, read_spec
+from sslkit.engine.run_folder import METRICS, MODEL, PREVIEWS, RESULTS, SPEC, TRAINING, holds_run, read_spec
 from sslkit.evaluation.notes import read_results
 from sslkit.reporting.previews import preview_steps
 from sslkit.reporting.training_charts import plan_charts
@@ -24,7 +24,7 @@ from sslkit.reporting.training_charts import plan_charts
 _DEPTH, _MOST = 3, 200  # how deep below a folder runs are looked for, and how many are listed
 _ENTRIES = 10_000  # of a folder in which runs are looked for: one of images may have millions
 _CHUNK = 2**20  # bytes read at once; a longer line is no line of ours
-_SUMMARIZED = (SPEC, METRICS, MODEL, RESULTS, PREVIEWS)  # what a summary is read from
+_SUMMARIZED = (SPEC, TRAINING, METRICS, MODEL, RESULTS, PREVIEWS)  # what a summary is read from
 _PATIENCE = 60  # seconds without a line until a run counts as silent, or ten times what its lines take
 
 
@@ -180,7 +180,7 @@ def _stamp(file: Path) -> tuple[int, int] | None:
 
 def describe_charts(names: Mapping[str, None], run: Path) -> list[dict[str, Any]]:
     """Return the charts of numbers by name, as a script draws them."""
-    return [chart.to_json() for chart in plan_charts(describe_curves(names, read_chance(run)))]
+    return [chart.to_json() for chart in plan_charts(read_curves(run, names))]
 
 
 def _last_line(file: Path) -> tuple[dict[str, Any] | None, float]:
@@ -207,9 +207,8 @@ def _seconds_left(last: dict[str, Any] | None, step: int, steps: int | None) -> 
 
 
 def _steps(run: Path, spec: dict[str, Any], step: int) -> int | None:
-    """Return where a run ends: as its checkpoint says, else its spec; None if neither knows.
-
-    A run that was extended is past the end that the checkpoint before tells.
-    """
-    steps: Any = read_metadata(run / MODEL).get("steps", spec.get("steps"))
+    """Return where a run ends: as it recorded, else as its checkpoint or its spec says; None if it is past that."""
+    steps: Any = read_steps(run)
+    if steps is None:
+        steps = read_metadata(run / MODEL).get("steps", spec.get("steps"))
     return steps if isinstance(steps, int) and steps >= step else None

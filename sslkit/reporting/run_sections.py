@@ -116,9 +116,7 @@ def _training(run: RunRecord) -> str:
     """Return the curves: those that are read first, and the others folded."""
     if len(run.lines) < 2:
         return ""
-    # A loss of one term is logged twice.
-    repeated = {name for name in run.curves if name != "loss" and all(line.get(name) == line.get("loss") for line in run.lines)}
-    charts = plan_charts({name: curve for name, curve in run.curves.items() if name not in repeated})
+    charts = plan_charts(run.curves)
     main = [chart_html for chart in charts if chart.main and (chart_html := chart.draw(run.lines))]
     others = [chart_html for chart in charts if not chart.main and (chart_html := chart.draw(run.lines))]
     more = fold("Learning rate, gradients, speed and more", row(others, "charts")) if others else ""

@@ -45,7 +45,7 @@ class RunRecord:
                 newest.pop(key, None)  # so that it comes last
                 newest[key] = result
         lines = read_json_lines(path / METRICS)
-        curves = read_curves(path, lines)
+        curves = read_curves(path, dict.fromkeys(name for line in lines for name in line))
         return cls(path, name, spec, lines, checkpoint, weights, parameters, curves, list(newest.values()))
 
     @property

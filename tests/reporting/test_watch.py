@@ -321,6 +321,8 @@ def test_an_extended_run_is_not_finished(tmp_path: Path) -> None:
     assert summarize(run)["state"] == "finished"
     write_run(run, steps=3, lines=5)
     assert (summarize(run)["state"], summarize(run)["steps"]) == ("running", None)
+    (run / "training.json").write_text('{"steps": 6, "loss_terms": ["a", "b"]}')
+    assert (summarize(run)["state"], summarize(run)["steps"], summarize(run)["left"]) == ("running", 6, 1)
 
 
 def test_previews_are_those_with_a_number(tmp_path: Path) -> None:
