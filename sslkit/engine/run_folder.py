@@ -15,11 +15,12 @@ from sslkit.console import say
 from sslkit.contract.errors import RunFailedError, SslkitError
 from sslkit.files import write_atomically
 
-MODEL, RESUME, SPEC, CHANCE, METRICS, RESULTS, BROKEN, PREVIEWS = (
+MODEL, RESUME, SPEC, CHANCE, TRAINING, METRICS, RESULTS, BROKEN, PREVIEWS = (
     "model.safetensors",
     "resume.pt",
     "spec.json",
     "chance.json",
+    "training.json",
     "metrics.jsonl",
     "results.jsonl",
     "broken.csv",
@@ -102,7 +103,7 @@ class RunFolder:
             return
         self._lock.release()
         if kind is not None and not self._held_run and not self.file(RESUME).exists() and not self.file(METRICS).exists():
-            for name in (SPEC, CHANCE, BROKEN, "lock"):
+            for name in (SPEC, CHANCE, TRAINING, BROKEN, "lock"):
                 self.file(name).unlink(missing_ok=True)
             for name in self._removable:
                 shutil.rmtree(self.file(name), ignore_errors=True)
@@ -130,7 +131,7 @@ class RunFolder:
             raise SslkitError(reason, flag="out") from error
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
-        """Write what the run records about itself: its spec, the chance levels of its metrics."""
+        """Write what the run records about itself: its spec, the chance levels of its metrics, where it ends."""
         if not self.writes:
             return
         with self.writing(), write_atomically(self.file(name), new_folder=False) as stream:

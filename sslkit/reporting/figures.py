@@ -78,10 +78,9 @@ class _Samples:
     modality: Modality
 
 
-def make_figures(checkpoint: Checkpoint, spec: ReportSpec) -> Figures:
-    """Return the figures of a checkpoint; one that cannot be made is left out, with the reason."""
+def make_figures(checkpoint: Checkpoint, encoder: Encoder, spec: ReportSpec) -> Figures:
+    """Return the figures of a checkpoint and its encoder; one that cannot be made is left out, with the reason."""
     figures = Figures()
-    encoder = checkpoint.build_encoder(spec.encoder)
     vocabulary = encoder.vocabulary()
     if vocabulary is not None:
         figures.noun = "words"
