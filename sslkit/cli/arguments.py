@@ -28,8 +28,7 @@ SPEC = (str, "Read settings from a .toml or .json file (as a run's spec.json); f
 def add_entry(app: typer.Typer, entry: Entry, panel: str) -> None:
     """Add the verb of an entry point, an evaluation or a command: flags from its spec, and what it returns printed."""
     model = spec_of(entry)
-    positional = entry.constants.get("argument") or ()
-    arguments = (positional,) if isinstance(positional, str) else tuple(positional)
+    arguments = arguments_of(entry)
     extra: dict[str, tuple[type, str]] = {"spec": SPEC, "json": JSON}
 
     def run(values: dict[str, Any], extras: dict[str, Any]) -> None:
@@ -53,6 +52,12 @@ def _argument(name: str, model: type[Spec]) -> inspect.Parameter:
     kind: Any = list[str] if get_origin(field.annotation) is list else str
     annotation = Annotated[kind | None, typer.Argument(help=field.description)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
+
+
+def arguments_of(entry: Entry) -> tuple[str, ...]:
+    """Return the fields of a verb's spec that are given without a flag, in their order."""
+    positional = entry.constants.get("argument") or ()
+    return (positional,) if isinstance(positional, str) else tuple(positional)
 
 
 def spec_of(entry: Entry) -> type[Spec]:

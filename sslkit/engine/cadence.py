@@ -4,6 +4,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
 from sslkit.console import say
 from sslkit.engine.collapse import Health
@@ -154,10 +156,16 @@ class Logs:
             for logger in self.loggers:
                 logger.log(line)
 
-    def close(self) -> None:
-        """Close the loggers."""
+    def close(self, failed: bool) -> None:
+        """Close the loggers, unless they are closed."""
         while self.loggers:
-            self.loggers.pop().close()
+            self.loggers.pop().close(failed)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close(failed=kind is not None)
 
 
 class Previews:

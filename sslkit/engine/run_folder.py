@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
+from sslkit import registry
 from sslkit.console import say
 from sslkit.contract.errors import RunFailedError, SslkitError
 from sslkit.files import write_atomically
@@ -41,7 +42,9 @@ def choose_out(out: str | None, name: str, resume: bool) -> Path:
             )
         if folder.exists() and not folder.is_dir():
             raise SslkitError(f"{folder} is a file", "expected a folder", flag="out")
-        foreign = [name for name in (MODEL, METRICS, RESULTS, BROKEN, PREVIEWS) if (folder / name).exists()]
+        loggers = [logger for logger in registry.names(registry.LOGGERS) if logger != "file"]  # each has its subfolder
+        written = (MODEL, METRICS, RESULTS, BROKEN, PREVIEWS, *loggers)
+        foreign = [name for name in written if (folder / name).exists()]
         if foreign and not holds_run(folder):
             raise SslkitError(f"{folder} holds {foreign[0]}, but no run that wrote it", "choose another folder", flag="out")
         return folder
@@ -74,12 +77,12 @@ class RunFolder:
 
     Only one of several processes writes; for the others the folder is read-only. What cannot be written is an SslkitError
     before the first step, and RunFailedError once the run has `started`. `removable` names subfolders of this run, such as
-    those of loggers, that go with it if it never got anywhere.
+    those of loggers, that are removed with it if it never got anywhere, unless they were there before it.
     """
 
     def __init__(self, folder: Path, writes: bool = True, removable: tuple[str, ...] = ()) -> None:
         self.path, self.writes = folder, writes
-        self._removable = (PREVIEWS, *removable)
+        self._removable = [name for name in (PREVIEWS, *removable) if not (folder / name).exists()]
         self._existed, self._held_run = folder.exists(), holds_run(folder)
         self._lock = FileLock(folder / "lock")
         self.started = False

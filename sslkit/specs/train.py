@@ -76,7 +76,7 @@ class TrainSpec(DataSpec):
     )
     log: Texts = Field(
         default=[],
-        description="Logger besides metrics.jsonl: tensorboard, wandb, mlflow or an installed one; may be repeated.",
+        description="Additional logger: tensorboard, wandb, mlflow or an installed one; may be repeated.",
     )
     resume: bool = Field(
         default=False, description="Resume the run in --out exactly where it stopped; start a new one if there is none."
