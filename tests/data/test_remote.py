@@ -127,26 +127,26 @@ def test_what_is_not_there_is_one_line(server: Server, monkeypatch: pytest.Monke
 def test_nothing_secret_is_written(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sslkit: Run, quick: list[str]
 ) -> None:
-    monkeypatch.setenv("SSLKIT_HTTP_HEADER", "Authorization: Bearer hidden-1")
-    monkeypatch.setenv("SSLKIT_HTTP_QUERY", "sig=hidden-2")
+    monkeypatch.setenv("SSLKIT_HTTP_HEADER", "Authorization: Bearer unspoken-1")
+    monkeypatch.setenv("SSLKIT_HTTP_QUERY", "sig=unspoken-2")
     run, data = tmp_path / "run", f"wds:{server.address}/part-{{0..2}}.tar"
     ran = sslkit("pretrain", "rotation", "--data", data, "--label", "cls", *quick, "--steps", 2, "--out", run)
     assert ran.code == 0, ran.err
     knn = sslkit("knn", "--ckpt", run / "model.safetensors", "--no-baselines")
     report = sslkit("report", run, "--out", tmp_path / "report.html")
     assert knn.code == 0 and report.code == 0
-    assert all(headers["Authorization"] == "Bearer hidden-1" for headers in server.headers) and server.queries == {
-        "sig=hidden-2"
+    assert all(headers["Authorization"] == "Bearer unspoken-1" for headers in server.headers) and server.queries == {
+        "sig=unspoken-2"
     }
-    monkeypatch.setenv("SSLKIT_HTTP_QUERY", "sig=hidden-2&more")
+    monkeypatch.setenv("SSLKIT_HTTP_QUERY", "sig=unspoken-2&more")
     (server.folder / "part-1.tar").unlink()
     failed = sslkit("knn", "--ckpt", run / "model.safetensors", "--reindex")
     assert failed.code == 2 and "404" in failed.err
     for text in (ran.out, ran.err, knn.out, knn.err, report.err, failed.err):
-        assert "hidden" not in text
+        assert "unspoken" not in text
     for file in (path for folder in (run, tmp_path / "cache") for path in folder.rglob("*") if path.is_file()):
-        assert b"hidden" not in file.read_bytes(), file
-    assert "hidden" not in (tmp_path / "report.html").read_text()
+        assert b"unspoken" not in file.read_bytes(), file
+    assert "unspoken" not in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("header", ["", "Authorization", "Authorization:", "A b: c", "A: b\r\nC: d"])

@@ -50,16 +50,18 @@ def test_a_run_from_the_command_line(sslkit: Run, digits: Path, tmp_path: Path, 
     out = tmp_path / "run"
     ran = sslkit("pretrain", "rotation", "--data", digits, "--out", out, "--epochs", 4, *quick, "--json")
     result = ran.json
-    assert set(result) == {"run", "checkpoint", "steps", "samples_per_second", "loss", "seconds"}
+    assert set(result) == {"run", "checkpoint", "steps", "samples_per_second", "loss", "seconds", "metrics", "chance"}
     assert result["steps"] == 12 and result["samples_per_second"] > 0 and result["loss"] < 2
     assert {path.name for path in out.iterdir()} == {
         "spec.json",
         "metrics.jsonl",
         "model.safetensors",
         "resume.pt",
+        "chance.json",
         "lock",
         "previews",
     }
+    assert result["chance"] == {"accuracy": 0.25} and result["metrics"].keys() == {"accuracy"}
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(12))
     assert {"loss", "accuracy", "lr", "gradient_norm", "epoch"} <= set(lines[0])
