@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import huggingface_hub
 from huggingface_hub import HfApi, errors
@@ -17,6 +17,7 @@ from sslkit.specs.use import REPOSITORY
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _ADDRESS = re.compile(rf"hf_hub:({REPOSITORY})(?:@([A-Za-z0-9_./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_HTTPError = errors.HTTPError  # type: ignore[attr-defined]  # of the HTTP library, which depends on the version
 _MAX_SIZES = {WEIGHTS: 2**35, CONFIG: 2**20}  # bytes
 
 
@@ -44,7 +45,7 @@ class HubAddress:
             return self
         with hub_errors(self, "init"):
             info = hub_api().model_info(self.repository, revision=self.revision)
-        if not _COMMIT.fullmatch(info.sha or ""):
+        if info.sha is None or not _COMMIT.fullmatch(info.sha):
             raise SslkitError(f"the Hub names no commit of {self}", "add @COMMIT", flag="init")
         return HubAddress(self.repository, info.sha)
 
@@ -53,7 +54,7 @@ class HubAddress:
 
         Raises SslkitError if the file is too large, or the Hub cannot be reached.
         """
-        place = {"repo_id": self.repository, "filename": name, "revision": self.revision}
+        place: dict[str, Any] = {"repo_id": self.repository, "filename": name, "revision": self.revision}
         cached = huggingface_hub.try_to_load_from_cache(**place)
         if isinstance(cached, str):
             return Path(cached)
@@ -100,7 +101,7 @@ def hub_errors(address: HubAddress, flag: str | tuple[str, ...] = ()) -> Iterato
         raise SslkitError(
             f"the Hub rejected the request for {address.repository}: {_reason(error)}", hint, flag=flag
         ) from error
-    except (OSError, ValueError, errors.HTTPError, errors.EntryNotFoundError) as error:
+    except (OSError, ValueError, _HTTPError, errors.EntryNotFoundError) as error:
         raise SslkitError(f"{address.repository} cannot be reached: {_reason(error)}", flag=flag) from error
 
 
