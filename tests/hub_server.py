@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import huggingface_hub.constants
+import pytest
+
 COMMIT, NEW_COMMIT = "a" * 40, "b" * 40
 
 
@@ -50,7 +53,9 @@ class _Handler(BaseHTTPRequestHandler):
         name = "/".join(parts[2:4] if api else parts[:2])
         files = self.hub.repositories.get(name)
         revision = parts[5] if api and len(parts) > 5 else parts[3] if not api and len(parts) > 3 else "main"
-        if files is None:
+        if parts == ["api", "whoami-v2"]:
+            self.answer(200, {"name": "me"}) if self.headers["Authorization"] else self.answer(401)
+        elif files is None:
             self.answer(404, X_Error_Code="RepoNotFound")
         elif revision not in ("main", COMMIT):
             self.answer(404, X_Error_Code="RevisionNotFound")
@@ -106,3 +111,11 @@ def serve_hub(repositories: dict[str, dict[str, bytes]]) -> Iterator[Hub]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def use_hub(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    """Let huggingface_hub use a server in place of the Hub; it reads HF_ENDPOINT only when it is imported."""
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")

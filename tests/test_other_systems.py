@@ -52,7 +52,7 @@ def test_the_names_are_hidden_from_sslkit_alone() -> None:
     cpu = torch.device("cpu")
     assert CHECKPOINT_SIGNAL is None and hasattr(os, "fork") and not hasattr(process_share.os, "fork")
     assert peak_memory(cpu) is free_memory(cpu) is peak_growth(cpu, int) is None
-    assert process_share.available_cores() >= 1 and process_share.available_memory() > 10**9
+    assert process_share.available_cores() >= 1 and process_share.available_memory() is None
     """
     run("-c", "\n".join(line.strip() for line in code.splitlines()))
 

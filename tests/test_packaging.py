@@ -113,7 +113,7 @@ def functions() -> Iterator[tuple[str, str]]:
 def test_what_looks_for_a_package_names_the_extra_that_brings_it() -> None:
     others = {
         "sslkit/registry._read_source",  # any plugin's
-        "sslkit/encoders/build._from_factory",  # the user's own
+        "sslkit/encoders/build._import_factory",  # the user's own
         "sslkit/engine/memory.peak_memory",  # of the standard library
         "sslkit/image/canvas_cache.decoder_versions",  # what is missing decodes nothing
         "sslkit/image/jpeg._decoder",  # of torchvision, which is always there

@@ -136,7 +136,7 @@ class Export(Command):
 
 
 class Push(Command):
-    """Upload a run or an exported folder to the Hugging Face Hub, after showing what goes."""
+    """Upload a run or an exported folder to the Hugging Face Hub, after listing what will be uploaded."""
 
     Options: ClassVar = PushSpec
     panel: ClassVar = "Use"
@@ -144,7 +144,7 @@ class Push(Command):
     extended: ClassVar = True
 
     def run(self, spec: PushSpec) -> Any:
-        """Show, ask and upload."""
+        """List, ask and upload."""
         return sslkit.push(spec)
 
     def lines(self, result: Any) -> list[str]:

@@ -28,11 +28,12 @@ def _run(values: dict[str, Any], extras: dict[str, Any], task_class: Any) -> Non
 
 def _lines(result: Any) -> list[str]:
     largest, memory = result.largest_batch, result.memory
+    limit = "" if result.memory_limit is None else f" of {result.memory_limit / 1e9:.1f} GB"
     lines = {
         "speed": f"{result.samples_per_second:,.0f} samples/s",
         "time": f"{duration(result.seconds)} for {result.steps:,} steps",
         "first epoch": duration(result.first_epoch_seconds),
-        "memory": "not measured" if memory is None else f"{memory / 1e9:.1f} GB of {result.memory_limit / 1e9:.1f} GB",
+        "memory": "not measured" if memory is None else f"{memory / 1e9:.1f} GB{limit}",
         "largest batch": "not measured" if largest is None else f"about {largest:,} without --micro-batch",
         "disk": f"{result.cache_bytes / 1e6:,.0f} MB cache, {result.run_bytes / 1e6:,.0f} MB checkpoints "
         "(twice that while they are written)",

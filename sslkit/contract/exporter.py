@@ -56,6 +56,11 @@ class ExportJob:
         """Return what the network computes: `features` or `logits`."""
         return "logits" if self.classes else "features"
 
+    @property
+    def license_entry(self) -> dict[str, str]:
+        """Return the license as the Hub writes it in a card's front matter, empty if it is not stated."""
+        return {"license": self.license.lower()} if self.license else {}
+
 
 class Exporter:
     """Write a checkpoint in one format. The class docstring's first line is the format's summary in listings.
@@ -92,7 +97,7 @@ class Exporter:
     def loading(self, name: str, settings: Settings, output: str) -> list[str]:
         """Return the lines of Python for the card that load the file `name` and compute `output` from `image`.
 
-        Of another modality the sample is called as that is, such as `audio`.
+        For other modalities the variable is named after the modality, such as `audio`.
         """
         raise TypeError(f"{type(self).__name__} does not define loading()")
 

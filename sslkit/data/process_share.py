@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,10 +25,12 @@ def available_cores() -> int:
     return max(1, cores // local_processes())
 
 
-def available_memory() -> int:
-    """Return the bytes of memory that all processes of the job may use, files in memory included."""
+def available_memory() -> int | None:
+    """Return the bytes of memory that all processes of the job may use, files in memory included; None on Windows."""
     limits = [*_values("memory.max"), *_values("memory/memory.limit_in_bytes")]
-    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else sys.maxsize
+    if not hasattr(os, "sysconf"):
+        return None
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([installed, *(int(limit) for limit in limits if limit.isdecimal())])
 
 

@@ -57,7 +57,7 @@ def scale_width(recipe: Recipe, factor: float) -> Recipe:
             width = inspect.signature(registry.load(registry.find(registry.ENCODERS, name))).parameters.get("width")
             scaled = {} if width is None else {"width": options.get("width", width.default) * factor}
         elif ":" not in name:
-            scaled = _library(DEFAULT_LIBRARY).scale_width(name, _without_norm(options)[0], factor)
+            scaled = _library(DEFAULT_LIBRARY).scale_width(name, _without_norm(options), factor)
     if not scaled:
         raise SslkitError(
             f"{name} cannot be made narrower",
@@ -121,11 +121,14 @@ def _reported(name: str, options: dict[str, Any]) -> Iterator[None]:
 
 def _build_plain(recipe: PlainRecipe, pretrained: bool, allowed: str | None) -> Encoder:
     settings = {"in_channels": recipe.in_channels, "size": recipe.size}
-    options, group_norm = _without_norm(recipe.options)
+    group_norm = False
+    if recipe.options.get("norm") == "group":
+        with _reported(recipe.name, recipe.options):
+            group_norm = not _takes_norm(recipe.name, allowed)
     if group_norm and pretrained:
-        raise SslkitError(
-            f"the published weights of {recipe.name} are not for GroupNorm", "leave out norm=group", flag="encoder_option"
-        )
+        problem = f"{recipe.name} has no pretrained weights for GroupNorm"
+        raise SslkitError(problem, "remove norm=group", flag="encoder_option")
+    options = _without_norm(recipe.options) if group_norm else recipe.options
     with _reported(recipe.name, options):
         encoder = _build(recipe.name, settings, options, recipe.stem, pretrained, allowed)
     if group_norm and not replace_batch_norm(encoder):
@@ -134,10 +137,20 @@ def _build_plain(recipe: PlainRecipe, pretrained: bool, allowed: str | None) -> 
     return encoder
 
 
-def _without_norm(options: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """Return the options that a factory is to get, and whether GroupNorm is to replace BatchNorm, as in any encoder."""
-    rest = {key: value for key, value in options.items() if (key, value) != ("norm", "group")}
-    return rest, len(rest) < len(options)
+def _without_norm(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that a factory is to get where norm=group lets GroupNorm replace BatchNorm."""
+    return {key: value for key, value in options.items() if (key, value) != ("norm", "group")}
+
+
+def _takes_norm(name: str, allowed: str | None) -> bool:
+    """Return whether an encoder is of a factory that has an option `norm` itself."""
+    if name in registry.names(registry.ENCODERS):
+        factory = registry.load(registry.find(registry.ENCODERS, name))
+    elif ":" in name and name == allowed and name.partition(":")[0] not in registry.names(registry.LIBRARIES):
+        factory = _import_factory(name)
+    else:
+        return False
+    return "norm" in inspect.signature(factory).parameters
 
 
 def _build(
@@ -151,7 +164,7 @@ def _build(
     if rest:
         if name != allowed:
             raise SslkitError(f"the encoder is {name}, which would be imported and run", f"allow it with --encoder {name}")
-        return _from_factory(name, settings, options)
+        return _as_encoder(_import_factory(name)(**options), settings)
     if name in registry.names(registry.ENCODERS):
         if pretrained:
             raise SslkitError(f"no weights are published for {name}", "use a timm or torchvision name", flag="pretrained")
@@ -200,13 +213,12 @@ def _library(name: str) -> EncoderLibrary:
     return library()
 
 
-def _from_factory(name: str, settings: dict[str, int], options: dict[str, Any]) -> Encoder:
+def _import_factory(name: str) -> Any:
     module, _, factory = name.partition(":")
     try:
-        build_it = getattr(importlib.import_module(module), factory)
+        return getattr(importlib.import_module(module), factory)
     except (ImportError, AttributeError) as error:
         raise SslkitError(f"cannot import {name}: {error}", flag="encoder") from error
-    return _as_encoder(build_it(**options), settings)
 
 
 def _as_encoder(module: nn.Module, settings: dict[str, int]) -> Encoder:

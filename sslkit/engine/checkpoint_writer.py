@@ -71,7 +71,7 @@ class CheckpointWriter:
         others = {name: module for name, module in exported.items() if name != "encoder"}
         private = {*_WHERE, "data", "test", "init", "ckpt", "task"}  # of somebody's machine
         if self.spec.init is not None and is_hub_address(self.spec.init):
-            private.remove("init")  # which names a public commit
+            private.remove("init")  # of no machine; the repository may be private, and `sslkit push` names it
         excluded: dict[str, Any] = {name: set(options.paths) for name, options in data_options().items()}
         excluded |= dict.fromkeys(private | self._other_tables(), True)
         spec = self.spec.model_dump(mode="json", exclude=excluded)

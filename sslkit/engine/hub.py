@@ -1,21 +1,24 @@
 """Repositories of the Hugging Face Hub: weights as safetensors, always at a commit."""
 
-import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import huggingface_hub
+from huggingface_hub import HfApi, errors
+
 from sslkit.console import say
 from sslkit.contract.errors import SslkitError
-from sslkit.extras import load_extra
+from sslkit.specs.use import REPOSITORY
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-_ADDRESS = re.compile(r"hf_hub:([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?", re.ASCII)
+_ADDRESS = re.compile(rf"hf_hub:({REPOSITORY})(?:@([A-Za-z0-9_./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_MOST = {WEIGHTS: 2**35, CONFIG: 2**20}  # bytes: 32 GB of weights
+_HTTPError = errors.HTTPError  # type: ignore[attr-defined]  # of the HTTP library, which depends on the version
+_MAX_SIZES = {WEIGHTS: 2**35, CONFIG: 2**20}  # bytes
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class HubAddress:
         """Read `hf_hub:OWNER/NAME@REVISION`; raises SslkitError for anything else."""
         match = _ADDRESS.fullmatch(text)
         if match is None:
-            raise SslkitError(f"{text} is no address of the Hub", "expected hf_hub:OWNER/NAME@COMMIT", flag="init")
+            raise SslkitError(f"{text} is not a Hub address", "expected hf_hub:OWNER/NAME@COMMIT", flag="init")
         return cls(match[1], match[2] or "main")
 
     def __str__(self) -> str:
@@ -40,9 +43,9 @@ class HubAddress:
         """Return the address with the commit that its revision names now; raises SslkitError if it cannot be looked up."""
         if _COMMIT.fullmatch(self.revision):
             return self
-        with reported(self, "init"):
+        with hub_errors(self, "init"):
             info = hub_api().model_info(self.repository, revision=self.revision)
-        if not _COMMIT.fullmatch(info.sha or ""):
+        if info.sha is None or not _COMMIT.fullmatch(info.sha):
             raise SslkitError(f"the Hub names no commit of {self}", "add @COMMIT", flag="init")
         return HubAddress(self.repository, info.sha)
 
@@ -51,20 +54,24 @@ class HubAddress:
 
         Raises SslkitError if the file is too large, or the Hub cannot be reached.
         """
-        hub = _hub()
-        place = {"repo_id": self.repository, "filename": name, "revision": self.revision}
-        cached = hub.try_to_load_from_cache(**place)
+        place: dict[str, Any] = {"repo_id": self.repository, "filename": name, "revision": self.revision}
+        cached = huggingface_hub.try_to_load_from_cache(**place)
         if isinstance(cached, str):
             return Path(cached)
-        with reported(self, "init"):
+        if cached is huggingface_hub._CACHED_NO_EXIST:
+            return None
+        with hub_errors(self, "init"):
             try:
-                size = hub.get_hf_file_metadata(hub.hf_hub_url(**place, endpoint=_endpoint())).size
-            except hub.errors.EntryNotFoundError:
+                size = huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(**place)).size
+            except errors.EntryNotFoundError:
+                with suppress(errors.EntryNotFoundError):
+                    huggingface_hub.hf_hub_download(**place)  # marks in the cache that there is none
                 return None
-            if size is None or size > _MOST[name]:
-                raise SslkitError(f"{name} of {self} has {size} bytes, at most {_MOST[name]} are read", flag="init")
+            if size is None or size > _MAX_SIZES[name]:
+                actual, limit = ("of unknown size" if size is None else _readable(size)), _readable(_MAX_SIZES[name])
+                raise SslkitError(f"{name} of {self} is {actual}; the limit is {limit}", flag="init")
             say(f"  {'init':<14} downloading {name} of {self}: {size / 1e6:,.1f} MB")
-            return Path(hub.hf_hub_download(**place, endpoint=_endpoint()))
+            return Path(huggingface_hub.hf_hub_download(**place))
 
 
 def is_hub_address(init: str) -> bool:
@@ -72,34 +79,40 @@ def is_hub_address(init: str) -> bool:
     return init.replace("-", "_").startswith("hf_hub:")
 
 
-def hub_api() -> Any:
-    """Return huggingface_hub's client; raises SslkitError if the package is missing."""
-    return _hub().HfApi(endpoint=_endpoint(), library_name="sslkit")
+def hub_api() -> HfApi:
+    """Return huggingface_hub's client."""
+    return HfApi(library_name="sslkit")
 
 
 @contextmanager
-def reported(address: HubAddress, flag: str | tuple[str, ...] = ()) -> Iterator[None]:
+def hub_errors(address: HubAddress, flag: str | tuple[str, ...] = ()) -> Iterator[None]:
     """Turn what huggingface_hub raises into one line."""
-    errors = _hub().errors
     try:
         yield
+    except errors.LocalTokenNotFoundError as error:
+        raise SslkitError("not logged in to the Hub", "log in: hf auth login", flag=flag) from error
     except errors.RevisionNotFoundError as error:
         raise SslkitError(f"{address.repository} has no revision {address.revision}", flag=flag) from error
     except errors.RepositoryNotFoundError as error:  # also of gated ones
         hint = "check the name; for a private or gated one log in: hf auth login"
-        raise SslkitError(f"the Hub shows no repository {address.repository}", hint, flag=flag) from error
-    except (OSError, ValueError, errors.HTTPError, errors.EntryNotFoundError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        answered = isinstance(error, errors.HfHubHTTPError)
-        problem = f"the Hub refuses {address.repository}" if answered else f"{address.repository} cannot be reached"
-        raise SslkitError(f"{problem}: {reason}", "log in: hf auth login" if "401" in reason else "", flag=flag) from error
+        raise SslkitError(f"{address.repository} not found on the Hub, or no access", hint, flag=flag) from error
+    except errors.HfHubHTTPError as error:
+        hint = "log in: hf auth login" if error.response.status_code == 401 else ""
+        raise SslkitError(
+            f"the Hub rejected the request for {address.repository}: {_reason(error)}", hint, flag=flag
+        ) from error
+    except (OSError, ValueError, _HTTPError, errors.EntryNotFoundError) as error:
+        raise SslkitError(f"{address.repository} cannot be reached: {_reason(error)}", flag=flag) from error
 
 
-def _hub() -> Any:
-    hub = load_extra("huggingface_hub", "hf", "the Hub")
-    load_extra("huggingface_hub.errors", "hf", "the Hub")
-    return hub
+def hide_credentials(text: str) -> str:
+    """Return a text without what stands before the host in its URLs, such as `user:password@`."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
 
 
-def _endpoint() -> str | None:
-    return os.environ.get("HF_ENDPOINT")
+def _reason(error: Exception) -> str:
+    return hide_credentials(str(error).strip().partition("\n")[0]) or type(error).__name__
+
+
+def _readable(size: int) -> str:
+    return f"{size / 2**30:,.0f} GB" if size >= 2**30 else f"{size / 2**20:,.0f} MB"

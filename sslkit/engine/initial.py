@@ -33,7 +33,7 @@ class _Start:
     config: dict[str, Any]
 
 
-def recorded_start(init: str) -> str:
+def resolve_start(init: str) -> str:
     """Return `--init` as a run records it: an absolute path, or an address of the Hub with the commit that it has now."""
     return str(HubAddress.parse(init).with_commit()) if is_hub_address(init) else str(Path(init).resolve())
 
@@ -107,16 +107,23 @@ def _copy_normalization(encoder: Encoder, config: dict[str, Any]) -> None:
     trained, buffers = config.get("pretrained_cfg"), dict(encoder.named_buffers(recurse=False))
     if not isinstance(trained, dict) or not {"mean", "std"} <= buffers.keys():
         return
+    tensors = {}
     for name in ("mean", "std"):
         values, buffer = trained.get(name), buffers[name]
         if not isinstance(values, list) or len(values) != buffer.numel():
             return
-        if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        if not all(isinstance(value, int | float) for value in values):
             return
-    if min(trained["std"]) <= 0:
+        try:
+            tensors[name] = torch.tensor(values, dtype=torch.float32).view_as(buffer)
+        except (OverflowError, RuntimeError, ValueError):  # integers that no float holds
+            return
+        if not tensors[name].isfinite().all():
+            return
+    if tensors["std"].min() <= 0:  # in float32, in which 1e-300 is 0
         return
-    for name in ("mean", "std"):
-        buffers[name].copy_(torch.tensor(trained[name], dtype=torch.float32).view_as(buffers[name]))
+    for name, tensor in tensors.items():
+        buffers[name].copy_(tensor)
     say(f"  {'init':<14} pixels are normalized as {CONFIG} says: mean {trained['mean']}, std {trained['std']}")
 
 

@@ -43,7 +43,7 @@ class PlanResult:
     seconds: float
     first_epoch_seconds: float
     memory: int | None
-    memory_limit: int
+    memory_limit: int | None
     largest_batch: int | None
     cache_bytes: int
     run_bytes: int
@@ -85,7 +85,7 @@ def plan(spec: PretrainSpec) -> PlanResult:
 
     steps = _choose_steps(settings, seconds)
     limit, largest = _memory_limit(settings.machine.device), None
-    if low is not None and high is not None and high > low:
+    if limit is not None and low is not None and high is not None and high > low:
         largest = int(batch + (_USABLE * limit - high) * (batch - small) / (high - low))
     return PlanResult(
         samples_per_second=round(batch * per_epoch / epoch_warm, 1),
@@ -175,8 +175,8 @@ def _choose_steps(settings: Settings, seconds: Callable[[float], float]) -> int:
     return spec.epochs * settings.steps_per_epoch
 
 
-def _memory_limit(device: torch.device) -> int:
-    """Return the memory of the device in bytes, or the main memory that is free or used by this process."""
+def _memory_limit(device: torch.device) -> int | None:
+    """Return the memory of the device in bytes, or the main memory that is free or used by this process; None if unknown."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     free = free_memory(device)

@@ -14,7 +14,7 @@ from sslkit.contract.task import TARGETS, PretextTask
 from sslkit.data.locations import absolute_data
 from sslkit.encoders.build import build_encoder, check_requirements
 from sslkit.encoders.recipe import recipe_for
-from sslkit.engine.initial import recorded_start
+from sslkit.engine.initial import resolve_start
 from sslkit.engine.job import Outcome, TrainingJob
 from sslkit.engine.launch import run_on_devices
 from sslkit.engine.loggers import load_loggers
@@ -161,7 +161,7 @@ def _absolute(spec: PretrainSpec) -> dict[str, Any]:
     if spec.data is not None:
         paths["data"] = absolute_data(spec.data)
     if spec.init is not None:
-        paths["init"] = recorded_start(spec.init)
+        paths["init"] = resolve_start(spec.init)
     return paths
 
 

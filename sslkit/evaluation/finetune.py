@@ -14,7 +14,7 @@ from sslkit.data.indexed_source import IndexedSource
 from sslkit.data.locations import absolute_data
 from sslkit.encoders.recipe import encoder_name
 from sslkit.engine.checkpoint import Checkpoint, read_model
-from sslkit.engine.initial import recorded_start
+from sslkit.engine.initial import resolve_start
 from sslkit.engine.launch import run_on_devices
 from sslkit.engine.loggers import load_loggers
 from sslkit.engine.parallel import World
@@ -220,7 +220,7 @@ def _with_absolute_paths(spec: FinetuneSpec) -> FinetuneSpec:
     if spec.ckpt is not None:
         absolute["ckpt"] = str(Path(spec.ckpt).resolve())
     if spec.init is not None:
-        absolute["init"] = recorded_start(spec.init)
+        absolute["init"] = resolve_start(spec.init)
     if spec.data is not None:
         absolute["data"] = absolute_data(spec.data)
     if spec.test:

@@ -1,6 +1,7 @@
-"""`sslkit push`: upload a run or an exported folder to the Hugging Face Hub, after showing what goes."""
+"""`sslkit push`: upload a run or an exported folder to the Hugging Face Hub, after listing what will be uploaded."""
 
 import getpass
+import json
 import mmap
 import platform
 import re
@@ -13,11 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from huggingface_hub import CommitOperationAdd, HfApi, errors
+
 from sslkit.console import say, stderr
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.exporter import Exporter, ExportJob, Settings
 from sslkit.engine.checkpoint import read_model
-from sslkit.engine.hub import HubAddress, hub_api, reported
+from sslkit.engine.hub import HubAddress, hide_credentials, hub_api, hub_errors
 from sslkit.engine.run_folder import MODEL, holds_run
 from sslkit.exporting.card import Card, write_card
 from sslkit.exporting.description import describe_export, find_input_guide
@@ -26,8 +29,19 @@ from sslkit.specs.use import ExportSpec, PushSpec
 
 _CARD = "README.md"
 _SUFFIXES = (".safetensors", ".json", ".md", ".onnx", ".pt2", ".txt")  # nothing that is unpickled
-_PATH = re.compile(rb"(?<![\w.:/])/(?:home|Users|root|tmp|mnt|media|scratch|srv)/[\w.-]+|[A-Za-z]:\\{1,2}Users\\{1,2}[\w. -]+")
-_OF_NOBODY = {"root", "user", "admin", "ubuntu", "debian", "runner", "localhost", "nobody"}
+_TEXT = (".json", ".md", ".txt", ".safetensors")  # of the last, the header
+_ROOTS = rb"home|Users|Volumes|root|tmp|mnt|media|scratch|srv|gpfs|lustre|work|data|nfs|private/var"
+_PATH = re.compile(  # after a quote, a blank or the like: /x/y, file:///x/y, C:\x, C:/x, \\x\y, as it is or escaped in JSON
+    rb"""(?:\A|(?<=[\s"'`=:(\[,>])|(?<=file://)|(?<=\\[nrt]))"""
+    rb"""(?:/[^\s/"'`<>|\\]+/[^\s/"'`<>|]+|[A-Za-z]:[\\/]+[\w\x80-\xff][^\s"'`<>|]*|\\{2,}[\w.-]+\\+[\w.$-]+)"""
+)
+# Of binary files less is a path: random bytes and the names of layers may look like one.
+_PATH_IN_BINARY = re.compile(rb"(?<![\w.:/])/(?:" + _ROOTS + rb")/[\w.-]+|[A-Za-z]:\\+Users\\+[\w. -]+")
+_START = re.compile(rb"hf_hub:[\w.-]+/[\w.-]+@[0-9a-f]{40}")
+_GENERIC_NAMES = {
+    *("root", "user", "admin", "ubuntu", "debian", "runner", "localhost", "nobody"),
+    *("sslkit", "jovyan", "ec2-user", "app"),  # of containers and clouds
+}
 
 
 @dataclass(frozen=True)
@@ -46,17 +60,24 @@ def push(spec: PushSpec) -> PushResult:
     asked. Raises SslkitError if anything cannot be uploaded, or is not confirmed.
     """
     address, api = HubAddress(spec.repository, "main"), hub_api()
-    with _collected(spec) as files:
+    with collect_files(spec) as files:
         private = [line for name, file in files.items() for line in find_private(name, file)]
-        exists, visibility = _look_up(api, address, spec.public)
+        starts = [line for name, file in files.items() for line in _find_starts(name, file)]
+        repository = _look_up(api, address)
+        _check_visibility(spec, repository)
         sizes = {name: file.stat().st_size for name, file in files.items()}
-        say(f"to {spec.repository} on {api.endpoint}, {'which is' if exists else 'a new repository,'} {visibility}:")
+        kind = "which is" if repository.exists else "a new repository,"
+        visibility = "public" if repository.public or spec.public else "private"
+        say(f"to {spec.repository} on {hide_credentials(api.endpoint)}, {kind} {visibility}:")
         for name, size in sizes.items():
-            say(f"  {name:<24} {size:>15,} bytes")
-        for line in private or ["no path, host name or user name is in these files"]:
+            replaced = ", replaces the file there" if name in repository.files else ""
+            say(f"  {name:<24} {size:>15,} bytes{replaced}")
+        for line in private or ["no absolute path, host name or user name was recognized"]:
             say(f"  {line}", style="red" if private else None)
+        for line in starts:
+            say(f"  {line}")
         _confirm(spec, private)
-        commit = _upload(api, address, files, None if exists else visibility == "private")
+        commit = _upload(api, address, files, None if repository.exists else not spec.public)
     return PushResult(spec.repository, commit, sizes)
 
 
@@ -72,16 +93,15 @@ class _CheckpointCard(Exporter):
 
     def front_matter(self, job: ExportJob) -> dict[str, Any]:
         """Return the library, the tags and the license, by which the Hub lists a model."""
-        license = {"license": job.license.lower()} if job.license else {}
-        return {"library_name": "sslkit", "tags": ["sslkit", "self-supervised-learning"], **license}
+        return {"library_name": "sslkit", "tags": ["sslkit", "self-supervised-learning"], **job.license_entry}
 
 
 @contextmanager
-def _collected(spec: PushSpec) -> Iterator[dict[str, Path]]:
+def collect_files(spec: PushSpec) -> Iterator[dict[str, Path]]:
     """Yield the files that go, by name; of a run its checkpoint, and a card written for it."""
     source = Path(spec.source)
     if not source.is_dir():
-        raise SslkitError(f"{source} is no folder", "name a run, or a folder of sslkit export --to hf")
+        raise SslkitError(f"{source} is not a folder", "name a run, or a folder of sslkit export --to hf")
     if not holds_run(source):
         yield _folder_files(source, spec)
         return
@@ -96,6 +116,8 @@ def _collected(spec: PushSpec) -> Iterator[dict[str, Path]]:
 def _folder_files(folder: Path, spec: PushSpec) -> dict[str, Path]:
     if spec.license is not None:
         raise SslkitError(f"{folder} has a {_CARD} of its own", "change the license there", flag="license")
+    if spec.encoder is not None:
+        raise SslkitError(f"{folder} is not a run", "leave it out", flag="encoder")
     files = {file.name: file for file in sorted(folder.iterdir())}
     for name, file in files.items():
         if file.is_symlink() or not file.is_file() or file.suffix.lower() not in _SUFFIXES:
@@ -109,7 +131,7 @@ def _folder_files(folder: Path, spec: PushSpec) -> dict[str, Path]:
 
 def _write_checkpoint_card(file: Path, spec: PushSpec, path: Path) -> None:
     checkpoint, exporter = read_model(file), _CheckpointCard()
-    job = build_job(ExportSpec(ckpt=str(file), license=spec.license), checkpoint, exporter)
+    job = build_job(ExportSpec(ckpt=str(file), license=spec.license, encoder=spec.encoder), checkpoint, exporter)
     guide = find_input_guide(job, checkpoint)
     job = replace(job, description=describe_export(job, exporter, guide))
     name = Path(spec.repository.partition("/")[2])
@@ -121,18 +143,34 @@ def find_private(name: str, file: Path) -> Iterator[str]:
 
     Of a safetensors file the header is read: tensors are numbers.
     """
+    path = _search(file, _PATH if file.suffix.lower() in _TEXT else _PATH_IN_BINARY)
+    if path is not None:
+        yield f"{name} holds a path: {path}"
+    for kind, word in _names_of_machine().items():
+        # As it is, or escaped in JSON, which may be inside JSON.
+        escaped = re.escape(json.dumps(word)[1:-1].encode()).replace(rb"\\", rb"\\+")
+        either = re.escape(word.encode()) + rb"|" + escaped
+        if _search(file, re.compile(rb"(?<![\w-])(?:" + either + rb")(?![\w-])")) is not None:
+            yield f"{name} holds the {kind}: {word}"
+
+
+def _find_starts(name: str, file: Path) -> Iterator[str]:
+    """Yield a line if a file names a repository of the Hub, by which weights were initialized: it may be private."""
+    start = _search(file, _START)
+    if start is not None:
+        yield f"{name} names the initial weights: {start}"
+
+
+def _search(file: Path, pattern: re.Pattern[bytes]) -> str | None:
+    """Return the first match in a file, or in the header of a safetensors file."""
     if not file.stat().st_size:
-        return
+        return None
     with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        end = len(content)
+        start, end = 0, len(content)
         if file.suffix.lower() == ".safetensors" and end >= 8:
-            end = min(end, 8 + struct.unpack("<Q", content[:8])[0])
-        path = _PATH.search(content, 0, end)
-        if path is not None:
-            yield f"{name} holds a path: {path[0].decode(errors='replace')}"
-        for kind, word in _names_of_machine().items():
-            if re.compile(rb"(?<![\w-])" + re.escape(word.encode()) + rb"(?![\w-])").search(content, 0, end):
-                yield f"{name} holds the {kind}: {word}"
+            start, end = 8, min(end, 8 + struct.unpack("<Q", content[:8])[0])
+        match = pattern.search(content, start, end)
+        return None if match is None else match[0].decode(errors="replace")
 
 
 def _names_of_machine() -> dict[str, str]:
@@ -142,41 +180,60 @@ def _names_of_machine() -> dict[str, str]:
     except (KeyError, OSError):  # a user without a name, as in containers
         user = ""
     names = {"host name": platform.node(), "user name": user}
-    return {kind: name for kind, name in names.items() if len(name) > 3 and name.lower() not in _OF_NOBODY}
+    return {kind: name for kind, name in names.items() if len(name) > 3 and name.lower() not in _GENERIC_NAMES}
 
 
-def _look_up(api: Any, address: HubAddress, public: bool) -> tuple[bool, str]:
-    """Return whether the repository exists, and whether it is, or will be, public or private."""
+@dataclass(frozen=True)
+class _Repository:
+    """A repository as the Hub has it."""
+
+    exists: bool
+    public: bool = False
+    files: frozenset[str] = frozenset()
+
+
+def _look_up(api: HfApi, address: HubAddress) -> _Repository:
+    """Return the state of a repository; raises SslkitError if nobody is logged in."""
+    with hub_errors(address):
+        api.whoami()  # without, a repository that exists looks like none
     try:
-        with reported(address):
+        with hub_errors(address):
             info = api.model_info(address.repository)
     except SslkitError as error:
-        if type(error.__cause__).__name__ != "RepositoryNotFoundError":
+        if type(error.__cause__) is not errors.RepositoryNotFoundError:  # but a gated one
             raise
-        return False, "public" if public else "private"
-    return True, "private" if info.private else "public"
+        return _Repository(exists=False)
+    return _Repository(True, not info.private, frozenset(file.rfilename for file in info.siblings or []))
+
+
+def _check_visibility(spec: PushSpec, repository: _Repository) -> None:
+    """Raise SslkitError if a repository is public and that was not confirmed, or private against `spec.public`."""
+    if spec.public and repository.exists and not repository.public:
+        raise SslkitError(f"{spec.repository} is private", "change that on the Hub, or leave it out", flag="public")
+    if spec.yes and repository.public and not spec.public:
+        raise SslkitError(f"{spec.repository} is public", "add --public, or rerun without --yes to confirm", flag="yes")
 
 
 def _confirm(spec: PushSpec, private: list[str]) -> None:
     """Ask on the terminal; raises SslkitError for anything but a yes."""
     if spec.yes and private:
-        raise SslkitError("not confirmed for files that name this machine or its user", "upload without it", flag="yes")
+        raise SslkitError("files contain a path, host name or user name", "rerun without --yes to confirm", flag="yes")
     if spec.yes:
         return
     if not sys.stdin.isatty():
-        raise SslkitError("nobody is there to confirm the upload", "add --yes")
-    answer = stderr.input("Upload these files? [y/N] ", markup=False)
+        raise SslkitError("cannot ask for confirmation: stdin is not a terminal", "add --yes")
+    try:
+        answer = stderr.input("Upload these files? [y/N] ", markup=False)
+    except EOFError:  # Ctrl-D
+        answer = ""
     if answer.strip().lower() not in ("y", "yes"):
         raise SslkitError("not confirmed: nothing was uploaded")
 
 
-def _upload(api: Any, address: HubAddress, files: dict[str, Path], make_private: bool | None) -> str:
+def _upload(api: HfApi, address: HubAddress, files: dict[str, Path], make_private: bool | None) -> str:
     """Upload files in one commit and return it; unless `make_private` is None, make the repository first."""
-    from huggingface_hub import CommitOperationAdd
-
     operations = [CommitOperationAdd(name, str(file)) for name, file in files.items()]
-    with reported(address):
+    with hub_errors(address):
         if make_private is not None:
             api.create_repo(address.repository, private=make_private, exist_ok=True)
-        commit: str = api.create_commit(address.repository, operations, commit_message="Upload with sslkit").oid
-    return commit
+        return api.create_commit(address.repository, operations, commit_message="Upload with sslkit").oid

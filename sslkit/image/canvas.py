@@ -20,6 +20,7 @@ from sslkit.image.targets import Masks
 
 # State of a row. What is cut is decoded every time, because each time another part of the image may be drawn.
 _UNKNOWN, _STORED, _CUT = 0, 1, 2
+_ASSUMED_MEMORY = 8 * 2**30  # bytes, where it is unknown
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Canvases:
         cut = int((state == _CUT).sum())
         if cut:
             return cores, f"one per core: {cut:,} images longer than 2:1 are decoded anew"
-        if self.cache_bytes > available_memory() / 2:
+        if self.cache_bytes > (available_memory() or _ASSUMED_MEMORY) / 2:
             return min(max(cores // 4, 2), 4), "to read cached canvases, which exceed half of the memory"
         return 0, "all canvases are cached"
 

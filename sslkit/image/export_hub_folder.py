@@ -9,7 +9,6 @@ from timm.models import save_for_hf
 
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.exporter import DESCRIPTION, ExportJob, Settings
-from sslkit.extras import load_extra
 from sslkit.image.export import Timm, classifier_state, model_options, normalization, normalizing_line
 
 
@@ -21,15 +20,14 @@ class HubFolder(Timm):
     reader = Path(__file__).with_name("read_hub_folder.py")
 
     def check(self, job: ExportJob) -> None:
-        """Raise SslkitError for an encoder that timm does not rebuild, or without huggingface_hub."""
+        """Raise SslkitError for an encoder that timm does not rebuild."""
         super().check(job)
-        load_extra("huggingface_hub", "hf", "--to hf")
-        self._rebuilt(job)
+        self._model = self.rebuild(job)
 
     def write(self, job: ExportJob, samples: Any, path: Path) -> Settings:
         """Write config.json and model.safetensors by timm's own writer, with the encoder's size, crop, mean and std."""
         encoder, _ = self.timm_encoder(job)
-        model = self._rebuilt(job)
+        model = self._load(job)
         statistics, arguments = normalization(encoder), model_options(job, encoder)
         if model.pretrained_cfg.get("fixed_input_size"):  # timm would build one of the size that is written below
             arguments.setdefault("img_size", model.pretrained_cfg["input_size"][1:])
@@ -59,25 +57,34 @@ class HubFolder(Timm):
             "library_name": "timm",
             "pipeline_tag": "image-classification" if job.classes else "image-feature-extraction",
             "tags": ["timm", "sslkit", "self-supervised-learning"],
-            **({"license": job.license.lower()} if job.license else {}),
+            **job.license_entry,
         }
 
-    def _rebuilt(self, job: ExportJob) -> Any:
-        """Return timm's model, built anew and filled; raises SslkitError if it is not the encoder's."""
+    def rebuild(self, job: ExportJob) -> Any:
+        """Return timm's model without a classifier, built anew; raises SslkitError if it is not the encoder's."""
         encoder, model = self.timm_encoder(job)
-        name, options, reason = job.recipe["name"], model_options(job, encoder), None
         try:
-            rebuilt: Any = timm.create_model(name, **options | {"num_classes": 0})
-            same = repr(rebuilt) == repr(model)
-            if job.classes:
-                rebuilt = timm.create_model(name, **options)
+            rebuilt: Any = timm.create_model(job.recipe["name"], **model_options(job, encoder) | {"num_classes": 0})
+        except (RuntimeError, TypeError, ValueError) as error:  # of options that are not timm's
+            raise _other_model(job) from error
+        if repr(rebuilt) != repr(model):
+            raise _other_model(job)
+        return rebuilt
+
+    def _load(self, job: ExportJob) -> Any:
+        """Return the model that was rebuilt, with its classifier and weights; raises SslkitError if they do not fit."""
+        encoder, model = self.timm_encoder(job)
+        try:
+            rebuilt = timm.create_model(job.recipe["name"], **model_options(job, encoder)) if job.classes else self._model
             rebuilt.load_state_dict(model.state_dict() | classifier_state(job, model))
-        except (RuntimeError, TypeError, ValueError) as error:  # of options that are not timm's, and other weights
-            same, reason = False, error
-        if not same:
-            problem = f"timm.create_model does not rebuild {name} as it was trained"
-            raise SslkitError(problem, "use --to onnx or pt2", flag="to") from reason
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise _other_model(job) from error
         return rebuilt.eval()
+
+
+def _other_model(job: ExportJob) -> SslkitError:
+    problem = f"timm.create_model does not rebuild {job.recipe['name']} as it was trained"
+    return SslkitError(problem, "use --to onnx or pt2", flag="to")
 
 
 def _preprocessing(job: ExportJob) -> dict[str, Any]:

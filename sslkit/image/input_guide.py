@@ -36,13 +36,13 @@ def input_guide(channels: int, size: int, value_range: str, short_side: int | No
         "layout": "[batch, channels, height, width]",
         "dtype": "float32",
     }
-    scaled = f"resized to {size} × {size} px in the same way, " if crop != size else ""
+    scaled = f" and resized to {size} × {size} px in the same way" if crop != size else ""
     values = "divided by 255"
     if comma:
         values = f"scaled so that {low} becomes 0 and {high} becomes 1, and cut off beyond (of 8 bits: divided by 255)"
     text = [
         f"- **Size**: the short side is resized to {resize} px (bilinear, antialiased), and the middle {crop} × {crop} px are"
-        f" cut out{f' and {scaled}'.rstrip(', ') if scaled else ''}.",
+        f" cut out{scaled}.",
         f"- **Color**: {_COLORS.get(channels, f'{channels} channels')}, upright (EXIF), transparency on white.",
         f"- **Values**: {values}: float32 in [0, 1], `[batch, {channels}, {size}, {size}]`.",
     ]
@@ -51,8 +51,10 @@ def input_guide(channels: int, size: int, value_range: str, short_side: int | No
     else:
         note = f"Those are the sizes for pictures with a short side of {resize} px, the median in training; others"
     text += ["", f"{note} are resized to the median of their set."]
+    if comma:
+        text += ["", "There is no code here: Pillow would cut these values off at 255 where it converts a picture."]
     summary = f"short side to {resize} px, middle {crop} px" + (f", to {size} px" if scaled else "") + ", values in [0, 1]"
-    snippets = _snippets(channels, resize, crop, size) if channels in _COLORS else []
+    snippets = _snippets(channels, resize, crop, size) if channels in _COLORS and not comma else []
     return InputGuide(facts, summary, text, snippets)
 
 

@@ -11,6 +11,7 @@ from sslkit.contract.options import Spec
 from sslkit.specs.data import PART, DataSpec, ModalitySpec
 from sslkit.specs.evaluation import FeatureSpec
 
+REPOSITORY = r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*"  # OWNER/NAME on the Hub
 License = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]*$")]
 
 
@@ -51,15 +52,18 @@ class PushSpec(Spec):
 
     source: str = Field(description="Run folder, or a folder that `sslkit export --to hf` wrote.")
     repository: str = Field(description="Repository on the Hub, OWNER/NAME; made if it is not there.")
-    public: bool = Field(default=False, description="Make a new repository public; default: private.")
+    public: bool = Field(default=False, description="Upload to a public repository; a new one is private without it.")
     license: License | None = Field(default=None, description="License for the card of a run; a folder has a card already.")
+    encoder: str | None = Field(
+        default=None, description="Repeat a checkpoint's package.module:factory here to allow importing it."
+    )
     yes: bool = Field(default=False, description="Upload without asking.")
 
     @field_validator("repository")
     @classmethod
     def _check_repository(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name, re.ASCII):
-            raise ValueError(f"{name} is no repository: OWNER/NAME is expected")
+        if not re.fullmatch(REPOSITORY, name):
+            raise ValueError(f"{name} is not a repository name (expected OWNER/NAME)")
         return name
 
 

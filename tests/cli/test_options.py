@@ -54,7 +54,7 @@ GOLDEN = {
     PredictSpec: f"{_DATA} --ckpt --encoder --out",
     MapSpec: f"{_FEATURES} --out --method --samples",
     ExportSpec: "--ckpt --part --to --out --encoder --dynamic-batch --dynamic-size --license",
-    PushSpec: "--source --repository --public --license --yes",
+    PushSpec: "--source --repository --public --license --encoder --yes",
     ReportSpec: f"{_DATA} --runs --out --encoder --test --samples",
     WatchSpec: "--run --port --open",
     CompareSpec: f"{_DATA} --tasks --minutes --encoder --encoder-option --test --out",

@@ -464,7 +464,29 @@ def test_activations_inside_timms_norms_are_kept() -> None:
 def test_group_norm_needs_a_batch_norm_and_no_published_weights() -> None:
     with pytest.raises(SslkitError, match=r"norm=group replaces BatchNorm, and vit_micro has none"):
         built("vit_micro", options={"norm": "group"})
-    with pytest.raises(SslkitError, match=r"the published weights of resnet18 are not for GroupNorm"):
+    with pytest.raises(SslkitError, match=r"resnet18 has no pretrained weights for GroupNorm"):
         build_encoder(recipe_for("resnet18", 64, options={"norm": "group"}), pretrained=True)
     narrow = scale_width(recipe_for("resnet18", 64, options={"norm": "group"}), 0.5)
     assert build_encoder(narrow).width == 256 and narrow["options"]["norm"] == "group"
+
+
+FACTORY = """
+from sslkit.encoders.build import build_encoder
+
+def net(norm="batch", in_channels=3, size=32):
+    encoder = build_encoder("resnet_micro", size=32)
+    encoder.norm = norm
+    return encoder
+"""
+
+
+def test_a_factory_with_an_option_norm_receives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "normed.py").write_text(FACTORY)
+    info = tmp_path / "normed-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: normed\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[sslkit.encoders]\nnormed = normed:net\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("normed:net", "normed"):
+        encoder: Any = build_encoder(recipe_for(name, 32, options={"norm": "group"}), allowed=name)
+        assert encoder.norm == "group" and any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules())

@@ -16,8 +16,9 @@ from sslkit import SslkitError
 from sslkit.contract.encoder import Encoder
 from sslkit.encoders.build import build_encoder
 from sslkit.encoders.recipe import recipe_for
-from sslkit.engine.initial import load_initial, recorded_start
-from tests.hub_server import COMMIT, Hub, serve_hub
+from sslkit.engine.hub import HubAddress, hide_credentials, hub_errors
+from sslkit.engine.initial import load_initial, resolve_start
+from tests.hub_server import COMMIT, Hub, serve_hub, use_hub
 
 Run = Callable[..., Any]
 MEAN, STD = [0.5, 0.4, 0.3], [0.1, 0.2, 0.3]
@@ -41,13 +42,12 @@ def published() -> dict[str, bytes]:
 @pytest.fixture
 def hub(published: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with serve_hub({"them/net": dict(published), "them/pickle": {"pytorch_model.bin": b"1"}}) as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.address)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        use_hub(monkeypatch, server.address)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         yield server
 
 
-def as_published(loaded: Any, published: dict[str, bytes]) -> bool:
+def equals_published(loaded: Any, published: dict[str, bytes]) -> bool:
     from safetensors.torch import load
 
     expected = load(published["model.safetensors"])
@@ -66,9 +66,9 @@ def test_a_folder_brings_weights_and_normalization(
         (tmp_path / name).write_bytes(content)
     loaded = encoder()
     load_initial(loaded, str(tmp_path))
-    assert as_published(loaded, published)
-    said_so = capsys.readouterr().err
-    assert "left out: head (2 tensors)" in said_so and "normalized as config.json says: mean [0.5, 0.4, 0.3]" in said_so
+    assert equals_published(loaded, published)
+    printed = capsys.readouterr().err
+    assert "left out: head (2 tensors)" in printed and "normalized as config.json says: mean [0.5, 0.4, 0.3]" in printed
 
 
 def test_of_another_architecture_the_config_names_the_encoder(published: dict[str, bytes], tmp_path: Path) -> None:
@@ -97,53 +97,81 @@ def test_a_pickle_in_a_folder_is_not_read(tmp_path: Path) -> None:
 
 
 def test_the_hub_at_a_commit(hub: Hub, published: dict[str, bytes], capsys: pytest.CaptureFixture[str]) -> None:
-    start = recorded_start("hf_hub:them/net")
+    start = resolve_start("hf_hub:them/net")
     assert start == f"hf_hub:them/net@{COMMIT}"
     loaded = encoder()
     load_initial(loaded, start)
-    assert as_published(loaded, published)
+    assert equals_published(loaded, published)
     assert f"downloading model.safetensors of {start}: " in capsys.readouterr().err
     hub.requests.clear()
     load_initial(encoder(), start)  # a commit does not change: nothing is asked again
-    assert recorded_start(start) == start and not hub.requests
+    assert resolve_start(start) == start and not hub.requests
 
 
 @pytest.mark.parametrize(
     ("init", "message"),
     [
-        ("hf_hub:net", r"--init: hf_hub:net is no address of the Hub \(expected hf_hub:OWNER/NAME@COMMIT\)"),
-        ("hf_hub:them/../net", "is no address of the Hub"),
-        ("hf_hub:them/none", r"--init: the Hub shows no repository them/none \(.*hf auth login\)"),
+        ("hf_hub:net", r"--init: hf_hub:net is not a Hub address \(expected hf_hub:OWNER/NAME@COMMIT\)"),
+        ("hf_hub:them/../net", "is not a Hub address"),
+        ("hf_hub:them/none", r"--init: them/none not found on the Hub, or no access \(.*hf auth login\)"),
         ("hf_hub:them/net@v2", "--init: them/net has no revision v2"),
         ("hf_hub:them/pickle", r"--init: hf_hub:them/pickle@a+ has no model.safetensors \(nothing else is read from the Hub\)"),
     ],
 )
 def test_what_the_hub_does_not_have(init: str, message: str, hub: Hub) -> None:
     with pytest.raises(SslkitError, match=message) as raised:
-        load_initial(encoder(), recorded_start(init))
+        load_initial(encoder(), resolve_start(init))
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_repository_without_a_config_is_read_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    del hub.repositories["them/net"]["config.json"]
+    start = f"hf_hub:them/net@{COMMIT}"
+    load_initial(encoder(), start)
+    hub.requests.clear()
+    load_initial(encoder(), start)
+    assert not hub.requests
+    use_hub(monkeypatch, "http://127.0.0.1:9")
+    load_initial(encoder(), start)
+
+
+@pytest.mark.parametrize(
+    "config", [{"std": [10**400] * 3}, {"std": [1e-300] * 3}, {"std": [1e300] * 3}, {"mean": [10**400] * 3}]
+)
+def test_statistics_that_float32_cannot_hold_are_left_out(
+    config: dict[str, list[float]], published: dict[str, bytes], tmp_path: Path
+) -> None:
+    trained = {"pretrained_cfg": {"mean": MEAN, "std": STD, **config}}
+    (tmp_path / "model.safetensors").write_bytes(published["model.safetensors"])
+    (tmp_path / "config.json").write_text(json.dumps(trained))
+    loaded: Any = encoder()
+    mean, std = loaded.mean.clone(), loaded.std.clone()
+    load_initial(loaded, str(tmp_path))
+    assert torch.equal(loaded.mean, mean) and torch.equal(loaded.std, std)
+
+
+def test_credentials_of_an_address_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "for url: https://marie:secret@mirror.org/api/models/them/net"
+    assert hide_credentials(text) == "for url: https://mirror.org/api/models/them/net"
+    with pytest.raises(SslkitError) as raised, hub_errors(HubAddress("them/net", "main")):
+        raise OSError(text)
+    assert "secret" not in str(raised.value)
 
 
 def test_a_file_that_claims_to_be_too_large_is_not_downloaded(hub: Hub) -> None:
     hub.sizes["model.safetensors"] = 2**40
-    with pytest.raises(SslkitError, match="has 1099511627776 bytes, at most"):
+    with pytest.raises(SslkitError, match="is 1,024 GB; the limit is 32 GB"):
         load_initial(encoder(), f"hf_hub:them/net@{COMMIT}")
     assert not any(request.startswith("GET /them") for request in hub.requests)
 
 
-def test_without_a_network_or_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    use_hub(monkeypatch, "http://127.0.0.1:9")
     for init in ("hf_hub:them/net", f"hf_hub:them/net@{COMMIT}"):
         with pytest.raises(SslkitError, match="--init: them/net cannot be reached: ") as raised:
-            load_initial(encoder(), recorded_start(init))
+            load_initial(encoder(), resolve_start(init))
         assert len(str(raised.value).splitlines()) == 1
-    import sys
-
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(SslkitError, match=r"the Hub needs huggingface_hub \(pip install 'sslkit\[hf\]'\)"):
-        recorded_start("hf_hub:them/net")
 
 
 def test_a_run_records_the_commit(hub: Hub, digits: Path, tmp_path: Path, sslkit: Run) -> None:

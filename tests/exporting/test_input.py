@@ -189,3 +189,8 @@ def test_sizes_of_the_guide() -> None:
     deep = input_guide(2, 64, "0,4095", 64)
     assert "0 becomes 0 and 4095 becomes 1" in "\n".join(deep.text) and deep.facts["black_and_white"] == [0, 4095]
     assert not deep.snippets and "2 channels" in "\n".join(deep.text)
+    for channels in (1, 3):
+        guide = input_guide(channels, 64, "0,65535", 64)
+        assert not guide.snippets and "There is no code here" in "\n".join(guide.text)
+    small = "\n".join(input_guide(3, 224, "auto", 150).text)
+    assert "the middle 150 × 150 px are cut out and resized to 224 × 224 px in the same way." in small
