@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from sslkit import registry
 from sslkit.cli.app import verbs
-from sslkit.cli.arguments import spec_of
+from sslkit.cli.arguments import arguments_of, spec_of
 from sslkit.cli.options import data_table, expected
 from sslkit.contract.errors import flag_name
 from sslkit.evaluation.installed import installed_protocols
@@ -53,6 +53,7 @@ def flags() -> str:
         "Exit codes: 0 done; 2 what can be told before the first step (bad input, a folder in use, no permission); 1 the run",
         "failed (a loss that is not finite, out of memory, a full disk); 130 or 143 stopped by Ctrl-C or SIGTERM, after a",
         "checkpoint was written.\n",
+        "Names in capitals are arguments without a flag.\n",
         "## Data options\n",
         "Commands that read data take the options of its modality; a flag of another modality is refused by name.\n",
     ]
@@ -61,9 +62,12 @@ def flags() -> str:
             parts += [f"### {name.replace('_', ' ').capitalize()}\n", _table(options), ""]
     models: dict[str, type[BaseModel]] = {"pretrain": PretrainSpec, "preview": PreviewSpec}
     summaries = {verb.name: verb.summary for verb in verbs()}
-    models |= {verb.name: spec_of(verb.entry) for verb in verbs() if verb.entry is not None and verb.entry.package == "sslkit"}
+    positional: dict[str, tuple[str, ...]] = dict.fromkeys(models, ("task",))
+    for verb in verbs():
+        if verb.entry is not None and verb.entry.package == "sslkit":
+            models[verb.name], positional[verb.name] = spec_of(verb.entry), arguments_of(verb.entry)
     for name, model in models.items():
-        table = _table(model, hidden={"task", "options", "queries", "runs", "name"})
+        table = _table(model, positional[name])
         parts += [f"## sslkit {name}\n", f"{summaries[name]}\n", table, ""]
     for entry in registry.entries(registry.TASKS):
         if entry.package == "sslkit":
@@ -110,12 +114,14 @@ def recipes() -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _table(model: type[BaseModel], hidden: set[str] | None = None) -> str:
-    lines = ["| flag_name | accepts | default | |", "|---|---|---|---|"]
-    for name, field in model.model_fields.items():
-        if name not in (hidden or set()) and data_table(field) is None:
+def _table(model: type[BaseModel], positional: tuple[str, ...] = ()) -> str:
+    lines = ["| flag | accepts | default | |", "|---|---|---|---|"]
+    for name in dict.fromkeys([*positional, *model.model_fields]):
+        field = model.model_fields[name]
+        if name != "options" and data_table(field) is None:
             default = "required" if field.is_required() else _default_text(field.default)
-            lines.append(f"| `{flag_name(name)}` | {expected(field)} | {default} | {field.description} |")
+            argument = name.upper() if name in positional else flag_name(name)
+            lines.append(f"| `{argument}` | {expected(field)} | {default} | {field.description} |")
     return "\n".join(lines)
 
 

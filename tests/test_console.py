@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from sslkit import console
 from sslkit.console import ProgressReporter, show_progress
-from sslkit.engine.curves import describe_curves, describe_metrics, read_curves
+from sslkit.engine.curves import describe_curves, describe_metrics, read_curves, read_loss_terms, read_steps
 
 TEXTS = ("loss 1.386", "accuracy 31% (chance 25%)", "1,234 images/s", "waiting for data 3%")
 
@@ -79,7 +79,7 @@ def test_without_a_terminal_there_is_a_line_every_ten_seconds(
 
 def test_metrics_are_named_with_unit_and_chance(tmp_path: Path) -> None:
     (tmp_path / "chance.json").write_text('{"rotation.accuracy": 0.25}')
-    curves = read_curves(tmp_path, [{"loss": 1.0, "rotation.accuracy": 0.31, "color_accuracy": 0.5, "step": 0, "alarms": []}])
+    curves = read_curves(tmp_path, ["loss", "rotation.accuracy", "color_accuracy", "step", "alarms"])
     assert list(curves) == ["loss", "rotation.accuracy", "color_accuracy"]
     assert curves["rotation.accuracy"].title == "rotation: accuracy" and curves["rotation.accuracy"].unit == "share"
     assert curves["color_accuracy"].title == "color accuracy" and curves["color_accuracy"].text(0.5) == "50%"
@@ -90,8 +90,10 @@ def test_metrics_are_named_with_unit_and_chance(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "[]", '{"accuracy": "high"}', "{"])
 def test_chance_levels_that_cannot_be_read_are_none(content: str, tmp_path: Path) -> None:
-    (tmp_path / "chance.json").write_text(content)
-    assert read_curves(tmp_path, [{"accuracy": 0.5}])["accuracy"].chance is None
+    for name in ("chance.json", "training.json"):
+        (tmp_path / name).write_text(content)
+    assert read_curves(tmp_path, ["accuracy"])["accuracy"].chance is None
+    assert read_loss_terms(tmp_path) == [] and read_steps(tmp_path) is None
 
 
 def test_the_end_of_a_run_has_the_metric_and_its_chance(

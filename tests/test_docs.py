@@ -105,6 +105,13 @@ def test_generated_parts_are_up_to_date() -> None:
     assert outdated(check=True) == [], "run python docs/generate.py"
 
 
+def test_arguments_without_a_flag_are_not_listed_as_flags() -> None:
+    sections = {part.partition("\n")[0]: part for part in (ROOT / "docs" / "flags.md").read_text().split("\n## ")}
+    for command, names in {"watch": ["run"], "push": ["source", "repository"], "neighbors": ["queries"]}.items():
+        section = sections[f"sslkit {command}"]
+        assert all(f"| `{name.upper()}` |" in section and f"--{name}`" not in section for name in names)
+
+
 def test_links_lead_somewhere() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):

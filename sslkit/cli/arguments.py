@@ -1,8 +1,6 @@
 """What the commands share: reading a spec from flags and file, and printing a result."""
 
 import inspect
-import json
-import struct
 import sys
 from typing import Annotated, Any, TypeVar, get_origin
 
@@ -14,13 +12,13 @@ from sslkit.cli.options import command, complaints, key_values, read_spec_file, 
 from sslkit.cli.output import show
 from sslkit.contract.errors import SslkitError, flag_name
 from sslkit.contract.options import Spec
+from sslkit.engine.model_header import read_metadata
 from sslkit.registry import Entry
 from sslkit.specs.data import MAIN_PART
 
 S = TypeVar("S", bound=Spec)
 
 
-_LONGEST_HEADER = 2**25  # bytes
 JSON = (bool, "Print exactly one JSON object on stdout.")
 
 
@@ -30,8 +28,7 @@ SPEC = (str, "Read settings from a .toml or .json file (as a run's spec.json); f
 def add_entry(app: typer.Typer, entry: Entry, panel: str) -> None:
     """Add the verb of an entry point, an evaluation or a command: flags from its spec, and what it returns printed."""
     model = spec_of(entry)
-    positional = entry.constants.get("argument") or ()
-    arguments = (positional,) if isinstance(positional, str) else tuple(positional)
+    arguments = arguments_of(entry)
     extra: dict[str, tuple[type, str]] = {"spec": SPEC, "json": JSON}
 
     def run(values: dict[str, Any], extras: dict[str, Any]) -> None:
@@ -57,6 +54,12 @@ def _argument(name: str, model: type[Spec]) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
 
 
+def arguments_of(entry: Entry) -> tuple[str, ...]:
+    """Return the fields of a verb's spec that are given without a flag, in their order."""
+    positional = entry.constants.get("argument") or ()
+    return (positional,) if isinstance(positional, str) else tuple(positional)
+
+
 def spec_of(entry: Entry) -> type[Spec]:
     """Return the spec of a verb, by its torch-free entry point if it has one."""
     if entry.name in registry.names(registry.OPTIONS):
@@ -70,16 +73,13 @@ def spec_of(entry: Entry) -> type[Spec]:
 
 def checkpoint_modality() -> str | None:
     """Return the modality of the data that the checkpoint on the command line was trained on; None if there is none."""
-    path = value_of("--ckpt", sys.argv[1:])
+    arguments = sys.argv[1:]
+    metadata = read_metadata(value_of("--ckpt", arguments) or "")
+    part = value_of("--part", arguments)
     try:
-        with open(path or "", "rb") as stream:
-            (size,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(min(size, _LONGEST_HEADER)))
-        metadata = json.loads(header["__metadata__"]["sslkit"])
-        part = value_of("--part", sys.argv[1:])
         described = metadata if part in (None, MAIN_PART) else metadata["parts"][part]
         modality = described.get("samples", described.get("modality"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, RecursionError):
+    except (KeyError, TypeError, AttributeError):
         return None  # the command itself reports what is wrong with the file
     return modality if isinstance(modality, str) else None
 

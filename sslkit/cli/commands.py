@@ -4,6 +4,7 @@ Verbs that measure are entry points of `sslkit.evaluations`; those that need a t
 have a module of their own beside this one.
 """
 
+import shlex
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -54,13 +55,14 @@ class Demo(Command):
             return [
                 f"images      {result.images}",
                 "next:",
-                f"  sslkit pretrain rotation --data {result.images} --size 16 --minutes 1",
+                "  "
+                + shlex.join(["sslkit", "pretrain", "rotation", "--data", result.images, "--size", "16", "--minutes", "1"]),
             ]
         tables = [line for table in result.results for line in (table, "")]
         files = [f"{name:<11} {getattr(result, name)}" for name in ("images", "run", "checkpoint", "export")]
         following = (
-            f"sslkit report {result.run} --out report.html",
-            f"sslkit neighbors --ckpt {result.checkpoint} --out neighbors.png",
+            shlex.join(["sslkit", "report", result.run, "--out", "report.html"]),
+            shlex.join(["sslkit", "neighbors", "--ckpt", result.checkpoint, "--out", "neighbors.png"]),
             "sslkit pretrain simclr --data YOUR_IMAGES --minutes 10",
         )
         return [*tables, *files, "next:", *(f"  {command}" for command in following)]

@@ -4,13 +4,15 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
 from sslkit.console import say
 from sslkit.engine.collapse import Health
 from sslkit.engine.loggers import Logger
 from sslkit.engine.memory import peak_memory
 from sslkit.engine.render import save_previews
-from sslkit.engine.run_folder import RunFolder
+from sslkit.engine.run_folder import TRAINING, RunFolder
 from sslkit.engine.stepper import Stepper
 from sslkit.engine.throughput import Throughput
 from sslkit.specs.train import PretrainSpec
@@ -102,6 +104,7 @@ class Logs:
         self.latest: dict[str, float] = {}  # metrics of the last step whose numbers are known
         self._step = self._steps = 0  # that step, and the steps whose metrics are in the sums
         self._sums: dict[str, float] = defaultdict(float)
+        self._described = False
 
     @property
     def seconds(self) -> float:
@@ -146,14 +149,23 @@ class Logs:
             "epoch": (step - 1) // self.stepper.settings.steps_per_epoch,
             "step": step - 1,
         }
+        if not self._described:  # the terms are known after a step, and the end of a run that was extended is a new one
+            self.folder.write_json(TRAINING, {"steps": clock.steps, "loss_terms": list(self.stepper.loss_terms)})
+            self._described = True
         with self.folder.writing():
             for logger in self.loggers:
                 logger.log(line)
 
-    def close(self) -> None:
-        """Close the loggers."""
+    def close(self, failed: bool) -> None:
+        """Close the loggers, unless they are closed."""
         while self.loggers:
-            self.loggers.pop().close()
+            self.loggers.pop().close(failed)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close(failed=kind is not None)
 
 
 class Previews:

@@ -1,12 +1,12 @@
 """The curves of a run: what the numbers in `metrics.jsonl` are called, their units, and their chance levels."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sslkit.engine.run_folder import CHANCE
+from sslkit.engine.run_folder import CHANCE, TRAINING
 
 Group = Literal["loss", "task", "health", "training", "speed"]
 
@@ -55,27 +55,48 @@ class Curve:
         return text if self.chance is None else f"{text} (chance {_number(self.chance, self.unit)})"
 
 
-def describe_curves(names: Iterable[str], chance: dict[str, float]) -> dict[str, Curve]:
+def describe_curves(
+    names: Iterable[str], chance: dict[str, float] | None = None, loss_terms: Collection[str] = ()
+) -> dict[str, Curve]:
     """Return the curves of numbers by name; a name that is not known is a number of the task without a unit.
 
     In a joint task a name is that of the task, a point, and the metric's: `rotation.accuracy` is titled `rotation: accuracy`.
+    The only term of a loss is left out: it repeats the loss.
     """
-    return {name: _describe(name, chance.get(name)) for name in names if name not in ("step", "alarms")}
+    levels = chance or {}
+    left_out = {"step", "alarms", *(loss_terms if len(loss_terms) == 1 else ())} - {"loss"}
+    return {name: _describe(name, levels.get(name), name in loss_terms) for name in names if name not in left_out}
 
 
-def read_curves(folder: Path, lines: list[dict[str, Any]]) -> dict[str, Curve]:
-    """Return the curves of a run folder's log lines, by name, in the order in which they first occur."""
-    return describe_curves(dict.fromkeys(name for line in lines for name in line), read_chance(folder))
+def read_curves(folder: Path, names: Iterable[str]) -> dict[str, Curve]:
+    """Return the curves of a run folder's logged numbers, by name."""
+    return describe_curves(names, read_chance(folder), read_loss_terms(folder))
 
 
 def read_chance(folder: Path) -> dict[str, float]:
     """Return the chance levels of a run, by metric; none if none is recorded, or not as it should be."""
+    levels = _read_object(folder / CHANCE)
+    return {name: float(level) for name, level in levels.items() if isinstance(level, int | float)}
+
+
+def read_loss_terms(folder: Path) -> list[str]:
+    """Return the names of the terms of a run's loss; none if none is recorded, or not as it should be."""
+    terms = _read_object(folder / TRAINING).get("loss_terms")
+    return [str(term) for term in terms] if isinstance(terms, list) else []
+
+
+def read_steps(folder: Path) -> int | None:
+    """Return the step at which a run ends; None if it has not logged any yet, or it is not as it should be."""
+    steps = _read_object(folder / TRAINING).get("steps")
+    return steps if isinstance(steps, int) else None
+
+
+def _read_object(file: Path) -> dict[str, Any]:
     try:
-        values = json.loads((folder / CHANCE).read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    levels = values.items() if isinstance(values, dict) else ()
-    return {str(name): float(level) for name, level in levels if isinstance(level, int | float)}
+    return values if isinstance(values, dict) else {}
 
 
 def describe_metrics(metrics: dict[str, float], chance: dict[str, float]) -> list[str]:
@@ -84,11 +105,13 @@ def describe_metrics(metrics: dict[str, float], chance: dict[str, float]) -> lis
     return [f"{name.replace('_', ' ')} {curves[name].text(value)}" for name, value in metrics.items()]
 
 
-def _describe(name: str, chance: float | None) -> Curve:
+def _describe(name: str, chance: float | None, is_loss_term: bool) -> Curve:
     task, _, metric = name.rpartition(".")
     known = "accuracy" if metric.endswith("_accuracy") else "loss" if metric.endswith("_loss") else metric
     title, unit, group = _KNOWN.get(known, (metric.replace("_", " "), "", "task"))
-    if known != metric:
+    if is_loss_term and metric != "loss":  # whatever it is called, it is no number of the task
+        unit, group = "", "loss"
+    if known != metric or group == "loss":
         title = metric.replace("_", " ")
     return Curve(name, f"{task}: {title}" if task else title, unit, group, chance)
 

@@ -29,8 +29,8 @@ class Logger(Protocol):
     def log(self, line: dict[str, Any]) -> None:
         """Write one line: numbers by name, `step` and `epoch` among them, and `alarms`, a list of texts, if there are any."""
 
-    def close(self) -> None:
-        """Finish writing."""
+    def close(self, failed: bool) -> None:
+        """Finish writing; `failed` if the run ended early: by an error, or by a signal to stop."""
 
 
 class FileLogger:
@@ -50,7 +50,7 @@ class FileLogger:
         """Append one line."""
         append_json(self.file, line)
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         """Do nothing: every line is on its own."""
 
 
@@ -75,7 +75,7 @@ class TensorBoardLogger:
         for name, value in numbers(line).items():
             self._writer.add_scalar(name, value, line["step"])
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         """Close the event file."""
         if self._writer is not None:
             self._writer.close()
@@ -104,7 +104,7 @@ def numbers(line: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def logged_before(folder: Path, step: int) -> list[dict[str, Any]]:
+def lines_before(folder: Path, step: int) -> list[dict[str, Any]]:
     """Return the lines of `metrics.jsonl` before `step`, for a logger that cannot drop what it has."""
     return [line for line in read_json_lines(folder / METRICS) if line["step"] < step]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sslkit.contract.errors import RunFailedError
-from sslkit.engine.loggers import logged_before, numbers, settings_of
+from sslkit.engine.loggers import lines_before, numbers, settings_of
 from sslkit.extras import load_extra
 
 _AT_ONCE = 1000  # metrics in one request, the most that a server accepts
@@ -24,8 +24,9 @@ class MlflowLogger:
 
     def __init__(self, folder: Path) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # or the package reports its use to its makers
-        for package in ("mlflow", "sqlalchemy", "alembic"):
-            load_extra(package, "mlflow", "--log mlflow")
+        load_extra("mlflow", "mlflow", "--log mlflow")
+        load_extra("sqlalchemy", "mlflow", "--log mlflow")
+        load_extra("alembic", "mlflow", "--log mlflow")
         self.folder = folder
         self._id_file = folder / "mlflow" / "run_id"
         self._client: Any = None
@@ -45,23 +46,23 @@ class MlflowLogger:
             known = client.get_experiment_by_name(experiment)
             place = client.create_experiment(experiment) if known is None else known.experiment_id
             earlier = self._id_file.read_text() if self._id_file.exists() else ""
-            if earlier in [run.info.run_id for run in client.search_runs([place])]:
-                client.delete_run(earlier)
             self._run = client.create_run(place, run_name=self.folder.name).info.run_id
             client.log_batch(self._run, params=settings)
+            if earlier:
+                _delete(client, earlier)
         self._id_file.write_text(self._run)
         self._client = client
-        self._write(logged_before(self.folder, step))
+        self._write(lines_before(self.folder, step))
 
     def log(self, line: dict[str, Any]) -> None:
         """Add the numbers of a line."""
         self._write([line])
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         """Finish the run."""
         if self._client is not None:
             with _one_line():
-                self._client.set_terminated(self._run)
+                self._client.set_terminated(self._run, "FAILED" if failed else "FINISHED")
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
         from mlflow.entities import Metric
@@ -71,6 +72,20 @@ class MlflowLogger:
         with _one_line():
             for start in range(0, len(metrics), _AT_ONCE):
                 self._client.log_batch(self._run, metrics=metrics[start : start + _AT_ONCE])
+
+
+def _delete(client: Any, run: str) -> None:
+    """Put a run into MLflow's trash, unless it is there or does not exist: the database is new, or another one."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        stored = client.get_run(run)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return
+    if stored.info.lifecycle_stage == "active":
+        client.delete_run(run)
 
 
 @contextmanager
@@ -86,4 +101,5 @@ def _one_line() -> Iterator[None]:
             yield
     except MlflowException as error:
         reason = str(error).partition("\n")[0]
-        raise RunFailedError(f"mlflow: {reason}", "--resume continues, without --log mlflow too") from error
+        hint = "continue with --resume; leave out --log mlflow if the server is down"
+        raise RunFailedError(f"mlflow: {reason}", hint) from error

@@ -11,15 +11,17 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
+from sslkit import registry
 from sslkit.console import say
 from sslkit.contract.errors import RunFailedError, SslkitError
 from sslkit.files import write_atomically
 
-MODEL, RESUME, SPEC, CHANCE, METRICS, RESULTS, BROKEN, PREVIEWS = (
+MODEL, RESUME, SPEC, CHANCE, TRAINING, METRICS, RESULTS, BROKEN, PREVIEWS = (
     "model.safetensors",
     "resume.pt",
     "spec.json",
     "chance.json",
+    "training.json",
     "metrics.jsonl",
     "results.jsonl",
     "broken.csv",
@@ -40,7 +42,9 @@ def choose_out(out: str | None, name: str, resume: bool) -> Path:
             )
         if folder.exists() and not folder.is_dir():
             raise SslkitError(f"{folder} is a file", "expected a folder", flag="out")
-        foreign = [name for name in (MODEL, METRICS, RESULTS, BROKEN, PREVIEWS) if (folder / name).exists()]
+        loggers = [logger for logger in registry.names(registry.LOGGERS) if logger != "file"]  # each has its subfolder
+        written = (MODEL, METRICS, RESULTS, BROKEN, PREVIEWS, *loggers)
+        foreign = [name for name in written if (folder / name).exists()]
         if foreign and not holds_run(folder):
             raise SslkitError(f"{folder} holds {foreign[0]}, but no run that wrote it", "choose another folder", flag="out")
         return folder
@@ -73,12 +77,12 @@ class RunFolder:
 
     Only one of several processes writes; for the others the folder is read-only. What cannot be written is an SslkitError
     before the first step, and RunFailedError once the run has `started`. `removable` names subfolders of this run, such as
-    those of loggers, that go with it if it never got anywhere.
+    those of loggers, that are removed with it if it never got anywhere, unless they were there before it.
     """
 
     def __init__(self, folder: Path, writes: bool = True, removable: tuple[str, ...] = ()) -> None:
         self.path, self.writes = folder, writes
-        self._removable = (PREVIEWS, *removable)
+        self._removable = [name for name in (PREVIEWS, *removable) if not (folder / name).exists()]
         self._existed, self._held_run = folder.exists(), holds_run(folder)
         self._lock = FileLock(folder / "lock")
         self.started = False
@@ -102,7 +106,7 @@ class RunFolder:
             return
         self._lock.release()
         if kind is not None and not self._held_run and not self.file(RESUME).exists() and not self.file(METRICS).exists():
-            for name in (SPEC, CHANCE, BROKEN, "lock"):
+            for name in (SPEC, CHANCE, TRAINING, BROKEN, "lock"):
                 self.file(name).unlink(missing_ok=True)
             for name in self._removable:
                 shutil.rmtree(self.file(name), ignore_errors=True)
@@ -130,7 +134,7 @@ class RunFolder:
             raise SslkitError(reason, flag="out") from error
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
-        """Write what the run records about itself: its spec, the chance levels of its metrics."""
+        """Write what the run records about itself: its spec, the chance levels of its metrics, where it ends."""
         if not self.writes:
             return
         with self.writing(), write_atomically(self.file(name), new_folder=False) as stream:

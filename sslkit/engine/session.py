@@ -131,7 +131,7 @@ class Session:
             stops, saves = (name in self.stepper.requests for name in (STOP, SAVE))
         if stops:
             self._save_and_report()
-            self.logs.close()
+            self.logs.close(failed=True)
             self.world.barrier()  # no process may leave, and end the others, before everything is written
             reason = f"stopped after step {self.clock.step} of {self.clock.steps}"
             raise RunInterruptedError(reason, self.stop.signal or SIGTERM)

@@ -75,6 +75,7 @@ class Stepper:
         self.reads_late = on_cuda and not self.scaler.is_enabled() and self.sharded is None
         self._numbers: StepNumbers | None = None
         self._metrics: dict[str, float] = {}
+        self.loss_terms: tuple[str, ...] = ()  # of the task, once there was a step
         self.metric_names: tuple[str, ...] = ()  # of the task, in its order, once there was a step
         for _, part, _ in task.parts():
             part.clock = clock
@@ -190,7 +191,7 @@ class Stepper:
         Where it is read late, the optimizer gets the check on the device, and skips the step if it fails.
         """
         means = {name: value.to(norm.dtype).mean() for name, value in report.metrics.items()}
-        self.metric_names = tuple(means)
+        self.loss_terms, self.metric_names = tuple(report.terms), tuple(means)
         requests = self._take_requests(norm) if self.world.size > 1 else {}
         values = torch.stack([widen(value) for value in (*report.terms.values(), *means.values(), *requests.values(), norm)])
         self.world.average([values])

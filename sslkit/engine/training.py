@@ -53,7 +53,7 @@ def run_training(job: TrainingJob) -> Outcome:
         with catch_stop_signals() as stop, closing(_build_loader(settings, stop)) as loader:
             writer = CheckpointWriter(job, stepper, folder, fingerprint)
             session = Session(stepper, loader, folder, stop, loggers=loggers, write_checkpoint=writer.write)
-            with closing(session.logs):
+            with session.logs:
                 _prepare(job, session, writer, state)
                 _train(job, session)
             logs = session.logs

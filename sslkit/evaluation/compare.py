@@ -2,7 +2,6 @@
 
 import math
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -18,19 +17,21 @@ from torch import Tensor
 from sslkit.console import duration, say, silence
 from sslkit.contract.encoder import over_views
 from sslkit.contract.errors import RunFailedError, RunInterruptedError, SslkitError, renamed_flags
-from sslkit.contract.result import Finding, Metric, Result
+from sslkit.contract.presentation import metric_text
+from sslkit.contract.result import Finding, Result
 from sslkit.contract.task import Clock
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.engine.job import TrainingJob, build_task
 from sslkit.engine.memory_fit import settle_micro_batch
 from sslkit.engine.pretrain import prepare
 from sslkit.engine.rehearsal import measure_step
-from sslkit.engine.run_command import flag_words
 from sslkit.engine.run_folder import MODEL, holds_run
 from sslkit.engine.signals import catch_stop_signals
 from sslkit.engine.stepper import Stepper, to_device
 from sslkit.evaluation.knn import knn
+from sslkit.evaluation.notes import join_names
 from sslkit.evaluation.probe import probe
+from sslkit.evaluation.ranking import describe_best, find_best
 from sslkit.evaluation.splits import find_labeled
 from sslkit.nn import in_eval_mode
 from sslkit.registry import data_options, load_modality
@@ -42,15 +43,13 @@ from sslkit.tasks.load import absolute, load_task, task_name
 
 _MEASURED_SECONDS = 5  # of steps of each task, before anything is trained
 _FEATURES = 32  # samples on which the speed of an encoder is measured
-_LEVEL = 0.05  # of the paired tests
-_LONGER = 4  # times the minutes that did not tell tasks apart
 
 
 @dataclass(frozen=True)
 class CompareResult:
     """The runs and the report; accuracies are shares of 1, None without labels.
 
-    `best` has the tasks that no paired test tells apart from the one with the highest k-NN accuracy, and that one first;
+    `best` has the tasks that no paired test can distinguish from the one with the highest k-NN accuracy, and that one first;
     `findings` say so, and how this one stands to random weights and the data's baseline.
     """
 
@@ -69,16 +68,10 @@ def compare(spec: CompareSpec) -> CompareResult:
     alone. A stopped comparison continues when it is started again. Raises SslkitError, before anything is trained, for
     everything that any of the tasks refuses.
     """
-    tasks = [absolute(task.strip()) for task in spec.tasks.split(",") if task.strip()]
-    names = [task_name(task) for task in tasks]
-    if len(tasks) < 2 or len(set(names)) < len(names):
-        raise SslkitError(f"two or more different tasks are needed (got {spec.tasks})", "such as rotation,simclr", flag="tasks")
-    folders = {name: Path(spec.out, name.replace("+", "-and-")) for name in names}
-    values = {name: getattr(spec, name) for name in CompareSpec.model_fields if name in PretrainSpec.model_fields}
-    values = {name: value for name, value in values.items() if name in spec.model_fields_set and name != "out"}
-    specs = {
-        name: PretrainSpec(**{**values, "task": task, "minutes": spec.minutes}) for name, task in zip(names, tasks, strict=True)
-    }
+    tasks = _split_tasks(spec)
+    folders = {name: Path(spec.out, name.replace("+", "-and-")) for name in tasks}
+    values = _common_values(spec)
+    specs = {name: PretrainSpec(**{**values, "task": task, "minutes": spec.minutes}) for name, task in tasks.items()}
     report_values = {name: value for name, value in values.items() if name in ReportSpec.model_fields and name != "batch_size"}
     # A checkpoint has its size: given again, it would be a setting by hand, and the results had no protocol.
     evaluation_values = {
@@ -86,40 +79,67 @@ def compare(spec: CompareSpec) -> CompareResult:
         "test": spec.test,
     }
     shared = _agree([_check(each, folders[name]) for name, each in specs.items()])
-    unlabeled = _unlabeled(KnnSpec(ckpt="", **evaluation_values), tasks[0])
-    with silence():  # the first check has printed all of it
-        jobs = {name: _check(each.updated(shared), folders[name]) for name, each in specs.items()}
-    rehearsals = {name: _rehearse(job) for name, job in jobs.items() if not holds_run(job.out)}
-    _announce(rehearsals, spec.minutes, unlabeled is None)
     specs = {name: each.updated(shared) for name, each in specs.items()}
-    # Where a batch has to be split, all tasks that are still to begin compute as few samples at once.
-    micro_batches: dict[str, int | Literal["auto"]] = {name: made.micro_batch for name, made in rehearsals.items()}
-    micro_batches |= {name: job.settings.spec.micro_batch for name, job in jobs.items() if name not in rehearsals}
-    split = [size for name, size in micro_batches.items() if size != "auto" and size < jobs[name].settings.spec.batch_size]
-    if split:
-        specs |= {name: specs[name].updated({"micro_batch": min(split)}) for name in rehearsals}
+    unlabeled = _unlabeled(KnnSpec(ckpt="", **evaluation_values), next(iter(tasks.values())))
+    specs = _with_micro_batches(specs, folders, spec.minutes, unlabeled is None)
     results: dict[str, tuple[Result, Result]] = {}
     for name, each in specs.items():
         _train(each, folders[name])
         if unlabeled is None:
-            checkpoint = str(folders[name] / MODEL)
-            results[name] = (
-                knn(KnnSpec(ckpt=checkpoint, **evaluation_values)),
-                probe(ProbeSpec(ckpt=checkpoint, **evaluation_values)),
-            )
-            say(f"{name}: {', '.join(f'{result.verb} {_percent(result.headline)}' for result in results[name])}", style="bold")
+            results[name] = _evaluate(name, str(folders[name] / MODEL), evaluation_values)
     if unlabeled is not None:
         say(f"no evaluation: the report has curves and pictures only: {unlabeled}")
     best, findings = None, list[Finding]()
     if results:
-        best = _find_best({name: result for name, (result, _) in results.items()}, folders, evaluation_values)
-        findings = [_rank(best, folders, spec), *results[best[0]][0].findings[:1]]
+        best = find_best({name: result for name, (result, _) in results.items()}, folders, evaluation_values)
+        findings = [describe_best(best, folders, spec, evaluation_values), *results[best[0]][0].findings[:1]]
     runs = {name: str(folder) for name, folder in folders.items()}
     page = report(ReportSpec(**report_values, runs=list(runs.values()), test=spec.test, out=str(Path(spec.out, "report.html"))))
     knn_accuracies, probe_accuracies = (
         {name: both[place].headline.value for name, both in results.items()} for place in (0, 1)
     )
     return CompareResult(page.path, runs, knn_accuracies or None, probe_accuracies or None, best, findings)
+
+
+def _split_tasks(spec: CompareSpec) -> dict[str, str]:
+    """Return the tasks, files with absolute paths, by name; fewer than two or a repeated one is an SslkitError."""
+    tasks = [absolute(task.strip()) for task in spec.tasks.split(",") if task.strip()]
+    by_name = {task_name(task): task for task in tasks}
+    if len(tasks) < 2 or len(by_name) < len(tasks):
+        raise SslkitError(f"two or more different tasks are needed (got {spec.tasks})", "such as rotation,simclr", flag="tasks")
+    return by_name
+
+
+def _common_values(spec: CompareSpec) -> dict[str, Any]:
+    """Return the settings made by the user that all tasks are pretrained with."""
+    names = [name for name in CompareSpec.model_fields if name in PretrainSpec.model_fields and name != "out"]
+    return {name: getattr(spec, name) for name in names if name in spec.model_fields_set}
+
+
+def _with_micro_batches(
+    specs: dict[str, PretrainSpec], folders: dict[str, Path], minutes: float, labeled: bool
+) -> dict[str, PretrainSpec]:
+    """Rehearse the tasks that are still to begin, announce their steps, and return the specs with one micro-batch for all.
+
+    Where a batch has to be split, all tasks that are still to begin compute as few samples at once.
+    """
+    with silence():  # the first check has printed all of it
+        jobs = {name: _check(each, folders[name]) for name, each in specs.items()}
+    rehearsals = {name: _rehearse(job) for name, job in jobs.items() if not holds_run(job.out)}
+    _announce(rehearsals, minutes, labeled)
+    micro_batches: dict[str, int | Literal["auto"]] = {
+        name: rehearsals[name].micro_batch if name in rehearsals else job.settings.spec.micro_batch
+        for name, job in jobs.items()
+    }
+    split = [size for name, size in micro_batches.items() if size != "auto" and size < jobs[name].settings.spec.batch_size]
+    return specs | {name: specs[name].updated({"micro_batch": min(split)}) for name in rehearsals if split}
+
+
+def _evaluate(name: str, checkpoint: str, values: dict[str, Any]) -> tuple[Result, Result]:
+    """Return what k-NN and a linear probe measure of a task's checkpoint."""
+    results = knn(KnnSpec(ckpt=checkpoint, **values)), probe(ProbeSpec(ckpt=checkpoint, **values))
+    say(f"{name}: {', '.join(f'{result.verb} {metric_text(result.headline)}' for result in results)}", style="bold")
+    return results
 
 
 def _agree(jobs: list[TrainingJob]) -> dict[str, Any]:
@@ -160,55 +180,19 @@ def _announce(rehearsals: dict[str, _Rehearsal], minutes: float, labeled: bool) 
     """Print the steps of each task and how long all of it takes, and which tasks have too few steps to learn anything."""
     if not rehearsals:
         return
-    seconds = 60 * minutes * len(rehearsals) + (sum(made.features for made in rehearsals.values()) if labeled else 0.0)
+    seconds = 60 * minutes * len(rehearsals) + (sum(each.features for each in rehearsals.values()) if labeled else 0.0)
     tasks = f"{len(rehearsals)} tasks of {duration(60 * minutes)}{', and evaluation' if labeled else ''}"
     say(f"{tasks}: about {duration(seconds)}", style="bold")
-    steps = {name: max(1, round(60 * minutes / made.step)) for name, made in rehearsals.items()}
+    steps = {name: max(1, round(60 * minutes / each.step)) for name, each in rehearsals.items()}
     for name, number in steps.items():
         say(f"  {name:<16} about {number:,} steps")
     few = [name for name, number in steps.items() if number < FEW_STEPS]
     if few:
         needed = math.ceil(minutes * ENOUGH_STEPS / min(steps.values()))
-        who = " and ".join(few)
-        say(f"  too few steps to learn anything: {who}; {ENOUGH_STEPS} for each take --minutes {needed}", style="bold yellow")
-
-
-def _find_best(results: dict[str, Result], folders: dict[str, Path], values: dict[str, Any]) -> list[str]:
-    """Return the task of the highest accuracy, and those that no paired test tells apart from it."""
-    first, *others = sorted(results, key=lambda name: -results[name].headline.value)
-    with silence():
-        paired = knn(
-            KnnSpec(
-                **values,
-                ckpt=str(folders[first] / MODEL),
-                against=[str(folders[name] / MODEL) for name in others],
-            )
+        say(
+            f"  too few steps to learn anything: {join_names(few)}; {ENOUGH_STEPS} for each take --minutes {needed}",
+            style="bold yellow",
         )
-    rows = dict(zip(others, [row for row in paired.rows if row.role == "other"], strict=True))
-    p_values = {name: next(iter(row.comparisons.values())) for name, row in rows.items()}
-    equal = [name for name, made in p_values.items() if (made.p_value if made.adjusted is None else made.adjusted) >= _LEVEL]
-    return [first, *equal]
-
-
-def _rank(best: list[str], folders: dict[str, Path], spec: CompareSpec) -> Finding:
-    """Return which task is ahead, and the next command for it, or which are not told apart, and a longer comparison."""
-    first, *equal = best
-    if not equal:
-        others = " and ".join(name for name in folders if name != first)
-        command = shlex.join(["sslkit", "finetune", "--ckpt", str(folders[first] / MODEL), "--scratch"])
-        return Finding("ahead", f"{first} is ahead of {others} in k-NN.", command)
-    several = " and ".join([", ".join([first, *equal[:-1]]), equal[-1]])
-    values = {name: getattr(spec, name) for name in spec.model_fields_set - spec.tables()} | spec.data_values()
-    tasks = [task.strip() for task in spec.tasks.split(",") if task_name(task.strip()) in best]
-    values |= {"tasks": ",".join(tasks), "minutes": f"{_LONGER * spec.minutes:g}", "out": f"{spec.out}-longer"}
-    words = [word for name, value in values.items() for word in flag_words(name, value)]
-    text = f"k-NN does not tell {several} apart: longer training, or more test samples, may."
-    return Finding("tie", text, shlex.join(["sslkit", "compare", *words]))
-
-
-def _percent(metric: Metric) -> str:
-    interval = "" if metric.low is None or metric.high is None else f" ({100 * metric.low:.1f} to {100 * metric.high:.1f})"
-    return f"{100 * metric.value:.1f}%{interval}"
 
 
 def _check(spec: PretrainSpec, folder: Path) -> TrainingJob:

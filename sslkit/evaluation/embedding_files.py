@@ -43,7 +43,7 @@ def write_parquet(embeddings: "Embeddings", stream: BinaryIO) -> None:
             rows = slice(start, start + _GROUP)
             features = pa.array(np.ascontiguousarray(embeddings.features[rows]).ravel())
             columns: list[Any] = [pa.array(map(_valid, embeddings.names[rows]), pa.string())]
-            columns += [] if labels is None else [pa.array(labels[rows], pa.string())]
+            columns += [] if labels is None else [pa.array(map(_valid, labels[rows]), pa.string())]
             columns.append(pa.FixedSizeListArray.from_arrays(features, width))
             writer.write_batch(pa.record_batch(columns, schema=schema))
 

@@ -24,7 +24,8 @@ from sslkit.evaluation.trial import SCRATCH
 from sslkit.specs.train import FEW_STEPS
 
 _NEAR_CHANCE = 1.2  # times the chance level: 30% for four rotations
-_RECENT = 20  # log lines whose mean is the answer to the pretext question
+_RECENT = 20  # log lines whose mean accuracy counts
+_NAMES = {"knn": "k-NN"}  # of verbs in a sentence, where it is not the word itself
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ Rule = Callable[[Case], Finding | None]
 def with_findings(result: Result, checkpoint: Checkpoint, spec: Spec, by_distance: bool = False) -> Result:
     """Return the result with what it means: a verdict, and a reason if there is one."""
     case = Case(result, checkpoint, spec, by_distance)
-    verdict, reason = (next((made for rule in rules if (made := rule(case))), None) for rules in (VERDICTS, REASONS))
+    verdict, reason = (next((finding for rule in rules if (finding := rule(case))), None) for rules in (VERDICTS, REASONS))
     if verdict is not None and case.place:
         verdict = replace(verdict, text=f"{case.place}: {verdict.text}")
     return replace(result, findings=[finding for finding in (verdict, reason) if finding is not None])
@@ -92,12 +93,12 @@ def nothing_to_compare(case: Case) -> Finding | None:
     """Find that neither random weights nor a baseline stand beside the checkpoint."""
     if case.random is not None or case.baseline is not None:
         return None
-    fields, flags = type(case.spec).model_fields, list[str]()
+    text = "No baseline was evaluated, so this does not show whether pretraining helped."
+    if "scratch" in type(case.spec).model_fields:
+        return Finding("no-baselines", text, case.next.add_scratch)
+    flags = list[str]()
     if "protocol" in case.spec.model_fields_set and isinstance(getattr(case.spec, "protocol", None), str):
         flags += flag_words("protocol", case.spec.model_dump()["protocol"])
-    if "scratch" in fields:
-        flags.append("--scratch")
-    text = "Whether pretraining helped is not measured: nothing stands beside this number."
     return Finding("no-baselines", text, case.next.evaluate(case.result.verb, *flags))
 
 
@@ -107,9 +108,9 @@ def not_above_random(case: Case) -> Finding | None:
         return None
     name = _name(case.random)
     if gain.is_negative:
-        text = f"Worse than {name} by {gain.text()}{gain.interval()}."
+        text = f"Worse than {name} by {gain.amount()}{gain.interval()}."
     else:
-        text = f"Not distinguishable from {name}: the difference is {gain.text('+')}{gain.interval()}."
+        text = f"Not distinguishable from {name}: the difference is {gain.difference()}{gain.interval()}."
     return Finding("random", text, case.next.train_longer)
 
 
@@ -117,18 +118,18 @@ def not_above_baseline(case: Case) -> Finding | None:
     """Find that the plainest features of this modality do as well as the checkpoint's."""
     if case.baseline is None or (gain := case.gain(case.baseline)).is_positive:
         return None
-    start = "" if case.random is None else f"Better than {_name(case.random)} by {case.gain(case.random).text()}, but "
+    start = "" if case.random is None else f"Better than {_name(case.random)} by {case.gain(case.random).amount()}, but "
     if gain.is_negative:
-        text = f"{start}worse than {_name(case.baseline)} by {gain.text()}{gain.interval()}."
+        text = f"{start}worse than {_name(case.baseline)} by {gain.amount()}{gain.interval()}."
     else:
-        text = f"{start}not distinguishable from {_name(case.baseline)}: {gain.text('+')}{gain.interval()}."
+        text = f"{start}not distinguishable from {_name(case.baseline)}: {gain.difference()}{gain.interval()}."
     return Finding("baseline", text[0].upper() + text[1:], _next_evaluation(case) or case.next.train_longer)
 
 
 def helped(case: Case) -> Finding | None:
     """Find that the checkpoint is better than all that stands beside it."""
     others = [row for row in (case.random, case.baseline) if row is not None]
-    amounts = [f"{case.gain(row).text()} above {_name(row)}{case.gain(row).interval()}" for row in others]
+    amounts = [f"{case.gain(row).amount()} better than {_name(row)}{case.gain(row).interval()}" for row in others]
     text = f"Pretraining helped: {' and '.join(amounts)}."
     command = _next_evaluation(case) or case.next.report(Path(case.result.checkpoint))
     return Finding("helped", text, command)
@@ -140,35 +141,36 @@ def few_steps(case: Case) -> Finding | None:
     began = any(spec.get(name) for name in ("pretrained", "init") for spec in (case.next.of_checkpoint, case.next.recorded))
     if steps >= FEW_STEPS or began or "classes" in metadata:  # which fine-tuning records
         return None
-    seconds = _logged(case.checkpoint.path.parent, "seconds")[-1:]
+    seconds = _read_values(case.checkpoint.path.parent, "seconds")[-1:]
     time = f"; {case.next.longer:,} take about {duration(case.next.longer * seconds[0] / steps)}" if seconds and steps else ""
     text = f"Pretrained for only {count(steps, 'step')}, too few to learn much{time}."
     return Finding("few-steps", text, case.next.train_longer)
 
 
 def answers_by_chance(case: Case) -> Finding | None:
-    """Find that the pretext question was not answered better than by guessing: the data may not hold the answer."""
+    """Find that pretext accuracy is at chance level."""
     folder = case.checkpoint.path.parent
     levels = {name: level for name, level in read_chance(folder).items() if name.rpartition(".")[2] == "accuracy"}
-    reached = {name: mean(values[-_RECENT:]) for name in levels if (values := _logged(folder, name))}
+    reached = {name: mean(values[-_RECENT:]) for name in levels if (values := _read_values(folder, name))}
     if not reached or any(value > _NEAR_CHANCE * levels[name] for name, value in reached.items()):
         return None
     text = (
-        f"The pretext question is answered as by guessing: {', '.join(describe_metrics(reached, levels))}. "
-        "The data may not hold the answer, as photos from above do not show which way is up."
+        f"Pretext accuracy is at chance level: {', '.join(describe_metrics(reached, levels))}. "
+        "The data may not hold the answer, or training was too short."
     )
     return Finding("chance", text, case.next.on_checkpoint("preview"))
 
 
-def distances_underrate(case: Case) -> Finding | None:
+def distances_underestimate(case: Case) -> Finding | None:
     """Find that features are compared by their distances, whose task predicts hidden parts of its input."""
     if not case.by_distance or not case.checkpoint.metadata.get("masked"):
         return None
-    text = f"{case.result.verb} underrates masked pretraining: a linear probe and fine-tuning show what the features hold."
+    name = _NAMES.get(case.result.verb, case.result.verb.capitalize())
+    text = f"{name} underestimates masked pretraining; a linear probe or fine-tuning is a fairer test."
     return Finding("distances", text, case.next.evaluate("probe"))
 
 
-def _logged(folder: Path, name: str) -> list[float]:
+def _read_values(folder: Path, name: str) -> list[float]:
     """Return the values of a metric in a run's log, none if it is not there."""
     lines = [line for line in read_json_lines(folder / METRICS) if isinstance(line, dict)]
     return [float(line[name]) for line in lines if isinstance(line.get(name), int | float)]
@@ -191,4 +193,4 @@ def _next_evaluation(case: Case) -> str:
 
 
 VERDICTS: tuple[Rule, ...] = (nothing_to_compare, not_above_random, not_above_baseline, helped)
-REASONS: tuple[Rule, ...] = (few_steps, answers_by_chance, distances_underrate)
+REASONS: tuple[Rule, ...] = (few_steps, answers_by_chance, distances_underestimate)

@@ -74,6 +74,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
         spec = merged
     spec = with_protocol_values(spec)
     _check_flags(spec)
+    _check_layout(spec, out)
     checkpoint = None if spec.ckpt is None else read_model(spec.ckpt, part=spec.part)
     if checkpoint is not None:
         checkpoint.build_encoder(allowed)  # before any data is touched
@@ -100,7 +101,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
         spec, parts, outcomes, protocol, {**settings, **part_setting(spec.part), "seed": spec.seed, **parts.annotations}, out
     )
     if checkpoint is not None:
-        result = with_findings(result, checkpoint, spec)
+        result = with_findings(result, checkpoint, spec.updated({"out": str(out)}))
     if world.first:
         append_json(out / RESULTS, result.to_json())
     return result
@@ -123,6 +124,14 @@ def _check_flags(spec: FinetuneSpec) -> None:
             "use --epochs",
             flag=("minutes", "head_first"),
         )
+
+
+def _check_layout(spec: FinetuneSpec, out: Path) -> None:
+    """Raise SslkitError if the only training of a run lies in a subfolder, where earlier versions put it."""
+    trial, *others = _trials(spec, out, scratch=False)
+    former = out / _subfolder(trial.share, trial.seed, trial.scratch)
+    if not others and holds_run(former) and not (out / METRICS).exists():
+        raise SslkitError(f"{former} was written by an earlier version of sslkit", "use another folder", flag="out")
 
 
 def _result(
@@ -224,10 +233,12 @@ def _trials(spec: FinetuneSpec, out: Path, scratch: bool) -> list[Trial]:
     combinations = [(share, seed) for share in spec.shares for seed in range(spec.seed, spec.seed + spec.seeds)]
     if len(combinations) == 1:
         return [Trial(*combinations[0], scratch, out / "scratch" if scratch else out)]
-    return [
-        Trial(share, seed, scratch, out / f"{'scratch-' if scratch else ''}share-{100 * share:g}-seed-{seed}")
-        for share, seed in combinations
-    ]
+    return [Trial(share, seed, scratch, out / _subfolder(share, seed, scratch)) for share, seed in combinations]
+
+
+def _subfolder(share: float, seed: int, scratch: bool) -> str:
+    """Return the name of the folder of one of several trainings."""
+    return f"{'scratch-' if scratch else ''}share-{100 * share:g}-seed-{seed}"
 
 
 def _wants_scratch(spec: FinetuneSpec, out: Path, tuned: list[Trial], world: World) -> bool:
@@ -241,9 +252,11 @@ def _wants_scratch(spec: FinetuneSpec, out: Path, tuned: list[Trial], world: Wor
     seconds = world.from_first(sum(float(line["seconds"]) for line in lines))
     affordable = seconds <= _AFFORDABLE
     if affordable:
-        say(f"training from random weights, too, as fine-tuning took {duration(seconds)} (--no-scratch leaves this out)")
+        took = f"fine-tuning took only {duration(seconds)} (--no-scratch skips this)"
+        say(f"also training from random weights for comparison, since {took}")
     else:
-        say(f"not trained from random weights, which takes another {duration(seconds)}; --resume --scratch adds it")
+        more = f"(about {duration(seconds)} more); add it with --resume --scratch"
+        say(f"skipped training from random weights {more}")
     return affordable
 
 

@@ -24,19 +24,29 @@ class Gain:
         """Return whether the first row is worse: by more than chance, if there is an interval."""
         return (self.value if self.high is None else self.high) < 0
 
-    def text(self, sign: str = "") -> str:
-        """Return its value; `sign` is that of Python's format: blank, or + for both signs."""
-        value = self.value if sign else abs(self.value)
-        return f"{100 * value:{sign}.1f} points" if self.metric.unit == "share" else f"{value:{sign}.3f}"
+    def amount(self) -> str:
+        """Return how much better or worse the first row is, without a sign."""
+        return f"{self._number(abs(self.value))}{self._unit}"
+
+    def difference(self) -> str:
+        """Return the signed difference of the headlines: below zero where the first row's is the lower one."""
+        return f"{self._number(self.value if self.metric.higher_is_better else -self.value, '+')}{self._unit}"
 
     def interval(self) -> str:
-        """Return the interval of the absolute value in brackets where it has one sign, else of the value."""
+        """Return the 95% interval in brackets: of the amount where it has one sign, else of the signed difference."""
         if self.low is None or self.high is None:
             return ""
-        low, high = (-self.high, -self.low) if self.is_negative else (self.low, self.high)
-        share = self.metric.unit == "share"
-        low_text, high_text = (f"{100 * end:.1f}" if share else f"{end:.3f}" for end in (low, high))
-        return f" (95% interval {low_text} to {high_text})"
+        turned = self.is_negative if self.is_negative or self.is_positive else not self.metric.higher_is_better
+        low, high = (-self.high, -self.low) if turned else (self.low, self.high)
+        return f" (95% interval {self._number(low)} to {self._number(high)})"
+
+    @property
+    def _unit(self) -> str:
+        return " points" if self.metric.unit == "share" else ""
+
+    def _number(self, value: float, sign: str = "") -> str:
+        """Return a value, of a share in percent; `sign` is that of Python's format, z drops that of a rounded zero."""
+        return f"{100 * value:{sign}z.1f}" if self.metric.unit == "share" else f"{value:{sign}z.3f}"
 
 
 def gain_over(row: Row, other: Row) -> Gain:

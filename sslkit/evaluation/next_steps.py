@@ -16,7 +16,7 @@ from sslkit.registry import load_modality
 from sslkit.specs.data import ANNOTATIONS, DataSpec
 from sslkit.specs.train import ENOUGH_STEPS
 
-_LONGER = 4  # times as many steps: less is seldom seen in a number
+LONGER = 4  # times as much training: less is seldom seen in a number
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class NextSteps:
     @property
     def longer(self) -> int:
         """Return a number of steps that should show."""
-        return max(ENOUGH_STEPS, _LONGER * int(self.checkpoint.metadata["step"]))
+        return max(ENOUGH_STEPS, LONGER * int(self.checkpoint.metadata["step"]))
 
     def evaluate(self, verb: str, *flags: str) -> str:
         """Return the command that evaluates the checkpoint by another verb, on the same data."""
@@ -63,6 +63,11 @@ class NextSteps:
             for name, value in self.spec.sample_values().items():
                 words += flag_words(name, value)
         return shlex.join([*words, *flags])
+
+    @property
+    def add_scratch(self) -> str:
+        """Return the command that trains from random weights, too, in the folder of this fine-tuning."""
+        return shlex.join(["sslkit", "finetune", "--resume", "--scratch", "--out", str(getattr(self.spec, "out", ""))])
 
     def on_checkpoint(self, verb: str) -> str:
         """Return the command of a verb that needs nothing but the checkpoint in its run folder."""

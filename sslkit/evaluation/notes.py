@@ -60,6 +60,11 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def join_names(names: list[str]) -> str:
+    """Return names as a list in a sentence: "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def p_text(value: float | None) -> str:
     """Return a p-value as people read it, nothing if there is none."""
     return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
@@ -79,7 +84,7 @@ def describe_comparisons(rows: list[Row]) -> list[str]:
 
 
 def _compare_with_others(rows: list[Row]) -> list[str]:
-    """Return a sentence for each model named by --against: how far the first row's model is from it on a test part."""
+    """Return a sentence for each model named by --against: how the first row's model differs from it on a test part."""
     sentences = []
     for row in rows:
         of_test = [first for first in rows if (first.model, first.test) == (rows[0].model, row.test)]
@@ -87,6 +92,9 @@ def _compare_with_others(rows: list[Row]) -> list[str]:
             continue
         first = next((same for same in of_test if same.layer == row.layer), of_test[-1])
         gain = gain_over(first, row)
-        way = "above" if gain.value > 0 else "below" if gain.value < 0 else "from"
-        sentences.append(f"{first.model}: {gain.text()} {way} {row.model}{gain.interval()}.")
+        if gain.is_positive or gain.is_negative:
+            how = "better" if gain.is_positive else "worse"
+            sentences.append(f"{first.model}: {gain.amount()} {how} than {row.model}{gain.interval()}.")
+        else:
+            sentences.append(f"{first.model}: not distinguishable from {row.model}, {gain.difference()}{gain.interval()}.")
     return sentences

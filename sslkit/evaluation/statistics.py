@@ -10,6 +10,7 @@ from torch import Tensor
 from sslkit.contract.result import Comparison, Row
 
 RESAMPLES = 2000
+_LEVEL = 0.05  # of significance
 _BLOCK = 2**22  # values resampled at once: 32 MB
 BOOTSTRAP = f"bootstrap over samples, {RESAMPLES:,} resamples"
 EXACT = "exact binomial (Clopper-Pearson)"
@@ -27,7 +28,7 @@ class Answers:
 
 def mcnemar_of_answers(first: Answers, second: Answers) -> float:
     """Return McNemar's p-value over the samples that both models classified."""
-    return mcnemar(*_paired(first, second))
+    return mcnemar(*_shared_samples(first, second))
 
 
 def compare_answers(first: Answers, second: Answers) -> Comparison:
@@ -35,19 +36,19 @@ def compare_answers(first: Answers, second: Answers) -> Comparison:
 
     The p-value is McNemar's where all answers are 0 or 1, else that of the bootstrap.
     """
-    ours, theirs = (values.double() for values in _paired(first, second))
-    low, high, p_value = _interval_of_difference((ours - theirs).numpy())
-    binary = bool(((ours == 0) | (ours == 1)).all() and ((theirs == 0) | (theirs == 1)).all())
+    correct, reference = (values.double() for values in _shared_samples(first, second))
+    low, high, p_value = _interval_of_difference((correct - reference).numpy())
+    binary = bool(((correct == 0) | (correct == 1)).all() and ((reference == 0) | (reference == 1)).all())
     return Comparison(
-        mcnemar(ours, theirs) if binary else p_value,
+        mcnemar(correct, reference) if binary else p_value,
         MCNEMAR if binary else PAIRED,
-        difference=float((ours - theirs).mean()),
+        difference=float((correct - reference).mean()),
         low=low,
         high=high,
     )
 
 
-def _paired(first: Answers, second: Answers) -> tuple[Tensor, Tensor]:
+def _shared_samples(first: Answers, second: Answers) -> tuple[Tensor, Tensor]:
     """Return the answers of both on the samples that both have."""
     _, first_places, second_places = np.intersect1d(first.rows, second.rows, assume_unique=True, return_indices=True)
     return first.correct[torch.from_numpy(first_places)], second.correct[torch.from_numpy(second_places)]
@@ -126,10 +127,19 @@ def adjust_holm(p_values: list[float]) -> list[float]:
     return adjusted
 
 
+def select_equal(p_values: dict[str, float]) -> list[str]:
+    """Return the names whose difference is not significant once the p-values are adjusted for their number (Holm)."""
+    adjusted = adjust_holm(list(p_values.values()))
+    return [name for name, value in zip(p_values, adjusted, strict=True) if value >= _LEVEL]
+
+
 def adjust_comparisons(rows: list[Row]) -> list[Row]:
     """Return the rows of one result with every p-value adjusted for their number."""
     adjusted = iter(adjust_holm([comparison.p_value for row in rows for comparison in row.comparisons.values()]))
     return [
-        replace(row, comparisons={name: replace(made, adjusted=next(adjusted)) for name, made in row.comparisons.items()})
+        replace(
+            row,
+            comparisons={name: replace(comparison, adjusted=next(adjusted)) for name, comparison in row.comparisons.items()},
+        )
         for row in rows
     ]

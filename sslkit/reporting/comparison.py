@@ -5,15 +5,13 @@ from itertools import combinations
 from sslkit.contract.result import Metric
 from sslkit.evaluation.metrics import TOP1
 from sslkit.evaluation.models import CHECKPOINT
-from sslkit.evaluation.notes import p_text
-from sslkit.evaluation.statistics import adjust_holm, mcnemar_of_answers
+from sslkit.evaluation.notes import join_names, p_text
+from sslkit.evaluation.statistics import mcnemar_of_answers, select_equal
 from sslkit.reporting.charts import Axes, scatter_chart
 from sslkit.reporting.figures import Figures
 from sslkit.reporting.page import fold, row, section, table
 from sslkit.reporting.runs import RunRecord
 from sslkit.reporting.verdict import Bar, bar_chart, plain_card
-
-_LEVEL = 0.05  # of the paired tests
 
 
 def compare_runs(runs: list[RunRecord], figures: list[Figures]) -> list[str]:
@@ -37,16 +35,10 @@ def _sentence(runs: list[RunRecord], pairs: list[tuple[str, float, str, float, f
     shares = {name: share for a, first, b, second, _ in pairs for name, share in ((a, first), (b, second))}
     best = max(shares, key=lambda name: shares[name])
     others = {b if a == best else a: p for a, _, b, _, p in pairs if best in (a, b)}
-    equal = [name for name, p in zip(others, adjust_holm(list(others.values())), strict=True) if p >= _LEVEL]
-    if equal:
-        return (
-            f"{best} has the highest accuracy, {shares[best]:.1%}, but paired tests do not tell it apart from {_list(equal)}."
-        )
-    return f"{best} is ahead: {shares[best]:.1%} correct, significantly more than {_list(list(others))}."
-
-
-def _list(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    if equal := select_equal(others):
+        rivals = join_names(equal)
+        return f"{best} has the highest accuracy, {shares[best]:.1%}, but paired tests cannot distinguish it from {rivals}."
+    return f"{best} is ahead: {shares[best]:.1%} correct, significantly more than {join_names(list(others))}."
 
 
 def _protocols(runs: list[RunRecord]) -> list[str]:
@@ -115,8 +107,11 @@ def _paired_tests(runs: list[RunRecord], figures: list[Figures]) -> list[tuple[s
     """Return McNemar's test of every two runs evaluated on the same test samples: names, shares correct, p."""
     tests = []
     for (first, first_figures), (second, second_figures) in combinations(zip(runs, figures, strict=True), 2):
-        mine, theirs = first_figures.answers, second_figures.answers
-        if mine is not None and theirs is not None and mine[0] == theirs[0]:
-            shares = [answers.correct.mean().item() for _, answers in (mine, theirs)]
-            tests.append((first.name, shares[0], second.name, shares[1], mcnemar_of_answers(mine[1], theirs[1])))
+        if first_figures.answers is None or second_figures.answers is None:
+            continue
+        (test_data, first_answers), (other_data, second_answers) = first_figures.answers, second_figures.answers
+        if test_data == other_data:
+            shares = [answers.correct.mean().item() for answers in (first_answers, second_answers)]
+            p_value = mcnemar_of_answers(first_answers, second_answers)
+            tests.append((first.name, shares[0], second.name, shares[1], p_value))
     return tests

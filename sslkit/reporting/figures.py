@@ -78,10 +78,9 @@ class _Samples:
     modality: Modality
 
 
-def make_figures(checkpoint: Checkpoint, spec: ReportSpec) -> Figures:
-    """Return the figures of a checkpoint; one that cannot be made is left out, with the reason."""
+def make_figures(checkpoint: Checkpoint, encoder: Encoder, spec: ReportSpec) -> Figures:
+    """Return the figures of a checkpoint and its encoder; one that cannot be made is left out, with the reason."""
     figures = Figures()
-    encoder = checkpoint.build_encoder(spec.encoder)
     vocabulary = encoder.vocabulary()
     if vocabulary is not None:
         figures.noun = "words"
@@ -161,12 +160,16 @@ def _unit_square(plane: NDArray[np.float64]) -> list[tuple[float, float]]:
 
 
 def _add_neighbors(figures: Figures, checkpoint: Checkpoint, samples: _Samples, spec: ReportSpec) -> None:
+    if len(samples.index) < 2:
+        raise SslkitError("fewer than 2 samples")
     of_report = _neighbors_spec(spec, checkpoint, k=min(_NEIGHBORS, len(samples.index) - 1))
     figures.neighbors = nearest_samples(of_report, checkpoint, samples.encoder)
 
 
 def _add_word_neighbors(figures: Figures, words: list[str], checkpoint: Checkpoint, spec: ReportSpec) -> None:
     """Add the neighbors of words across the vocabulary: of the most frequent hundreds, not of the and of."""
+    if len(words) < 2:
+        raise SslkitError("fewer than 2 words")
     most = min(len(words), 600)
     queries = [words[place] for place in np.linspace(most // 10, most - 1, _WORDS, dtype=int)]
     k = min(_NEIGHBORS, len(words) - 1)

@@ -34,7 +34,7 @@ def report(spec: ReportSpec) -> ReportResult:
         raise SslkitError("no run is named", "sslkit report RUN...")
     folders = [Path(run).resolve() for run in spec.runs]
     runs = [RunRecord.read(folder, name, spec.encoder) for folder, name in zip(folders, names_of(folders), strict=True)]
-    figures = [make_figures(run.checkpoint, spec) for run in runs]
+    figures = [make_figures(run.checkpoint, run.encoder, spec) for run in runs]
     title = ", ".join(run.name for run in runs)
     parts = [f"<h1>{text(title)}</h1>"]
     if len(runs) > 1:

@@ -1,21 +1,20 @@
 """The sections of a report about one run, the verdict first."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from sslkit import registry
 from sslkit.console import duration
-from sslkit.contract.result import Result
 from sslkit.engine.curves import Curve
-from sslkit.engine.run_folder import MODEL, PREVIEWS
-from sslkit.evaluation.metrics import TOP1
+from sslkit.engine.run_folder import MODEL
 from sslkit.evaluation.neighbors import Neighborhood, Sample
 from sslkit.evaluation.notes import count
-from sslkit.reporting.charts import Axes, interval_chart
 from sslkit.reporting.figures import Figures
 from sslkit.reporting.page import command_block, figure, fold, image, row, section, table, text
+from sslkit.reporting.previews import preview_steps, read_preview
 from sslkit.reporting.projected import draw_map
+from sslkit.reporting.result_tables import all_evaluations
 from sslkit.reporting.runs import RunRecord
 from sslkit.reporting.tiles import encode
 from sslkit.reporting.training_charts import plan_charts
@@ -23,7 +22,6 @@ from sslkit.reporting.verdict import plain_card, result_bars, verdict_card
 from sslkit.tasks.load import split_names, task_name
 
 _FEW, _TILE_SIDE = 4, 96  # neighbors whose names fit into a line, and pixels of a picture's side
-_CLASSES = 30  # as many fit into a table of all pairs
 
 
 def describe_run(run: RunRecord, figures: Figures) -> Iterator[str]:
@@ -34,7 +32,7 @@ def describe_run(run: RunRecord, figures: Figures) -> Iterator[str]:
     yield _previews(run)
     yield section("Nearest neighbors", _neighbors(figures))
     yield section("Map of the features", draw_map(figures))
-    yield _evaluations(run, figures)
+    yield all_evaluations(run, figures)
     yield section("Settings", _settings(run), _command(run), _missing(figures))
 
 
@@ -44,7 +42,7 @@ def _verdict(run: RunRecord) -> str:
     if not run.results:
         verb = "finetune" if "task" not in run.spec else "knn"
         hint = [f'<p class="quiet">{text("To evaluate it:")}</p>']
-        command = f"sslkit {verb} --ckpt {run.path / MODEL}" if verb == "knn" else ""
+        command = shlex.join(["sslkit", verb, "--ckpt", str(run.path / MODEL)]) if verb == "knn" else ""
         sentence = f"Not evaluated yet. {_training_sentence(run)}"
         return plain_card(sentence.strip(), [alarms, *(hint if command else [])], command, "warn" if alarms else "")
     *earlier, newest = run.results
@@ -116,9 +114,7 @@ def _training(run: RunRecord) -> str:
     """Return the curves: those that are read first, and the others folded."""
     if len(run.lines) < 2:
         return ""
-    # A loss of one term is logged twice.
-    repeated = {name for name in run.curves if name != "loss" and all(line.get(name) == line.get("loss") for line in run.lines)}
-    charts = plan_charts({name: curve for name, curve in run.curves.items() if name not in repeated})
+    charts = plan_charts(run.curves)
     main = [chart_html for chart in charts if chart.main and (chart_html := chart.draw(run.lines))]
     others = [chart_html for chart in charts if not chart.main and (chart_html := chart.draw(run.lines))]
     more = fold("Learning rate, gradients, speed and more", row(others, "charts")) if others else ""
@@ -126,11 +122,10 @@ def _training(run: RunRecord) -> str:
 
 
 def _previews(run: RunRecord) -> str:
-    pictures = sorted((run.path / PREVIEWS).glob("step-*.png"), key=lambda file: int(file.stem.partition("-")[2]))
-    steps = [int(file.stem.partition("-")[2]) for file in pictures]
+    pictures = {step: picture for step in preview_steps(run.path) if (picture := read_preview(run.path, step)) is not None}
     figures = [
-        figure(file.read_bytes(), f"After {count(step, 'step')}" if step else "Before the first step")
-        for step, file in zip(steps, pictures, strict=True)
+        figure(picture, f"After {count(step, 'step')}" if step else "Before the first step")
+        for step, picture in pictures.items()
     ]
     return section("What the task sees and predicts", row(figures, "side")) if figures else ""
 
@@ -168,67 +163,6 @@ def _neighbor(sample: Sample, value: str, kind: str) -> str:
     return f'<figure class="{kind}">{tile}<figcaption>{value} {text(sample.label or "")}</figcaption></figure>'
 
 
-def _evaluations(run: RunRecord, figures: Figures) -> str:
-    """Return all numbers: the table of results, accuracy by layer, the confusion matrix."""
-    parts = [table(*_result_table(run)) if run.results else ""]
-    layers = _by_layer(run.results)
-    if layers:
-        axes = Axes("Accuracy by layer", note="With 95% intervals.", x_label="layer", share=True)
-        parts.append(row([interval_chart(layers, axes)], "charts"))
-    if figures.confusion is not None:
-        parts.append(
-            f'<h3>Confusion matrix</h3>{_confusion(*figures.confusion)}<p class="quiet">{text(figures.confusion_title)}</p>'
-        )
-    return section("All evaluations", *parts)
-
-
-def _result_table(run: RunRecord) -> tuple[list[str], list[list[str]]]:
-    head = ["protocol", "model", "test data", "layer", "metric", "value", "95% interval", "other metrics"]
-    rows, folder = [], f"{Path(run.spec.get('data') or '.').parent}/"
-    for result in run.results:
-        for each in result.rows:
-            others = ", ".join(f"{metric.name} {metric.text()}" for metric in each.metrics[1:])
-            test = each.test.replace(folder, "")  # readers of the page have no such folder
-            headline = each.headline
-            cells = [each.model, test, each.layer or "", headline.name, headline.text(), headline.interval_text(), others]
-            rows.append([result.title, *cells])
-    return head, rows
-
-
-def _by_layer(results: list[Result]) -> dict[str, list[tuple[float, float, float, float]]]:
-    """Return, by protocol and model, the accuracy and interval of numbered layers on the first test part."""
-    lines: dict[str, list[tuple[float, float, float, float]]] = {}
-    for result in results:
-        for each in result.rows:
-            metric, layer = each.headline, each.layer or ""
-            if not layer.isdigit() or metric.name != TOP1 or each.test != result.rows[0].test:
-                continue
-            if metric.low is not None and metric.high is not None:
-                lines.setdefault(f"{result.title}, {each.model}", []).append(
-                    (int(layer), metric.value, metric.low, metric.high)
-                )
-    return {name: rows for name, rows in lines.items() if len({each[0] for each in rows}) == len(rows) > 1}
-
-
-def _confusion(counts: Any, classes: list[str]) -> str:
-    """Return the confusion matrix, true class by row, as shares of the row; of many classes the most frequent confusions."""
-    share = counts / counts.sum(axis=1, keepdims=True).clip(1)
-    if len(classes) > _CLASSES:
-        wrong = [(share[r, c], r, c) for r in range(len(classes)) for c in range(len(classes)) if r != c and counts[r, c]]
-        worst = sorted(wrong, reverse=True)[:20]
-        return table(["true", "predicted", "share"], [[classes[r], classes[c], f"{part:.1%}"] for part, r, c in worst])
-    head = "".join(f"<th>{text(name)}</th>" for name in classes)
-    body = ""
-    for name, shares in zip(classes, share, strict=True):
-        cells = (
-            f'<td style="background:color-mix(in srgb,var(--bar) {80 * part:.0f}%,transparent)">'
-            f"{f'{part:.0%}' if part >= 0.005 else ''}</td>"
-            for part in shares
-        )
-        body += f"<tr><th>{text(name)}</th>{''.join(cells)}</tr>"
-    return f'<div class="wide"><table class="confusion"><tr><th></th>{head}</tr>{body}</table></div>'
-
-
 def _settings(run: RunRecord) -> str:
     metadata = run.checkpoint.metadata
     facts = {
@@ -243,8 +177,8 @@ def _settings(run: RunRecord) -> str:
 
 
 def _command(run: RunRecord) -> str:
-    longer = " (its first part: the run was extended)" if run.checkpoint.metadata.get("extended_from") else ""
-    return f"<h3>To repeat it{longer}</h3>{command_block(run.command)}"
+    part = " (up to where it was extended)" if run.checkpoint.metadata.get("extended_from") else ""
+    return f"<h3>Command to reproduce this run{part}</h3>{command_block(run.command)}"
 
 
 def _missing(figures: Figures) -> str:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.result import Result
 from sslkit.engine.checkpoint import Checkpoint, read_model
@@ -24,6 +25,7 @@ class RunRecord:
     spec: dict[str, Any]
     lines: list[dict[str, Any]]
     checkpoint: Checkpoint
+    encoder: Encoder
     weights: str
     parameters: int  # of the encoder
     curves: dict[str, Curve]  # of the logged lines, by name
@@ -45,8 +47,8 @@ class RunRecord:
                 newest.pop(key, None)  # so that it comes last
                 newest[key] = result
         lines = read_json_lines(path / METRICS)
-        curves = read_curves(path, lines)
-        return cls(path, name, spec, lines, checkpoint, weights, parameters, curves, list(newest.values()))
+        curves = read_curves(path, dict.fromkeys(name for line in lines for name in line))
+        return cls(path, name, spec, lines, checkpoint, encoder, weights, parameters, curves, list(newest.values()))
 
     @property
     def minutes(self) -> float | None:

@@ -52,7 +52,8 @@ class TrainingChart:
 
 def plan_charts(curves: Mapping[str, Curve]) -> list[TrainingChart]:
     """Return the charts of curves by metric: losses together, the task's metrics, health, then the rest."""
-    losses = {name: _capital(curve.title) for name, curve in curves.items() if curve.group == "loss"}
+    total_first = sorted(curves.values(), key=lambda curve: curve.name != "loss")
+    losses = {curve.name: _capital(curve.title) for curve in total_first if curve.group == "loss"}
     charts = [TrainingChart(Axes("Loss", _same_unit(curves, losses), may_log=True), losses)] if losses else []
     ranks = {name: rank for rank, name in enumerate(_MAIN_HEALTH)}
     ordered = [curve for curve in curves.values() if curve.group == "task"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sslkit.contract.result import Metric, Result, Row
 from sslkit.evaluation.models import CHECKPOINT
+from sslkit.evaluation.notes import count
 from sslkit.reporting.page import command_block, text
 
 _MOST = 8  # bars
@@ -52,7 +53,7 @@ def result_bars(result: Result) -> str:
     of_run = result.rows[0].model
     bars = [Bar("this checkpoint" if name == CHECKPOINT else name, row.headline, name == of_run) for name, row in last.items()]
     test = result.data.test(result.rows[0].test)
-    on = f" on {test.n:,} test {'sample' if test.n == 1 else 'samples'}" if test is not None else ""
+    on = f" on {count(test.n, 'test sample')}" if test is not None else ""
     return bar_chart(bars[:_MOST], f"{result.title}: {headline.name}{on}", chance_level(result))
 
 

@@ -6,7 +6,9 @@ name was made to point here gets nothing. It can be read only: a page, one strea
 
 import hmac
 import json
+import math
 import secrets
+import sys
 import threading
 import time
 import webbrowser
@@ -22,13 +24,16 @@ from urllib.parse import parse_qs, urlsplit
 from sslkit.console import say
 from sslkit.contract.errors import SslkitError
 from sslkit.engine.run_folder import METRICS
-from sslkit.reporting.live_run import LogFollower, describe_charts, find_runs, read_preview, summarize
+from sslkit.reporting.live_run import LogFollower, SummaryReader, describe_charts, find_runs
 from sslkit.reporting.page import asset, document
+from sslkit.reporting.previews import read_preview
 from sslkit.specs.look import WatchSpec
 
 _ADDRESS = "127.0.0.1"
 _HOSTS = ("127.0.0.1", "localhost")  # with any port: the way here may lead through ssh
 _SECONDS = 1.0  # between two looks at the files
+_LOOKS = 10  # at the files between two searches for new runs
+_LEFT = (ConnectionError, TimeoutError)  # the browser did
 _ALIVE = 15.0  # seconds after which a line is sent that says nothing, to notice that nobody listens
 
 
@@ -50,9 +55,9 @@ def watch(spec: WatchSpec) -> WatchResult:
         problem = f"{folder} is a file" if folder.exists() else f"{folder.absolute().parent} does not exist"
         raise SslkitError(problem, "name a run folder, or a folder of runs", flag="run")
     with WatchServer(folder, spec.port) as server:
-        say(f"watching {folder}: {server.url} (Ctrl-C ends it)")
+        say(f"watching {folder}: {server.url} (press Ctrl-C to stop)")
         if spec.open and not webbrowser.open(server.url):
-            say("no browser could be opened: copy the address")
+            say("could not open a browser; open the address above")
         with suppress(KeyboardInterrupt):
             server.serve_forever()
         return WatchResult(str(folder), server.url)
@@ -64,19 +69,23 @@ class _Listing:
 
     runs: dict[str, Path]
     summaries: str
-    made_at: float
 
 
 class WatchServer(ThreadingHTTPServer):
     """A server of one folder of runs on this machine; every request is answered in a thread of its own."""
 
     daemon_threads = True
+    allow_reuse_address = sys.platform != "win32"  # there it would let another process take the same port, and the token
 
     def __init__(self, folder: Path, port: int = 0, seconds: float = _SECONDS) -> None:
         self.folder, self.seconds = folder, seconds
         self.token = secrets.token_urlsafe(16)
         self.closing = threading.Event()
-        self._listed = _Listing({}, "[]", -seconds)
+        self._lock = threading.Lock()
+        self._readers: list[SummaryReader] = []
+        self._listed = _Listing({}, "[]")
+        self._looked_at = self._searched_at = -math.inf
+        self._reported: set[str] = set()
         try:
             super().__init__((_ADDRESS, port), _Handler)
         except OSError as error:
@@ -87,15 +96,30 @@ class WatchServer(ThreadingHTTPServer):
         """Return the address of the page, with its token."""
         return f"http://{_ADDRESS}:{self.server_address[1]}/{self.token}/"
 
-    def listing(self) -> "_Listing":
-        """Return the runs of the folder; however many browsers ask, it is searched once in `seconds`."""
-        if time.monotonic() - self._listed.made_at >= self.seconds:
-            runs = find_runs(self.folder)
-            self._listed = _Listing(runs, json.dumps([summarize(name, run) for name, run in runs.items()]), time.monotonic())
-        return self._listed
+    def listing(self) -> _Listing:
+        """Return the runs of the folder; however many browsers ask, files are looked at once in `seconds`."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._searched_at >= _LOOKS * self.seconds:
+                self._search()
+                self._searched_at = now
+            if now - self._looked_at >= self.seconds:
+                summaries = json.dumps([reader.read() for reader in self._readers])
+                self._listed = _Listing({reader.name: reader.run for reader in self._readers}, summaries)
+                self._looked_at = now
+            return self._listed
+
+    def _search(self) -> None:
+        known = {reader.name: reader for reader in self._readers}
+        self._readers = [known.get(name) or SummaryReader(name, run) for name, run in find_runs(self.folder).items()]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing about a browser that left."""
+        """Print an error, once; a browser that left is none."""
+        error = sys.exc_info()[1]
+        message = f"{type(error).__name__}: {error}"
+        if not isinstance(error, _LEFT) and message not in self._reported:
+            self._reported.add(message)
+            say(f"error while serving the page: {message}")
 
     def shutdown(self) -> None:
         """Stop serving, streams of events included."""
@@ -109,10 +133,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer one of the three things that can be asked for; anything else is not there."""
         if self.headers.get("Host", "").partition(":")[0].lower() not in _HOSTS:
-            self.send_error(HTTPStatus.FORBIDDEN, "This page is for browsers of the machine it runs on")
+            self.send_error(HTTPStatus.FORBIDDEN, "This page can only be opened on the machine that serves it")
             return
-        address = urlsplit(self.path)
-        _, token, *names = address.path.split("/")
+        try:
+            address = urlsplit(self.path)
+            _, token, *names = address.path.split("/")
+        except ValueError:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return
         answers: dict[tuple[str, ...], Callable[[Mapping[str, str]], None]] = {
             ("",): self._send_page,
             ("events",): self._send_events,
@@ -173,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
             while not self.server.closing.is_set():
                 if not stream.send_changes():
                     self.server.closing.wait(self.server.seconds)
-        except OSError:  # the browser left
+        except _LEFT:
             return
 
     def log_message(self, format: str, *arguments: Any) -> None:

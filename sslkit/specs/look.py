@@ -56,6 +56,6 @@ class ReportSpec(DataSpec):
 class WatchSpec(Spec):
     """Settings of `sslkit watch`."""
 
-    run: str = Field(description="Run folder, or a folder of runs; it may be written later.")
+    run: str = Field(description="Run folder, or a folder of runs; it need not exist yet.")
     port: int = Field(default=0, ge=0, le=65535, description="Port on this machine; 0: a free one.")
     open: bool = Field(default=False, description="Open the page in a browser.")

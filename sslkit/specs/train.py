@@ -76,7 +76,7 @@ class TrainSpec(DataSpec):
     )
     log: Texts = Field(
         default=[],
-        description="Logger besides metrics.jsonl: tensorboard, wandb, mlflow or an installed one; may be repeated.",
+        description="Additional logger: tensorboard, wandb, mlflow or an installed one; may be repeated.",
     )
     resume: bool = Field(
         default=False, description="Resume the run in --out exactly where it stopped; start a new one if there is none."
@@ -161,7 +161,7 @@ class FinetuneSpec(TrainSpec):
     seeds: Count = Field(default=1, description="Number of seeds; mean and standard deviation are reported.")
     scratch: bool | None = Field(
         default=None,
-        description="Train the same encoder from random weights, too; default: if fine-tuning took a minute at most.",
+        description="Also train the same encoder from random weights; default: only if fine-tuning took at most one minute.",
     )
     details: bool = Field(default=False, description="Also print p-values and adjustments.")
 

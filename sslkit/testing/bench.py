@@ -250,3 +250,9 @@ def _tensors(task: PretextTask) -> dict[str, Tensor]:
 
 def _convert(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def first_difference(first: Batch, second: Batch) -> str | None:
+    """Return the name of the first tensor in which two batches differ, None if there is none."""
+    tensors = ((name, value) for name, value in first.items() if isinstance(value, Tensor))
+    return next((name for name, value in tensors if not torch.equal(value, second[name])), None)

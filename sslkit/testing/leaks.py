@@ -11,6 +11,7 @@ from torch import Tensor
 from sslkit.contract.task import ON_REQUEST, Batch, PretextTask
 from sslkit.engine.micro_batches import as_dict, named_terms, widen
 from sslkit.engine.seeds import seed_stage
+from sslkit.testing.bench import first_difference
 
 Transform = Callable[[Batch, int], Batch]  # of a prepared batch; equal numbers draw equal values
 
@@ -32,8 +33,11 @@ _EVIDENCE = 4  # parts that the loss targets, and of which some have to be hidde
 def find_leak(task: PretextTask, prepared: Batch, transform: Transform) -> str | None:
     """Return which prediction depends on its target, and on what of it; None if none does.
 
-    `prepared` is what `transform` gets; the number of a call is that of the random values it draws.
+    `prepared` is what `transform` gets; the number of a call is that of the random values it draws. Nothing is compared if
+    two calls with one number differ.
     """
+    if first_difference(transform(prepared, 0), transform(prepared, 0)) is not None:
+        return None  # which another check reports: here it would look like a leak
     search = _Search(task, prepared, transform)
     return search.descriptions() or search.entries() or search.hidden_parts()
 
@@ -49,7 +53,10 @@ class _Search:
             outputs = as_dict(widen(task.predict(self.batch)))
         self.learned = {name for name, value in outputs.items() if value.requires_grad}  # others are targets, like a teacher's
         self.outputs = {name: value.detach() for name, value in outputs.items()}
-        self.used = self._used_outputs()
+        self.gradients = self._gradients(self.batch)
+        self.used = {
+            term: {name for name, gradient in gradients.items() if gradient.any()} for term, gradients in self.gradients.items()
+        }
         self.terms = self._terms(self.batch)
 
     def entries(self) -> str | None:
@@ -57,20 +64,22 @@ class _Search:
         for name, value in self.batch.items():
             if not isinstance(value, Tensor) or name in self.task.visible_targets:
                 continue
-            terms = self._moved_terms(self._rolled(name))
+            terms = self._moved_terms(self._roll(name))
             trained = {key for term in terms for key in self.used[term]}
             if not trained:
                 continue
-            for output in self._outputs_moved_by(name, trained):
+            for output in self._moved_outputs(name, trained):
                 return (
-                    f"{_named(output)} depends on {name}, which the loss compares it with; if {name} is a mask, or an "
+                    f"{_name_of(output)} depends on {name}, which the loss compares it with; if {name} is a mask, or an "
                     f"input to be reconstructed, set visible_targets = ({name!r},)"
                 )
             for other in self.batch:
                 if value.numel() == len(value) and self._describes(other) and other != name:
-                    for output in self._outputs_moved_by(other, trained):
+                    for output in self._moved_outputs(other, trained):
                         if _tells(self._redraw(other), self._redraw(name).flatten()):
-                            return f"{_named(output)} depends on {other}, which tells {name}, which the loss compares it with"
+                            return (
+                                f"{_name_of(output)} depends on {other}, which reveals {name}, which the loss compares it with"
+                            )
         return None
 
     def descriptions(self) -> str | None:
@@ -78,10 +87,13 @@ class _Search:
         for name in _DESCRIBES:
             if name in self.prepared and name not in self.task.visible_targets:
                 value = self.prepared[name].roll(1, dims=0)
-                moved = self._outputs_moved(self.transform({**self.prepared, name: value}, 0))
+                moved = self._moved_rows(self.transform({**self.prepared, name: value}, 0))
                 for key in sorted(self.learned):
                     if moved[key].any():
-                        return f"{_named(key)} depends on the {name} of a sample, which only the loss may use"
+                        return (
+                            f"{_name_of(key)} depends on the {name} of a sample, which only the loss may use; "
+                            f"if predictions are conditioned on it, set visible_targets = ({name!r},)"
+                        )
         return None
 
     def hidden_parts(self) -> str | None:
@@ -91,7 +103,7 @@ class _Search:
         """
         for name, value in self.prepared.items():
             content = isinstance(value, Tensor) and name not in ON_REQUEST and value[0].numel() >= _CONTENT
-            if content and self._moved_terms(self._replaced(name, torch.ones((), dtype=torch.bool), 1)):
+            if content and self._moved_terms(self._replace(name, torch.ones((), dtype=torch.bool), 1)):
                 leak = self._hidden_parts_of(name)
                 if leak is not None:
                     return leak
@@ -101,24 +113,43 @@ class _Search:
         windows = _windows(self.prepared[name])
         cells = (len(self.prepared[name]), len(windows))
         targeted = {term: torch.zeros(cells, dtype=torch.int) for term in self.terms}  # by how many donors
-        reached = {key: torch.zeros(cells, dtype=torch.bool) for key in self.outputs}
         pairs = [(term, key) for term, keys in self.used.items() for key in sorted(keys)]
+        reached = {pair: torch.zeros(cells, dtype=torch.bool) for pair in pairs}
         for number, window in enumerate(windows):
             for donor in _DONORS:
-                changed = self._replaced(name, window, donor)
-                for term, rows in self._rows_targeted(changed).items():
-                    targeted[term][:, number] += rows
-                for key, rows in self._outputs_moved(changed).items():
-                    reached[key][:, number] |= rows
-            pairs = [(term, key) for term, key in pairs if not (targeted[term].bool() & ~reached[key]).any()]
+                changed = self._replace(name, window, donor)
+                rows, moved = self._targeted_rows(changed), self._moved_values(changed)
+                for term in targeted:
+                    targeted[term][:, number] += rows[term]
+                for term, key in pairs:
+                    reached[term, key][:, number] |= self._sees_target((term, key), changed, rows[term], moved[key])
+            pairs = [pair for pair in pairs if not (targeted[pair[0]].bool() & ~reached[pair]).any()]
             if not pairs:
                 return None  # each prediction misses some of what its term targets
         for term, key in pairs:
             surely, perhaps = int((targeted[term] == len(_DONORS)).sum()), int(targeted[term].bool().sum())
             # A target that only some donors move is quantized: what moves it not at all may be targeted, too.
             if surely >= max(_EVIDENCE, 0.8 * perhaps) and self._sees_more(name, windows, targeted[term] == 0, (term, key)):
-                return f"{_named(key)} depends on all parts of {name} that the loss targets: none of them is hidden"
+                return (
+                    f"{_name_of(key)} depends on every part of {name} that the loss compares it with; none is masked; if the "
+                    "task is autoregressive or denoises, set visible_targets = (...) to its targets"
+                )
         return None
+
+    def _sees_target(self, pair: tuple[str, str], changed: Batch, rows: Tensor, moved: Tensor) -> Tensor:
+        """Return for each row whether a prediction moves in the place where its term compares it with what changed.
+
+        That place is where the gradient changes: an autoregressive prediction moves with its target, but after it.
+        """
+        term, key = pair
+        result = torch.zeros_like(rows)
+        for row in rows.nonzero().flatten().tolist():
+            gradient = self._gradients(_with_row(self.batch, changed, row), term)[term][key]
+            place = gradient[row] != self.gradients[term][key][row]
+            if not place.any():  # the gradient of an absolute difference is its sign
+                place = torch.ones_like(place)
+            result[row] = (moved[row] & place).any()
+        return result
 
     def _sees_more(self, name: str, windows: Tensor, others: Tensor, pair: tuple[str, str]) -> bool:
         """Return whether a prediction sees parts of a sample that its term does not target, not even all at once."""
@@ -127,9 +158,9 @@ class _Search:
         untargeted = torch.ones(len(others), dtype=torch.bool)
         reached = torch.zeros(len(others), dtype=torch.bool)
         for donor in _DONORS:
-            changed = self._replaced(name, part, donor)
-            untargeted &= ~self._rows_targeted(changed)[term]
-            reached |= self._outputs_moved(changed)[key]
+            changed = self._replace(name, part, donor)
+            untargeted &= ~self._targeted_rows(changed)[term]
+            reached |= self._moved_rows(changed)[key]
         return bool((untargeted & reached).any())
 
     def _describes(self, name: str) -> bool:
@@ -148,20 +179,20 @@ class _Search:
         """Return an entry of several transforms, with other random values in each, `[draws * B, ...]`."""
         return torch.cat([self.transform(self.prepared, draw)[name] for draw in range(_DRAWS)])
 
-    def _rolled(self, name: str) -> Batch:
+    def _roll(self, name: str) -> Batch:
         return {**self.batch, name: self.batch[name].roll(1, dims=0)}
 
-    def _outputs_moved_by(self, name: str, trained: set[str]) -> list[str]:
+    def _moved_outputs(self, name: str, trained: set[str]) -> list[str]:
         """Return which of some outputs move if samples get an entry of each other."""
-        moved = self._outputs_moved(self._rolled(name))
+        moved = self._moved_rows(self._roll(name))
         return [key for key in sorted(trained) if moved[key].any()]
 
-    def _replaced(self, name: str, part: Tensor, donor: int) -> Batch:
+    def _replace(self, name: str, part: Tensor, donor: int) -> Batch:
         """Return the transform of samples of which a part is that of other samples."""
         value = self.prepared[name]
         return self.transform({**self.prepared, name: torch.where(part, value.roll(donor, dims=0), value)}, 0)
 
-    def _rows_targeted(self, changed: Batch) -> dict[str, Tensor]:
+    def _targeted_rows(self, changed: Batch) -> dict[str, Tensor]:
         """Return for each term which rows of a changed batch move it, each of them alone."""
         count = len(next(iter(self.outputs.values())))
         moved = [self._moved_terms(_with_row(self.batch, changed, row)) for row in range(count)]
@@ -173,31 +204,40 @@ class _Search:
         return {term for term, value in self.terms.items() if not torch.equal(value, terms[term])}
 
     def _terms(self, batch: Batch) -> dict[str, Tensor]:
-        held = {name: self.batch[name] for name in self.task.visible_targets}
         seed_stage(0, "loss", 0)
         with torch.no_grad():
-            return named_terms(self.task.loss(self.outputs.get("", self.outputs), {**batch, **held}))
+            return named_terms(self.task.loss(self.outputs.get("", self.outputs), self._hold(batch)))
 
-    def _outputs_moved(self, changed: Batch) -> dict[str, Tensor]:
+    def _hold(self, batch: Batch) -> Batch:
+        """Return a batch with the visible targets as they were."""
+        return {**batch, **{name: self.batch[name] for name in self.task.visible_targets}}
+
+    def _moved_rows(self, changed: Batch) -> dict[str, Tensor]:
         """Return for each output which of its rows a batch moves."""
+        return {name: moved.reshape(len(moved), -1).any(dim=1) for name, moved in self._moved_values(changed).items()}
+
+    def _moved_values(self, changed: Batch) -> dict[str, Tensor]:
+        """Return for each output which of its values a batch moves."""
         seed_stage(0, "predict", 0)
         with torch.no_grad():
             outputs = as_dict(widen(self.task.predict(changed)))
-        return {name: (value != outputs[name]).reshape(len(value), -1).any(dim=1) for name, value in self.outputs.items()}
+        return {name: value != outputs[name] for name, value in self.outputs.items()}
 
-    def _used_outputs(self) -> dict[str, set[str]]:
-        """Return for each term the outputs that it trains."""
+    def _gradients(self, batch: Batch, only: str | None = None) -> dict[str, dict[str, Tensor]]:
+        """Return the gradients of terms, or of one, with respect to the outputs, by term and output."""
         leaves = {name: value.clone().requires_grad_(name in self.learned) for name, value in self.outputs.items()}
+        learned = {name: leaves[name] for name in sorted(self.learned)}
         seed_stage(0, "loss", 0)
-        terms = named_terms(self.task.loss(leaves.get("", leaves), self.batch))
-        learned, used = [leaves[name] for name in sorted(self.learned)], dict[str, set[str]]()
+        terms = named_terms(self.task.loss(leaves.get("", leaves), self._hold(batch)))
+        gradients = {}
         for term, value in terms.items():
-            used[term] = set()
-            if learned and value.requires_grad:
-                gradients = torch.autograd.grad(value, learned, retain_graph=True, allow_unused=True)
-                named = zip(sorted(self.learned), gradients, strict=True)
-                used[term] = {name for name, gradient in named if gradient is not None and bool(gradient.any())}
-        return used
+            if only in (None, term):
+                of_term = dict.fromkeys(learned, torch.zeros(()))
+                if learned and value.requires_grad:
+                    values = torch.autograd.grad(value, list(learned.values()), retain_graph=True, materialize_grads=True)
+                    of_term = dict(zip(learned, values, strict=True))
+                gradients[term] = of_term
+        return gradients
 
 
 def _with_row(batch: Batch, changed: Batch, row: int) -> Batch:
@@ -237,5 +277,5 @@ def _windows(value: Tensor) -> Tensor:
     return windows
 
 
-def _named(output: str) -> str:
+def _name_of(output: str) -> str:
     return f"{output} of predict" if output else "the output of predict"

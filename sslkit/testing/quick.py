@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sslkit.contract.encoder import over_views
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.options import alternatives, limits
-from sslkit.contract.task import ON_REQUEST, Batch, PretextTask
+from sslkit.contract.task import ON_REQUEST, PretextTask
 from sslkit.engine.checkpoint import describe, load, save_model
 from sslkit.engine.micro_batches import as_dict, named_terms, norm_buffers, total_loss, widen
 from sslkit.engine.render import render_previews
@@ -28,7 +28,7 @@ from sslkit.pictures import draw_previews
 from sslkit.specs.train import PretrainSpec
 from sslkit.tasks.load import RUN_FLAGS
 from sslkit.tasks.recipes import with_task_settings
-from sslkit.testing.bench import SAMPLES, Bench, ContractViolationError
+from sslkit.testing.bench import SAMPLES, Bench, ContractViolationError, first_difference
 from sslkit.testing.leaks import find_leak
 from sslkit.testing.synchronization import find_synchronization
 
@@ -123,7 +123,7 @@ def _draws(bench: Bench) -> None:
     """Compare two transforms under one seed of torch's; others are seeded only to tell whose draws differ."""
     stepper = bench.stepper()
     first, second = bench.transformed(stepper), bench.transformed(stepper)
-    differing = _differing(first, second)
+    differing = first_difference(first, second)
     if differing is None:
         return
     repeated = []
@@ -131,15 +131,9 @@ def _draws(bench: Bench) -> None:
         random.seed(0)
         np.random.seed(0)
         repeated.append(bench.transformed(stepper))
-    if _differing(*repeated) is None:
+    if first_difference(*repeated) is None:
         raise ContractViolationError(f"{differing} is drawn with Python's or NumPy's generator: draw with torch")
     raise ContractViolationError(f"two transforms with one seed differ in {differing}")
-
-
-def _differing(first: Batch, second: Batch) -> str | None:
-    """Return the name of the first tensor in which two batches differ, None if there is none."""
-    tensors = ((name, value) for name, value in first.items() if isinstance(value, Tensor))
-    return next((name for name, value in tensors if not torch.equal(value, second[name])), None)
 
 
 def _finite(bench: Bench) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from sslkit.cli.commands import Demo
 from sslkit.cli.output import show_findings, show_result, show_results
 from sslkit.console import stdout
 from sslkit.contract.result import Comparison, Data, Finding, Metric, Result, Results, Row
 from sslkit.evaluation.evaluate import markdown
+from sslkit.image.demo import DemoResult
 
 
 def test_wide_tables_are_whole(capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,3 +113,10 @@ def test_an_error_in_a_file_of_the_users_names_it(tmp_path: Path, digits: Path) 
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 1 and f"KeyError in {tmp_path / 'mine.py'}, line 4: 0 (" in done.stderr
     assert "sslkit check" in done.stderr and "please report it" not in done.stderr
+
+
+def test_commands_after_the_demo_are_quoted() -> None:
+    result = DemoResult("my demo/images", "my demo/run", "my demo/run/model.safetensors", "my demo/export")
+    lines = [*Demo().lines(result), *Demo().lines(DemoResult("my demo/images"))]
+    commands = [line.strip() for line in lines if isinstance(line, str) and line.startswith("  sslkit")]
+    assert len(commands) == 4 and sum("'my demo/" in command for command in commands) == 3

@@ -49,7 +49,16 @@ def test_two_processes_make_one_run(digits: Path, tmp_path: Path) -> None:
     assert json.loads(out)["steps"] == 4
     assert err.count("simclr on 48 images") == 1 and "processes      2" in err
     files = {path.name for path in (tmp_path / "run").iterdir()}
-    assert files == {"spec.json", "metrics.jsonl", "model.safetensors", "resume.pt", "chance.json", "lock", "previews"}
+    assert files == {
+        "spec.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "resume.pt",
+        "chance.json",
+        "training.json",
+        "lock",
+        "previews",
+    }
     assert "devices" not in json.loads((tmp_path / "run" / "spec.json").read_text())
     assert torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["processes"] == 2
 

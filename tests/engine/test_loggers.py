@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from sslkit.contract.errors import SslkitError
 from sslkit.engine.loggers import FileLogger, build_loggers, load_loggers, numbers
 from sslkit.engine.run_folder import read_json_lines
 
@@ -27,7 +28,8 @@ class LineLogger:
     def log(self, line):
         self.stream.write(json.dumps(line) + "\\n")
 
-    def close(self):
+    def close(self, failed):
+        self.stream.write(f"failed: {failed}")
         self.stream.close()
 """
 
@@ -55,7 +57,10 @@ def test_a_logger_of_another_package(
     out = tmp_path / "run"
     result = sslkit("pretrain", "rotation", "--data", digits, *quick, "--steps", 3, "--log", "lines", "--out", out)
     assert result.code == 0, result.err
-    assert (out / "lines" / "log.txt").read_text() == (out / "metrics.jsonl").read_text()
+    assert (out / "lines" / "log.txt").read_text() == (out / "metrics.jsonl").read_text() + "failed: False"
+    flags = ["--steps", 3, "--lr", 1e30, "--lr-scale", "none", "--log", "lines", "--out", tmp_path / "failed"]
+    assert sslkit("pretrain", "rotation", "--data", digits, *quick, *flags).code == 1
+    assert (tmp_path / "failed" / "lines" / "log.txt").read_text().endswith("failed: True")
 
 
 def test_the_file_is_always_there_and_is_rewound(tmp_path: Path) -> None:
@@ -172,7 +177,7 @@ def test_loggers_have_the_lines_of_the_file_after_a_resume(
         line = {"loss": float(step), "accuracy": 0.5, "norm": float("nan"), "alarms": ["a"], "epoch": 1, "step": step}
         FileLogger(out).log(line)
         logger.log(line)
-    logger.close()
+    logger.close(failed=False)
     expected = [numbers(line) | {"step": line["step"]} for line in read_json_lines(out / "metrics.jsonl")]
     settings, logged = globals()[f"logged_by_{name}"](out)
     assert [line["step"] for line in logged] == [0, 1, 2, 3, 4]
@@ -189,3 +194,62 @@ def test_a_logger_whose_package_is_missing_names_its_extra(
     ran = sslkit("pretrain", "rotation", "--data", digits, *quick, "--log", name, "--out", tmp_path / "run")
     assert ran.code == 2 and f"--log {name} needs {name} (pip install 'sslkit[{name}]')" in ran.err
     assert not list(tmp_path.iterdir())
+
+
+def sessions_of(name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let a logger write two sessions of one run, the second of which fails; pause before the second."""
+    pytest.importorskip(name, reason=f"pip install 'sslkit[{name}]'")
+    for variable in ("WANDB_MODE", "WANDB_PROJECT", "WANDB_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(variable, raising=False)
+    (out / "spec.json").write_text('{"seed": 0}')
+    (Logger,) = load_loggers([name])[1:]
+    for failed in (False, True):
+        logger = Logger(out)
+        logger.rewind(0)
+        logger.log({"loss": 1.0, "step": 0})
+        logger.close(failed)
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_wandb_replaces_the_run_that_it_recorded_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = sessions_of("wandb", tmp_path, monkeypatch)
+    next(sessions)
+    import wandb
+    from wandb.proto import wandb_internal_pb2
+
+    (first,) = (tmp_path / "wandb").glob("offline-run-*")
+    other = tmp_path / "wandb" / "offline-run-20200101_000000-mine"
+    other.mkdir()
+    with monkeypatch.context() as patch, pytest.raises(SslkitError, match="wandb"):
+        patch.setenv("WANDB_MODE", "online")
+        patch.delenv("WANDB_API_KEY", raising=False)
+        load_loggers(["wandb"])[1](tmp_path).rewind(0)
+    assert first.is_dir()  # as no other run began
+    next(sessions)
+    assert other.is_dir() and not first.exists()
+    wandb.teardown()
+    (file,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    records = [wandb_internal_pb2.Record.FromString(data) for data in wandb_records(file.read_bytes())]
+    assert [record.exit.exit_code for record in records if record.HasField("exit")] == [1]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_mlflow_replaces_the_run_that_it_recorded_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions = sessions_of("mlflow", tmp_path, monkeypatch)
+    next(sessions)
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}")
+    first = (tmp_path / "mlflow" / "run_id").read_text()
+    assert client.get_run(first).info.status == "FINISHED"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    next(sessions)
+    second = (tmp_path / "mlflow" / "run_id").read_text()
+    assert client.get_run(first).info.lifecycle_stage == "deleted"
+    assert client.get_run(second).info.status == "FAILED"
+    (tmp_path / "mlflow" / "run_id").write_text("0" * 32)  # of another database
+    load_loggers(["mlflow"])[1](tmp_path).rewind(0)
+    assert client.get_run(second).info.lifecycle_stage == "active"

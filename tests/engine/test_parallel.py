@@ -41,7 +41,16 @@ def test_two_processes_make_one_run(digits: Path, tmp_path: Path) -> None:
     assert json.loads(out)["steps"] == 6  # one object, by one process
     assert err.count("simclr on 48 images") == 1 and "processes" in err
     files = {path.name for path in (tmp_path / "run").iterdir()}
-    assert files == {"spec.json", "metrics.jsonl", "model.safetensors", "resume.pt", "chance.json", "lock", "previews"}
+    assert files == {
+        "spec.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "resume.pt",
+        "chance.json",
+        "training.json",
+        "lock",
+        "previews",
+    }
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(6))
     again, _, err = torchrun(*arguments(digits, tmp_path / "run", "--epochs", 2))

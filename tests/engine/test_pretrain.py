@@ -58,6 +58,7 @@ def test_a_run_from_the_command_line(sslkit: Run, digits: Path, tmp_path: Path, 
         "model.safetensors",
         "resume.pt",
         "chance.json",
+        "training.json",
         "lock",
         "previews",
     }

@@ -59,6 +59,8 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     embeddings = Embeddings(np.zeros((1, 2), np.float32), [name], None, "w")
     write_embeddings(embeddings, tmp_path / "x.parquet")
     assert pyarrow.read_table(tmp_path / "x.parquet")["path"].to_pylist() == ["\ufffd.png"]
+    write_embeddings(replace(embeddings, labels=[name]), tmp_path / "labeled.parquet")
+    assert pyarrow.read_table(tmp_path / "labeled.parquet")["label"].to_pylist() == ["\ufffd.png"]
     table = write_embeddings(embeddings, tmp_path / "x.npy")
     assert table is not None and table.read_bytes() == b"path\n\xff.png\n"
 

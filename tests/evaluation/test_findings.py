@@ -14,6 +14,7 @@ from sslkit.contract.result import Comparison, Data, Finding, Metric, Result, Ro
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.run_folder import CHANCE, METRICS, MODEL, SPEC
 from sslkit.evaluation.findings import with_findings
+from sslkit.evaluation.notes import write_notes
 from sslkit.specs.evaluation import KnnSpec, ProbeSpec
 from sslkit.specs.train import FinetuneSpec
 from sslkit.tasks.load import load_task
@@ -85,7 +86,32 @@ def test_a_metric_of_which_less_is_better(checkpoint: Callable[..., Checkpoint])
         for each in (CHECKPOINT_ROW, row("random", "random weights", 0.6, (0.1, 0.05, 0.15)))
     )
     (finding,) = findings(result_of(ours, theirs), checkpoint())
-    assert finding.text == "Pretraining helped: 0.100 above random weights (95% interval 0.050 to 0.150)."
+    assert finding.text == "Pretraining helped: 0.100 better than random weights (95% interval 0.050 to 0.150)."
+    comparisons = {"checkpoint": Comparison(0.5, "a test", None, 0.1, -0.05, 0.15)}
+    (finding,) = findings(result_of(ours, replace(theirs, comparisons=comparisons)), checkpoint())
+    assert finding.text.endswith(": the difference is -0.100 (95% interval -0.150 to 0.050).")  # ours is the lower one
+
+
+@pytest.mark.parametrize(
+    ("difference", "higher_is_better", "sentence"),
+    [
+        ((-0.1, -0.15, -0.05), True, "checkpoint: 10.0 points better than x (95% interval 5.0 to 15.0)."),
+        ((0.1, 0.05, 0.15), True, "checkpoint: 10.0 points worse than x (95% interval 5.0 to 15.0)."),
+        ((0.1, 0.05, 0.15), False, "checkpoint: 10.0 points better than x (95% interval 5.0 to 15.0)."),
+        ((0.005, -0.004, 0.013), True, "checkpoint: not distinguishable from x, -0.5 points (95% interval -1.3 to 0.4)."),
+        ((0.005, -0.004, 0.013), False, "checkpoint: not distinguishable from x, -0.5 points (95% interval -1.3 to 0.4)."),
+        ((0.0, -0.01, 0.01), True, "checkpoint: not distinguishable from x, +0.0 points (95% interval -1.0 to 1.0)."),
+        ((0.0, -0.01, 0.01), False, "checkpoint: not distinguishable from x, +0.0 points (95% interval -1.0 to 1.0)."),
+    ],
+)
+def test_notes_on_models_named_by_against(
+    difference: tuple[float, float, float], higher_is_better: bool, sentence: str
+) -> None:
+    rows = [
+        replace(each, metrics=[replace(each.headline, higher_is_better=higher_is_better)])
+        for each in (CHECKPOINT_ROW, row("other", "x", 0.6, difference))
+    ]
+    assert write_notes(rows, Data("f00d", [TestData("test", "", 200)]))[0] == sentence
 
 
 def test_training_from_scratch_is_as_good(checkpoint: Callable[..., Checkpoint]) -> None:
@@ -121,8 +147,8 @@ def test_all_well(checkpoint: Callable[..., Checkpoint]) -> None:
     (finding,) = findings(result_of(CHECKPOINT_ROW, BELOW, PIXELS_BELOW), saved)
     assert finding.rule == "helped" and finding.command == f"sslkit probe --ckpt {saved.path}"
     assert finding.text == (
-        "Pretraining helped: 10.0 points above random weights (95% interval 5.0 to 15.0)"
-        " and 5.0 points above raw pixels (95% interval 2.0 to 8.0)."
+        "Pretraining helped: 10.0 points better than random weights (95% interval 5.0 to 15.0)"
+        " and 5.0 points better than raw pixels (95% interval 2.0 to 8.0)."
     )
 
 
@@ -130,10 +156,10 @@ def test_nothing_stands_beside_it(checkpoint: Callable[..., Checkpoint]) -> None
     saved = checkpoint()
     spec = knn_spec(protocol="knn/plain-v1", baselines=False, label="kind")
     (finding,) = findings(result_of(CHECKPOINT_ROW), saved, spec)
-    assert finding.rule == "no-baselines" and "not measured" in finding.text
+    assert finding.rule == "no-baselines" and "No baseline was evaluated" in finding.text
     assert finding.command == f"sslkit knn --ckpt {saved.path} --label kind --protocol knn/plain-v1"
-    (finding,) = findings(result_of(CHECKPOINT_ROW, verb="finetune"), saved, FinetuneSpec(ckpt="x"))
-    assert finding.command == f"sslkit finetune --ckpt {saved.path} --scratch"
+    (finding,) = findings(result_of(CHECKPOINT_ROW, verb="finetune"), saved, FinetuneSpec(ckpt="x", out="my run"))
+    assert finding.command == "sslkit finetune --resume --scratch --out 'my run'"
 
 
 def test_few_steps(checkpoint: Callable[..., Checkpoint]) -> None:
@@ -164,7 +190,7 @@ def test_few_steps_of_a_checkpoint_without_its_run(checkpoint: Callable[..., Che
 def test_a_masked_task_judged_by_distances(checkpoint: Callable[..., Checkpoint]) -> None:
     saved, result = checkpoint(masked=True), result_of(CHECKPOINT_ROW, BELOW)
     _, reason = findings(result, saved)
-    assert reason.rule == "distances" and "knn underrates masked pretraining" in reason.text
+    assert reason.rule == "distances" and reason.text.startswith("k-NN underestimates masked pretraining")
     assert reason.command == f"sslkit probe --ckpt {saved.path}"
     assert [made.rule for made in findings(result, saved, by_distance=False)] == ["helped"]  # as a probe does
 
@@ -183,7 +209,10 @@ def test_a_question_that_is_answered_by_chance(checkpoint: Callable[..., Checkpo
     saved = checkpoint(lines=lines)
     _, reason = findings(result, saved)
     assert reason.rule == "chance" and reason.command == f"sslkit preview --ckpt {saved.path}"
-    assert "answered as by guessing: accuracy 27% (chance 25%)" in reason.text
+    assert reason.text == (
+        "Pretext accuracy is at chance level: accuracy 27% (chance 25%). "
+        "The data may not hold the answer, or training was too short."
+    )
     assert [made.rule for made in findings(result, checkpoint(lines=lines[:50]))] == ["helped"]
 
 

@@ -20,6 +20,7 @@ from sslkit.contract.task import DataInfo
 from sslkit.encoders.build import build_encoder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.checkpoint import read_model
+from sslkit.engine.run_folder import METRICS, SPEC
 from sslkit.engine.stepper import Stepper
 from sslkit.evaluation.finetune import finetune
 from sslkit.evaluation.knn import knn
@@ -270,7 +271,7 @@ def test_from_scratch_too_where_that_takes_a_minute_at_most(
 ) -> None:
     flags = ["--ckpt", trained, "--data", digits, "--steps", 2, "--batch-size", 16, "--workers", 0]
     ran = sslkit("finetune", *flags, "--out", tmp_path / "short")
-    assert ran.code == 0 and "training from random weights, too, as fine-tuning took" in ran.err and "from scratch" in ran.out
+    assert ran.code == 0 and "also training from random weights for comparison" in ran.err and "from scratch" in ran.out
     for folder in ("short", "short/scratch"):  # a single training from the checkpoint has the folder for itself
         assert (tmp_path / folder / "model.safetensors").exists()
     with monkeypatch.context() as patch:
@@ -278,10 +279,22 @@ def test_from_scratch_too_where_that_takes_a_minute_at_most(
         again = sslkit("finetune", "--resume", "--out", tmp_path / "short")
         assert again.out.splitlines()[:5] == ran.out.splitlines()[:5] and "from scratch" in again.out  # what was begun goes on
         ran = sslkit("finetune", *flags, "--out", tmp_path / "long")
-        assert "--resume --scratch adds it" in ran.err and "from scratch" not in ran.out
-        assert "from scratch" in sslkit("finetune", "--resume", "--scratch", "--out", tmp_path / "long").out
+        assert "add it with --resume --scratch" in ran.err and "from scratch" not in ran.out
+        following = f"sslkit finetune --resume --scratch --out {tmp_path / 'long'}"
+        assert following in ran.out
+        assert "from scratch" in sslkit(*following.split()[1:]).out
     ran = sslkit("finetune", *flags, "--no-scratch", "--out", tmp_path / "none")
     assert ran.code == 0 and "from scratch" not in ran.out and not (tmp_path / "none" / "scratch").exists()
+
+
+def test_a_single_training_in_a_subfolder_is_refused(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    flags = ["--ckpt", trained, "--data", digits, "--steps", 1, "--batch-size", 16, "--workers", 0, "--no-scratch"]
+    out, former = tmp_path / "run", tmp_path / "run" / "share-100-seed-0"
+    assert sslkit("finetune", *flags, "--out", former).code == 0
+    shutil.copy(former / SPEC, out / SPEC)  # as earlier versions left it
+    ran = sslkit("finetune", "--resume", "--out", out)
+    assert ran.code == 2 and f"{former} was written by an earlier version" in ran.err.replace("\n", " ")
+    assert not (out / METRICS).exists()
 
 
 def test_several_labels_in_one_cell(trained: Path, tmp_path: Path, digits: Path, sslkit: Run) -> None:

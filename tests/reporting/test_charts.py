@@ -84,6 +84,18 @@ def test_other_charts_name_their_points() -> None:
     assert len(list(layers.iter("circle"))) == 2
 
 
+def test_terms_of_the_loss_share_its_chart() -> None:
+    names = ["local", "infomax.uniformity", "critic_accuracy", "loss"]
+    charts = plan_charts(describe_curves(names, {}, ["local", "infomax.uniformity"]))
+    assert [list(chart.names.items()) for chart in charts] == [
+        [("loss", "Loss"), ("local", "Local"), ("infomax.uniformity", "Infomax: uniformity")],
+        [("critic_accuracy", "Critic accuracy")],
+    ]
+    assert charts[0].axes.unit == ""
+    assert list(describe_curves(["loss", "class"], {}, ["class"])) == ["loss"]  # the only term repeats the loss
+    assert list(describe_curves(["loss"], {}, ["loss"])) == ["loss"]
+
+
 def test_training_charts_by_group() -> None:
     names = [
         "loss",

@@ -83,7 +83,7 @@ def test_one_file_that_needs_nothing(evil: Path, tmp_path: Path, sslkit: Callabl
         "Map of the features",
         "All evaluations",
         "Confusion matrix",
-        "To repeat it",
+        "Command to reproduce this run",
     ]
     places = [page.text.find(message) for message in order]
     assert -1 not in places and places == sorted(places), list(zip(order, places, strict=True))
@@ -112,6 +112,26 @@ def test_missing_figures_have_a_reason(evil: Path, tmp_path: Path, sslkit: Calla
     ran = sslkit("report", evil, "--data", tmp_path / "nowhere", "--out", tmp_path / "r.html")
     assert ran.code == 0 and "Left out" in (page := (tmp_path / "r.html").read_text())
     assert "Samples, map and neighbors: --data" in page and "<h2>Training</h2>" in page
+
+
+def test_commands_are_quoted(evil: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    import shlex
+    import shutil
+
+    run = tmp_path / "my run"
+    shutil.copytree(evil, run)
+    (run / "results.jsonl").unlink()
+    assert sslkit("report", run, "--workers", 0, "--out", tmp_path / "r.html").code == 0
+    assert shlex.join(["sslkit", "knn", "--ckpt", str(run / "model.safetensors")]) in words(tmp_path / "r.html")
+
+
+def test_data_of_one_sample(evil: Path, digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    import shutil
+
+    (tmp_path / "one").mkdir()
+    shutil.copy(next(digits.rglob("*.png")), tmp_path / "one")
+    ran = sslkit("report", evil, "--data", tmp_path / "one", "--workers", 0, "--out", tmp_path / "r.html")
+    assert ran.code == 0 and "Neighbors: fewer than 2 samples." in words(tmp_path / "r.html")
 
 
 @pytest.mark.slow
@@ -184,6 +204,16 @@ def test_results_of_other_weights_are_not_shown(evil: Path, tmp_path: Path, sslk
     assert "of-other-weights" not in page and "knn/newer" not in page and "random weights" in page
 
 
+def test_a_file_beside_the_previews_is_left_out(evil: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(evil, run)
+    shutil.copy(run / "previews" / "step-8.png", run / "previews" / "step-8 copy.png")
+    assert sslkit("report", run, "--data", tmp_path / "nowhere", "--out", tmp_path / "r.html").code == 0
+    assert (tmp_path / "r.html").read_text().count("<figcaption>After 8 steps") == 1
+
+
 def test_the_newest_evaluation_speaks_first(evil: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     import shutil
 
@@ -208,10 +238,12 @@ def test_a_run_without_an_evaluation(digits: Path, tmp_path: Path, sslkit: Calla
     page = words(tmp_path / "r.html")
     assert "Not evaluated yet. In 6 steps the loss" in page and f"sslkit knn --ckpt {run / 'model.safetensors'}" in page
     assert "(chance 25%)" in page and " chance 25% " in page
-    assert "the run was extended" not in page
+    assert "up to where it was extended" not in page
+    assert json.loads((run / "training.json").read_text())["steps"] == 6
     assert sslkit("pretrain", "rotation", "--out", run, "--extend-to", 3).code == 0
+    assert json.loads((run / "training.json").read_text())["steps"] == 9
     assert sslkit("report", run, "--workers", 0, "--out", tmp_path / "r.html").code == 0
-    assert "the run was extended" in (tmp_path / "r.html").read_text()
+    assert "up to where it was extended" in (tmp_path / "r.html").read_text()
 
 
 def test_words_have_a_map_and_neighbors_of_their_own(tmp_path: Path, sslkit: Callable[..., Any]) -> None:

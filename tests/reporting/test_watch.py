@@ -1,21 +1,26 @@
 """`sslkit watch` serves whole lines, from where a browser left off, to browsers of this machine that know the token."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sslkit.reporting.live_run import LogFollower, find_runs, read_preview, summarize
+from sslkit.contract.result import Data, Metric, Result, Row
+from sslkit.reporting.live_run import LogFollower, SummaryReader, find_runs
+from sslkit.reporting.previews import preview_steps, read_preview
 from sslkit.reporting.watch import WatchServer
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(40)
@@ -55,6 +60,13 @@ def get(server: WatchServer, path: str, host: str | None = "127.0.0.1", method: 
     return connection.getresponse()
 
 
+def raw_status(server: WatchServer, path: str) -> int:
+    """Return the status for a path that `HTTPConnection` would not send."""
+    with socket.create_connection(server.server_address[:2], timeout=20) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        return int(connection.makefile().readline().split()[1])
+
+
 class Events:
     """A stream of events, read as a browser does."""
 
@@ -80,6 +92,10 @@ class Events:
                 return json.loads(data)
 
 
+def summarize(run: Path) -> dict[str, Any]:
+    return SummaryReader(run.name, run).read()
+
+
 def steps_of(lines: list[dict[str, Any]]) -> list[int]:
     return [each["step"] for each in lines]
 
@@ -100,6 +116,8 @@ def test_only_browsers_of_this_machine_that_know_the_token(tmp_path: Path) -> No
             "/%C3%A4/",
         ):
             assert get(server, path).status == 404, path
+        for path in ("page", "*", "http://[/"):
+            assert raw_status(server, path) == 400, path
         for method in ("POST", "PUT", "DELETE", "HEAD", "OPTIONS"):
             assert get(server, "", method=method).status == 501
 
@@ -196,7 +214,7 @@ def test_a_run_that_starts_later(tmp_path: Path) -> None:
         assert events.read("runs") == []
         write_run(tmp_path / "runs" / "late")
         (overview,) = events.read("runs")
-        assert (overview["name"], overview["state"], overview["loss"]) == ("late", "waiting", None)
+        assert (overview["name"], overview["state"]) == ("late", "waiting")
         late = Events(server, "late")
         (tmp_path / "runs" / "late" / "metrics.jsonl").write_text(line(0))
         assert steps_of(late.read("lines")) == [0]
@@ -213,9 +231,105 @@ def test_runs_are_listed_by_what_they_hold(tmp_path: Path) -> None:
     (tmp_path / "images" / "cat").mkdir(parents=True)
     assert set(find_runs(tmp_path)) == {"compare/a", "tuned", "tuned/10%-seed0"}
     assert set(find_runs(finished)) == {"a"} and set(find_runs(parent)) == {"tuned", "10%-seed0"}
-    assert summarize("a", finished)["state"] == "finished"
+    assert summarize(finished)["state"] == "finished"
     (finished / "spec.json").write_text("[")
-    assert summarize("a", finished)["task"] == "" and read_preview(finished, 0) is None
+    assert summarize(finished)["task"] == "" and read_preview(finished, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "state"),
+    [
+        ("results.jsonl", b"\xff\xfe", "unreadable"),
+        ("metrics.jsonl", b'{"step": -1, "seconds": 2}\n', "running"),
+    ],
+)
+def test_a_damaged_run_does_not_hide_the_others(file: str, content: bytes, state: str, tmp_path: Path) -> None:
+    write_run(tmp_path / "good", lines=1)
+    damaged = write_run(tmp_path / "damaged", lines=1)
+    (damaged / file).write_bytes(content)
+    with served(tmp_path) as server:
+        states = {run["name"]: run["state"] for run in Events(server, "good").read("runs")}
+    assert states == {"good": "running", "damaged": state}
+
+
+def test_a_result_without_a_value_is_unreadable(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", lines=1)
+    result = Result("knn", None, {}, "model.safetensors", "", Data(), [Row("a", [Metric("top-1", 0.5)])])
+    text = json.dumps(asdict(result))
+    (run / "results.jsonl").write_text(text + "\n")
+    assert summarize(run)["state"] == "running"
+    (run / "results.jsonl").write_text(text.replace('"value": 0.5', '"value": null') + "\n")
+    assert summarize(run)["state"] == "unreadable"
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="no folder is closed to this user")
+def test_a_folder_without_permission_is_no_run(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", lines=1)
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o600)
+    assert set(find_runs(tmp_path)) == {"run"}
+
+
+def test_an_error_of_the_server_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with WatchServer(tmp_path) as server:
+        for error in (PermissionError("closed"), PermissionError("closed"), BrokenPipeError("left")):
+            try:
+                raise error
+            except OSError:
+                server.handle_error(None, None)
+    printed = capsys.readouterr().err
+    assert printed.count("PermissionError: closed") == 1 and "left" not in printed
+
+
+def test_files_are_read_again_only_when_they_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sslkit.reporting import live_run
+
+    opened: list[Path] = []
+    monkeypatch.setattr(live_run, "read_results", lambda file: opened.append(file) or [])
+    run = write_run(tmp_path / "run", lines=1)
+    reader = SummaryReader("run", run)
+    assert reader.read() == reader.read() and len(opened) == 1
+    with open(run / "metrics.jsonl", "a") as stream:
+        stream.write(line(1))
+    assert reader.read()["step"] == 2 and len(opened) == 2
+    os.utime(run / "metrics.jsonl", (0, 0))
+    assert reader.read()["state"] == "silent"
+
+
+def test_many_browsers_make_one_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sslkit.reporting import watch
+
+    searches: list[Path] = []
+
+    def search(folder: Path) -> dict[str, Path]:
+        searches.append(folder)
+        time.sleep(0.05)
+        return {}
+
+    monkeypatch.setattr(watch, "find_runs", search)
+    with WatchServer(tmp_path) as server:
+        threads = [threading.Thread(target=server.listing) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(searches) == 1
+
+
+def test_an_extended_run_is_not_finished(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", steps=3, lines=3)
+    assert summarize(run)["state"] == "finished"
+    write_run(run, steps=3, lines=5)
+    assert (summarize(run)["state"], summarize(run)["steps"]) == ("running", None)
+    (run / "training.json").write_text('{"steps": 6, "loss_terms": ["a", "b"]}')
+    assert (summarize(run)["state"], summarize(run)["steps"], summarize(run)["left"]) == ("running", 6, 1)
+
+
+def test_previews_are_those_with_a_number(tmp_path: Path) -> None:
+    (tmp_path / "previews").mkdir()
+    for name in ("step-10", "step-2", "step-10 copy", "step-x", "step-"):
+        (tmp_path / "previews" / f"{name}.png").write_bytes(PNG)
+    assert preview_steps(tmp_path) == [2, 10] and read_preview(tmp_path, 2) == PNG
 
 
 def test_what_cannot_be_watched(tmp_path: Path, sslkit: Callable[..., Any]) -> None:

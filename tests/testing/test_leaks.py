@@ -1,6 +1,7 @@
 """A prediction that is computed from its target is named, and one that only looks so is not."""
 
 import math
+import random
 from typing import Any, ClassVar
 
 import pytest
@@ -184,6 +185,57 @@ class DeclaresInput(Reconstructs):
     visible_targets: ClassVar = ("image",)
 
 
+class Denoises(Masked):
+    """Reconstructs what noise was added to."""
+
+    def transform(self, batch: Batch) -> Batch:
+        image = self.crop(batch)
+        return {"image": image + 0.1 * torch.randn_like(image), "target": image}
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        return F.mse_loss(output, batch["target"])
+
+
+class DenoisesMiddle(Denoises):
+    """Skips the border."""
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        return F.mse_loss(output[..., 4:-4, 4:-4], batch["target"][..., 4:-4, 4:-4])
+
+
+class DeclaresDenoised(DenoisesMiddle):
+    visible_targets: ClassVar = ("target",)
+
+
+class DrawsElsewhere(Masked):
+    """Draws with Python's generator, which another check reports: no two transforms are equal."""
+
+    needs: ClassVar = ("index",)
+
+    def transform(self, batch: Batch) -> Batch:
+        result = super().transform(batch)
+        return {**result, "image": result["image"] + random.random()}
+
+
+class Causal(PretextTask):
+    """Predict each token from those before it."""
+
+    modality: ClassVar = "text"
+
+    def setup(self) -> None:
+        self.embedding = nn.Embedding(50, 16)
+        self.readout = nn.Linear(16, 50)
+
+    def transform(self, batch: Batch) -> Batch:
+        return {"inputs": batch["text"][:, :-1], "targets": batch["text"][:, 1:]}
+
+    def predict(self, batch: Batch) -> Tensor:
+        return self.readout(self.embedding(batch["inputs"]).cumsum(dim=1))
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        return F.cross_entropy(output.transpose(1, 2), batch["targets"])
+
+
 class Quantized(ImageTask):
     """Predict how bright an image is, in four steps: most small changes of it change nothing."""
 
@@ -201,14 +253,18 @@ class Quantized(ImageTask):
 @pytest.mark.parametrize(
     ("task", "leak"),
     [
-        (ReadsTarget, "the output of predict depends on the label of a sample, which only the loss may use"),
+        (
+            ReadsTarget,
+            "the output of predict depends on the label of a sample, which only the loss may use; if predictions",
+        ),
         (PaintsLabel, "the output of predict depends on the label of a sample"),
         (ReadsIndex, "the output of predict depends on the index of a sample"),
         (ReadsFactor, "the output of predict depends on factor, which the loss compares it with"),
-        (ReadsPercent, "the output of predict depends on percent, which tells factor, which the loss compares it with"),
-        (ReadsLevels, "the output of predict depends on one_hot, which tells level"),
-        (SeesHidden, "the output of predict depends on all parts of canvas that the loss targets: none of them is hidden"),
-        (SeesMean, "the output of predict depends on all parts of canvas that the loss targets: none of them is hidden"),
+        (ReadsPercent, "the output of predict depends on percent, which reveals factor, which the loss compares it with"),
+        (ReadsLevels, "the output of predict depends on one_hot, which reveals level"),
+        (SeesHidden, "the output of predict depends on every part of canvas that the loss compares it with; none is masked"),
+        (SeesMean, "the output of predict depends on every part of canvas that the loss compares it with; none is masked"),
+        (DenoisesMiddle, "if the task is autoregressive or denoises, set visible_targets = (...) to its targets"),
         (PastesMask, "depends on hidden, which the loss compares it with; if hidden is a mask"),
         (Reconstructs, "set visible_targets = ('image',)"),
     ],
@@ -217,12 +273,24 @@ def test_a_leak_is_named(task: type[PretextTask], leak: str) -> None:
     assert leak in (leak_of(task) or "")
 
 
-@pytest.mark.parametrize("task", [Supervised, Brightness, Masked, DeclaresMask, DeclaresInput, Quantized])
+@pytest.mark.parametrize(
+    "task", [Supervised, Brightness, Masked, DeclaresMask, DeclaresInput, Quantized, Denoises, DeclaresDenoised, DrawsElsewhere]
+)
 def test_a_task_without_a_leak_has_none(task: type[PretextTask]) -> None:
     assert leak_of(task) is None
+
+
+@pytest.mark.parametrize("length", [16, 24, 64, 100])
+def test_a_causal_task_has_none_whatever_its_length(length: int) -> None:
+    torch.manual_seed(0)
+    encoder: Any = nn.Identity()
+    data: Any = None
+    task = Causal(None, encoder, data)
+    prepared = {"text": torch.randint(50, (8, length))}
+    assert find_leak(task, prepared, lambda prepared, _: task.transform(prepared)) is None
 
 
 def test_a_joint_task_leaks_as_its_children_do() -> None:
     simclr = load_task("simclr")
     assert leak_of(joint_task({"simclr": simclr, "masked": Masked, "declares": DeclaresInput})) is None
-    assert "masked. of predict depends on all parts" in (leak_of(joint_task({"simclr": simclr, "masked": SeesHidden})) or "")
+    assert "masked. of predict depends on every part" in (leak_of(joint_task({"simclr": simclr, "masked": SeesHidden})) or "")

@@ -1,6 +1,6 @@
 // The page of `sslkit watch`: draws what the server's events say. Texts are set as text, never as markup.
 'use strict'
-var title = document.title, runs = [], current = null, source = null, lines = [], charts = [], drawn = '', due = false
+var title = document.title, runs = [], current = null, source = null, lines = [], charts = [], previewsKey = '', due = false
 function $(selector) { return document.querySelector(selector) }
 function make(parent, tag, content, kind) {
   var element = document.createElement(tag)
@@ -133,7 +133,8 @@ function show() {
   $('h1').textContent = run ? run.name : title
   if (!run) return
   $('#facts').textContent = [run.task, run.encoder, run.data, run.batch ? 'batches of ' + run.batch : ''].filter(Boolean).join(' \u00b7 ')
-  var words = { waiting: 'No step yet', finished: 'Finished', running: 'Running', silent: 'Silent for ' + run.silent_minutes + ' min: stopped, or busy' }
+  var words = { waiting: 'No step yet', finished: 'Finished', running: 'Running', silent: 'No new metrics for ' + run.silent_minutes + ' min: stopped or busy',
+    unreadable: 'Some of its files cannot be read' }
   var parts = [words[run.state]]
   if (run.step) parts.push('step ' + run.step.toLocaleString('en') + (run.steps ? ' of ' + run.steps.toLocaleString('en') : ''))
   if (run.left !== null && run.state === 'running') parts.push('about ' + duration(run.left) + ' left')
@@ -145,8 +146,8 @@ function show() {
   $('#verdict p').textContent = run.sentence || run.result
   $('#verdict p.quiet').textContent = run.sentence ? run.result : ''
   var key = run.name + ' ' + run.previews.join(' ')
-  if (key === drawn) return
-  drawn = key
+  if (key === previewsKey) return
+  previewsKey = key
   $('section').hidden = !run.previews.length
   $('#previews').replaceChildren()
   run.previews.forEach(function (step) {
@@ -158,12 +159,12 @@ function show() {
 }
 function follow(name) {
   if (source) source.close()
-  current = name, lines = [], charts = [], drawn = ''
+  current = name, lines = [], charts = [], previewsKey = ''
   redraw()
   source = new EventSource('events' + (name === null ? '' : '?run=' + encodeURIComponent(name)))
   source.onopen = function () { $('#connection').textContent = 'live'; $('#connection').className = '' }
   source.onerror = function () {
-    $('#connection').textContent = source.readyState === 2 ? 'this run is not there' : 'connection lost, trying again'
+    $('#connection').textContent = source.readyState === 2 ? 'run not found' : 'connection lost, trying again'
     $('#connection').className = 'lost'
   }
   source.addEventListener('runs', function (event) {
@@ -176,6 +177,6 @@ function follow(name) {
   source.addEventListener('lines', function (event) { lines = lines.concat(JSON.parse(event.data)); soon() })
   if (runs.length) show()
 }
-function named() { return location.hash.length > 1 ? decodeURIComponent(location.hash.slice(1)) : null }
-addEventListener('hashchange', function () { follow(named()) })
-follow(named())
+function runInAddress() { return location.hash.length > 1 ? decodeURIComponent(location.hash.slice(1)) : null }
+addEventListener('hashchange', function () { follow(runInAddress()) })
+follow(runInAddress())
