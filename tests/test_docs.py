@@ -36,7 +36,7 @@ def keep_few(images: Path) -> None:
 def test_readme_commands(sslkit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     # The same commands, for less time.
-    shorter = {"--minutes 1": "--steps 2", "--shares 0.01": "--shares 0.2 --epochs 1 --seeds 1"}
+    shorter = {"--minutes 1": "--steps 2", "--shares 0.05": "--shares 0.2 --epochs 1 --seeds 1"}
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     set_up, *rest = blocks(README)
     assert len(set_up) == 2  # .ci/run runs these
