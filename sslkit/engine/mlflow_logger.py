@@ -45,12 +45,12 @@ class MlflowLogger:
             client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or database)
             known = client.get_experiment_by_name(experiment)
             place = client.create_experiment(experiment) if known is None else known.experiment_id
-            earlier = self._id_file.read_text() if self._id_file.exists() else ""
+            earlier = self._id_file.read_text(encoding="utf-8") if self._id_file.exists() else ""
             self._run = client.create_run(place, run_name=self.folder.name).info.run_id
             client.log_batch(self._run, params=settings)
             if earlier:
                 _delete(client, earlier)
-        self._id_file.write_text(self._run)
+        self._id_file.write_text(self._run, encoding="utf-8")
         self._client = client
         self._write(lines_before(self.folder, step))
 

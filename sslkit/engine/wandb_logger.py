@@ -46,7 +46,7 @@ class WandbLogger:
         for run in earlier:
             shutil.rmtree(run)
         if self._id_file.parent.is_dir():  # not there with WANDB_MODE=disabled
-            self._id_file.write_text(self._run.id)
+            self._id_file.write_text(self._run.id, encoding="utf-8")
         for line in lines_before(self.folder, step):
             self.log(line)
 
@@ -61,5 +61,5 @@ class WandbLogger:
 
     def _earlier_runs(self) -> list[Path]:
         """Return the folder of the run that an earlier session wrote offline, if there is one; other runs stay."""
-        recorded = self._id_file.read_text() if self._id_file.exists() else ""
+        recorded = self._id_file.read_text(encoding="utf-8") if self._id_file.exists() else ""
         return list(self._id_file.parent.glob(f"offline-run-*-{escape(recorded)}")) if recorded else []

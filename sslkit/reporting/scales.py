@@ -26,6 +26,9 @@ class Scale:
             return _log_ticks(self.low, self.high, most)
         step = _round_step((self.high - self.low) / most)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        if first > last:  # no multiple lies between two that are further apart than low and high
+            step /= 2
+            first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
 
 

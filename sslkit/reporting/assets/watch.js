@@ -28,6 +28,7 @@ function number(value, share) {
 function ticks(low, high, most) {
   var step = (high - low) / most, power = Math.pow(10, Math.floor(Math.log10(step))), list = []
   step = [1, 2, 5, 10].map(function (f) { return f * power }).find(function (s) { return s >= step * (1 - 1e-9) })
+  if (Math.ceil(low / step - 1e-9) > Math.floor(high / step + 1e-9)) step /= 2 // no multiple lies between them
   for (var n = Math.ceil(low / step - 1e-9); n <= Math.floor(high / step + 1e-9); n++) list.push(parseFloat((n * step).toPrecision(12)))
   return list
 }
