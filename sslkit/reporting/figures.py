@@ -150,7 +150,7 @@ def _add_word_map(figures: Figures, words: list[str], vectors: Tensor, spec: Rep
         raise SslkitError(f"fewer than {_LEAST} words")
     plane, method = project(vectors[:most].cpu().numpy(), "tsne", spec.seed)
     figures.places_title = f"The {most:,} most frequent words, {method}."
-    figures.places = [MapPoint(x, y, None, word) for (x, y), word in zip(_unit_square(plane), words, strict=False)]
+    figures.places = [MapPoint(x, y, None, word) for (x, y), word in zip(_unit_square(plane), words[:most], strict=True)]
 
 
 def _unit_square(plane: NDArray[np.float64]) -> list[tuple[float, float]]:

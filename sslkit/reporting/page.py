@@ -17,12 +17,11 @@ def text(value: Any) -> str:
 def table(head: list[str], rows: list[list[str]]) -> str:
     """Return a table of texts; without any title in the head, the first column is a title of its row."""
     titles = "".join(f"<th>{text(title)}</th>" for title in head)
-    start = "" if any(head) else "th"
+    start = "td" if any(head) else "th"
     body = ""
     for row in rows:
-        cells = "".join(
-            f"<{tag}>{text(cell)}</{tag}>" for tag, cell in zip([start or "td", *["td"] * len(row)], row, strict=False)
-        )
+        tags = [start if place == 0 else "td" for place in range(len(row))]
+        cells = "".join(f"<{tag}>{text(cell)}</{tag}>" for tag, cell in zip(tags, row, strict=True))
         body += f"<tr>{cells}</tr>"
     return f'<div class="wide"><table>{f"<tr>{titles}</tr>" if any(head) else ""}{body}</table></div>'
 

@@ -15,6 +15,7 @@ import torch
 
 from sslkit import FinetuneSpec, PretrainSpec, RunFailedError, SslkitError, finetune, pretrain
 from sslkit.engine.launch import process_count
+from tests.run_files import RUN_FILES
 
 SMALL = ["--encoder", "resnet_micro", "--encoder-option", "width=8", "--size", "16", "--batch-size", "16", "--workers", "0"]
 SMALL += ["--device", "cpu"]
@@ -49,16 +50,7 @@ def test_two_processes_make_one_run(digits: Path, tmp_path: Path) -> None:
     assert json.loads(out)["steps"] == 4
     assert err.count("simclr on 48 images") == 1 and "processes      2" in err
     files = {path.name for path in (tmp_path / "run").iterdir()}
-    assert files == {
-        "spec.json",
-        "metrics.jsonl",
-        "model.safetensors",
-        "resume.pt",
-        "chance.json",
-        "training.json",
-        "lock",
-        "previews",
-    }
+    assert files == RUN_FILES
     assert "devices" not in json.loads((tmp_path / "run" / "spec.json").read_text())
     assert torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["processes"] == 2
 

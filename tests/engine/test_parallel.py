@@ -16,6 +16,7 @@ from sslkit import SslkitError
 from sslkit.engine.parallel import ALONE, GatheredBatch, World, process_group
 from sslkit.engine.precision import choose_machine
 from sslkit.testing import Ranks
+from tests.run_files import RUN_FILES
 
 
 def torchrun(*arguments: object, wait: bool = True, script: Path | None = None, restarts: int = 0) -> Any:
@@ -41,16 +42,7 @@ def test_two_processes_make_one_run(digits: Path, tmp_path: Path) -> None:
     assert json.loads(out)["steps"] == 6  # one object, by one process
     assert err.count("simclr on 48 images") == 1 and "processes" in err
     files = {path.name for path in (tmp_path / "run").iterdir()}
-    assert files == {
-        "spec.json",
-        "metrics.jsonl",
-        "model.safetensors",
-        "resume.pt",
-        "chance.json",
-        "training.json",
-        "lock",
-        "previews",
-    }
+    assert files == RUN_FILES
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(6))
     again, _, err = torchrun(*arguments(digits, tmp_path / "run", "--epochs", 2))

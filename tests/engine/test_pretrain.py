@@ -25,6 +25,7 @@ from sslkit.contract.errors import RunFailedError, RunInterruptedError
 from sslkit.engine.pretrain import prepare, pretrain
 from sslkit.image.source import ImageSource
 from sslkit.specs.train import PretrainSpec
+from tests.run_files import RUN_FILES
 
 Run = Callable[..., Any]
 
@@ -52,16 +53,7 @@ def test_a_run_from_the_command_line(sslkit: Run, digits: Path, tmp_path: Path, 
     result = ran.json
     assert set(result) == {"run", "checkpoint", "steps", "samples_per_second", "loss", "seconds", "metrics", "chance"}
     assert result["steps"] == 12 and result["samples_per_second"] > 0 and result["loss"] < 2
-    assert {path.name for path in out.iterdir()} == {
-        "spec.json",
-        "metrics.jsonl",
-        "model.safetensors",
-        "resume.pt",
-        "chance.json",
-        "training.json",
-        "lock",
-        "previews",
-    }
+    assert {path.name for path in out.iterdir()} == RUN_FILES
     assert result["chance"] == {"accuracy": 0.25} and result["metrics"].keys() == {"accuracy"}
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(12))

@@ -1,0 +1,12 @@
+"""The files of a run folder, however many processes wrote it."""
+
+RUN_FILES = {
+    "spec.json",
+    "metrics.jsonl",
+    "model.safetensors",
+    "resume.pt",
+    "chance.json",
+    "training.json",
+    "lock",
+    "previews",
+}
