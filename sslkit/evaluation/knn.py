@@ -53,6 +53,11 @@ class Knn(FeatureEvaluation):
             deterministic=True,
         ),
         Protocol(
+            "knn/chosen-layer-v1",
+            "as knn/weighted-v1, on the layer chosen on a fifth of the training part",
+            {"k": 20, "temperature": 0.07, "shots": None, "seeds": 1, "layer": "auto"},
+        ),
+        Protocol(
             "knn/fewshot-v1",
             "5 training samples per class; the 5 nearest vote with weight exp(cosine / 0.07); mean of 10 draws",
             {"k": 5, "temperature": 0.07, "shots": 5, "seeds": 10},

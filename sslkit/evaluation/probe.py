@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslkit.console import ProgressReporter, duration, show_progress
+from sslkit.contract.errors import SslkitError
 from sslkit.contract.evaluation import Protocol
 from sslkit.contract.result import Result
 from sslkit.engine.seeds import seed_stage
@@ -44,6 +45,11 @@ class Probe(FeatureEvaluation):
             {"c": _C_GRID, "iterations": 300, **_SHARED},
         ),
         Protocol(
+            "probe/chosen-layer-v1",
+            "as probe/logreg-v1, on the layer chosen on a fifth of the training part",
+            {"c": _C_GRID, "iterations": 300, "layer": "auto", **_SHARED},
+        ),
+        Protocol(
             "probe/sweep-v1",
             "linear heads on every layer by SGD, 20 epochs of batch 256; layer and rate chosen on a fifth of the training part",
             {"lr": _RATES, "layer": "all", "head_epochs": 20, "head_batch": 256, "head_momentum": 0.9, **_SHARED},
@@ -58,6 +64,8 @@ class Probe(FeatureEvaluation):
     def resolve(self, spec: Any, session: EvaluationSession) -> tuple[str | None, Settings]:
         """Return the protocol's id and the settings, with the layers that the encoder has."""
         protocol, settings = resolve_protocol(self, spec)
+        if self.fits_layers_together(settings) and settings["layer"] == "auto":
+            raise SslkitError(f"{spec.protocol} chooses among all layers itself", "leave --layer out", flag="layer")
         self.loss = squared_hinge if spec.protocol == "probe/svm-v1" else cross_entropy
         if (
             settings["layer"] == "all"

@@ -35,6 +35,7 @@ from sslkit.specs.evaluation import EvaluationSpec
 
 Layers = dict[str, Tensor]  # features by layer, [N, width]
 Settings = dict[str, Any]
+_CHOICE_SHARE = 0.2  # of the training part: held out to choose a layer on
 S = TypeVar("S", bound="SplitFeatures")
 
 
@@ -161,6 +162,7 @@ class EvaluationSession:
         Of a model compared with the checkpoint, the last layer and the encoder's own pooling stand in for what it lacks.
         """
         pool, same_encoder = self.spec.pool, model.role in ("checkpoint", "random")
+        layer = "all" if layer == "auto" else layer  # to choose from
         if not same_encoder and "layers" not in model.encoder.provides:
             layer, pool = "last", "auto"
         elif not same_encoder and not model.encoder.class_token and pool in ("class", "both"):
@@ -241,16 +243,29 @@ class FeatureEvaluation(Evaluation):
         train, together = reader.training(), self.fits_layers_together(settings)
         seeds = [table.session.spec.seed + number for number in range(settings.get("seeds", 1))]
         names: list[str | None] = [None] if together else list(train.layers)
+        choice: dict[str, str] = {}
+        if settings["layer"] == "auto":
+            names = [self._choose_layer(train, settings, seeds[0])]
+            choice = {"layer": str(names[0])}
         predictors = {name: [self.fit(_select(train, name), settings, seed) for seed in seeds] for name in names}  # by layer
         tests = reader.tests()
         for name in names:
             for number, test in enumerate(tests):
                 measurement = self.measure(predictors[name], _select(test, name), table.session.classes)
                 fits = [
-                    Fit(seed, predictor.n_train, dict(predictor.chosen), dict(predictor.held_out))
+                    Fit(seed, predictor.n_train, {**choice, **predictor.chosen}, dict(predictor.held_out))
                     for seed, predictor in zip(seeds, predictors[name], strict=True)
                 ]
                 table.add(model, name, number, measurement, fits, train, test)
+
+    def _choose_layer(self, train: TrainingView, settings: Settings, seed: int) -> str:
+        """Return the layer that reaches most on a held-out fifth of the training part, fitted on the rest."""
+        kept, held_out = (_take(train, rows) for rows in train.hold_out(_CHOICE_SHARE, seed))
+        reached = {}
+        for name in train.layers:
+            predictor = self.fit(_select(kept, name), settings, seed)
+            reached[name] = self.measure([predictor], _select(held_out, name), train.classes).metrics[0].value
+        return max(reached, key=lambda name: reached[name])
 
 
 class _Table:
@@ -305,6 +320,18 @@ class _Table:
 def _select(features: S, layer: str | None) -> S:
     """Return the features of one layer only, or of all."""
     return features if layer is None else replace(features, layers={layer: features.layers[layer]})
+
+
+def _take(train: TrainingView, rows: NDArray[np.int64]) -> TrainingView:
+    """Return some of the training samples; `rows` count in its features."""
+    return replace(
+        train,
+        layers={name: features[rows] for name, features in train.layers.items()},
+        labels=train.labels[rows],
+        rows=train.rows[rows],
+        hashes=train.hashes[rows],
+        groups=None if train.groups is None else train.groups[rows],
+    )
 
 
 def resolve_protocol(evaluation: Evaluation, spec: EvaluationSpec) -> tuple[str | None, Settings]:

@@ -28,6 +28,12 @@ class FeatureSpec(DataSpec):
 class EvaluationSpec(FeatureSpec):
     """Test data and models to compare with: the part that all evaluations of frozen features share."""
 
+    layer: str = Field(
+        default="last",
+        pattern=r"^(last|last4|all|auto|[1-9]\d*)$",
+        description="last, last4 (the last four concatenated), all (a row each), a number counted from the input, or auto: "
+        "chosen on a fifth of the training part.",
+    )
     test: Texts = Field(default=[], description="Test data; default: the test part of --data. May be repeated: a row each.")
     against: Texts = Field(
         default=[],
@@ -40,9 +46,9 @@ class EvaluationSpec(FeatureSpec):
 class KnnSpec(EvaluationSpec):
     """Options of `knn`."""
 
-    protocol: Literal["knn/weighted-v1", "knn/weighted200-v1", "knn/plain-v1", "knn/fewshot-v1"] = Field(
-        default="knn/weighted-v1", description="Named protocol (see `sslkit protocols`)."
-    )
+    protocol: Literal[
+        "knn/weighted-v1", "knn/weighted200-v1", "knn/plain-v1", "knn/chosen-layer-v1", "knn/fewshot-v1"
+    ] = Field(default="knn/weighted-v1", description="Named protocol (see `sslkit protocols`).")
     k: int | None = Field(default=None, ge=1, description="Neighbors that vote; set by hand, the result has no protocol id.")
     temperature: float | None = Field(
         default=None, gt=0, description="Temperature of the votes; set by hand, the result has no protocol id."
@@ -54,7 +60,7 @@ class KnnSpec(EvaluationSpec):
 class ProbeSpec(EvaluationSpec):
     """Options of `probe`."""
 
-    protocol: Literal["probe/logreg-v1", "probe/sweep-v1", "probe/svm-v1"] = Field(
+    protocol: Literal["probe/logreg-v1", "probe/chosen-layer-v1", "probe/sweep-v1", "probe/svm-v1"] = Field(
         default="probe/logreg-v1", description="Named protocol (see `sslkit protocols`)."
     )
     c: float | None = Field(

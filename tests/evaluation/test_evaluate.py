@@ -13,7 +13,7 @@ import torch
 from sslkit import SslkitError
 from sslkit.contract.result import Result
 from sslkit.evaluation.installed import installed_evaluations, installed_protocols
-from sslkit.evaluation.knn import Knn, knn
+from sslkit.evaluation.knn import Knn, knn, votes
 from sslkit.evaluation.probe import probe
 from sslkit.evaluation.retrieval import Bank, Retrieval, rank
 from sslkit.evaluation.session import FeatureEvaluation, open_session
@@ -218,6 +218,33 @@ def test_layers_and_pooling(trained: Path, digits: Path) -> None:
     assert rows[3].metrics == last.metrics  # the fourth layer is the last one
 
 
+def test_the_layer_is_chosen_on_a_part_of_the_training_part(trained: Path, sslkit: Run) -> None:
+    result = knn(KnnSpec(ckpt=str(trained), protocol="knn/chosen-layer-v1", k=3))
+    checkpoint, random, pixels = result.rows
+    assert result.settings["layer"] == "auto" and pixels.layer == "last"
+    assert [row.fits[0].chosen for row in result.rows] == [{"layer": row.layer} for row in result.rows]
+    session = open_session(KnnSpec(ckpt=str(trained), layer="auto"), 32)
+    train = session.reader(session.models[0], "all").training()
+    kept, held_out = train.hold_out(0.2, 0)
+    correct = {  # of neighbors by hand
+        layer: (
+            votes(features[kept], train.labels[kept], features[held_out], 3, 0.07, len(session.classes)).argmax(dim=1)
+            == train.labels[held_out]
+        ).sum()
+        for layer, features in train.layers.items()
+    }
+    assert checkpoint.layer == max(correct, key=lambda layer: correct[layer])
+    of_layer = knn(KnnSpec(ckpt=str(trained), layer=str(checkpoint.layer), k=3)).rows[0]
+    assert of_layer.metrics == checkpoint.metrics  # fitted again on all of the training part
+    assert checkpoint.comparisons == {} and random.comparisons and pixels.comparisons
+    ran = sslkit("probe", "--ckpt", trained, "--protocol", "probe/chosen-layer-v1", "--c", 1, "--no-baselines")
+    assert ran.code == 0 and "Chosen on held-out training data: layer" in ran.out
+    ran = sslkit("probe", "--ckpt", trained, "--protocol", "probe/sweep-v1", "--layer", "auto")
+    assert ran.code == 2 and "--layer: probe/sweep-v1 chooses among all layers itself" in ran.err
+    ran = sslkit("embed", "--ckpt", trained, "--layer", "auto", "--out", trained.parent / "x.npy")
+    assert ran.code == 2 and "--layer" in ran.err
+
+
 def test_against_another_checkpoint(trained: Path, sslkit: Run) -> None:
     result = knn(KnnSpec(ckpt=str(trained), k=3, against=[str(trained), str(trained.parent)], baselines=False))
     assert [row.model for row in result.rows] == ["checkpoint", str(trained), str(trained.parent)]
@@ -243,8 +270,10 @@ def test_what_the_protocols_stand_for() -> None:
         "knn/weighted-v1": {"k": 20, "temperature": 0.07, "shots": None, "seeds": 1},
         "knn/weighted200-v1": {"k": 200, "temperature": 0.1, "shots": None, "seeds": 1},
         "knn/plain-v1": {"k": 20, "temperature": None, "shots": None, "seeds": 1},
+        "knn/chosen-layer-v1": {"k": 20, "temperature": 0.07, "shots": None, "seeds": 1, "layer": "auto"},
         "knn/fewshot-v1": {"k": 5, "temperature": 0.07, "shots": 5, "seeds": 10},
         "probe/logreg-v1": {"c": grid, "iterations": 300, **held_out},
+        "probe/chosen-layer-v1": {"c": grid, "iterations": 300, "layer": "auto", **held_out},
         "probe/sweep-v1": {"lr": rates, "layer": "all", **heads, **held_out},
         "probe/svm-v1": {"c": [0.0001, *grid[:4]], "iterations": 300, **held_out},
         "retrieval/map-v1": {},
