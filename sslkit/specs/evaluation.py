@@ -46,9 +46,9 @@ class EvaluationSpec(FeatureSpec):
 class KnnSpec(EvaluationSpec):
     """Options of `knn`."""
 
-    protocol: Literal[
-        "knn/weighted-v1", "knn/weighted200-v1", "knn/plain-v1", "knn/chosen-layer-v1", "knn/fewshot-v1"
-    ] = Field(default="knn/weighted-v1", description="Named protocol (see `sslkit protocols`).")
+    protocol: Literal["knn/weighted-v1", "knn/weighted200-v1", "knn/plain-v1", "knn/chosen-layer-v1", "knn/fewshot-v1"] = Field(
+        default="knn/weighted-v1", description="Named protocol (see `sslkit protocols`)."
+    )
     k: int | None = Field(default=None, ge=1, description="Neighbors that vote; set by hand, the result has no protocol id.")
     temperature: float | None = Field(
         default=None, gt=0, description="Temperature of the votes; set by hand, the result has no protocol id."
