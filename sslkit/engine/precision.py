@@ -44,13 +44,14 @@ def choose_machine(
     sync_batchnorm: str = "auto",
     world: World = ALONE,
     shard: bool = False,
+    trains: bool = False,
 ) -> Machine:
     """Resolve `--device`, `--precision`, `--compile`, `--sync-batchnorm` and `--shard`.
 
     Raises SslkitError for what this machine does not have.
     """
     chosen, why_device = choose_device(device, world)
-    dtype, why_precision = _choose_precision(chosen, precision)
+    dtype, why_precision = _choose_precision(chosen, precision, trains)
     sync, why_sync = _choose_sync(chosen, sync_batchnorm, world)
     on, why_compile = _choose_compile(chosen, compile)
     machine = Machine(chosen, dtype, on, sync, shard, world, compile_required=compile == "on")
@@ -89,16 +90,27 @@ def choose_device(device: str, world: World = ALONE) -> tuple[torch.device, str]
     return torch.device(device), "as given"
 
 
-def _choose_precision(device: torch.device, precision: str) -> tuple[torch.dtype | None, str]:
+def _choose_precision(device: torch.device, precision: str, trains: bool) -> tuple[torch.dtype | None, str]:
     if precision == "auto":
+        if trains and device.type == "cpu" and has_bf16_matrices():  # features for an evaluation stay exact on a CPU
+            return torch.bfloat16, "the CPU multiplies bf16 matrices (AMX)"
         if device.type != "cuda":
-            return None, "half precision is slower on this device"
+            return None, "half precision is not faster on this device"
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "the GPU computes bf16"
         return torch.float16, "the GPU has no bf16"
     if precision == "fp16" and device.type != "cuda":
         raise SslkitError(f"fp16 needs CUDA (the device is {device})", "use bf16 or fp32", flag="precision")
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision], "as given"
+
+
+def has_bf16_matrices() -> bool:
+    """Return whether the CPU has instructions that multiply bfloat16 matrices: Intel's AMX, since Sapphire Rapids.
+
+    With them, steps take half to two thirds of the time (see benchmarks/speed.md); without, bfloat16 is slower than float32.
+    """
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 lacks it
+    return bool(capabilities.get("amx_bf16"))
 
 
 def _choose_compile(device: torch.device, compile: str) -> tuple[bool, str]:

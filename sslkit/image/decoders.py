@@ -11,6 +11,7 @@ from sslkit.contract.encoder import Encoder
 from sslkit.contract.options import TaskOptions
 from sslkit.nn.heads import Norm
 from sslkit.nn.norms import in_eval_mode
+from sslkit.nn.transformer import attention_kernel
 
 Layers = Annotated[int, Field(ge=1, le=64)]
 
@@ -50,7 +51,9 @@ class PatchDecoder(nn.Module):
             mask_tokens = self.mask_token.to(x.dtype).expand(len(x), len(self.positions), -1)
             patches = mask_tokens.scatter(1, keep[:, :, None].expand(-1, -1, x.shape[2]), patches)
         patches = patches + self.positions  # float32 from here on: the residual stream keeps full precision
-        x = self.norm(self.blocks(torch.cat([x[:, :prefix], patches], dim=1)))
+        x = torch.cat([x[:, :prefix], patches], dim=1)
+        with attention_kernel(x):
+            x = self.norm(self.blocks(x))
         output: Tensor = self.output(x[:, prefix:])
         return output
 

@@ -1,7 +1,24 @@
 """Transformer blocks that timm lacks: cross-attention and causal attention."""
 
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+_FEW_TOKENS = 128
+
+
+def attention_kernel(tokens: Tensor) -> AbstractContextManager[None]:
+    """Return a context that chooses the kernel for attention among `tokens` `[B, N, width]`.
+
+    On a CPU in half precision, few tokens attend by plain matrix products: with torch's fused kernel (2.14), training MAE on
+    32 px took 2.6 times as long. From about 200 tokens on, the fused kernel is faster.
+    """
+    if tokens.device.type == "cpu" and tokens.shape[1] <= _FEW_TOKENS and torch.is_autocast_enabled("cpu"):
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
 
 
 class Attention(nn.Module):
@@ -16,7 +33,8 @@ class Attention(nn.Module):
         """Return `[B, Q, width]`; with `causal`, each query attends to its own and earlier positions of `memory` only."""
         key, value = self.key_value(memory).chunk(2, dim=2)
         query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (self.query(x), key, value))
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        with attention_kernel(memory):
+            attended = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
         output: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return output
 

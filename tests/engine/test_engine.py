@@ -14,6 +14,7 @@ from sslkit import Batch, Clock, DataInfo, PretextTask
 from sslkit.contract.errors import SslkitError
 from sslkit.encoders.build import build_encoder
 from sslkit.encoders.recipe import recipe_for
+from sslkit.engine import precision
 from sslkit.engine.compilation import Predict
 from sslkit.engine.lars import Lars
 from sslkit.engine.micro_batches import MicroBatches, compute_gradients
@@ -389,6 +390,16 @@ def test_automatic_choices_on_a_cpu() -> None:
         choose_machine("cpu", "fp16")
     with pytest.raises(SslkitError, match="cuda:7 is not available"):
         choose_machine("cuda:7")
+
+
+@pytest.mark.parametrize("has_amx", [True, False])
+def test_training_on_a_cpu_is_in_bf16_where_that_is_faster(has_amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "has_bf16_matrices", lambda: has_amx)
+    machine = choose_machine("cpu", trains=True)
+    assert machine.precision == ("bf16" if has_amx else "fp32")
+    assert ("AMX" if has_amx else "not faster") in machine.reasons["precision"]
+    assert choose_machine("cpu").precision == "fp32"  # features for an evaluation
+    assert choose_machine("cpu", "fp32", trains=True).precision == "fp32"
 
 
 @pytest.mark.parametrize("kind", ["rotation", "simclr"])

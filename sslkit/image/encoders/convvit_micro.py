@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from sslkit.contract.errors import SslkitError
 from sslkit.image.encoders.base import PatchEncoder
+from sslkit.nn.transformer import attention_kernel
 
 
 def convvit_micro(
@@ -96,9 +97,10 @@ class ConvViT(PatchEncoder):
         if keep is not None:
             x, skip = (rows.gather(1, keep[:, :, None].expand(-1, -1, rows.shape[2])) for rows in (x, skip))
         outputs: list[Tensor] = []
-        for block in self.blocks:
-            x = block(x)
-            outputs.append(x)
+        with attention_kernel(x):
+            for block in self.blocks:
+                x = block(x)
+                outputs.append(x)
         return [*outputs[:-1], self.norm(x + skip)]
 
     def _visibility(self, image: Tensor, keep: Tensor | None, mask: Tensor | None) -> Tensor | None:

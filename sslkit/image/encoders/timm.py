@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from sslkit.contract.encoder import Encoder, EncoderLibrary
 from sslkit.contract.errors import SslkitError
 from sslkit.image.encoders.base import ImageEncoder, PatchEncoder, WrappedEncoder
+from sslkit.nn.transformer import attention_kernel
 
 
 class TimmLibrary(EncoderLibrary):
@@ -263,7 +264,8 @@ class VisionTransformerEncoder(PatchEncoder):
         if self._recomputes and torch.is_grad_enabled():
             output: Tensor = checkpoint(block, x, use_reentrant=False)
         else:
-            output = block(x)
+            with attention_kernel(x):
+                output = block(x)
         return output
 
     def _embed(self, image: Tensor, mask: Tensor | None, fill: Tensor | None) -> Tensor:
