@@ -9,7 +9,7 @@ the default above 64 pixels) and of 32 (twice): the same shares as 110 and 192 p
 import argparse
 from pathlib import Path
 
-from learn import sslkit
+from commands import sslkit
 
 SIZE, CANVASES = 16, (18, 32)
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from learn import sslkit
+from commands import sslkit
 
 from sslkit.specs.data import DataSpec
 

@@ -8,7 +8,7 @@ import json
 import statistics
 from pathlib import Path
 
-from learn import sslkit
+from commands import sslkit
 
 
 def main() -> None:
