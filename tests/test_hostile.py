@@ -97,6 +97,7 @@ def test_spec_files_of_any_bytes(suffix: str, content: bytes, tmp_path: Path) ->
     read_or_refused(lambda: read_spec_file(str(file)))
 
 
+@pytest.mark.slow
 @fuzzed
 @given(value=st.dictionaries(st.sampled_from([*PretrainSpec.model_fields, "hook"]), values, max_size=4))
 def test_spec_files_of_any_values(value: dict[str, Any], sslkit: Callable[..., Any], tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def test_the_names_are_hidden_from_sslkit_alone() -> None:
     run("-c", "\n".join(line.strip() for line in code.splitlines()))
 
 
+@pytest.mark.slow
 def test_a_run_with_workers_that_spawn_starts(digits: Path, tmp_path: Path) -> None:
     flags = ["--data", digits, "--out", tmp_path / "run", *SMALL, "--workers", 2, "--json"]
     first = json.loads(run("-m", "sslkit", "pretrain", "rotation", *flags, "--steps", 3).stdout)

@@ -176,6 +176,7 @@ def test_axes_that_could_be_anything_are_refused(shape: tuple[int, ...], layout:
             ImageSource.read_index(str(tmp_path / name), DataSpec(layout=layout))
 
 
+@pytest.mark.slow
 def test_a_layout_goes_from_the_run_to_its_evaluations(tmp_path: Path, sslkit: Run) -> None:
     images = np.random.default_rng(0).integers(0, 255, (40, 6, 16, 16), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", images=images, labels=np.arange(40) % 2)

@@ -264,6 +264,7 @@ def test_position_embeddings_are_resampled_as_timm_does(
     assert f"resampled from {sizes[0] // 4}x{sizes[0] // 4} to {side}x{side}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_our_own_checkpoints_are_resampled_too(digits: Path, tmp_path: Path, sslkit: Run) -> None:
     flags = ["--data", digits, "--batch-size", 16, "--steps", 1, "--workers", 0]
     for name in ("vit_micro", "convvit_micro"):

@@ -43,6 +43,7 @@ def step_of(folder: Path) -> int:
     return int(torch.load(folder / "resume.pt", weights_only=True)["step"])
 
 
+@pytest.mark.slow
 def test_two_processes_make_one_run(digits: Path, tmp_path: Path) -> None:
     flags = ["--data", digits, "--out", tmp_path / "run", *SMALL, "--devices", 2, "--steps", 4, "--json"]
     code, out, err = run("pretrain", "simclr", *flags)

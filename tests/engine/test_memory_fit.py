@@ -50,7 +50,7 @@ def test_the_whole_batch_if_it_fits(digits: Path, tmp_path: Path) -> None:
 
 @measures_memory
 def test_nothing_changes_by_measuring(digits: Path, tmp_path: Path) -> None:
-    stepper = stepper_of(digits, tmp_path)
+    stepper = stepper_of(digits, tmp_path, precision="fp32")
     before = {name: value.clone() for name, value in stepper.task.state_dict().items()}
     measured = measure_memory(stepper)
     assert measured is not None and measured.network > 0 and measured.batch == 2 * 3 * 32 * 32 * 4

@@ -27,6 +27,7 @@ class Slow(Rotation):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "call", "label"),
     [

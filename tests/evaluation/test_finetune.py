@@ -248,6 +248,7 @@ def test_protocols_of_fine_tuning(trained: Path, digits: Path, tmp_path: Path) -
     assert resolved(FinetuneSpec(recipe="strong", mixup=0.0)).mixup == 0.0
 
 
+@pytest.mark.slow
 def test_shares_seeds_and_scratch(trained: Path, digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "few"
     spec = finetune_spec(digits, out, ckpt=str(trained), epochs=1, batch_size=4, shares=[0.25, 0.5], seeds=2, scratch=True)
@@ -266,6 +267,7 @@ def test_shares_seeds_and_scratch(trained: Path, digits: Path, tmp_path: Path) -
         finetune(spec)
 
 
+@pytest.mark.slow
 def test_from_scratch_too_where_that_takes_a_minute_at_most(
     trained: Path, digits: Path, tmp_path: Path, sslkit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,12 +371,14 @@ def test_a_resumed_run_keeps_its_id(trained: Path, digits: Path, tmp_path: Path,
     assert sslkit("finetune", *flags, "--epochs", 1, "--json").json["protocol"] is None
     assert sslkit("finetune", "--resume", "--out", tmp_path / "run", "--json").json["protocol"] is None
     from sslkit.engine.parallel import ALONE
+    from sslkit.engine.precision import choose_machine
     from sslkit.evaluation.finetune import _with_auto
     from sslkit.evaluation.protocols import finetune_protocol
     from sslkit.evaluation.splits import find_labeled
     from sslkit.image.source import ImageSource
 
-    recorded = FinetuneSpec(size=16, canvas=16, precision="fp32", data=str(digits))
+    precision = choose_machine("auto", trains=True).precision
+    recorded = FinetuneSpec(size=16, canvas=16, precision=precision, data=str(digits))
     checkpoint = read_model(trained)
     parts = find_labeled(recorded, [], checkpoint)
     requested = _with_auto(recorded, checkpoint, parts, ImageSource, ALONE)

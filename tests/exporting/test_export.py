@@ -73,6 +73,7 @@ def test_a_size_that_the_encoder_does_not_take(digits: Path, tmp_path: Path, ssl
     assert ran.code == 2 and "--size" in ran.err and len(ran.err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_an_encoder_of_one_size_says_so(digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     settings: dict[str, Any] = {"data": str(digits), "steps": 1, "batch_size": 4, "workers": 0, "size": 16}
     run = pretrain(PretrainSpec(task="rotation", encoder="convvit_micro", out=str(tmp_path / "run"), **settings))
@@ -164,6 +165,7 @@ def test_several_classes_are_named_where_an_image_may_have_them() -> None:
     assert single[0][1] == pytest.approx(float(scores[0].softmax(dim=0)[0]))
 
 
+@pytest.mark.slow
 def test_a_wrong_file_is_removed(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "e.pt2"
     file.write_bytes(b"an earlier export")
@@ -188,6 +190,7 @@ def test_a_wrong_file_is_removed(trained: Path, tmp_path: Path, monkeypatch: pyt
         export(ExportSpec(ckpt=str(trained), out=str(file)))
 
 
+@pytest.mark.slow
 def test_where_it_may_not_write(trained: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     (tmp_path / "file").write_text("")
     for out, message in (
@@ -213,6 +216,7 @@ def test_names_of_onnx(trained: Path, tmp_path: Path) -> None:
     assert [dim.dim_value for dim in fixed.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 16, 16]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "channels", "size", "options"),
     [

@@ -135,6 +135,7 @@ def test_a_folder_that_timm_loads(tmp_path: Path) -> None:
     assert (again - features).abs().max() <= 1e-5
 
 
+@pytest.mark.slow
 def test_a_second_export_takes_the_place_of_the_first(tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     folder, _ = exported(tmp_path, "test_resnet", 80)
     before = (folder / "model.safetensors").read_bytes()
@@ -149,6 +150,7 @@ def test_a_second_export_takes_the_place_of_the_first(tmp_path: Path, sslkit: Ca
     assert ran.code == 2 and "is a file (name a folder)" in ran.err
 
 
+@pytest.mark.slow
 def test_a_classifier_goes_along(digits: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"data": str(digits), "steps": 1, "batch_size": 8, "workers": 0, "size": 80}
     tuned = public.finetune(public.FinetuneSpec(encoder="test_resnet", out=str(tmp_path / "run"), **settings))
@@ -186,6 +188,7 @@ def test_a_model_that_was_changed_is_refused(tmp_path: Path, monkeypatch: pytest
         export(ExportSpec(ckpt=str(checkpoint(tmp_path, "resnet10t", 80)), to="hf"))
 
 
+@pytest.mark.slow
 def test_a_folder_that_computes_something_else_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = HubFolder.write
 
@@ -221,6 +224,7 @@ def test_thirty_stock_architectures(tmp_path: Path) -> None:
     assert max(differences.values()) <= 1e-5, {name: value for name, value in differences.items() if not value <= 1e-5}
 
 
+@pytest.mark.slow
 def test_a_run_says_how_it_is_loaded(digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     settings: dict[str, Any] = {"data": str(digits), "steps": 1, "batch_size": 4, "workers": 0, "size": 80}
     run = pretrain(PretrainSpec(task="rotation", encoder="test_resnet", out=str(tmp_path / "run"), **settings))

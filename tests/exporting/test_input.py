@@ -150,6 +150,7 @@ def test_photographs(tmp_path: Path) -> None:
     check_cards(tmp_path / "run", data, tmp_path, most=20)
 
 
+@pytest.mark.slow
 def test_card_json_and_file_state_the_same(trained: Path, tmp_path: Path) -> None:
     result = export(ExportSpec(ckpt=str(trained), out=str(tmp_path / "e.pt2"), license="cc0-1.0"))
     card, stored = Path(result.card).read_text(), {"sslkit_export.json": ""}
@@ -171,6 +172,7 @@ def test_onnx_states_it_too(trained: Path, tmp_path: Path) -> None:
     assert (result.input["resize"], result.input["crop"], result.input["size"]) == (16, 16, 224)
 
 
+@pytest.mark.slow
 def test_state_dicts_state_it_too(digits: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"data": str(digits), "steps": 1, "batch_size": 4, "workers": 0, "size": 80}
     big = pretrain(PretrainSpec(task="rotation", encoder="resnet10t", out=str(tmp_path / "big"), **settings))

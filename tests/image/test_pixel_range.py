@@ -171,6 +171,7 @@ def test_models_that_read_pixels_differently_are_not_compared(tmp_path: Path, ss
     assert ran.code == 2 and "was trained with --range 0,9000, the checkpoint with 0,4080" in ran.err
 
 
+@pytest.mark.slow
 def test_gray_arrays_and_gray_files_go_together(tmp_path: Path, sslkit: Run) -> None:
     labels = load_digits().target[:60] % 2
     np.savez(tmp_path / "gray.npz", images=DIGITS.astype(np.uint8), labels=labels)
@@ -218,6 +219,7 @@ def test_pixels_that_are_all_alike_are_refused(tmp_path: Path) -> None:
         canvases(tmp_path / "images.npy")
 
 
+@pytest.mark.slow
 def test_the_range_is_recorded_and_used_again(tmp_path: Path, sslkit: Run) -> None:
     labels = load_digits().target[:60] % 2
     for name, factor in (("train", 16), ("test", 4)):  # the test part alone would have another range

@@ -65,6 +65,7 @@ def results() -> list[dict[str, Any]]:
     return run_in_two(of_each)
 
 
+@pytest.mark.slow
 def test_two_processes_normalize_like_one(results: list[dict[str, Any]]) -> None:
     first, second = (result["traces"] for result in results)
     for name, network in norms().items():

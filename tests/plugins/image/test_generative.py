@@ -187,6 +187,7 @@ def test_igpt_features_are_those_of_the_middle() -> None:
     assert torch.allclose(encoder(image), encoder.layers(image)[1].mean(dim=1), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_igpt_palette_is_the_datas_and_is_kept(sslkit: Callable[..., Any], tmp_path: Path) -> None:
     colors = np.array([[250, 10, 10], [10, 240, 10], [20, 20, 230], [128, 128, 128]], dtype=np.uint8)
     indices = np.random.default_rng(0).integers(0, 4, (48, 16, 16))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from sslkit import DataInfo, load
@@ -40,6 +41,7 @@ def test_targets_are_the_bins_of_the_picture() -> None:
     assert made.bins[batch["color"][0, 0, 0]].tolist() == [80.0, 70.0]
 
 
+@pytest.mark.slow
 def test_both_halves_are_kept(sslkit: Callable[..., Any], digits: Path, tmp_path: Path) -> None:
     settings = ["--data", digits, "--size", 16, "--batch-size", 16, "--steps", 3, "--workers", 0]
     ran = sslkit("pretrain", "split_brain", *settings, "--out", tmp_path / "run", "--json")
