@@ -183,8 +183,7 @@ def family_of(task: str) -> str:
 
 def pretext_metrics(run: Path, lines: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the mean of each of the task's own metrics over the first five and the last twenty logged lines, and chance."""
-    chance = run / "chance.json"
-    levels: dict[str, float] = json.loads(chance.read_text(encoding="utf-8")) if chance.exists() else {}
+    levels: dict[str, float] = json.loads((run / "training.json").read_text(encoding="utf-8"))["chance"]
     means = {name: [mean(lines[:5], name), mean(lines[-20:], name)] for name in ("loss", *levels)}
     return {"means": means, "chance": levels}
 

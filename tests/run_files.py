@@ -5,7 +5,6 @@ RUN_FILES = {
     "metrics.jsonl",
     "model.safetensors",
     "resume.pt",
-    "chance.json",
     "training.json",
     "lock",
     "previews",

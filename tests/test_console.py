@@ -78,20 +78,30 @@ def test_without_a_terminal_there_is_a_line_every_ten_seconds(
 
 
 def test_metrics_are_named_with_unit_and_chance(tmp_path: Path) -> None:
-    (tmp_path / "chance.json").write_text('{"rotation.accuracy": 0.25}')
+    (tmp_path / "training.json").write_text('{"chance": {"rotation.accuracy": 0.25}}')
     curves = read_curves(tmp_path, ["loss", "rotation.accuracy", "color_accuracy", "step", "alarms"])
     assert list(curves) == ["loss", "rotation.accuracy", "color_accuracy"]
     assert curves["rotation.accuracy"].title == "rotation: accuracy" and curves["rotation.accuracy"].unit == "share"
     assert curves["color_accuracy"].title == "color accuracy" and curves["color_accuracy"].text(0.5) == "50%"
-    assert describe_metrics({"rotation.accuracy": 0.314}, {"rotation.accuracy": 0.25}) == ["rotation.accuracy 31% (chance 25%)"]
+    assert describe_metrics({"rotation.accuracy": 0.314}, {"rotation.accuracy": 0.25}) == [
+        "rotation: accuracy 31% (chance 25%)"
+    ]
     assert describe_curves(["accuracy"], {"accuracy": 1 / 4097})["accuracy"].text(0.02) == "2.0% (chance 0.024%)"
+    titles = {
+        "bound_nats": ("bound", "nats"),
+        "psnr_db": ("psnr", "dB"),
+        "error_share": ("error share", "share"),
+        "nats": ("nats", "nats"),
+    }
+    curves = describe_curves(titles)
+    assert {name: (curve.title, curve.unit) for name, curve in curves.items()} == titles
+    assert curves["bound_nats"].text(1.234) == "1.23 nats" and {curve.group for curve in curves.values()} == {"task"}
     assert describe_curves(["teacher_entropy"], {})["teacher_entropy"].text(2.345) == "2.35 nats"
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"accuracy": "high"}', "{"])
+@pytest.mark.parametrize("content", ["", "[]", '{"chance": {"accuracy": "high"}}', '{"chance": [1]}', "{"])
 def test_chance_levels_that_cannot_be_read_are_none(content: str, tmp_path: Path) -> None:
-    for name in ("chance.json", "training.json"):
-        (tmp_path / name).write_text(content)
+    (tmp_path / "training.json").write_text(content)
     assert read_curves(tmp_path, ["accuracy"])["accuracy"].chance is None
     assert read_loss_terms(tmp_path) == [] and read_steps(tmp_path) is None
 

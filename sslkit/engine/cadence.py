@@ -150,7 +150,8 @@ class Logs:
             "step": step - 1,
         }
         if not self._described:  # the terms are known after a step, and the end of a run that was extended is a new one
-            self.folder.write_json(TRAINING, {"steps": clock.steps, "loss_terms": list(self.stepper.loss_terms)})
+            terms = list(self.stepper.loss_terms)
+            self.folder.write_json(TRAINING, {"steps": clock.steps, "loss_terms": terms, "chance": self.chance})
             self._described = True
         with self.folder.writing():
             for logger in self.loggers:

@@ -6,21 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sslkit.engine.run_folder import CHANCE, TRAINING
+from sslkit.engine.run_folder import TRAINING
 
 Group = Literal["loss", "task", "health", "training", "speed"]
 
 SHARE = "share"  # the unit that is shown in percent
-_KNOWN: dict[str, tuple[str, str, Group]] = {  # by the last part of the name: title, unit, group
+_UNITS = {"accuracy": SHARE, "share": SHARE, "nats": "nats", "bits": "bits", "db": "dB", "px": "px"}  # by a name's last word
+_KNOWN: dict[str, tuple[str, str, Group]] = {  # the engine's own, by the last part of the name: title, unit, group
     "loss": ("loss", "", "loss"),
-    "accuracy": ("accuracy", SHARE, "task"),
-    "error_share": ("error relative to the mean color", SHARE, "task"),
-    "alignment": ("cosine similarity of the views", "", "task"),
-    "information_bound": ("bound on mutual information", "nats", "task"),
-    "kl_divergence": ("KL divergence from the teacher", "nats", "task"),
-    "code_nats": ("information in the code", "nats", "task"),
-    "perplexity": ("perplexity of the codebook", "codes", "task"),
-    "ab_error": ("error of the color", "ab", "task"),
     "rankme": ("effective rank of the features", "dimensions", "health"),
     "feature_deviation": ("deviation of the features", "", "health"),
     "feature_alignment": ("squared distance of two views", "", "health"),
@@ -75,25 +68,26 @@ def read_curves(folder: Path, names: Iterable[str]) -> dict[str, Curve]:
 
 def read_chance(folder: Path) -> dict[str, float]:
     """Return the chance levels of a run, by metric; none if none is recorded, or not as it should be."""
-    levels = _read_object(folder / CHANCE)
-    return {name: float(level) for name, level in levels.items() if isinstance(level, int | float)}
+    levels = _read_training(folder).get("chance")
+    known = levels.items() if isinstance(levels, dict) else ()
+    return {str(name): float(level) for name, level in known if isinstance(level, int | float)}
 
 
 def read_loss_terms(folder: Path) -> list[str]:
     """Return the names of the terms of a run's loss; none if none is recorded, or not as it should be."""
-    terms = _read_object(folder / TRAINING).get("loss_terms")
+    terms = _read_training(folder).get("loss_terms")
     return [str(term) for term in terms] if isinstance(terms, list) else []
 
 
 def read_steps(folder: Path) -> int | None:
     """Return the step at which a run ends; None if it has not logged any yet, or it is not as it should be."""
-    steps = _read_object(folder / TRAINING).get("steps")
+    steps = _read_training(folder).get("steps")
     return steps if isinstance(steps, int) else None
 
 
-def _read_object(file: Path) -> dict[str, Any]:
+def _read_training(folder: Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads((folder / TRAINING).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
@@ -102,18 +96,24 @@ def _read_object(file: Path) -> dict[str, Any]:
 def describe_metrics(metrics: dict[str, float], chance: dict[str, float]) -> list[str]:
     """Return metrics of a task in a few words each: `accuracy 31% (chance 25%)`."""
     curves = describe_curves(metrics, chance)
-    return [f"{name.replace('_', ' ')} {curves[name].text(value)}" for name, value in metrics.items()]
+    return [f"{curves[name].title} {curves[name].text(value)}" for name, value in metrics.items()]
 
 
 def _describe(name: str, chance: float | None, is_loss_term: bool) -> Curve:
     task, _, metric = name.rpartition(".")
-    known = "accuracy" if metric.endswith("_accuracy") else "loss" if metric.endswith("_loss") else metric
-    title, unit, group = _KNOWN.get(known, (metric.replace("_", " "), "", "task"))
-    if is_loss_term and metric != "loss":  # whatever it is called, it is no number of the task
-        unit, group = "", "loss"
-    if known != metric or group == "loss":
-        title = metric.replace("_", " ")
+    title, unit, group = _KNOWN.get(metric) or _describe_own(metric)
+    if metric != "loss" and (is_loss_term or metric.endswith("_loss")):  # whatever it is called, it is no number of the task
+        title, unit, group = metric.replace("_", " "), "", "loss"
     return Curve(name, f"{task}: {title}" if task else title, unit, group, chance)
+
+
+def _describe_own(metric: str) -> tuple[str, str, Group]:
+    """Return title, unit and group of a task's own metric: a unit is the last word of its name."""
+    words = metric.split("_")
+    unit = _UNITS.get(words[-1], "")
+    if unit not in ("", SHARE) and len(words) > 1:
+        words.pop()
+    return " ".join(words), unit, "task"
 
 
 def _number(value: float, unit: str) -> str:

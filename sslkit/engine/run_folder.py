@@ -16,11 +16,10 @@ from sslkit.console import say
 from sslkit.contract.errors import RunFailedError, SslkitError
 from sslkit.files import write_atomically
 
-MODEL, RESUME, SPEC, CHANCE, TRAINING, METRICS, RESULTS, BROKEN, PREVIEWS = (
+MODEL, RESUME, SPEC, TRAINING, METRICS, RESULTS, BROKEN, PREVIEWS = (
     "model.safetensors",
     "resume.pt",
     "spec.json",
-    "chance.json",
     "training.json",
     "metrics.jsonl",
     "results.jsonl",
@@ -106,7 +105,7 @@ class RunFolder:
             return
         self._lock.release()
         if kind is not None and not self._held_run and not self.file(RESUME).exists() and not self.file(METRICS).exists():
-            for name in (SPEC, CHANCE, TRAINING, BROKEN, "lock"):
+            for name in (SPEC, TRAINING, BROKEN, "lock"):
                 self.file(name).unlink(missing_ok=True)
             for name in self._removable:
                 shutil.rmtree(self.file(name), ignore_errors=True)

@@ -25,7 +25,7 @@ from sslkit.engine.quarantine import too_many_unreadable
 from sslkit.engine.rehearsal import estimate_steps
 from sslkit.engine.resume import continue_hint, load_state, resume_clock
 from sslkit.engine.resume_file import read_resume
-from sslkit.engine.run_folder import CHANCE, METRICS, RESUME, RunFolder, read_json_lines
+from sslkit.engine.run_folder import METRICS, RESUME, RunFolder, read_json_lines
 from sslkit.engine.session import Session
 from sslkit.engine.settings import Settings, show_settings
 from sslkit.engine.signals import StopSignal, catch_stop_signals
@@ -117,8 +117,6 @@ def _prepare(job: TrainingJob, session: Session, writer: CheckpointWriter, state
     stepper, spec = session.stepper, writer.spec
     device = job.settings.machine.device
     writer.write_spec()
-    if session.logs.chance:
-        session.folder.write_json(CHANCE, session.logs.chance)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     if state is None:

@@ -209,7 +209,7 @@ def test_from_recordings_to_numbers(sslkit: Run, tmp_path: Path) -> None:
     summary = sslkit("embed", "--ckpt", checkpoint, "--out", tmp_path / "features.npz", "--json").json
     assert summary["samples"] == 16 and summary["labels"]
     preview = sslkit("preview", "cola", "--ckpt", checkpoint, "--out", tmp_path / "p.png", "--json").json
-    assert set(preview["metrics"]) == {"accuracy", "information_bound"} and (tmp_path / "p.png").exists()
+    assert set(preview["metrics"]) == {"accuracy", "information_bound_nats"} and (tmp_path / "p.png").exists()
     assert sorted(path.name for path in (run / "previews").iterdir())
     assert sslkit("report", run, "--out", tmp_path / "report.html").code == 0
     assert sslkit("predict", "--ckpt", checkpoint, "--data", data).code == 2

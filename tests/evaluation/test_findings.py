@@ -12,7 +12,7 @@ import pytest
 from sslkit.contract.options import Spec
 from sslkit.contract.result import Comparison, Data, Finding, Metric, Result, Role, Row, TestData
 from sslkit.engine.checkpoint import Checkpoint, read_model
-from sslkit.engine.run_folder import CHANCE, METRICS, MODEL, SPEC
+from sslkit.engine.run_folder import METRICS, MODEL, SPEC, TRAINING
 from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.notes import write_notes
 from sslkit.specs.evaluation import KnnSpec, ProbeSpec
@@ -203,7 +203,7 @@ def test_checkpoints_record_that_their_task_is_masked(digits: Path, tmp_path: Pa
 
 
 def test_a_question_that_is_answered_by_chance(checkpoint: Callable[..., Checkpoint], tmp_path: Path) -> None:
-    (tmp_path / CHANCE).write_text('{"accuracy": 0.25}')
+    (tmp_path / TRAINING).write_text('{"chance": {"accuracy": 0.25}}')
     result = result_of(CHECKPOINT_ROW, BELOW)
     lines = [{"step": step, "accuracy": 0.6 if step < 50 else 0.27} for step in range(100)]  # only the last ones count
     saved = checkpoint(lines=lines)
@@ -217,13 +217,13 @@ def test_a_question_that_is_answered_by_chance(checkpoint: Callable[..., Checkpo
 
 
 def test_a_critic_at_chance_is_no_fault(checkpoint: Callable[..., Checkpoint], tmp_path: Path) -> None:
-    (tmp_path / CHANCE).write_text('{"critic_accuracy": 0.5}')
+    (tmp_path / TRAINING).write_text('{"chance": {"critic_accuracy": 0.5}}')
     saved = checkpoint(lines=[{"step": 1, "critic_accuracy": 0.5}])
     assert [made.rule for made in findings(result_of(CHECKPOINT_ROW, BELOW), saved)] == ["helped"]
 
 
 def test_never_more_than_two_and_the_verdict_first(checkpoint: Callable[..., Checkpoint], tmp_path: Path) -> None:
-    (tmp_path / CHANCE).write_text('{"accuracy": 0.25}')
+    (tmp_path / TRAINING).write_text('{"chance": {"accuracy": 0.25}}')
     saved = checkpoint(lines=[{"step": 13, "accuracy": 0.2}], step=14, masked=True)
     rows = CHECKPOINT_ROW, row("random", "random weights", 0.5, (0.0, -0.1, 0.1)), row("baseline", "raw pixels", 0.9)
     assert [finding.rule for finding in findings(result_of(*rows), saved)] == ["random", "few-steps"]
@@ -251,7 +251,7 @@ def test_a_level_without_a_paired_test(checkpoint: Callable[..., Checkpoint]) ->
 def test_a_damaged_run_is_no_failure(checkpoint: Callable[..., Checkpoint], tmp_path: Path, spec: str) -> None:
     saved = checkpoint(lines=[{"seconds": "long"}, 3, {"accuracy": [1]}], step=14, spec={})  # type: ignore[list-item]
     (tmp_path / SPEC).write_text(spec)
-    (tmp_path / CHANCE).write_text('{"accuracy": 0.25}')
+    (tmp_path / TRAINING).write_text('{"chance": {"accuracy": 0.25}}')
     for finding in findings(result_of(CHECKPOINT_ROW, replace(BELOW, comparisons={})), replace(saved)):
         assert shlex.split(finding.command)[0] == "sslkit"
 

@@ -34,7 +34,7 @@ def test_terms_are_those_of_each_task_alone_weighted() -> None:
     assert set(task.metrics(task.predict(batch), batch)) == {
         "simclr.accuracy",
         "simclr.alignment",
-        "simclr.information_bound",
+        "simclr.information_bound_nats",
         "rotation.accuracy",
     }
 

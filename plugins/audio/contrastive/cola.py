@@ -64,7 +64,7 @@ class COLA(PretextTask):
         scores = output["first"] @ output["second"].T
         labels = torch.arange(len(scores), device=scores.device)
         bound = math.log(len(scores)) - F.cross_entropy(scores, labels, reduction="none")
-        return {"accuracy": (scores.argmax(dim=1) == labels).float(), "information_bound": bound}
+        return {"accuracy": (scores.argmax(dim=1) == labels).float(), "information_bound_nats": bound}
 
     def chance(self) -> dict[str, float]:
         """Return the accuracy of a guess among the recordings of a batch."""

@@ -86,7 +86,7 @@ class CMC(PretextTask):
         """Return the cosine similarity of both, and the bound log N - loss on their mutual information, in nats."""
         lightness, color = output.unbind(1)
         bound = math.log(len(output)) - self._info_nce(output) / 2
-        return {"alignment": (lightness * color).sum(dim=1), "information_bound": bound}
+        return {"alignment": (lightness * color).sum(dim=1), "information_bound_nats": bound}
 
     def _info_nce(self, output: Tensor) -> Tensor:
         """Return the sum of both directions, `[B]`."""

@@ -111,7 +111,7 @@ class CPC(ImageTask):
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the bound log N - loss on the mutual information of rows above and below, in nats."""
         losses = torch.stack([self._info_nce(output, below).mean(dim=1) for below in self._offsets()]).mean(dim=0)
-        return {"information_bound": math.log(1 + self.options.negatives) - losses}
+        return {"information_bound_nats": math.log(1 + self.options.negatives) - losses}
 
     def reasons(self) -> dict[str, str]:
         """Return the size of patches."""

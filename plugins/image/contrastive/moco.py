@@ -139,7 +139,7 @@ class MoCo(ImageTask):
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the cosine similarity of query and key, and the bound log N - loss on their mutual information, in nats."""
         bound = math.log(1 + self.options.queue) - self._info_nce(output)
-        return {"alignment": (output["query"] * output["key"]).sum(dim=1), "information_bound": bound}
+        return {"alignment": (output["query"] * output["key"]).sum(dim=1), "information_bound_nats": bound}
 
     def reasons(self) -> dict[str, str]:
         """Return what options left on `auto` became."""

@@ -128,7 +128,7 @@ class MoCoV3(PretextTask):
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the cosine similarity of query and key, and the bound log N - loss on their mutual information, in nats."""
         alignment = (output["query"] * output["key"].flip(1)).sum(dim=2).mean(dim=1)
-        return {"alignment": alignment, "information_bound": math.log(len(alignment)) - self._info_nce(output).mean(dim=1)}
+        return {"alignment": alignment, "information_bound_nats": math.log(len(alignment)) - self._info_nce(output).mean(dim=1)}
 
     def reasons(self) -> dict[str, str]:
         """Return what options left on `auto` became."""

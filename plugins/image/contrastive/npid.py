@@ -101,7 +101,7 @@ class NPID(PretextTask):
         return {
             "alignment": positive * self.options.temperature,
             "accuracy": (positive > negative.amax(dim=1)).float(),
-            "information_bound": math.log(1 + self.negatives) + F.log_softmax(logits, dim=1)[:, 0],
+            "information_bound_nats": math.log(1 + self.negatives) + F.log_softmax(logits, dim=1)[:, 0],
         }
 
     def chance(self) -> dict[str, float]:

@@ -127,7 +127,7 @@ class OBoW(ImageTask):
         words = output["words"]
         entropy = torch.special.entr(words).sum(dim=1)
         cross_entropy = -(words[:, None] * log_probs).sum(dim=2).mean(dim=1)
-        return {"kl_divergence": cross_entropy - entropy, "words_per_image": entropy.exp()}
+        return {"divergence_nats": cross_entropy - entropy, "words_per_image": entropy.exp()}
 
     def reasons(self) -> dict[str, str]:
         """Return what options left on `auto` became."""

@@ -82,7 +82,7 @@ class SimCLR(PretextTask):
         return {
             "accuracy": (similarity.argmax(dim=1) == images).float(),
             "alignment": similarity.diagonal(),
-            "information_bound": bound.expand(len(output)),
+            "information_bound_nats": bound.expand(len(output)),
         }
 
     def chance(self) -> dict[str, float]:

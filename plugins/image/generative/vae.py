@@ -68,7 +68,10 @@ class VAE(ImageTask):
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the squared error relative to predicting the mean color, and the code's divergence in nats."""
-        return {"error_share": error_share(output["reconstruction"], batch["image"]), "code_nats": self._divergence(output)}
+        return {
+            "error_share": error_share(output["reconstruction"], batch["image"]),
+            "code_information_nats": self._divergence(output),
+        }
 
     def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor:
         """Return the image, its reconstruction, and a sample from the prior."""

@@ -26,6 +26,8 @@ def test_loss_and_metrics_against_a_loop() -> None:
     assert task.loss(output, batch).item() == pytest.approx(sum(losses) / 5, rel=1e-4)
     metrics = task.metrics(output, batch)
     assert metrics["accuracy"].tolist() == [float(scores[i].argmax() == i) for i in range(5)]
-    assert metrics["information_bound"].tolist() == pytest.approx([math.log(5) - loss for loss in losses], rel=1e-4, abs=1e-5)
+    assert metrics["information_bound_nats"].tolist() == pytest.approx(
+        [math.log(5) - loss for loss in losses], rel=1e-4, abs=1e-5
+    )
     assert all((heads[i][0].abs() <= 1).all() for i in range(5))  # tanh
     assert task.preview(batch, None).shape == (5, 2, 3, 64, 96) and task.preview(batch, output).shape == (5, 3, 3, 64, 96)

@@ -27,7 +27,7 @@ def test_loss_against_a_loop() -> None:
         scores = [float(query @ key), *(float(query @ other) for other in task.queue.rows)]
         total -= math.log(math.exp(scores[0] / 0.3) / sum(math.exp(score / 0.3) for score in scores))
     assert float(task.loss(output, {})) == pytest.approx(total / 5, rel=1e-5)
-    bound = task.metrics(output, {})["information_bound"].mean()
+    bound = task.metrics(output, {})["information_bound_nats"].mean()
     assert float(bound) == pytest.approx(math.log(17) - total / 5, rel=1e-4)
 
 
