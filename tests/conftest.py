@@ -1,6 +1,7 @@
 """Real small files for everybody: digits from scikit-learn, an own cache, the command line in this process."""
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from sslkit.cli.app import main
 
 # Tiny tensors gain nothing from threads, and two test processes share the cores.
 torch.set_num_threads(1)
+
+# A job in the background ignores Ctrl-C, and so would the processes that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -349,15 +350,12 @@ def test_what_cannot_be_watched(tmp_path: Path, sslkit: Callable[..., Any]) -> N
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process there")
 def test_ctrl_c_ends_with_one_line(tmp_path: Path) -> None:
-    import signal
-
     write_run(tmp_path / "run", lines=1)
     process = subprocess.Popen(
         [sys.executable, "-m", "sslkit", "watch", str(tmp_path / "run"), "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background inherits that it is ignored
     )
     assert process.stderr is not None
     first = process.stderr.readline()
