@@ -6,6 +6,8 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from sslkit.contract.errors import SslkitError
 from sslkit.engine.loggers import lines_before, numbers, settings_of
 from sslkit.extras import load_extra
@@ -22,23 +24,27 @@ class WandbLogger:
     def __init__(self, folder: Path) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or the package reports its own errors to its makers
         self.wandb = load_extra("wandb", "wandb", "--log wandb")
+        try:
+            self._settings = self.wandb.Settings(mode=os.environ.get("WANDB_MODE", "offline"), **_QUIET)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            problem = f"{wrong['input']} is no {wrong['loc'][-1]} of wandb's"
+            raise SslkitError(problem, f"WANDB_MODE: {wrong['msg']}", flag="log") from error
         self.folder = folder
         self._id_file = folder / "wandb" / "run_id"
         self._run: Any = None
 
     def rewind(self, step: int) -> None:
         """Start a run with the settings and everything before `step`; one that an earlier session left offline goes."""
-        mode = os.environ.get("WANDB_MODE", "offline")
         earlier = self._earlier_runs()
         try:
             self._run = self.wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "sslkit"),
                 name=self.folder.name,
                 dir=str(self.folder),
-                mode=mode,
                 config=settings_of(self.folder),
                 reinit="create_new",  # of several trainings in one process, and beside a run of the caller's
-                settings=self.wandb.Settings(**_QUIET),
+                settings=self._settings,
             )
         except self.wandb.Error as error:
             reason = str(error).partition("\n")[0]

@@ -237,6 +237,18 @@ def test_wandb_replaces_the_run_that_it_recorded_and_no_other(tmp_path: Path, mo
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_unknown_mode_of_wandb_is_refused_before_anything_is_written(
+    digits: Path, quick: list[str], tmp_path: Path, sslkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb", reason="pip install 'sslkit[wandb]'")
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    ran = sslkit("pretrain", "rotation", "--data", digits, *quick, "--log", "wandb", "--out", tmp_path / "run")
+    assert ran.code == 2 and "--log: nonsense is no mode of wandb's (WANDB_MODE: Input should be 'online'" in ran.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_mlflow_replaces_the_run_that_it_recorded_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sessions = sessions_of("mlflow", tmp_path, monkeypatch)
     next(sessions)
