@@ -1,4 +1,4 @@
-"""deepcluster and clusterfit: labels, reassignment and reset of the classifier. swav: prototypes, codes, queue."""
+"""Tasks of clustering: labels, reassignment and reset of the classifier. swav: prototypes, codes, queue."""
 
 import json
 from collections.abc import Callable
@@ -55,6 +55,48 @@ def test_deepcluster_of_edges(build: Callable[..., Any]) -> None:
     assert torch.allclose(task.encoder(image), task.encoder(image + 0.1), atol=1e-4)  # edges ignore brightness
     with pytest.raises(SslkitError, match="--sobel: the images have 1 channels"):
         build("deepcluster", sobel=True, channels=1)
+
+
+def test_deepercluster_divides_groups_into_clusters(build: Callable[..., Any]) -> None:
+    task, run = build("deepercluster", clusters=4, groups=2, components=3, reassign=2), FakeRun(grouped_features())
+    task.before_epoch(run)
+    both = 2 * task.group + task.cluster
+    assert [len(both[place::4].unique()) for place in range(4)] == [1] * 4 and len(both.unique()) == 4
+    assert len(task.group.unique()) == 2 and int(task.cluster.max()) == 1
+    assert torch.equal(run.balanced, both) and run.forgotten == [task.head]
+    assert float(task.head.weight.detach().std()) == pytest.approx(0.01, rel=0.2) and task.head.bias.abs().max() == 0
+    task.clock.epoch, again = 1, FakeRun(grouped_features())
+    task.before_epoch(again)
+    assert again.balanced is None
+    with pytest.raises(SslkitError, match="--groups: 5 exceeds the 4 clusters"):
+        build("deepercluster", clusters=4, groups=5)
+    assert (
+        build("deepercluster", clusters=2).groups == 2
+        and build("deepercluster", sobel=True).encoder.recipe["select"] == "sobel"
+    )
+
+
+def test_deepercluster_loss_against_a_loop(build: Callable[..., Any]) -> None:
+    task = build("deepercluster", clusters=6, groups=2)  # 8 superclasses of 3 clusters
+    task.group.copy_(torch.arange(64) % 2)
+    task.cluster.copy_(torch.arange(64) // 2 % 3)
+    index = torch.tensor([3, 9, 60])
+    batch = task.transform(canvases(torch.rand(3, 3, 36, 36), index=index))
+    assert batch["image"].shape == (3, 4, 3, 32, 32)
+    output = torch.randn(3, 4, 8 + 24)
+    superclass, cluster, right = [], [], torch.zeros(3, 4)
+    for row, image in enumerate(index.tolist()):
+        for rotation in range(4):
+            scores, expected = output[row, rotation], 4 * (image % 2) + rotation
+            own = scores[8 + 3 * expected : 8 + 3 * expected + 3]  # of the superclass's own classifier
+            superclass.append(-F.log_softmax(scores[:8], dim=0)[expected])
+            cluster.append(-F.log_softmax(own, dim=0)[image // 2 % 3])
+            right[row, rotation] = int(scores[:8].argmax()) == expected and int(own.argmax()) == image // 2 % 3
+    terms = task.loss(output, batch)
+    assert torch.allclose(terms["superclass"], torch.stack(superclass).mean())
+    assert torch.allclose(terms["cluster"], torch.stack(cluster).mean())
+    assert torch.equal(task.metrics(output, batch)["accuracy"], right.mean(dim=1))
+    assert task.chance() == {"accuracy": 1 / 24, "superclass_accuracy": 1 / 8}
 
 
 def test_clusterfit_clusters_the_teacher_once(build: Callable[..., Any], tmp_path: Path) -> None:
