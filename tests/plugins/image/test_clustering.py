@@ -58,11 +58,13 @@ def test_deepcluster_of_edges(build: Callable[..., Any]) -> None:
 
 
 def test_deepercluster_divides_groups_into_clusters(build: Callable[..., Any]) -> None:
-    task, run = build("deepercluster", clusters=4, groups=2, components=3, reassign=2), FakeRun(grouped_features())
+    task, run = build("deepercluster", clusters=8, groups=2, components=3, reassign=2), FakeRun(grouped_features())
     task.before_epoch(run)
-    both = 2 * task.group + task.cluster
-    assert [len(both[place::4].unique()) for place in range(4)] == [1] * 4 and len(both.unique()) == 4
-    assert len(task.group.unique()) == 2 and int(task.cluster.max()) == 1
+    both = 4 * task.group + task.cluster
+    kinds = torch.arange(64) % 4
+    assert all(len(kinds[both == label].unique()) == 1 for label in both.unique())
+    assert all(len(task.group[kinds == kind].unique()) == 1 for kind in range(4))
+    assert len(task.group.unique()) == 2 and len(both.unique()) == 8
     assert torch.equal(run.balanced, both) and run.forgotten == [task.head]
     assert float(task.head.weight.detach().std()) == pytest.approx(0.01, rel=0.2) and task.head.bias.abs().max() == 0
     task.clock.epoch, again = 1, FakeRun(grouped_features())
