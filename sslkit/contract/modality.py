@@ -77,7 +77,6 @@ class Modality:
     sizes: ClassVar[tuple[int, ...]] = ()  # ascending, among which `auto` chooses what a CPU can train; empty: the data decides
     small_size: ClassVar[int] = 0  # up to which samples are trained on as they are
     small_options: ClassVar[dict[str, dict[str, str]]] = {}  # by encoder: options that make it small, for `sslkit check`
-    selections: ClassVar[dict[str, int]] = {}  # what an encoder may be restricted to, and how many channels that has
     suggestions: ClassVar[dict[str, str]] = {}  # by requirement: encoders that meet it, for messages
 
     def __init_subclass__(cls) -> None:
@@ -104,8 +103,12 @@ class Modality:
         """Return a small encoder for `sslkit check`; `exact`: one without BatchNorm."""
         return "auto"
 
-    def select(self, selection: str, encoder: "Encoder") -> "Encoder":
-        """Return an encoder that sees only a part of the sample, one of `selections`."""
+    def count_selected(self, selection: str, channels: int) -> int:
+        """Return the channels of a part of samples with so many channels; raises SslkitError if they have no such part."""
+        raise SslkitError(f"encoders of {self.name} data cannot be restricted to {selection}")
+
+    def select(self, selection: str, channels: int, encoder: "Encoder") -> "Encoder":
+        """Return an encoder that sees only a part of samples with so many channels."""
         raise SslkitError(f"encoders of {self.name} data cannot be restricted to {selection}")
 
     def health_samples(self, source: "Source", batch: "Batch", encoder: "Encoder") -> "Batch":

@@ -91,9 +91,11 @@ def _build_part(recipe: PlainRecipe | SelectRecipe, pretrained: bool, allowed: s
         return _build_plain(recipe, pretrained, allowed)
     inner = _build_plain(recipe.encoder, pretrained, allowed)
     modality = registry.load_modality(inner.modality)
-    if modality.selections.get(recipe.select) != inner.in_channels:
-        raise SslkitError(f"the encoder recipe is not one of sslkit's: select {recipe.select!r} of {inner.modality} data")
-    encoder = modality.select(recipe.select, inner)
+    selected = modality.count_selected(recipe.select, recipe.in_channels)
+    if selected != inner.in_channels:
+        problem = f"{recipe.select} has {selected} channels, and its encoder takes {inner.in_channels}"
+        raise SslkitError(f"the encoder recipe is not one of sslkit's: {problem}")
+    encoder = modality.select(recipe.select, recipe.in_channels, inner)
     encoder.recipe = recipe.model_dump()
     return encoder
 

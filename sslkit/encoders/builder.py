@@ -21,13 +21,17 @@ class RecipeBuilder:
     allowed: str | None = None  # a `package.module:factory` that may be imported
 
     def __call__(self, select: str | None = None, width: float = 1.0, **changes: Any) -> Encoder:
-        """Return the encoder, seeing only `l`, `ab`, `gray` or `sobel` of the image, `width` times as wide, its recipe changed.
+        """Return the encoder, `width` times as wide, its recipe changed, seeing only a part of the sample.
+
+        Of images that is `l`, `ab`, `gray`, `sobel`, or a range of channels such as `0-2`.
 
         Raises SslkitError if it can't be made so.
         """
         recipe = {**self.recipe, **changes}
         if select is not None:
-            recipe["in_channels"] = registry.load_modality(self.encodes).selections[select]
+            recipe["in_channels"] = registry.load_modality(self.encodes).count_selected(select, self.data.channels)
         if width != 1:
             recipe = scale_width(recipe, width)
-        return build_encoder(recipe if select is None else {"select": select, "encoder": recipe}, self.pretrained, self.allowed)
+        if select is not None:
+            recipe = {"select": select, "in_channels": self.data.channels, "encoder": recipe}
+        return build_encoder(recipe, self.pretrained, self.allowed)

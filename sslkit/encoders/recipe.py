@@ -47,9 +47,10 @@ class PlainRecipe(_Model):
 
 
 class SelectRecipe(_Model):
-    """An encoder that sees a part of the sample: `l`, `ab`, `gray` or `sobel` of an RGB image."""
+    """An encoder that sees a part of the sample: `l`, `ab`, `gray` or `sobel` of an RGB image, or some of its channels."""
 
     select: str
+    in_channels: int = Field(default=3, ge=1)  # of the sample
     encoder: PlainRecipe
 
     @property
@@ -59,8 +60,8 @@ class SelectRecipe(_Model):
 
     @property
     def channels(self) -> int:
-        """Return the channels of the image from which the part is taken."""
-        return 3
+        """Return the channels of the sample from which the part is taken."""
+        return self.in_channels
 
     @property
     def title(self) -> str:

@@ -18,7 +18,7 @@ from sslkit.contract.task import Batch, DataInfo
 from sslkit.image.augmentation import augmentation
 from sslkit.image.baselines import RawPixels
 from sslkit.image.decode import read_canvas
-from sslkit.image.encoders.select import CHANNELS, Select
+from sslkit.image.encoders.select import Select, count_selected
 from sslkit.image.input_guide import input_guide
 from sslkit.image.options import ImageOptions
 from sslkit.image.source import SIZES, ImageSource
@@ -39,7 +39,6 @@ class ImageModality(Modality):
         "convvit_micro": {"width": "32", "depth": "1", "heads": "1"},
         "igpt": {"width": "32", "depth": "2", "heads": "1"},
     }
-    selections: ClassVar = CHANNELS
     suggestions: ClassVar = {
         "tokens": "vit_micro or timm's vit_*",
         "palette": "igpt",
@@ -61,9 +60,13 @@ class ImageModality(Modality):
         """Return `resnet_micro`, or `vit_micro` where tokens are required or BatchNorm is unwanted."""
         return "vit_micro" if exact or "tokens" in requires else "resnet_micro"
 
-    def select(self, selection: str, encoder: Encoder) -> Encoder:
-        """Return an encoder that sees lightness, color, gray or edges."""
-        return Select(selection, encoder)
+    def count_selected(self, selection: str, channels: int) -> int:
+        """Return the number of channels: of lightness, color, gray or edges of RGB images, or of a range such as `0-2`."""
+        return count_selected(selection, channels)
+
+    def select(self, selection: str, channels: int, encoder: Encoder) -> Encoder:
+        """Return an encoder that sees lightness, color, gray, edges or a range of channels."""
+        return Select(selection, channels, encoder)
 
     def health_samples(self, source: Source, batch: Batch, encoder: Encoder) -> Batch:
         """Keep the canvases, from which views are cropped."""

@@ -1,6 +1,7 @@
 """Load a pretext task by name, by file, or several of them joined by `+`."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +44,8 @@ def split_names(task: str) -> list[str]:
     """Return what stands between the `+`; a file whose path has one is not cut."""
     pieces, names = task.split("+"), []
     while pieces:
-        whole = next((end for end in range(len(pieces), 1, -1) if Path("+".join(pieces[:end])).is_file()), 1)
+        # Not a Path: it raises an error if the name is longer than the system allows.
+        whole = next((end for end in range(len(pieces), 1, -1) if os.path.isfile("+".join(pieces[:end]))), 1)
         names.append("+".join(pieces[:whole]))
         pieces = pieces[whole:]
     return names

@@ -286,7 +286,8 @@ class VisionTransformerEncoder(PatchEncoder):
             resampled = positions[:, prefix:].transpose(1, 2).unflatten(2, old_grid)
             resampled = F.interpolate(resampled, size=grid, mode="bicubic", antialias=True).flatten(2).transpose(1, 2)
             positions = torch.cat([positions[:, :prefix], resampled], dim=1)
-        first = [token.expand(len(x), -1, -1) for token in (model.cls_token, model.reg_token) if token is not None]
+        tokens = model.cls_token, getattr(model, "dist_token", None), model.reg_token
+        first = [token.expand(len(x), -1, -1) for token in tokens if token is not None]
         x = x.flatten(1, 2)
         x = torch.cat([*first, x + positions], dim=1) if model.no_embed_class else torch.cat([*first, x], dim=1) + positions
         dropped: Tensor = model.pos_drop(x)

@@ -1,5 +1,6 @@
 """Contrastive tasks: previews, memory, losses and refused options."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from safetensors import safe_open
 
-from sslkit import Clock, DataInfo, SslkitError
+from sslkit import Clock, DataInfo, SslkitError, build_encoder
 from sslkit.encoders.builder import RecipeBuilder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.image.views import Views
@@ -198,6 +199,39 @@ def test_cmc_encodes_lightness_and_color_separately(build: Callable[..., Any]) -
 def test_cmc_needs_color(build: Callable[..., Any]) -> None:
     with pytest.raises(SslkitError, match="images with 1 channels have no color"):
         build("cmc", channels=1)
+    problems = {"0-2,4": "no '4'", "l,3": "no l, which is computed from RGB", "2-1,3": "no '2-1'", "x,0": "no 'x'"}
+    for views, problem in problems.items():
+        with pytest.raises(SslkitError, match=f"--views: {views}: images with 4 channels have {problem}"):
+            cmc_of_channels(views)
+
+
+def cmc_of_channels(views: str) -> Any:
+    class_of = load_task("cmc")
+    data, options = DataInfo(64, 32, 4), class_of.Options(views=views, color_strength=0)
+    recipe = recipe_for("resnet_micro", 32, 4, {"width": "32"})
+    return class_of(options, class_of.build_encoder(options, RecipeBuilder(recipe, data)), data)
+
+
+def test_cmc_of_channels_matches_every_pair() -> None:
+    task = cmc_of_channels("0-1,2,3").eval()
+    recipe = task.exports()["encoder"].recipe
+    assert [(part["select"], part["encoder"]["in_channels"]) for part in recipe["concat"]] == [("0-1", 2), ("2", 1), ("3", 1)]
+    assert build_encoder(recipe).in_channels == 4
+    image = torch.rand(5, 4, 32, 32)
+    output = task.predict({"image": image})
+    changed = task.predict({"image": torch.cat([image[:, :3], torch.rand(5, 1, 32, 32)], dim=1)})
+    assert output.shape == (5, 3, 128) and torch.equal(output[:, :2], changed[:, :2])
+    assert not torch.allclose(output[:, 2], changed[:, 2])
+    expected = torch.zeros(())
+    for first in range(3):
+        for second in range(3):
+            if first != second:
+                scores = output[:, first] @ output[:, second].T / 0.07
+                expected = expected - torch.stack([F.log_softmax(scores[row], dim=0)[row] for row in range(5)]).mean()
+    assert torch.allclose(task.loss(output, {}), expected, rtol=1e-5)
+    assert float(task.metrics(output, {})["information_bound_nats"].mean()) == pytest.approx(
+        math.log(5) - float(expected) / 6, abs=1e-5
+    )
 
 
 def test_cpc_predicts_rows_below_from_rows_above_only(build: Callable[..., Any]) -> None:
