@@ -73,7 +73,7 @@ def launch(verb: str, spec: TrainSpec, count: int) -> Any:
     with tempfile.TemporaryDirectory(prefix="sslkit-") as folder:
         file = Path(folder, "spec.json")
         file.write_text(spec.model_dump_json(exclude_unset=True, exclude={"devices"}), encoding="utf-8")
-        arguments = ["-m", "sslkit", verb, "--spec", str(file)]
+        arguments = ["-P", "-m", "sslkit", verb, "--spec", str(file)]  # -P: a folder sslkit here is not it
         if sys.excepthook is sys.__excepthook__:
             arguments.append("--traceback")
         exits, stop = _run_processes(arguments, count, folder)

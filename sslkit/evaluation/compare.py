@@ -228,7 +228,7 @@ def _train(spec: PretrainSpec, folder: Path) -> None:
         file.write_text(spec.model_dump_json(exclude_unset=True), encoding="utf-8")
         words = ["pretrain", "--spec", str(file), "--out", str(folder), "--resume", "--json"]
         # In a session of its own: a terminal's Ctrl-C would reach it beside ours, and two mean at once.
-        command = [sys.executable, "-m", "sslkit", *words]
+        command = [sys.executable, "-P", "-m", "sslkit", *words]  # -P: a folder sslkit here, such as a checkout, is not it
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         forwarded = False
         try:

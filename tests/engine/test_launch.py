@@ -22,7 +22,7 @@ SMALL += ["--device", "cpu"]
 
 
 def start(*arguments: object, **variables: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "sslkit", *map(str, arguments)]
+    command = [sys.executable, "-P", "-m", "sslkit", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables})
 
 
@@ -44,7 +44,9 @@ def step_of(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_two_processes_make_one_run(digits: Path, tmp_path: Path) -> None:
+def test_two_processes_make_one_run(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sslkit").mkdir()  # such as a checkout: not the package
+    monkeypatch.chdir(tmp_path)
     flags = ["--data", digits, "--out", tmp_path / "run", *SMALL, "--devices", 2, "--steps", 4, "--json"]
     code, out, err = run("pretrain", "simclr", *flags)
     assert code == 0, err

@@ -135,7 +135,11 @@ def test_data_of_one_sample(evil: Path, digits: Path, tmp_path: Path, sslkit: Ca
 
 
 @pytest.mark.slow
-def test_tasks_compared_end_in_a_report(digits: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+def test_tasks_compared_end_in_a_report(
+    digits: Path, tmp_path: Path, sslkit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sslkit").mkdir()  # such as a checkout: not the package
+    monkeypatch.chdir(tmp_path)
     options = ["--data", digits, "--minutes", "0.02", "--encoder-option", "width=8", "--batch-size", 16, "--workers", 0]
     output = sslkit("compare", "--tasks", "rotation,jigsaw", *options, "--size", 32, "--out", tmp_path / "c", "--json").json
     assert set(output["runs"]) == set(output["knn"]) == set(output["probe"]) == {"rotation", "jigsaw"}
