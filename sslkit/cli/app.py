@@ -203,5 +203,8 @@ def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackT
         raised = f"{kind.__name__} in {others[-1].filename}, line {others[-1].lineno}"
         advice = "`sslkit check FILE` tests a task"
     message = f"{raised}: {first} (traceback in {log.name}; {advice})"
+    if isinstance(error, OSError) and error.strerror and not others:  # a full disk, a folder without permission: not ours
+        place = "" if error.filename is None else f"{error.filename}: "
+        message = f"{place}{error.strerror} (traceback in {log.name})"
     if not report_error(message, 1):
         stderr.print(message, markup=False)

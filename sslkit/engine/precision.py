@@ -44,14 +44,13 @@ def choose_machine(
     sync_batchnorm: str = "auto",
     world: World = ALONE,
     shard: bool = False,
-    trains: bool = False,
 ) -> Machine:
     """Resolve `--device`, `--precision`, `--compile`, `--sync-batchnorm` and `--shard`.
 
     Raises SslkitError for what this machine does not have.
     """
     chosen, why_device = choose_device(device, world)
-    dtype, why_precision = _choose_precision(chosen, precision, trains)
+    dtype, why_precision = _choose_precision(chosen, precision)
     sync, why_sync = _choose_sync(chosen, sync_batchnorm, world)
     on, why_compile = _choose_compile(chosen, compile)
     machine = Machine(chosen, dtype, on, sync, shard, world, compile_required=compile == "on")
@@ -90,10 +89,11 @@ def choose_device(device: str, world: World = ALONE) -> tuple[torch.device, str]
     return torch.device(device), "as given"
 
 
-def _choose_precision(device: torch.device, precision: str, trains: bool) -> tuple[torch.dtype | None, str]:
+def _choose_precision(device: torch.device, precision: str) -> tuple[torch.dtype | None, str]:
     if precision == "auto":
-        if trains and device.type == "cpu" and has_bf16_matrices():  # features for an evaluation stay exact on a CPU
-            return torch.bfloat16, "the CPU multiplies bf16 matrices (AMX)"
+        if device.type == "cpu" and has_bf16_matrices():
+            # Not chosen by itself: where a map is smaller than a stride, torch 2.14.1 leaves parts of the gradient undefined.
+            return None, "exact; --precision bf16 trains faster on this CPU, which multiplies bf16 matrices (AMX)"
         if device.type != "cuda":
             return None, "half precision is not faster on this device"
         if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -107,7 +107,7 @@ def _choose_precision(device: torch.device, precision: str, trains: bool) -> tup
 def has_bf16_matrices() -> bool:
     """Return whether the CPU has instructions that multiply bfloat16 matrices: Intel's AMX, since Sapphire Rapids.
 
-    With them, steps take half to two thirds of the time (see benchmarks/speed.md); without, bfloat16 is slower than float32.
+    With them, steps take half to three quarters of the time (benchmarks/speed.md); without, bfloat16 is slower than float32.
     """
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 lacks it
     return bool(capabilities.get("amx_bf16"))

@@ -100,6 +100,8 @@ def prepare(spec: PretrainSpec, world: World = ALONE, fits_size: bool = True) ->
         raise SslkitError(f"{name} encodes {task_class.encodes!r}, and {modality.name} data is for encoders of {known}")
     spec.check_modality(modality.name)
     if spec.data is None:
+        if continues:
+            raise SslkitError(f"there is no run in {out}", "check --out, or start one with --data", flag="resume")
         raise SslkitError("missing", f"give {modality.options.accepts}", flag="data")
     _check_encoder(spec, task_class, name)
     fitting = choose_size(spec, modality, prepare, world) if fits_size else None

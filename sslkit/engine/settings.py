@@ -52,7 +52,7 @@ def resolve_settings(
 ) -> Settings:
     """Settle every `auto` of a spec; raises SslkitError for what this machine or data can't do."""
     shard = isinstance(spec, PretrainSpec) and spec.shard
-    machine = choose_machine(spec.device, spec.precision, spec.compile, spec.sync_batchnorm, world, shard, trains=True)
+    machine = choose_machine(spec.device, spec.precision, spec.compile, spec.sync_batchnorm, world, shard)
     reasons = dict(machine.reasons)
     # A run goes on elsewhere as it began; where it runs is not part of it.
     values: dict[str, Any] = {

@@ -25,7 +25,7 @@ from sslkit.engine.quarantine import too_many_unreadable
 from sslkit.engine.rehearsal import estimate_steps
 from sslkit.engine.resume import continue_hint, load_state, resume_clock
 from sslkit.engine.resume_file import read_resume
-from sslkit.engine.run_folder import METRICS, RESUME, RunFolder, read_json_lines
+from sslkit.engine.run_folder import METRICS, MODEL, RESUME, RunFolder, read_json_lines
 from sslkit.engine.session import Session
 from sslkit.engine.settings import Settings, show_settings
 from sslkit.engine.signals import StopSignal, catch_stop_signals
@@ -76,6 +76,12 @@ def _read_state(job: TrainingJob, folder: RunFolder, fingerprint: str) -> dict[s
     """Return the state of the run in the folder, if there is one; all processes have to agree on it."""
     spec, world = job.settings.spec, job.settings.machine.world
     state = read_resume(folder.file(RESUME), torch.device("cpu")) if folder.file(RESUME).exists() else None
+    if state is None and folder.file(MODEL).exists():
+        raise SslkitError(
+            f"{folder.path} has a model and no {RESUME}", "delete the folder, or give another --out", flag="resume"
+        )
+    if state is None and world.first and read_json_lines(folder.file(METRICS)):
+        say(f"no checkpoint in {folder.path} yet: starting from step 0")
     if state is not None and state["data"] != fingerprint:
         raise SslkitError(
             f"{job.settings.source.location} is no longer the data of the run in {folder.path}",

@@ -128,4 +128,6 @@ def _store(folder: Path, features: Features, limit: int) -> None:
             with write_atomically(folder / f"{name}.npy") as stream:
                 np.save(stream, array)
     except OSError as error:
-        raise SslkitError(f"cannot write to {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE", flag="cache") from error
+        raise SslkitError(
+            f"cannot write to {cache_folder()}: {error.strerror or error}", "set SSLKIT_CACHE", flag="cache"
+        ) from error

@@ -196,7 +196,7 @@ def _with_auto(
         kept = FinetuneSpec().with_recorded(checkpoint.metadata.get("spec"), same_data=False).data_values()
         automatic |= checkpoint_size(checkpoint) | kept
     values = spec.data_values() | {"precision": spec.precision}
-    automatic["precision"] = choose_machine(spec.device, world=world, trains=True).precision
+    automatic["precision"] = choose_machine(spec.device, world=world).precision
     return spec.updated({name: "auto" for name, value in automatic.items() if values.get(name) == value})
 
 

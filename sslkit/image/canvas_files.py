@@ -47,7 +47,7 @@ def _create_map(file: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray
     except OSError as error:
         file.unlink(missing_ok=True)
         raise SslkitError(
-            f"cannot write to {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE, or --cache off", flag="cache"
+            f"cannot write to {cache_folder()}: {error.strerror or error}", "set SSLKIT_CACHE, or --cache off", flag="cache"
         ) from error
     return np.asarray(created)
 

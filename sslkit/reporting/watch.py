@@ -7,6 +7,7 @@ name was made to point here gets nothing. It can be read only: a page, one strea
 import hmac
 import json
 import math
+import os
 import secrets
 import sys
 import threading
@@ -54,6 +55,10 @@ def watch(spec: WatchSpec) -> WatchResult:
     if not folder.is_dir() and (folder.exists() or not folder.absolute().parent.is_dir()):
         problem = f"{folder} is a file" if folder.exists() else f"{folder.absolute().parent} does not exist"
         raise SslkitError(problem, "name a run folder, or a folder of runs", flag="run")
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+        raise SslkitError(f"{folder} cannot be read: permission denied", flag="run")
+    if not folder.is_dir():
+        say(f"{folder} does not exist yet: waiting for it")
     with WatchServer(folder, spec.port) as server:
         say(f"watching {folder}: {server.url} (press Ctrl-C to stop)")
         if spec.open and not webbrowser.open(server.url):

@@ -202,6 +202,7 @@ def test_an_encoder_may_select_channels() -> None:
         encoder = half(select).eval()
         assert encoder.recipe == {
             "select": select,
+            "in_channels": 3,
             "encoder": {**recipe_for("resnet_micro", 32, channels), "options": {"width": 8}},
         }
         channel = encoder.channels(image)

@@ -176,6 +176,9 @@ def test_resume_on_other_data(digits: Path, tmp_path: Path) -> None:
 def test_a_restart_without_a_checkpoint_does_not_log_twice(digits: Path, tmp_path: Path) -> None:
     pretrain(spec(digits, tmp_path / "run", epochs=1))
     (tmp_path / "run" / "resume.pt").unlink()
+    with pytest.raises(SslkitError, match=r"--resume: .* has a model and no resume\.pt"):
+        pretrain(spec(digits, tmp_path / "run", epochs=1, resume=True))
+    (tmp_path / "run" / "model.safetensors").unlink()  # killed before its first checkpoint
     pretrain(spec(digits, tmp_path / "run", epochs=1, resume=True))
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
 

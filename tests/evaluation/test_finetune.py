@@ -377,7 +377,7 @@ def test_a_resumed_run_keeps_its_id(trained: Path, digits: Path, tmp_path: Path,
     from sslkit.evaluation.splits import find_labeled
     from sslkit.image.source import ImageSource
 
-    precision = choose_machine("auto", trains=True).precision
+    precision = choose_machine("auto").precision
     recorded = FinetuneSpec(size=16, canvas=16, precision=precision, data=str(digits))
     checkpoint = read_model(trained)
     parts = find_labeled(recorded, [], checkpoint)

@@ -90,10 +90,10 @@ def test_deepercluster_loss_against_a_loop(build: Callable[..., Any]) -> None:
     for row, image in enumerate(index.tolist()):
         for rotation in range(4):
             scores, expected = output[row, rotation], 4 * (image % 2) + rotation
-            own = scores[8 + 3 * expected : 8 + 3 * expected + 3]  # of the superclass's own classifier
+            of_superclass = scores[8 + 3 * expected : 8 + 3 * expected + 3]  # of the superclass's own classifier
             superclass.append(-F.log_softmax(scores[:8], dim=0)[expected])
-            cluster.append(-F.log_softmax(own, dim=0)[image // 2 % 3])
-            right[row, rotation] = int(scores[:8].argmax()) == expected and int(own.argmax()) == image // 2 % 3
+            cluster.append(-F.log_softmax(of_superclass, dim=0)[image // 2 % 3])
+            right[row, rotation] = int(scores[:8].argmax()) == expected and int(of_superclass.argmax()) == image // 2 % 3
     terms = task.loss(output, batch)
     assert torch.allclose(terms["superclass"], torch.stack(superclass).mean())
     assert torch.allclose(terms["cluster"], torch.stack(cluster).mean())
