@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--test", type=Path, help="test list")
     parser.add_argument("--minutes", type=float, default=3.0, help="of each run")
     parser.add_argument("--runs", type=Path, help="folder for the runs")
+    parser.add_argument("--precision", default="auto", help="of ours; lightly trains in float32")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", type=int, default=1, help="turns of each method")
     parser.add_argument("--train", nargs=2, help=argparse.SUPPRESS)  # a run of lightly's: our checkpoint, and where to write
@@ -71,7 +72,8 @@ def run(by: str, method: str, seed: int, arguments: argparse.Namespace) -> list[
     ours = arguments.runs.resolve() / f"{method}-{seed}-sslkit" / "model.safetensors"
     shutil.rmtree(out, ignore_errors=True)
     if by == "sslkit":
-        how = ["--minutes", arguments.minutes, "--batch-size", BATCH, "--seed", seed, "--out", out]
+        how = ["--minutes", arguments.minutes, "--batch-size", BATCH, "--seed", seed, "--precision", arguments.precision]
+        how += ["--out", out]
         command = ["-m", "sslkit", "pretrain", method, "--data", arguments.data, *how]
     else:
         how = ["--minutes", arguments.minutes, "--methods", method, "--train", ours, out / "model.safetensors"]

@@ -38,11 +38,17 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--encoder", default="auto")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--steps", type=int, default=4, help="steps in a turn")
     arguments = parser.parse_args()
     spec = PretrainSpec(
-        task=arguments.task, data=arguments.data, batch_size=arguments.batch_size, encoder=arguments.encoder, steps=STEPS
+        task=arguments.task,
+        data=arguments.data,
+        batch_size=arguments.batch_size,
+        encoder=arguments.encoder,
+        precision=arguments.precision,
+        steps=STEPS,
     )
     stepper = new_stepper(spec)
     engine, fixed = engine_steps(stepper), fixed_tensor_steps(stepper)
