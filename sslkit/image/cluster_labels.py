@@ -1,5 +1,6 @@
 """What tasks share that classify images by clusters of features: options, label buffer, head, loss and preview."""
 
+from abc import abstractmethod
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -7,10 +8,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit.contract.task import Batch
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.task import Batch, EncoderBuilder, Run
 from sslkit.image.task import ImageTask
 from sslkit.image.views import CropOptions, CropScale
-from sslkit.nn import cluster_count
+from sslkit.nn import cluster_count, whiten
 from sslkit.pictures import contact_sheets
 
 ClusterCount = Annotated[int, Field(ge=2)]
@@ -49,7 +52,7 @@ class ClusterLabels(ImageTask):
         image = self.crop(batch)
         return {"image": image, "label": self.label[batch["index"]]}
 
-    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+    def loss(self, output: Tensor, batch: Batch) -> Tensor | dict[str, Tensor]:
         """Return the mean cross-entropy."""
         return F.cross_entropy(output, batch["label"])
 
@@ -68,3 +71,45 @@ class ClusterLabels(ImageTask):
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return a contact sheet of the clusters: the labels, or a trained task's predictions."""
         return contact_sheets(batch["original"], batch["label"] if output is None else output.argmax(dim=1))
+
+
+class OwnClusterOptions(ClusterOptions):
+    """Options of a task that clusters its encoder's own features, again and again."""
+
+    components: ClusterCount | Literal["auto"] = Field(
+        default="auto", description="Principal components to cluster; auto: a quarter of the features, at most 256."
+    )
+    reassign: int = Field(default=1, ge=1, description="Epochs between clusterings.")
+    sobel: bool = Field(default=False, description="Feed the encoder Sobel edges instead of colors, as in the paper.")
+
+
+class OwnClusters(ClusterLabels):
+    """Classify images by clusters of the encoder's own features; subclasses say how these are clustered."""
+
+    options: OwnClusterOptions
+
+    @classmethod
+    def build_encoder(cls, options: OwnClusterOptions, build: EncoderBuilder) -> Encoder:
+        """Build the encoder, with Sobel edges as its input if `--sobel` is set."""
+        if options.sobel and build.data.channels != 3:
+            raise SslkitError(
+                f"the images have {build.data.channels} channels", "Sobel edges are computed from RGB only", flag="sobel"
+            )
+        return build(select="sobel") if options.sobel else build()
+
+    @abstractmethod
+    def cluster(self, features: Tensor) -> Tensor:
+        """Return the cluster `[N]` of each image from whitened features `[N, components]`."""
+
+    def before_epoch(self, run: Run) -> None:
+        """Cluster the features, sample all clusters equally often, and reset the classifier."""
+        if self.clock.epoch % self.options.reassign:
+            return
+        requested = self.options.components
+        components = min(256, max(2, self.encoder.width // 4)) if requested == "auto" else requested
+        features = whiten(run.features(), components).to(self.label.device)
+        self.label.copy_(self.cluster(features))
+        run.sample_balanced(self.label)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+        run.reset_optimizer_state(self.head)

@@ -60,11 +60,11 @@ def test_deepcluster_of_edges(build: Callable[..., Any]) -> None:
 def test_deepercluster_divides_groups_into_clusters(build: Callable[..., Any]) -> None:
     task, run = build("deepercluster", clusters=8, groups=2, components=3, reassign=2), FakeRun(grouped_features())
     task.before_epoch(run)
-    both = 4 * task.group + task.cluster
+    both, group = task.label, task.label // 4
     kinds = torch.arange(64) % 4
     assert all(len(kinds[both == label].unique()) == 1 for label in both.unique())
-    assert all(len(task.group[kinds == kind].unique()) == 1 for kind in range(4))
-    assert len(task.group.unique()) == 2 and len(both.unique()) == 8
+    assert all(len(group[kinds == kind].unique()) == 1 for kind in range(4))
+    assert len(group.unique()) == 2 and len(both.unique()) == 8
     assert torch.equal(run.balanced, both) and run.forgotten == [task.head]
     assert float(task.head.weight.detach().std()) == pytest.approx(0.01, rel=0.2) and task.head.bias.abs().max() == 0
     task.clock.epoch, again = 1, FakeRun(grouped_features())
@@ -80,8 +80,7 @@ def test_deepercluster_divides_groups_into_clusters(build: Callable[..., Any]) -
 
 def test_deepercluster_loss_against_a_loop(build: Callable[..., Any]) -> None:
     task = build("deepercluster", clusters=6, groups=2)  # 8 superclasses of 3 clusters
-    task.group.copy_(torch.arange(64) % 2)
-    task.cluster.copy_(torch.arange(64) // 2 % 3)
+    task.label.copy_(3 * (torch.arange(64) % 2) + torch.arange(64) // 2 % 3)
     index = torch.tensor([3, 9, 60])
     batch = task.transform(canvases(torch.rand(3, 3, 36, 36), index=index))
     assert batch["image"].shape == (3, 4, 3, 32, 32)
