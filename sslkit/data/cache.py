@@ -148,6 +148,11 @@ def _is_used(folder: Path) -> bool:
     return False
 
 
+def cache_error(error: OSError, hint: str = "set SSLKIT_CACHE", flag: str = "cache") -> SslkitError:
+    """Return the error for a cache that cannot be written; what NumPy raises has a text, and no reason of the system's."""
+    return SslkitError(f"cannot write to {cache_folder()}: {error.strerror or error}", hint, flag=flag)
+
+
 def store_arrays(file: Path, **arrays: NDArray[Any]) -> None:
     """Write arrays to a file in the cache; raises SslkitError if that is not possible."""
     try:

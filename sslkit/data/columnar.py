@@ -24,7 +24,7 @@ from sslkit.console import say_once, show_progress
 from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.contract.modality import FileKind
 from sslkit.contract.source import OpenSpec
-from sslkit.data.cache import cache_folder, make_room, read_arrays, store_arrays
+from sslkit.data.cache import cache_error, cache_folder, make_room, read_arrays, store_arrays
 from sslkit.data.index import (
     Index,
     index_files,
@@ -284,7 +284,7 @@ def _unpack(data: str, files: list[Path], column: str, spec: OpenSpec) -> Index:
                 stored = names, places
             folder.touch()  # its modification time says when it was last used
     except OSError as error:
-        raise SslkitError(f"cannot write to {cache_folder()}: {error.strerror}", "set SSLKIT_CACHE", flag="data") from error
+        raise cache_error(error, flag="data") from error
     names, places = stored
     return _index(data, [blob], [stamp_of(os.stat(blob))], names, places, root=files[0].parent)
 

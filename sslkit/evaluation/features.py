@@ -12,7 +12,7 @@ from torch import Tensor
 from sslkit.console import say_once
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
-from sslkit.data.cache import UNREADABLE, cache_folder, make_room
+from sslkit.data.cache import UNREADABLE, cache_error, cache_folder, make_room
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.engine.features import Features, Read, extract
 from sslkit.engine.precision import choose_machine
@@ -128,6 +128,4 @@ def _store(folder: Path, features: Features, limit: int) -> None:
             with write_atomically(folder / f"{name}.npy") as stream:
                 np.save(stream, array)
     except OSError as error:
-        raise SslkitError(
-            f"cannot write to {cache_folder()}: {error.strerror or error}", "set SSLKIT_CACHE", flag="cache"
-        ) from error
+        raise cache_error(error) from error

@@ -13,7 +13,7 @@ import PIL
 import torch
 
 from sslkit.contract.errors import SslkitError
-from sslkit.data.cache import cache_folder, make_room
+from sslkit.data.cache import cache_error, cache_folder, make_room
 from sslkit.data.decode import inspect_samples
 from sslkit.data.index import Index
 from sslkit.image.decode import CanvasFormat, read_canvas
@@ -104,9 +104,7 @@ def _claim(folder: Path, file: str, needed: int, limit: int) -> str | None:
         make_room(needed, limit, folder)
         folder.touch()  # its modification time says when it was last used
     except OSError as error:
-        raise SslkitError(
-            f"cannot write to {cache_folder()}: {error.strerror or error}", "set SSLKIT_CACHE", flag="cache"
-        ) from error
+        raise cache_error(error) from error
     present = (folder / file).stat().st_size if (folder / file).exists() else 0
     free = shutil.disk_usage(folder).free
     return f"do not fit the disk, which has {free / 1e9:.1f} GB left" if needed - present > 0.9 * free else None

@@ -8,8 +8,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import DTypeLike, NDArray
 
-from sslkit.contract.errors import SslkitError
-from sslkit.data.cache import cache_folder
+from sslkit.data.cache import cache_error
 
 Layout = dict[str, tuple[DTypeLike, tuple[int, ...]]]  # type and shape of each map, by its name
 
@@ -46,9 +45,7 @@ def _create_map(file: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> NDArray
                 os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
     except OSError as error:
         file.unlink(missing_ok=True)
-        raise SslkitError(
-            f"cannot write to {cache_folder()}: {error.strerror or error}", "set SSLKIT_CACHE, or --cache off", flag="cache"
-        ) from error
+        raise cache_error(error, "set SSLKIT_CACHE, or --cache off") from error
     return np.asarray(created)
 
 

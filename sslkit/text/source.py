@@ -15,7 +15,7 @@ from sslkit.console import show_progress
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import OpenSpec, ReadSeed, Rows, Source
 from sslkit.contract.task import Batch, DataInfo
-from sslkit.data.cache import UNREADABLE, cache_folder, make_room
+from sslkit.data.cache import UNREADABLE, cache_error, cache_folder, make_room
 from sslkit.files import write_atomically
 from sslkit.text.options import TextOptions
 
@@ -154,8 +154,7 @@ def _cached(files: list[Path], spec: OpenSpec) -> _Numbers:
             return folder / "tokens.npy", words, counts
         folder.touch()  # its modification time says when it was last used
     except OSError as error:
-        wrong = f"--cache: cannot write to {cache_folder()}: {error.strerror}"
-        raise SslkitError(wrong, "set SSLKIT_CACHE, or --cache off") from error
+        raise cache_error(error, "set SSLKIT_CACHE, or --cache off") from error
     return stored
 
 
