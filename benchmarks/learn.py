@@ -14,6 +14,7 @@ runs are continued; a result whose task, budget and data have not changed is not
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from typing import Any
 from commands import logged, provenance, sslkit
 
 from sslkit import registry
+from sslkit.files import write_atomically
 
 HERE = Path(__file__).parent
 RESULTS, BUDGETS = HERE / "learning", HERE / "budgets.json"
@@ -88,6 +90,8 @@ def image_tasks() -> list[str]:
 
 def measure_budgets(sets: list[DataSet], tasks: list[str], runs: Path) -> None:
     """Write the steps of each task that has none: what it does in 540 seconds of a core, by the median of three short runs."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core for all processes of a run
     budgets: dict[str, Any] = json.loads(BUDGETS.read_text(encoding="utf-8")) if BUDGETS.exists() else {}
     for turn in range(TURNS):
         for data in sets:
@@ -100,7 +104,8 @@ def measure_budgets(sets: list[DataSet], tasks: list[str], runs: Path) -> None:
                     seconds = CORE_SECONDS * TIMES.get(task, 1)
                     steps = round(seconds * statistics.median(entry["steps_per_second"]))
                     entry |= {"core_seconds": seconds, "steps": steps, **provenance()}
-                BUDGETS.write_text(json.dumps(budgets, indent=1) + "\n", encoding="utf-8")
+                with write_atomically(BUDGETS) as stream:  # runs may be reading it
+                    stream.write((json.dumps(budgets, indent=1) + "\n").encode())
 
 
 def measure_rate(task: str, data: DataSet, runs: Path) -> float:
