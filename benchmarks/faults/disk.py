@@ -46,7 +46,16 @@ def full_disks(folder: Path, data: Path, long: bool) -> list[Promise]:
             code, errors = ran(*how, "--steps", 2, "--cache", "on", "--out", folder / f"cached-{size}", limits=limits)
             full.check(code == 2 and len(errors) == 1, f"{size} bytes: code {code}, {errors}")
         os.environ["SSLKIT_CACHE"] = before
-    return [line, kept, clean, full]
+    exported = Promise("an export that does not fit on the disk", "exit code 2, one line, no file")
+    for target in ("pt2", "onnx"):
+        with small_disk(folder / "disk", largest // 8) as limits:
+            out = folder / "disk" / "exported"
+            code, errors = ran(
+                "export", "--ckpt", folder / "whole" / "model.safetensors", "--to", target, "--out", out, limits=limits
+            )
+            left = sorted(file.name for file in out.parent.iterdir())
+            exported.check(code == 2 and len(errors) == 1 and not left, f"{target}: code {code}, {errors}, {left}")
+    return [line, kept, clean, full, exported]
 
 
 @contextmanager

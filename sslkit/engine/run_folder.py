@@ -128,7 +128,7 @@ class RunFolder:
         except OSError as error:
             reason = f"cannot write to {self.path}: {error.strerror if self.path.is_dir() else 'the folder is gone'}"
             if self.started:
-                hint = "--resume continues from the last checkpoint" if self.file(RESUME).exists() else ""
+                hint = f"--resume {'continues from the last checkpoint' if self.file(RESUME).exists() else 'starts it again'}"
                 raise RunFailedError(reason, hint) from error
             raise SslkitError(reason, flag="out") from error
 

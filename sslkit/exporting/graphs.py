@@ -1,6 +1,7 @@
 """Formats that hold the traced network, normalization included: torch.export's and ONNX."""
 
 import importlib.util
+import io
 import json
 import logging
 import warnings
@@ -23,7 +24,9 @@ class Pt2(Exporter):
 
     def write(self, job: ExportJob, samples: Tensor, path: Path) -> Settings:
         """Write a torch.export program."""
-        torch.export.save(_trace(job, samples), path, extra_files={f"{DESCRIPTION}.json": json.dumps(job.description)})
+        archive = io.BytesIO()  # where a disk is full, torch's own writer ends the process
+        torch.export.save(_trace(job, samples), archive, extra_files={f"{DESCRIPTION}.json": json.dumps(job.description)})
+        path.write_bytes(archive.getbuffer())
         return {"input": job.input}
 
     def loading(self, name: str, settings: Settings, output: str) -> list[str]:
