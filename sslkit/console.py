@@ -162,7 +162,7 @@ def show_progress(title: str, total: int | None, done: int = 0) -> Iterator[Prog
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as text: `48 s`, `5 min 10 s`, `3 h 20 min`."""
+    """Return a duration as text: `48 s`, `5 min 10 s`, `3 h 20 min`, `12 days`."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -170,4 +170,6 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
+    if hours >= 100:
+        return f"{hours // 24:,} days"
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"

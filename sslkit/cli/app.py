@@ -117,6 +117,8 @@ def _run(arguments: list[str] | None) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     else:
+        if code == 130:  # Typer's, for Ctrl-C; older versions raise Abort
+            _fail("interrupted", 130)
         sys.exit(code if isinstance(code, int) else 0)
 
 

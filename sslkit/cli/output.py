@@ -98,8 +98,10 @@ def print_whole(table: Table) -> None:
 
 
 def _field_text(value: Any) -> str:
-    if value is None:
-        return "none"
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, dict):

@@ -58,6 +58,18 @@ def find_parts(data: str, kind: FileKind) -> dict[str, str]:
     return {"train": data}
 
 
+def check_apart(data: str, out: Path) -> None:
+    """Raise SslkitError for a run's folder inside the samples: its previews would become samples of the next run."""
+    folder = Path(data)
+    parts = [folder / name for name in _TRAIN_NAMES if (folder / name).is_dir()] or [folder]
+    if any(part.is_dir() and out.resolve().is_relative_to(part.resolve()) for part in parts):
+        raise SslkitError(
+            f"{out} is inside the data folder {data}, where a run's pictures would become samples",
+            "name a folder elsewhere",
+            flag="out",
+        )
+
+
 def read_index(location: str, spec: OpenSpec, kind: FileKind) -> Index:
     """Index one part of the data, as `find_parts` named it; raises SslkitError for anything that can't be read."""
     if location.startswith(PREFIX) and kind.shards:

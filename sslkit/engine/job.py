@@ -34,6 +34,7 @@ class TrainingJob:
     requires: dict[str, tuple[str, ...]]  # what each task requires of the encoder
     metadata: dict[str, Any]  # of the checkpoint, besides the encoder's description
     classify: Callable[[Encoder, Machine], float] | None = None  # returns k-NN accuracy during training
+    shows_settings: bool = True  # unless another training of the same command has
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from sslkit.contract.errors import SslkitError
 from sslkit.contract.options import path_options
 from sslkit.contract.source import Labels, Source
 from sslkit.contract.task import TARGETS, PretextTask
-from sslkit.data.locations import absolute_data
+from sslkit.data.locations import absolute_data, check_apart
 from sslkit.encoders.build import build_encoder, check_requirements
 from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.initial import resolve_start
@@ -103,6 +103,7 @@ def prepare(spec: PretrainSpec, world: World = ALONE, fits_size: bool = True) ->
         if continues:
             raise SslkitError(f"there is no run in {out}", "check --out, or start one with --data", flag="resume")
         raise SslkitError("missing", f"give {modality.options.accepts}", flag="data")
+    check_apart(spec.data, out)
     _check_encoder(spec, task_class, name)
     fitting = choose_size(spec, modality, prepare, world) if fits_size else None
     if fitting is not None:

@@ -81,8 +81,8 @@ def resolve_settings(
         )
     if source.info.samples < spec.batch_size:
         raise SslkitError(
-            f"{spec.batch_size} is more than the {source.info.samples} {source.noun} in {source.location}",
-            f"the largest that works is {source.info.samples}",
+            f"a batch of {spec.batch_size} needs more than the {source.info.samples} {source.noun} in {source.location}",
+            f"give {source.info.samples} or less",
             flag="batch_size",
         )
     if spec.batch_size % world.size:
@@ -115,9 +115,9 @@ _SHOWN = (
 )
 
 
-def show_settings(settings: Settings, title: str, out: Path) -> None:
-    """Print what is about to run, with the reason for each choice that was made for the user."""
+def show_settings(settings: Settings, title: str, out: Path, whole: bool = True) -> None:
+    """Print what is about to run and, if `whole`, the reason for each choice that was made for the user."""
     say(f"{title} on {settings.data.samples:,} {settings.source.noun} from {settings.source.location} -> {out}", style="bold")
     for flag in ("size", *(name for name in settings.source.resolved if name not in ("size", *_SHOWN)), *_SHOWN):
-        if flag in settings.reasons:
+        if whole and flag in settings.reasons:
             say(f"  {flag.replace('_', '-'):<14} {settings.reasons[flag]}")

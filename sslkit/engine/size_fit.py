@@ -32,7 +32,7 @@ def choose_size(spec: PretrainSpec, modality: Modality, prepare: Prepare, world:
     with silence():  # it is opened again for the run
         source = modality.source.open(spec.updated({"cache": "off"}))
     samples, sizes = source.info.samples, [size for size in modality.sizes if size <= source.info.size]
-    if len(sizes) < 2 or source.info.size <= modality.small_size or samples < 2:
+    if len(sizes) < 2 or source.info.size <= modality.small_size or samples < spec.batch_size:
         return None
     rows = min(_ROWS, spec.batch_size, samples)
     probe = spec.updated({"cache": "off", "workers": 0, "batch_size": rows, "micro_batch": rows, "shard": False})

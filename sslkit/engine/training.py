@@ -103,7 +103,7 @@ def _build_stepper(job: TrainingJob, folder: RunFolder, state: dict[str, Any] | 
     clock = resume_clock(spec, steps_per_epoch, state, folder.path)
     task = build_task(job, initialize=state is None)
     settings = adapt_compilation(job.settings, task)
-    show_settings(settings, job.name, folder.path)
+    show_settings(settings, job.name, folder.path, whole=job.shows_settings)
     stepper = Stepper(task, settings, clock)
     if state is not None:
         load_state(stepper, state, folder.path)

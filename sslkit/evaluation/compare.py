@@ -107,6 +107,12 @@ def _split_tasks(spec: CompareSpec) -> dict[str, str]:
     by_name = {task_name(task): task for task in tasks}
     if len(tasks) < 2 or len(by_name) < len(tasks):
         raise SslkitError(f"two or more different tasks are needed (got {spec.tasks})", "such as rotation,simclr", flag="tasks")
+    for task in tasks:
+        try:
+            load_task(task)  # before anything is measured for another
+        except SslkitError as error:
+            error.flags = error.flags or ("tasks",)
+            raise
     return by_name
 
 

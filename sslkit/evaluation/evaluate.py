@@ -1,6 +1,7 @@
 """`sslkit evaluate`: several protocols, one table."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Evaluate(Evaluation):
                     failures[protocol] = reason
                 continue
             try:
-                results[protocol] = done[protocol] if protocol in done else _run(evaluation, protocol, spec)
+                results[protocol] = done[protocol] if protocol in done else _run_or_stop(evaluation, protocol, spec)
             except (RunFailedError, RunInterruptedError) as stopped:
                 if out is not None and isinstance(stopped, RunInterruptedError):
                     stopped.hint = f"continue with: sslkit evaluate --resume --out {out}, and the other flags as before"
@@ -107,6 +108,14 @@ def _misfit(evaluation: type[Evaluation], checkpoint: Checkpoint, encoder: Encod
     if evaluation.modalities and checkpoint.evaluated_as not in evaluation.modalities:
         return SslkitError(f"{evaluation.verb} evaluates {', '.join(evaluation.modalities)} data only", flag="ckpt")
     return None
+
+
+def _run_or_stop(evaluation: type[Evaluation], protocol: str, spec: EvaluateSpec) -> Result:
+    """Run one protocol; Ctrl-C is a RunInterruptedError here, which can say how to go on."""
+    try:
+        return _run(evaluation, protocol, spec)
+    except KeyboardInterrupt as error:
+        raise RunInterruptedError(f"stopped during {protocol}", signal.SIGINT) from error
 
 
 def _run(evaluation: type[Evaluation], protocol: str, spec: EvaluateSpec) -> Result:
@@ -193,10 +202,12 @@ def markdown(results: Results, details: bool = False) -> str:
     for protocol, reason in results.impossible.items():
         lines.append(f"| {protocol} | not possible: {reason} |{' |' * (len(columns) - 2)}")
     findings: dict[str, str] = {}  # by text: the reasons of several protocols may be one
+    commands = set[str]()  # each is named once
     for result in results.results:
         for finding in result.findings:
-            command = f" Next: `{finding.command}`" if finding.command else ""
+            command = f" Next: `{finding.command}`" if finding.command and finding.command not in commands else ""
             findings.setdefault(finding.text, f"- {result.title}: {finding.text}{command}")
+            commands.add(finding.command)
     first = results.results[0]
     end = f"Weights {first.weights}, training data {first.data.train}."
     return "\n".join([*lines, "", *findings.values(), *([""] if findings else []), end, ""])

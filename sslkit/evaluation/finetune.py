@@ -11,7 +11,7 @@ from sslkit.contract.errors import RunInterruptedError, SslkitError
 from sslkit.contract.evaluation import Evaluation
 from sslkit.contract.result import Data, Fit, Result, Role, Row, TestData, Training
 from sslkit.data.indexed_source import IndexedSource
-from sslkit.data.locations import absolute_data
+from sslkit.data.locations import absolute_data, check_apart
 from sslkit.encoders.recipe import encoder_name
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.initial import resolve_start
@@ -75,6 +75,8 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
     spec = with_protocol_values(spec)
     _check_flags(spec)
     _check_layout(spec, out)
+    if spec.data is not None:
+        check_apart(spec.data, out)
     checkpoint = None if spec.ckpt is None else read_model(spec.ckpt, part=spec.part)
     if checkpoint is not None:
         checkpoint.build_encoder(allowed)  # before any data is touched
@@ -91,9 +93,9 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
             _write_command(spec, out, _modality_name(checkpoint))
     trainer = Trainer(spec, parts, source_class, checkpoint, allowed, continues, world)
     try:
-        outcomes = [trainer.run(trial) for trial in trials]
+        outcomes = [trainer.run(trial, first=trial == trials[0]) for trial in trials]
         if _wants_scratch(spec, out, trials, world):
-            outcomes += [trainer.run(trial) for trial in _trials(spec, out, scratch=True)]
+            outcomes += [trainer.run(trial, first=False) for trial in _trials(spec, out, scratch=True)]
     except RunInterruptedError as stopped:
         stopped.hint = continue_hint("finetune", out, spec.device)
         raise

@@ -16,6 +16,7 @@ from sslkit.registry import load_modality
 from sslkit.specs.data import ANNOTATIONS, DataSpec
 from sslkit.specs.train import ENOUGH_STEPS
 
+_OF_MACHINE = ("precision", "compile", "sync_batchnorm", "micro_batch")  # `auto` chooses them again
 LONGER = 4  # times as much training: less is seldom seen in a number
 
 
@@ -75,9 +76,10 @@ class NextSteps:
 
     @cached_property
     def train_longer(self) -> str:
-        """Return the command that pretrains as the checkpoint was, for more steps."""
+        """Return the command that pretrains as the checkpoint was, for more steps; the machine's settings are settled anew."""
         if self.recorded:
-            return run_command(self.recorded, self.longer)
+            settings = {name: value for name, value in self.recorded.items() if name not in _OF_MACHINE}
+            return run_command({**settings, "data": _shorter(str(settings.get("data")))}, self.longer)
         data = getattr(self.spec, "data", None)
         flags = [*flag_words("data", data), "--steps", str(self.longer)] if data else ["--help"]
         return shlex.join(["sslkit", "pretrain", str(self.checkpoint.metadata["task"]), *flags])
@@ -85,3 +87,9 @@ class NextSteps:
     def report(self, trained: Path) -> str:
         """Return the command that writes a page about the run of a checkpoint, nothing if it lies in none."""
         return shlex.join(["sslkit", "report", str(trained.parent)]) if holds_run(trained.parent) else ""
+
+
+def _shorter(data: str) -> str:
+    """Return a path in the current folder as one writes it there, anything else as it is."""
+    path = Path(data)
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else data

@@ -15,6 +15,7 @@ from sslkit.contract.source import Rows
 from sslkit.data.index import Index
 from sslkit.data.indexed_source import LABEL_SOURCES, IndexedSource
 from sslkit.data.locations import absolute_data, find_parts
+from sslkit.data.tables import read_table
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.run_folder import holds_run, read_spec
 from sslkit.registry import load_modality
@@ -280,7 +281,10 @@ def check_labeled(index: Index, flag: str, several: bool, split: bool = True) ->
     Data to `split`, or to fit and test on, needs two samples of each class.
     """
     if index.labels is None:
-        raise SslkitError(f"{index.source} has no labels", LABEL_SOURCES, flag=flag)
+        hint = LABEL_SOURCES
+        if index.source.lower().endswith(".csv"):
+            hint = f"name a column with --label; columns: {', '.join(read_table(Path(index.source)).columns)}"
+        raise SslkitError(f"{index.source} has no labels", hint, flag=flag)
     unlabeled = [index.name(int(row)) for row in np.flatnonzero(index.labels < 0)]
     beside_folders = unlabeled and "/" not in unlabeled[0] and any("/" in path for path in index.paths)
     if unlabeled and beside_folders and Path(index.source).is_dir():

@@ -1,6 +1,6 @@
 """One training of a fine-tuning, and its scores on the test parts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,9 @@ class Trainer:
     continues: bool
     world: World
 
-    def run(self, trial: Trial) -> TrialOutcome:
-        """Train once, then compute scores on each test part once."""
-        job = self._job(trial)
+    def run(self, trial: Trial, first: bool) -> TrialOutcome:
+        """Train once, then compute scores on each test part once; the first of a command's trials shows its settings."""
+        job = replace(self._job(trial), shows_settings=first)
         outcome = run_training(job)
         task, source = outcome.task, job.settings.source
         assert isinstance(task, Supervised) and isinstance(source, self.source_class)

@@ -240,4 +240,4 @@ def choose_canvas(size: int, sizes: NDArray[np.int64], geometry: Geometry) -> tu
         return max(long, 8), "small images are kept whole"
     if long <= largest:
         return long, f"images have {long} px on the long side"
-    return largest, "8/7 of the size leaves room for crops, √(4/3) for stretched images"
+    return largest, f"images are kept larger than {size} px, so that crops of a part have detail"

@@ -54,9 +54,9 @@ def watch(spec: WatchSpec) -> WatchResult:
     folder = Path(spec.run)
     if not folder.is_dir() and (folder.exists() or not folder.absolute().parent.is_dir()):
         problem = f"{folder} is a file" if folder.exists() else f"{folder.absolute().parent} does not exist"
-        raise SslkitError(problem, "name a run folder, or a folder of runs", flag="run")
+        raise SslkitError(problem, "name a run folder, or a folder of runs")
     if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
-        raise SslkitError(f"{folder} cannot be read: permission denied", flag="run")
+        raise SslkitError(f"{folder} cannot be read: permission denied")
     if not folder.is_dir():
         say(f"{folder} does not exist yet: waiting for it")
     with WatchServer(folder, spec.port) as server:

@@ -1,5 +1,6 @@
 """Encoders: recipes, shapes, tokens, refusals."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -491,3 +492,15 @@ def test_a_factory_with_an_option_norm_receives_it(tmp_path: Path, monkeypatch: 
     for name in ("normed:net", "normed"):
         encoder: Any = build_encoder(recipe_for(name, 32, options={"norm": "group"}), allowed=name)
         assert encoder.norm == "group" and any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules())
+
+
+def test_a_narrow_resnet_micro_has_the_gradients_of_float64() -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(recipe_for("resnet_micro", 64, 3, {"width": "8"}))
+    images, double = torch.rand(4, 3, 64, 64), copy.deepcopy(encoder).double()
+    encoder(images).square().sum().backward()
+    double(images.double()).square().sum().backward()
+    for parameter, expected in zip(encoder.parameters(), double.parameters(), strict=True):
+        assert parameter.grad is not None and expected.grad is not None
+        largest = expected.grad.abs().max().item()
+        torch.testing.assert_close(parameter.grad.double(), expected.grad, rtol=0, atol=1e-3 * largest)

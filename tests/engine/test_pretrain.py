@@ -374,7 +374,7 @@ def test_workers_and_cache_change_nothing(digits: Path, tmp_path: Path) -> None:
     ("flags", "message"),
     [
         (["--batch-size", "100"], "more than the 48 images in"),
-        (["--batch-size", "100"], "the largest that works is 48"),
+        (["--batch-size", "100"], "give 48 or less"),
         (["--encoder", "resnet_mikro"], "did you mean resnet_micro"),
         (["--out", "{file}"], "is a file"),
         (["--out", "{file}/below"], "cannot write to"),

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from sslkit.contract.errors import SslkitError
 from sslkit.image.encoders.base import FeatureMapEncoder
 
+# Below so many channels torch 2.14 (oneDNN, AVX-512) corrupts memory in the weight gradient of a strided 1×1 convolution.
+_NARROW = 16
+
 
 def resnet_micro(in_channels: int = 3, size: int = 32, width: int = 16) -> FeatureMapEncoder:
     """ResNet of four basic blocks, widths 16-32-64-128 (`width=16`), 3×3 stem: trains on a laptop CPU."""
     if width < 8 or width % 8:
-        # Fewer channels than fit a vector register are no faster, and in torch 2.14 the backward pass of a strided 1×1
-        # convolution with fewer than 8 input channels corrupts memory on one CPU thread.
+        # Fewer channels than fit a vector register are no faster.
         raise SslkitError(f"width of resnet_micro must be a multiple of 8 (got {width})", flag="encoder_option")
     return ResNetMicro(in_channels, width)
 
@@ -62,6 +64,18 @@ class ResNetMicro(FeatureMapEncoder):
         return maps
 
 
+class Subsampling1x1(nn.Conv2d):
+    """A strided 1×1 convolution, computed as one without stride of every `step`-th pixel."""
+
+    def __init__(self, inner: int, outer: int, step: int) -> None:
+        super().__init__(inner, outer, 1, bias=False)
+        self.step = step
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return `[B, outer, h / step, w / step]`."""
+        return super().forward(input[:, :, :: self.step, :: self.step])
+
+
 class BasicBlock(nn.Module):
     """Residual block of two 3×3 convolutions, with a 1×1 convolution on the shortcut where the shape changes."""
 
@@ -74,7 +88,9 @@ class BasicBlock(nn.Module):
         self.drop_path: nn.Module = nn.Identity()  # fine-tuning may replace it with stochastic depth
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inner != outer:
-            self.shortcut = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), norm(outer))
+            narrow = stride > 1 and inner < _NARROW
+            convolution = Subsampling1x1(inner, outer, stride) if narrow else nn.Conv2d(inner, outer, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(convolution, norm(outer))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[B, outer, h / stride, w / stride]`."""
