@@ -8,8 +8,9 @@
 
 `budgets` measures the steps that each task takes in a second of one core, and writes into budgets.json how many it takes in
 540 (byol, simsiam and dino: three times that). `train` trains for so many steps with the task's own defaults, so that neither
-the machine nor its load decides how much is learned, and evaluates; results lie in learning/SET/TASK-SEED.json. Interrupted
-runs are continued; a result whose task, budget and data have not changed is not made again.
+the machine nor its load decides how much is learned, and evaluates; results lie in learning/SET/TASK-SEED.json, those of
+training on 1% of the labels from scratch in learning/SET/scratch-ENCODER.json. Interrupted runs are continued; a result whose
+task, budget and data have not changed is not made again. `python benchmarks/results.py` writes the page about them.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import json
 import os
 import shutil
 import statistics
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -38,6 +40,8 @@ MEASURED_SECONDS, TURNS = 20, 3
 TEACHERS = {"clusterfit": ("rotation", "--teacher"), "beit": ("vqvae", "--tokenizer"), "cae": ("vqvae", "--tokenizer")}
 SIZES = {"cifar10": 32, "photographs": 64}
 EVALUATIONS = {"knn": "knn/chosen-layer-v1", "probe": "probe/chosen-layer-v1"}
+FEW_LABELS = ["--protocol", "finetune/fewlabel-v1", "--shares", 0.01]
+CHECKS = 10  # of k-NN accuracy while training, on a held-out fifth of the training part
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,15 @@ class DataSet:
         return ["--data", self.folder / "train.csv", "--size", SIZES[self.name]]
 
     @property
+    def columns(self) -> list[Any]:
+        """Return the flags that name its columns."""
+        header = (self.folder / "train.csv").read_text(encoding="utf-8").partition("\n")[0].split(",")
+        return ["--label", "label", *(["--group", "group"] if "group" in header else [])]
+
+    @property
     def labels(self) -> list[Any]:
         """Return the flags with which an evaluation reads it."""
-        columns = (self.folder / "train.csv").read_text(encoding="utf-8").partition("\n")[0].split(",")
-        group = ["--group", "group"] if "group" in columns else []
-        return ["--data", self.folder / "train.csv", "--test", self.folder / "test.csv", "--label", "label", *group]
+        return ["--data", self.folder / "train.csv", "--test", self.folder / "test.csv", *self.columns]
 
 
 def main() -> None:
@@ -81,6 +89,7 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for some in (first, [unit for unit in units if unit not in first]):
             list(pool.map(lambda unit: learn(*unit, runs), some))
+        list(pool.map(lambda unit: learn_from_scratch(*unit), encoders(sets)))
 
 
 def image_tasks() -> list[str]:
@@ -104,8 +113,7 @@ def measure_budgets(sets: list[DataSet], tasks: list[str], runs: Path) -> None:
                     seconds = CORE_SECONDS * TIMES.get(task, 1)
                     steps = round(seconds * statistics.median(entry["steps_per_second"]))
                     entry |= {"core_seconds": seconds, "steps": steps, **provenance()}
-                with write_atomically(BUDGETS) as stream:  # runs may be reading it
-                    stream.write((json.dumps(budgets, indent=1) + "\n").encode())
+                write(BUDGETS, budgets)  # runs may be reading it
 
 
 def measure_rate(task: str, data: DataSet, runs: Path) -> float:
@@ -139,13 +147,48 @@ def learn(data: DataSet, task: str, seed: int, runs: Path) -> None:
         **provenance(),
         "spec": without_paths(spec),
         "pretext": pretext_metrics(run, lines),
+        "curve": [[line["step"] + 1, line["knn_accuracy"]] for line in lines if line.get("knn_accuracy") is not None],
         "alarms": [alarm for line in lines for alarm in line.get("alarms", [])],
     }
+    model = ["--ckpt", run / "model.safetensors"]
     for verb, protocol in EVALUATIONS.items():
-        result = sslkit(verb, "--ckpt", run / "model.safetensors", *data.labels, "--protocol", protocol, threads=1)
-        record[verb] = {name: value for name, value in result.items() if name != "checkpoint"}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        record[verb] = of_result(sslkit(verb, *model, *data.labels, "--protocol", protocol, threads=1), data)
+    with tempfile.TemporaryDirectory() as folder:
+        record["few_labels"] = of_result(
+            sslkit("finetune", *model, *data.labels, *FEW_LABELS, "--no-scratch", "--out", Path(folder, "run"), threads=1), data
+        )
+    write(file, record)
+
+
+def learn_from_scratch(data: DataSet, encoder: str) -> None:
+    """Train an encoder on 1% of the labels from random weights, unless that has been done."""
+    file, key = RESULTS / data.name / f"scratch-{encoder}.json", hash_of([encoder.encode(), *lists(data)])
+    if file.exists() and json.loads(file.read_text(encoding="utf-8"))["key"] == key:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        flags = [*data.labels, *FEW_LABELS, "--encoder", encoder, "--size", SIZES[data.name], "--out", Path(folder, "run")]
+        result = of_result(sslkit("finetune", *flags, threads=1), data)
+    write(file, {"set": data.name, "encoder": encoder, "key": key, **provenance(), "few_labels": result})
+
+
+def encoders(sets: list[DataSet]) -> list[tuple[DataSet, str]]:
+    """Return the encoders of the results, by data set."""
+    files = [(data, file) for data in sets for file in (RESULTS / data.name).glob("*-*.json")]
+    specs = [(data, json.loads(file.read_text(encoding="utf-8")).get("spec")) for data, file in files]
+    return list(dict.fromkeys((data, str(spec["encoder"])) for data, spec in specs if spec is not None))
+
+
+def of_result(result: dict[str, Any], data: DataSet) -> dict[str, Any]:
+    """Return what is kept of a result: no commands, and no paths of this machine."""
+    kept = {name: value for name, value in result.items() if name not in ("checkpoint", "findings", "notes", "seconds")}
+    without: dict[str, Any] = json.loads(json.dumps(kept).replace(f"{data.folder}/", ""))
+    return without
+
+
+def write(file: Path, record: dict[str, Any]) -> None:
+    """Write a record, whole or not at all."""
+    with write_atomically(file) as stream:
+        stream.write((json.dumps(record, indent=1) + "\n").encode())
 
 
 def train(data: DataSet, task: str, seed: int, runs: Path) -> Path:
@@ -155,8 +198,10 @@ def train(data: DataSet, task: str, seed: int, runs: Path) -> Path:
         teacher, flag = TEACHERS[task]
         settings = [flag, train(data, teacher, seed, runs) / "model.safetensors"]
     out = runs / f"{data.name}-{task}-{seed}-{key_of(data, task, seed)}"
-    length = ["--steps", steps_of(data, task), "--seed", seed]
-    sslkit("pretrain", task, *settings, *data.flags, *length, "--out", out, "--resume", threads=1)
+    steps = steps_of(data, task)
+    length = ["--steps", steps, "--seed", seed]
+    checks = ["--online-knn", *data.columns, "--health-every", max(1, steps // CHECKS)]
+    sslkit("pretrain", task, *settings, *data.flags, *length, *checks, "--out", out, "--resume", threads=1)
     return out
 
 
@@ -170,7 +215,16 @@ def key_of(data: DataSet, task: str, seed: int) -> str:
     parts = [source_of(task).read_bytes(), f"{steps_of(data, task)} {seed}".encode()]
     if task in TEACHERS:
         parts.append(key_of(data, TEACHERS[task][0], seed).encode())
-    parts += [(data.folder / name).read_bytes() for name in ("train.csv", "test.csv")]
+    return hash_of([*parts, *lists(data)])
+
+
+def lists(data: DataSet) -> list[bytes]:
+    """Return the lists of images."""
+    return [(data.folder / name).read_bytes() for name in ("train.csv", "test.csv")]
+
+
+def hash_of(parts: list[bytes]) -> str:
+    """Return a short hash."""
     return blake2b(b"".join(parts), digest_size=8).hexdigest()
 
 
