@@ -74,9 +74,9 @@ def test_an_empty_mount_may_be_the_cache(tmp_path: Path, monkeypatch: pytest.Mon
     assert claim_cache() == tmp_path
 
 
-def test_an_empty_variable_is_an_error(monkeypatch: pytest.MonkeyPatch, sslkit: Run) -> None:
+def test_an_empty_variable_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sslkit: Run) -> None:
     monkeypatch.setenv("SSLKIT_CACHE", "")
-    for command in (["cache", "--clear"], ["cache"], ["pretrain", "rotation", "--data", "."]):
+    for command in (["cache", "--clear"], ["cache"], ["pretrain", "rotation", "--data", ".", "--out", tmp_path]):
         ran = sslkit(*command)
         assert ran.code == 2 and "SSLKIT_CACHE is empty (name a folder, or unset it)" in ran.err
 

@@ -1,8 +1,10 @@
 """Whole runs: the run folder, resume, extension, interruption, failure."""
 
+import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ import sslkit as public
 from sslkit import SslkitError
 from sslkit.contract.errors import RunFailedError, RunInterruptedError
 from sslkit.engine.pretrain import prepare, pretrain
+from sslkit.engine.run_folder import RunFolder
 from sslkit.image.source import ImageSource
 from sslkit.specs.train import PretrainSpec
 from tests.run_files import RUN_FILES
@@ -535,3 +538,24 @@ def test_a_task_with_a_missing_part_is_one_line(missing: str, digits: Path, tmp_
     ran = sslkit("pretrain", tmp_path / "half.py", "--data", digits, "--out", tmp_path / "run")
     assert ran.code == 2 and f"half does not define {missing}() (docs/writing-a-task.md" in ran.err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_inside_its_data_is_refused(digits: Path, tmp_path: Path, sslkit: Run, quick: list[str]) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(digits, data)
+    for command in (["pretrain", "rotation"], ["finetune", "--encoder", "resnet_micro"]):
+        ran = sslkit(*command, "--data", data / "train", *quick, "--out", data / "train" / "run")
+        assert ran.code == 2 and "is inside the data folder" in ran.err and not (data / "train" / "run").exists()
+    assert sslkit("pretrain", "rotation", "--data", data, *quick, "--out", data / "run").code == 0  # beside train/ and test/
+
+
+def test_compare_names_a_misspelled_task_before_it_measures(digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    ran = sslkit("compare", "--tasks", "simclr,rotatoin", "--data", digits, "--out", tmp_path / "out")
+    assert (ran.code, ran.err) == (2, "error: --tasks: unknown task rotatoin (did you mean rotation?)\n")
+
+
+def test_a_full_disk_before_the_first_checkpoint_says_how_to_go_on(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as folder, pytest.raises(RunFailedError, match="--resume starts it again"):
+        folder.started = True
+        with folder.writing():
+            raise OSError(errno.ENOSPC, "No space left on device")

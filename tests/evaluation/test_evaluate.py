@@ -454,6 +454,27 @@ def test_an_interrupted_evaluation_ends_and_keeps_its_table(
     assert ran.code == 2 and "was made with other seed, baselines" in ran.err
 
 
+def test_ctrl_c_is_a_line(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sslkit: Run) -> None:
+    def press(self: Knn, *arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Knn, "run", press)
+    ran = sslkit("knn", "--ckpt", trained)
+    assert (ran.code, ran.err) == (130, "error: interrupted\n")
+    ran = sslkit("evaluate", "--ckpt", trained, "--out", tmp_path / "table")
+    assert (
+        ran.code == 130
+        and f"stopped during knn/weighted-v1 (continue with: sslkit evaluate --resume --out {tmp_path}" in ran.err
+    )
+
+
+def test_a_table_without_labels_lists_its_columns(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    images = sorted((digits / "train").rglob("*.png"))[:20]
+    (tmp_path / "list.csv").write_text("path,kind\n" + "".join(f"{image},{image.parent.name}\n" for image in images))
+    ran = sslkit("knn", "--ckpt", trained, "--data", tmp_path / "list.csv")
+    assert ran.code == 2 and "has no labels (name a column with --label; columns: path, kind)" in ran.err
+
+
 def test_no_test_sample_is_read_before_fit_returned(trained: Path, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     for_evaluation, fit = ImageSource.for_evaluation.__func__, Knn.fit  # type: ignore[attr-defined]

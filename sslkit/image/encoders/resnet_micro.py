@@ -73,7 +73,7 @@ class Subsampling1x1(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return `[B, outer, h / step, w / step]`."""
-        return super().forward(input[:, :, :: self.step, :: self.step])
+        return super().forward(F.avg_pool2d(input, 1, self.step))  # which traces with dynamic sizes as a convolution does
 
 
 class BasicBlock(nn.Module):
