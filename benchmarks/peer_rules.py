@@ -136,11 +136,11 @@ def heads(train: TrainingView, test: SplitFeatures, classes: tuple[str, ...]) ->
         part = Standardized.of(values, train.device, kept)
         tried = train_heads(part.select(kept), train.labels[kept], len(classes), RATES, 0, SWEEP)
         for place in range(len(RATES)):
-            one = LinearHead((fitted[0][place : place + 1], fitted[1][place : place + 1]), layer, data)
-            reached = accuracy(one.scores(test.layers), test.labels)
+            fitted_head = LinearHead((fitted[0][place : place + 1], fitted[1][place : place + 1]), layer, data)
+            reached = accuracy(fitted_head.scores(test.layers), test.labels)
             by_test = max(by_test, reached)
-            other = LinearHead((tried[0][place : place + 1], tried[1][place : place + 1]), layer, part)
-            promise = accuracy(other.scores({layer: values[held_out]}), train.labels[held_out])
+            tried_head = LinearHead((tried[0][place : place + 1], tried[1][place : place + 1]), layer, part)
+            promise = accuracy(tried_head.scores({layer: values[held_out]}), train.labels[held_out])
             if promise > by_held_out:
                 by_held_out, chosen = promise, reached
     return {

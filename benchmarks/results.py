@@ -128,28 +128,28 @@ def read_set(name: str, budgets: dict[str, Any]) -> list[Measured]:
 def verdicts(rows: list[Measured]) -> dict[str, tuple[str, bool]]:
     """Return the difference of each task to random weights, and whether it is better: Holm within the table."""
     adjusted = adjust_holm([row.against_random["p_value"] for row in rows])
-    found = {}
+    gains = {}
     for measured, p_value in zip(rows, adjusted, strict=True):
         gain = measured.against_random
         better = gain["difference"] > 0 and p_value < LEVEL
         text = f"{100 * gain['difference']:+.1f} ({100 * gain['low']:.1f} to {100 * gain['high']:.1f})"
         if not better:
             text = f"**not better**: {text}, p {p_text(p_value)}"
-        found[measured.task] = f"{NAMES[measured.measure]} {text}", better
-    return found
+        gains[measured.task] = f"{NAMES[measured.measure]} {text}", better
+    return gains
 
 
 def reference_rows(name: str, rows: list[Measured]) -> list[list[str]]:
     """Return random weights of each encoder, the images themselves, and training on 1% of the labels from scratch."""
-    found: dict[str, list[str]] = {}
+    references: dict[str, list[str]] = {}
     for measured in rows:
         encoder = measured.first["spec"]["encoder"]
         cells = [interval(role(measured.first[verb], "random")["metrics"][0]) for verb in ("knn", "probe")]
         scratch = RESULTS / name / f"scratch-{encoder}.json"
         few = interval(headline(json.loads(scratch.read_text())["few_labels"])) if scratch.exists() else ""
-        found.setdefault(encoder, [f"random weights, {encoder}", "", *cells, few, ""])
+        references.setdefault(encoder, [f"random weights, {encoder}", "", *cells, few, ""])
     raw = [interval(role(rows[0].first[verb], "baseline")["metrics"][0]) for verb in ("knn", "probe")]
-    return [*found.values(), ["raw pixels", "", *raw, "", ""]]
+    return [*references.values(), ["raw pixels", "", *raw, "", ""]]
 
 
 def markdown(tables: dict[str, list[Measured]]) -> str:
@@ -172,11 +172,11 @@ def markdown(tables: dict[str, list[Measured]]) -> str:
         "",
     ]
     for name, rows in tables.items():
-        found = verdicts(rows)
+        gains = verdicts(rows)
         lines += [f"## {name}", "", SETS[name], ""]
         lines += ["| " + " | ".join(TITLES) + " |", "|" + "---|" * len(TITLES)]
         lines += ["| " + " | ".join(cells) + " |" for cells in cells_of(name, rows)]
-        losers = [measured.task for measured in rows if not found[measured.task][1]]
+        losers = [measured.task for measured in rows if not gains[measured.task][1]]
         if losers:
             lines += ["", "Not better than random weights:", ""]
             lines += [f"- **{task}**: {REASONS.get((name, task), 'the reason is not known yet')}." for task in losers]
@@ -189,14 +189,14 @@ TITLES = ["task", "family", "steps of batch, core time", *NAMES.values(), "bette
 
 def cells_of(name: str, rows: list[Measured]) -> list[list[str]]:
     """Return the cells of a table."""
-    found = verdicts(rows)
+    gains = verdicts(rows)
     cells = [
         [
             f"`{measured.task}`",
             measured.first["family"].replace("_", " "),
             measured.length,
             *(measured.cell(verb) for verb in NAMES),
-            found[measured.task][0],
+            gains[measured.task][0],
         ]
         for measured in rows
     ]
@@ -255,8 +255,8 @@ def headline(result: dict[str, Any]) -> dict[str, Any]:
 
 def role(result: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the row of a role, such as random weights."""
-    found: dict[str, Any] = next(row for row in result["rows"] if row["role"] == name)
-    return found
+    matching: dict[str, Any] = next(row for row in result["rows"] if row["role"] == name)
+    return matching
 
 
 def interval(metric: dict[str, Any]) -> str:
