@@ -132,10 +132,10 @@ def verdicts(rows: list[Measured]) -> dict[str, tuple[str, bool]]:
     for measured, p_value in zip(rows, adjusted, strict=True):
         gain = measured.against_random
         better = gain["difference"] > 0 and p_value < LEVEL
-        text = f"{100 * gain['difference']:+.1f} ({100 * gain['low']:.1f} to {100 * gain['high']:.1f})"
+        difference = f"{100 * gain['difference']:+.1f} ({100 * gain['low']:.1f} to {100 * gain['high']:.1f})"
         if not better:
-            text = f"**not better**: {text}, p {p_text(p_value)}"
-        gains[measured.task] = f"{NAMES[measured.measure]} {text}", better
+            difference = f"**not better**: {difference}, p {p_text(p_value)}"
+        gains[measured.task] = f"{NAMES[measured.measure]} {difference}", better
     return gains
 
 
