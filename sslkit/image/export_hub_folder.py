@@ -9,6 +9,7 @@ from timm.models import save_for_hf
 
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.exporter import DESCRIPTION, ExportJob, Settings
+from sslkit.image.encoders.narrow import replace_narrow_convolutions
 from sslkit.image.export import Timm, classifier_state, model_options, normalization, normalizing_line
 
 
@@ -67,6 +68,7 @@ class HubFolder(Timm):
             rebuilt: Any = timm.create_model(job.recipe["name"], **model_options(job, encoder) | {"num_classes": 0})
         except (RuntimeError, TypeError, ValueError) as error:  # of options that are not timm's
             raise _other_model(job) from error
+        replace_narrow_convolutions(rebuilt)  # as in the encoder
         if repr(rebuilt) != repr(model):
             raise _other_model(job)
         return rebuilt

@@ -494,10 +494,12 @@ def test_a_factory_with_an_option_norm_receives_it(tmp_path: Path, monkeypatch: 
         assert encoder.norm == "group" and any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules())
 
 
-def test_a_narrow_resnet_micro_has_the_gradients_of_float64() -> None:
+@pytest.mark.parametrize(("name", "size"), [("resnet_micro", 64), ("repvgg_a0", 224)])
+def test_narrow_convolutions_have_the_gradients_of_float64(name: str, size: int) -> None:
+    """Where torch's own weight gradient corrupts memory: channels_last, strided 1×1 convolutions of few channels."""
     torch.manual_seed(0)
-    encoder = build_encoder(recipe_for("resnet_micro", 64, 3, {"width": "8"}))
-    images, double = torch.rand(4, 3, 64, 64), copy.deepcopy(encoder).double()
+    encoder = build_encoder(recipe_for(name, size, 3, {"width": "8"} if name == "resnet_micro" else None)).eval()
+    images, double = torch.rand(2, 3, size, size), copy.deepcopy(encoder).double()
     encoder(images).square().sum().backward()
     double(images.double()).square().sum().backward()
     for parameter, expected in zip(encoder.parameters(), double.parameters(), strict=True):

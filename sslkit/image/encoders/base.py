@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
+from sslkit.image.encoders.narrow import replace_narrow_convolutions
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -82,6 +83,7 @@ class WrappedEncoder(ImageEncoder):
 
     def __init__(self, model: nn.Module, width: int, in_channels: int) -> None:
         super().__init__(width, in_channels)
+        replace_narrow_convolutions(model)
         self.model = model
 
     def nearest_valid_size(self, side: int) -> int:

@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from sslkit.contract.errors import SslkitError
 from sslkit.image.encoders.base import FeatureMapEncoder
-
-# Below so many channels torch 2.14 (oneDNN, AVX-512) corrupts memory in the weight gradient of a strided 1×1 convolution.
-_NARROW = 16
+from sslkit.image.encoders.narrow import replace_narrow_convolutions
 
 
 def resnet_micro(in_channels: int = 3, size: int = 32, width: int = 16) -> FeatureMapEncoder:
@@ -46,6 +44,7 @@ class ResNetMicro(FeatureMapEncoder):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        replace_narrow_convolutions(self)
 
     def stages(self) -> list[list[nn.Parameter]]:
         """Return the parameters of the stem, then those of each block."""
@@ -64,18 +63,6 @@ class ResNetMicro(FeatureMapEncoder):
         return maps
 
 
-class Subsampling1x1(nn.Conv2d):
-    """A strided 1×1 convolution, computed as one without stride of every `step`-th pixel."""
-
-    def __init__(self, inner: int, outer: int, step: int) -> None:
-        super().__init__(inner, outer, 1, bias=False)
-        self.step = step
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return `[B, outer, h / step, w / step]`."""
-        return super().forward(F.avg_pool2d(input, 1, self.step))  # which traces with dynamic sizes as a convolution does
-
-
 class BasicBlock(nn.Module):
     """Residual block of two 3×3 convolutions, with a 1×1 convolution on the shortcut where the shape changes."""
 
@@ -88,9 +75,7 @@ class BasicBlock(nn.Module):
         self.drop_path: nn.Module = nn.Identity()  # fine-tuning may replace it with stochastic depth
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inner != outer:
-            narrow = stride > 1 and inner < _NARROW
-            convolution = Subsampling1x1(inner, outer, stride) if narrow else nn.Conv2d(inner, outer, 1, stride, bias=False)
-            self.shortcut = nn.Sequential(convolution, norm(outer))
+            self.shortcut = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), norm(outer))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[B, outer, h / stride, w / stride]`."""

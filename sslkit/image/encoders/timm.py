@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from sslkit.contract.encoder import Encoder, EncoderLibrary
 from sslkit.contract.errors import SslkitError
 from sslkit.image.encoders.base import ImageEncoder, PatchEncoder, WrappedEncoder
+from sslkit.image.encoders.narrow import replace_narrow_convolutions
 from sslkit.nn.transformer import attention_kernel
 
 
@@ -135,6 +136,7 @@ class PlainEncoder(ImageEncoder):
 
     def __init__(self, model: Any, in_channels: int, normalization: Any = None) -> None:
         super().__init__(model.num_features, in_channels, normalization)
+        replace_narrow_convolutions(model)
         self.model = model
 
     def checkpoint_activations(self) -> bool:
