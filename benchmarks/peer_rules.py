@@ -24,6 +24,7 @@ from torch import Tensor
 
 from sslkit.engine.resume_file import read_resume
 from sslkit.evaluation.knn import votes
+from sslkit.evaluation.metrics import is_correct
 from sslkit.evaluation.probe import LinearHead, probe, train_heads
 from sslkit.evaluation.session import SplitFeatures, TrainingView, open_session
 from sslkit.evaluation.solvers import Standardized
@@ -151,7 +152,7 @@ def heads(train: TrainingView, test: SplitFeatures, classes: tuple[str, ...]) ->
 
 def accuracy(scores: Tensor, labels: Tensor) -> float:
     """Return the share of labels that have the highest score."""
-    return (scores.argmax(dim=1) == labels).double().mean().item()
+    return float(is_correct(scores, labels).mean())
 
 
 if __name__ == "__main__":

@@ -7,15 +7,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from learn import BUDGETS, RESULTS
+
 from sslkit.evaluation.notes import p_text
 from sslkit.evaluation.statistics import adjust_holm
 from sslkit.reporting.charts import Axes, Series, line_chart
 from sslkit.reporting.page import asset, command_block, document, fold, row, section, text
 
-HERE = Path(__file__).parent
-RESULTS, BUDGETS, DOCS = HERE / "learning", HERE / "budgets.json", HERE.parent / "docs"
+DOCS = Path(__file__).parent.parent / "docs"
 LEVEL = 0.05
-# By which measure a family is compared with random weights, named beforehand.
+# The measure that compares a family with random weights; chosen before anything was measured.
 MEASURES = {
     "contrastive": "knn",
     "joint_embedding": "knn",
@@ -35,7 +36,7 @@ REASONS: dict[tuple[str, str], str] = {}
 
 @dataclass(frozen=True)
 class Measured:
-    """A task on a data set: its records by seed, the first of which is compared with random weights."""
+    """A task on a data set: its records by seed; the first is compared with random weights."""
 
     records: list[dict[str, Any]]
     budget: dict[str, Any]
@@ -52,7 +53,7 @@ class Measured:
 
     @property
     def measure(self) -> str:
-        """Return the measure by which it is compared with random weights."""
+        """Return the measure that compares it with random weights."""
         return MEASURES[self.first["family"]]
 
     @cached_property
@@ -166,8 +167,8 @@ def markdown(tables: dict[str, list[Measured]]) -> str:
         "  the training part. 1% labels: `finetune/fewlabel-v1` on 1% only, mean ± deviation of 3 draws.",
         "- In parentheses, the 95% interval over test images; ± is the deviation over seeds, where there are",
         "  several.",
-        "- The last column is the difference to the same network's random weights, by the measure named",
-        "  beforehand: logistic regression for masked and generative tasks, k-NN for the others. McNemar's",
+        "- The last column is the difference to the same network's random weights, by the measure chosen",
+        "  before the runs: logistic regression for masked and generative tasks, k-NN for the others. McNemar's",
         "  test at 5%, adjusted for all rows of a table (Holm).",
         "",
     ]
@@ -175,7 +176,7 @@ def markdown(tables: dict[str, list[Measured]]) -> str:
         gains = verdicts(rows)
         lines += [f"## {name}", "", SETS[name], ""]
         lines += ["| " + " | ".join(TITLES) + " |", "|" + "---|" * len(TITLES)]
-        lines += ["| " + " | ".join(cells) + " |" for cells in cells_of(name, rows)]
+        lines += ["| " + " | ".join(cells) + " |" for cells in cells_of(name, rows, gains)]
         losers = [measured.task for measured in rows if not gains[measured.task][1]]
         if losers:
             lines += ["", "Not better than random weights:", ""]
@@ -187,9 +188,8 @@ def markdown(tables: dict[str, list[Measured]]) -> str:
 TITLES = ["task", "family", "steps of batch, core time", *NAMES.values(), "better than random weights by"]
 
 
-def cells_of(name: str, rows: list[Measured]) -> list[list[str]]:
+def cells_of(name: str, rows: list[Measured], gains: dict[str, tuple[str, bool]]) -> list[list[str]]:
     """Return the cells of a table."""
-    gains = verdicts(rows)
     cells = [
         [
             f"`{measured.task}`",
@@ -219,7 +219,7 @@ def page(tables: dict[str, list[Measured]]) -> bytes:
             section(
                 name,
                 f"<p>{text(SETS[name])}</p>",
-                sortable(TITLES, [[plain(cell) for cell in cells] for cells in cells_of(name, rows)]),
+                sortable(TITLES, [[plain(cell) for cell in cells] for cells in cells_of(name, rows, verdicts(rows))]),
                 f"<p>{text(provenance_of(rows))}</p>",
                 row(charts, "charts"),
                 fold("Commands", "".join(commands)),

@@ -76,7 +76,7 @@ class NextSteps:
 
     @cached_property
     def train_longer(self) -> str:
-        """Return the command that pretrains as the checkpoint was, for more steps; the machine's settings are settled anew."""
+        """Return the command that pretrains as the checkpoint was, for more steps; `auto` chooses precision and the like."""
         if self.recorded:
             settings = {name: value for name, value in self.recorded.items() if name not in _OF_MACHINE}
             return run_command({**settings, "data": _shorter(str(settings.get("data")))}, self.longer)
