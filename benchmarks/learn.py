@@ -106,7 +106,7 @@ def measure_budgets(sets: list[DataSet], tasks: list[str], runs: Path) -> None:
         for data in sets:
             for task in tasks:
                 entry = budgets.setdefault(data.name, {}).setdefault(task, {"steps_per_second": []})
-                if len(entry["steps_per_second"]) > turn:
+                if "steps" in entry or len(entry["steps_per_second"]) > turn:
                     continue
                 entry["steps_per_second"].append(measure_rate(task, data, runs))
                 if len(entry["steps_per_second"]) == TURNS:
