@@ -147,7 +147,7 @@ def learn(data: DataSet, task: str, seed: int, runs: Path) -> None:
         **provenance(),
         "spec": without_paths(spec),
         "pretext": pretext_metrics(run, lines),
-        "curve": [[line["step"] + 1, line["knn_accuracy"]] for line in lines if line.get("knn_accuracy") is not None],
+        "curve": [[line["step"] + 1, line["online_knn"]] for line in lines if line.get("online_knn") is not None],
         "alarms": [alarm for line in lines for alarm in line.get("alarms", [])],
     }
     model = ["--ckpt", run / "model.safetensors"]
