@@ -9,6 +9,7 @@ from sslkit.nn.heads import Norm, ProjectorOptions, Prototypes, mlp
 from sslkit.nn.losses.contrastive import (
     in_batch_info_nce,
     info_nce,
+    info_nce_from_scores,
     jensen_shannon,
     margin_loss,
     noise_contrastive,
@@ -17,7 +18,7 @@ from sslkit.nn.losses.contrastive import (
 )
 from sslkit.nn.losses.joint_embedding import barlow_twins, msn, negative_cosine, swapped_prediction, vicreg
 from sslkit.nn.losses.masked import error_share
-from sslkit.nn.memory_bank import MemoryBank
+from sslkit.nn.memory_bank import MemoryBank, MemoryBankOptions
 from sslkit.nn.norms import batch_statistics, in_eval_mode
 from sslkit.nn.queue import Queue, check_queue
 from sslkit.nn.teacher import Momentum, Teacher, momentum_reason, teacher_momentum
@@ -29,6 +30,7 @@ __all__ = [
     "Codebook",
     "KMeansResult",
     "MemoryBank",
+    "MemoryBankOptions",
     "Momentum",
     "Norm",
     "ProjectorOptions",
@@ -47,6 +49,7 @@ __all__ = [
     "in_batch_info_nce",
     "in_eval_mode",
     "info_nce",
+    "info_nce_from_scores",
     "jensen_shannon",
     "kmeans",
     "margin_loss",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sslkit.nn import (
     MemoryBank,
+    MemoryBankOptions,
     barlow_twins,
     in_batch_info_nce,
     info_nce,
@@ -153,9 +154,9 @@ def test_jensen_shannon() -> None:
 
 def test_bank_keeps_a_moving_average_of_unit_length() -> None:
     torch.manual_seed(0)
-    bank, vectors = MemoryBank(6, 4, negatives=6), F.normalize(torch.randn(2, 4), dim=1)
+    bank, vectors = MemoryBank(6, MemoryBankOptions(width=4, negatives=6, momentum=0.25)), F.normalize(torch.randn(2, 4), dim=1)
     before = bank.rows.clone()
-    bank.update(torch.tensor([5, 2]), vectors, momentum=0.25)
+    bank.update(torch.tensor([5, 2]), vectors)
     expected = 0.25 * before[2] + 0.75 * vectors[1]
     assert torch.allclose(bank.rows[2], expected / expected.norm(), atol=1e-6)
     assert torch.equal(bank.rows[[0, 1, 3, 4]], before[[0, 1, 3, 4]]) and "rows" in bank.state_dict()
@@ -164,9 +165,9 @@ def test_bank_keeps_a_moving_average_of_unit_length() -> None:
 def test_bank_negatives_depend_on_the_random_state_and_exclude_the_sample() -> None:
     def after_a_step(seed: int) -> MemoryBank:
         torch.manual_seed(seed)
-        bank = MemoryBank(50, 4, negatives=20)
+        bank = MemoryBank(50, MemoryBankOptions(width=4, negatives=20, temperature=0.1))
         first = bank.negatives.clone()
-        bank.update(torch.tensor([0]), torch.ones(1, 4), momentum=0.5)
+        bank.update(torch.tensor([0]), torch.ones(1, 4))
         assert not torch.equal(bank.negatives, first)
         return bank
 
@@ -174,9 +175,9 @@ def test_bank_negatives_depend_on_the_random_state_and_exclude_the_sample() -> N
     negatives = bank.negatives
     assert torch.equal(negatives, after_a_step(0).negatives) and not torch.equal(negatives, after_a_step(1).negatives)
     assert len(negatives) == 20 and "negatives" in bank.state_dict()
-    assert MemoryBank(50, 4, negatives=999).negatives.tolist() == list(range(50))
+    assert MemoryBank(50, MemoryBankOptions(width=4, negatives=999)).negatives.tolist() == list(range(50))
     query, index = F.normalize(torch.randn(3, 4), dim=1), negatives[[4, 7, 9]]
-    positive, negative = bank.scores(query, index, 0.1)
+    positive, negative = bank.scores(query, index)
     assert torch.allclose(positive, (query * bank.rows[index]).sum(dim=1) / 0.1)
     assert torch.equal(negative.isinf(), index[:, None] == negatives)
     assert float(negative[0, 0]) == pytest.approx(float(query[0] @ bank.rows[negatives[0]]) / 0.1, rel=1e-5)
@@ -184,6 +185,21 @@ def test_bank_negatives_depend_on_the_random_state_and_exclude_the_sample() -> N
 
 def test_bank_log_normalizer_matches_random_scores() -> None:
     torch.manual_seed(0)
-    bank = MemoryBank(20000, 8, negatives=4)
+    bank = MemoryBank(20001, MemoryBankOptions(width=8, negatives=20000, temperature=0.2, loss="nce"))
     estimate = torch.logsumexp(bank.rows.double() @ F.normalize(torch.randn(8, dtype=torch.double), dim=0) / 0.2, 0)
-    assert bank.log_normalizer(20000, 0.2) == pytest.approx(float(estimate), abs=0.05)
+    assert bank.log_normalizer == pytest.approx(float(estimate), abs=0.05)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "nce"])
+def test_bank_losses_against_loops(loss: str) -> None:
+    bank = MemoryBank(9, MemoryBankOptions(width=4, negatives=99, temperature=0.5, loss=loss)).double()
+    query, index = F.normalize(torch.randn(3, 4, dtype=torch.double), dim=1), torch.tensor([2, 0, 7])
+    for row, value in zip(index.tolist(), bank.losses(query, index).tolist(), strict=True):
+        scores = [dot(query[index.tolist().index(row)], bank.rows[other]) / 0.5 for other in range(9)]
+        others = [score for other, score in enumerate(scores) if other != row]
+        if loss == "softmax":
+            expected = -math.log(math.exp(scores[row]) / sum(map(math.exp, scores)))
+        else:
+            odds = [math.exp(score - bank.log_normalizer) for score in (scores[row], *others)]
+            expected = -math.log(odds[0] / (1 + odds[0])) - sum(math.log(1 / (1 + odd)) for odd in odds[1:])
+        assert value == pytest.approx(expected)

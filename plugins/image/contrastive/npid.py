@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sslkit import Batch, Paper, PretextTask
 from sslkit.image.views import Blur, ColorStrength, ViewOptions, Views, blur_field, color_strength_field
-from sslkit.nn import MemoryBank, noise_contrastive
+from sslkit.nn import MemoryBank, MemoryBankOptions, info_nce_from_scores
 
 
 class NPID(PretextTask):
@@ -19,20 +19,18 @@ class NPID(PretextTask):
     The weight vector of a class is a moving average of the embeddings of its image.
     """
 
-    class Options(ViewOptions):
+    class Options(MemoryBankOptions, ViewOptions):
         """Options of `npid`."""
 
         photo_jitter: ClassVar[str] = "0.4/0.4/0.4/0.4"  # main.py of the authors, without blur
         photo_blur: ClassVar[str] = "0"
         color_strength: ColorStrength = color_strength_field(photo_jitter)
         blur: Blur = blur_field(photo_blur)
-        temperature: float = Field(default=0.07, gt=0, description="Temperature of the loss.")
-        negatives: int = Field(default=4096, ge=1, description="Negative samples per image from the memory bank; at most all.")
-        momentum: float = Field(default=0.5, ge=0, lt=1, description="Momentum of the memory bank.")
         proximal: float = Field(
-            default=30.0, ge=0, description="Weight of the squared distance to the memory bank (λ), which stabilizes the start."
+            default=0.0,
+            ge=0,
+            description="Weight of the squared distance to the memory bank (λ; 30 in the paper), which steadies `--loss nce`.",
         )
-        width: int = Field(default=128, ge=4, description="Output width of the head.")
 
     options: Options
     needs: ClassVar = ("index",)
@@ -51,6 +49,9 @@ class NPID(PretextTask):
             "warmup": 0.0,
             "color_strength": Options.photo_jitter,
             "blur": Options.photo_blur,
+            "loss": "nce",
+            "temperature": 0.07,
+            "proximal": 30.0,
         },
         unsupported=(
             "a rate that is divided by ten at epochs 120 and 160 (here a cosine)",
@@ -64,9 +65,7 @@ class NPID(PretextTask):
 
     def setup(self) -> None:
         """Build the memory bank."""
-        self.bank = MemoryBank(self.data.samples, self.options.width, self.options.negatives)
-        self.negatives = min(self.options.negatives, self.data.samples - 1)
-        self.log_normalizer = self.bank.log_normalizer(self.negatives, self.options.temperature)
+        self.bank = MemoryBank(self.data.samples, self.options)
         self.views = Views(self.options, self.data)
 
     def transform(self, batch: Batch) -> Batch:
@@ -78,11 +77,10 @@ class NPID(PretextTask):
         return F.normalize(self.head(self.encoder(batch["image"])), dim=1)
 
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return noise-contrastive estimation and the weighted squared distance to the bank (equations 7 and 10)."""
-        positive, negative = self._scores(output, batch)
+        """Return the contrast with the bank (equations 2 or 7) and the weighted squared distance to it (equation 10)."""
         distance = (output - self.bank.rows[batch["index"]]).square().sum(dim=1)
         return {
-            "contrast": noise_contrastive(positive, negative, self.log_normalizer).mean(),
+            "contrast": self.bank.losses(output, batch["index"]).mean(),
             "proximal": self.options.proximal * distance.mean(),
         }
 
@@ -92,21 +90,17 @@ class NPID(PretextTask):
 
     def after_step(self, remembered: Batch) -> None:
         """Update the memory bank."""
-        self.bank.update(remembered["index"], remembered["vector"], self.options.momentum)
+        self.bank.update(remembered["index"], remembered["vector"])
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the cosine similarity to an image's own row, how often no negative is nearer, and log N - loss, in nats."""
-        positive, negative = self._scores(output, batch)
-        logits = torch.cat([positive[:, None], negative], dim=1)
+        positive, negative = self.bank.scores(output, batch["index"])
         return {
             "alignment": positive * self.options.temperature,
             "accuracy": (positive > negative.amax(dim=1)).float(),
-            "information_bound_nats": math.log(1 + self.negatives) + F.log_softmax(logits, dim=1)[:, 0],
+            "information_bound_nats": math.log(self.bank.choices) - info_nce_from_scores(positive, negative),
         }
 
     def chance(self) -> dict[str, float]:
         """Return the accuracy of a guess among the image itself and the negatives."""
-        return {"accuracy": 1 / (1 + self.negatives)}
-
-    def _scores(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.bank.scores(output, batch["index"], self.options.temperature)
+        return {"accuracy": 1 / self.bank.choices}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sslkit import Batch, Paper, PretextTask, SslkitError
 from sslkit.image.transforms import cut_tiles_in_cells, resize
 from sslkit.image.views import ViewOptions, Views, strong_view
-from sslkit.nn import MemoryBank, Norm, mlp, noise_contrastive
+from sslkit.nn import MemoryBank, MemoryBankOptions, Norm, mlp
 from sslkit.pictures import side_by_side, tile_grid
 
 _TILE = 64 / 75  # of a cell's side, as in jigsaw
@@ -23,16 +23,13 @@ class PIRL(PretextTask):
     negatives. Whereas `jigsaw` predicts the permutation, the embedding here should be invariant to it.
     """
 
-    class Options(ViewOptions):
+    class Options(MemoryBankOptions, ViewOptions):
         """Options of `pirl`."""
 
-        temperature: float = Field(default=0.07, gt=0, description="Temperature of the loss.")
         tiles: float = Field(default=0.5, ge=0, le=1, description="Weight of the tiles' loss (λ); the image's loss has 1 - λ.")
         negatives: int = Field(
             default=4096, ge=1, description="Negative samples from the memory bank (32,000 in the paper); at most all."
         )
-        momentum: float = Field(default=0.5, ge=0, lt=1, description="Momentum of the memory bank.")
-        width: int = Field(default=128, ge=4, description="Embedding width.")
         norm: Norm = Field(default="none", description="Normalization of the tile embeddings.")
 
     options: Options
@@ -51,6 +48,8 @@ class PIRL(PretextTask):
             "weight_decay": 1e-4,
             "warmup": 0.0,
             "negatives": 32_000,
+            "loss": "nce",
+            "temperature": 0.07,
         },
         unsupported=("a final rate of 1.2e-4 (here 0)",),
     )
@@ -79,9 +78,7 @@ class PIRL(PretextTask):
                 flag="size",
             )
         self.input_size = self.encoder.nearest_valid_size(max(16, self.tile))
-        self.bank = MemoryBank(self.data.samples, self.options.width, self.options.negatives)
-        self.negatives = min(self.options.negatives, self.data.samples - 1)
-        self.log_normalizer = self.bank.log_normalizer(self.negatives, self.options.temperature)
+        self.bank = MemoryBank(self.data.samples, self.options)
         self.views = Views(self.options, self.data)
 
     def transform(self, batch: Batch) -> Batch:
@@ -101,12 +98,9 @@ class PIRL(PretextTask):
         }
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return noise-contrastive estimation of both against the bank (equation 5)."""
+        """Return the contrast of both with the bank, weighted (equation 5)."""
         weights = {"tiles": self.options.tiles, "image": 1 - self.options.tiles}
-        return {
-            name: weight * noise_contrastive(*self._scores(output[name], batch), self.log_normalizer).mean()
-            for name, weight in weights.items()
-        }
+        return {name: weight * self.bank.losses(output[name], batch["index"]).mean() for name, weight in weights.items()}
 
     def remember(self, output: dict[str, Tensor], batch: Batch) -> Batch:
         """Return the image vectors and their indices, for the memory bank."""
@@ -114,11 +108,11 @@ class PIRL(PretextTask):
 
     def after_step(self, remembered: Batch) -> None:
         """Update the memory bank."""
-        self.bank.update(remembered["index"], remembered["vector"], self.options.momentum)
+        self.bank.update(remembered["index"], remembered["vector"])
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the cosine similarity of image and tiles, and how often no negative is nearer to the tiles."""
-        positive, negative = self._scores(output["tiles"], batch)
+        positive, negative = self.bank.scores(output["tiles"], batch["index"])
         return {
             "alignment": (output["image"] * output["tiles"]).sum(dim=1),
             "accuracy": (positive > negative.amax(dim=1)).float(),
@@ -126,7 +120,7 @@ class PIRL(PretextTask):
 
     def chance(self) -> dict[str, float]:
         """Return the accuracy of a guess among the image itself and the negatives."""
-        return {"accuracy": 1 / (1 + self.negatives)}
+        return {"accuracy": 1 / self.bank.choices}
 
     def reasons(self) -> dict[str, str]:
         """Return the size of tiles."""
@@ -136,6 +130,3 @@ class PIRL(PretextTask):
     def preview(self, batch: Batch, output: dict[str, Tensor] | None) -> Tensor:
         """Return the image, its view and the shuffled tiles."""
         return side_by_side(batch["original"], batch["image"], tile_grid(batch["tiles"], 3))
-
-    def _scores(self, vector: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.bank.scores(vector, batch["index"], self.options.temperature)

@@ -61,8 +61,12 @@ def info_nce(query: Tensor, key: Tensor, negatives: Tensor, temperature: float, 
     negative_scores = query @ negatives.T
     if same is not None:
         negative_scores = negative_scores.masked_fill(same, float("-inf"))
-    logits = torch.cat([(query * key).sum(dim=1, keepdim=True), negative_scores], dim=1) / temperature
-    return -F.log_softmax(logits, dim=1)[:, 0]
+    return info_nce_from_scores((query * key).sum(dim=1) / temperature, negative_scores / temperature)
+
+
+def info_nce_from_scores(key: Tensor, negatives: Tensor) -> Tensor:
+    """Return InfoNCE per query `[B]`, from scores of its key `[B]` and of negatives `[B, K]`; those of -inf are ignored."""
+    return -F.log_softmax(torch.cat([key[:, None], negatives], dim=1), dim=1)[:, 0]
 
 
 def in_batch_info_nce(query: Tensor, key: Tensor, temperature: float) -> Tensor:
