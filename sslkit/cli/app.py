@@ -32,7 +32,16 @@ BUILT_IN = {
     "check": ("Extend", "Check that a task keeps the promises of the contract; exit code 1 if it does not."),
 }
 _PANELS = ("Train", "Evaluate", "Use", "Look", "About", "Extend")
-_EXTENDED = {"plan", "retrieval", "zeroshot", "word-vectors", "protocols", "cache", "env"}  # of ours: listed by --all only
+_EXTENDED = {
+    "plan",
+    "retrieval",
+    "zeroshot",
+    "perplexity",
+    "word-vectors",
+    "protocols",
+    "cache",
+    "env",
+}  # of ours: listed by --all only
 _HELP = "Self-supervised learning: pretrain on unlabeled data, evaluate, export."
 
 

@@ -88,6 +88,14 @@ class Encoder(nn.Module):
         """Return `[B, width]` of tokens `[B, prefix + N, width]`: the mean without the prefix, unless overridden."""
         return tokens[:, self.prefix :].mean(dim=1)
 
+    def pool_sample(self, tokens: Tensor, sample: Tensor) -> Tensor:
+        """Return `[B, width]` of the tokens of samples, of which some may be padding: as `pool`, unless overridden."""
+        return self.pool(tokens)
+
+    def average(self, tokens: Tensor, sample: Tensor) -> Tensor:
+        """Return the mean of the tokens of samples without the prefix, `[B, width]`."""
+        return tokens[:, self.prefix :].mean(dim=1)
+
 
 def over_views(read: Callable[[Tensor], dict[str, Tensor]], sample_dims: int, sample: Tensor) -> dict[str, Tensor]:
     """Return the features that `read` computes of samples, `[B, width]` by name; the mean over several views `[B, V, ...]`."""

@@ -41,7 +41,7 @@ class DataOptions(Spec):
 
     modality: ClassVar[str]
     noun: ClassVar[str] = "samples"  # what samples are called, in the plural
-    unit: ClassVar[str] = "values"  # in which `DataInfo.size` counts
+    size_unit: ClassVar[str] = "values"  # in which `DataInfo.size` counts
     value_range: ClassVar[str] = ""  # of what an encoder takes: "[0, 1]"
     accepts: ClassVar[str] = "data"  # what `--data` may be: for messages
     parts: ClassVar[tuple[str, ...]] = ()  # modalities whose data options it takes as well

@@ -34,7 +34,7 @@ class Metric:
         if self.unit == "count":
             return f"{self.value:,.0f}"
         if self.unit != "share":
-            return f"{self.value:.3f}"
+            return f"{self.value:.3f}" if abs(self.value) < 1000 else f"{self.value:,.0f}"
         return f"{self.value:.1%}" + ("" if self.deviation is None else f" ± {100 * self.deviation:.1f}")
 
     def interval_text(self) -> str:

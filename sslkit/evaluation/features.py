@@ -74,7 +74,7 @@ def reader(encoder: Encoder, name: str, layer: str, pool: str) -> Read:
         raise SslkitError(f"{name} provides {', '.join(encoder.provides)}, but no layers", "leave the flag out", flag=flag)
 
     def read(view: Tensor) -> dict[str, Tensor]:
-        layers = [_pool(encoder, output, pool) for output in encoder.layers(view)]
+        layers = [_pool(encoder, output, pool, view) for output in encoder.layers(view)]
         if (layer.isdigit() and int(layer) > len(layers)) or (layer == "last4" and len(layers) < 4):
             raise SslkitError(f"{name} has {len(layers)} layers (got {layer})", f"use 1 to {len(layers)}", flag="layer")
         if layer == "last":
@@ -88,12 +88,12 @@ def reader(encoder: Encoder, name: str, layer: str, pool: str) -> Read:
     return read
 
 
-def _pool(encoder: Encoder, output: Tensor, pool: str) -> Tensor:
+def _pool(encoder: Encoder, output: Tensor, pool: str, sample: Tensor) -> Tensor:
     if output.dim() == 4:
         return output.mean(dim=(2, 3))
     if pool == "auto":
-        return encoder.pool(output)
-    parts = {"class": output[:, 0], "average": output[:, encoder.prefix :].mean(dim=1)}
+        return encoder.pool_sample(output, sample)
+    parts = {"class": output[:, 0], "average": encoder.average(output, sample)}
     return torch.cat(list(parts.values()), dim=1) if pool == "both" else parts[pool]
 
 

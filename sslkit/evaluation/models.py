@@ -78,7 +78,9 @@ def _load_other(name: str, size: int, spec: EvaluationSpec, checkpoint: Checkpoi
         check_published(published, checkpoint.modality)
         encoder = build_encoder(recipe, pretrained=True, allowed=spec.encoder)
     return Model(
-        f"{published}, pretrained, at {input_size} {load_modality(encoder.modality).options.unit}", encoder.eval(), input_size
+        f"{published}, pretrained, at {input_size} {load_modality(encoder.modality).options.size_unit}",
+        encoder.eval(),
+        input_size,
     )
 
 

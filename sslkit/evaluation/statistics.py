@@ -109,6 +109,20 @@ def interval_of_mean(values: Tensor, seed: int = 0) -> tuple[float, float, str]:
     return float(low), float(high), BOOTSTRAP
 
 
+def interval_of_ratio(
+    sums: NDArray[np.float64], sizes: NDArray[np.float64], unit: str = "samples", seed: int = 0
+) -> tuple[float, float, str]:
+    """Return the 95% interval of the ratio of two totals, of values `[N]` that belong together, and the method."""
+    rng = np.random.default_rng(seed)
+    block = max(1, _BLOCK // len(sums))
+    ratios = []
+    for start in range(0, RESAMPLES, block):
+        places = rng.integers(len(sums), size=(min(block, RESAMPLES - start), len(sums)))
+        ratios.append(sums[places].sum(axis=1) / sizes[places].sum(axis=1))
+    low, high = np.percentile(np.concatenate(ratios), [2.5, 97.5])
+    return float(low), float(high), f"bootstrap over {unit}, {RESAMPLES:,} resamples"
+
+
 def mcnemar(first: Tensor, second: Tensor) -> float:
     """Return the exact two-sided p-value of McNemar's test (1947) on the correctness of the same samples, `[N]` of 0 and 1."""
     from scipy.stats import binomtest

@@ -91,7 +91,7 @@ def _network_facts(card: Card) -> dict[str, Any]:
     options = ", ".join(f"{name} {value}" for name, value in run.get("options", {}).items())
     origin = _origin(card)
     data = load_modality(card.checkpoint.modality).options
-    size = f"{job.size:,} {data.unit}" + (" and more" if job.dynamic_size else "")
+    size = f"{job.size:,} {data.size_unit}" + (" and more" if job.dynamic_size else "")
     channels = f"{card.checkpoint.channels} channel" + ("" if card.checkpoint.channels == 1 else "s")
     values = f" in {data.value_range}" if data.value_range else ""
     batch = "" if job.dynamic_batch or not card.exporter.normalizes else ", one at a time"
@@ -102,7 +102,7 @@ def _network_facts(card: Card) -> dict[str, Any]:
     return {
         "task": origin["task"] + (f" ({options})" if options else ""),
         **({} if pretraining is None else {"pretrained by": f"{pretraining['task']}, weights {pretraining['weights']}"}),
-        "trained": f"{origin['trained']} of {run.get('batch_size', '?')} samples of {card.checkpoint.size:,} {data.unit}",
+        "trained": f"{origin['trained']} of {run.get('batch_size', '?')} samples of {card.checkpoint.size:,} {data.size_unit}",
         "encoder": f"{part}{encoder_name(job.recipe)} of {library}" + ("" if part or role == "student" else f"; the {role}'s"),
         "input": f"{channels} of {size}{values}{batch}, {normalization}",
         "output": f"{job.output}, {difference}",

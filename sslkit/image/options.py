@@ -30,7 +30,7 @@ class ImageOptions(DataOptions):
 
     modality: ClassVar = "image"
     noun: ClassVar = IMAGES.noun
-    unit: ClassVar = "px"
+    size_unit: ClassVar = "px"
     value_range: ClassVar = "[0, 1]"
     accepts: ClassVar = IMAGES.accepts
     storage: ClassVar = ("layout", "targets")

@@ -10,7 +10,7 @@ class ImageTextOptions(DataOptions):
 
     modality: ClassVar = "image_text"
     noun: ClassVar = "pairs"
-    unit: ClassVar = "px"
+    size_unit: ClassVar = "px"
     value_range: ClassVar = "[0, 1]"
     accepts: ClassVar = "a .csv with columns `path` and `caption`, or .parquet with `image` and `caption`"
     parts: ClassVar = ("image", "text")

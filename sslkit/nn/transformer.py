@@ -24,35 +24,45 @@ def attention_kernel(tokens: Tensor) -> AbstractContextManager[None]:
 class Attention(nn.Module):
     """Multi-head attention from queries `[B, Q, width]` to `memory` `[B, M, width]` (Vaswani et al., 2017, section 3.2)."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.dropout = heads, dropout
         self.query, self.key_value, self.output = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
 
-    def forward(self, x: Tensor, memory: Tensor, causal: bool = False) -> Tensor:
-        """Return `[B, Q, width]`; with `causal`, each query attends to its own and earlier positions of `memory` only."""
+    def forward(self, x: Tensor, memory: Tensor, causal: bool = False, visible: Tensor | None = None) -> Tensor:
+        """Return `[B, Q, width]`.
+
+        With `causal`, each query attends to its own and earlier positions of `memory` only; with `visible`, bool `[B, M]`, to
+        the positions where it is true.
+        """
         key, value = self.key_value(memory).chunk(2, dim=2)
         query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (self.query(x), key, value))
+        mask = None if visible is None else visible[:, None, None]
+        dropout = self.dropout if self.training else 0.0
         with attention_kernel(memory):
-            attended = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+            attended = F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=causal)
         output: Tensor = self.output(attended.transpose(1, 2).flatten(2))
         return output
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: self-attention, optionally causal, and a feed-forward network."""
+    """A pre-norm transformer block: self-attention, optionally causal, and a feed-forward network.
 
-    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
+    `dropout` applies to attention weights and to what each of the two adds.
+    """
+
+    def __init__(self, width: int, heads: int, causal: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
         self.causal = causal
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention, self.mlp = Attention(width, heads), feed_forward(width)
+        self.attention, self.mlp = Attention(width, heads, dropout), feed_forward(width)
+        self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `[B, N, width]`."""
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Return `[B, N, width]`; `visible`, bool `[B, N]`, is false at positions that no other may attend to."""
         normalized = self.norm1(x)
-        x = x + self.attention(normalized, normalized, self.causal)
-        output: Tensor = x + self.mlp(self.norm2(x))
+        x = x + self.dropout(self.attention(normalized, normalized, self.causal, visible))
+        output: Tensor = x + self.dropout(self.mlp(self.norm2(x)))
         return output
 
 

@@ -20,6 +20,9 @@ MAIN_PART = "encoder"  # of a checkpoint with several encoders
 PART = Field(default=MAIN_PART, description="Encoder to use, of a checkpoint that holds several.")
 
 
+DEVICE = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
+
+
 ANNOTATIONS = ("label", "label_pattern", "group", "group_pattern")  # where labels and groups of samples stand
 
 
@@ -151,7 +154,7 @@ class DataSpec(ModalitySpec):
     group_pattern: Pattern | None = Field(default=None, description="Regular expression whose (group) in a path is the group.")
     batch_size: int = Field(default=256, ge=2, description="Samples per step.")
     seed: int = Field(default=0, ge=0, lt=2**31, description="Random seed.")
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
+    device: str = DEVICE
     workers: Processes | Auto = Field(default="auto", description="Loader processes.")
     cache: Literal["auto", "on", "off", "compact"] = Field(
         default="auto",

@@ -1,8 +1,8 @@
-"""Text as a source: words, turned into numbers once and kept in a memory-mapped array."""
+"""Running text as a source: passages of as many tokens each, turned into numbers once and kept in a memory-mapped array."""
 
 import hashlib
-import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,60 +11,92 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslkit.console import show_progress
+from sslkit.console import say_once, show_progress
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import OpenSpec, ReadSeed, Rows, Source
 from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.cache import UNREADABLE, cache_error, cache_folder, make_room
+from sslkit.data.locations import find_parts
 from sslkit.files import write_atomically
-from sslkit.text.options import TextOptions
+from sslkit.text.corpus import Corpus, text_files
+from sslkit.text.options import TEXTS, TextOptions
+from sslkit.text.tokenizer import BYTES, END, Tokenizer
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")  # letters and digits, with apostrophes inside; lower case
-
-
-_PIECE = 2**22  # characters
-
-
-_LENGTH = 128  # words in a sample
+_CONTEXT = 128  # tokens of a passage
 
 
-_Numbers = tuple[NDArray[np.int32] | Path, list[str], NDArray[np.int64]]  # the text, its words and their counts
+@dataclass(frozen=True)
+class TokenizedText:
+    """A text as token ids, `<end>` after each document; `tokens` of a cached text is the file that holds them."""
+
+    tokenizer: Tokenizer
+    tokens: NDArray[np.int32] | Path
+    documents: NDArray[np.int64]  # where each document begins, in tokens
+    sentences: NDArray[np.int64]  # where each sentence begins
+    counts: NDArray[np.int64]  # of each id
 
 
 class TextSource(Source):
-    """Passages of text; a batch has `tokens`, int64 `[B, context]`: word ids, the most frequent word first.
+    """Passages of running text; a batch has `tokens`, int64 `[B, context]`.
 
-    `info.details` has `words` (a list) and `counts` (int64 `[words]`).
+    `previous`, int64 `[B]`, is the token before each passage; `starts_sentence`, bool `[B, context]`, tells where sentences
+    begin; `document`, int64 `[B, context]`, counts the documents. In every epoch of training all passages are shifted by
+    the same random number of tokens. `info.details` has `unit`, `tokenizer` (bytes for `Tokenizer.from_bytes`), `counts`
+    (int64 `[ids]`), `documents` (their number) and, of words, `words` (a list, the most frequent first).
     """
 
     noun: ClassVar = TextOptions.noun
 
-    def __init__(self, location: str, size: int, tokens: NDArray[np.int32] | Path, words: list[str], counts: Tensor) -> None:
+    def __init__(self, location: str, size: int, text: TokenizedText) -> None:
         self.location, self.resolved = location, {}
-        self._tokens = tokens  # of a file only the path goes to worker processes
+        self.text = text
         self._map: NDArray[np.int32] | None = None
-        self.info = DataInfo(len(self.tokens) // size, size, len(words), "text", {"words": words, "counts": counts})
+        tokenizer = text.tokenizer
+        details: dict[str, Any] = {
+            "unit": tokenizer.unit,
+            "tokenizer": tokenizer.to_bytes(),
+            "counts": torch.from_numpy(text.counts),
+            "documents": len(text.documents),
+        }
+        if tokenizer.unit == "word":
+            details["words"] = tokenizer.pieces
+        self.info = DataInfo(len(self.tokens) // size, size, tokenizer.size, "text", details)
 
     @classmethod
     def open(cls, spec: OpenSpec) -> Self:
-        """Open `--data`, turning words into numbers if that was not done before."""
+        """Open `--data`, learning a tokenizer and turning text into numbers if that was not done before."""
         assert spec.data is not None
         for name in ("label", "label_pattern", "group", "group_pattern"):
             if getattr(spec, name) is not None:
                 raise SslkitError(f"{spec.data} is text, which has no labels or groups", "leave it out", flag=name)
-        files = _files(Path(spec.data))
-        stored, words, counts = _by_frequency(list(_numbered(files))) if spec.cache == "off" else _cached(files, spec)
-        tokens = np.load(stored, mmap_mode="r") if isinstance(stored, Path) else stored
-        if len(tokens) < 2:
-            raise SslkitError(f"{spec.data} has {len(tokens)} words", "expected a text", flag="data")
-        context = spec.table(TextOptions).context
-        size = min(_LENGTH, len(tokens)) if context == "auto" else context
-        if size > len(tokens):
-            raise SslkitError(f"{size} words in a sample, and {spec.data} has {len(tokens)}", "use fewer", flag="context")
-        text = cls(spec.data, size, stored, words, torch.from_numpy(counts))
-        if context == "auto":
-            text.resolved["context"] = size, "words in a sample"
-        return text
+        options = spec.table(TextOptions)
+        corpus = open_corpus(spec.data, options)
+        if options.unit == "byte" and options.vocabulary != "auto":
+            raise SslkitError(f"there are {BYTES} bytes", "leave it out", flag=("unit", "vocabulary"))
+        if options.unit == "bpe" and options.vocabulary != "auto" and options.vocabulary < BYTES:
+            raise SslkitError(
+                f"byte-level BPE begins with {BYTES} bytes (got {options.vocabulary})", "use more", flag="vocabulary"
+            )
+        text = _tokenize(corpus, options) if spec.cache == "off" else _cached(corpus, spec)
+        source = cls._of_size(spec.data, options, text)
+        if corpus.cut < corpus.bytes:
+            share = f"{(corpus.bytes - corpus.cut) / corpus.bytes:.1%}"
+            source.resolved["held_out"] = options.held_out, f"the last {share} of the text are kept for perplexity"
+        return source
+
+    @classmethod
+    def _of_size(cls, location: str, options: TextOptions, text: TokenizedText) -> Self:
+        """Return passages of `--context` tokens."""
+        length = int(text.counts.sum())
+        if length < 2:
+            raise SslkitError(f"{location} has {length} tokens", "expected a text", flag="data")
+        size = min(_CONTEXT, length) if options.context == "auto" else options.context
+        if size > length:
+            raise SslkitError(f"{size} tokens in a passage, and {location} has {length:,}", "use fewer", flag="context")
+        source = cls(location, size, text)
+        if options.context == "auto":
+            source.resolved["context"] = size, "tokens in a passage"
+        return source
 
     @classmethod
     def example(cls, folder: Path, samples: int) -> str:
@@ -83,23 +115,38 @@ class TextSource(Source):
     def tokens(self) -> NDArray[np.int32]:
         """Return the whole text as numbers."""
         if self._map is None:
-            self._map = np.load(self._tokens, mmap_mode="r") if isinstance(self._tokens, Path) else self._tokens
+            stored = self.text.tokens
+            self._map = np.load(stored, mmap_mode="r") if isinstance(stored, Path) else stored
         return self._map
 
     def fingerprint(self) -> str:
-        """Return a hash of the words in their order."""
-        digest = hashlib.sha256("\n".join(self.info.details["words"]).encode())
+        """Return a hash of tokenizer and tokens."""
+        digest = hashlib.sha256(self.text.tokenizer.to_bytes())
         digest.update(np.ascontiguousarray(self.tokens).data)
         return digest.hexdigest()[:16]
 
+    def sample_details(self) -> dict[str, Any]:
+        """Return the unit of text."""
+        return {"unit": self.text.tokenizer.unit}
+
     def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
-        """Return `tokens`, int32 `[n, size]`."""
-        places = rows[:, None] * self.info.size + np.arange(self.info.size)
-        return {"tokens": np.asarray(self.tokens[places])}, {}
+        """Return `tokens`, int32 `[n, size]`, `previous`, `starts_sentence` and `document`."""
+        size, length = self.info.size, len(self.tokens)
+        shift = 0 if draw is None else int(np.random.default_rng((draw.seed, draw.epoch)).integers(size))
+        # A passage that reaches the end goes on at the start.
+        places = (rows[:, None] * size + np.arange(-1, size) + shift) % length
+        tokens = np.asarray(self.tokens[places])
+        inside = places[:, 1:]
+        return {
+            "tokens": tokens[:, 1:],
+            "previous": tokens[:, 0],
+            "starts_sentence": _contains(self.text.sentences, inside),
+            "document": np.searchsorted(self.text.documents, inside, side="right") - 1,
+        }, {}
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return `tokens` as int64."""
-        return {**batch, "tokens": batch["tokens"].long()}
+        """Return tokens as int64."""
+        return {**batch, "tokens": batch["tokens"].long(), "previous": batch["previous"].long()}
 
     def view(self, batch: Batch, encodes: str) -> Tensor:
         """Return the tokens."""
@@ -107,29 +154,68 @@ class TextSource(Source):
         return tokens
 
     def name(self, row: int) -> str:
-        """Return where the stretch begins."""
-        return f"word {row * self.info.size}"
+        """Return where the passage begins."""
+        return f"token {row * self.info.size}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_map": None}
 
 
-def _files(path: Path) -> list[Path]:
-    try:
-        if not path.exists():
-            raise SslkitError(f"{path} does not exist", f"expected {TextOptions.accepts}", flag="data")
-        files = sorted(file for file in path.rglob("*.txt") if file.is_file()) if path.is_dir() else [path]
-    except OSError as error:
-        raise SslkitError(f"cannot read {path}: {error.strerror}", flag="data") from error
-    if not files:
-        raise SslkitError(f"no .txt file in {path}", f"expected {TextOptions.accepts}", flag="data")
-    return files
+def open_corpus(data: str, options: TextOptions) -> Corpus:
+    """Return the documents of the training part of `--data`; without a test part the last ones are held out."""
+    parts = find_parts(data, TEXTS)
+    if len(parts) > 1:
+        say_once(f"{data} has {' and '.join(parts)}: pretraining reads train only")
+    return Corpus.open(text_files(Path(parts["train"])), options.documents, options.held_out if len(parts) == 1 else 0.0)
 
 
-def _cached(files: list[Path], spec: OpenSpec) -> _Numbers:
+def _contains(values: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which of the places are among ascending values."""
+    if not len(values):
+        return np.zeros(places.shape, dtype=np.bool_)
+    contained: NDArray[np.bool_] = values[np.searchsorted(values, places).clip(max=len(values) - 1)] == places
+    return contained
+
+
+def _tokenize(corpus: Corpus, options: TextOptions) -> TokenizedText:
+    """Learn a tokenizer from the training documents, and turn them into numbers."""
+    vocabulary = None if options.vocabulary == "auto" else options.vocabulary
+    tokenizer = Tokenizer.learn(options.unit, lambda: _texts(corpus, "learning a tokenizer"), vocabulary)
+    tokens: list[NDArray[np.int32]] = []
+    documents, sentences, length, new = [], list[NDArray[np.int64]](), 0, True
+    end = np.array([tokenizer.special(END)], dtype=np.int32)
+    with show_progress("reading text", corpus.cut) as progress:
+        for piece in corpus.pieces("train"):
+            encoded = [ids for ids in tokenizer.encode(piece.sentences) if len(ids)]
+            if encoded:
+                if new:
+                    documents.append(length)
+                starts = length + np.cumsum([0, *map(len, encoded)])
+                sentences.append(starts[:-1])
+                tokens += encoded
+                length, new = int(starts[-1]), False
+            if piece.ends and not new:
+                tokens.append(end)
+                length, new = length + 1, True
+            progress.advance(len(piece.text.encode()))
+    whole = np.concatenate(tokens) if tokens else np.zeros(0, dtype=np.int32)
+    counts = np.bincount(whole, minlength=tokenizer.size).astype(np.int64)
+    starts = np.concatenate(sentences) if sentences else np.zeros(0, dtype=np.int64)
+    return TokenizedText(tokenizer, whole, np.array(documents, dtype=np.int64), starts, counts)
+
+
+def _texts(corpus: Corpus, title: str) -> Iterator[str]:
+    with show_progress(title, corpus.cut) as progress:
+        for piece in corpus.pieces("train"):
+            yield piece.text
+            progress.advance(len(piece.text.encode()))
+
+
+def _cached(corpus: Corpus, spec: OpenSpec) -> TokenizedText:
     """Return the text as the cache has it, put there if it is not and fits."""
-    key = hashlib.sha256()
-    for file in files:
+    options = spec.table(TextOptions)
+    key = hashlib.sha256(f"{options.unit} {options.vocabulary} {corpus.documents} {corpus.cut}".encode())
+    for file in corpus.files:
         status = file.stat()
         key.update(
             f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}\0".encode(errors="surrogateescape")
@@ -137,72 +223,34 @@ def _cached(files: list[Path], spec: OpenSpec) -> _Numbers:
     folder = cache_folder() / "texts" / key.hexdigest()[:16]
     try:
         stored = _read_cached(folder)
-        if stored is None:
-            tokens, words, counts = _by_frequency(list(_numbered(files)))
-            needed, limit = tokens.nbytes, int(spec.cache_limit * 1e9)
-            if needed > limit and spec.cache == "auto":
-                return tokens, words, counts
-            if needed > limit:
-                raise SslkitError(
-                    f"the text takes {needed / 1e9:.1f} GB, more than --cache-limit {spec.cache_limit:g}", flag="cache"
-                )
-            make_room(needed, limit, folder)
-            with write_atomically(folder / "tokens.npy") as stream:
-                np.save(stream, tokens)
-            with write_atomically(folder / "vocabulary.npz") as stream:  # last: with it the text is complete
-                np.savez(stream, words=np.frombuffer("\n".join(words).encode(), dtype=np.uint8), counts=counts)
-            return folder / "tokens.npy", words, counts
-        folder.touch()  # its modification time says when it was last used
+        if stored is not None:
+            folder.touch()  # its modification time says when it was last used
+            return stored
+        text = _tokenize(corpus, options)
+        assert not isinstance(text.tokens, Path)
+        needed, limit = text.tokens.nbytes, int(spec.cache_limit * 1e9)
+        if needed > limit and spec.cache == "auto":
+            return text
+        if needed > limit:
+            raise SslkitError(
+                f"the text takes {needed / 1e9:.1f} GB, more than --cache-limit {spec.cache_limit:g}", flag="cache"
+            )
+        make_room(needed, limit, folder)
+        with write_atomically(folder / "tokens.npy") as stream:
+            np.save(stream, text.tokens)
+        with write_atomically(folder / "text.npz") as stream:  # last: with it the text is complete
+            spelling = np.frombuffer(text.tokenizer.to_bytes(), dtype=np.uint8)
+            np.savez(stream, tokenizer=spelling, documents=text.documents, sentences=text.sentences, counts=text.counts)
+        return TokenizedText(text.tokenizer, folder / "tokens.npy", text.documents, text.sentences, text.counts)
     except OSError as error:
         raise cache_error(error, "set SSLKIT_CACHE, or --cache off") from error
-    return stored
 
 
-def _read_cached(folder: Path) -> _Numbers | None:
+def _read_cached(folder: Path) -> TokenizedText | None:
     try:
         np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
-        with np.load(folder / "vocabulary.npz", allow_pickle=False) as saved:
-            return folder / "tokens.npy", saved["words"].tobytes().decode().split("\n"), saved["counts"]
+        with np.load(folder / "text.npz", allow_pickle=False) as saved:
+            tokenizer = Tokenizer.from_bytes(saved["tokenizer"].tobytes())
+            return TokenizedText(tokenizer, folder / "tokens.npy", saved["documents"], saved["sentences"], saved["counts"])
     except (*UNREADABLE, KeyError):  # not there, or damaged: the text is read again
         return None
-
-
-def _by_frequency(
-    pieces: list[tuple[NDArray[np.int32], dict[str, int]]],
-) -> tuple[NDArray[np.int32], list[str], NDArray[np.int64]]:
-    """Return all numbers, renamed so that 0 is the most frequent word, the words and their counts."""
-    tokens = np.concatenate([numbers for numbers, _ in pieces]) if pieces else np.zeros(0, dtype=np.int32)
-    words = list(pieces[-1][1]) if pieces else []
-    counts = np.bincount(tokens, minlength=len(words))
-    order = np.argsort(-counts, kind="stable")
-    places = np.empty(len(words), dtype=np.int32)
-    places[order] = np.arange(len(words), dtype=np.int32)
-    return places[tokens], [words[place] for place in order], counts[order].astype(np.int64)
-
-
-def _numbered(files: list[Path]) -> Iterator[tuple[NDArray[np.int32], dict[str, int]]]:
-    """Number the words of all files by first occurrence, some megabytes at a time; the dict is one and grows."""
-    known: dict[str, int] = {}
-    with show_progress("reading words", sum(file.stat().st_size for file in files)) as progress:
-        for file in files:
-            try:
-                for text in _pieces(file):
-                    words = _WORD.findall(text.lower())
-                    yield np.array([known.setdefault(word, len(known)) for word in words], dtype=np.int32), known
-                    progress.advance(len(text.encode()))
-            except UnicodeDecodeError as error:
-                raise SslkitError(f"{file} is not UTF-8 text", flag="data") from error
-            except OSError as error:
-                raise SslkitError(f"cannot read {file}: {error.strerror}", flag="data") from error
-
-
-def _pieces(file: Path) -> Iterator[str]:
-    """Read a file in pieces that end between words, even if it is one long line."""
-    rest = ""
-    with open(file, encoding="utf-8-sig") as stream:
-        while piece := stream.read(_PIECE):
-            piece = rest + piece
-            cut = max(piece.rfind(" "), piece.rfind("\n")) + 1
-            rest = piece[cut:]
-            yield piece[:cut]
-    yield rest

@@ -1,9 +1,13 @@
 """Specs of evaluations of text."""
 
+from typing import Annotated
+
 from pydantic import Field
 
-from sslkit.contract.options import Spec, Texts
-from sslkit.specs.data import PART
+from sslkit.contract.options import Auto, Count, Spec, Texts
+from sslkit.specs.data import DEVICE, PART, DataSpec
+
+Stride = Annotated[int, Field(ge=1)]
 
 
 class WordVectorSpec(Spec):
@@ -14,3 +18,52 @@ class WordVectorSpec(Spec):
     similarity: Texts = Field(default=[], description="File of word pairs: two words and a rating per line. May be repeated.")
     analogies: Texts = Field(default=[], description="File of analogies: four words per line, `: section`. May be repeated.")
     details: bool = Field(default=False, description="Also print p-values.")
+
+
+class PerplexitySpec(DataSpec):
+    """Options of `perplexity`."""
+
+    ckpt: str = Field(description="model.safetensors of a run of `gpt` or another language model.")
+    part: str = PART
+    test: Texts = Field(
+        default=[], description="Text to test on; default: what is held out of --data, or its test part. May be repeated."
+    )
+    stride: Stride | Auto = Field(
+        default="auto",
+        description="Tokens by which the window moves on, of which only these are counted; auto: half of a window.",
+    )
+    baselines: bool = Field(
+        default=True, description="Also measure random weights, counts of tokens and pairs, and compression programs."
+    )
+    details: bool = Field(default=False, description="Also print p-values and adjustments.")
+
+
+class GenerateSpec(DataSpec):
+    """Settings of `sslkit generate`."""
+
+    ckpt: str = Field(description="model.safetensors of a run of `gpt` or another language model.")
+    part: str = PART
+    prompt: str = Field(default="", description="Text to go on from; default: the start of a document.")
+    count: Count = Field(default=1, description="Number of texts.")
+    length: Count = Field(default=200, description="Tokens of a text at most; it ends earlier where a document does.")
+    temperature: float = Field(
+        default=1.0, ge=0, description="Divides the scores: below 1 likelier tokens gain; 0: always the likeliest."
+    )
+    top_k: int | None = Field(default=None, ge=1, description="Choose among this many likeliest tokens; default: all.")
+    top_p: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Choose among the likeliest tokens that have this probability together (0.9 is usual).",
+    )
+
+
+class FillMaskSpec(Spec):
+    """Settings of `sslkit fill-mask`."""
+
+    ckpt: str = Field(description="model.safetensors of a run of `bert`.")
+    part: str = PART
+    text: str = Field(default="", description="Text with one [MASK].")
+    top: Count = Field(default=10, description="Number of answers.")
+    candidates: Texts = Field(default=[], description="Only this answer, one piece of the tokenizer; may be repeated.")
+    device: str = DEVICE

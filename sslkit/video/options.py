@@ -27,7 +27,7 @@ class VideoOptions(DataOptions):
 
     modality: ClassVar = "video"
     noun: ClassVar = CLIPS.noun
-    unit: ClassVar = "px"
+    size_unit: ClassVar = "px"
     value_range: ClassVar = "[0, 1]"
     accepts: ClassVar = CLIPS.accepts
     parts: ClassVar = ("image",)

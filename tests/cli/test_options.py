@@ -23,7 +23,7 @@ _TABLES = {
     "audio": "--seconds --sample-rate",
     "image": "--size --canvas --layout --channels --range --targets",
     "image_text": "",
-    "text": "--context",
+    "text": "--unit --vocabulary --context --documents --held-out",
     "video": "--frames --frame-step",
 }
 _DATA = (
@@ -86,8 +86,9 @@ def test_flags_are_unique_over_all_modalities_and_tasks() -> None:
         assert not set(data) & set(load_task(entry.name).Options.model_fields), entry.name
 
 
-_IN_ORDER = "--seconds --sample-rate --size --canvas --layout --channels --range --targets --context --frames --frame-step"
-_IMAGE_FIRST = "--size --canvas --layout --channels --range --targets --seconds --sample-rate --context --frames --frame-step"
+_AUDIO, _IMAGE = "--seconds --sample-rate", "--size --canvas --layout --channels --range --targets"
+_IN_ORDER = f"{_AUDIO} {_IMAGE} {_TABLES['text']} {_TABLES['video']}"
+_IMAGE_FIRST = f"{_IMAGE} {_AUDIO} {_TABLES['text']} {_TABLES['video']}"
 _REAL = {
     "pretrain": f"task --crop-scale {_TRAIN} {_PRETRAIN} {_IMAGE_FIRST} --spec --dry-run --json --help",
     "preview": (
@@ -145,10 +146,9 @@ def test_a_tasks_help_shows_the_options_of_its_data_only(sslkit: Callable[..., A
 def test_an_option_of_other_data_is_refused_by_name(sslkit: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("some words " * 200)
     ran = sslkit("pretrain", "skipgram", "--data", tmp_path / "text.txt", "--size", 64)
-    assert (ran.code, ran.err) == (
-        2,
-        "error: --size: applies to image data only, and this is text data (options of text data: --context)\n",
-    )
+    listed = _TABLES["text"].replace(" ", ", ")
+    hint = f"options of text data: {listed}"
+    assert (ran.code, ran.err) == (2, f"error: --size: applies to image data only, and this is text data ({hint})\n")
 
 
 def test_help_of_an_evaluation_shows_the_options_of_the_checkpoints_data(

@@ -19,7 +19,7 @@ from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.initial import load_initial
 from sslkit.registry import load_modality
 from sslkit.tasks.load import load_task
-from sslkit.text.encoders import encode_words
+from sslkit.text.encoders.word_vectors import encode_words
 from tests.canvases import canvases
 
 

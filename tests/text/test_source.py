@@ -10,16 +10,17 @@ import torch
 
 from sslkit import SslkitError
 from sslkit.specs.train import PretrainSpec
-from sslkit.text import source as module
+from sslkit.text import corpus
 from sslkit.text.source import TextSource
 
 
 def opened(path: Path, **settings: Any) -> TextSource:
-    return TextSource.open(PretrainSpec(task="skipgram", data=str(path), **settings))
+    return TextSource.open(PretrainSpec(task="skipgram", data=str(path), **{"held_out": 0.0, **settings}))
 
 
 def words_of(text: TextSource) -> list[str]:
-    return [text.info.details["words"][token] for token in text.tokens]
+    words = text.info.details["words"]
+    return [words[token] for token in text.tokens if token < len(words)]
 
 
 def test_words_in_their_order(tmp_path: Path) -> None:
@@ -27,7 +28,7 @@ def test_words_in_their_order(tmp_path: Path) -> None:
     text = opened(tmp_path / "a.txt", context=8)
     assert words_of(text) == ["the", "cat", "the", "dog", "don't", "l’été", "x", "42", "the"]
     assert text.info.details["words"][0] == "the" and text.info.details["counts"][0] == 3
-    assert text.info.channels == 7 and text.info.samples == 1 and text.info.modality == "text"
+    assert text.info.channels == 7 + 6 and text.info.samples == 1 and text.info.modality == "text"
     assert text.read(np.array([0]))[0]["tokens"].tolist() == [text.tokens[:8].tolist()]
 
 
@@ -35,7 +36,7 @@ def test_words_in_their_order(tmp_path: Path) -> None:
 def test_pieces_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
     content = " ".join(f"word{i % 7}" for i in range(500)) + "\n" + "longer" * 30
     (tmp_path / "one.txt").write_text(content)
-    monkeypatch.setattr(module, "_PIECE", 64)
+    monkeypatch.setattr(corpus, "_CHUNK", 64)
     assert words_of(opened(tmp_path / "one.txt", cache=cache)) == content.split()
 
 
@@ -46,7 +47,7 @@ def test_a_second_opening_reads_no_text(tmp_path: Path, monkeypatch: pytest.Monk
     first = opened(tmp_path / "b")
     assert words_of(first)[:2] == ["file", "1"]
     with monkeypatch.context() as patched:
-        patched.setattr(module, "_pieces", lambda file: pytest.fail("the text was read again"))
+        patched.setattr(corpus, "_chunks", lambda file: pytest.fail("the text was read again"))
         again = opened(tmp_path / "b")
     assert words_of(again) == words_of(first) and again.fingerprint() == first.fingerprint()
     (tmp_path / "b" / "1.txt").write_text("other words")
@@ -56,7 +57,7 @@ def test_a_second_opening_reads_no_text(tmp_path: Path, monkeypatch: pytest.Monk
 def test_workers_get_a_path_not_the_text(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text("many words " * 10_000)
     text = opened(tmp_path / "c.txt")
-    assert len(text.tokens) == 20_000
+    assert len(text.tokens) == 20_001
     data = pickle.dumps(text)
     assert len(data) < 5000
     assert torch.equal(*(torch.from_numpy(t.read(np.array([3]))[0]["tokens"]) for t in (text, pickle.loads(data))))
@@ -68,7 +69,7 @@ def test_bad_input(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     for name, message in (
         ("binary.txt", "is not UTF-8 text"),
-        ("empty.txt", "has 0 words"),
+        ("empty.txt", "has 0 tokens"),
         ("none", "no .txt file in"),
         ("nowhere.txt", "does not exist"),
     ):
@@ -83,10 +84,10 @@ def test_damaged_and_bounded_cache(tmp_path: Path) -> None:
     (tmp_path / "d" / "1.txt").write_text("some words " * 5000)
     (tmp_path / "d" / "gone.txt").symlink_to(tmp_path / "nowhere")
     text = opened(tmp_path / "d")
-    assert isinstance(text._tokens, Path)
-    folder = text._tokens.parent
+    assert isinstance(text.text.tokens, Path)
+    folder = text.text.tokens.parent
     assert folder in [entry.folder for entry in cache.stored()]
-    for file in ("vocabulary.npz", "tokens.npy"):
+    for file in ("text.npz", "tokens.npy"):
         (folder / file).write_bytes(b"damaged")
         assert words_of(opened(tmp_path / "d"))[:2] == ["some", "words"]
     (folder / "tokens.npy").unlink()

@@ -12,7 +12,7 @@ import torch
 from sslkit.encoders.build import build_encoder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.checkpoint import describe, save_model
-from sslkit.text.encoders import WordVectors, encode_words
+from sslkit.text.encoders.word_vectors import WordVectors, encode_words
 
 Run = Callable[..., Any]
 # Royalty and gender as two of three axes.

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, Encoder, EncoderBuilder, Paper, PretextTask, SslkitError, TaskOptions
-from sslkit.text.encoders import WordVectors, encode_words
+from sslkit.text.encoders.word_vectors import WordVectors, encode_words
 
 _SHARED_NEGATIVES = 64  # per sample
 
@@ -59,6 +59,7 @@ class SkipGram(PretextTask):
     requires: ClassVar = ("tokens",)
     defaults: ClassVar = {
         "encoder": "word_vectors",
+        "held_out": 0.0,
         "optimizer": "adamw",
         "lr": 5e-2,
         "weight_decay": 0.0,
@@ -79,7 +80,10 @@ class SkipGram(PretextTask):
         """Build a table of vectors for words with at least `--min-count` occurrences, and room for their spelling."""
         if build.recipe["name"] != "word_vectors":
             raise SslkitError(f"skipgram needs word_vectors (got {build.recipe['name']})", "omit it", flag="encoder")
-        counts, words = build.data.details["counts"], build.data.details["words"]
+        if build.data.details["unit"] != "word":
+            raise SslkitError(f"skipgram learns vectors of words (got {build.data.details['unit']})", "use word", flag="unit")
+        words = build.data.details["words"]
+        counts = build.data.details["counts"][: len(words)]
         frequent = int((counts >= options.min_count).sum())
         if frequent < 2:
             raise SslkitError(

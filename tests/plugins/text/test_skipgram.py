@@ -20,7 +20,7 @@ WORDS = [f"w{i}" for i in range(8)]
 
 def skipgram(size: int = 16, **options: Any) -> Any:
     task_class = load_task("skipgram")
-    data = DataInfo(4, size, len(WORDS), "text", {"words": WORDS, "counts": torch.tensor(COUNTS)})
+    data = DataInfo(4, size, len(WORDS), "text", {"unit": "word", "words": WORDS, "counts": torch.tensor(COUNTS)})
     parsed = task_class.Options(**options)
     encoder = task_class.build_encoder(parsed, RecipeBuilder(recipe_for("word_vectors", 16, 8, {"width": "6"}), data))
     return task_class(parsed, encoder, data)
@@ -145,7 +145,7 @@ def test_refusals(sslkit: Callable[..., Any], text: Path, trained: Path) -> None
     for flags, message in (
         (["--min-count", 10**6], "--min-count: 1000000 leaves 0 of 40 words"),
         (["--encoder", "resnet_micro"], "--encoder: skipgram needs word_vectors (got resnet_micro)"),
-        (["--context", 4000], "--context: 4000 words in a sample"),
+        (["--context", 4000], "--context: 4000 tokens in a passage"),
         (["--label", "x"], "--label: "),
         (["--group-pattern", "(x)"], "is text, which has no labels or groups"),
         (["--loss", "softmax"], "--loss: should be negative or hierarchical (got softmax)"),

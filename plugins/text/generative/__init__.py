@@ -1,0 +1,1 @@
+"""Generative tasks for text."""

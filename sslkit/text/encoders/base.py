@@ -1,0 +1,74 @@
+"""What encoders of token ids have in common: the tokenizer that they keep, and padding that counts for nothing."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import SslkitError
+from sslkit.text.tokenizer import PAD, SEP, SPECIALS, Tokenizer
+
+
+class TextEncoder(Encoder):
+    """Encode token ids, int64 `[B, T]`, of which there are `in_channels`; the last ones are special tokens.
+
+    `token` is the table of input vectors, which a language model's head may share. The tokenizer is kept as `letters` bytes
+    of JSON. `causal` encoders have states from which the next token can be predicted.
+    """
+
+    modality: ClassVar = "text"
+    sample_dims = 1
+    causal: bool = False
+    token: nn.Embedding
+    spelling: Tensor
+
+    def __init__(self, ids: int, width: int, letters: int) -> None:
+        super().__init__(width, in_channels=ids)
+        self.first_special = ids - len(SPECIALS)
+        if self.first_special < 1:
+            raise SslkitError(f"a vocabulary of {ids} ids has only special tokens", flag="vocabulary")
+        self.register_buffer("spelling", torch.zeros(letters, dtype=torch.uint8))
+
+    def keep_tokenizer(self, content: bytes) -> None:
+        """Keep a tokenizer, as `Tokenizer.to_bytes` wrote it, beside the weights."""
+        self.spelling.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer that is kept; raises SslkitError if it is not that of the vectors."""
+        try:
+            tokenizer = Tokenizer.from_bytes(self.spelling.cpu().numpy().tobytes())
+        except (ValueError, RecursionError) as error:
+            raise SslkitError("the tokenizer in the checkpoint is damaged", "the file was altered", flag="ckpt") from error
+        if tokenizer.size != self.in_channels:
+            problem = f"the tokenizer in the checkpoint has {tokenizer.size} ids, its encoder {self.in_channels}"
+            raise SslkitError(problem, "the file was altered", flag="ckpt")
+        return tokenizer
+
+    def is_text(self, sample: Tensor) -> Tensor:
+        """Return which tokens are neither padding nor, where there is a class token, separators, bool `[B, T]`."""
+        text = sample != self.first_special + PAD
+        return text & (sample != self.first_special + SEP) if self.class_token else text
+
+    def states(self, sample: Tensor) -> Tensor:
+        """Return a state for each token, `[B, T, width]`; of causal encoders, of what was read up to it."""
+        return self.layers(sample)[-1]
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Return features `[B, width]`."""
+        return self.average(self.states(sample), sample)
+
+    def tokens(
+        self, sample: Tensor, keep: Tensor | None = None, mask: Tensor | None = None, fill: Tensor | None = None
+    ) -> Tensor:
+        """Return `[B, T, width]`."""
+        return self.states(sample)
+
+    def pool_sample(self, tokens: Tensor, sample: Tensor) -> Tensor:
+        """Return the average."""
+        return self.average(tokens, sample)
+
+    def average(self, tokens: Tensor, sample: Tensor) -> Tensor:
+        """Return the mean of the tokens `[B, T, width]` that are text."""
+        weight = self.is_text(sample).to(tokens.dtype)[:, self.prefix :, None]
+        return (tokens[:, self.prefix :] * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)

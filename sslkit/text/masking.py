@@ -1,0 +1,67 @@
+"""Masks of masked language models: which tokens are hidden, and what stands in their place."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sslkit.contract.task import Batch
+from sslkit.text.tokenizer import MASK, Tokenizer
+
+Masking = Literal["token", "word", "span"]
+
+_MASKED, _RANDOM = 0.8, 0.1  # shares of the chosen tokens; the rest stays (Devlin et al., 2019, section 3.1)
+_SPAN = 0.2  # probability that a span ends after each token (Joshi et al., 2020, section 3.1)
+
+_BLANKS = "ĠĊĉč"  # how byte-level BPE spells blank, line feed, tab and carriage return
+
+
+def starts_word(tokenizer: Tokenizer) -> Tensor:
+    """Return which ids begin a word, bool `[ids]`; special tokens do, and of bytes all."""
+    pieces = ["" for _ in range(tokenizer.first_special)] if tokenizer.unit == "byte" else tokenizer.pieces
+    if tokenizer.unit == "wordpiece":
+        starts = [not piece.startswith("##") for piece in pieces]
+    elif tokenizer.unit == "bpe":
+        starts = [piece[0] in _BLANKS or not piece[0].isalnum() for piece in pieces]
+    else:
+        starts = [True for _ in pieces]
+    return torch.tensor([*starts, *(True for _ in range(tokenizer.size - tokenizer.first_special))])
+
+
+def mask_tokens(tokens: Tensor, word_starts: Tensor, count: int, masking: Masking, first_special: int) -> Batch:
+    """Choose `count` tokens `K` of each row `[B, T]` and hide them; special tokens, from `first_special` on, stay.
+
+    Returns `tokens` `[B, T]` with masks, `places` `[B, K]` and `target` `[B, K]` of those chosen, and `weight` `[B, K]`: 0
+    for places that are special or belong to a word that is not chosen whole. 80% of the chosen are masked,
+    10% become another token at random, 10% stay.
+    """
+    device, special = tokens.device, tokens >= first_special
+    group = _groups(tokens, word_starts, masking, special)
+    order = torch.rand(tokens.shape, device=device).gather(1, group)  # one number for each group
+    order = order.masked_fill(special, 2.0)
+    places = order.topk(count, dim=1, largest=False, sorted=True).indices
+    target = tokens.gather(1, places)
+    chosen = torch.zeros_like(special).scatter(1, places, True)
+    weight = ~special.gather(1, places)
+    if masking == "word":  # of the last one there may be room for a part only
+        total = torch.zeros_like(tokens).scatter_add(1, group, (~special).long())
+        inside = torch.zeros_like(tokens).scatter_add(1, group, (chosen & ~special).long())
+        weight = weight & (total == inside).gather(1, group.gather(1, places))
+    action = torch.rand(target.shape, device=device)
+    other = torch.randint(first_special, target.shape, device=device)
+    hidden = torch.where(action < _MASKED, first_special + MASK, torch.where(action < _MASKED + _RANDOM, other, target))
+    hidden = hidden.where(weight, target)
+    return {"tokens": tokens.scatter(1, places, hidden), "places": places, "target": target, "weight": weight.float()}
+
+
+def _groups(tokens: Tensor, word_starts: Tensor, masking: Masking, special: Tensor) -> Tensor:
+    """Return the number of the token, word or span that each token of a row belongs to, int64 `[B, T]`."""
+    if masking == "token":
+        return torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+    if masking == "word":
+        begins = word_starts[tokens]
+    else:
+        begins = torch.rand(tokens.shape, device=tokens.device) < _SPAN
+    begins = begins | special
+    begins[:, 1:] |= special[:, :-1]
+    return (begins.long().cumsum(dim=1) - begins[:, :1].long()).clamp(max=tokens.shape[1] - 1)

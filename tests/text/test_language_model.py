@@ -1,0 +1,157 @@
+"""perplexity, generate and fill-mask on small models of a text with a pattern."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sslkit import GenerateSpec, PretrainSpec, load, pretrain
+from sslkit.text.generate import choose_tokens
+from sslkit.text.language_model import read_language_model
+from sslkit.text.perplexity import TestText, token_losses
+
+WORDS = ["red", "green", "blue", "black"]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return documents in which colors follow each other in a cycle."""
+    folder = tmp_path_factory.mktemp("colors")
+    for number in range(20):
+        words = [WORDS[(number + place) % 4] for place in range(400)]
+        (folder / f"{number:02}.txt").write_text(" ".join(words) + ".\n")
+    return folder
+
+
+def trained(task: str, text: Path, out: Path, **settings: Any) -> Path:
+    values: dict[str, Any] = {"context": 16, "batch_size": 32, "health_every": 0, "lr": 5e-3, "steps": 120, **settings}
+    options = {"width": "32", "depth": "1"}
+    return Path(pretrain(PretrainSpec(task=task, data=str(text), out=str(out), encoder_option=options, **values)).checkpoint)
+
+
+@pytest.fixture(scope="module")
+def causal(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a language model of words."""
+    return trained("gpt", text, tmp_path_factory.mktemp("runs") / "gpt", unit="bpe", vocabulary=280, held_out=0.1)
+
+
+@pytest.fixture(scope="module")
+def masked(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a masked language model of words."""
+    out = tmp_path_factory.mktemp("runs") / "bert"
+    return trained("bert", text, out, unit="wordpiece", steps=250, options={"mask_ratio": 0.25})
+
+
+def test_perplexity_of_what_was_held_out(causal: Path, sslkit: Callable[..., Any]) -> None:
+    ran = sslkit("perplexity", "--ckpt", causal)
+    assert ran.code == 0, ran.err
+    assert "the last 10.0% of" in ran.out and "token counts" in ran.out and "xz -9e" in ran.out
+    result = sslkit("perplexity", "--ckpt", causal, "--json").json
+    rows = {row["model"]: {metric["name"]: metric for metric in row["metrics"]} for row in result["rows"]}
+    ours = rows["checkpoint"]["bits per byte"]
+    assert ours["value"] < rows["token counts"]["bits per byte"]["value"] < rows["random weights"]["bits per byte"]["value"]
+    assert ours["low"] < ours["value"] < ours["high"] and ours["n"] == rows["xz -9e"]["bits per byte"]["n"]
+    nats = ours["value"] * math.log(2) * ours["n"]
+    for name in ("perplexity per token", "perplexity per word"):
+        assert rows["checkpoint"][name]["value"] == pytest.approx(math.exp(nats / rows["checkpoint"][name]["n"]), rel=1e-6)
+    assert result["protocol"] == "perplexity/half-window-v1" and rows["checkpoint"]["perplexity per word"]["n"] == 800
+
+
+def test_perplexity_of_named_texts(causal: Path, text: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    (tmp_path / "other.txt").write_text("black red green blue " * 30)
+    tests = ["--test", tmp_path / "other.txt", "--test", text / "03.txt", "--stride", 4, "--no-baselines", "--json"]
+    result = sslkit("perplexity", "--ckpt", causal, *tests).json
+    assert [row["test"] for row in result["rows"]] == [str(tmp_path / "other.txt"), str(text / "03.txt")]
+    assert result["protocol"] is None and result["settings"]["stride"] == 4
+
+
+def test_every_token_is_counted_once_with_enough_before_it(causal: Path) -> None:
+    model = read_language_model(str(causal), "encoder", "next")
+    tokens = np.array([5, 9, 200, 7, 7, 31, 250, 3, 3, 90, 12], dtype=np.int32)
+    text = TestText("a text", b"", tokens, np.ones(11, dtype=np.bool_), 1.0)
+    nats = token_losses(model, text, 4, 2)
+    for place in range(11):
+        start = 0 if place < 4 else 2 * ((place - 2) // 2)  # windows of four begin at 0, 2, 4, ...; their last two count
+        start = 7 if place == 10 else start  # the last window ends with the text
+        before = [text.previous[at] for at in range(start, place + 1)]
+        with torch.no_grad():
+            logits = model.logits(model.encoder.states(torch.tensor([before]).long()))[0, -1].double()
+        assert nats[place] == pytest.approx(float(-logits.log_softmax(0)[tokens[place]]), abs=1e-5), place
+    assert text.previous[0] == tokens[-1] and model.tokenizer.size == model.encoder.in_channels
+
+
+def test_generation_goes_on_and_tells_what_it_copies(causal: Path, sslkit: Callable[..., Any]) -> None:
+    first = sslkit("generate", "red green", "--ckpt", causal, "--temperature", 0, "--length", 40)
+    assert first.code == 0 and first.out.startswith("red green blue black red green blue"), first.out + first.err
+    flags = ["--ckpt", causal, "--count", 3, "--length", 30, "--temperature", 5, "--json"]
+    result, again = (sslkit("generate", "red green", *flags).json for _ in range(2))
+    assert result == again and len(result["texts"]) == 3
+    other = sslkit("generate", "red green", *flags, "--seed", 1).json
+    assert other["texts"] != result["texts"]
+    greedy = sslkit("generate", "red", "--ckpt", causal, "--temperature", 0, "--length", 60, "--json").json
+    assert greedy["copied"]["4"] > 0.8 and greedy["distinct"]["1"] < 0.5
+
+
+def test_tokens_are_chosen_among_the_likeliest() -> None:
+    probabilities = torch.tensor([0.1, 0.4, 0.3, 0.2])
+    scores = probabilities.log().repeat(4000, 1)
+
+    def shares(temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0) -> torch.Tensor:
+        chosen = choose_tokens(scores, temperature, top_k, top_p, torch.Generator().manual_seed(0))
+        return torch.bincount(chosen, minlength=4) / 4000
+
+    assert torch.allclose(shares(), probabilities, atol=0.03)
+    assert torch.allclose(shares(top_k=2), torch.tensor([0, 4 / 7, 3 / 7, 0]), atol=0.03)
+    assert torch.allclose(shares(top_p=0.69), torch.tensor([0, 4 / 7, 3 / 7, 0]), atol=0.03)  # the fewest that have it
+    assert torch.allclose(shares(top_p=0.71), torch.tensor([0, 4, 3, 2]) / 9, atol=0.03)
+    assert torch.allclose(shares(temperature=0.5), probabilities**2 / 0.3, atol=0.03)
+    for settings in ({"temperature": 0.0}, {"top_k": 1}, {"top_p": 1e-9}):
+        assert shares(**settings)[1] == 1  # type: ignore[arg-type]
+
+
+def test_masks_are_filled(masked: Path, sslkit: Callable[..., Any]) -> None:
+    ran = sslkit("fill-mask", "green blue black red [MASK] blue black red green", "--ckpt", masked)
+    assert ran.code == 0 and ran.out.split()[1] == "green", ran.out + ran.err
+    flags = ["--candidates", "red", "--candidates", "blue", "--json"]
+    answers = sslkit("fill-mask", "green blue black red [MASK] blue black", "--ckpt", masked, *flags).json["answers"]
+    assert {answer["piece"] for answer in answers} == {"red", "blue"}
+    assert answers[0]["probability"] >= answers[1]["probability"] and "[MASK]" not in answers[0]["text"]
+
+
+def test_refusals(causal: Path, masked: Path, trained_words: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    for arguments, message in (
+        (["perplexity", "--ckpt", masked], "--ckpt: "),
+        (["perplexity", "--ckpt", masked], "predicts masked tokens (expected a checkpoint of gpt or rnn_lm)"),
+        (["perplexity", "--ckpt", trained_words], "has no language-model head"),
+        (["perplexity", "--ckpt", causal, "--test", tmp_path / "empty.txt"], "--test: "),
+        (["perplexity", "--ckpt", causal, "--size", 32], "--size"),
+        (["generate", "x", "--ckpt", masked], "predicts masked tokens"),
+        (["generate", "x", "--ckpt", causal, "--top-p", 0], "--top-p"),
+        (["fill-mask", "no mask", "--ckpt", masked], "--text: the text has 0 [MASK], expected one"),
+        (["fill-mask", "a [MASK]", "--ckpt", causal], "predicts next tokens (expected a checkpoint of bert)"),
+        (["fill-mask", "a [MASK]", "--ckpt", masked, "--candidates", "zebra€"], "--candidates: zebra€ is"),
+        (["fill-mask", "red " * 40 + "[MASK]", "--ckpt", masked], "the model takes 16 (shorten it)"),
+    ):
+        ran = sslkit(*arguments)
+        assert ran.code == 2 and message in ran.err, (arguments, ran.out, ran.err)
+
+
+@pytest.fixture(scope="module")
+def trained_words(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return word vectors, which predict no tokens."""
+    spec = PretrainSpec(
+        task="skipgram", data=str(text), out=str(tmp_path_factory.mktemp("runs") / "words"), steps=2, context=16
+    )
+    return Path(pretrain(spec).checkpoint)
+
+
+def test_specs_stand_in_the_public_interface(causal: Path) -> None:
+    import sslkit as package
+
+    result = package.generate(GenerateSpec(ckpt=str(causal), prompt="blue", length=3, temperature=0))
+    assert result.texts[0].startswith("blue") and load(causal).modality == "text"
