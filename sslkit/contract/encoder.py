@@ -32,6 +32,9 @@ class Encoder(nn.Module):
         """Return what a checkpoint records of this encoder besides its recipe, such as the normalization inside."""
         return {}
 
+    def take_over(self, trained: "Encoder") -> None:
+        """Take over from a trained encoder of the same recipe what is no weight, such as its tokenizer."""
+
     @property
     def device(self) -> torch.device:
         """Return where its weights lie."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sslkit.contract.encoder import Encoder
     from sslkit.contract.source import Source
     from sslkit.contract.task import Batch, DataInfo
+    from sslkit.data.index import Index
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,13 @@ class Modality:
         `detail` bounds their number: raw pixels are those of images of so many pixels a side.
         """
         return None
+
+    def reference_scores(self, train: "Index", tests: "list[Index]", seed: int) -> "list[tuple[str, list[Tensor]]]":
+        """Return class scores `[N, classes]` of each test part by classifiers that need no encoder, by name.
+
+        They are fitted on the training part alone, and are rows of `knn` and `probe` beside the features.
+        """
+        return []
 
     def augmentation(self, options: Any, info: "DataInfo", classes: int) -> "Augmentation":
         """Return what `sslkit finetune` does to labeled samples at random; raises SslkitError if it can't train on them."""

@@ -51,6 +51,7 @@ class Index:
     places: NDArray[np.int64] | None = None  # [N, 2]: shard, and offset in it
     etags: tuple[str, ...] = ()  # of shards on a server
     pages: NDArray[np.int64] | None = None  # [N], of files that hold several samples
+    cells: Sequence[bytes] | None = None  # samples that stand in a table themselves; `paths` names its lines
 
     def __len__(self) -> int:
         return len(self.paths) if self.array is None else len(self.array)
@@ -68,6 +69,9 @@ class Index:
     @contextmanager
     def open(self, row: int) -> Iterator[BinaryIO]:
         """Open a sample's bytes; raises OSError as `open` does, and FileChangedError if they are no longer what was indexed."""
+        if self.cells is not None:
+            yield BytesIO(self.cells[row])
+            return
         shard, offset = (-1, 0) if self.places is None else (int(value) for value in self.places[row])
         stamp = tuple(int(value) for value in self.stamps[row])
         if shard >= 0 and self.etags:
@@ -113,6 +117,7 @@ class Index:
             stamps=self.stamps[rows],
             places=None if self.places is None else self.places[rows],
             pages=None if self.pages is None else self.pages[rows],
+            cells=None if self.cells is None else [self.cells[row] for row in rows],
             array=None if self.array is None else self.array[rows],
             labels=None if self.labels is None else self.labels[rows],
             groups=None if self.groups is None else self.groups[rows],
@@ -125,6 +130,8 @@ class Index:
             digest.update(np.ascontiguousarray(stamps).tobytes())
             if self.pages is not None:
                 digest.update(self.pages.tobytes())
+            for cell in self.cells or ():
+                digest.update(cell)
         else:
             digest.update(str(self.array.shape).encode())
             digest.update(np.ascontiguousarray(self.array).data)

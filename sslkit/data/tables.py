@@ -5,11 +5,13 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sslkit.console import say_once
 from sslkit.contract.errors import SslkitError, did_you_mean
 
 _BREAK = re.compile(r"[\r\n]")
+_LARGEST_CELL = 2**24  # characters
 
 
 def read_text(path: Path, flag: str = "data") -> str:
@@ -38,7 +40,7 @@ def read_lines(path: Path, flag: str = "data") -> list[tuple[int, str]]:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a .csv, all as long as its header."""
+    """The rows of a .csv or .tsv, all as long as its header."""
 
     path: Path
     columns: list[str]
@@ -68,13 +70,16 @@ class Table:
         return cells
 
 
-def read_table(path: Path) -> Table:
-    """Read a .csv with a header that has a column `path`.
+def read_table(path: Path, needed: str = "path") -> Table:
+    """Read a .csv, or a .tsv, in which quotes mean nothing, with a header that has a column `needed`.
 
     Raises SslkitError, naming the line, for rows of another length than the header and for quotes that do not pair.
     """
     text = read_text(path)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    tabs = path.suffix.lower() == ".tsv"
+    form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
+    csv.field_size_limit(_LARGEST_CELL)
+    reader = csv.reader(io.StringIO(text, newline=""), **form)
     rows: list[list[str]] = []
     lines: list[int] = []
     start = 1
@@ -88,18 +93,20 @@ def read_table(path: Path) -> Table:
         raise _quoting_error(path, start, reader.line_num, str(error)) from error
     columns = rows.pop(0) if rows else []
     first = lines.pop(0) if lines else 1
-    if "path" not in columns:
+    if needed not in columns:
         listed = ", ".join(columns) or "none"
-        separated = len(columns) == 1 and any(mark in listed for mark in ";\t")
+        separated = len(columns) == 1 and not tabs and any(mark in listed for mark in ";\t")
         hint = "separate cells by commas" if separated else f"columns: {listed}"
-        raise SslkitError(f"{path} has no column `path` in line {first}", hint, flag="data")
+        raise SslkitError(f"{path} has no column `{needed}` in line {first}", hint, flag="data")
     if not rows:
-        raise SslkitError(f"{path} lists no file", "expected a header and one row per sample", flag="data")
+        raise SslkitError(f"{path} lists no sample", "expected a header and one row per sample", flag="data")
     for line, row in zip(lines, rows, strict=True):
         if len(row) != len(columns):
             raise SslkitError(
                 f"line {line} of {path} has {len(row)} cell{'s'[: len(row) != 1]}, but its header has {len(columns)}",
-                "quote cells that contain commas" if len(row) > len(columns) else "every row needs all columns",
+                ("remove the tab" if tabs else "quote cells that contain commas")
+                if len(row) > len(columns)
+                else "every row needs all columns",
                 flag="data",
             )
     several = [line for line, row in zip(lines, rows, strict=True) if any(map(_BREAK.search, row))]

@@ -49,7 +49,7 @@ def embed(spec: EmbedSpec) -> EmbedResult:
 
     An .npz holds `features` `[N, width]` float32, `paths` and, for data with labels, `labels` (texts; several joined
     by `;`); a .parquet the columns `features`, `path` and `label`; an .npy the features, with `NAME.paths.csv` beside it.
-    Of a checkpoint of words the paths are the words. Of data with train/ and test/, train is read.
+    Of a checkpoint of words the paths are the words, unless `--data` names texts. Of data with train/ and test/, train is read.
     """
     out = output_path(spec.out, *WRITERS)
     if out.suffix == ".parquet":
@@ -68,12 +68,12 @@ def embed(spec: EmbedSpec) -> EmbedResult:
 
 
 def compute_embeddings(spec: EmbedSpec, most: int | None = None) -> Embeddings:
-    """Return features of the samples of `--data`, at most `most` drawn by the seed, or the most frequent words."""
+    """Return features of the samples of `--data`, at most `most` drawn by the seed; without it, of words the most frequent."""
     if spec.layer == "all":
         raise SslkitError("all layers do not fit into one array", "use a number, last or last4", flag="layer")
     checkpoint = read_model(spec.ckpt, part=spec.part)
     encoder = checkpoint.build_encoder(spec.encoder).to(choose_device(spec.device)[0])
-    vocabulary = encoder.vocabulary()
+    vocabulary = encoder.vocabulary() if spec.data is None else None
     if vocabulary is not None:
         words, vectors = vocabulary
         return Embeddings(vectors.cpu().numpy()[:most], words[:most], None, weights_hash(encoder))

@@ -30,6 +30,7 @@ _GROUP = 16
 class Knn(FeatureEvaluation):
     """Classify by the nearest training features of a frozen encoder."""
 
+    classifies = True
     verb = "knn"
     Options = KnnSpec
     by_distance = True

@@ -47,7 +47,9 @@ def compare_models(checkpoint: Checkpoint, spec: EvaluationSpec, device: torch.d
     models = [Model(CHECKPOINT, checkpoint.build_encoder(allowed), size, "checkpoint")]
     if spec.baselines:
         seed_stage(spec.seed, "random", 0)
-        models.append(Model(RANDOM, build_encoder(checkpoint.recipe, allowed=allowed).eval(), size, "random"))
+        random = build_encoder(checkpoint.recipe, allowed=allowed).eval()
+        random.take_over(models[0].encoder)
+        models.append(Model(RANDOM, random, size, "random"))
         baseline = load_modality(checkpoint.modality).baseline(models[0].encoder, checkpoint.channels, size, detail)
         if baseline is not None:
             models.append(Model(*baseline, size, "baseline"))

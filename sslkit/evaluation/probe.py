@@ -35,6 +35,7 @@ _RATES = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
 class Probe(FeatureEvaluation):
     """Fit a linear classifier on the features of a frozen encoder."""
 
+    classifies = True
     verb = "probe"
     Options = ProbeSpec
     baseline_pixels = 16  # raw images of 32 px have more values than a linear classifier can use, or fit in reasonable time

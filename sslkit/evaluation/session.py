@@ -6,7 +6,7 @@ it returned.
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -31,6 +31,7 @@ from sslkit.evaluation.notes import note_on_labels, write_notes
 from sslkit.evaluation.protocols import part_setting
 from sslkit.evaluation.splits import Parts, find_labeled, held_out_rows, labeled_fingerprint, source_of
 from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers, count_duplicates
+from sslkit.registry import load_modality
 from sslkit.specs.evaluation import EvaluationSpec
 
 Layers = dict[str, Tensor]  # features by layer, [N, width]
@@ -186,6 +187,7 @@ class FeatureEvaluation(Evaluation):
     """Base of evaluations of frozen features: a subclass fits a predictor, and may measure something else than accuracy."""
 
     baseline_pixels: ClassVar[int] = 32  # side of the images whose raw pixels are a baseline
+    classifies: ClassVar[bool] = False  # whether classifiers that need no encoder stand beside it
     by_distance: ClassVar[bool] = False  # whether features are compared by their distances, as k-NN does; nothing is fitted
 
     def fit(self, train: TrainingView, settings: Settings, seed: int) -> Predictor:
@@ -214,6 +216,8 @@ class FeatureEvaluation(Evaluation):
         table = _Table(session)
         for model in session.models:
             self._add_rows(table, model, settings)
+        if self.classifies and spec.baselines and settings.get("shots") is None:
+            table.add_references(self.measure)
         rows = adjust_comparisons(table.rows)
         data = Data(labeled_fingerprint(session.parts.train), table.tests)
         result = Result(
@@ -268,6 +272,18 @@ class FeatureEvaluation(Evaluation):
         return max(reached, key=lambda name: reached[name])
 
 
+@dataclass(frozen=True)
+class _FixedScores(Predictor):
+    """Scores of a test part that were computed without features."""
+
+    n_train: int
+    values: Tensor
+
+    def scores(self, layers: Layers) -> Tensor:
+        """Return them."""
+        return self.values
+
+
 class _Table:
     """Rows in the making: the checkpoint's answers are what the other models' are compared with."""
 
@@ -315,6 +331,25 @@ class _Table:
                 role=model.role,
             )
         )
+
+    def add_references(self, measure: Callable[[list[Predictor], SplitFeatures, tuple[str, ...]], Measurement]) -> None:
+        """Add the rows of the modality's classifiers that need no encoder."""
+        session, parts = self.session, self.session.parts
+        modality = load_modality(session.checkpoint.evaluated_as)
+        tests = [part.index for part in parts.tests]
+        for name, scores in modality.reference_scores(parts.train, tests, session.spec.seed):
+            for number, (part, values) in enumerate(zip(parts.tests, scores, strict=True)):
+                assert part.index.labels is not None
+                rows = np.arange(len(part.index))
+                test = SplitFeatures({}, torch.from_numpy(part.index.labels), rows, rows)
+                measurement = measure([_FixedScores(len(parts.train), values)], test, session.classes)
+                comparisons = {}
+                if measurement.correct is not None:
+                    *_, answers = self._answers[number].values()
+                    comparisons = {CHECKPOINT: compare_answers(Answers(rows, measurement.correct), answers)}
+                fits = [Fit(session.spec.seed, len(parts.train))]
+                row = Row(name, measurement.metrics, part.name, by_class=measurement.by_class, comparisons=comparisons)
+                self.rows.append(replace(row, fits=fits, role="other"))
 
 
 def _select(features: S, layer: str | None) -> S:

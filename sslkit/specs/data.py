@@ -92,7 +92,9 @@ class ModalitySpec(_Tables):
             table = recorded.get(name) if isinstance(recorded, dict) else None
             if isinstance(table, dict):
                 fields = options.kept + (options.storage if same_data else ())
-                chosen = {field: table[field] for field in fields if field in table}
+                defaults = {field: options.model_fields[field].default for field in fields}
+                # Nobody asked for a default: the text of pairs has options that their images lack.
+                chosen = {field: table[field] for field in fields if field in table and table[field] != defaults[field]}
                 try:
                     values |= options.model_validate(chosen).model_dump(exclude_unset=True)
                 except ValidationError as error:
@@ -144,7 +146,8 @@ class DataSpec(ModalitySpec):
 
     data: str | None = Field(
         default=None,
-        description="Folder, .txt list, .csv with a `path` column, .npy/.npz, .parquet, or wds:SHARDS.tar; text: .txt files.",
+        description="Folder, .txt list, .csv with a `path` column, .npy/.npz, .parquet, or wds:SHARDS.tar; text: .txt files, "
+        "or a .csv or .tsv with `text`.",
     )
     label: str | None = Field(default=None, description="Label column of a .csv or .parquet, or label extension in shards.")
     label_pattern: Pattern | None = Field(default=None, description="Regular expression whose (group) in a path is the label.")

@@ -13,7 +13,7 @@ from sslkit.engine.precision import choose_device
 from sslkit.evaluation.splits import named_data
 from sslkit.text.language_model import LanguageModel, read_language_model
 from sslkit.text.options import TextOptions
-from sslkit.text.source import open_corpus
+from sslkit.text.passages import open_corpus
 from sslkit.text.specs import GenerateSpec
 from sslkit.text.tokenizer import END
 

@@ -7,7 +7,12 @@ from pydantic import Field
 from sslkit.contract.modality import FileKind
 from sslkit.contract.options import Auto, DataOptions
 
-TEXTS = FileKind("texts", frozenset({".txt"}), "a .txt file, or a folder of them")
+TEXTS = FileKind(
+    "texts",
+    frozenset({".txt"}),
+    "a .txt file or a folder of them; with labels, class folders of .txt files, or a .csv or .tsv with a `text` column",
+)
+RUNNING_TEXT = "a .txt file, or a folder of them"
 
 Context = Annotated[int, Field(ge=8, le=4096)]
 Vocabulary = Annotated[int, Field(ge=16, le=2**20)]
@@ -21,7 +26,7 @@ class TextOptions(DataOptions):
     modality: ClassVar = "text"
     noun: ClassVar = "passages"
     size_unit: ClassVar = "tokens"
-    accepts: ClassVar = TEXTS.accepts
+    accepts: ClassVar = RUNNING_TEXT
     kept: ClassVar = ("documents", "held_out")
     record: ClassVar = "sslkit.text.modality:TextModality"
 

@@ -32,7 +32,7 @@ from sslkit.text.corpus import Corpus, Part, text_files
 from sslkit.text.encoders.base import TextEncoder
 from sslkit.text.language_model import LanguageModel, read_language_model
 from sslkit.text.options import TEXTS, TextOptions
-from sslkit.text.source import open_corpus
+from sslkit.text.passages import open_corpus
 from sslkit.text.specs import PerplexitySpec
 from sslkit.text.tokenizer import END, UNKNOWN, Ids, Tokenizer
 

@@ -1,256 +1,109 @@
-"""Running text as a source: passages of as many tokens each, turned into numbers once and kept in a memory-mapped array."""
+"""Texts as a source: files in class folders, or rows of a table, one or two texts each; evaluations read these."""
 
-import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslkit.console import say_once, show_progress
-from sslkit.contract.errors import SslkitError
-from sslkit.contract.source import OpenSpec, ReadSeed, Rows, Source
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import SslkitError, UnreadableSampleError
+from sslkit.contract.source import OpenSpec, ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
-from sslkit.data.cache import UNREADABLE, cache_error, cache_folder, make_room
-from sslkit.data.locations import find_parts
-from sslkit.files import write_atomically
-from sslkit.text.corpus import Corpus, text_files
-from sslkit.text.options import TEXTS, TextOptions
-from sslkit.text.tokenizer import BYTES, END, Tokenizer
+from sslkit.data.decode import decoding
+from sslkit.data.index import Index, with_groups, with_labels
+from sslkit.data.indexed_source import IndexedSource
+from sslkit.data.tables import read_table
+from sslkit.text.encoders.base import TokenEncoder
+from sslkit.text.options import TEXTS
+from sslkit.text.passages import Passages
 
-_CONTEXT = 128  # tokens of a passage
-
-
-@dataclass(frozen=True)
-class TokenizedText:
-    """A text as token ids, `<end>` after each document; `tokens` of a cached text is the file that holds them."""
-
-    tokenizer: Tokenizer
-    tokens: NDArray[np.int32] | Path
-    documents: NDArray[np.int64]  # where each document begins, in tokens
-    sentences: NDArray[np.int64]  # where each sentence begins
-    counts: NDArray[np.int64]  # of each id
+_TABLES = (".csv", ".tsv")
+_BETWEEN = b"\0"  # the two texts of a pair, which no text contains
 
 
-class TextSource(Source):
-    """Passages of running text; a batch has `tokens`, int64 `[B, context]`.
+class TextSource(IndexedSource):
+    """Texts; a batch has `tokens`, int64 `[B, context]`: token ids of the encoder's tokenizer, padded.
 
-    `previous`, int64 `[B]`, is the token before each passage; `starts_sentence`, bool `[B, context]`, tells where sentences
-    begin; `document`, int64 `[B, context]`, counts the documents. In every epoch of training all passages are shifted by
-    the same random number of tokens. `info.details` has `unit`, `tokenizer` (bytes for `Tokenizer.from_bytes`), `counts`
-    (int64 `[ids]`), `documents` (their number) and, of words, `words` (a list, the most frequent first).
+    Of longer texts the end is left out, of pairs that of the longer one. Pretraining reads passages of running text instead.
     """
 
-    noun: ClassVar = TextOptions.noun
+    kind: ClassVar = TEXTS
+    noun: ClassVar = TEXTS.noun
 
-    def __init__(self, location: str, size: int, text: TokenizedText) -> None:
-        self.location, self.resolved = location, {}
-        self.text = text
-        self._map: NDArray[np.int32] | None = None
-        tokenizer = text.tokenizer
-        details: dict[str, Any] = {
-            "unit": tokenizer.unit,
-            "tokenizer": tokenizer.to_bytes(),
-            "counts": torch.from_numpy(text.counts),
-            "documents": len(text.documents),
-        }
-        if tokenizer.unit == "word":
-            details["words"] = tokenizer.pieces
-        self.info = DataInfo(len(self.tokens) // size, size, tokenizer.size, "text", details)
+    def __init__(self, index: Index, encoder: TokenEncoder, size: int) -> None:
+        self.index, self.location, self.resolved = index, index.source, {}
+        self.tokenizer, self.frame, self.size = encoder.tokenizer(), encoder.framing(), size
+        self.info = DataInfo(len(index), size, encoder.in_channels, "text", {"unit": self.tokenizer.unit})
 
     @classmethod
-    def open(cls, spec: OpenSpec) -> Self:
-        """Open `--data`, learning a tokenizer and turning text into numbers if that was not done before."""
-        assert spec.data is not None
-        for name in ("label", "label_pattern", "group", "group_pattern"):
-            if getattr(spec, name) is not None:
-                raise SslkitError(f"{spec.data} is text, which has no labels or groups", "leave it out", flag=name)
-        options = spec.table(TextOptions)
-        corpus = open_corpus(spec.data, options)
-        if options.unit == "byte" and options.vocabulary != "auto":
-            raise SslkitError(f"there are {BYTES} bytes", "leave it out", flag=("unit", "vocabulary"))
-        if options.unit == "bpe" and options.vocabulary != "auto" and options.vocabulary < BYTES:
-            raise SslkitError(
-                f"byte-level BPE begins with {BYTES} bytes (got {options.vocabulary})", "use more", flag="vocabulary"
-            )
-        text = _tokenize(corpus, options) if spec.cache == "off" else _cached(corpus, spec)
-        source = cls._of_size(spec.data, options, text)
-        if corpus.cut < corpus.bytes:
-            share = f"{(corpus.bytes - corpus.cut) / corpus.bytes:.1%}"
-            source.resolved["held_out"] = options.held_out, f"the last {share} of the text are kept for perplexity"
-        return source
-
-    @classmethod
-    def _of_size(cls, location: str, options: TextOptions, text: TokenizedText) -> Self:
-        """Return passages of `--context` tokens."""
-        length = int(text.counts.sum())
-        if length < 2:
-            raise SslkitError(f"{location} has {length} tokens", "expected a text", flag="data")
-        size = min(_CONTEXT, length) if options.context == "auto" else options.context
-        if size > length:
-            raise SslkitError(f"{size} tokens in a passage, and {location} has {length:,}", "use fewer", flag="context")
-        source = cls(location, size, text)
-        if options.context == "auto":
-            source.resolved["context"] = size, "tokens in a passage"
-        return source
+    def open(cls, spec: OpenSpec) -> Passages:  # type: ignore[override]  # pretraining samples no single texts
+        """Return passages of the running text in `--data`."""
+        return Passages.open(spec)
 
     @classmethod
     def example(cls, folder: Path, samples: int) -> str:
         """Write sentences in which two families of words keep to themselves."""
-        generator = torch.Generator().manual_seed(0)
-        families = [[f"{letter}{i}" for i in range(20)] for letter in "ab"]
-        lines = []
-        for line in range(16 * samples):
-            family = families[line % 2]
-            lines.append(" ".join(family[int(place)] for place in torch.randint(20, (8,), generator=generator)))
-        path = folder / "text.txt"
-        path.write_text("\n".join(lines), encoding="utf-8")
-        return str(path)
+        return Passages.example(folder, samples)
 
-    @property
-    def tokens(self) -> NDArray[np.int32]:
-        """Return the whole text as numbers."""
-        if self._map is None:
-            stored = self.text.tokens
-            self._map = np.load(stored, mmap_mode="r") if isinstance(stored, Path) else stored
-        return self._map
+    @classmethod
+    def list_samples(cls, location: str, spec: OpenSpec) -> Index:
+        """Index class folders of .txt files, or a table with a column `text`, and perhaps `text2`."""
+        path = Path(location)
+        if path.suffix.lower() not in _TABLES or not path.is_file():
+            return super().list_samples(location, spec)
+        table = read_table(path, needed="text")
+        columns = [table.column(name, single_line=False) for name in ("text", "text2") if name in table.columns]
+        cells = [_BETWEEN.join(text.encode() for text in row) for row in zip(*columns, strict=True)]
+        torn = [table.lines[row] for row, cell in enumerate(cells) if cell.count(_BETWEEN) >= len(columns)]
+        if torn:
+            raise SslkitError(f"line {torn[0]} of {path} contains a NUL character", "remove it", flag="data")
+        stamps = np.array([[len(cell), 0, 0] for cell in cells], dtype=np.int64)
+        names = [f"{path.name}:{line}" for line in table.lines]
+        index = Index(str(path), path.parent, names, stamps, cells=cells)
+        if spec.group is not None:
+            index = with_groups(index, table.column(spec.group, "group"))
+        return index if spec.label is None else with_labels(index, table.column(spec.label, "label", allow_empty=True))
 
-    def fingerprint(self) -> str:
-        """Return a hash of tokenizer and tokens."""
-        digest = hashlib.sha256(self.text.tokenizer.to_bytes())
-        digest.update(np.ascontiguousarray(self.tokens).data)
-        return digest.hexdigest()[:16]
+    @classmethod
+    def for_evaluation(cls, index: Index, spec: OpenSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
+        """Return texts as token ids of the encoder's tokenizer."""
+        if not isinstance(encoder, TokenEncoder):
+            raise SslkitError(f"{type(encoder).__name__} reads captions only", "use an encoder of text", flag=("ckpt", "part"))
+        return cls(index, encoder, size)
 
-    def sample_details(self) -> dict[str, Any]:
-        """Return the unit of text."""
-        return {"unit": self.text.tokenizer.unit}
+    def key(self) -> str:
+        """Return the data's own key, the length and the tokenizer."""
+        return f"{self.index.key()} {self.size} {self.tokenizer.to_bytes().hex()[:64]} {self.info.channels}"
 
     def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
-        """Return `tokens`, int32 `[n, size]`, `previous`, `starts_sentence` and `document`."""
-        size, length = self.info.size, len(self.tokens)
-        shift = 0 if draw is None else int(np.random.default_rng((draw.seed, draw.epoch)).integers(size))
-        # A passage that reaches the end goes on at the start.
-        places = (rows[:, None] * size + np.arange(-1, size) + shift) % length
-        tokens = np.asarray(self.tokens[places])
-        inside = places[:, 1:]
-        return {
-            "tokens": tokens[:, 1:],
-            "previous": tokens[:, 0],
-            "starts_sentence": _contains(self.text.sentences, inside),
-            "document": np.searchsorted(self.text.documents, inside, side="right") - 1,
-        }, {}
+        """Return `tokens`, int32 `[n, size]`; a broken text is empty."""
+        texts: list[list[str]] = []
+        broken: dict[int, str] = {}
+        for place, row in enumerate(rows):
+            try:
+                texts.append(read_texts(self.index, int(row)))
+            except UnreadableSampleError as reason:
+                broken[place] = str(reason)
+                texts.append([""])
+        tokens = np.full((len(rows), self.size), self.frame.padding, dtype=np.int32)
+        for place, text in enumerate(texts):
+            ids = self.frame(self.tokenizer.encode(text), self.size)
+            tokens[place, : len(ids)] = ids
+        return {"tokens": tokens}, broken
 
     def prepare(self, batch: Batch) -> Batch:
         """Return tokens as int64."""
-        return {**batch, "tokens": batch["tokens"].long(), "previous": batch["previous"].long()}
+        return {**batch, "tokens": batch["tokens"].long()}
 
     def view(self, batch: Batch, encodes: str) -> Tensor:
         """Return the tokens."""
         tokens: Tensor = batch["tokens"]
         return tokens
 
-    def name(self, row: int) -> str:
-        """Return where the passage begins."""
-        return f"token {row * self.info.size}"
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_map": None}
-
-
-def open_corpus(data: str, options: TextOptions) -> Corpus:
-    """Return the documents of the training part of `--data`; without a test part the last ones are held out."""
-    parts = find_parts(data, TEXTS)
-    if len(parts) > 1:
-        say_once(f"{data} has {' and '.join(parts)}: pretraining reads train only")
-    return Corpus.open(text_files(Path(parts["train"])), options.documents, options.held_out if len(parts) == 1 else 0.0)
-
-
-def _contains(values: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which of the places are among ascending values."""
-    if not len(values):
-        return np.zeros(places.shape, dtype=np.bool_)
-    contained: NDArray[np.bool_] = values[np.searchsorted(values, places).clip(max=len(values) - 1)] == places
-    return contained
-
-
-def _tokenize(corpus: Corpus, options: TextOptions) -> TokenizedText:
-    """Learn a tokenizer from the training documents, and turn them into numbers."""
-    vocabulary = None if options.vocabulary == "auto" else options.vocabulary
-    tokenizer = Tokenizer.learn(options.unit, lambda: _texts(corpus, "learning a tokenizer"), vocabulary)
-    tokens: list[NDArray[np.int32]] = []
-    documents, sentences, length, new = [], list[NDArray[np.int64]](), 0, True
-    end = np.array([tokenizer.special(END)], dtype=np.int32)
-    with show_progress("reading text", corpus.cut) as progress:
-        for piece in corpus.pieces("train"):
-            encoded = [ids for ids in tokenizer.encode(piece.sentences) if len(ids)]
-            if encoded:
-                if new:
-                    documents.append(length)
-                starts = length + np.cumsum([0, *map(len, encoded)])
-                sentences.append(starts[:-1])
-                tokens += encoded
-                length, new = int(starts[-1]), False
-            if piece.ends and not new:
-                tokens.append(end)
-                length, new = length + 1, True
-            progress.advance(len(piece.text.encode()))
-    whole = np.concatenate(tokens) if tokens else np.zeros(0, dtype=np.int32)
-    counts = np.bincount(whole, minlength=tokenizer.size).astype(np.int64)
-    starts = np.concatenate(sentences) if sentences else np.zeros(0, dtype=np.int64)
-    return TokenizedText(tokenizer, whole, np.array(documents, dtype=np.int64), starts, counts)
-
-
-def _texts(corpus: Corpus, title: str) -> Iterator[str]:
-    with show_progress(title, corpus.cut) as progress:
-        for piece in corpus.pieces("train"):
-            yield piece.text
-            progress.advance(len(piece.text.encode()))
-
-
-def _cached(corpus: Corpus, spec: OpenSpec) -> TokenizedText:
-    """Return the text as the cache has it, put there if it is not and fits."""
-    options = spec.table(TextOptions)
-    key = hashlib.sha256(f"{options.unit} {options.vocabulary} {corpus.documents} {corpus.cut}".encode())
-    for file in corpus.files:
-        status = file.stat()
-        key.update(
-            f"{file.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}\0".encode(errors="surrogateescape")
-        )
-    folder = cache_folder() / "texts" / key.hexdigest()[:16]
-    try:
-        stored = _read_cached(folder)
-        if stored is not None:
-            folder.touch()  # its modification time says when it was last used
-            return stored
-        text = _tokenize(corpus, options)
-        assert not isinstance(text.tokens, Path)
-        needed, limit = text.tokens.nbytes, int(spec.cache_limit * 1e9)
-        if needed > limit and spec.cache == "auto":
-            return text
-        if needed > limit:
-            raise SslkitError(
-                f"the text takes {needed / 1e9:.1f} GB, more than --cache-limit {spec.cache_limit:g}", flag="cache"
-            )
-        make_room(needed, limit, folder)
-        with write_atomically(folder / "tokens.npy") as stream:
-            np.save(stream, text.tokens)
-        with write_atomically(folder / "text.npz") as stream:  # last: with it the text is complete
-            spelling = np.frombuffer(text.tokenizer.to_bytes(), dtype=np.uint8)
-            np.savez(stream, tokenizer=spelling, documents=text.documents, sentences=text.sentences, counts=text.counts)
-        return TokenizedText(text.tokenizer, folder / "tokens.npy", text.documents, text.sentences, text.counts)
-    except OSError as error:
-        raise cache_error(error, "set SSLKIT_CACHE, or --cache off") from error
-
-
-def _read_cached(folder: Path) -> TokenizedText | None:
-    try:
-        np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
-        with np.load(folder / "text.npz", allow_pickle=False) as saved:
-            tokenizer = Tokenizer.from_bytes(saved["tokenizer"].tobytes())
-            return TokenizedText(tokenizer, folder / "tokens.npy", saved["documents"], saved["sentences"], saved["counts"])
-    except (*UNREADABLE, KeyError):  # not there, or damaged: the text is read again
-        return None
+def read_texts(index: Index, row: int) -> list[str]:
+    """Return the text of a row, or the two of a pair; raises UnreadableSampleError."""
+    with decoding(index, row), index.open(row) as stream:
+        return [text.decode("utf-8-sig") for text in stream.read().split(_BETWEEN)]

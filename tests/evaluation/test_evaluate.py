@@ -276,6 +276,7 @@ def test_what_the_protocols_stand_for() -> None:
         "probe/chosen-layer-v1": {"c": grid, "iterations": 300, "layer": "auto", **held_out},
         "probe/sweep-v1": {"lr": rates, "layer": "all", **heads, **held_out},
         "probe/svm-v1": {"c": [0.0001, *grid[:4]], "iterations": 300, **held_out},
+        "perplexity/half-window-v1": {"stride": "half of a window"},
         "retrieval/map-v1": {},
         "zeroshot/names-v1": {"templates": ["{}"]},
         "zeroshot/recall-v1": {},

@@ -1,96 +1,133 @@
-"""Text as a source."""
+"""Texts in tables and class folders, as evaluations read them."""
 
-import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from sslkit import SslkitError
-from sslkit.specs.train import PretrainSpec
-from sslkit.text import corpus
+from sslkit import KnnSpec, PretrainSpec, SslkitError, build_encoder, pretrain
+from sslkit.encoders.recipe import recipe_for
+from sslkit.text.encoders.base import Framing, TextEncoder
 from sslkit.text.source import TextSource
+from sslkit.text.tokenizer import CLS, PAD, SEP, UNKNOWN, Tokenizer
+
+WORDS = [f"{letter}{number}" for letter in "ab" for number in range(6)]
+TOKENIZER = Tokenizer("word", WORDS)
 
 
-def opened(path: Path, **settings: Any) -> TextSource:
-    return TextSource.open(PretrainSpec(task="skipgram", data=str(path), **{"held_out": 0.0, **settings}))
+def built(name: str) -> TextEncoder:
+    content = TOKENIZER.to_bytes()
+    options = {"width": "16", "letters": str(len(content))}
+    encoder = build_encoder(recipe_for(name, 8, TOKENIZER.size, options)).eval()
+    assert isinstance(encoder, TextEncoder)
+    encoder.keep_tokenizer(content)
+    return encoder
 
 
-def words_of(text: TextSource) -> list[str]:
-    words = text.info.details["words"]
-    return [words[token] for token in text.tokens if token < len(words)]
+def opened(path: Path, name: str = "bert_micro", size: int = 8, **settings: Any) -> TextSource:
+    spec = KnnSpec(ckpt="none", data=str(path), **settings)
+    return TextSource.for_evaluation(TextSource.read_index(str(path), spec), spec, built(name), size)
 
 
-def test_words_in_their_order(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("The cat, the DOG: don't; l’été_x 42\n\nthe", encoding="utf-8")
-    text = opened(tmp_path / "a.txt", context=8)
-    assert words_of(text) == ["the", "cat", "the", "dog", "don't", "l’été", "x", "42", "the"]
-    assert text.info.details["words"][0] == "the" and text.info.details["counts"][0] == 3
-    assert text.info.channels == 7 + 6 and text.info.samples == 1 and text.info.modality == "text"
-    assert text.read(np.array([0]))[0]["tokens"].tolist() == [text.tokens[:8].tolist()]
+def rows_of(source: TextSource) -> list[list[int]]:
+    arrays, broken = source.read(np.arange(len(source.index)))
+    assert not broken
+    return arrays["tokens"].tolist()
 
 
-@pytest.mark.parametrize("cache", ["on", "off"])
-def test_pieces_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
-    content = " ".join(f"word{i % 7}" for i in range(500)) + "\n" + "longer" * 30
-    (tmp_path / "one.txt").write_text(content)
-    monkeypatch.setattr(corpus, "_CHUNK", 64)
-    assert words_of(opened(tmp_path / "one.txt", cache=cache)) == content.split()
+def test_a_table_of_texts(tmp_path: Path) -> None:
+    table = tmp_path / "some.tsv"
+    table.write_text('\ufefftext\tlabel\ta "column"\na0 "b1\tx\t1\na2 zz\ty\t2\n', encoding="utf-8")
+    source = opened(table, label="label")
+    pad, unknown, cls, sep = (TOKENIZER.special(name) for name in (PAD, UNKNOWN, CLS, SEP))
+    assert rows_of(source) == [[cls, 0, 7, sep, *[pad] * 4], [cls, 2, unknown, sep, *[pad] * 4]]  # quotes mean nothing
+    assert source.index.classes == ("x", "y") and source.name(1) == "some.tsv:3"
+    assert rows_of(opened(table, "gpt_micro"))[0] == [0, 7, *[pad] * 6]
+    quoted = tmp_path / "some.csv"
+    quoted.write_text('text,label\n"a0, ""b1""\nb2",x\na1,y\n')
+    assert rows_of(opened(quoted, "gpt_micro", label="label"))[0][:3] == [0, 7, 8]
+    fingerprints = {opened(file, label="label").fingerprint() for file in (table, quoted)}
+    table.write_text("text\tlabel\na0\tx\na1\ty\n")
+    assert len(fingerprints | {opened(table, label="label").fingerprint()}) == 3
 
 
-def test_a_second_opening_reads_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "b").mkdir()
-    for name in ("2.txt", "1.txt"):
-        (tmp_path / "b" / name).write_text(f"file {name[0]} " * 10)
-    first = opened(tmp_path / "b")
-    assert words_of(first)[:2] == ["file", "1"]
-    with monkeypatch.context() as patched:
-        patched.setattr(corpus, "_chunks", lambda file: pytest.fail("the text was read again"))
-        again = opened(tmp_path / "b")
-    assert words_of(again) == words_of(first) and again.fingerprint() == first.fingerprint()
-    (tmp_path / "b" / "1.txt").write_text("other words")
-    assert opened(tmp_path / "b").fingerprint() != first.fingerprint()
+def test_pairs_are_one_row_and_lose_the_end_of_the_longer_text(tmp_path: Path) -> None:
+    table = tmp_path / "pairs.tsv"
+    table.write_text("text\ttext2\tlabel\na0 a1\tb0\tx\na0 a1 a2 a3 a4 a5\tb0 b1\ty\na0\tb0 b1 b2 b3 b4\tx\n")
+    cls, sep, pad = (TOKENIZER.special(name) for name in (CLS, SEP, PAD))
+    assert rows_of(opened(table, label="label")) == [
+        [cls, 0, 1, sep, 6, sep, pad, pad],
+        [cls, 0, 1, 2, sep, 6, 7, sep],
+        [cls, 0, sep, 6, 7, 8, 9, sep],
+    ]
 
 
-def test_workers_get_a_path_not_the_text(tmp_path: Path) -> None:
-    (tmp_path / "c.txt").write_text("many words " * 10_000)
-    text = opened(tmp_path / "c.txt")
-    assert len(text.tokens) == 20_001
-    data = pickle.dumps(text)
-    assert len(data) < 5000
-    assert torch.equal(*(torch.from_numpy(t.read(np.array([3]))[0]["tokens"]) for t in (text, pickle.loads(data))))
+def test_frames_never_exceed_the_context() -> None:
+    frame = Framing(99, (90,), (91,))
+    for lengths in ([0], [3], [9], [0, 0], [9, 0], [0, 9], [9, 9], [4, 2], [2, 4], [3, 3]):
+        for size in range(5, 12):
+            texts = [np.arange(length, dtype=np.int32) for length in lengths]
+            row = frame(texts, size).tolist()
+            assert len(row) <= size and row.count(91) == len(lengths) and row[0] == 90
+            if sum(lengths) > size - 1 - len(lengths):
+                assert len(row) == size  # no room is left
 
 
-def test_bad_input(tmp_path: Path) -> None:
-    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00bad")
-    (tmp_path / "empty.txt").write_text("  ...  ")
-    (tmp_path / "none").mkdir()
-    for name, message in (
-        ("binary.txt", "is not UTF-8 text"),
-        ("empty.txt", "has 0 tokens"),
-        ("none", "no .txt file in"),
-        ("nowhere.txt", "does not exist"),
-    ):
-        with pytest.raises(SslkitError, match=message):
-            opened(tmp_path / name)
+def test_class_folders_of_texts(tmp_path: Path) -> None:
+    for name, text in (("pos/1.txt", "a0 a1"), ("pos/2.txt", "a2"), ("neg/1.txt", "b0"), ("neg/2.txt", "b1\n\nb2")):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    source = opened(tmp_path, "gpt_micro")
+    assert source.index.classes == ("neg", "pos") and [row[0] for row in rows_of(source)] == [6, 7, 0, 2]
+    (tmp_path / "neg" / "1.txt").write_bytes(b"\xff\xfe")
+    assert list(opened(tmp_path).read(np.arange(4))[1]) == [0]
 
 
-def test_damaged_and_bounded_cache(tmp_path: Path) -> None:
-    from sslkit.data import cache
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("sentence\tlabel\na\tx\n", "has no column `text` in line 1"),
+        ("text\tlabel\na\tx\textra\n", "line 2 of .* has 3 cells, but its header has 2 \\(remove the tab\\)"),
+        ("text\tlabel\n", "lists no sample"),
+        ("text\tlabel\na\0b\tx\n", "line 2 of .* contains a NUL character"),
+        ("text\tlabel\n\tx\n", "text is empty in line 2"),
+    ],
+)
+def test_tables_that_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "some.tsv").write_text(content)
+    with pytest.raises(SslkitError, match=message):
+        opened(tmp_path / "some.tsv", label="label")
 
-    (tmp_path / "d").mkdir()
-    (tmp_path / "d" / "1.txt").write_text("some words " * 5000)
-    (tmp_path / "d" / "gone.txt").symlink_to(tmp_path / "nowhere")
-    text = opened(tmp_path / "d")
-    assert isinstance(text.text.tokens, Path)
-    folder = text.text.tokens.parent
-    assert folder in [entry.folder for entry in cache.stored()]
-    for file in ("text.npz", "tokens.npy"):
-        (folder / file).write_bytes(b"damaged")
-        assert words_of(opened(tmp_path / "d"))[:2] == ["some", "words"]
-    (folder / "tokens.npy").unlink()
-    assert opened(tmp_path / "d", cache_limit=1e-5).fingerprint() == text.fingerprint()  # too large for it: in memory
-    with pytest.raises(SslkitError, match="more than --cache-limit"):
-        opened(tmp_path / "d", cache="on", cache_limit=1e-5)
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with running text, and a table that asks which family of words a text is of."""
+    folder = tmp_path_factory.mktemp("families")
+    Path(TextSource.example(folder, 16))
+    random = np.random.default_rng(0)
+    lines = ["text\tlabel"]
+    for row in range(120):
+        letter = "ab"[row % 2]
+        lines.append(" ".join(f"{letter}{number}" for number in random.integers(20, size=6)) + f"\t{letter}")
+    (folder / "labeled.tsv").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize("task", ["skipgram", "gpt", "bert"])
+def test_frozen_features_of_texts(task: str, families: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    out, batch = tmp_path / "run", {"batch_size": 8, "health_every": 0}
+    unit = {} if task == "skipgram" else {"unit": "word"}
+    pretrain(PretrainSpec(task=task, data=str(families / "text.txt"), out=str(out), steps=60, context=32, **batch, **unit))
+    table = ["--ckpt", out / "model.safetensors", "--data", families / "labeled.tsv", "--label", "label"]
+    for verb in ("knn", "probe"):
+        result = sslkit(verb, *table, "--json").json
+        rows = {row["model"]: row["metrics"][0]["value"] for row in result["rows"]}
+        assert list(rows) == ["checkpoint", "random weights", "TF-IDF, logistic regression", "most frequent class"]
+        assert rows["checkpoint"] > 0.8 and rows["TF-IDF, logistic regression"] > 0.9, rows
+        assert rows["most frequent class"] == 0.5
+    embedded = sslkit("embed", *table, "--out", tmp_path / "features.npz").code
+    with np.load(tmp_path / "features.npz") as saved:
+        assert embedded == 0 and len(saved["features"]) == 120 and saved["paths"][0] == "labeled.tsv:2"

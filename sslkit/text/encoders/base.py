@@ -1,24 +1,63 @@
 """What encoders of token ids have in common: the tokenizer that they keep, and padding that counts for nothing."""
 
+from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
-from sslkit.text.tokenizer import PAD, SEP, SPECIALS, Tokenizer
+from sslkit.text.tokenizer import CLS, PAD, SEP, SPECIALS, Ids, Tokenizer
 
 
-class TextEncoder(Encoder):
+@dataclass(frozen=True)
+class Framing:
+    """Put special tokens around the tokens of one or two texts; `padding` fills up."""
+
+    padding: int
+    first: tuple[int, ...] = ()  # before the first text
+    end: tuple[int, ...] = ()  # after each text
+
+    def __call__(self, texts: list[Ids], size: int) -> Ids:
+        """Return the framed tokens of a text or of a pair, `size` at most: of longer ones the end of the longer text is cut."""
+        room = size - len(self.first) - len(texts) * len(self.end)
+        lengths = [len(text) for text in texts]
+        if len(texts) == 2 and sum(lengths) > room:
+            shorter = min(min(lengths), room // 2)
+            lengths = [min(length, room - shorter) if length > shorter else length for length in lengths]
+            lengths = lengths if sum(lengths) <= room else [room - room // 2, room // 2]
+        elif sum(lengths) > room:
+            lengths = [room]
+        parts = [np.array(self.first, dtype=np.int32)]
+        for text, length in zip(texts, lengths, strict=True):
+            parts += [text[:length], np.array(self.end, dtype=np.int32)]
+        return np.concatenate(parts)
+
+
+class TokenEncoder(Encoder):
+    """Base of encoders of token ids, int64 `[B, T]`, that keep their tokenizer."""
+
+    modality: ClassVar = "text"
+    sample_dims = 1
+
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer that is kept; raises SslkitError if it is damaged."""
+        raise TypeError(f"{type(self).__name__} does not define tokenizer()")
+
+    def framing(self) -> Framing:
+        """Return what stands around the tokens of a text."""
+        return Framing(self.tokenizer().special(PAD))
+
+
+class TextEncoder(TokenEncoder):
     """Encode token ids, int64 `[B, T]`, of which there are `in_channels`; the last ones are special tokens.
 
     `token` is the table of input vectors, which a language model's head may share. The tokenizer is kept as `letters` bytes
     of JSON. `causal` encoders have states from which the next token can be predicted.
     """
 
-    modality: ClassVar = "text"
-    sample_dims = 1
     causal: bool = False
     token: nn.Embedding
     spelling: Tensor
@@ -44,6 +83,16 @@ class TextEncoder(Encoder):
             problem = f"the tokenizer in the checkpoint has {tokenizer.size} ids, its encoder {self.in_channels}"
             raise SslkitError(problem, "the file was altered", flag="ckpt")
         return tokenizer
+
+    def framing(self) -> Framing:
+        """Return class token and separators, where the encoder has a class token."""
+        padding, cls, sep = (self.first_special + name for name in (PAD, CLS, SEP))
+        return Framing(padding, (cls,), (sep,)) if self.class_token else Framing(padding)
+
+    def take_over(self, trained: Encoder) -> None:
+        """Take over the tokenizer."""
+        assert isinstance(trained, TextEncoder)
+        self.spelling.copy_(trained.spelling)
 
     def is_text(self, sample: Tensor) -> Tensor:
         """Return which tokens are neither padding nor, where there is a class token, separators, bool `[B, T]`."""

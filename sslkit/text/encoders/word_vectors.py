@@ -1,12 +1,12 @@
 """A vector for every word."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
+from sslkit.text.encoders.base import TokenEncoder
+from sslkit.text.tokenizer import Tokenizer
 
 
 def word_vectors(in_channels: int, size: int = 128, width: int = 100, letters: int = 0) -> "WordVectors":
@@ -14,15 +14,13 @@ def word_vectors(in_channels: int, size: int = 128, width: int = 100, letters: i
     return WordVectors(in_channels, width, letters)
 
 
-class WordVectors(Encoder):
+class WordVectors(TokenEncoder):
     """Look up a vector for each word; `words` are kept with it, as `letters` bytes of UTF-8.
 
     A sample is int64 `[B, T]`: places in `words`. Anything else is a word without a vector and counts for nothing.
     """
 
-    modality: ClassVar = "text"
     provides = ("pooled", "tokens")
-    sample_dims = 1
     spelling: Tensor
 
     def __init__(self, words: int, width: int, letters: int) -> None:
@@ -36,6 +34,17 @@ class WordVectors(Encoder):
         """Return the words, most frequent first; none if nobody encode_words them."""
         text = self.spelling.cpu().numpy().tobytes().decode()
         return text.split("\n") if text.strip("\0") else []
+
+    def tokenizer(self) -> Tokenizer:
+        """Return the words as a tokenizer; words without a vector are unknown to it."""
+        table = self.vocabulary()
+        assert table is not None
+        return Tokenizer("word", table[0])
+
+    def take_over(self, trained: Encoder) -> None:
+        """Take over the words."""
+        assert isinstance(trained, WordVectors)
+        self.spelling.copy_(trained.spelling)
 
     def vocabulary(self) -> tuple[list[str], Tensor] | None:
         """Return the words, most frequent first, and their vectors."""

@@ -43,6 +43,7 @@ def passages(count: int = 4, size: int = 12) -> dict[str, torch.Tensor]:
     }
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("name", ["gpt", "rnn_lm"])
 def test_each_token_is_predicted_from_those_before_it(name: str) -> None:
     task, batch = built(name).double().eval(), passages()
@@ -112,6 +113,7 @@ def test_a_segment_of_the_same_document_is_no_other_one() -> None:
         built("bert", variant="bert", documents=1)
 
 
+@torch.no_grad()
 def test_bert_loss_against_a_loop() -> None:
     task = built("bert", pairs="order", mask_ratio=0.3).double()
     batch = task.transform(passages())

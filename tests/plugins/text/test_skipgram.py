@@ -114,9 +114,9 @@ def test_the_tree_is_huffmans() -> None:
 
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
-    from sslkit.text.source import TextSource
+    from sslkit.text.passages import Passages
 
-    return Path(TextSource.example(tmp_path, 16))
+    return Path(Passages.example(tmp_path, 16))
 
 
 @pytest.mark.parametrize("kind", ["negative", "hierarchical"])
