@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from sslkit.contract.encoder import Encoder
     from sslkit.contract.source import Source
     from sslkit.contract.task import Batch, DataInfo
-    from sslkit.data.index import Index
 
 
 @dataclass(frozen=True)
@@ -137,10 +136,11 @@ class Modality:
         """
         return None
 
-    def reference_scores(self, train: "Index", tests: "list[Index]", seed: int) -> "list[tuple[str, list[Tensor]]]":
+    def reference_scores(self, train: Any, tests: list[Any], seed: int) -> "list[tuple[str, list[Tensor]]]":
         """Return class scores `[N, classes]` of each test part by classifiers that need no encoder, by name.
 
-        They are fitted on the training part alone, and are rows of `knn` and `probe` beside the features.
+        They are fitted on the training part alone, and are rows of `knn` and `probe` beside the features. Parts are
+        `sslkit.data.index.Index`.
         """
         return []
 

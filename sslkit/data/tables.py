@@ -99,7 +99,11 @@ def read_table(path: Path, needed: str = "path") -> Table:
         hint = "separate cells by commas" if separated else f"columns: {listed}"
         raise SslkitError(f"{path} has no column `{needed}` in line {first}", hint, flag="data")
     if not rows:
-        raise SslkitError(f"{path} lists no sample", "expected a header and one row per sample", flag="data")
+        raise SslkitError(
+            f"{path} lists no {'file' if needed == 'path' else 'sample'}",
+            "expected a header and one row per sample",
+            flag="data",
+        )
     for line, row in zip(lines, rows, strict=True):
         if len(row) != len(columns):
             raise SslkitError(

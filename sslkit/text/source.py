@@ -51,6 +51,9 @@ class TextSource(IndexedSource):
     def list_samples(cls, location: str, spec: OpenSpec) -> Index:
         """Index class folders of .txt files, or a table with a column `text`, and perhaps `text2`."""
         path = Path(location)
+        if path.suffix.lower() == ".txt":
+            hint = "labeled texts are class folders of .txt files, or a .csv or .tsv with a column `text`"
+            raise SslkitError(f"{location} is running text, without labels", hint, flag="data")
         if path.suffix.lower() not in _TABLES or not path.is_file():
             return super().list_samples(location, spec)
         table = read_table(path, needed="text")

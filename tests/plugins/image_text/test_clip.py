@@ -179,7 +179,11 @@ def test_other_checkpoints_know_no_captions(trained: Path, table: Path, sslkit: 
 def test_the_text_encoder_has_no_data_of_its_own(verb: str, checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
     out = ["--out", tmp_path / "features.npz"] if verb == "embed" else []
     ran = sslkit(verb, "--ckpt", checkpoint, "--part", "text", "--data", table, *out)
-    assert ran.code == 2 and "the part text of" in ran.err and "encodes text data (passages have no labels)" in ran.err
+    assert ran.code == 2 and "has no column `text`" in ran.err
+    (tmp_path / "texts.csv").write_text("text,label\na red square,x\na blue square,y\na green one,x\na red one,y\n")
+    labels = ["--label", "label"]
+    ran = sslkit(verb, "--ckpt", checkpoint, "--part", "text", "--data", tmp_path / "texts.csv", *labels, *out)
+    assert ran.code == 2 and "CaptionBag reads captions only" in ran.err
 
 
 @pytest.mark.parametrize("change", ["spelling", "kind", "recipe", "length", "large", "projector", "samples"])

@@ -138,7 +138,7 @@ def test_words_of_a_family_are_neighbors(sslkit: Callable[..., Any], text: Path,
         and "zebra is not among the 40 words" in unknown.err
     )
     refused = sslkit("knn", "--ckpt", run / "model.safetensors")
-    assert refused.code == 2 and "was trained on text data by skipgram" in refused.err
+    assert refused.code == 2 and "text.txt is running text, without labels" in refused.err
 
 
 def test_refusals(sslkit: Callable[..., Any], text: Path, trained: Path) -> None:
