@@ -183,7 +183,7 @@ def test_the_text_encoder_has_no_data_of_its_own(verb: str, checkpoint: Path, ta
     (tmp_path / "texts.csv").write_text("text,label\na red square,x\na blue square,y\na green one,x\na red one,y\n")
     labels = ["--label", "label"]
     ran = sslkit(verb, "--ckpt", checkpoint, "--part", "text", "--data", tmp_path / "texts.csv", *labels, *out)
-    assert ran.code == 2 and "CaptionBag reads captions only" in ran.err
+    assert ran.code == 2 and "CaptionTransformer reads captions only" in ran.err
 
 
 @pytest.mark.parametrize("change", ["spelling", "kind", "recipe", "length", "large", "projector", "samples"])
