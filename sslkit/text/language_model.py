@@ -46,13 +46,15 @@ def read_language_model(path: str, part: str, predicts: Literal["next", "masked"
     """Return encoder and head of a checkpoint in eval mode; raises SslkitError if it has no head that predicts so."""
     checkpoint = read_model(path, part=part)
     checkpoint.check_modality("text")
-    head = checkpoint.metadata.get("task_metadata", {}).get(_METADATA)
+    described = checkpoint.metadata.get("task_metadata")
+    head = described.get(_METADATA) if isinstance(described, dict) else None
     if not isinstance(head, dict) or head.get("predicts") != predicts:
         has = f"predicts {head.get('predicts')} tokens" if isinstance(head, dict) else "has no language-model head"
         needed = {"next": "gpt or rnn_lm", "masked": "bert"}[predicts]
         raise SslkitError(f"{checkpoint.path} {has}", f"expected a checkpoint of {needed}", flag="ckpt")
     encoder = checkpoint.build_encoder()
-    assert isinstance(encoder, TextEncoder)  # nothing else is trained with such a head
+    if not isinstance(encoder, TextEncoder):
+        raise SslkitError(f"{checkpoint.path} has a language-model head and no encoder of text", "it was altered", flag="ckpt")
     module = LanguageModelHead(encoder.width, encoder.in_channels, head.get("transform") is True, head.get("bias") is True)
     load_strictly(module, checkpoint.part(PART), str(checkpoint.path))
     return LanguageModel(checkpoint, encoder, module.eval(), encoder.tokenizer())

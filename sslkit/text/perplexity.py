@@ -88,6 +88,9 @@ class Perplexity(Evaluation):
         checkpoint, tokenizer = model.checkpoint, model.tokenizer
         corpus, texts = _open(spec, checkpoint, tokenizer)
         stride = checkpoint.size // 2 if spec.stride == "auto" else min(spec.stride, checkpoint.size)
+        counts: TokenCounts | None = None
+        if spec.baselines and corpus is not None:
+            counts = TokenCounts.of(_encoded(corpus, tokenizer, "train"), tokenizer.size)
         rows: list[Row] = []
         for text in texts:
             measured = [_Measured(CHECKPOINT, "checkpoint", token_losses(model, text, checkpoint.size, stride))]
@@ -97,12 +100,11 @@ class Perplexity(Evaluation):
                 assert isinstance(untrained, TextEncoder)
                 random = replace(model, encoder=untrained)
                 measured.append(_Measured(RANDOM, "random", token_losses(random, text, checkpoint.size, stride)))
-                if corpus is not None:
-                    counts = TokenCounts.of(_encoded(corpus, tokenizer, "train"), tokenizer.size)
-                    measured.append(_Measured("token counts", "other", counts.unigram(text.tokens)))
-                    measured.append(_Measured("pair counts", "baseline", counts.bigram(text.previous, text.tokens)))
+            if counts is not None:
+                measured.append(_Measured("token counts", "other", counts.unigram(text.tokens)))
+                measured.append(_Measured("pair counts", "baseline", counts.bigram(text.previous, text.tokens)))
             rows += _rows(text, measured, tokenizer, weights_hash(model.encoder))
-            if spec.baselines and tokenizer.lossless and corpus is not None:
+            if corpus is not None and spec.baselines and tokenizer.lossless:
                 rows += _compressed(text, corpus)
         rows = adjust_comparisons(rows)
         tests = [TestData(text.name, blake2b(text.content, digest_size=8).hexdigest(), len(text.content)) for text in texts]
@@ -150,8 +152,8 @@ def _open(spec: PerplexitySpec, checkpoint: Checkpoint, tokenizer: Tokenizer) ->
     options = spec.table(TextOptions)
     if spec.test:
         with renamed_flags({"data": "test"}):
-            tests = [(test, Corpus.open(text_files(Path(test)), options.documents, 0.0), "train") for test in spec.test]
-        return corpus, [_read(name, held, part, tokenizer) for name, held, part in tests]  # type: ignore[arg-type]
+            tests = [Corpus.open(text_files(Path(test)), options.documents, 0.0) for test in spec.test]
+            return corpus, [_read(name, test, "train", tokenizer) for name, test in zip(spec.test, tests, strict=True)]
     assert corpus is not None
     parts = find_parts(data, TEXTS)
     if len(parts) > 1:
