@@ -1,5 +1,6 @@
 """Confidence intervals and significance tests."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -80,10 +81,14 @@ def p_of_resamples(differences: NDArray[np.float64]) -> float:
 
 def _resampled_means(samples: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
     """Return the means of 2,000 resamples of samples `[N]`."""
-    block = max(1, _BLOCK // len(samples))
-    counts = [min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block)]
-    resamples = (rng.integers(len(samples), size=(count, len(samples))) for count in counts)
-    return np.concatenate([samples[places].mean(axis=1) for places in resamples])
+    return np.concatenate([samples[places].mean(axis=1) for places in _resample(len(samples), rng)])
+
+
+def _resample(count: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Yield the places of 2,000 resamples of `count` samples, `[R, count]`, some at a time."""
+    block = max(1, _BLOCK // count)
+    for start in range(0, RESAMPLES, block):
+        yield rng.integers(count, size=(min(block, RESAMPLES - start), count))
 
 
 def count_duplicates(train: NDArray[np.int64], test: NDArray[np.int64]) -> int:
@@ -113,12 +118,8 @@ def interval_of_ratio(
     sums: NDArray[np.float64], sizes: NDArray[np.float64], unit: str = "samples", seed: int = 0
 ) -> tuple[float, float, str]:
     """Return the 95% interval of the ratio of two totals, of values `[N]` that belong together, and the method."""
-    rng = np.random.default_rng(seed)
-    block = max(1, _BLOCK // len(sums))
-    ratios = []
-    for start in range(0, RESAMPLES, block):
-        places = rng.integers(len(sums), size=(min(block, RESAMPLES - start), len(sums)))
-        ratios.append(sums[places].sum(axis=1) / sizes[places].sum(axis=1))
+    resamples = _resample(len(sums), np.random.default_rng(seed))
+    ratios = [sums[places].sum(axis=1) / sizes[places].sum(axis=1) for places in resamples]
     low, high = np.percentile(np.concatenate(ratios), [2.5, 97.5])
     return float(low), float(high), f"bootstrap over {unit}, {RESAMPLES:,} resamples"
 
