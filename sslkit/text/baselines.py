@@ -3,8 +3,9 @@
 import bz2
 import lzma
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from sslkit.text.tokenizer import Ids
 
 _DISCOUNT = 0.75  # of the counts of pairs (Kneser & Ney, 1995)
+_PIECES = 2**14  # sentences that are counted at once
 _HISTORY = 2**25  # bytes of training text that compressors see at most: none looks further back
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
     "zlib -9": lambda text: zlib.compress(text, 9),
@@ -34,7 +36,7 @@ class TokenCounts:
         """Count the tokens of a text in pieces; pairs across two pieces count, too."""
         tokens, previous = np.zeros(ids, dtype=np.int64), np.zeros(0, dtype=np.int64)
         pairs, pair_counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        for piece in text:
+        for piece in _merge_pieces(text):
             run = np.concatenate([previous, piece.astype(np.int64)])
             tokens += np.bincount(piece, minlength=ids)
             more, counts = np.unique(run[:-1] * ids + run[1:], return_counts=True)
@@ -68,6 +70,13 @@ class TokenCounts:
     def _frequencies(self) -> NDArray[np.float64]:
         frequencies: NDArray[np.float64] = (self.tokens + 1) / (self.tokens.sum() + self.ids)
         return frequencies
+
+
+def _merge_pieces(text: Iterable[Ids]) -> Iterator[Ids]:
+    """Yield the same tokens in larger pieces, of which each is merged with all pairs so far."""
+    pieces = iter(text)
+    while some := list(islice(pieces, _PIECES)):
+        yield np.concatenate(some)
 
 
 def compressed_bits(name: str, history: bytes, text: bytes) -> int:

@@ -43,7 +43,7 @@ class Corpus:
 
     files: list[Path]
     documents: Documents
-    bytes: int
+    size: int
     cut: int
 
     @classmethod
@@ -77,6 +77,10 @@ class Corpus:
                 elif (inside > 0) == (part == "train"):
                     yield piece
                 position += size
+
+    def content(self, part: Part) -> bytes:
+        """Return a part of the text as it is."""
+        return b"".join(piece.text.encode() for piece in self.pieces(part))
 
     def _starts(self, sizes: list[int]) -> list[int]:
         """Return where documents begin, in bytes from the start of the text."""

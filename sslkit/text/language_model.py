@@ -105,8 +105,8 @@ class TokenStatistics(nn.Module):
         self.frequency = (counts / counts.sum()).clamp(min=1e-12)
         tokenizer = Tokenizer.from_bytes(data.details["tokenizer"])
         self.lossless = tokenizer.lossless
-        sizes = [_piece_bytes(tokenizer, token) for token in range(tokenizer.size)] if tokenizer.lossless else []
-        self.register_buffer("token_bytes", torch.tensor(sizes), persistent=False)
+        sizes = torch.from_numpy(tokenizer.byte_lengths()) if tokenizer.lossless else torch.zeros(0)
+        self.register_buffer("token_bytes", sizes, persistent=False)
 
     def entropy(self) -> float:
         """Return the nats per token of always predicting the frequencies of tokens."""
@@ -119,13 +119,6 @@ class TokenStatistics(nn.Module):
             size = float((self.frequency * self.token_bytes.cpu()).sum())
             levels["bits_per_byte"] = self.entropy() / math.log(2) / size
         return levels
-
-
-def _piece_bytes(tokenizer: Tokenizer, token: int) -> int:
-    """Return the bytes of text that a token stands for; special tokens stand for none."""
-    if token >= tokenizer.first_special:
-        return 0
-    return 1 if tokenizer.unit == "byte" else len(tokenizer.pieces[token])  # a letter of byte-level BPE is a byte
 
 
 class NextTokenTask(PretextTask):

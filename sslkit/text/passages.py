@@ -1,7 +1,7 @@
 """Running text as the source of pretraining: passages of so many tokens, kept as numbers in a memory-mapped array."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -19,9 +19,9 @@ from sslkit.data.cache import UNREADABLE, cache_error, cache_folder, make_room
 from sslkit.data.index import index_folder
 from sslkit.data.locations import find_parts
 from sslkit.files import write_atomically
-from sslkit.text.corpus import Corpus, text_files
+from sslkit.text.corpus import Corpus, Piece, text_files
 from sslkit.text.options import TEXTS, TextOptions
-from sslkit.text.tokenizer import BYTES, END, Tokenizer
+from sslkit.text.tokenizer import BYTES, END, Ids, Tokenizer
 
 _CONTEXT = 128  # tokens of a passage
 
@@ -82,8 +82,8 @@ class Passages(Source):
         text = _tokenize(corpus, options) if spec.cache == "off" else _cached(corpus, spec)
         source = cls._of_size(spec.data, options, text)
         source._folder_fingerprint = _folder_fingerprint(spec)
-        if corpus.cut < corpus.bytes:
-            share = f"{(corpus.bytes - corpus.cut) / corpus.bytes:.1%}"
+        if corpus.cut < corpus.size:
+            share = f"{(corpus.size - corpus.cut) / corpus.size:.1%}"
             source.resolved["held_out"] = options.held_out, f"the last {share} of the text are kept for perplexity"
         return source
 
@@ -194,34 +194,38 @@ def _contains(values: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[n
 def _tokenize(corpus: Corpus, options: TextOptions) -> TokenizedText:
     """Learn a tokenizer from the training documents, and turn them into numbers."""
     vocabulary = None if options.vocabulary == "auto" else options.vocabulary
-    tokenizer = Tokenizer.learn(options.unit, lambda: _texts(corpus, "learning a tokenizer"), vocabulary)
-    tokens: list[NDArray[np.int32]] = []
-    documents, sentences, length, new = [], list[NDArray[np.int64]](), 0, True
-    end = np.array([tokenizer.special(END)], dtype=np.int32)
-    with show_progress("reading text", corpus.cut) as progress:
-        for piece in corpus.pieces("train"):
-            encoded = [ids for ids in tokenizer.encode(piece.sentences) if len(ids)]
-            if encoded:
-                if new:
-                    documents.append(length)
-                starts = length + np.cumsum([0, *map(len, encoded)])
-                sentences.append(starts[:-1])
-                tokens += encoded
-                length, new = int(starts[-1]), False
-            if piece.ends and not new:
-                tokens.append(end)
-                length, new = length + 1, True
-            progress.advance(len(piece.text.encode()))
-    whole = np.concatenate(tokens) if tokens else np.zeros(0, dtype=np.int32)
-    counts = np.bincount(whole, minlength=tokenizer.size).astype(np.int64)
-    starts = np.concatenate(sentences) if sentences else np.zeros(0, dtype=np.int64)
-    return TokenizedText(tokenizer, whole, np.array(documents, dtype=np.int64), starts, counts)
+
+    def read() -> Iterator[str]:
+        return (piece.text for piece in _shown_pieces(corpus, "learning a tokenizer"))
+
+    tokenizer = Tokenizer.learn(options.unit, read, vocabulary)
+    encoded = list(encode_pieces(_shown_pieces(corpus, "reading text"), tokenizer))
+    tokens = np.concatenate([np.zeros(0, dtype=np.int32), *encoded])
+    starts = np.cumsum([0, *map(len, encoded)])[:-1]
+    ends = np.array([ids[0] == tokenizer.special(END) for ids in encoded], dtype=np.bool_)
+    sentences = starts[~ends].astype(np.int64)
+    begins = np.concatenate([[True], ends[:-1]])[: len(ends)]  # what follows an end, and the first of all
+    counts = np.bincount(tokens, minlength=tokenizer.size).astype(np.int64)
+    return TokenizedText(tokenizer, tokens, starts[begins].astype(np.int64), sentences, counts)
 
 
-def _texts(corpus: Corpus, title: str) -> Iterator[str]:
+def encode_pieces(pieces: Iterable[Piece], tokenizer: Tokenizer) -> Iterator[Ids]:
+    """Yield the token ids of each sentence, and the end token after each document; what has no tokens is left out."""
+    end, new = np.array([tokenizer.special(END)], dtype=np.int32), True
+    for piece in pieces:
+        encoded = [ids for ids in tokenizer.encode(piece.sentences) if len(ids)]
+        new = new and not encoded
+        yield from encoded
+        if piece.ends and not new:
+            yield end
+            new = True
+
+
+def _shown_pieces(corpus: Corpus, title: str) -> Iterator[Piece]:
+    """Yield the training text, with a progress bar."""
     with show_progress(title, corpus.cut) as progress:
         for piece in corpus.pieces("train"):
-            yield piece.text
+            yield piece
             progress.advance(len(piece.text.encode()))
 
 

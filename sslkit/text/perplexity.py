@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -32,7 +31,7 @@ from sslkit.text.corpus import Corpus, Part, text_files
 from sslkit.text.encoders.base import TextEncoder
 from sslkit.text.language_model import LanguageModel, read_language_model
 from sslkit.text.options import TEXTS, TextOptions
-from sslkit.text.passages import open_corpus
+from sslkit.text.passages import encode_pieces, open_corpus
 from sslkit.text.specs import PerplexitySpec
 from sslkit.text.tokenizer import END, UNKNOWN, Ids, Tokenizer
 
@@ -88,24 +87,24 @@ class Perplexity(Evaluation):
         checkpoint, tokenizer = model.checkpoint, model.tokenizer
         corpus, texts = _open(spec, checkpoint, tokenizer)
         stride = checkpoint.size // 2 if spec.stride == "auto" else min(spec.stride, checkpoint.size)
+        weights = weights_hash(model.encoder)
+        random = _randomize(model, spec.seed) if spec.baselines else None
         counts: TokenCounts | None = None
+        history: bytes | None = None
         if spec.baselines and corpus is not None:
-            counts = TokenCounts.of(_encoded(corpus, tokenizer, "train"), tokenizer.size)
+            counts = TokenCounts.of(encode_pieces(corpus.pieces("train"), tokenizer), tokenizer.size)
+            history = corpus.content("train") if tokenizer.lossless else None
         rows: list[Row] = []
         for text in texts:
             measured = [_Measured(CHECKPOINT, "checkpoint", token_losses(model, text, checkpoint.size, stride))]
-            if spec.baselines:
-                seed_stage(spec.seed, "random", 0)
-                untrained = build_encoder(checkpoint.recipe).to(device).eval()
-                assert isinstance(untrained, TextEncoder)
-                random = replace(model, encoder=untrained)
+            if random is not None:
                 measured.append(_Measured(RANDOM, "random", token_losses(random, text, checkpoint.size, stride)))
             if counts is not None:
                 measured.append(_Measured("token counts", "other", counts.unigram(text.tokens)))
                 measured.append(_Measured("pair counts", "baseline", counts.bigram(text.previous, text.tokens)))
-            rows += _rows(text, measured, tokenizer, weights_hash(model.encoder))
-            if corpus is not None and spec.baselines and tokenizer.lossless:
-                rows += _compressed(text, corpus)
+            rows += _rows(text, measured, tokenizer, weights)
+            if history is not None:
+                rows += _compressed(text, history)
         rows = adjust_comparisons(rows)
         tests = [TestData(text.name, blake2b(text.content, digest_size=8).hexdigest(), len(text.content)) for text in texts]
         result = Result(
@@ -138,6 +137,14 @@ class _Measured:
     nats: NDArray[np.float64]
 
 
+def _randomize(model: LanguageModel, seed: int) -> LanguageModel:
+    """Return the same network with random weights."""
+    seed_stage(seed, "random", 0)
+    encoder = build_encoder(model.checkpoint.recipe).to(model.encoder.device).eval()
+    assert isinstance(encoder, TextEncoder)
+    return replace(model, encoder=encoder)
+
+
 def _open(spec: PerplexitySpec, checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Corpus | None, list[TestText]]:
     """Return the training text, None if it is not there, and the texts to test on."""
     if spec.test and spec.data is None:
@@ -160,34 +167,22 @@ def _open(spec: PerplexitySpec, checkpoint: Checkpoint, tokenizer: Tokenizer) ->
         name, location = list(parts.items())[1]
         test = Corpus.open(text_files(Path(location)), options.documents, 0.0)
         return corpus, [_read(f"{name} of {data}", test, "train", tokenizer)]
-    if corpus.cut == corpus.bytes:
+    if corpus.cut == corpus.size:
         raise SslkitError("nothing is held out of the data", "name a text to test on", flag="test")
-    share = (corpus.bytes - corpus.cut) / corpus.bytes
+    share = (corpus.size - corpus.cut) / corpus.size
     return corpus, [_read(f"the last {share:.1%} of {data}", corpus, "held-out", tokenizer)]
 
 
 def _read(name: str, corpus: Corpus, part: Part, tokenizer: Tokenizer) -> TestText:
     """Return a part of a corpus as a test text."""
     say_once(f"test part: {name}")
-    content = b"".join(piece.text.encode() for piece in corpus.pieces(part))
-    tokens = np.concatenate([np.zeros(0, dtype=np.int32), *_encoded(corpus, tokenizer, part)])
+    content = corpus.content(part)
+    tokens = np.concatenate([np.zeros(0, dtype=np.int32), *encode_pieces(corpus.pieces(part), tokenizer)])
     counted = tokens != tokenizer.special(END)
     if not counted.any():
         raise SslkitError(f"{name} has no text", flag="test")
     known = float((tokens[counted] != tokenizer.special(UNKNOWN)).mean())
     return TestText(name, content, tokens, counted, known)
-
-
-def _encoded(corpus: Corpus, tokenizer: Tokenizer, part: Part) -> Iterator[Ids]:
-    """Yield the token ids of a part of a corpus, as pretraining reads it: an end after each document."""
-    end, new = np.array([tokenizer.special(END)], dtype=np.int32), True
-    for piece in corpus.pieces(part):
-        encoded = [ids for ids in tokenizer.encode(piece.sentences) if len(ids)]
-        new = new and not encoded
-        yield from encoded
-        if piece.ends and not new:
-            yield end
-            new = True
 
 
 @torch.no_grad()
@@ -221,10 +216,8 @@ def token_losses(model: LanguageModel, text: TestText, size: int, stride: int) -
 def _rows(text: TestText, measured: list[_Measured], tokenizer: Tokenizer, weights: str) -> list[Row]:
     """Return the rows of models that predict the same tokens, compared with the first by blocks of the text."""
     blocks = [block for block in np.array_split(np.flatnonzero(text.counted), max(2, len(text.tokens) // _BLOCK)) if len(block)]
-    if tokenizer.lossless:
-        sizes = np.array([len(tokenizer.decode(text.tokens[block].tolist()).encode()) for block in blocks], dtype=np.float64)
-    else:
-        sizes = np.array([len(block) for block in blocks], dtype=np.float64)
+    lengths = tokenizer.byte_lengths() if tokenizer.lossless else np.ones(tokenizer.size)
+    sizes = np.array([lengths[text.tokens[block]].sum() for block in blocks], dtype=np.float64)
     words = len(text.content.split())
     rows: list[Row] = []
     first: NDArray[np.float64] | None = None
@@ -261,9 +254,8 @@ def _plain(name: str, value: float, n: int, unit: str) -> Metric:
     return Metric(name, value, n=n, unit_of_n=unit, higher_is_better=False, unit="other")
 
 
-def _compressed(text: TestText, corpus: Corpus) -> list[Row]:
+def _compressed(text: TestText, history: bytes) -> list[Row]:
     """Return rows of programs that compress: by how much a compressed training text grows if the test text follows."""
-    history = b"".join(piece.text.encode() for piece in corpus.pieces("train"))
     rows = []
     for name in COMPRESSORS:
         bits = compressed_bits(name, history, text.content) / len(text.content)

@@ -1,5 +1,6 @@
 """Texts as a source: files in class folders, or rows of a table, one or two texts each; evaluations read these."""
 
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -78,7 +79,8 @@ class TextSource(IndexedSource):
 
     def key(self) -> str:
         """Return the data's own key, the length and the tokenizer."""
-        return f"{self.index.key()} {self.size} {self.tokenizer.to_bytes().hex()[:64]} {self.info.channels}"
+        tokenizer = blake2b(self.tokenizer.to_bytes(), digest_size=8).hexdigest()
+        return f"{self.index.key()} {self.size} {tokenizer}"
 
     def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         """Return `tokens`, int32 `[n, size]`; a broken text is empty."""

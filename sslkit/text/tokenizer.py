@@ -107,6 +107,11 @@ class Tokenizer:
         """Return whether the text can be restored from its ids."""
         return self.unit in ("bpe", "byte")
 
+    def byte_lengths(self) -> NDArray[np.int64]:
+        """Return the bytes of text that each id of a lossless unit stands for; special tokens stand for none."""
+        sizes = [1] * BYTES if self.unit == "byte" else [len(piece) for piece in self.pieces]  # a letter of BPE is a byte
+        return np.array([*sizes, *(0 for _ in SPECIALS)], dtype=np.int64)
+
     def special(self, name: int) -> int:
         """Return the id of a special token, such as `PAD`."""
         return self.first_special + name
