@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sslkit.extras import load_extra
+from sslkit.text.tokenizer import join_merges
 
 PADDING, BEGIN, END = 0, 1, 2
 
@@ -25,13 +26,7 @@ class BytePairs:
 
     def __init__(self, merges: list[tuple[str, str]]) -> None:
         tokenizers = _tokenizers()
-        letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-        pieces, known = [*_SPECIAL, *letters], set(letters)
-        for first, second in merges:
-            if first not in known or second not in known or first + second in known:
-                raise ValueError(f"{first!r} and {second!r} cannot be joined")
-            known.add(first + second)
-            pieces.append(first + second)
+        pieces = [*_SPECIAL, *join_merges(merges)]
         self.merges, self.words = merges, len(pieces)
         self._tokenizer = _plain()
         self._tokenizer.model = tokenizers.models.BPE({piece: place for place, piece in enumerate(pieces)}, merges)

@@ -65,14 +65,7 @@ class Tokenizer:
     @classmethod
     def of_merges(cls, merges: list[tuple[str, str]]) -> Self:
         """Return byte-level BPE with these merges; raises ValueError for pairs that cannot be joined in this order."""
-        pieces = sorted(_library().pre_tokenizers.ByteLevel.alphabet())
-        known = set(pieces)
-        for first, second in merges:
-            if first not in known or second not in known or first + second in known:
-                raise ValueError(f"{first!r} and {second!r} cannot be joined")
-            known.add(first + second)
-            pieces.append(first + second)
-        return cls("bpe", pieces, merges)
+        return cls("bpe", join_merges(merges), merges)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
@@ -176,6 +169,18 @@ class Tokenizer:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_model"}
+
+
+def join_merges(merges: list[tuple[str, str]]) -> list[str]:
+    """Return the letters of byte-level BPE and what the pairs join; raises ValueError for pairs that are no such pieces."""
+    pieces = sorted(_library().pre_tokenizers.ByteLevel.alphabet())
+    known = set(pieces)
+    for first, second in merges:
+        if first not in known or second not in known or first + second in known:
+            raise ValueError(f"{first!r} and {second!r} cannot be joined")
+        known.add(first + second)
+        pieces.append(first + second)
+    return pieces
 
 
 def _runs(ids: list[int], first_special: int) -> list[list[int]]:
