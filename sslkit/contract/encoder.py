@@ -87,6 +87,10 @@ class Encoder(nn.Module):
         """
         return None
 
+    def without_padding(self, sample: Tensor) -> Tensor:
+        """Return samples without padding that all of them have and no output depends on; as they are unless overridden."""
+        return sample
+
     def pool(self, tokens: Tensor) -> Tensor:
         """Return `[B, width]` of tokens `[B, prefix + N, width]`: the mean without the prefix, unless overridden."""
         return tokens[:, self.prefix :].mean(dim=1)

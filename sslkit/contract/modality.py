@@ -5,7 +5,7 @@ A modality is one entry point of `sslkit.modalities`. It names a subclass of `Da
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from sslkit.contract.errors import SslkitError
@@ -51,13 +51,14 @@ class InputGuide:
     summary: str  # of a line
     text: list[str]  # all of it in Markdown
     snippets: list[Snippet]
+    files: dict[str, bytes] = field(default_factory=dict)  # by name, to be written beside an export, which they extend
 
 
 class Augmentation(Protocol):
     """Change labeled samples at random, for training."""
 
     def __call__(self, batch: "Batch", target: "Tensor") -> "tuple[Batch, Tensor]":
-        """Return what the encoder sees, and targets `[B, classes]`, of a prepared batch and its targets."""
+        """Return what the encoder sees, called as its modality, and targets `[B, classes]`, of a prepared batch and targets."""
 
 
 class Modality:
@@ -153,9 +154,9 @@ class Modality:
         raise SslkitError(f"this format is not available for encoders of {self.name} data", flag="to")
 
     def input_guide(
-        self, channels: int, size: int, options: "DataOptions", sample_details: Mapping[str, Any]
+        self, encoder: "Encoder", size: int, options: "DataOptions", sample_details: Mapping[str, Any]
     ) -> InputGuide | None:
-        """Return how a file becomes what the encoder takes, in evaluations and once exported; None if that is not described.
+        """Return how a file becomes what an encoder takes, in evaluations and once exported; None if that is not described.
 
         `options` are the data options of the training, `sample_details` what its source recorded about its samples.
         """

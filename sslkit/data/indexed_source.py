@@ -57,6 +57,11 @@ class IndexedSource(Source):
         raise TypeError(f"{cls.__name__} does not define for_training()")
 
     @classmethod
+    def for_finetuning(cls, index: Index, spec: OpenSpec, encoder: Encoder | None) -> Self:
+        """Return labeled samples as training reads them for a trained encoder; None: one that starts from random weights."""
+        return cls.for_training(index, spec)
+
+    @classmethod
     def for_evaluation(cls, index: Index, spec: OpenSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
         """Return the samples of an index as an encoder trained at `size` sees them, prepared as those of `like` are."""
         raise TypeError(f"{cls.__name__} does not define for_evaluation()")

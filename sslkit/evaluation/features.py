@@ -74,6 +74,7 @@ def reader(encoder: Encoder, name: str, layer: str, pool: str) -> Read:
         raise SslkitError(f"{name} provides {', '.join(encoder.provides)}, but no layers", "leave the flag out", flag=flag)
 
     def read(view: Tensor) -> dict[str, Tensor]:
+        view = encoder.without_padding(view)
         layers = [_pool(encoder, output, pool, view) for output in encoder.layers(view)]
         if (layer.isdigit() and int(layer) > len(layers)) or (layer == "last4" and len(layers) < 4):
             raise SslkitError(f"{name} has {len(layers)} layers (got {layer})", f"use 1 to {len(layers)}", flag="layer")

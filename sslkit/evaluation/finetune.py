@@ -31,6 +31,7 @@ from sslkit.evaluation.protocols import (
     part_setting,
     with_protocol_values,
 )
+from sslkit.evaluation.references import reference_rows
 from sslkit.evaluation.splits import Parts, TestPart, find_labeled, labeled_fingerprint
 from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers
 from sslkit.evaluation.trial import Trainer, Trial, TrialOutcome
@@ -99,9 +100,8 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
     except RunInterruptedError as stopped:
         stopped.hint = continue_hint("finetune", out, spec.device)
         raise
-    result = _result(
-        spec, parts, outcomes, protocol, {**settings, **part_setting(spec.part), "seed": spec.seed, **parts.annotations}, out
-    )
+    settings |= {**part_setting(spec.part), "seed": spec.seed, **parts.annotations}
+    result = _result(spec, parts, outcomes, _modality_name(checkpoint), protocol, settings, out)
     if checkpoint is not None:
         result = with_findings(result, checkpoint, spec.updated({"out": str(out)}))
     if world.first:
@@ -140,6 +140,7 @@ def _result(
     spec: FinetuneSpec,
     parts: Parts,
     outcomes: list[TrialOutcome],
+    modality: str,
     protocol: str | None,
     settings: dict[str, Any],
     out: Path,
@@ -147,8 +148,12 @@ def _result(
     """Return rows by model and test part, those from scratch compared with the fine-tuned ones, and notes."""
     models = dict.fromkeys(outcome.trial.model for outcome in outcomes)
     rows = [row for model in models for row in _rows(model, outcomes, parts)]
-    rows = adjust_comparisons(_compare_starts(rows, outcomes))
+    rows = _compare_starts(rows, outcomes)
     first = outcomes[0]
+    if first.trial.share == 1 and not first.trial.scratch and parts.train.labels is not None and parts.train.labels.ndim == 1:
+        answers = [_answers(first.trial.model, outcomes, place) for place in range(len(parts.tests))]
+        rows += reference_rows(modality, parts, spec.seed, (first.trial.model, answers))
+    rows = adjust_comparisons(rows)
     data = Data(labeled_fingerprint(parts.train), [_test_data(part, outcomes, n) for n, part in enumerate(parts.tests)])
     seconds = round(sum(outcome.run.seconds for outcome in outcomes), 1)
     trained = f"Trained {count(sum(outcome.run.steps for outcome in outcomes), 'step')} in {duration(seconds)}; run in {out}."
@@ -192,7 +197,8 @@ def _with_auto(
     plain = FinetuneSpec(cache=spec.cache, cache_limit=spec.cache_limit)
     if checkpoint is not None:
         plain = plain.updated(checkpoint_size(checkpoint))
-    resolved = source_class.for_training(parts.train, plain).resolved
+    encoder = None if checkpoint is None else checkpoint.build_encoder(spec.encoder)  # allowed before
+    resolved = source_class.for_finetuning(parts.train, plain, encoder).resolved
     automatic: dict[str, Any] = {name: value for name, (value, _) in resolved.items() if name != "cache"}
     if checkpoint is not None:
         kept = FinetuneSpec().with_recorded(checkpoint.metadata.get("spec"), same_data=False).data_values()

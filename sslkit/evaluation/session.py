@@ -6,7 +6,7 @@ it returned.
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
@@ -29,9 +29,9 @@ from sslkit.evaluation.metrics import ByClass, mean_correct, score
 from sslkit.evaluation.models import CHECKPOINT, Model, compare_models
 from sslkit.evaluation.notes import note_on_labels, write_notes
 from sslkit.evaluation.protocols import part_setting
+from sslkit.evaluation.references import reference_rows
 from sslkit.evaluation.splits import Parts, find_labeled, held_out_rows, labeled_fingerprint, source_of
 from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers, count_duplicates
-from sslkit.registry import load_modality
 from sslkit.specs.evaluation import EvaluationSpec
 
 Layers = dict[str, Tensor]  # features by layer, [N, width]
@@ -217,7 +217,7 @@ class FeatureEvaluation(Evaluation):
         for model in session.models:
             self._add_rows(table, model, settings)
         if self.classifies and spec.baselines and settings.get("shots") is None:
-            table.add_references(self.measure)
+            table.add_references()
         rows = adjust_comparisons(table.rows)
         data = Data(labeled_fingerprint(session.parts.train), table.tests)
         result = Result(
@@ -272,18 +272,6 @@ class FeatureEvaluation(Evaluation):
         return max(reached, key=lambda name: reached[name])
 
 
-@dataclass(frozen=True)
-class _FixedScores(Predictor):
-    """Scores of a test part that were computed without features."""
-
-    n_train: int
-    values: Tensor
-
-    def scores(self, layers: Layers) -> Tensor:
-        """Return them."""
-        return self.values
-
-
 class _Table:
     """Rows in the making: the checkpoint's answers are what the other models' are compared with."""
 
@@ -332,24 +320,12 @@ class _Table:
             )
         )
 
-    def add_references(self, measure: Callable[[list[Predictor], SplitFeatures, tuple[str, ...]], Measurement]) -> None:
+    def add_references(self) -> None:
         """Add the rows of the modality's classifiers that need no encoder."""
-        session, parts = self.session, self.session.parts
-        modality = load_modality(session.checkpoint.evaluated_as)
-        tests = [part.index for part in parts.tests]
-        for name, scores in modality.reference_scores(parts.train, tests, session.spec.seed):
-            for number, (part, values) in enumerate(zip(parts.tests, scores, strict=True)):
-                assert part.index.labels is not None
-                rows = np.arange(len(part.index))
-                test = SplitFeatures({}, torch.from_numpy(part.index.labels), rows, rows)
-                measurement = measure([_FixedScores(len(parts.train), values)], test, session.classes)
-                comparisons = {}
-                if measurement.correct is not None:
-                    *_, answers = self._answers[number].values()
-                    comparisons = {CHECKPOINT: compare_answers(Answers(rows, measurement.correct), answers)}
-                fits = [Fit(session.spec.seed, len(parts.train))]
-                row = Row(name, measurement.metrics, part.name, by_class=measurement.by_class, comparisons=comparisons)
-                self.rows.append(replace(row, fits=fits, role="other"))
+        session = self.session
+        answers = [list(self._answers[number].values())[-1] for number in range(len(session.parts.tests))]
+        modality, seed = session.checkpoint.evaluated_as, session.spec.seed
+        self.rows += reference_rows(modality, session.parts, seed, (CHECKPOINT, answers))
 
 
 def _select(features: S, layer: str | None) -> S:

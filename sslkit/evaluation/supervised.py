@@ -25,6 +25,7 @@ class Supervised(PretextTask):
 
     def __init__(self, spec: FinetuneSpec, encoder: Encoder, data: DataInfo, labels: Tensor, classes: int) -> None:
         self.classes = classes
+        self.augment = load_modality(data.modality).augmentation(spec, data, classes)
         super().__init__(spec, encoder, data)
         several = labels.dim() == 2
         self.kind = ("sigmoid" if several else "softmax") if spec.loss == "auto" else spec.loss
@@ -33,7 +34,6 @@ class Supervised(PretextTask):
                 "softmax needs one label per sample, and some have several", "use sigmoid or multi-hot", flag="loss"
             )
         self.register_buffer("labels", labels, persistent=False)
-        self.augment = load_modality(data.modality).augmentation(spec, data, classes)
 
     def build_head(self) -> nn.Module:
         """Build the linear classifier."""
@@ -76,7 +76,7 @@ class Supervised(PretextTask):
         return self
 
     def transform(self, batch: Batch) -> Batch:
-        """Return a random crop, flipped at random and augmented, and its targets, `[B, classes]`."""
+        """Return samples as the modality augments them, called as the encoder's, and their targets `[B, classes]`."""
         self._set_waiting(self.clock.epoch < self.options.head_first)
         labels = self.labels[batch["index"]]
         target = F.one_hot(labels, self.classes).float() if labels.dim() == 1 else labels.float()
@@ -84,6 +84,11 @@ class Supervised(PretextTask):
             target = target / target.sum(dim=1, keepdim=True).clamp(min=1)  # 1/k for k labels (Mahajan et al., 2018)
         inputs, target = self.augment(batch, target)
         return {**inputs, "target": target}
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Return logits `[B, classes]`."""
+        logits: Tensor = self.head(self.encoder(batch[self.encoder.modality]))
+        return logits
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Return the cross-entropy of logits `[B, classes]`: of a softmax, or of each class by itself."""

@@ -90,20 +90,24 @@ class Trainer:
     def _job(self, trial: Trial) -> TrainingJob:
         """Describe the training of a trial on its share of the labels."""
         spec, train = self._trial_spec(trial), self._training_part(trial)
-        source = self.source_class.for_training(train, spec)
+        trained = None if self.checkpoint is None else self.checkpoint.build_encoder(self.allowed)
+        source = self.source_class.for_finetuning(train, spec, trained)
         if spec.cache == "auto" and source.resolved.get("cache", ("",))[0] == "compact":
-            source = self.source_class.for_training(train, spec.updated({"cache": "off"}))  # no protocol has other pixels
+            # No protocol has other pixels.
+            source = self.source_class.for_finetuning(train, spec.updated({"cache": "off"}), trained)
         encodes = source.info.modality if self.checkpoint is None else self.checkpoint.modality
         settings = resolve_settings(spec, source, encodes, ("pooled",), self.world)
         assert train.labels is not None
         labels, spec = torch.from_numpy(train.labels), spec.model_copy(update={"encoder": settings.spec.encoder})
 
         def build_start(build: RecipeBuilder) -> Encoder:
-            if self.checkpoint is None:
+            if self.checkpoint is None or trained is None:
                 return build()
-            if trial.scratch:
-                return build_encoder(self.checkpoint.recipe, allowed=self.allowed)
-            return self.checkpoint.build_encoder(self.allowed)
+            if not trial.scratch:
+                return self.checkpoint.build_encoder(self.allowed)
+            untrained = build_encoder(self.checkpoint.recipe, allowed=self.allowed)
+            untrained.take_over(trained)
+            return untrained
 
         def build_task(encoder: Encoder, data: DataInfo) -> PretextTask:
             return Supervised(spec, encoder, data, labels, len(self.parts.classes))

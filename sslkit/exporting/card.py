@@ -61,7 +61,7 @@ def write_card(card: Card, path: Path) -> None:
         lines += ["", "## Results", "", *_results(card.checkpoint.path.parent / RESULTS, weights)]
     loading = card.exporter.loading(card.path.name, card.settings, card.job.output)
     if card.guide is not None and not contents:
-        lines += ["", "## Input", "", *card.guide.text]
+        lines += ["", "## Input", "", *_with_file_names(card.guide.text, card)]
         for snippet in card.guide.snippets:
             lines += ["", f"With {snippet.title}:", "", "```python", *_code(snippet, card), "```"]
     lines += ["", "## Loading", "", "```python", *loading, "```", ""]
@@ -71,12 +71,19 @@ def write_card(card: Card, path: Path) -> None:
 
 def _code(snippet: Snippet, card: Card) -> list[str]:
     """Return the lines of a snippet, and those that make of its result what the lines of `loading` take."""
-    name = card.job.input
+    name, lines = card.job.input, _with_file_names(snippet.lines, card)
     if snippet.makes_tensor == card.exporter.takes_tensors:
-        return snippet.lines
+        return lines
     if snippet.makes_tensor:
-        return [*snippet.lines, f"{name} = {name}.numpy()"]
-    return ["import torch", *snippet.lines, f"{name} = torch.from_numpy({name})"]
+        return [*lines, f"{name} = {name}.numpy()"]
+    return ["import torch", *lines, f"{name} = torch.from_numpy({name})"]
+
+
+def _with_file_names(lines: list[str], card: Card) -> list[str]:
+    """Return lines that call the files beside an export by their full names."""
+    for file in card.guide.files if card.guide else ():
+        lines = [line.replace(file, f"{card.path.name}.{file}") for line in lines]
+    return lines
 
 
 def _origin(card: Card) -> dict[str, Any]:
@@ -93,9 +100,9 @@ def _network_facts(card: Card) -> dict[str, Any]:
     data = load_modality(card.checkpoint.modality).options
     size = f"{job.size:,} {data.size_unit}" + (" and more" if job.dynamic_size else "")
     channels = f"{card.checkpoint.channels} channel" + ("" if card.checkpoint.channels == 1 else "s")
-    values = f" in {data.value_range}" if data.value_range else ""
     batch = "" if job.dynamic_batch or not card.exporter.normalizes else ", one at a time"
-    normalization = "not yet normalized: that is inside" if card.exporter.normalizes else "normalized as below"
+    is_normalized = "not yet normalized: that is inside" if card.exporter.normalizes else "normalized as below"
+    values = f"{channels} of {size} in {data.value_range}{batch}, {is_normalized}" if data.value_range else size + batch
     difference = f"within {card.difference:.1g} of sslkit's" if card.difference else "equal to sslkit's"
     library, role = metadata.get("encoder_from", "sslkit"), metadata.get("role", "student")
     part = "" if card.checkpoint.part_name == MAIN_PART else f"{card.checkpoint.part_name}: "
@@ -104,7 +111,7 @@ def _network_facts(card: Card) -> dict[str, Any]:
         **({} if pretraining is None else {"pretrained by": f"{pretraining['task']}, weights {pretraining['weights']}"}),
         "trained": f"{origin['trained']} of {run.get('batch_size', '?')} samples of {card.checkpoint.size:,} {data.size_unit}",
         "encoder": f"{part}{encoder_name(job.recipe)} of {library}" + ("" if part or role == "student" else f"; the {role}'s"),
-        "input": f"{channels} of {size}{values}{batch}, {normalization}",
+        "input": values,
         "output": f"{job.output}, {difference}",
     }
 

@@ -17,7 +17,7 @@ def find_input_guide(job: ExportJob, checkpoint: Checkpoint) -> InputGuide | Non
     modality = load_modality(checkpoint.modality)
     options = DataSpec().with_recorded(job.metadata.get("spec"), same_data=True).table(modality.options)
     details = job.metadata.get("sample_details")
-    return modality.input_guide(checkpoint.channels, job.size, options, details if isinstance(details, dict) else {})
+    return modality.input_guide(job.network.encoder, job.size, options, details if isinstance(details, dict) else {})
 
 
 def describe_export(job: ExportJob, exporter: Exporter, guide: InputGuide | None) -> dict[str, Any]:

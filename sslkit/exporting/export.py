@@ -18,6 +18,7 @@ from sslkit.exporting.batches import verification_batches
 from sslkit.exporting.card import Card, card_path, write_card
 from sslkit.exporting.comparison import compare, compute_outputs, read_back
 from sslkit.exporting.description import describe_export, find_input_guide
+from sslkit.files import write_atomically
 from sslkit.specs.data import MAIN_PART
 from sslkit.specs.use import ExportSpec
 
@@ -58,6 +59,9 @@ def export(spec: ExportSpec) -> ExportResult:
         difference = compare(job, computed, expected, exporter.tolerance)
         card = Card(path, exporter, job, checkpoint, settings, difference.largest, guide)
         write_card(card, card_path(temporary if exporter.files else path, exporter))
+        for name, content in guide.files.items() if guide and not exporter.contents(job) else ():
+            with write_atomically(Path(f"{path}.{name}")) as stream:
+                stream.write(content)
     return ExportResult(
         path=str(path),
         card=str(card_path(path, exporter)),

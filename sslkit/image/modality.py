@@ -102,11 +102,11 @@ class ImageModality(Modality):
         """Return random crops, flips, and what the options of `sslkit finetune` add."""
         return augmentation(options, info, classes)
 
-    def input_guide(self, channels: int, size: int, options: DataOptions, sample_details: Mapping[str, Any]) -> InputGuide:
+    def input_guide(self, encoder: Encoder, size: int, options: DataOptions, sample_details: Mapping[str, Any]) -> InputGuide:
         """Return how a picture is resized, cut and scaled, and code that does it."""
         assert isinstance(options, ImageOptions)
         short = sample_details.get("short_side")
-        return input_guide(channels, size, options.range, short if isinstance(short, int) and short > 0 else None)
+        return input_guide(encoder.in_channels, size, options.range, short if isinstance(short, int) and short > 0 else None)
 
     def example_inputs(self, count: int, channels: int, size: int) -> tuple[Tensor, str]:
         """Return handwritten digits."""

@@ -1,15 +1,32 @@
 """What the machinery asks of text."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from sslkit.contract.modality import Modality
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.modality import InputGuide, Modality
+from sslkit.contract.options import DataOptions
+from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.index import Index
 from sslkit.text.classifiers import bag_of_words, majority
+from sslkit.text.encoders.base import TokenEncoder
+from sslkit.text.input_guide import input_guide
 from sslkit.text.options import TextOptions
 from sslkit.text.source import TextSource
+
+_OF_IMAGES = ("crop_scale", "mixup", "cutmix", "randaugment", "erasing")  # options of `sslkit finetune`
+
+
+class WholeTexts:
+    """Hand texts over as they are."""
+
+    def __call__(self, batch: Batch, target: Tensor) -> tuple[Batch, Tensor]:
+        """Return `text`, int64 `[B, T]`, and the targets."""
+        return {"text": batch["tokens"]}, target
 
 
 class TextModality(Modality):
@@ -24,6 +41,20 @@ class TextModality(Modality):
             ("TF-IDF, logistic regression", bag_of_words(train, tests, seed)),
             ("most frequent class", majority(train, tests, seed)),
         ]
+
+    def augmentation(self, options: Any, info: DataInfo, classes: int) -> WholeTexts:
+        """Return what hands texts over as they are; raises SslkitError for options that change images."""
+        set_by_user = [name for name in _OF_IMAGES if getattr(options, name) != type(options).model_fields[name].default]
+        if set_by_user:
+            flag = "recipe" if options.recipe != "plain" else set_by_user[0]
+            raise SslkitError("it changes images, and these are texts", "leave it out", flag=flag)
+        return WholeTexts()
+
+    def input_guide(
+        self, encoder: Encoder, size: int, options: DataOptions, sample_details: Mapping[str, Any]
+    ) -> InputGuide | None:
+        """Return how a text becomes token ids; None for an encoder that keeps no tokenizer."""
+        return input_guide(encoder, size) if isinstance(encoder, TokenEncoder) else None
 
     def example_inputs(self, count: int, channels: int, size: int) -> tuple[Tensor, str]:
         """Return random words, int64 `[count, size]`, of `channels` that there are."""

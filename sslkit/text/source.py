@@ -17,7 +17,7 @@ from sslkit.data.index import Index, with_groups, with_labels
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.data.tables import read_table
 from sslkit.text.encoders.base import TokenEncoder
-from sslkit.text.options import TEXTS
+from sslkit.text.options import TEXTS, TextOptions
 from sslkit.text.passages import Passages
 
 _TABLES = (".csv", ".tsv")
@@ -69,6 +69,15 @@ class TextSource(IndexedSource):
         if spec.group is not None:
             index = with_groups(index, table.column(spec.group, "group"))
         return index if spec.label is None else with_labels(index, table.column(spec.label, "label", allow_empty=True))
+
+    @classmethod
+    def for_finetuning(cls, index: Index, spec: OpenSpec, encoder: Encoder | None) -> Self:
+        """Return texts as token ids of the encoder's tokenizer; raises SslkitError without an encoder that has one."""
+        if encoder is None:
+            raise SslkitError("texts need a tokenizer, which a checkpoint keeps", "name a checkpoint", flag="ckpt")
+        size = spec.table(TextOptions).sample_size()
+        assert size is not None  # the checkpoint's, at least
+        return cls.for_evaluation(index, spec, encoder, size)
 
     @classmethod
     def for_evaluation(cls, index: Index, spec: OpenSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:

@@ -157,12 +157,19 @@ class Tokenizer:
     @cached_property
     def _model(self) -> Any:
         """Return the library's tokenizer."""
-        library = _library()
-        if self.unit == "bpe":
-            model = library.models.BPE(self._places, self.merges)
+        return self.to_library()
+
+    def to_library(self) -> Any:
+        """Return the same as a tokenizer of the library `tokenizers`, whatever the unit, special tokens included."""
+        library, unknown = _library(), SPECIALS[UNKNOWN]
+        pieces = _byte_letters() if self.unit == "byte" else self.pieces
+        vocabulary = {piece: place for place, piece in enumerate([*pieces, *SPECIALS])}
+        if self.lossless:
+            model = library.models.BPE(vocabulary, self.merges)
+        elif self.unit == "word":
+            model = library.models.WordLevel(vocabulary, unk_token=unknown)
         else:
-            vocabulary = {**self._places, SPECIALS[UNKNOWN]: self.special(UNKNOWN)}
-            model = library.models.WordPiece(vocabulary, unk_token=SPECIALS[UNKNOWN], max_input_chars_per_word=_LONGEST)
+            model = library.models.WordPiece(vocabulary, unk_token=unknown, max_input_chars_per_word=_LONGEST)
         tokenizer = library.Tokenizer(model)
         _set_up(tokenizer, self.unit)
         return tokenizer
@@ -181,6 +188,13 @@ def join_merges(merges: list[tuple[str, str]]) -> list[str]:
         known.add(first + second)
         pieces.append(first + second)
     return pieces
+
+
+def _byte_letters() -> list[str]:
+    """Return the letter that stands for each byte in byte-level BPE: itself if it can be printed (Radford et al., 2019)."""
+    printed = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = [byte for byte in range(BYTES) if byte not in printed]
+    return [chr(byte if byte in printed else BYTES + others.index(byte)) for byte in range(BYTES)]
 
 
 def _runs(ids: list[int], first_special: int) -> list[list[int]]:
@@ -206,9 +220,13 @@ def _frequent_words(texts: Iterable[str]) -> list[str]:
 def _set_up(tokenizer: Any, unit: Unit) -> None:
     """Let a tokenizer of the library split and join text as the unit does."""
     library = _library()
-    if unit == "bpe":
+    if unit in ("bpe", "byte"):
         tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = library.decoders.ByteLevel()
+    elif unit == "word":
+        tokenizer.normalizer = library.normalizers.Lowercase()
+        pattern = library.Regex(_WORD.pattern.replace(r"[^\W_]", r"[\p{L}\p{N}]"))  # what Python's `\w` is
+        tokenizer.pre_tokenizer = library.pre_tokenizers.Split(pattern, "removed", invert=True)
     else:
         tokenizer.normalizer = library.normalizers.BertNormalizer(lowercase=True)
         tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()

@@ -44,6 +44,20 @@ def test_padding_changes_no_features(name: str) -> None:
     assert torch.allclose(encoder(padded), encoder(padded[:, :7])) and encoder(padded).shape == (1, 16)
 
 
+@pytest.mark.parametrize("name", [*NAMES, "word_vectors"])
+def test_padding_is_not_computed(name: str) -> None:
+    encoder = build_encoder(recipe_for(name, 64, IDS, {"width": "16"})).eval()
+    tokens = torch.randint(20, (2, 64))
+    for length, kept in ((0, 16), (5, 16), (16, 16), (17, 32), (64, 64)):
+        padded = tokens.where(torch.arange(64) < length, IDS if name == "word_vectors" else 20 + PAD)
+        assert encoder.without_padding(padded).shape == (2, kept)
+        if length:
+            assert torch.allclose(encoder(padded), encoder(tokens[:, :length]), atol=1e-6)
+    unknown = tokens[:, :40].clone()
+    unknown[:, 3:30] = IDS if name == "word_vectors" else 0
+    assert encoder.without_padding(unknown).shape == (2, 40)  # never longer than it was
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_causal_encoders_see_no_later_token(name: str) -> None:
     encoder = built(name)

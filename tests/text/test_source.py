@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from sslkit import KnnSpec, PretrainSpec, SslkitError, build_encoder, pretrain
 from sslkit.encoders.recipe import recipe_for
+from sslkit.engine.checkpoint import read_model
 from sslkit.text.encoders.base import Framing, TextEncoder
 from sslkit.text.source import TextSource
 from sslkit.text.tokenizer import CLS, PAD, SEP, UNKNOWN, Tokenizer
@@ -131,3 +133,52 @@ def test_frozen_features_of_texts(task: str, families: Path, tmp_path: Path, ssl
     embedded = sslkit("embed", *table, "--out", tmp_path / "features.npz").code
     with np.load(tmp_path / "features.npz") as saved:
         assert embedded == 0 and len(saved["features"]) == 120 and saved["paths"][0] == "labeled.tsv:2"
+
+
+@pytest.fixture(scope="module")
+def bert(families: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a masked language model of the families."""
+    out, data = tmp_path_factory.mktemp("runs") / "bert", str(families / "text.txt")
+    spec = PretrainSpec(task="bert", data=data, out=str(out), steps=60, context=32, batch_size=8, health_every=0, unit="word")
+    return Path(pretrain(spec).checkpoint)
+
+
+def test_fine_tuning_on_texts(bert: Path, families: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    labeled = ["--data", families / "labeled.tsv", "--label", "label"]
+    start = ["finetune", "--ckpt", bert, *labeled, "--out", tmp_path / "tuned", "--batch-size", "16"]
+    result = sslkit(*start, "--steps", "60", "--lr", "3e-3", "--scratch", "--json").json
+    rows = {row["model"]: row["metrics"][0]["value"] for row in result["rows"]}
+    assert list(rows) == ["fine-tuned", "from scratch", "TF-IDF, logistic regression", "most frequent class"]
+    assert rows["fine-tuned"] == 1.0 > rows["most frequent class"], rows
+    assert all(row["comparisons"].keys() == {"fine-tuned"} for row in result["rows"][1:])
+    tuned = tmp_path / "tuned" / "model.safetensors"
+    assert sslkit("predict", "--ckpt", tuned, "--data", families / "labeled.tsv", "--out", tmp_path / "p.csv").code == 0
+    lines = (tmp_path / "p.csv").read_text().splitlines()
+    assert [line.rsplit(",", 1)[0] for line in lines[:3]] == ["path,class", "labeled.tsv:2,a", "labeled.tsv:3,b"]
+    for flags, message in (
+        (["--mixup", "0.5"], "--mixup: it changes images, and these are texts"),
+        (["--recipe", "strong"], "--recipe: it changes images"),
+        (["--label", "none"], "--label: "),
+    ):
+        ran = sslkit(*start[:-4], "--out", tmp_path / "other", *flags)
+        assert ran.code == 2 and message in ran.err and not (tmp_path / "other").exists(), ran.err
+
+
+def test_an_export_comes_with_its_tokenizer(bert: Path, families: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    from tokenizers import Tokenizer as Library
+
+    path = tmp_path / "bert.pt2"
+    result = sslkit("export", "--ckpt", bert, "--to", "pt2", "--out", path, "--json").json
+    assert result["input"]["frame"] == "<cls> text <sep>" and result["input"]["unit"] == "word"
+    card = Path(result["card"]).read_text()
+    assert 'Tokenizer.from_file("bert.pt2.tokenizer.json")' in card
+    library = Library.from_file(str(tmp_path / "bert.pt2.tokenizer.json"))
+    ids = torch.tensor([library.encode("a1 zz B2.").ids])
+    checkpoint = read_model(bert)
+    encoder = checkpoint.build_encoder()
+    assert isinstance(encoder, TextEncoder) and ids.shape == (1, 32)
+    expected = encoder.framing()(encoder.tokenizer().encode(["a1 zz B2."]), 32)
+    assert ids[0, : len(expected)].tolist() == expected.tolist()
+    with torch.no_grad():
+        features = torch.export.load(path).module()(ids)
+        assert torch.allclose(features, encoder(torch.from_numpy(expected).long()[None]), atol=1e-5)

@@ -96,3 +96,16 @@ def test_words_of_a_sentence_know_their_first_piece(unit: Any) -> None:
     assert len(starts) == 4 and starts[0] == 0 and np.all(np.diff(starts) >= 1) and starts[-1] < len(ids)
     if unit in ("word", "wordpiece"):
         assert ids[starts[2]] == tokenizer.special(UNKNOWN)
+
+
+@pytest.mark.parametrize("unit", ["word", "wordpiece", "bpe", "byte"])
+@given(text=st.text())
+def test_the_library_splits_text_as_we_do(unit: Any, text: str) -> None:
+    text = text.encode(errors="ignore").decode()
+    if unit == "word" and (text.lower() != "".join(letter.lower() for letter in text) or "_" in text):
+        return  # Python lower-cases a final sigma by what stands before it
+    assert LIBRARIES[unit].encode(text).ids == OURS[unit].encode([text])[0].tolist()
+
+
+OURS = {unit: learned(unit, 300) for unit in ("word", "wordpiece", "bpe", "byte")}
+LIBRARIES = {unit: tokenizer.to_library() for unit, tokenizer in OURS.items()}

@@ -1,5 +1,6 @@
 """What encoders of token ids have in common: the tokenizer that they keep, and padding that counts for nothing."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.text.tokenizer import CLS, PAD, SEP, SPECIALS, Ids, Tokenizer
+
+_LENGTH_STEP = 16  # tokens, by which batches differ in length
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,20 @@ class TokenEncoder(Encoder):
     def framing(self) -> Framing:
         """Return what stands around the tokens of a text."""
         return Framing(self.tokenizer().special(PAD))
+
+    def is_padding(self, sample: Tensor) -> Tensor:
+        """Return which tokens are padding, bool `[B, T]`."""
+        raise TypeError(f"{type(self).__name__} does not define is_padding()")
+
+    def without_padding(self, sample: Tensor) -> Tensor:
+        """Return token ids without most of the columns at the end that are padding in all rows, on a CPU.
+
+        An accelerator would have to wait for the length, and a graph has a fixed one.
+        """
+        if sample.device.type != "cpu" or torch.compiler.is_compiling():
+            return sample
+        longest = int((~self.is_padding(sample) * torch.arange(1, sample.shape[1] + 1)).max())
+        return sample[:, : max(_LENGTH_STEP, math.ceil(longest / _LENGTH_STEP) * _LENGTH_STEP)]
 
 
 class TextEncoder(TokenEncoder):
@@ -94,9 +111,13 @@ class TextEncoder(TokenEncoder):
         assert isinstance(trained, TextEncoder)
         self.spelling.copy_(trained.spelling)
 
+    def is_padding(self, sample: Tensor) -> Tensor:
+        """Return which tokens are padding, bool `[B, T]`."""
+        return sample == self.first_special + PAD
+
     def is_text(self, sample: Tensor) -> Tensor:
         """Return which tokens are neither padding nor, where there is a class token, separators, bool `[B, T]`."""
-        text = sample != self.first_special + PAD
+        text = ~self.is_padding(sample)
         return text & (sample != self.first_special + SEP) if self.class_token else text
 
     def states(self, sample: Tensor) -> Tensor:
@@ -105,6 +126,7 @@ class TextEncoder(TokenEncoder):
 
     def forward(self, sample: Tensor) -> Tensor:
         """Return features `[B, width]`."""
+        sample = self.without_padding(sample)
         return self.average(self.states(sample), sample)
 
     def tokens(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from sslkit.contract.errors import SslkitError
 from sslkit.nn.transformer import Block
 from sslkit.text.encoders.base import TextEncoder
-from sslkit.text.tokenizer import PAD, SEP
+from sslkit.text.tokenizer import SEP
 
 _DEVIATION = 0.02  # of initial weights (Radford et al., 2018; Devlin et al., 2019)
 
@@ -135,4 +135,4 @@ class BidirectionalTransformer(CausalTransformer):
 
     def visible(self, sample: Tensor) -> Tensor | None:
         """Return which tokens are no padding, bool `[B, T]`."""
-        return sample != self.first_special + PAD
+        return ~self.is_padding(sample)

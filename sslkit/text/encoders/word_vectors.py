@@ -73,6 +73,10 @@ class WordVectors(TokenEncoder):
         known = self._known(sample).sum(dim=1, keepdim=True)
         return self.tokens(sample).sum(dim=1) / known.clamp(min=1)
 
+    def is_padding(self, sample: Tensor) -> Tensor:
+        """Return which places have no vector, bool `[B, T]`."""
+        return ~self._known(sample)
+
     def _known(self, sample: Tensor) -> Tensor:
         return (sample >= 0) & (sample < self.in_channels)
 
