@@ -63,7 +63,7 @@ def continue_tokens(model: LanguageModel, tokens: Tensor, spec: GenerateSpec) ->
     encoder, end = model.encoder, model.tokenizer.special(END)
     ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
     for _ in range(spec.length):
-        scores = model.logits(encoder.states(tokens[:, -model.checkpoint.size :])[:, -1])
+        scores = model.logits(encoder.next_states(tokens[:, -model.checkpoint.size :])[:, -1])
         scores[:, encoder.first_special : end] = float("-inf")  # special tokens that no text has
         chosen = choose_tokens(scores.cpu(), spec.temperature, spec.top_k, spec.top_p, random).to(tokens.device)
         tokens = torch.cat([tokens, chosen[:, None]], dim=1)

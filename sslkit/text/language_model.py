@@ -18,28 +18,32 @@ from sslkit.text.tokenizer import Tokenizer
 
 PART = "lm"  # of a checkpoint: the head
 _METADATA = "language_model"
+_PARTS = {"transform": True, "bias": True, "tied": False}  # of a description, and what they are if the head has them
 
 
 class LanguageModelHead(nn.Module):
     """Score every token by its input vector (Press & Wolf, 2017; Inan et al., 2017): logits are products with them.
 
     `transform` adds a layer with GELU and norm before, `bias` one value per token after, as in BERT. Without both it has no
-    weights.
+    weights. Without `tied`, tokens have vectors of the head's own.
     """
 
-    def __init__(self, width: int, ids: int, transform: bool = False, bias: bool = False) -> None:
+    def __init__(self, width: int, ids: int, transform: bool = False, bias: bool = False, tied: bool = True) -> None:
         super().__init__()
+        self.output = None if tied else nn.Parameter(torch.empty(ids, width))
+        if self.output is not None:
+            nn.init.kaiming_uniform_(self.output, a=math.sqrt(5))  # as a linear layer's
         self.transform = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width)) if transform else nn.Identity()
         self.bias = nn.Parameter(torch.zeros(ids)) if bias else None
 
     def forward(self, states: Tensor, vectors: Tensor) -> Tensor:
         """Return logits `[..., ids]` of states `[..., width]`; `vectors` `[ids, width]` are the encoder's."""
-        return F.linear(self.transform(states), vectors, self.bias)
+        return F.linear(self.transform(states), vectors if self.output is None else self.output, self.bias)
 
     def describe(self, predicts: str) -> dict[str, Any]:
-        """Return what a checkpoint records of it; `predicts` is `next` or `masked`."""
-        head = {"predicts": predicts, "transform": not isinstance(self.transform, nn.Identity), "bias": self.bias is not None}
-        return {_METADATA: head}
+        """Return what a checkpoint records of it; `predicts` is `next`, `both` (next and previous) or `masked`."""
+        parts = {"transform": not isinstance(self.transform, nn.Identity), "bias": self.bias is not None}
+        return {_METADATA: {"predicts": predicts, **parts, "tied": self.output is None}}
 
 
 def read_language_model(path: str, part: str, predicts: Literal["next", "masked"]) -> "LanguageModel":
@@ -48,16 +52,23 @@ def read_language_model(path: str, part: str, predicts: Literal["next", "masked"
     checkpoint.check_modality("text")
     described = checkpoint.metadata.get("task_metadata")
     head = described.get(_METADATA) if isinstance(described, dict) else None
-    if not isinstance(head, dict) or head.get("predicts") != predicts:
+    if not isinstance(head, dict) or head.get("predicts") not in (predicts, "both" if predicts == "next" else predicts):
         has = f"predicts {head.get('predicts')} tokens" if isinstance(head, dict) else "has no language-model head"
-        needed = {"next": "gpt or rnn_lm", "masked": "bert"}[predicts]
+        needed = {"next": "gpt, rnn_lm, neural_lm or elmo", "masked": "bert"}[predicts]
         raise SslkitError(f"{checkpoint.path} {has}", f"expected a checkpoint of {needed}", flag="ckpt")
     encoder = checkpoint.build_encoder()
     if not isinstance(encoder, TextEncoder):
         raise SslkitError(f"{checkpoint.path} has a language-model head and no encoder of text", "it was altered", flag="ckpt")
-    module = LanguageModelHead(encoder.width, encoder.in_channels, head.get("transform") is True, head.get("bias") is True)
+    module = build_head(head, encoder)
     load_strictly(module, checkpoint.part(PART), str(checkpoint.path))
-    return LanguageModel(checkpoint, encoder, module.eval(), encoder.tokenizer())
+    return LanguageModel(checkpoint, encoder, module.eval(), encoder.tokenizer(), head)
+
+
+def build_head(description: dict[str, Any], encoder: TextEncoder) -> LanguageModelHead:
+    """Return a head with random weights as a checkpoint describes it."""
+    transform, bias, untied = (description.get(name) is value for name, value in _PARTS.items())
+    width = encoder.width if untied or transform else encoder.token.embedding_dim
+    return LanguageModelHead(width, encoder.in_channels, transform, bias, not untied)
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,7 @@ class LanguageModel:
     encoder: TextEncoder
     head: LanguageModelHead
     tokenizer: Tokenizer
+    description: dict[str, Any]  # of the head
 
     def to(self, device: torch.device) -> Self:
         """Move encoder and head to a device."""
@@ -154,7 +166,7 @@ class NextTokenTask(PretextTask):
 
     def predict(self, batch: Batch) -> Tensor:
         """Return logits of the next tokens, `[B, T, ids]`."""
-        logits: Tensor = self.head(self.encoder.states(batch["tokens"]), self.encoder.token.weight)
+        logits: Tensor = self.head(self.encoder.next_states(batch["tokens"]), self.encoder.token.weight)
         return logits
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:

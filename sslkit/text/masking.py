@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sslkit.contract.task import Batch
-from sslkit.text.tokenizer import MASK, Tokenizer
+from sslkit.text.tokenizer import CLS, MASK, SEP, Tokenizer
 
 Masking = Literal["token", "word", "span"]
 
@@ -28,12 +28,27 @@ def starts_word(tokenizer: Tokenizer) -> Tensor:
     return torch.tensor([*starts, *(True for _ in range(tokenizer.size - tokenizer.first_special))])
 
 
-def mask_tokens(tokens: Tensor, word_starts: Tensor, count: int, masking: Masking, first_special: int) -> Batch:
+def frame_passages(tokens: Tensor, first_special: int) -> Tensor:
+    """Return a class token, as much of passages `[B, T]` as fits, and a separator, `[B, T]`."""
+    framed = tokens.roll(1, dims=1)
+    framed[:, 0], framed[:, -1] = first_special + CLS, first_special + SEP
+    return framed
+
+
+def mask_tokens(
+    tokens: Tensor,
+    word_starts: Tensor,
+    count: int,
+    masking: Masking,
+    first_special: int,
+    masked: float = _MASKED,
+    random: float = _RANDOM,
+) -> Batch:
     """Choose `count` tokens `K` of each row `[B, T]` and hide them; special tokens, from `first_special` on, stay.
 
     Returns `tokens` `[B, T]` with masks, `places` `[B, K]` and `target` `[B, K]` of those chosen, and `weight` `[B, K]`: 0
-    for places that are special or belong to a word that is not chosen whole. 80% of the chosen are masked,
-    10% become another token at random, 10% stay.
+    for places that are special or belong to a word that is not chosen whole. Of the chosen, shares of `masked` and `random`
+    are masked and become another token at random; the others stay.
     """
     device, special = tokens.device, tokens >= first_special
     group = _groups(tokens, word_starts, masking, special)
@@ -49,7 +64,7 @@ def mask_tokens(tokens: Tensor, word_starts: Tensor, count: int, masking: Maskin
         weight = weight & (total == inside).gather(1, group.gather(1, places))
     action = torch.rand(target.shape, device=device)
     other = torch.randint(first_special, target.shape, device=device)
-    hidden = torch.where(action < _MASKED, first_special + MASK, torch.where(action < _MASKED + _RANDOM, other, target))
+    hidden = torch.where(action < masked, first_special + MASK, torch.where(action < masked + random, other, target))
     hidden = hidden.where(weight, target)
     return {"tokens": tokens.scatter(1, places, hidden), "places": places, "target": target, "weight": weight.float()}
 

@@ -29,7 +29,7 @@ from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_an
 from sslkit.text.baselines import COMPRESSORS, TokenCounts, compressed_bits
 from sslkit.text.corpus import Corpus, Part, text_files
 from sslkit.text.encoders.base import TextEncoder
-from sslkit.text.language_model import LanguageModel, read_language_model
+from sslkit.text.language_model import LanguageModel, build_head, read_language_model
 from sslkit.text.options import TEXTS, TextOptions
 from sslkit.text.passages import encode_pieces, open_corpus
 from sslkit.text.specs import PerplexitySpec
@@ -142,7 +142,7 @@ def _randomize(model: LanguageModel, seed: int) -> LanguageModel:
     seed_stage(seed, "random", 0)
     encoder = build_encoder(model.checkpoint.recipe).to(model.encoder.device).eval()
     assert isinstance(encoder, TextEncoder)
-    return replace(model, encoder=encoder)
+    return replace(model, encoder=encoder, head=build_head(model.description, encoder).to(encoder.device).eval())
 
 
 def _open(spec: PerplexitySpec, checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Corpus | None, list[TestText]]:
@@ -202,7 +202,7 @@ def token_losses(model: LanguageModel, text: TestText, size: int, stride: int) -
         done = 0
         for first in range(0, len(starts), batch):
             places = torch.tensor(starts[first : first + batch])[:, None] + torch.arange(size)
-            logits = model.logits(model.encoder.states(inputs[places].to(device)))
+            logits = model.logits(model.encoder.next_states(inputs[places].to(device)))
             losses = F.cross_entropy(logits.transpose(1, 2), targets[places].to(device), reduction="none").double().cpu()
             for start, row in zip(starts[first : first + batch], losses, strict=True):
                 stop = start + size

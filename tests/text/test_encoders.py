@@ -13,7 +13,7 @@ from sslkit.text.encoders.base import TextEncoder
 from sslkit.text.tokenizer import CLS, PAD, SEP, SPECIALS, Tokenizer
 
 IDS = 20 + len(SPECIALS)
-NAMES = ["gpt_micro", "bert_micro", "rnn_text"]
+NAMES = ["gpt_micro", "bert_micro", "rnn_text", "elmo_text", "feedforward_text"]
 
 
 def built(name: str, size: int = 12, **options: Any) -> TextEncoder:
@@ -41,7 +41,7 @@ def test_padding_changes_no_features(name: str) -> None:
         assert torch.allclose(long[:, :7], short), layer
         pooled = encoder.pool_sample(long, padded)
         assert torch.allclose(pooled, encoder.pool_sample(short, padded[:, :7]))
-    assert torch.allclose(encoder(padded), encoder(padded[:, :7])) and encoder(padded).shape == (1, 16)
+    assert torch.allclose(encoder(padded), encoder(padded[:, :7])) and encoder(padded).shape == (1, encoder.width)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "word_vectors"])
@@ -101,6 +101,40 @@ def test_recurrent_states_are_those_of_single_steps(cell: str) -> None:
             outputs.append(state[0] if cell == "lstm" else state)
         x = torch.stack(outputs, dim=1)
         assert torch.allclose(x, expected)
+
+
+@torch.no_grad()
+def test_a_hidden_layer_over_the_last_tokens() -> None:
+    for direct in (0, 1):
+        encoder, sample = built("feedforward_text", order=3, vectors=4, direct=direct), rows(12)
+        states = encoder.states(sample)[0]
+        vectors = [torch.zeros(4, dtype=torch.double), *encoder.token(sample)[0]]
+        for place in range(12):
+            context = torch.cat(vectors[place : place + 2])  # the token before and the token itself
+            expected = torch.tanh(encoder.hidden.bias + encoder.hidden.weight @ context)
+            assert torch.allclose(states[place], torch.cat([expected, context]) if direct else expected)
+    with pytest.raises(SslkitError, match="order 13 exceeds the 12 tokens"):
+        built("feedforward_text", order=13)
+
+
+@torch.no_grad()
+def test_two_directions_see_different_tokens() -> None:
+    encoder, padded = built("elmo_text", depth=2), rows(9)
+    tokens = padded[:, :9]
+    changed = tokens.clone()
+    changed[:, 4] = (changed[:, 4] + 1) % 20
+    for layer in range(2):
+        before, after = (read(tokens)[layer] - read(changed)[layer] for read in (encoder.states_before, encoder.states_after))
+        assert before.abs().amax(dim=2)[0].gt(0).tolist() == [place >= 4 for place in range(9)]
+        assert after.abs().amax(dim=2)[0].gt(0).tolist() == [place <= 4 for place in range(9)]
+    x = encoder.token(tokens).flip(1)
+    for number, cell in enumerate(encoder.backward_cells):
+        states = cell(x)[0]
+        x = states if number == 0 else x + states
+        assert torch.allclose(encoder.states_after(padded)[number][:, :9], x.flip(1))
+    vectors, *states = encoder.layers(tokens)
+    assert torch.equal(vectors, torch.cat([encoder.token(tokens)] * 2, dim=2)) and len(states) == 2
+    assert torch.equal(states[1][..., :16], encoder.next_states(tokens))
 
 
 @torch.no_grad()

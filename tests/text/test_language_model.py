@@ -126,7 +126,7 @@ def test_refusals(causal: Path, masked: Path, trained_words: Path, tmp_path: Pat
     (tmp_path / "empty.txt").write_text("")
     for arguments, message in (
         (["perplexity", "--ckpt", masked], "--ckpt: "),
-        (["perplexity", "--ckpt", masked], "predicts masked tokens (expected a checkpoint of gpt or rnn_lm)"),
+        (["perplexity", "--ckpt", masked], "predicts masked tokens (expected a checkpoint of gpt, rnn_lm, neural_lm or elmo)"),
         (["perplexity", "--ckpt", trained_words], "has no language-model head"),
         (["perplexity", "--ckpt", causal, "--test", tmp_path / "empty.txt"], "--test: "),
         (["perplexity", "--ckpt", causal, "--size", 32], "--size"),

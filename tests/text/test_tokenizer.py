@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 import pytest
@@ -101,9 +102,8 @@ def test_words_of_a_sentence_know_their_first_piece(unit: Any) -> None:
 @pytest.mark.parametrize("unit", ["word", "wordpiece", "bpe", "byte"])
 @given(text=st.text())
 def test_the_library_splits_text_as_we_do(unit: Any, text: str) -> None:
-    text = text.encode(errors="ignore").decode()
-    if unit == "word" and (text.lower() != "".join(letter.lower() for letter in text) or "_" in text):
-        return  # Python lower-cases a final sigma by what stands before it
+    # Letters of a later Unicode than Python's are others to the library, and Python writes a final sigma in its own way.
+    text = "".join(letter for letter in text if category(letter) not in ("Cs", "Cn") and letter not in "_Σ")
     assert LIBRARIES[unit].encode(text).ids == OURS[unit].encode([text])[0].tolist()
 
 

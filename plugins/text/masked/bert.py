@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sslkit import Batch, Encoder, EncoderBuilder, Paper, PretextTask, SslkitError, TaskOptions
 from sslkit.text.encoders.base import TextEncoder
 from sslkit.text.language_model import PART, LanguageModelHead, TokenStatistics, build_text_encoder
-from sslkit.text.masking import mask_tokens, starts_word
+from sslkit.text.masking import frame_passages, mask_tokens, starts_word
 from sslkit.text.tokenizer import CLS, PAD, SEP, Tokenizer
 
 _OTHER = 1  # answer about a pair that is not as in the text
@@ -110,7 +110,7 @@ class BERT(PretextTask):
         """
         entries = {}
         if self.pairs == "none":
-            tokens = self._frame(batch["tokens"])
+            tokens = frame_passages(batch["tokens"], self.encoder.first_special)
         else:
             tokens, entries["other"] = self._pair(batch)
         masked = mask_tokens(tokens, self.starts_word, self.masks, self.options.masking, self.encoder.first_special)
@@ -170,12 +170,6 @@ class BERT(PretextTask):
 
     def _special(self, name: int) -> int:
         return self.encoder.first_special + name
-
-    def _frame(self, text: Tensor) -> Tensor:
-        """Return a class token, as much of the text `[B, T]` as fits, and a separator, `[B, T]`."""
-        framed = text.roll(1, dims=1)
-        framed[:, 0], framed[:, -1] = self._special(CLS), self._special(SEP)
-        return framed
 
     def _pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return rows of two segments, `[B, T]`, and whether the second is another one, or both are swapped, int64 `[B]`.

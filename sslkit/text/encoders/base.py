@@ -124,6 +124,10 @@ class TextEncoder(TokenEncoder):
         """Return a state for each token, `[B, T, width]`; of causal encoders, of what was read up to it."""
         return self.layers(sample)[-1]
 
+    def next_states(self, sample: Tensor) -> Tensor:
+        """Return the states from which a language model predicts the token after each, `[B, T, ...]`."""
+        return self.states(sample)
+
     def forward(self, sample: Tensor) -> Tensor:
         """Return features `[B, width]`."""
         sample = self.without_padding(sample)

@@ -1,7 +1,9 @@
 """Recurrent networks over token ids."""
 
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sslkit.contract.errors import SslkitError
@@ -28,6 +30,20 @@ def rnn_text(
     return RecurrentEncoder(in_channels, cell, width, depth, dropout, letters)
 
 
+def elmo_text(
+    in_channels: int,
+    size: int = 128,
+    width: int = 128,
+    depth: int = 2,
+    dropout: float = 0.0,
+    letters: int = 0,
+) -> "BidirectionalRecurrent":
+    """LSTMs in both directions (width 128 each, depth 2) over the tokens of a text; features are the mean, twice as wide."""
+    if not 0 <= dropout < 1:
+        raise SslkitError(f"dropout should be from 0 to below 1 (got {dropout})", flag="encoder_option")
+    return BidirectionalRecurrent(in_channels, width, depth, dropout, letters)
+
+
 class RecurrentEncoder(TextEncoder):
     """Read tokens from left to right, each layer the states of the one below; dropout between layers (Zaremba et al., 2014).
 
@@ -44,10 +60,7 @@ class RecurrentEncoder(TextEncoder):
         self.dropout = nn.Dropout(dropout)
         nn.init.uniform_(self.token.weight, -_LARGEST, _LARGEST)
         if cell == "lstm":
-            for layer in self.cells:
-                nn.init.ones_(
-                    layer.get_parameter("bias_hh_l0")[width : 2 * width]
-                )  # of the forget gate (Jozefowicz et al., 2015)
+            _open_forget_gates(self.cells)
 
     def stages(self) -> list[list[nn.Parameter]]:
         """Return the parameters of the embedding, then those of each layer."""
@@ -61,3 +74,65 @@ class RecurrentEncoder(TextEncoder):
             x, _ = layer(self.dropout(x))
             outputs.append(x)
         return [*outputs[:-1], self.dropout(x)]
+
+
+class BidirectionalRecurrent(TextEncoder):
+    """Two stacks of LSTMs over the same input vectors, one from left to right, one from right to left (Peters et al., 2018).
+
+    From the second on, what a layer computes is added to what it reads. Layers are the input vectors, twice side by side, and
+    the states of both directions side by side. Padding stands at the end, and the second stack begins before it.
+    """
+
+    provides = ("pooled", "tokens", "layers")
+
+    def __init__(self, ids: int, width: int, depth: int, dropout: float, letters: int) -> None:
+        super().__init__(ids, 2 * width, letters)
+        self.token = nn.Embedding(ids, width)
+        self.forward_cells = nn.ModuleList(nn.LSTM(width, width, batch_first=True) for _ in range(depth))
+        self.backward_cells = nn.ModuleList(nn.LSTM(width, width, batch_first=True) for _ in range(depth))
+        self.dropout = nn.Dropout(dropout)
+        nn.init.uniform_(self.token.weight, -_LARGEST, _LARGEST)
+        _open_forget_gates([*self.forward_cells, *self.backward_cells])
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """Return the parameters of the embedding, then those of each layer."""
+        layers = zip(self.forward_cells, self.backward_cells, strict=True)
+        return [list(self.token.parameters()), *([*first.parameters(), *second.parameters()] for first, second in layers)]
+
+    def layers(self, sample: Tensor) -> list[Tensor]:
+        """Return the input vectors and the states of each layer, `[B, T, width]`."""
+        vectors = self.token(sample)
+        both = zip(self.states_before(sample), self.states_after(sample), strict=True)
+        return [torch.cat([vectors, vectors], dim=2), *(torch.cat(states, dim=2) for states in both)]
+
+    def next_states(self, sample: Tensor) -> Tensor:
+        """Return the last states of what was read up to each token, `[B, T, width / 2]`."""
+        return self.states_before(sample)[-1]
+
+    def states_before(self, sample: Tensor) -> list[Tensor]:
+        """Return the states of each layer from left to right, `[B, T, width / 2]`: of each token and those before it."""
+        return self._read(self.forward_cells, self.token(sample))
+
+    def states_after(self, sample: Tensor) -> list[Tensor]:
+        """Return the states of each layer from right to left, `[B, T, width / 2]`: of each token and those after it."""
+        length = (~self.is_padding(sample)).sum(dim=1, keepdim=True)
+        place = torch.arange(sample.shape[1], device=sample.device)
+        turned = torch.where(place < length, length - 1 - place, place)
+        vectors = self.token(sample.gather(1, turned))
+        back = turned[..., None].expand_as(vectors)
+        return [states.gather(1, back) for states in self._read(self.backward_cells, vectors)]
+
+    def _read(self, cells: nn.ModuleList, x: Tensor) -> list[Tensor]:
+        outputs: list[Tensor] = []
+        for number, layer in enumerate(cells):
+            states, _ = layer(self.dropout(x))
+            x = states if number == 0 else x + states
+            outputs.append(x)
+        return [*outputs[:-1], self.dropout(x)]
+
+
+def _open_forget_gates(cells: Iterable[nn.Module]) -> None:
+    """Let LSTMs begin with open forget gates (Jozefowicz et al., 2015): one of the two biases is 1."""
+    for cell in cells:
+        bias = cell.get_parameter("bias_hh_l0")
+        nn.init.ones_(bias[len(bias) // 4 : len(bias) // 2])

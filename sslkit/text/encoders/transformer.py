@@ -59,6 +59,7 @@ class CausalTransformer(TextEncoder):
 
     def __init__(self, ids: int, size: int, width: int, depth: int, heads: int, dropout: float = 0.0, letters: int = 0) -> None:
         super().__init__(ids, width, letters)
+        self.heads = heads
         self.token = nn.Embedding(ids, width)
         self.position = nn.Parameter(torch.empty(size, width))
         self.dropout = nn.Dropout(dropout)

@@ -1,4 +1,4 @@
-"""gpt, rnn_lm and bert: what is predicted, losses against loops, and that patterns are learned."""
+"""Language models, causal and masked: what is predicted, losses against loops, and that patterns are learned."""
 
 import math
 from collections.abc import Callable
@@ -12,12 +12,13 @@ from sslkit import DataInfo, SslkitError, load
 from sslkit.encoders.builder import RecipeBuilder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.tasks.load import load_task
-from sslkit.text.masking import mask_tokens, starts_word
+from sslkit.text.masking import frame_passages, mask_tokens, starts_word
 from sslkit.text.tokenizer import CLS, MASK, PAD, SEP, SPECIALS, Tokenizer
 
 WORDS = [f"w{number}" for number in range(20)]
 TOKENIZER = Tokenizer("word", WORDS)
-ENCODERS = {"gpt": "gpt_micro", "rnn_lm": "rnn_text", "bert": "bert_micro"}
+ENCODERS = {"gpt": "gpt_micro", "rnn_lm": "rnn_text", "bert": "bert_micro", "electra": "bert_micro"}
+ENCODERS |= {"elmo": "elmo_text", "neural_lm": "feedforward_text"}
 
 
 def built(name: str, size: int = 12, documents: int = 3, **options: Any) -> Any:
@@ -26,7 +27,7 @@ def built(name: str, size: int = 12, documents: int = 3, **options: Any) -> Any:
     counts = torch.tensor([*range(20, 0, -1), *(0 for _ in SPECIALS)])
     details = {"unit": "word", "tokenizer": TOKENIZER.to_bytes(), "counts": counts, "documents": documents, "words": WORDS}
     data, parsed = DataInfo(8, size, TOKENIZER.size, "text", details), task_class.Options(**options)
-    recipe = recipe_for(ENCODERS[name], size, TOKENIZER.size, {"width": "16", "depth": "1"})
+    recipe = recipe_for(ENCODERS[name], size, TOKENIZER.size, {"width": "16"} | ({} if name == "neural_lm" else {"depth": "1"}))
     return task_class(parsed, task_class.build_encoder(parsed, RecipeBuilder(recipe, data, "text")), data)
 
 
@@ -44,7 +45,7 @@ def passages(count: int = 4, size: int = 12) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["gpt", "rnn_lm"])
+@pytest.mark.parametrize("name", ["gpt", "rnn_lm", "neural_lm"])
 def test_each_token_is_predicted_from_those_before_it(name: str) -> None:
     task, batch = built(name).double().eval(), passages()
     inputs = task.transform(batch)
@@ -69,6 +70,60 @@ def test_logits_are_products_with_the_input_vectors() -> None:
     assert task.exports()["lm"].state_dict() == {} and task.metadata()["language_model"]["predicts"] == "next"
 
 
+def test_output_vectors_of_its_own() -> None:
+    task, batch = built("neural_lm").double(), passages()
+    states = task.encoder.states(task.transform(batch)["tokens"])
+    head = task.exports()["lm"]
+    assert head.state_dict().keys() == {"output", "bias"}
+    assert torch.allclose(task.predict(task.transform(batch)), states @ head.output.T + head.bias)
+    words, vectors = task.encoder.vocabulary()
+    assert words == WORDS and vectors.shape == (20, 64)
+
+
+@torch.no_grad()
+def test_elmo_predicts_in_both_directions() -> None:
+    task, batch = built("elmo").double().eval(), passages()
+    inputs = task.transform(batch)
+    rows = torch.cat([batch["previous"][:, None], batch["tokens"]], dim=1)
+    output = task.predict(inputs)
+    vectors, total = task.encoder.token.weight, {"next": 0.0, "previous": 0.0}
+    for row in rows:
+        before = task.encoder.states_before(row[None])[-1][0] @ vectors.T
+        after = task.encoder.states_after(row[None])[-1][0] @ vectors.T
+        for place in range(12):
+            total["next"] -= float(before[place].log_softmax(0)[row[place + 1]])
+            total["previous"] -= float(after[place + 1].log_softmax(0)[row[place]])
+    losses = task.loss(output, inputs)
+    assert {name: float(loss) for name, loss in losses.items()} == pytest.approx(
+        {name: value / 48 for name, value in total.items()}, rel=1e-9
+    )
+    assert task.metadata()["language_model"]["predicts"] == "both"
+
+
+@torch.no_grad()
+def test_electra_detects_what_the_generator_replaced() -> None:
+    task = built("electra", mask_ratio=0.3).double().eval()
+    batch = task.transform(passages(count=3000))
+    output = task.predict(batch)
+    inputs, places = batch["tokens"], batch["places"]
+    logits = task.generator(inputs, places, task.encoder.token.weight)
+    assert torch.equal(output["tokens"], logits)
+    # Tokens are drawn from the generator's distribution, and one that equals the original is not replaced.
+    expected = 1 - logits.softmax(dim=2).gather(2, batch["target"][..., None]).mean()
+    replaced = output["is_replaced"].gather(1, places)
+    assert float(replaced.mean()) == pytest.approx(float(expected), abs=0.02)
+    assert output["is_replaced"].sum() == replaced.sum()  # nowhere else
+    losses, counts = task.loss(output, batch), task.counts(batch)
+    nats = -logits.log_softmax(dim=2).gather(2, batch["target"][..., None]).sum()
+    assert float(losses["masked"]) == pytest.approx(float(nats), rel=1e-9) and counts["masked"] == 3000 * 4
+    probability = output["replaced"].sigmoid()
+    answers = torch.where(output["is_replaced"] > 0, probability, 1 - probability)
+    assert float(losses["replaced"]) == pytest.approx(50 * float(-answers.log().mean()), rel=1e-9)
+    certain = {**batch, "uniform": torch.zeros_like(batch["uniform"])}  # the first token that has any probability
+    sampled = task.predict(certain)["is_replaced"].gather(1, places)
+    assert torch.equal(sampled, (batch["target"] != 0).double())
+
+
 def test_chance_is_that_of_the_frequencies() -> None:
     levels = built("gpt").chance()
     assert levels == {"accuracy": pytest.approx(20 / 210)}  # words lose spaces: there are no bits per byte
@@ -77,8 +132,8 @@ def test_chance_is_that_of_the_frequencies() -> None:
 
 
 def test_bert_frames_passages_and_loses_only_what_has_no_room() -> None:
-    task, batch = built("bert"), passages()
-    framed = task._frame(batch["tokens"])
+    batch = passages()
+    framed = frame_passages(batch["tokens"], 20)
     assert framed[:, 0].eq(20 + CLS).all() and framed[:, -1].eq(20 + SEP).all()
     assert torch.equal(framed[:, 1:-1], batch["tokens"][:, :10])
 
@@ -182,24 +237,31 @@ def test_pieces_that_begin_a_word() -> None:
 
 @pytest.fixture(scope="module")
 def cycle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a text in which each word follows from the one before."""
+    """Return a text in which each word follows from the one before; passages begin anywhere in the cycle."""
     file = tmp_path_factory.mktemp("text") / "cycle.txt"
-    file.write_text(" ".join(f"a{number % 4}" for number in range(16000)))
+    file.write_text(" ".join(f"a{number % 5}" for number in range(16000)))
     return file
 
 
 @pytest.mark.parametrize(
-    ("name", "flags"),
+    ("name", "depth", "flags"),
     [
-        ("gpt", ["--lr", 5e-3, "--steps", 100]),
-        ("rnn_lm", ["--lr", 1e-2, "--steps", 150]),
-        ("bert", ["--lr", 5e-3, "--steps", 200, "--mask-ratio", 0.25]),
+        ("gpt", 1, ["--lr", 5e-3, "--steps", 100]),
+        ("rnn_lm", 1, ["--lr", 1e-2, "--steps", 150]),
+        ("neural_lm", 0, ["--lr", 1e-2, "--steps", 100]),
+        ("elmo", 1, ["--lr", 1e-2, "--steps", 150]),
+        ("bert", 2, ["--lr", 5e-3, "--steps", 300, "--mask-ratio", 0.2]),
+        ("electra", 2, ["--lr", 5e-3, "--steps", 600, "--mask-ratio", 0.2, "--generator-heads", 4]),
     ],
 )
-def test_a_cycle_is_learned(name: str, flags: list[Any], cycle: Path, sslkit: Callable[..., Any], tmp_path: Path) -> None:
-    flags += ["--unit", "word", "--context", 16, "--encoder-option", "width=32", "--encoder-option", "depth=1"]
+def test_a_cycle_is_learned(
+    name: str, depth: int, flags: list[Any], cycle: Path, sslkit: Callable[..., Any], tmp_path: Path
+) -> None:
+    flags += ["--unit", "word", "--context", 16, "--encoder-option", "width=32"]
+    flags += ["--encoder-option", f"depth={depth}"] if depth else []
     flags += ["--batch-size", 32, "--health-every", 0, "--out", tmp_path / "run"]
     ran = sslkit("pretrain", name, "--data", cycle, *flags, "--json")
-    assert ran.json["metrics"]["accuracy"] > 0.95, ran.json
+    learned = ran.json["metrics"]["detection_auc" if name == "electra" else "accuracy"]
+    assert learned > 0.9 if name == "electra" else learned > 0.95, ran.json
     encoder: Any = load(tmp_path / "run" / "model.safetensors")
-    assert encoder.tokenizer().pieces == [f"a{number}" for number in range(4)]
+    assert encoder.tokenizer().pieces == [f"a{number}" for number in range(5)]

@@ -1,4 +1,4 @@
-"""skipgram: pairs and losses against loops, the tree, the words."""
+"""skipgram and cbow: pairs and losses against loops, the tree, the words."""
 
 import heapq
 import math
@@ -18,8 +18,8 @@ COUNTS = [50, 20, 10, 8, 6, 5, 2, 1]
 WORDS = [f"w{i}" for i in range(8)]
 
 
-def skipgram(size: int = 16, **options: Any) -> Any:
-    task_class = load_task("skipgram")
+def skipgram(size: int = 16, task: str = "skipgram", **options: Any) -> Any:
+    task_class = load_task(task)
     data = DataInfo(4, size, len(WORDS), "text", {"unit": "word", "words": WORDS, "counts": torch.tensor(COUNTS)})
     parsed = task_class.Options(**options)
     encoder = task_class.build_encoder(parsed, RecipeBuilder(recipe_for("word_vectors", 16, 8, {"width": "6"}), data))
@@ -96,6 +96,35 @@ def test_loss_against_a_loop(kind: str) -> None:
     assert task.loss(task.predict(batch), batch)["pairs"].item() == pytest.approx(total, rel=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["negative", "hierarchical"])
+def test_the_loss_of_cbow_against_a_loop(kind: str) -> None:
+    """Of the M shared negatives, those that are another word count `negatives` times together."""
+    task = skipgram(task="cbow", loss=kind, window=2, subsample=0.0, negatives=2).double()
+    batch = task.transform(
+        {"tokens": torch.tensor([[0, 1, 2, 3, 4, 5, 6, 0], [5, 4, 3, 2, 1, 0, 0, 1], [7, 7, 7, 3, 7, 7, 6, 6]])}
+    )
+    total, count = 0.0, 0
+    sigmoid = lambda x: 1 / (1 + math.exp(-float(x)))  # noqa: E731
+    vectors, others = task.encoder.table.weight.detach(), task.head.weight.detach()
+    sampled = batch["negatives"].tolist() if kind == "negative" else [[], [], []]
+    for words, pairs, negatives in zip(batch["words"].tolist(), batch["pair_mask"], sampled, strict=True):
+        for place, word in enumerate(words):
+            near = [words[other] for other in pairs[place].nonzero()[:, 0].tolist()]
+            if not near:
+                continue
+            count += 1
+            mean = sum(vectors[other] for other in near) / len(near)
+            if kind == "negative":
+                shared = [other for other in negatives if other != word]
+                total -= math.log(sigmoid(mean @ others[word]))
+                total -= 2 / len(shared) * sum(math.log(sigmoid(-mean @ others[other])) for other in shared)
+            else:
+                path = [(n, t) for n, t in zip(task.nodes[word].tolist(), task.signs[word].tolist(), strict=True) if t]
+                total -= sum(math.log(sigmoid(sign * (mean @ others[node]))) for node, sign in path)
+    assert int(task.counts(batch)["words"]) == count and count < 24  # the only word of a row has no neighbor
+    assert task.loss(task.predict(batch), batch)["words"].item() == pytest.approx(total, rel=1e-9)
+
+
 def test_the_tree_is_huffmans() -> None:
     task = skipgram(loss="hierarchical", min_count=1)
     lengths = (task.signs != 0).sum(dim=1).tolist()
@@ -120,10 +149,11 @@ def text(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["negative", "hierarchical"])
-def test_words_of_a_family_are_neighbors(sslkit: Callable[..., Any], text: Path, tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("task", ["skipgram", "cbow"])
+def test_words_of_a_family_are_neighbors(sslkit: Callable[..., Any], text: Path, tmp_path: Path, task: str, kind: str) -> None:
     run = tmp_path / "run"
     options = ["--loss", kind, "--subsample", 0, "--epochs", 40, "--context", 32, "--encoder-option", "width=16", "--lr", 0.05]
-    result = sslkit("pretrain", "skipgram", "--data", text, "--out", run, *options, "--json").json
+    result = sslkit("pretrain", task, "--data", text, "--out", run, *options, "--json").json
     encoder = load(str(result["checkpoint"]))
     assert len(encoder.words) == 40
     result = sslkit("neighbors", "--ckpt", run / "model.safetensors", "a0", "B3", "--k", 8, "--json").json
@@ -144,7 +174,7 @@ def test_words_of_a_family_are_neighbors(sslkit: Callable[..., Any], text: Path,
 def test_refusals(sslkit: Callable[..., Any], text: Path, trained: Path) -> None:
     for flags, message in (
         (["--min-count", 10**6], "--min-count: 1000000 leaves 0 of 40 words"),
-        (["--encoder", "resnet_micro"], "--encoder: skipgram needs word_vectors (got resnet_micro)"),
+        (["--encoder", "resnet_micro"], "--encoder: a table of word vectors is needed (got resnet_micro)"),
         (["--context", 4000], "--context: 4000 tokens in a passage"),
         (["--label", "x"], "--label: "),
         (["--group-pattern", "(x)"], "is text, which has no labels or groups"),
