@@ -36,6 +36,7 @@ class Case:
     checkpoint: Checkpoint
     spec: Spec
     by_distance: bool  # whether it compares features by their distances, as k-NN does
+    can_finetune: bool  # whether fine-tuning reads the same labels
 
     @cached_property
     def next(self) -> NextSteps:
@@ -80,9 +81,11 @@ class Case:
 Rule = Callable[[Case], Finding | None]
 
 
-def with_findings(result: Result, checkpoint: Checkpoint, spec: Spec, by_distance: bool = False) -> Result:
+def with_findings(
+    result: Result, checkpoint: Checkpoint, spec: Spec, by_distance: bool = False, can_finetune: bool = True
+) -> Result:
     """Return the result with what it means: a verdict, and a reason if there is one."""
-    case = Case(result, checkpoint, spec, by_distance)
+    case = Case(result, checkpoint, spec, by_distance, can_finetune)
     verdict, reason = (next((finding for rule in rules if (finding := rule(case))), None) for rules in (VERDICTS, REASONS))
     if verdict is not None and case.place:
         verdict = replace(verdict, text=f"{case.place}: {verdict.text}")
@@ -187,7 +190,8 @@ def _next_evaluation(case: Case) -> str:
     """Return the command of the next evaluation that says more about the features; nothing if there is none."""
     if case.by_distance:
         return case.next.evaluate("probe")
-    if case.result.verb != "finetune" and case.result.data.train and case.next.can_finetune:  # it has labels to train on
+    has_labels = case.result.verb != "finetune" and bool(case.result.data.train) and case.can_finetune
+    if has_labels and case.next.can_finetune:
         return case.next.evaluate("finetune", "--scratch")
     return ""
 

@@ -14,6 +14,7 @@ from sslkit.contract.errors import SslkitError
 from sslkit.contract.evaluation import Protocol
 from sslkit.contract.result import Result
 from sslkit.engine.seeds import seed_stage
+from sslkit.evaluation.layer_mix import fit_mixed
 from sslkit.evaluation.session import (
     EvaluationSession,
     FeatureEvaluation,
@@ -65,7 +66,7 @@ class Probe(FeatureEvaluation):
     def resolve(self, spec: Any, session: EvaluationSession) -> tuple[str | None, Settings]:
         """Return the protocol's id and the settings, with the layers that the encoder has."""
         protocol, settings = resolve_protocol(self, spec)
-        if self.fits_layers_together(settings) and settings["layer"] == "auto":
+        if "lr" in settings and settings["layer"] in ("auto", "mix"):
             raise SslkitError(f"{spec.protocol} chooses among all layers itself", "leave --layer out", flag="layer")
         self.loss = squared_hinge if spec.protocol == "probe/svm-v1" else cross_entropy
         if (
@@ -77,13 +78,15 @@ class Probe(FeatureEvaluation):
         return protocol, settings
 
     def fits_layers_together(self, settings: Settings) -> bool:
-        """Return whether this is the sweep, which chooses among layers."""
-        return "lr" in settings
+        """Return whether this is the sweep, which chooses among layers, or a mix of them."""
+        return "lr" in settings or settings["layer"] == "mix"
 
     def fit(self, train: TrainingView, settings: Settings, seed: int) -> Predictor:
         """Return the linear classifier chosen on held-out training data and fitted on all of it."""
-        if self.fits_layers_together(settings):
+        if "lr" in settings:
             return fit_sweep(train, seed, settings)
+        if settings["layer"] == "mix":
+            return fit_mixed(train, seed, lambda mixed: fit_over_c(mixed, seed, settings, self.loss))
         return fit_over_c(train, seed, settings, self.loss)
 
 

@@ -163,7 +163,7 @@ class EvaluationSession:
         Of a model compared with the checkpoint, the last layer and the encoder's own pooling stand in for what it lacks.
         """
         pool, same_encoder = self.spec.pool, model.role in ("checkpoint", "random")
-        layer = "all" if layer == "auto" else layer  # to choose from
+        layer = "all" if layer in ("auto", "mix") else layer  # to choose from, or to add up
         if not same_encoder and "layers" not in model.encoder.provides:
             layer, pool = "last", "auto"
         elif not same_encoder and not model.encoder.class_token and pool in ("class", "both"):

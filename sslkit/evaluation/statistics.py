@@ -27,6 +27,22 @@ class Answers:
     correct: Tensor  # [len(rows)]
 
 
+@dataclass(frozen=True)
+class Totals:
+    """A ratio as two values of each sample, such as correct words and all words of each sentence."""
+
+    sums: NDArray[np.float64]  # [N]
+    sizes: NDArray[np.float64]  # [N]
+
+    def ratio(self, places: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the ratios of the totals over rows of samples, `[R, n]`; 0 where the second total is 0."""
+        sizes = self.sizes[places].sum(axis=1)
+        ratios: NDArray[np.float64] = np.divide(
+            self.sums[places].sum(axis=1), sizes, out=np.zeros(len(places)), where=sizes > 0
+        )
+        return ratios
+
+
 def mcnemar_of_answers(first: Answers, second: Answers) -> float:
     """Return McNemar's p-value over the samples that both models classified."""
     return mcnemar(*_shared_samples(first, second))
@@ -122,6 +138,17 @@ def interval_of_ratio(
     ratios = [sums[places].sum(axis=1) / sizes[places].sum(axis=1) for places in resamples]
     low, high = np.percentile(np.concatenate(ratios), [2.5, 97.5])
     return float(low), float(high), f"bootstrap over {unit}, {RESAMPLES:,} resamples"
+
+
+def compare_ratios(first: Totals, second: Totals, unit: str = "samples", seed: int = 0) -> Comparison:
+    """Return the difference of two ratios over the same samples, with its 95% interval and the bootstrap's p-value."""
+    resamples = _resample(len(first.sums), np.random.default_rng(seed))
+    differences = np.concatenate([first.ratio(places) - second.ratio(places) for places in resamples])
+    low, high = np.percentile(differences, [2.5, 97.5])
+    everything = np.arange(len(first.sums))[None]
+    difference = float((first.ratio(everything) - second.ratio(everything))[0])
+    method = f"paired bootstrap over {unit}, {RESAMPLES:,} resamples"
+    return Comparison(p_of_resamples(differences), method, difference=difference, low=float(low), high=float(high))
 
 
 def mcnemar(first: Tensor, second: Tensor) -> float:

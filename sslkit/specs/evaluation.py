@@ -60,6 +60,13 @@ class KnnSpec(EvaluationSpec):
 class ProbeSpec(EvaluationSpec):
     """Options of `probe`."""
 
+    layer: str = Field(
+        default="last",
+        pattern=r"^(last|last4|all|auto|mix|[1-9]\d*)$",
+        description="last, last4 (the last four concatenated), all (a row each), a number counted from the input, auto: chosen "
+        "on a fifth of the training part, or mix: a weighted sum of all, learned with the classifier.",
+    )
+
     protocol: Literal["probe/logreg-v1", "probe/chosen-layer-v1", "probe/sweep-v1", "probe/svm-v1"] = Field(
         default="probe/logreg-v1", description="Named protocol (see `sslkit protocols`)."
     )

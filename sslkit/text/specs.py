@@ -6,6 +6,7 @@ from pydantic import Field
 
 from sslkit.contract.options import Auto, Count, Spec, Texts
 from sslkit.specs.data import DEVICE, PART, DataSpec
+from sslkit.specs.evaluation import EvaluationSpec
 
 Stride = Annotated[int, Field(ge=1)]
 
@@ -18,6 +19,22 @@ class WordVectorSpec(Spec):
     similarity: Texts = Field(default=[], description="File of word pairs: two words and a rating per line. May be repeated.")
     analogies: Texts = Field(default=[], description="File of analogies: four words per line, `: section`. May be repeated.")
     details: bool = Field(default=False, description="Also print p-values.")
+
+
+class TagSpec(EvaluationSpec):
+    """Options of `tag`."""
+
+    layer: str = Field(
+        default="last",
+        pattern=r"^(last|all|mix|[1-9]\d*)$",
+        description="last, all (a row each), mix (a weighted sum of all, learned with the classifier), or a number counted "
+        "from the input.",
+    )
+    test: Texts = Field(default=[], description="File of labeled words to test on; default: test.conllu or .conll of --data.")
+    words: Count = Field(default=200_000, description="Words to fit on at most, drawn by the seed as whole sentences.")
+    c: float | None = Field(
+        default=None, gt=0, description="Inverse regularization C; set by hand, the result has no protocol id."
+    )
 
 
 class PerplexitySpec(DataSpec):

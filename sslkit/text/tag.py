@@ -1,0 +1,223 @@
+"""`sslkit tag`: parts of speech and entities, predicted for each word from an encoder's tokens."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sslkit.console import say_once
+from sslkit.contract.errors import SslkitError
+from sslkit.contract.evaluation import Evaluation, Protocol
+from sslkit.contract.result import Data, Fit, Result, Role, Row, TestData
+from sslkit.engine.checkpoint import read_model
+from sslkit.engine.precision import choose_device
+from sslkit.engine.run_folder import append_result
+from sslkit.evaluation.findings import with_findings
+from sslkit.evaluation.layer_mix import fit_mixed
+from sslkit.evaluation.models import CHECKPOINT, Model, compare_models
+from sslkit.evaluation.notes import count
+from sslkit.evaluation.probe import fit_over_c
+from sslkit.evaluation.protocols import part_setting
+from sslkit.evaluation.session import Predictor, TrainingView
+from sslkit.evaluation.solvers import cross_entropy
+from sslkit.evaluation.statistics import Totals, adjust_comparisons, compare_ratios
+from sslkit.text.encoders.base import TokenEncoder
+from sslkit.text.labeled_words import LABELED_WORDS, LabeledWords, find_labeled_words, read_labeled_words
+from sslkit.text.specs import TagSpec
+from sslkit.text.tag_scores import SENTENCES, most_frequent, score_entities, score_words
+from sslkit.text.word_features import layer_reader, word_features
+
+_TEST_SHARE = 0.2  # of the sentences, where there is no test part
+_C_GRID, _ITERATIONS = [0.01, 0.1, 1.0], 100  # so many words need little regularization
+_MAJORITY = "most frequent label per word"
+
+
+class Tag(Evaluation):
+    """Predict a label for each word, such as its part of speech or entity, from frozen tokens."""
+
+    verb = "tag"
+    Options = TagSpec
+    labels = "token"
+    requires = ("tokens",)
+    modalities = ("text",)
+    protocols = (
+        Protocol(
+            "tag/words-v1",
+            "logistic regression on the first token of each word; C chosen on a fifth of the sentences; accuracy over words",
+            {"c": _C_GRID, "words": 200_000, "layer": "last"},
+        ),
+        Protocol(
+            "tag/entities-v1",
+            "as tag/words-v1 on labels by IOB2; F1 of entities with the right words and type, counted as conlleval does",
+            {"c": _C_GRID, "words": 200_000, "layer": "last"},
+        ),
+    )
+
+    def run(self, spec: TagSpec) -> Result:
+        """Fit linear classifiers on the words of a training part and measure them on each test part once.
+
+        Labels that mark entities are scored as entities, others by accuracy. Raises SslkitError for encoders without tokens
+        of text, and for files that are malformed.
+        """
+        started_at = time.monotonic()
+        spec.check_modality("text")
+        if spec.pool != "auto":
+            raise SslkitError("words are labeled one by one", "leave it out", flag="pool")
+        checkpoint = read_model(spec.ckpt, part=spec.part)
+        checkpoint.check_modality("text")
+        train, tests = _read_parts(spec)
+        models = compare_models(checkpoint, spec, choose_device(spec.device)[0], 0)
+        for model in models:
+            if not isinstance(model.encoder, TokenEncoder) or "tokens" not in model.encoder.provides:
+                raise SslkitError(f"{model.name} has no tokens of text", "use a checkpoint of text", flag="ckpt")
+        table = _Table(train, tests)
+        for model in models:
+            _add_rows(table, model, spec)
+        if spec.baselines:
+            table.add(
+                _MAJORITY, "baseline", None, [most_frequent(train, test) for test in tests], Fit(spec.seed, train.words), ""
+            )
+        protocol = self.protocols[1 if train.entities else 0]
+        settings = {**protocol.settings, "layer": spec.layer, "words": spec.words}
+        if spec.c is not None:
+            settings["c"] = spec.c
+        unchanged = settings == protocol.settings and not spec.sample_values()
+        rows = adjust_comparisons(table.rows)
+        result = Result(
+            verb=self.verb,
+            protocol=protocol.id if unchanged else None,
+            settings={**settings, **part_setting(spec.part), "size": models[0].size, "seed": spec.seed, "label": spec.label},
+            checkpoint=str(checkpoint.path),
+            weights=rows[0].weights,
+            data=Data(train.fingerprint(), [TestData(test.location, test.fingerprint(), test.words) for test in tests]),
+            rows=rows,
+            notes=_notes(train, tests, table),
+            seconds=round(time.monotonic() - started_at, 1),
+        )
+        result = with_findings(result, checkpoint, spec, can_finetune=False)
+        append_result(checkpoint.path.parent, result.to_json())
+        return result
+
+
+def tag(spec: TagSpec) -> Result:
+    """Predict a label for each word from frozen tokens, as `sslkit tag` does."""
+    return Tag().run(spec)
+
+
+class WordView(TrainingView):
+    """The words of a training part, of which whole sentences are held out; `groups` tells the sentence of each."""
+
+    def hold_out(self, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return words to fit on and words to choose on: those of a share of the sentences, drawn by the seed."""
+        assert self.groups is not None
+        sentences = int(self.groups.max()) + 1
+        chosen = np.zeros(sentences, dtype=bool)
+        chosen[np.random.default_rng(seed).permutation(sentences)[: max(1, round(share * sentences))]] = True
+        return np.flatnonzero(~chosen[self.groups]), np.flatnonzero(chosen[self.groups])
+
+
+def _read_parts(spec: TagSpec) -> tuple[LabeledWords, list[LabeledWords]]:
+    """Return the training part and the test parts; without any, a fifth of the sentences is held out by the seed."""
+    if spec.data is None:
+        raise SslkitError("missing", LABELED_WORDS, flag="data")
+    parts = find_labeled_words(spec.data)
+    train = read_labeled_words(parts["train"], spec.label)
+    files = [(Path(test), "test") for test in spec.test] or [(file, "data") for part, file in parts.items() if part == "test"]
+    tests = [read_labeled_words(file, spec.label, flag) for file, flag in files]
+    for test in tests:
+        say_once(f"test part: {test.location}")
+        if test.entities != train.entities:
+            raise SslkitError(f"only one of {train.location} and {test.location} has entities", flag="test")
+    if not tests:
+        order = np.random.default_rng(spec.seed).permutation(len(train.sentences))
+        held_out = max(1, round(_TEST_SHARE * len(order)))
+        if len(order) < 2:
+            raise SslkitError(f"{train.location} has one sentence", "a part is held out to test on", flag="data")
+        say_once(f"test part: a fifth of the sentences of {spec.data}, drawn by --seed {spec.seed}")
+        test = replace(train.subset(sorted(order[:held_out].tolist())), location=f"a fifth of {spec.data}")
+        train, tests = train.subset(sorted(order[held_out:].tolist())), [test]
+    if len(train.labels) < 2:
+        raise SslkitError(f"{train.location} has only the label {train.labels[0]}", "at least two are needed", flag="data")
+    return train, tests
+
+
+def _limit_words(train: LabeledWords, spec: TagSpec) -> LabeledWords:
+    """Return as many whole sentences, drawn by the seed, as have `--words` words."""
+    if train.words <= spec.words:
+        return train
+    order = np.random.default_rng(spec.seed).permutation(len(train.sentences))
+    sizes = np.cumsum([len(train.sentences[row][0]) for row in order])
+    kept = max(2, int(np.searchsorted(sizes, spec.words, side="right")))
+    return train.subset(sorted(order[:kept].tolist()))
+
+
+def _add_rows(table: "_Table", model: Model, spec: TagSpec) -> None:
+    """Add one model's rows: everything is fitted before a test part is read by it."""
+    encoder, fitted_on = model.encoder, _limit_words(table.train, spec)
+    assert isinstance(encoder, TokenEncoder)
+    read = layer_reader(encoder, model.name, spec.layer)
+    classes = table.train.labels
+    layers = word_features(encoder, fitted_on, model.size, read)
+    labels = torch.tensor([classes.index(label) for _, labels in fitted_on.sentences for label in labels])
+    sentence = np.repeat(np.arange(len(fitted_on.sentences)), [len(words) for words, _ in fitted_on.sentences])
+    settings = {"c": spec.c or _C_GRID, "iterations": _ITERATIONS, "held_out": 0.2}
+    rows = np.arange(len(labels))
+    view = WordView(layers, labels, rows, rows, classes, encoder.device, sentence)
+
+    def fit(view: TrainingView) -> Predictor:
+        return fit_over_c(view, spec.seed, settings, cross_entropy)
+
+    predictors: dict[str, Predictor] = {}  # by layer
+    if spec.layer == "mix":
+        predictors["mix"] = fit_mixed(view, spec.seed, fit)
+    else:
+        predictors = {name: fit(replace(view, layers={name: features})) for name, features in layers.items()}
+    predictions: dict[str, list[list[list[str]]]] = {name: [] for name in predictors}
+    for test in table.tests:
+        layers = word_features(encoder, test, model.size, read)
+        for name, predictor in predictors.items():
+            scores = predictor.scores(layers if spec.layer == "mix" else {name: layers[name]})
+            words = iter(classes[place] for place in scores.argmax(dim=1).tolist())
+            predictions[name].append([[next(words) for _ in sentence] for sentence, _ in test.sentences])
+    for name, predictor in predictors.items():
+        fitted = Fit(spec.seed, predictor.n_train, dict(predictor.chosen), dict(predictor.held_out))
+        table.add(model.name, model.role, None if spec.layer == "last" else name, predictions[name], fitted, model.weights)
+
+
+class _Table:
+    """Rows in the making: the checkpoint's predictions are what the others' are compared with."""
+
+    def __init__(self, train: LabeledWords, tests: list[LabeledWords]) -> None:
+        self.train, self.tests, self.rows = train, tests, list[Row]()
+        self.seen = {word.lower() for words, _ in train.sentences for word in words}
+        self._checkpoint: dict[tuple[str | None, int], Totals] = {}
+
+    def add(
+        self, model: str, role: Role, layer: str | None, predictions: list[list[list[str]]], fit: Fit, weights: str
+    ) -> None:
+        """Add the rows of a model and layer: one for each test part."""
+        for number, (test, predicted) in enumerate(zip(self.tests, predictions, strict=True)):
+            score = score_entities(test, predicted) if test.entities else score_words(test, predicted, self.seen)
+            comparisons = {}
+            if role == "checkpoint":
+                self._checkpoint[layer, number] = score.totals
+            else:
+                layers = [each for each, place in self._checkpoint if place == number]
+                reference = self._checkpoint[layer if layer in layers else layers[-1], number]
+                comparisons = {CHECKPOINT: compare_ratios(score.totals, reference, SENTENCES)}
+            row = Row(model, score.metrics, test.location, layer=layer, by_class=score.by_class, comparisons=comparisons)
+            self.rows.append(replace(row, weights=weights, fits=[fit], role=role))
+
+
+def _notes(train: LabeledWords, tests: list[LabeledWords], table: _Table) -> list[str]:
+    """Return what was fitted and tested on."""
+    fitted = table.rows[0].n_train
+    notes = [f"Fitted on {count(fitted, 'word')}" + (f" of {train.words:,}" if fitted < train.words else "") + "."]
+    for test in tests:
+        unseen = sum(word.lower() not in table.seen for words, _ in test.sentences for word in words)
+        size = f"{count(len(test.sentences), 'sentence')}, {count(test.words, 'word')}"
+        notes.append(f"{test.location}: {size}, {unseen / test.words:.1%} of them not in the training part.")
+    return notes
