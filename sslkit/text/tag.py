@@ -192,7 +192,7 @@ class _Table:
 
     def __init__(self, train: LabeledWords, tests: list[LabeledWords]) -> None:
         self.train, self.tests, self.rows = train, tests, list[Row]()
-        self.seen = {word.lower() for words, _ in train.sentences for word in words}
+        self.training_words = {word.lower() for words, _ in train.sentences for word in words}
         self._checkpoint: dict[tuple[str | None, int], Totals] = {}
 
     def add(
@@ -200,7 +200,7 @@ class _Table:
     ) -> None:
         """Add the rows of a model and layer: one for each test part."""
         for number, (test, predicted) in enumerate(zip(self.tests, predictions, strict=True)):
-            score = score_entities(test, predicted) if test.entities else score_words(test, predicted, self.seen)
+            score = score_entities(test, predicted) if test.entities else score_words(test, predicted, self.training_words)
             comparisons = {}
             if role == "checkpoint":
                 self._checkpoint[layer, number] = score.totals
@@ -217,7 +217,7 @@ def _notes(train: LabeledWords, tests: list[LabeledWords], table: _Table) -> lis
     fitted = table.rows[0].n_train
     notes = [f"Fitted on {count(fitted, 'word')}" + (f" of {train.words:,}" if fitted < train.words else "") + "."]
     for test in tests:
-        unseen = sum(word.lower() not in table.seen for words, _ in test.sentences for word in words)
+        unseen = sum(word.lower() not in table.training_words for words, _ in test.sentences for word in words)
         size = f"{count(len(test.sentences), 'sentence')}, {count(test.words, 'word')}"
         notes.append(f"{test.location}: {size}, {unseen / test.words:.1%} of them not in the training part.")
     return notes

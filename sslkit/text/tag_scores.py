@@ -21,15 +21,15 @@ class Score:
     totals: Totals
 
 
-def score_words(test: LabeledWords, predicted: list[list[str]], seen: set[str]) -> Score:
-    """Return accuracies over all words, and over those that are not `seen` in training (in lower case); recall by label."""
+def score_words(test: LabeledWords, predicted: list[list[str]], training_words: set[str]) -> Score:
+    """Return accuracies over all words, and over those not among the `training_words` (in lower case); recall by label."""
     correct, sizes, unseen = [], [], []
     hits, total = Counter[str](), Counter[str]()
     for (words, labels), answers in zip(test.sentences, predicted, strict=True):
         right = [label == answer for label, answer in zip(labels, answers, strict=True)]
         correct.append(sum(right))
         sizes.append(len(words))
-        unseen += [is_right for word, is_right in zip(words, right, strict=True) if word.lower() not in seen]
+        unseen += [is_right for word, is_right in zip(words, right, strict=True) if word.lower() not in training_words]
         total.update(labels)
         hits.update(label for label, is_right in zip(labels, right, strict=True) if is_right)
     totals = Totals(np.array(correct, dtype=np.float64), np.array(sizes, dtype=np.float64))

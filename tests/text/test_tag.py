@@ -1,0 +1,125 @@
+"""`sslkit tag`: features of words, scores against loops, and that what a word means in its sentence is found."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from seqeval.metrics import f1_score, precision_score, recall_score
+
+from sslkit import PretrainSpec, build_encoder, pretrain
+from sslkit.encoders.recipe import recipe_for
+from sslkit.text.encoders.base import TextEncoder
+from sslkit.text.labeled_words import LabeledWords
+from sslkit.text.tag_scores import most_frequent, score_entities, score_words
+from sslkit.text.tokenizer import Tokenizer
+from sslkit.text.word_features import layer_reader, word_features
+
+TAGS = ["O", "B-X", "I-X", "B-Y", "I-Y"]
+
+
+def labeled(sentences: list[tuple[list[str], list[str]]], entities: bool = False) -> LabeledWords:
+    return LabeledWords("some", sentences, entities)
+
+
+def test_long_sentences_are_divided_and_never_cut() -> None:
+    tokenizer = Tokenizer.learn("wordpiece", lambda: ["ab abc abcd b c d"] * 3, 20)
+    content = tokenizer.to_bytes()
+    options = {"width": "16", "depth": "2", "letters": str(len(content))}
+    encoder = build_encoder(recipe_for("bert_micro", 10, tokenizer.size, options)).eval()
+    assert isinstance(encoder, TextEncoder)
+    encoder.keep_tokenizer(content)
+    words = ["ab", "dcba", "b", "abc", "\u200b", "abcdabcdabcdabcd", "c", "ab"]
+    read = layer_reader(encoder, "it", "all")
+    features = word_features(encoder, labeled([(words, ["O"] * 8), (["b"], ["O"])]), 10, read)
+    assert list(features) == ["1", "2"] and features["2"].shape == (9, 16)
+    lengths = [max(1, len(ids)) for ids in tokenizer.encode(words)]
+    frame, expected, row = encoder.framing(), [], list[int]()
+    for place in range(8):  # words are added while there is room for them
+        if row and sum(lengths[each] for each in row) + lengths[place] > 8:
+            row = []
+        row.append(place)
+        ids, starts = tokenizer.encode_words([words[each] for each in row])
+        if place == 7 or sum(lengths[each] for each in row) + lengths[place + 1] > 8:
+            states = encoder.states(torch.from_numpy(frame([ids], 10)).long()[None])[0]
+            expected += [states[1 + start] for start in starts]
+    assert len(row) < 8 and torch.allclose(features["2"][:8], torch.stack(expected), atol=1e-6)
+
+
+def test_scores_of_words() -> None:
+    test = labeled([(["A", "b", "c"], ["X", "Y", "Y"]), (["d"], ["X"])])
+    score = score_words(test, [["X", "X", "Y"], ["Y"]], training_words={"a", "c"})
+    assert [(metric.name, metric.value, metric.n) for metric in score.metrics] == [
+        ("accuracy", 0.5, 4),
+        ("unseen words", 0.0, 2),
+    ]
+    assert score.by_class == {"X": 0.5, "Y": 0.5} and score.totals.sums.tolist() == [2, 0]
+    train = labeled([(["the", "The", "run", "run", "cat"], ["DET", "DET", "V", "N", "N"]), (["the"], ["X"]), (["a"], ["N"])])
+    assert most_frequent(train, labeled([(["THE", "cat", "zebra"], ["DET", "N", "N"])])) == [["DET", "N", "N"]]
+
+
+def test_scores_of_entities_are_seqevals() -> None:
+    random = np.random.default_rng(0)
+    truth, guess = ([[str(tag) for tag in random.choice(TAGS, size=9)] for _ in range(50)] for _ in range(2))
+    score = score_entities(labeled([(["w"] * 9, tags) for tags in truth], entities=True), guess)
+    expected = [f1_score(truth, guess), precision_score(truth, guess), recall_score(truth, guess)]
+    assert [metric.value for metric in score.metrics] == pytest.approx(expected)
+    by_type = f1_score(truth, guess, average=None)
+    assert list(score.by_class.values()) == pytest.approx(list(by_type)) and list(score.by_class) == ["X", "Y"]
+    low, high = score.metrics[0].low, score.metrics[0].high
+    assert low is not None and high is not None and low < expected[0] < high
+    nothing = score_entities(labeled([(["w"], ["O"])], entities=True), [["O"]])
+    assert [metric.value for metric in nothing.metrics] == [0.0, 0.0, 0.0]
+
+
+@pytest.fixture(scope="module")
+def contexts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a text, and labels in it, in which a word is a noun after "the" and a verb after "to"."""
+    folder, random = tmp_path_factory.mktemp("contexts"), np.random.default_rng(0)
+    lines, sentences = [], []
+    for _ in range(400):
+        words, labels = [], []
+        for _ in range(4):
+            marker = "the" if random.random() < 0.5 else "to"
+            words += [marker, f"w{random.integers(6)}"]
+            labels += ["X", "NOUN" if marker == "the" else "VERB"]
+        lines.append(" ".join(words))
+        sentences.append("\n".join(f"{word} {label}" for word, label in zip(words, labels, strict=True)))
+    (folder / "text.txt").write_text("\n".join(lines))
+    (folder / "train.conll").write_text("\n\n".join(sentences[:150]))
+    (folder / "test.conll").write_text("\n\n".join(sentences[150:200]))
+    return folder
+
+
+def test_words_are_labeled_by_their_context(contexts: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    out, values = tmp_path / "run", {"batch_size": 16, "context": 16, "lr": 1e-2, "health_every": 0}
+    pretrain(PretrainSpec(task="elmo", data=str(contexts / "text.txt"), out=str(out), steps=20, unit="word", **values))
+    start = ["tag", "--ckpt", out / "model.safetensors", "--data", contexts]
+    result = sslkit(*start, "--layer", "all", "--json").json
+    accuracies = {(row["model"], row["layer"]): row["metrics"][0]["value"] for row in result["rows"]}
+    assert len(accuracies) == 7 and accuracies["most frequent label per word", None] == pytest.approx(0.75, abs=0.05)
+    assert accuracies["checkpoint", "1"] == pytest.approx(0.75, abs=0.05)  # vectors of words alone
+    assert accuracies["checkpoint", "2"] > 0.98 and accuracies["checkpoint", "3"] > 0.98
+    assert result["protocol"] is None and result["data"]["tests"][0]["n"] == 400
+    mixed = sslkit(*start, "--layer", "mix", "--json").json["rows"][0]
+    weights = mixed["fits"][0]["chosen"]["weights"]
+    assert mixed["metrics"][0]["value"] > 0.98 and len(weights) == 3 and sum(weights) == pytest.approx(1, abs=0.01)
+    ran = sslkit(*start, "--words", "100")
+    assert ran.code == 0 and "of 1,200." in ran.out and "Fitted on" in ran.out
+    (contexts / "own.conll").write_text((contexts / "train.conll").read_text())
+    ran = sslkit(*start[:3], "--data", contexts / "own.conll")
+    assert "a fifth of the sentences" in ran.err and "tag/words-v1" in ran.out
+    for flags, message in (
+        (["--layer", "4"], "--layer: checkpoint has 3 layers (got 4)"),
+        (["--pool", "class"], "--pool: words are labeled one by one"),
+        (["--label", "upos"], "has one label per word, in its last column"),
+    ):
+        refused = sslkit(*start, *flags)
+        assert refused.code == 2 and message in refused.err, refused.err
+
+
+def test_other_checkpoints_have_no_words_to_label(trained: Path, contexts: Path, sslkit: Callable[..., Any]) -> None:
+    ran = sslkit("tag", "--ckpt", trained, "--data", contexts)
+    assert ran.code == 2 and "--ckpt: " in ran.err
