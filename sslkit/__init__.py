@@ -89,13 +89,19 @@ if TYPE_CHECKING:
     from sslkit.specs.use import PredictSpec as PredictSpec
     from sslkit.specs.use import PushSpec as PushSpec
     from sslkit.tasks.scaffold import new_task as new_task
+    from sslkit.text.cloze import cloze as cloze
     from sslkit.text.fill_mask import fill_mask as fill_mask
     from sslkit.text.generate import generate as generate
     from sslkit.text.perplexity import perplexity as perplexity
+    from sslkit.text.prompt import prompt as prompt
+    from sslkit.text.specs import ClozeSpec as ClozeSpec
     from sslkit.text.specs import FillMaskSpec as FillMaskSpec
     from sslkit.text.specs import GenerateSpec as GenerateSpec
     from sslkit.text.specs import PerplexitySpec as PerplexitySpec
+    from sslkit.text.specs import PromptSpec as PromptSpec
+    from sslkit.text.specs import TagSpec as TagSpec
     from sslkit.text.specs import WordVectorSpec as WordVectorSpec
+    from sslkit.text.tag import tag as tag
     from sslkit.text.word_vectors import word_vectors as word_vectors
 
 _MODULES = {
@@ -198,15 +204,21 @@ _MODULES = {
         "PushSpec",
     ),
     "sslkit.tasks.scaffold": ("new_task",),
+    "sslkit.text.cloze": ("cloze",),
     "sslkit.text.fill_mask": ("fill_mask",),
     "sslkit.text.generate": ("generate",),
     "sslkit.text.perplexity": ("perplexity",),
+    "sslkit.text.prompt": ("prompt",),
     "sslkit.text.specs": (
+        "ClozeSpec",
         "FillMaskSpec",
         "GenerateSpec",
         "PerplexitySpec",
+        "PromptSpec",
+        "TagSpec",
         "WordVectorSpec",
     ),
+    "sslkit.text.tag": ("tag",),
     "sslkit.text.word_vectors": ("word_vectors",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}

@@ -2,15 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
-
-from sslkit.contract.errors import SslkitError, did_you_mean
+from sslkit.contract.errors import SslkitError
 from sslkit.engine.precision import choose_device
+from sslkit.text.answers import MASKED, encode_gap, score_pieces, single_piece
 from sslkit.text.language_model import read_language_model
 from sslkit.text.specs import FillMaskSpec
-from sslkit.text.tokenizer import CLS, MASK, SEP, Tokenizer
-
-_MASK = "[MASK]"
 
 
 @dataclass(frozen=True)
@@ -30,39 +26,26 @@ class FillMaskResult:
     checkpoint: str
 
 
-@torch.no_grad()
 def fill_mask(spec: FillMaskSpec) -> FillMaskResult:
     """Fill the mask of a text as `sslkit fill-mask` does.
 
     Raises SslkitError for a text without exactly one mask or longer than the context, for candidates that are no pieces, and
     for a checkpoint that predicts no masked tokens.
     """
-    if spec.text.count(_MASK) != 1:
-        raise SslkitError(f"the text has {spec.text.count(_MASK)} {_MASK}, expected one", flag="text")
+    if spec.text.count(MASKED) != 1:
+        raise SslkitError(f"the text has {spec.text.count(MASKED)} {MASKED}, expected one", flag="text")
     device, _ = choose_device(spec.device)
     model = read_language_model(spec.ckpt, spec.part, "masked").to(device)
     tokenizer, size = model.tokenizer, model.checkpoint.size
-    before, after = (part.strip() if not tokenizer.lossless else part for part in spec.text.split(_MASK))
-    first, second = (ids.tolist() for ids in tokenizer.encode([before.removesuffix(" "), after]))
-    tokens = [tokenizer.special(CLS), *first, tokenizer.special(MASK), *second, tokenizer.special(SEP)]
-    if len(tokens) > size:
-        raise SslkitError(f"the text has {len(tokens)} tokens, the model takes {size}", "shorten it", flag="text")
-    states = model.encoder.states(torch.tensor([tokens], device=device))[0, 1 + len(first)]
-    scores = model.logits(states)[: tokenizer.first_special]
-    probabilities = scores.softmax(dim=0).cpu()
-    chosen = [_candidate(name, tokenizer) for name in spec.candidates] or range(len(probabilities))
+    gap = encode_gap(tokenizer, *spec.text.split(MASKED))
+    length = len(gap.before) + len(gap.after) + 3
+    if length > size:
+        raise SslkitError(f"the text has {length} tokens, the model takes {size}", "shorten it", flag="text")
+    probabilities = score_pieces(model, [gap])[0].exp()
+    chosen = [single_piece(tokenizer, name, "candidates") for name in spec.candidates] or range(len(probabilities))
     ranked = sorted(chosen, key=lambda token: -float(probabilities[token]))[: spec.top]
     answers = []
     for token in ranked:
-        piece = tokenizer.piece(token)
-        answers.append(Answer(piece.strip(), float(probabilities[token]), tokenizer.decode([*first, token, *second])))
+        whole = tokenizer.decode([*gap.before.tolist(), token, *gap.after.tolist()])
+        answers.append(Answer(tokenizer.piece(token).strip(), float(probabilities[token]), whole))
     return FillMaskResult(answers, spec.ckpt)
-
-
-def _candidate(name: str, tokenizer: Tokenizer) -> int:
-    """Return the id of a candidate; raises SslkitError if it is not one piece."""
-    ids = tokenizer.encode([f" {name}" if tokenizer.lossless else name])[0]
-    if len(ids) != 1 or ids[0] >= tokenizer.first_special:
-        problem = f"{name} is {len(ids)} pieces of the tokenizer" if len(ids) > 1 else f"{name} is no piece of the tokenizer"
-        raise SslkitError(problem, did_you_mean(name, tokenizer.pieces), flag="candidates")
-    return int(ids[0])

@@ -1,7 +1,7 @@
 """Language models: the head that predicts tokens, and the task base of those that predict the next one."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -12,7 +12,9 @@ from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.options import TaskOptions
 from sslkit.contract.task import Batch, DataInfo, EncoderBuilder, PretextTask
+from sslkit.encoders.build import build_encoder
 from sslkit.engine.checkpoint import Checkpoint, load_strictly, read_model
+from sslkit.engine.seeds import seed_stage
 from sslkit.text.encoders.base import TextEncoder
 from sslkit.text.tokenizer import Tokenizer
 
@@ -50,8 +52,7 @@ def read_language_model(path: str, part: str, predicts: Literal["next", "masked"
     """Return encoder and head of a checkpoint in eval mode; raises SslkitError if it has no head that predicts so."""
     checkpoint = read_model(path, part=part)
     checkpoint.check_modality("text")
-    described = checkpoint.metadata.get("task_metadata")
-    head = described.get(_METADATA) if isinstance(described, dict) else None
+    head = _describe_head(checkpoint)
     if not isinstance(head, dict) or head.get("predicts") not in (predicts, "both" if predicts == "next" else predicts):
         has = f"predicts {head.get('predicts')} tokens" if isinstance(head, dict) else "has no language-model head"
         needed = {"next": "gpt, rnn_lm, neural_lm or elmo", "masked": "bert"}[predicts]
@@ -62,6 +63,17 @@ def read_language_model(path: str, part: str, predicts: Literal["next", "masked"
     module = build_head(head, encoder)
     load_strictly(module, checkpoint.part(PART), str(checkpoint.path))
     return LanguageModel(checkpoint, encoder, module.eval(), encoder.tokenizer(), head)
+
+
+def predicted_tokens(checkpoint: Checkpoint) -> str | None:
+    """Return what the language-model head of a checkpoint predicts: `next`, `both` or `masked`; None if it has no head."""
+    head = _describe_head(checkpoint)
+    return head.get("predicts") if isinstance(head, dict) else None
+
+
+def _describe_head(checkpoint: Checkpoint) -> Any:
+    described = checkpoint.metadata.get("task_metadata")
+    return described.get(_METADATA) if isinstance(described, dict) else None
 
 
 def build_head(description: dict[str, Any], encoder: TextEncoder) -> LanguageModelHead:
@@ -91,6 +103,14 @@ class LanguageModel:
         """Return the scores of all tokens, float32 `[..., ids]`, from states of the encoder."""
         logits: Tensor = self.head(states, self.encoder.token.weight)
         return logits.float()
+
+
+def randomize(model: LanguageModel, seed: int) -> LanguageModel:
+    """Return the same network with random weights."""
+    seed_stage(seed, "random", 0)
+    encoder = build_encoder(model.checkpoint.recipe).to(model.encoder.device).eval()
+    assert isinstance(encoder, TextEncoder)
+    return replace(model, encoder=encoder, head=build_head(model.description, encoder).to(encoder.device).eval())
 
 
 def build_text_encoder(build: EncoderBuilder, requires: str) -> Encoder:

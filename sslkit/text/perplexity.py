@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
@@ -16,11 +16,9 @@ from sslkit.contract.errors import SslkitError, renamed_flags
 from sslkit.contract.evaluation import Evaluation, Protocol
 from sslkit.contract.result import Data, Metric, Result, Role, Row, TestData
 from sslkit.data.locations import find_parts
-from sslkit.encoders.build import build_encoder
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.precision import choose_device
 from sslkit.engine.run_folder import append_result
-from sslkit.engine.seeds import seed_stage
 from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, weights_hash
 from sslkit.evaluation.notes import count
@@ -28,8 +26,7 @@ from sslkit.evaluation.splits import named_data
 from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers, interval_of_ratio
 from sslkit.text.baselines import COMPRESSORS, TokenCounts, compressed_bits
 from sslkit.text.corpus import Corpus, Part, text_files
-from sslkit.text.encoders.base import TextEncoder
-from sslkit.text.language_model import LanguageModel, build_head, read_language_model
+from sslkit.text.language_model import LanguageModel, randomize, read_language_model
 from sslkit.text.options import TEXTS, TextOptions
 from sslkit.text.passages import encode_pieces, open_corpus
 from sslkit.text.specs import PerplexitySpec
@@ -88,7 +85,7 @@ class Perplexity(Evaluation):
         corpus, texts = _open(spec, checkpoint, tokenizer)
         stride = checkpoint.size // 2 if spec.stride == "auto" else min(spec.stride, checkpoint.size)
         weights = weights_hash(model.encoder)
-        random = _randomize(model, spec.seed) if spec.baselines else None
+        random = randomize(model, spec.seed) if spec.baselines else None
         counts: TokenCounts | None = None
         history: bytes | None = None
         if spec.baselines and corpus is not None:
@@ -135,14 +132,6 @@ class _Measured:
     name: str
     role: Role
     nats: NDArray[np.float64]
-
-
-def _randomize(model: LanguageModel, seed: int) -> LanguageModel:
-    """Return the same network with random weights."""
-    seed_stage(seed, "random", 0)
-    encoder = build_encoder(model.checkpoint.recipe).to(model.encoder.device).eval()
-    assert isinstance(encoder, TextEncoder)
-    return replace(model, encoder=encoder, head=build_head(model.description, encoder).to(encoder.device).eval())
 
 
 def _open(spec: PerplexitySpec, checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Corpus | None, list[TestText]]:

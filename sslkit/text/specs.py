@@ -75,6 +75,38 @@ class GenerateSpec(DataSpec):
     )
 
 
+class PromptSpec(DataSpec):
+    """Options of `prompt`."""
+
+    ckpt: str = Field(description="model.safetensors of a run of `bert`, `gpt` or another language model.")
+    part: str = PART
+    pattern: Texts = Field(
+        default=["{} it was [MASK] ."],
+        description="Sentence with {} for the text and [MASK] for the answer; probabilities are averaged over several.",
+    )
+    verbalizer: dict[str, str] = Field(
+        default={}, description="CLASS=WORD that stands for it; default: the names of the classes. May be repeated."
+    )
+    shots: int = Field(default=0, ge=0, le=100, description="Labeled texts of each class that stand before as examples.")
+    calibrate: bool = Field(default=True, description="Divide probabilities by those for the text N/A (Zhao et al., 2021).")
+    test: Texts = Field(default=[], description="Test data; default: the test part of --data. May be repeated: a row each.")
+    baselines: bool = Field(default=True, description="Also evaluate random weights, TF-IDF and the most frequent class.")
+    details: bool = Field(default=False, description="Also print p-values and adjustments.")
+
+
+class ClozeSpec(Spec):
+    """Options of `cloze`."""
+
+    ckpt: str = Field(description="model.safetensors of a run of `bert`.")
+    part: str = PART
+    test: Texts = Field(default=[], description="File with a sentence, a tab and the word for its [MASK] in each line.")
+    candidates: Texts = Field(default=[], description="Only this answer, one piece of the tokenizer; may be repeated.")
+    baselines: bool = Field(default=True, description="Also evaluate random weights.")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Random seed.")
+    device: str = DEVICE
+    details: bool = Field(default=False, description="Also print p-values and adjustments.")
+
+
 class FillMaskSpec(Spec):
     """Settings of `sslkit fill-mask`."""
 

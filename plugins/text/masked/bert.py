@@ -59,7 +59,7 @@ class BERT(PretextTask):
     paper: ClassVar = Paper(
         source="appendix A.2 of Devlin et al., 2019",
         settings={
-            "encoder_option": {"width": "768", "depth": "12", "heads": "12", "dropout": "0.1"},
+            "encoder_option": {"width": "768", "depth": "12", "heads": "12", "dropout": "0.1", "distance": "0"},
             "vocabulary": 30_522,
             "context": 512,
             "batch_size": 256,

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, Encoder, EncoderBuilder, Paper, PretextTask, SslkitError, TaskOptions
-from sslkit.nn.transformer import Block
+from sslkit.nn.transformer import Block, DistanceBias
 from sslkit.text.encoders.transformer import BidirectionalTransformer
 from sslkit.text.language_model import LanguageModelHead, TokenStatistics, build_text_encoder
 from sslkit.text.masking import frame_passages, mask_tokens, starts_word
@@ -54,7 +54,7 @@ class ELECTRA(PretextTask):
     paper: ClassVar = Paper(
         source="appendix A of the paper, the small model",
         settings={
-            "encoder_option": {"width": "256", "depth": "12", "heads": "4", "dropout": "0.1"},
+            "encoder_option": {"width": "256", "depth": "12", "heads": "4", "dropout": "0.1", "distance": "0"},
             "vocabulary": 30_522,
             "context": 128,
             "batch_size": 128,
@@ -158,6 +158,7 @@ class Generator(nn.Module):
         width = heads * encoder.width // encoder.heads
         self.project = nn.Linear(encoder.width, width)
         self.position = nn.Parameter(torch.zeros_like(encoder.position[:, :width]))
+        self.distance = None if encoder.distance is None else DistanceBias(heads, len(encoder.position))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in encoder.blocks)
         self.norm = nn.LayerNorm(width)
         self.widen = nn.Linear(width, encoder.width)
@@ -166,8 +167,9 @@ class Generator(nn.Module):
     def forward(self, tokens: Tensor, places: Tensor, vectors: Tensor) -> Tensor:
         """Return logits `[B, K, ids]` of tokens `[B, T]` at `places` `[B, K]`."""
         x = self.project(F.embedding(tokens, vectors)) + self.position[: tokens.shape[1]]
+        bias = None if self.distance is None else self.distance(tokens.shape[1])
         for block in self.blocks:
-            x = block(x)
+            x = block(x, bias=bias)
         chosen = self.norm(x).gather(1, places[..., None].expand(-1, -1, x.shape[2]))
         logits: Tensor = self.lm(self.widen(chosen), vectors)
         return logits

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sslkit.contract.errors import SslkitError
-from sslkit.nn.transformer import Block
+from sslkit.nn.transformer import Block, DistanceBias
 from sslkit.text.encoders.base import TextEncoder
 from sslkit.text.tokenizer import SEP
 
@@ -34,11 +34,12 @@ def bert_micro(
     depth: int = 4,
     heads: int = 4,
     dropout: float = 0.0,
+    distance: int = 1,
     letters: int = 0,
 ) -> "BidirectionalTransformer":
-    """Transformer (width 128, depth 4, 4 heads) in which every token sees all others; has a class token."""
+    """Transformer (width 128, depth 4, 4 heads) in which every token sees all others, by learned distances (0: none)."""
     _check(width, heads, dropout)
-    return BidirectionalTransformer(in_channels, size, width, depth, heads, dropout, letters)
+    return BidirectionalTransformer(in_channels, size, width, depth, heads, dropout, letters, bool(distance))
 
 
 def _check(width: int, heads: int, dropout: float) -> None:
@@ -84,10 +85,10 @@ class CausalTransformer(TextEncoder):
 
     def layers(self, sample: Tensor) -> list[Tensor]:
         """Return the tokens after each block, `[B, T, width]`, the last ones after the final norm."""
-        x, visible = self.dropout(self.embed(sample)), self.visible(sample)
+        x, visible, bias = self.dropout(self.embed(sample)), self.visible(sample), self.bias(sample.shape[1])
         outputs: list[Tensor] = []
         for block in self.blocks:
-            x = block(x, visible)
+            x = block(x, visible, bias)
             outputs.append(x)
         return [*outputs[:-1], self.norm(x)]
 
@@ -100,17 +101,36 @@ class CausalTransformer(TextEncoder):
         """Return which tokens may be attended to, None for all that come before."""
         return None
 
+    def bias(self, length: int) -> Tensor | None:
+        """Return what is added to the scores of attention, `[heads, T, T]`; None for nothing."""
+        return None
+
 
 class BidirectionalTransformer(CausalTransformer):
     """The same with attention to all tokens but padding, and vectors for the two segments of a pair (Devlin et al., 2019).
 
-    A token belongs to the second segment if a separator stands before it.
+    A token belongs to the second segment if a separator stands before it. With `distance`, attention also knows how far apart
+    tokens are, which BERT's does not.
     """
 
     provides = ("pooled", "tokens", "layers", "class_token")
     causal: bool = False
     class_token: bool = True
     segments: ClassVar[int] = 2
+
+    def __init__(
+        self,
+        ids: int,
+        size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        dropout: float = 0.0,
+        letters: int = 0,
+        distance: bool = True,
+    ) -> None:
+        super().__init__(ids, size, width, depth, heads, dropout, letters)
+        self.distance = DistanceBias(heads, size) if distance else None
 
     def _initialize(self, depth: int) -> None:
         super()._initialize(depth)
@@ -125,7 +145,7 @@ class BidirectionalTransformer(CausalTransformer):
     def stages(self) -> list[list[nn.Parameter]]:
         """Return the parameters of the embeddings, then those of each block."""
         first, *blocks = super().stages()
-        return [[*first, *self.segment.parameters()], *blocks]
+        return [[*first, *self.segment.parameters(), *([] if self.distance is None else self.distance.parameters())], *blocks]
 
     def embed(self, sample: Tensor) -> Tensor:
         """Return the vectors of tokens, positions and segments, `[B, T, width]`."""
@@ -133,6 +153,10 @@ class BidirectionalTransformer(CausalTransformer):
         segment = (separators.cumsum(dim=1) - separators).clamp(max=self.segments - 1)
         vectors: Tensor = super().embed(sample) + self.segment(segment)
         return vectors
+
+    def bias(self, length: int) -> Tensor | None:
+        """Return a learned value for each distance from a token to another, `[heads, T, T]`."""
+        return None if self.distance is None else self.distance(length)
 
     def visible(self, sample: Tensor) -> Tensor | None:
         """Return which tokens are no padding, bool `[B, T]`."""
