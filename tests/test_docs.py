@@ -82,6 +82,7 @@ def test_pages_beyond_images(page: str, sslkit: Callable[..., Any], tmp_path: Pa
         Path(made).write_text("\n".join([f"{head},color", *(f"{line},{line.split()[1]}" for line in lines)]) + "\n")
     labeled = [f"{letter}{number} {letter}{number + 1}\t{letter}" for letter in "ab" for number in range(12)]
     (tmp_path / "labeled.tsv").write_text("\n".join(["text\tlabel", *labeled]))
+    (tmp_path / "words.conll").write_text("\n\n".join(f"a{n} X\nb{n} Y" for n in range(12)))
     (tmp_path / "pairs.tsv").write_text("a1\ta2\t9\na1\tb1\t1\nb3\tb4\t8\n")
     (tmp_path / "questions.txt").write_text(": letters\na1 a2 b1 b2\n")
     for line in (line for block in blocks((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")) for line in block):
