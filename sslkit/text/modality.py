@@ -12,7 +12,7 @@ from sslkit.contract.modality import InputGuide, Modality
 from sslkit.contract.options import DataOptions
 from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.index import Index
-from sslkit.text.classifiers import bag_of_words, majority
+from sslkit.text.classifiers import bag_of_words, has_pairs, majority
 from sslkit.text.encoders.base import TokenEncoder
 from sslkit.text.input_guide import input_guide
 from sslkit.text.options import TextOptions
@@ -36,11 +36,11 @@ class TextModality(Modality):
     source: ClassVar = TextSource
 
     def reference_scores(self, train: Index, tests: list[Index], seed: int) -> list[tuple[str, list[Tensor]]]:
-        """Return logistic regression on TF-IDF, and the most frequent class."""
-        return [
-            ("TF-IDF, logistic regression", bag_of_words(train, tests, seed)),
-            ("most frequent class", majority(train, tests, seed)),
-        ]
+        """Return logistic regression on TF-IDF, of pairs also on the second text alone, and the most frequent class."""
+        scores = [("TF-IDF, logistic regression", bag_of_words(train, tests, seed))]
+        if has_pairs(train):
+            scores.append(("TF-IDF of the second text alone", bag_of_words(train, tests, seed, second_only=True)))
+        return [*scores, ("most frequent class", majority(train, tests, seed))]
 
     def augmentation(self, options: Any, info: DataInfo, classes: int) -> WholeTexts:
         """Return what hands texts over as they are; raises SslkitError for options that change images."""

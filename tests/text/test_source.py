@@ -182,3 +182,17 @@ def test_an_export_comes_with_its_tokenizer(bert: Path, families: Path, tmp_path
     with torch.no_grad():
         features = torch.export.load(path).module()(ids)
         assert torch.allclose(features, encoder(torch.from_numpy(expected).long()[None]), atol=1e-5)
+
+
+def test_the_second_text_of_pairs_is_a_baseline(families: Path, tmp_path: Path, sslkit: Callable[..., Any], bert: Path) -> None:
+    lines = ["text\ttext2\tlabel"]
+    random = np.random.default_rng(0)
+    for row in range(120):
+        letter = "ab"[row % 2]
+        first = " ".join(f"{'ab'[int(random.integers(2))]}{number}" for number in random.integers(20, size=4))
+        lines.append(f"{first}\t" + " ".join(f"{letter}{number}" for number in random.integers(20, size=6)) + f"\t{letter}")
+    (tmp_path / "pairs.tsv").write_text("\n".join(lines))
+    result = sslkit("knn", "--ckpt", bert, "--data", tmp_path / "pairs.tsv", "--label", "label", "--json").json
+    rows = {row["model"]: row["metrics"][0]["value"] for row in result["rows"]}
+    assert list(rows)[2:] == ["TF-IDF, logistic regression", "TF-IDF of the second text alone", "most frequent class"]
+    assert rows["TF-IDF of the second text alone"] > 0.9
