@@ -1,5 +1,6 @@
 """A weighted sum of all layers, its weights learned beside a linear classifier (Peters et al., 2018, equation 1)."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,9 +11,10 @@ from torch import Tensor
 from sslkit.console import show_progress
 from sslkit.contract.errors import SslkitError
 from sslkit.engine.seeds import seed_stage
+from sslkit.evaluation.notes import LAYER_WEIGHTS
 from sslkit.evaluation.session import Layers, Predictor, TrainingView
 
-_EPOCHS, _BATCH, _RATE = 10, 256, 0.01
+_EPOCHS, _STEPS, _BATCH, _RATE = 10, 200, 256, 0.01  # at least so many epochs, and steps
 
 
 class MixedPredictor(Predictor):
@@ -21,22 +23,25 @@ class MixedPredictor(Predictor):
     def __init__(self, predictor: Predictor, weights: list[float], scales: list[float]) -> None:
         self.predictor, self.weights, self.scales = predictor, weights, scales
         self.n_train, self.held_out = predictor.n_train, predictor.held_out
-        self.chosen = {"weights": [round(weight, 3) for weight in weights], **predictor.chosen}
+        self.chosen = {LAYER_WEIGHTS: [round(weight, 3) for weight in weights], **predictor.chosen}
 
     def scores(self, layers: Layers) -> Tensor:
         """Return class scores `[M, classes]`."""
         return self.predictor.scores(mix_layers(layers, self.weights, self.scales))
 
 
-def fit_mixed(train: TrainingView, seed: int, fit: Callable[[TrainingView], Predictor]) -> MixedPredictor:
-    """Learn the weights of all layers, and fit a predictor to their sum."""
+def fit_mixed(train: TrainingView, seed: int, held_out: float, fit: Callable[[TrainingView], Predictor]) -> MixedPredictor:
+    """Learn the weights of all layers, and fit a predictor to their sum.
+
+    What `fit` holds out to choose on, a share of `held_out` drawn by the seed, takes no part in the weights.
+    """
     scales = [float(values.double().std()) + 1e-6 for values in train.layers.values()]
-    weights = learn_weights(train, scales, seed)
+    weights = learn_weights(train, torch.from_numpy(train.hold_out(held_out, seed)[0]), scales, seed)
     return MixedPredictor(fit(replace(train, layers=mix_layers(train.layers, weights, scales))), weights, scales)
 
 
-def learn_weights(train: TrainingView, scales: list[float], seed: int) -> list[float]:
-    """Return a weight for each layer, which add up to 1, learned by Adam with a linear classifier.
+def learn_weights(train: TrainingView, kept: Tensor, scales: list[float], seed: int) -> list[float]:
+    """Return a weight for each layer, which add up to 1, learned by Adam with a linear classifier of the `kept` rows.
 
     Each layer is divided by its scale. Raises SslkitError for layers that are not all as wide.
     """
@@ -49,7 +54,8 @@ def learn_weights(train: TrainingView, scales: list[float], seed: int) -> list[f
     scores = torch.zeros(len(features), device=device, requires_grad=True)
     classifier = torch.nn.Linear(features[0].shape[1], len(train.classes), device=device)
     optimizer = torch.optim.Adam([scores, *classifier.parameters()], lr=_RATE)
-    batches = [rows for _ in range(_EPOCHS) for rows in torch.randperm(len(train.labels)).split(_BATCH)]
+    epochs = max(_EPOCHS, math.ceil(_STEPS * _BATCH / len(kept)))
+    batches = [rows for _ in range(epochs) for rows in kept[torch.randperm(len(kept))].split(_BATCH)]
     with show_progress("weighting layers", len(batches)) as progress:
         for rows in batches:
             scaled = [values[rows].to(device, torch.float32) / scale for values, scale in zip(features, scales, strict=True)]

@@ -7,6 +7,8 @@ from sslkit.contract.result import Data, Result, Row
 from sslkit.engine.run_folder import read_json_lines
 from sslkit.evaluation.gain import gain_over
 
+LAYER_WEIGHTS = "layer weights"  # among what a fit chose: learned, not chosen on held-out data
+
 
 def read_results(file: Path) -> list[Result]:
     """Return the results in a run's `results.jsonl`; a line that is damaged or of a newer schema is skipped."""
@@ -39,13 +41,17 @@ def write_notes(rows: list[Row], data: Data) -> list[str]:
             notes.append(f"The test data{where} was part of pretraining.")
     same = [row for row in rows if (row.model, row.test) == (rows[0].model, rows[0].test)]
     chosen = [
-        (f"layer {row.layer}: " if len(same) > 1 else "") + ", ".join(f"{name} {value}" for name, value in fit.chosen.items())
+        (f"layer {row.layer}: " if len(same) > 1 else "")
+        + ", ".join(f"{name} {value}" for name, value in fit.chosen.items() if name != LAYER_WEIGHTS)
         for row in same
         for fit in row.fits
-        if fit.chosen
+        if fit.chosen.keys() - {LAYER_WEIGHTS}
     ]
     if chosen:
         notes.append(f"Chosen on held-out training data: {'; '.join(chosen)}.")
+    learned = [str(fit.chosen[LAYER_WEIGHTS]) for fit in same[0].fits if LAYER_WEIGHTS in fit.chosen]
+    if learned:
+        notes.append(f"Weights of the layers, from the input on: {'; '.join(learned)}.")
     return notes
 
 

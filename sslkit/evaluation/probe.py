@@ -86,7 +86,7 @@ class Probe(FeatureEvaluation):
         if "lr" in settings:
             return fit_sweep(train, seed, settings)
         if settings["layer"] == "mix":
-            return fit_mixed(train, seed, lambda mixed: fit_over_c(mixed, seed, settings, self.loss))
+            return fit_mixed(train, seed, settings["held_out"], lambda mixed: fit_over_c(mixed, seed, settings, self.loss))
         return fit_over_c(train, seed, settings, self.loss)
 
 

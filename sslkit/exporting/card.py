@@ -101,8 +101,8 @@ def _network_facts(card: Card) -> dict[str, Any]:
     size = f"{job.size:,} {data.size_unit}" + (" and more" if job.dynamic_size else "")
     channels = f"{card.checkpoint.channels} channel" + ("" if card.checkpoint.channels == 1 else "s")
     batch = "" if job.dynamic_batch or not card.exporter.normalizes else ", one at a time"
-    is_normalized = "not yet normalized: that is inside" if card.exporter.normalizes else "normalized as below"
-    values = f"{channels} of {size} in {data.value_range}{batch}, {is_normalized}" if data.value_range else size + batch
+    normalization = "not yet normalized: that is inside" if card.exporter.normalizes else "normalized as below"
+    described = f"{channels} of {size} in {data.value_range}{batch}, {normalization}" if data.value_range else size + batch
     difference = f"within {card.difference:.1g} of sslkit's" if card.difference else "equal to sslkit's"
     library, role = metadata.get("encoder_from", "sslkit"), metadata.get("role", "student")
     part = "" if card.checkpoint.part_name == MAIN_PART else f"{card.checkpoint.part_name}: "
@@ -111,7 +111,7 @@ def _network_facts(card: Card) -> dict[str, Any]:
         **({} if pretraining is None else {"pretrained by": f"{pretraining['task']}, weights {pretraining['weights']}"}),
         "trained": f"{origin['trained']} of {run.get('batch_size', '?')} samples of {card.checkpoint.size:,} {data.size_unit}",
         "encoder": f"{part}{encoder_name(job.recipe)} of {library}" + ("" if part or role == "student" else f"; the {role}'s"),
-        "input": values,
+        "input": described,
         "output": f"{job.output}, {difference}",
     }
 

@@ -78,19 +78,22 @@ def score_continuations(model: LanguageModel, contexts: list[Ids], answers: list
     A document begins before each context. Contexts leave room for the longest answer.
     """
     tokenizer, size, device = model.tokenizer, model.checkpoint.size, model.encoder.device
-    end = tokenizer.special(END)
-    rows = [(np.concatenate([[end], context, answer]), len(answer)) for context in contexts for answer in answers]
+    document_end = tokenizer.special(END)
+    rows = [(np.concatenate([[document_end], context, answer]), len(answer)) for context in contexts for answer in answers]
     totals = []
     batch = max(1, _TOKENS // size)
     with show_progress("scoring continuations", len(rows)) as progress:
         for start in range(0, len(rows), batch):
             some = rows[start : start + batch]
             tokens = torch.full((len(some), 1 + max(len(ids) for ids, _ in some)), tokenizer.special(PAD))
-            for row, (ids, _) in enumerate(some):
-                tokens[row, : len(ids)] = torch.from_numpy(ids)
-            logits = model.logits(model.encoder.next_states(tokens[:, :-1].to(device))).log_softmax(dim=2).cpu()
-            nats = logits.gather(2, tokens[:, 1:, None])[..., 0]
-            for row, (ids, length) in enumerate(some):
-                totals.append(nats[row, len(ids) - 1 - length : len(ids) - 1].sum())
+            for number, (ids, _) in enumerate(some):
+                tokens[number, : len(ids)] = torch.from_numpy(ids)
+            states = model.encoder.next_states(tokens[:, :-1].to(device))
+            ends = [(number, len(ids) - 1, length) for number, (ids, length) in enumerate(some)]
+            places = [(number, place) for number, end, length in ends for place in range(end - length, end)]
+            row, column = torch.tensor(places).unbind(1)
+            scores = model.logits(states[row.to(device), column.to(device)]).log_softmax(dim=1)
+            nats = scores.gather(1, tokens[row, column + 1][:, None].to(device))[:, 0].cpu()
+            totals.append(torch.zeros(len(some)).index_add(0, row, nats))
             progress.advance(len(some))
-    return torch.stack(totals).view(len(contexts), len(answers))
+    return torch.cat(totals).view(len(contexts), len(answers))

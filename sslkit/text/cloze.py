@@ -66,11 +66,12 @@ class Cloze(Evaluation):
                 else:
                     comparisons = {CHECKPOINT: compare_answers(correct, first)}
                 role: Role = "checkpoint" if name == CHECKPOINT else "random"
-                row = Row(name, _metrics(ranks), test=file, comparisons=comparisons, weights=weights, role=role)
+                hashed = weights_hash(each.encoder)
+                row = Row(name, _metrics(ranks), test=file, comparisons=comparisons, weights=hashed, role=role)
                 rows.append(row)
             content = blake2b(Path(file).read_bytes(), digest_size=8).hexdigest()
             tests.append(TestData(file, content, len(gaps)))
-            left_out = f", {count(skipped, 'line')} skipped: their answers are not one piece, or they are too long"
+            left_out = f", {count(skipped, 'line')} skipped: too long, or the answer is not one piece or no candidate"
             notes.append(f"{file}: {count(len(gaps), 'sentence')}{left_out if skipped else ''}.")
         rows = adjust_comparisons(rows)
         result = Result(

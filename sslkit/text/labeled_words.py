@@ -78,7 +78,10 @@ def read_labeled_words(path: Path, label: str | None, flag: str = "data") -> Lab
     if not sentences:
         raise SslkitError(f"{path} has no sentences", "expected a word and its label in each line", flag=flag)
     labels = {label for _, labels in sentences for label in labels}
-    entities = OUTSIDE in labels and all(label == OUTSIDE or label[:2] in ("B-", "I-") for label in labels)
+    entities = any(label[:2] in ("B-", "I-") for label in labels)
+    others = sorted(label for label in labels if label != OUTSIDE and label[:2] not in ("B-", "I-"))
+    if entities and others:
+        raise SslkitError(f"{path} has labels such as {others[0]} beside B- and I-", "use IOB1 or IOB2", flag=flag)
     if entities:
         sentences = _to_iob2(sentences, path, flag)
     return LabeledWords(str(path), sentences, entities)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sslkit.console import say_once
 from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.contract.evaluation import Evaluation, Protocol
 from sslkit.contract.result import Data, Fit, Result, Role, Row, TestData
@@ -25,7 +26,7 @@ from sslkit.text.answers import MASKED, Gap, Kind, encode_answer, score_continua
 from sslkit.text.language_model import LanguageModel, predicted_tokens, randomize, read_language_model
 from sslkit.text.source import read_texts
 from sslkit.text.specs import PromptSpec
-from sslkit.text.tokenizer import Ids
+from sslkit.text.tokenizer import Ids, Tokenizer
 
 _TEXT = "{}"
 _EMPTY = "N/A"  # a text without content (Zhao et al., 2021, section 5)
@@ -62,6 +63,10 @@ class Prompt(Evaluation):
         started_at = time.monotonic()
         checkpoint = read_model(spec.ckpt, part=spec.part)
         checkpoint.check_modality("text")
+        spec.check_modality("text")
+        if spec.sample_size("text") is not None:
+            problem = f"the model reads {checkpoint.size} tokens, as in training"
+            raise SslkitError(problem, "leave it out", flag="context")
         kind: Kind = "masked" if predicted_tokens(checkpoint) == "masked" else "next"
         model = read_language_model(spec.ckpt, spec.part, kind).to(choose_device(spec.device)[0])
         patterns = [_parse(pattern, kind) for pattern in spec.pattern]
@@ -70,10 +75,10 @@ class Prompt(Evaluation):
         models: list[tuple[str, Role, LanguageModel]] = [(CHECKPOINT, "checkpoint", model)]
         if spec.baselines:
             models.append((RANDOM, "random", randomize(model, spec.seed)))
-        table = _Table(parts, weights_hash(model.encoder))
+        table = _Table(parts)
         for name, role, each in models:
             classifier = _Classifier(each, kind, patterns, words, _examples(spec, parts), spec.calibrate)
-            table.add(name, role, [classifier.scores(part.index) for part in parts.tests], spec)
+            table.add(name, role, weights_hash(each.encoder), [classifier.scores(part.index) for part in parts.tests], spec)
         rows = table.rows
         if spec.baselines:
             rows += reference_rows("text", parts, spec.seed, (CHECKPOINT, table.answers))
@@ -114,12 +119,18 @@ def prompt(spec: PromptSpec) -> Result:
 
 @dataclass(frozen=True)
 class Pattern:
-    """What stands before the text, between text and answer, and after the answer; or the answer stands first."""
+    """What stands before, between and after text and answer; a blank before one of them belongs to it."""
 
     before: str
     between: str
     after: str
-    answer_first: bool = False
+    answer_first: bool
+    blank: str  # before the text
+
+    def encode(self, tokenizer: Tokenizer, text: str) -> tuple[Ids, Ids, Ids, Ids]:
+        """Return token ids of what stands before, between and after, and of the text."""
+        first, between, after, ids = tokenizer.encode([self.before, self.between, self.after, self.blank + text])
+        return first, between, after, ids
 
 
 def _parse(pattern: str, kind: Kind) -> Pattern:
@@ -132,7 +143,8 @@ def _parse(pattern: str, kind: Kind) -> Pattern:
     between, _, after = rest.partition(second)
     if kind == "next" and (answer_first or after.strip(" .")):
         raise SslkitError(f"{pattern!r} goes on after {MASKED}", "a causal model needs the answer at the end", flag="pattern")
-    return Pattern(before, between, after, answer_first)
+    blank = " " if (between if answer_first else before).endswith(" ") else ""
+    return Pattern(before.removesuffix(" "), between.removesuffix(" "), after, answer_first, blank)
 
 
 def _words(spec: PromptSpec, classes: tuple[str, ...]) -> list[str]:
@@ -153,7 +165,7 @@ def _examples(spec: PromptSpec, parts: Parts) -> list[tuple[str, int]]:
         rows = [int(row) for row in order if parts.train.labels[row] == place][: spec.shots]
         if len(rows) < spec.shots:
             problem = f"class {parts.classes[place]} has {len(rows)} training texts"
-            raise SslkitError(problem, f"got {spec.shots}", flag="shots")
+            raise SslkitError(problem, f"use {len(rows)} or fewer", flag="shots")
         chosen += [(_text(parts.train, row), place) for row in rows]
     return [chosen[place] for place in random.permutation(len(chosen))]
 
@@ -180,6 +192,8 @@ class _Classifier:
     def scores(self, index: Index) -> Tensor:
         """Return class probabilities `[N, classes]`, means over patterns."""
         texts = [_text(index, row) for row in range(len(index))]
+        if "" in texts:
+            say_once(f"{texts.count('')} texts of {index.source} are empty or cannot be read")
         return torch.stack([self._probabilities(pattern, texts) for pattern in self.patterns]).mean(dim=0)
 
     def _probabilities(self, pattern: Pattern, texts: list[str]) -> Tensor:
@@ -203,9 +217,7 @@ class _Classifier:
     def _gap(self, pattern: Pattern, text: str, reserved: int) -> Gap:
         """Return a filled-in pattern that leaves room for so many tokens: examples first, of all texts the end is left out."""
         tokenizer, size = self.model.tokenizer, self.model.checkpoint.size
-        first, between, after = tokenizer.encode(
-            [pattern.before, pattern.between.removesuffix(" ") if not pattern.answer_first else pattern.between, pattern.after]
-        )
+        first, between, after, ids = pattern.encode(tokenizer, text)
         fixed = len(first) + len(between) + len(after) + reserved
         prefix: list[Ids] = []
         if self.examples:
@@ -217,7 +229,7 @@ class _Classifier:
             raise SslkitError(
                 f"{size} tokens leave {max(0, room)} for a text", "use a shorter pattern or fewer --shots", flag="pattern"
             )
-        ids = tokenizer.encode([text])[0][:room]
+        ids = ids[:room]
         if pattern.answer_first:
             return Gap(np.concatenate([*prefix, first]), np.concatenate([between, ids, after]))
         return Gap(np.concatenate([*prefix, first, ids, between]), after)
@@ -225,10 +237,10 @@ class _Classifier:
     def _example(self, pattern: Pattern, text: str, label: int, size: int) -> Ids:
         """Return a pattern with text and answer, `size` tokens at most."""
         tokenizer = self.model.tokenizer
-        first, between, after = tokenizer.encode([pattern.before, pattern.between.removesuffix(" "), f"{pattern.after}\n"])
+        first, between, after, ids = pattern.encode(tokenizer, text)
         answer = encode_answer(tokenizer, self.words[label])
-        room = max(0, size - len(first) - len(between) - len(answer) - len(after))
-        ids = tokenizer.encode([text])[0][:room]
+        after = np.concatenate([after, tokenizer.encode(["\n"])[0]])
+        ids = ids[: max(0, size - len(first) - len(between) - len(answer) - len(after))]
         parts = [first, answer, between, ids, after] if pattern.answer_first else [first, ids, between, answer, after]
         return np.concatenate(parts)
 
@@ -236,11 +248,11 @@ class _Classifier:
 class _Table:
     """Rows in the making: the checkpoint's answers are what the others' are compared with."""
 
-    def __init__(self, parts: Parts, weights: str) -> None:
-        self.parts, self.weights, self.rows = parts, weights, list[Row]()
+    def __init__(self, parts: Parts) -> None:
+        self.parts, self.rows = parts, list[Row]()
         self.answers: list[Answers] = []  # the checkpoint's, by test part
 
-    def add(self, model: str, role: Role, scores: list[Tensor], spec: PromptSpec) -> None:
+    def add(self, model: str, role: Role, weights: str, scores: list[Tensor], spec: PromptSpec) -> None:
         """Add the rows of a model: one for each test part."""
         for number, (part, values) in enumerate(zip(self.parts.tests, scores, strict=True)):
             assert part.index.labels is not None
@@ -252,6 +264,6 @@ class _Table:
                 self.answers.append(answered)
             else:
                 comparisons = {CHECKPOINT: compare_answers(answered, self.answers[number])}
-            row = Row(model, metrics, part.name, by_class=by_class, comparisons=comparisons, weights=self.weights, role=role)
+            row = Row(model, metrics, part.name, by_class=by_class, comparisons=comparisons, weights=weights, role=role)
             fits = [Fit(spec.seed, spec.shots * len(self.parts.classes))] if spec.shots else []
             self.rows.append(replace(row, fits=fits))

@@ -84,6 +84,7 @@ class TextSource(IndexedSource):
         """Return texts as token ids of the encoder's tokenizer."""
         if not isinstance(encoder, TokenEncoder):
             raise SslkitError(f"{type(encoder).__name__} reads captions only", "use an encoder of text", flag=("ckpt", "part"))
+        encoder.check_length(size)
         return cls(index, encoder, size)
 
     def key(self) -> str:

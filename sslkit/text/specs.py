@@ -82,12 +82,13 @@ class PromptSpec(DataSpec):
     part: str = PART
     pattern: Texts = Field(
         default=["{} it was [MASK] ."],
+        min_length=1,
         description="Sentence with {} for the text and [MASK] for the answer; probabilities are averaged over several.",
     )
     verbalizer: dict[str, str] = Field(
-        default={}, description="CLASS=WORD that stands for it; default: the names of the classes. May be repeated."
+        default={}, description="CLASS=WORD, the word that represents a class; default: the class names. May be repeated."
     )
-    shots: int = Field(default=0, ge=0, le=100, description="Labeled texts of each class that stand before as examples.")
+    shots: int = Field(default=0, ge=0, le=100, description="Labeled examples of each class placed before the text.")
     calibrate: bool = Field(default=True, description="Divide probabilities by those for the text N/A (Zhao et al., 2021).")
     test: Texts = Field(default=[], description="Test data; default: the test part of --data. May be repeated: a row each.")
     baselines: bool = Field(default=True, description="Also evaluate random weights, TF-IDF and the most frequent class.")

@@ -31,6 +31,7 @@ from sslkit.text.tag_scores import SENTENCES, most_frequent, score_entities, sco
 from sslkit.text.word_features import layer_reader, word_features
 
 _TEST_SHARE = 0.2  # of the sentences, where there is no test part
+_HELD_OUT = 0.2  # of the sentences, to choose C on
 _C_GRID, _ITERATIONS = [0.01, 0.1, 1.0], 100  # so many words need little regularization
 _MAJORITY = "most frequent label per word"
 
@@ -66,13 +67,18 @@ class Tag(Evaluation):
         spec.check_modality("text")
         if spec.pool != "auto":
             raise SslkitError("words are labeled one by one", "leave it out", flag="pool")
+        for name in ("label_pattern", "group", "group_pattern"):
+            if getattr(spec, name) is not None:
+                raise SslkitError("files of labeled words have no paths or columns to match", "leave it out", flag=name)
         checkpoint = read_model(spec.ckpt, part=spec.part)
         checkpoint.check_modality("text")
         train, tests = _read_parts(spec)
         models = compare_models(checkpoint, spec, choose_device(spec.device)[0], 0)
         for model in models:
             if not isinstance(model.encoder, TokenEncoder) or "tokens" not in model.encoder.provides:
-                raise SslkitError(f"{model.name} has no tokens of text", "use a checkpoint of text", flag="ckpt")
+                flag = "ckpt" if model.role in ("checkpoint", "random") else "against"
+                raise SslkitError(f"{model.name} has no tokens of text", "use a checkpoint of text", flag=flag)
+            model.encoder.check_length(model.size)
         table = _Table(train, tests)
         for model in models:
             _add_rows(table, model, spec)
@@ -115,7 +121,8 @@ class WordView(TrainingView):
         assert self.groups is not None
         sentences = int(self.groups.max()) + 1
         chosen = np.zeros(sentences, dtype=bool)
-        chosen[np.random.default_rng(seed).permutation(sentences)[: max(1, round(share * sentences))]] = True
+        held_out = min(max(1, round(share * sentences)), sentences - 1)
+        chosen[np.random.default_rng(seed).permutation(sentences)[:held_out]] = True
         return np.flatnonzero(~chosen[self.groups]), np.flatnonzero(chosen[self.groups])
 
 
@@ -126,19 +133,24 @@ def _read_parts(spec: TagSpec) -> tuple[LabeledWords, list[LabeledWords]]:
     parts = find_labeled_words(spec.data)
     train = read_labeled_words(parts["train"], spec.label)
     files = [(Path(test), "test") for test in spec.test] or [(file, "data") for part, file in parts.items() if part == "test"]
-    tests = [read_labeled_words(file, spec.label, flag) for file, flag in files]
-    for test in tests:
-        say_once(f"test part: {test.location}")
+    tests = []
+    for file, flag in files:
+        test = read_labeled_words(file, spec.label, flag)
         if test.entities != train.entities:
-            raise SslkitError(f"only one of {train.location} and {test.location} has entities", flag="test")
+            raise SslkitError(f"only one of {train.location} and {test.location} has entities", flag=flag)
+        say_once(f"test part: {test.location}")
+        tests.append(test)
     if not tests:
         order = np.random.default_rng(spec.seed).permutation(len(train.sentences))
         held_out = max(1, round(_TEST_SHARE * len(order)))
-        if len(order) < 2:
-            raise SslkitError(f"{train.location} has one sentence", "a part is held out to test on", flag="data")
+        if len(order) < 3:
+            problem = f"{train.location} has {count(len(order), 'sentence')}"
+            raise SslkitError(problem, "at least three are needed, to fit, choose and test on", flag="data")
         say_once(f"test part: a fifth of the sentences of {spec.data}, drawn by --seed {spec.seed}")
         test = replace(train.subset(sorted(order[:held_out].tolist())), location=f"a fifth of {spec.data}")
         train, tests = train.subset(sorted(order[held_out:].tolist())), [test]
+    if len(train.sentences) < 2:
+        raise SslkitError(f"{train.location} has one sentence", "at least two are needed", flag="data")
     if len(train.labels) < 2:
         raise SslkitError(f"{train.location} has only the label {train.labels[0]}", "at least two are needed", flag="data")
     return train, tests
@@ -163,7 +175,7 @@ def _add_rows(table: "_Table", model: Model, spec: TagSpec) -> None:
     layers = word_features(encoder, fitted_on, model.size, read)
     labels = torch.tensor([classes.index(label) for _, labels in fitted_on.sentences for label in labels])
     sentence = np.repeat(np.arange(len(fitted_on.sentences)), [len(words) for words, _ in fitted_on.sentences])
-    settings = {"c": spec.c or _C_GRID, "iterations": _ITERATIONS, "held_out": 0.2}
+    settings = {"c": spec.c or _C_GRID, "iterations": _ITERATIONS, "held_out": _HELD_OUT}
     rows = np.arange(len(labels))
     view = WordView(layers, labels, rows, rows, classes, encoder.device, sentence)
 
@@ -172,7 +184,7 @@ def _add_rows(table: "_Table", model: Model, spec: TagSpec) -> None:
 
     predictors: dict[str, Predictor] = {}  # by layer
     if spec.layer == "mix":
-        predictors["mix"] = fit_mixed(view, spec.seed, fit)
+        predictors["mix"] = fit_mixed(view, spec.seed, _HELD_OUT, fit)
     else:
         predictors = {name: fit(replace(view, layers={name: features})) for name, features in layers.items()}
     predictions: dict[str, list[list[list[str]]]] = {name: [] for name in predictors}

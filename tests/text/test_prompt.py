@@ -11,7 +11,8 @@ import torch
 from sslkit import PretrainSpec, pretrain
 from sslkit.text.answers import Gap, encode_answer, encode_gap, score_continuations, score_pieces
 from sslkit.text.language_model import read_language_model
-from sslkit.text.tokenizer import CLS, END, MASK, SEP
+from sslkit.text.prompt import _parse
+from sslkit.text.tokenizer import CLS, END, MASK, SEP, Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,18 @@ def test_scores_are_those_of_the_model(masked: Path, causal: Path) -> None:
     assert isinstance(gaps[0], Gap)
 
 
+def test_blanks_of_a_pattern_belong_to_what_follows_them() -> None:
+    tokenizer = Tokenizer.learn("bpe", lambda: ["Review: great film It was good ."] * 4, 290)
+    pattern = _parse("Review: {} It was [MASK] .", "masked")
+    first, between, after, ids = pattern.encode(tokenizer, "great")
+    whole = tokenizer.encode(["Review: great It was good ."])[0]
+    assert np.concatenate([first, ids, between, encode_answer(tokenizer, "good"), after]).tolist() == whole.tolist()
+    pattern = _parse("It was [MASK] : {}", "masked")
+    first, between, after, ids = pattern.encode(tokenizer, "great film")
+    whole = tokenizer.encode(["It was good : great film"])[0]
+    assert np.concatenate([first, encode_answer(tokenizer, "good"), between, ids, after]).tolist() == whole.tolist()
+
+
 @pytest.mark.parametrize("kind", ["masked", "causal"])
 def test_texts_are_classified_by_what_is_said_of_them(
     kind: str, opinions: Path, sslkit: Callable[..., Any], request: pytest.FixtureRequest
@@ -91,6 +104,7 @@ def test_texts_are_classified_by_what_is_said_of_them(
         (["--pattern", "it was [MASK]"], "--pattern: 'it was [MASK]' should hold {} and [MASK] once each"),
         (["--verbalizer", "neutral=fair"], "--verbalizer: there is no class neutral (classes are negative, positive)"),
         (["--shots", "60"], "--shots: class "),
+        (["--context", "16"], "--context: the model reads 32 tokens"),
         (["--shots", "20"], "--pattern: 32 tokens leave "),
     ):
         refused = sslkit(*start, *words, *flags)

@@ -93,10 +93,17 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_words_are_labeled_by_their_context(contexts: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
-    out, values = tmp_path / "run", {"batch_size": 16, "context": 16, "lr": 1e-2, "health_every": 0}
-    pretrain(PretrainSpec(task="elmo", data=str(contexts / "text.txt"), out=str(out), steps=20, unit="word", **values))
-    start = ["tag", "--ckpt", out / "model.safetensors", "--data", contexts]
+@pytest.fixture(scope="module")
+def tagger(contexts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a language model of the text in both directions."""
+    out = tmp_path_factory.mktemp("runs") / "elmo"
+    values = {"batch_size": 16, "context": 16, "lr": 1e-2, "health_every": 0}
+    spec = PretrainSpec(task="elmo", data=str(contexts / "text.txt"), out=str(out), steps=20, unit="word", **values)
+    return Path(pretrain(spec).checkpoint)
+
+
+def test_words_are_labeled_by_their_context(contexts: Path, tagger: Path, sslkit: Callable[..., Any]) -> None:
+    start = ["tag", "--ckpt", tagger, "--data", contexts]
     result = sslkit(*start, "--layer", "all", "--json").json
     accuracies = {(row["model"], row["layer"]): row["metrics"][0]["value"] for row in result["rows"]}
     assert len(accuracies) == 7 and accuracies["most frequent label per word", None] == pytest.approx(0.75, abs=0.05)
@@ -104,7 +111,7 @@ def test_words_are_labeled_by_their_context(contexts: Path, tmp_path: Path, sslk
     assert accuracies["checkpoint", "2"] > 0.98 and accuracies["checkpoint", "3"] > 0.98
     assert result["protocol"] is None and result["data"]["tests"][0]["n"] == 400
     mixed = sslkit(*start, "--layer", "mix", "--json").json["rows"][0]
-    weights = mixed["fits"][0]["chosen"]["weights"]
+    weights = mixed["fits"][0]["chosen"]["layer weights"]
     assert mixed["metrics"][0]["value"] > 0.98 and len(weights) == 3 and sum(weights) == pytest.approx(1, abs=0.01)
     ran = sslkit(*start, "--words", "100")
     assert ran.code == 0 and "of 1,200." in ran.out and "Fitted on" in ran.out
@@ -123,3 +130,48 @@ def test_words_are_labeled_by_their_context(contexts: Path, tmp_path: Path, sslk
 def test_other_checkpoints_have_no_words_to_label(trained: Path, contexts: Path, sslkit: Callable[..., Any]) -> None:
     ran = sslkit("tag", "--ckpt", trained, "--data", contexts)
     assert ran.code == 2 and "--ckpt: " in ran.err
+
+
+def test_files_that_are_too_small_or_of_another_scheme(
+    contexts: Path, tmp_path: Path, sslkit: Callable[..., Any], tagger: Path
+) -> None:
+    two = tmp_path / "two.conll"
+    two.write_text("a X\nb Y\n\nc X\n")
+    (tmp_path / "train.conll").write_text("a X\nb Y\n")
+    (tmp_path / "test.conll").write_text("a X\n")
+    mixed = tmp_path / "bioes.conll"
+    mixed.write_text("a B-X\nb E-X\nc S-Y\n")
+    words = tmp_path / "words.conll"
+    words.write_text("a X\nb Y\n\nc X\n\nd Y\n")
+    entities = tmp_path / "entities.conll"
+    entities.write_text("a B-X\n")  # without a word outside of entities
+    for flags, message in (
+        (["--data", two], "--data: "),
+        (["--data", tmp_path], "has one sentence (at least two are needed)"),
+        (["--data", mixed], "has labels such as E-X beside B- and I- (use IOB1 or IOB2)"),
+        (["--data", words, "--test", entities], "--test: only one of"),
+        (["--data", words, "--group", "x"], "--group: files of labeled words have no"),
+    ):
+        refused = sslkit("tag", "--ckpt", tagger, *flags)
+        assert refused.code == 2 and message in refused.err, refused.err
+
+
+def test_words_without_a_vector_are_labeled_too(contexts: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    out = tmp_path / "run"
+    pretrain(PretrainSpec(task="skipgram", data=str(contexts / "text.txt"), out=str(out), steps=2, batch_size=4, context=32))
+    unknown = tmp_path / "unknown.conll"
+    unknown.write_text("\n\n".join("\n".join(f"z{place} {'XY'[place % 2]}" for place in range(30)) for _ in range(5)))
+    ran = sslkit("tag", "--ckpt", out / "model.safetensors", "--data", unknown)
+    assert ran.code == 0 and "most frequent label per word" in ran.out, ran.err
+
+
+def test_more_tokens_than_positions_are_refused(contexts: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    out = tmp_path / "run"
+    spec = PretrainSpec(task="gpt", data=str(contexts / "text.txt"), out=str(out), steps=2, batch_size=4, context=16)
+    pretrain(spec)
+    (tmp_path / "labeled.tsv").write_text("text\tlabel\n" + "the w1\tx\nto w2\ty\n" * 8)
+    for verb, data in (("tag", contexts), ("knn", tmp_path / "labeled.tsv"), ("finetune", tmp_path / "labeled.tsv")):
+        flags = ["--ckpt", out / "model.safetensors", "--data", data, "--context", "64"]
+        labels = [] if verb == "tag" else ["--label", "label"]
+        refused = sslkit(verb, *flags, *labels, *(["--out", tmp_path / "f"] if verb == "finetune" else []))
+        assert refused.code == 2 and "--context: 64 tokens exceed the 16 that the encoder takes" in refused.err, refused.err

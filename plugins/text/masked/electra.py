@@ -38,7 +38,7 @@ class ELECTRA(PretextTask):
     starts_word: Tensor
     modality: ClassVar = "text"
     requires: ClassVar = ("tokens", "class_token")
-    visible_targets: ClassVar = ("target",)  # what is replaced is drawn, and compared with it
+    visible_targets: ClassVar = ("target",)  # sampled tokens are compared with it
     masked: ClassVar = True
     defaults: ClassVar = {
         "encoder": "bert_micro",
@@ -72,7 +72,7 @@ class ELECTRA(PretextTask):
         return build_text_encoder(build, "bert_micro")
 
     def build_head(self) -> nn.Module:
-        """Build what tells for each token whether it was replaced."""
+        """Build the classifier of replaced tokens."""
         width = self.encoder.width
         return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
 
@@ -104,10 +104,10 @@ class ELECTRA(PretextTask):
         """Return the generator's logits `[B, K, ids]`, and of all tokens `replaced`, a logit, and `is_replaced`, `[B, T]`."""
         tokens, places, target = batch["tokens"], batch["places"], batch["target"]
         logits = self.generator(tokens, places, self.encoder.token.weight)
-        with torch.no_grad():  # what is drawn has no gradient
-            total = logits.float().softmax(dim=2).cumsum(dim=2)
+        with torch.no_grad():  # sampling is not differentiable
+            total = logits[..., : self.encoder.first_special].float().softmax(dim=2).cumsum(dim=2)
             sampled = torch.searchsorted(total, (batch["uniform"] * total[..., -1])[..., None])[..., 0]
-            sampled = sampled.clamp(max=logits.shape[2] - 1).where(batch["weight"] > 0, target)
+            sampled = sampled.clamp(max=self.encoder.first_special - 1).where(batch["weight"] > 0, target)
             # A token that happens to be the original one is not replaced.
             is_replaced = torch.zeros_like(tokens).scatter(1, places, (sampled != target).long())
             tokens = tokens.scatter(1, places, sampled)

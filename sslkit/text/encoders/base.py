@@ -53,6 +53,16 @@ class TokenEncoder(Encoder):
         """Return what stands around the tokens of a text."""
         return Framing(self.tokenizer().special(PAD))
 
+    @property
+    def longest(self) -> int | None:
+        """Return the tokens that it takes at most, None for any number."""
+        return None
+
+    def check_length(self, size: int) -> None:
+        """Raise SslkitError for samples of more tokens than it takes."""
+        if self.longest is not None and size > self.longest:
+            raise SslkitError(f"{size} tokens exceed the {self.longest} that the encoder takes", "use fewer", flag="context")
+
     def is_padding(self, sample: Tensor) -> Tensor:
         """Return which tokens are padding, bool `[B, T]`."""
         raise TypeError(f"{type(self).__name__} does not define is_padding()")

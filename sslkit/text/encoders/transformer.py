@@ -78,6 +78,11 @@ class CausalTransformer(TextEncoder):
                 nn.init.normal_(module.weight, std=_DEVIATION / (2 * depth) ** 0.5 if adds else _DEVIATION)
                 nn.init.zeros_(module.bias)
 
+    @property
+    def longest(self) -> int:
+        """Return the number of positions."""
+        return len(self.position)
+
     def stages(self) -> list[list[nn.Parameter]]:
         """Return the parameters of the embeddings, then those of each block."""
         blocks = [list(block.parameters()) for block in self.blocks]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.text.encoders.base import TokenEncoder
-from sslkit.text.tokenizer import Tokenizer
+from sslkit.text.tokenizer import PAD, Tokenizer
 
 
 def word_vectors(in_channels: int, size: int = 128, width: int = 100, letters: int = 0) -> "WordVectors":
@@ -74,8 +74,8 @@ class WordVectors(TokenEncoder):
         return self.tokens(sample).sum(dim=1) / known.clamp(min=1)
 
     def is_padding(self, sample: Tensor) -> Tensor:
-        """Return which places have no vector, bool `[B, T]`."""
-        return ~self._known(sample)
+        """Return which places are padding, bool `[B, T]`; unknown words are none."""
+        return sample == self.in_channels + PAD
 
     def _known(self, sample: Tensor) -> Tensor:
         return (sample >= 0) & (sample < self.in_channels)
