@@ -88,14 +88,14 @@ def row_of(row: dict[str, Any]) -> dict[str, Any]:
     """Return model, layer, headline and its interval, and the comparison with the checkpoint."""
     metric = row["metrics"][0]
     names = ("difference", "low", "high", "p_value")
-    compared = {model: {name: value[name] for name in names} for model, value in row["comparisons"].items()}
+    differences = {model: {name: value[name] for name in names} for model, value in row["comparisons"].items()}
     return {
         "model": row["model"],
         "layer": row["layer"],
         "metrics": {each["name"]: each["value"] for each in row["metrics"]},
         "low": metric["low"],
         "high": metric["high"],
-        "compared": compared,
+        "differences": differences,
     }
 
 

@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,8 +32,8 @@ from sslkit.text.tag_scores import SENTENCES, most_frequent, score_entities, sco
 from sslkit.text.word_features import layer_reader, word_features
 
 _TEST_SHARE = 0.2  # of the sentences, where there is no test part
-_HELD_OUT = 0.2  # of the sentences, to choose C on
-_C_GRID, _ITERATIONS = [0.01, 0.1, 1.0], 100  # so many words need little regularization
+# So many words need little regularization.
+_SETTINGS: dict[str, Any] = {"c": [0.01, 0.1, 1.0], "iterations": 100, "held_out": 0.2, "words": 200_000, "layer": "last"}
 _MAJORITY = "most frequent label per word"
 
 
@@ -48,12 +49,12 @@ class Tag(Evaluation):
         Protocol(
             "tag/words-v1",
             "logistic regression on the first token of each word; C chosen on a fifth of the sentences; accuracy over words",
-            {"c": _C_GRID, "words": 200_000, "layer": "last"},
+            _SETTINGS,
         ),
         Protocol(
             "tag/entities-v1",
             "as tag/words-v1 on labels by IOB2; F1 of entities with the right words and type, counted as conlleval does",
-            {"c": _C_GRID, "words": 200_000, "layer": "last"},
+            _SETTINGS,
         ),
     )
 
@@ -175,7 +176,7 @@ def _add_rows(table: "_Table", model: Model, spec: TagSpec) -> None:
     layers = word_features(encoder, fitted_on, model.size, read)
     labels = torch.tensor([classes.index(label) for _, labels in fitted_on.sentences for label in labels])
     sentence = np.repeat(np.arange(len(fitted_on.sentences)), [len(words) for words, _ in fitted_on.sentences])
-    settings = {"c": spec.c or _C_GRID, "iterations": _ITERATIONS, "held_out": _HELD_OUT}
+    settings = _SETTINGS if spec.c is None else {**_SETTINGS, "c": spec.c}
     rows = np.arange(len(labels))
     view = WordView(layers, labels, rows, rows, classes, encoder.device, sentence)
 
@@ -184,7 +185,7 @@ def _add_rows(table: "_Table", model: Model, spec: TagSpec) -> None:
 
     predictors: dict[str, Predictor] = {}  # by layer
     if spec.layer == "mix":
-        predictors["mix"] = fit_mixed(view, spec.seed, _HELD_OUT, fit)
+        predictors["mix"] = fit_mixed(view, spec.seed, settings["held_out"], fit)
     else:
         predictors = {name: fit(replace(view, layers={name: features})) for name, features in layers.items()}
     predictions: dict[str, list[list[list[str]]]] = {name: [] for name in predictors}

@@ -263,10 +263,16 @@ def test_protocols_are_listed(sslkit: Run) -> None:
 def test_what_the_protocols_stand_for() -> None:
     # Another value here is another protocol: a new id, not a new default.
     grid, held_out = [0.001, 0.01, 0.1, 1.0, 10.0], {"held_out": 0.2, "seeds": 1}
+    words = {"c": [0.01, 0.1, 1.0], "iterations": 100, "held_out": 0.2, "layer": "last", "words": 200_000}
     heads = {"head_epochs": 20, "head_batch": 256, "head_momentum": 0.9}
     rates = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0]
     pinned = {name: protocol.settings for name, protocol in installed_protocols().items() if not name.startswith("finetune/")}
     assert pinned == {
+        "cloze/pieces-v1": {"candidates": []},
+        "prompt/mask-v1": {"calibrate": True, "shots": 0},
+        "prompt/next-v1": {"calibrate": True, "shots": 0},
+        "tag/words-v1": words,
+        "tag/entities-v1": words,
         "knn/weighted-v1": {"k": 20, "temperature": 0.07, "shots": None, "seeds": 1},
         "knn/weighted200-v1": {"k": 200, "temperature": 0.1, "shots": None, "seeds": 1},
         "knn/plain-v1": {"k": 20, "temperature": None, "shots": None, "seeds": 1},
