@@ -126,7 +126,7 @@ class Trainer:
                 "data": self.parts.fingerprint,
                 "several_labels": several,
                 "loss": ("sigmoid" if several else "softmax") if spec.loss == "auto" else spec.loss,
-                **self._origin(trial),
+                **self._origin(trial, trained),
             },
         )
 
@@ -154,12 +154,11 @@ class Trainer:
             )
         return part
 
-    def _origin(self, trial: Trial) -> dict[str, Any]:
+    def _origin(self, trial: Trial, trained: Encoder | None) -> dict[str, Any]:
         """Return by which task and from which weights a training began, for its own checkpoint's metadata."""
-        if self.checkpoint is None or trial.scratch:
+        if self.checkpoint is None or trained is None or trial.scratch:
             return {}
-        weights = weights_hash(self.checkpoint.build_encoder(self.allowed))
-        return {"pretrained_by": {"task": self.checkpoint.metadata["task"], "weights": weights}}
+        return {"pretrained_by": {"task": self.checkpoint.metadata["task"], "weights": weights_hash(trained)}}
 
     def _test(self, trial: Trial, run: Outcome, task: Supervised, source: IndexedSource, machine: Machine) -> TrialOutcome:
         """Compute scores on each test part."""

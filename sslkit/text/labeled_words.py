@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 
 from sslkit.contract.errors import SslkitError, did_you_mean
@@ -142,7 +143,7 @@ def _to_iob2(sentences: list[tuple[list[str], list[str]]], path: Path, flag: str
     """Return labels in which every entity begins with `B-`; raises SslkitError for a file in which only some do."""
     starts = {"B": 0, "I": 0}  # how entities begin that no other of their type stands before
     for _, labels in sentences:
-        for before, label in zip([OUTSIDE, *labels], labels, strict=False):
+        for before, label in pairwise([OUTSIDE, *labels]):
             if label != OUTSIDE and before[2:] != label[2:]:
                 starts[label[0]] += 1
     if starts["B"] and starts["I"]:

@@ -144,6 +144,14 @@ class TokenStatistics(nn.Module):
         """Return the nats per token of always predicting the frequencies of tokens."""
         return float(-(self.frequency * self.frequency.log()).sum())
 
+    def measure(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return accuracy `[B]` of logits `[B, T, ids]` of tokens `[B, T]` and, of units that keep all text, bits per byte."""
+        metrics = {"accuracy": (logits.argmax(dim=2) == target).float().mean(dim=1)}
+        if self.lossless:
+            nats = F.cross_entropy(logits.transpose(1, 2), target, reduction="none").sum(dim=1)
+            metrics["bits_per_byte"] = nats / math.log(2) / self.token_bytes[target].sum(dim=1).clamp(min=1)
+        return metrics
+
     def chance(self) -> dict[str, float]:
         """Return what is reached by always predicting the frequencies of tokens, whatever stands before."""
         levels = {"accuracy": float(self.frequency.max())}
@@ -195,12 +203,7 @@ class NextTokenTask(PretextTask):
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return how often the likeliest token comes next and, of units that keep all of the text, the bits per byte."""
-        target = batch["target"]
-        metrics = {"accuracy": (output.argmax(dim=2) == target).float().mean(dim=1)}
-        if self.statistics.lossless:
-            nats = F.cross_entropy(output.transpose(1, 2), target, reduction="none").sum(dim=1)
-            metrics["bits_per_byte"] = nats / math.log(2) / self.statistics.token_bytes[target].sum(dim=1).clamp(min=1)
-        return metrics
+        return self.statistics.measure(output, batch["target"])
 
     def chance(self) -> dict[str, float]:
         """Return what the frequencies of tokens reach."""

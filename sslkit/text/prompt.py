@@ -156,7 +156,7 @@ def _words(spec: PromptSpec, classes: tuple[str, ...]) -> list[str]:
 
 
 def _examples(spec: PromptSpec, parts: Parts) -> list[tuple[str, int]]:
-    """Return `--shots` training texts of each class with their classes, drawn and ordered by the seed."""
+    """Return `--shots` training texts of each class with their classes, in an order of the seed."""
     assert parts.train.labels is not None
     random = np.random.default_rng(spec.seed)
     order = random.permutation(len(parts.train))

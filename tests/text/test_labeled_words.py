@@ -1,5 +1,6 @@
 """Files of labeled words, and the entities that labels mark."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_iob1_becomes_iob2(tmp_path: Path) -> None:
 def test_entities_are_those_of_conlleval(tags: list[str]) -> None:
     assert find_entities(tags) == [(kind, start, stop + 1) for kind, start, stop in get_entities(tags)]
     strict = Entities([tags], IOB2).entities[0]
-    if all(before[2:] == tag[2:] or tag[0] != "I" for before, tag in zip(["O", *tags], tags, strict=False)):
+    if all(before[2:] == tag[2:] or tag[0] != "I" for before, tag in pairwise(["O", *tags])):
         assert find_entities(tags) == [(entity.tag, entity.start, entity.end) for entity in strict]
 
 

@@ -1,6 +1,5 @@
 """ELMo (Peters et al., 2018)."""
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -91,12 +90,8 @@ class ELMo(PretextTask):
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return how often the likeliest token is right, and the bits per byte: means of both directions."""
-        correct = torch.stack([(logits.argmax(dim=2) == batch[name]).float().mean(dim=1) for name, logits in output.items()])
-        metrics = {"accuracy": correct.mean(dim=0)}
-        if self.statistics.lossless:
-            bits = [self._bits_per_byte(logits, batch[name]) for name, logits in output.items()]
-            metrics["bits_per_byte"] = torch.stack(bits).mean(dim=0)
-        return metrics
+        following, preceding = (self.statistics.measure(logits, batch[name]) for name, logits in output.items())
+        return {name: (following[name] + preceding[name]) / 2 for name in following}
 
     def chance(self) -> dict[str, float]:
         """Return what the frequencies of tokens reach."""
@@ -109,7 +104,3 @@ class ELMo(PretextTask):
     def metadata(self) -> dict[str, Any]:
         """Return what the head predicts."""
         return self.head.describe("both")
-
-    def _bits_per_byte(self, logits: Tensor, target: Tensor) -> Tensor:
-        nats = F.cross_entropy(logits.transpose(1, 2), target, reduction="none").sum(dim=1)
-        return nats / math.log(2) / self.statistics.token_bytes[target].sum(dim=1).clamp(min=1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sslkit import Batch, Encoder, EncoderBuilder, Paper, PretextTask, SslkitError, TaskOptions
 from sslkit.text.encoders.base import TextEncoder
 from sslkit.text.language_model import PART, LanguageModelHead, TokenStatistics, build_text_encoder
-from sslkit.text.masking import frame_passages, mask_tokens, starts_word
+from sslkit.text.masking import frame_passages, mask_tokens, masked_nats, starts_word
 from sslkit.text.tokenizer import CLS, PAD, SEP, Tokenizer
 
 _OTHER = 1  # answer about a pair that is not as in the text
@@ -127,7 +127,7 @@ class BERT(PretextTask):
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the sum of cross-entropies over masked tokens, which `counts` divides, and the mean over pairs."""
-        terms = {"masked": (self._nats(output, batch) * batch["weight"]).sum()}
+        terms = {"masked": (masked_nats(output["tokens"], batch["target"]) * batch["weight"]).sum()}
         if self.pairs != "none":
             terms["pair"] = F.cross_entropy(output["pair"], batch["other"])
         return terms
@@ -143,7 +143,7 @@ class BERT(PretextTask):
         correct = (output["tokens"].argmax(dim=2) == batch["target"]).float()
         metrics = {
             "accuracy": (correct * weight).sum(dim=1) / count,
-            "masked_nats": (self._nats(output, batch) * weight).sum(dim=1) / count,
+            "masked_nats": (masked_nats(output["tokens"], batch["target"]) * weight).sum(dim=1) / count,
         }
         if self.pairs != "none":
             metrics["pair_accuracy"] = (output["pair"].argmax(dim=1) == batch["other"]).float()
@@ -163,10 +163,6 @@ class BERT(PretextTask):
         head = self.head["lm"]
         assert isinstance(head, LanguageModelHead)
         return head.describe("masked")
-
-    def _nats(self, output: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Return the cross-entropy of each masked token, `[B, K]`."""
-        return F.cross_entropy(output["tokens"].transpose(1, 2), batch["target"], reduction="none")
 
     def _special(self, name: int) -> int:
         return self.encoder.first_special + name

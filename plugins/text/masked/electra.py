@@ -11,7 +11,7 @@ from sslkit import Batch, Encoder, EncoderBuilder, Paper, PretextTask, SslkitErr
 from sslkit.nn.transformer import Block, DistanceBias
 from sslkit.text.encoders.transformer import BidirectionalTransformer
 from sslkit.text.language_model import LanguageModelHead, TokenStatistics, build_text_encoder
-from sslkit.text.masking import frame_passages, mask_tokens, starts_word
+from sslkit.text.masking import frame_passages, mask_tokens, masked_nats, starts_word
 from sslkit.text.tokenizer import Tokenizer
 
 _MASKED = 0.85  # share of the chosen tokens; the rest stays (the authors' code)
@@ -93,7 +93,7 @@ class ELECTRA(PretextTask):
     def transform(self, batch: Batch) -> Batch:
         """Return rows with masks, `tokens` `[B, T]`, `places`, `target` and `weight` `[B, K]`, and `uniform` `[B, K]`.
 
-        The last is what the generator's tokens are drawn by.
+        By the last the generator's tokens are sampled.
         """
         tokens = frame_passages(batch["tokens"], self.encoder.first_special)
         first_special = self.encoder.first_special
@@ -116,7 +116,7 @@ class ELECTRA(PretextTask):
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the sum of the generator's cross-entropies, which `counts` divides, and the weighted loss of detection."""
-        masked = (self._nats(output, batch) * batch["weight"]).sum()
+        masked = (masked_nats(output["tokens"], batch["target"]) * batch["weight"]).sum()
         detected = F.binary_cross_entropy_with_logits(output["replaced"], output["is_replaced"])
         return {"masked": masked, "replaced": self.options.detection * detected}
 
@@ -134,7 +134,7 @@ class ELECTRA(PretextTask):
         return {
             "detection_auc": auc.where(replaced.any(dim=1), _CHANCE),
             "generator_accuracy": ((output["tokens"].argmax(dim=2) == batch["target"]) * weight).sum(dim=1) / count,
-            "masked_nats": (self._nats(output, batch) * weight).sum(dim=1) / count,
+            "masked_nats": (masked_nats(output["tokens"], batch["target"]) * weight).sum(dim=1) / count,
         }
 
     def chance(self) -> dict[str, float]:
@@ -144,10 +144,6 @@ class ELECTRA(PretextTask):
             "generator_accuracy": self.statistics.chance()["accuracy"],
             "masked_nats": self.statistics.entropy(),
         }
-
-    def _nats(self, output: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Return the generator's cross-entropy of each masked token, `[B, K]`."""
-        return F.cross_entropy(output["tokens"].transpose(1, 2), batch["target"], reduction="none")
 
 
 class Generator(nn.Module):

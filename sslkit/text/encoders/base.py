@@ -157,3 +157,9 @@ class TextEncoder(TokenEncoder):
         """Return the mean of the tokens `[B, T, width]` that are text."""
         weight = self.is_text(sample).to(tokens.dtype)[:, self.prefix :, None]
         return (tokens[:, self.prefix :] * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+
+
+def check_dropout(dropout: float) -> None:
+    """Raise SslkitError for a rate of dropout that is none."""
+    if not 0 <= dropout < 1:
+        raise SslkitError(f"dropout should be from 0 to below 1 (got {dropout})", flag="encoder_option")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sslkit.contract.errors import SslkitError
-from sslkit.text.encoders.base import TextEncoder
+from sslkit.text.encoders.base import TextEncoder, check_dropout
 
 _CELLS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 _LARGEST = 0.1  # of the initial input vectors
@@ -25,8 +25,7 @@ def rnn_text(
     """Recurrent network (`cell=lstm`, gru or rnn; width 256, depth 1) over the tokens of a text; features are their mean."""
     if cell not in _CELLS:
         raise SslkitError(f"cell should be {', '.join(_CELLS)} (got {cell})", flag="encoder_option")
-    if not 0 <= dropout < 1:
-        raise SslkitError(f"dropout should be from 0 to below 1 (got {dropout})", flag="encoder_option")
+    check_dropout(dropout)
     return RecurrentEncoder(in_channels, cell, width, depth, dropout, letters)
 
 
@@ -39,8 +38,7 @@ def elmo_text(
     letters: int = 0,
 ) -> "BidirectionalRecurrent":
     """LSTMs in both directions (width 128 each, depth 2) over the tokens of a text; features are the mean, twice as wide."""
-    if not 0 <= dropout < 1:
-        raise SslkitError(f"dropout should be from 0 to below 1 (got {dropout})", flag="encoder_option")
+    check_dropout(dropout)
     return BidirectionalRecurrent(in_channels, width, depth, dropout, letters)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sslkit.contract.errors import SslkitError
 from sslkit.nn.transformer import Block, DistanceBias
-from sslkit.text.encoders.base import TextEncoder
+from sslkit.text.encoders.base import TextEncoder, check_dropout
 from sslkit.text.tokenizer import SEP
 
 _DEVIATION = 0.02  # of initial weights (Radford et al., 2018; Devlin et al., 2019)
@@ -45,8 +45,7 @@ def bert_micro(
 def _check(width: int, heads: int, dropout: float) -> None:
     if width % heads:
         raise SslkitError(f"width {width} is not a multiple of {heads} heads", flag="encoder_option")
-    if not 0 <= dropout < 1:
-        raise SslkitError(f"dropout should be from 0 to below 1 (got {dropout})", flag="encoder_option")
+    check_dropout(dropout)
 
 
 class CausalTransformer(TextEncoder):
