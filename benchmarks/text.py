@@ -24,11 +24,11 @@ SHAKESPEARE = {
 }
 REVIEWS = {
     "bert": [
-        *("bert", "--vocabulary", 1024, "--context", 64, "--batch-size", 32, "--steps", 10_000, "--lr", 2e-3),
+        *("bert", "--vocabulary", 8192, "--context", 64, "--batch-size", 32, "--steps", 5000, "--lr", 2e-3),
         *("--mask-ratio", 0.25),
     ],
     "rnn_lm": ["rnn_lm", "--vocabulary", 2048, "--steps", 2000],
-    "elmo": ["elmo", "--unit", "word", "--vocabulary", 8192, "--steps", 3000],
+    "elmo": ["elmo", "--unit", "word", "--vocabulary", 8192, "--steps", 1500],
 }
 STRIDES = {"half a window": [], "a whole window": ["--stride", 64, "--no-baselines"]}  # nanoGPT counts every token of a window
 _LAST = 200  # lines of the log whose mean is the masked loss

@@ -2,20 +2,16 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sslkit.contract.errors import SslkitError
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.precision import choose_device
-from sslkit.evaluation.splits import named_data
 from sslkit.text.language_model import LanguageModel, read_language_model
-from sslkit.text.options import TextOptions
-from sslkit.text.passages import open_corpus
 from sslkit.text.specs import GenerateSpec
 from sslkit.text.tokenizer import END
+from sslkit.text.training_text import find_training_text
 
 _DISTINCT = (1, 2, 3)  # words in a row (Li et al., 2016)
 _COPIED = (4, 8, 13)  # words in a row that are looked up in the training text
@@ -103,13 +99,9 @@ def _distinct(texts: list[list[str]]) -> dict[str, float]:
 
 def _copied(texts: list[list[str]], checkpoint: Checkpoint, spec: GenerateSpec) -> dict[str, float] | None:
     """Return the share of the runs of n words that the training text has, by n; None if that text is not there."""
-    try:
-        data, _, located = named_data(spec, checkpoint)
-    except SslkitError:
+    corpus, _ = find_training_text(spec, checkpoint)
+    if corpus is None:
         return None
-    if not Path(data).exists():
-        return None
-    corpus = open_corpus(data, located.table(TextOptions))
     runs = {n: [run for words in texts for run in _runs(words, n)] for n in _COPIED}
     distinct = {n: set(some) for n, some in runs.items()}
     present: dict[int, set[tuple[str, ...]]] = {n: set() for n in _COPIED}

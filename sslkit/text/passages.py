@@ -47,7 +47,7 @@ class Passages(Source):
     """
 
     noun: ClassVar = TextOptions.noun
-    _folder_fingerprint = ""  # of a folder
+    _files = ""  # hash of them
 
     def __init__(self, location: str, size: int, text: TokenizedText) -> None:
         self.location, self.resolved = location, {}
@@ -81,7 +81,7 @@ class Passages(Source):
             )
         text = _tokenize(corpus, options) if spec.cache == "off" else _cached(corpus, spec)
         source = cls._of_size(spec.data, options, text)
-        source._folder_fingerprint = _folder_fingerprint(spec)
+        source._files = text_fingerprint(spec.data, spec.reindex)
         if corpus.cut < corpus.size:
             share = f"{(corpus.size - corpus.cut) / corpus.size:.1%}"
             source.resolved["held_out"] = options.held_out, f"the last {share} of the text are kept for perplexity"
@@ -129,8 +129,8 @@ class Passages(Source):
         return digest.hexdigest()[:16]
 
     def evaluation_fingerprint(self) -> str:
-        """Return the hash of the files, which evaluations read one by one."""
-        return self._folder_fingerprint or self.fingerprint()
+        """Return the hash of the files, which evaluations read."""
+        return self._files
 
     def sample_details(self) -> dict[str, Any]:
         """Return the unit of text."""
@@ -176,11 +176,13 @@ def open_corpus(data: str, options: TextOptions) -> Corpus:
     return Corpus.open(text_files(Path(parts["train"])), options.documents, options.held_out if len(parts) == 1 else 0.0)
 
 
-def _folder_fingerprint(spec: OpenSpec) -> str:
-    """Return the fingerprint of the files in the training part of a folder; nothing of a single file."""
-    assert spec.data is not None
-    location = Path(find_parts(spec.data, TEXTS)["train"])
-    return index_folder(str(location), location, spec.reindex, TEXTS).fingerprint() if location.is_dir() else ""
+def text_fingerprint(data: str, reindex: bool) -> str:
+    """Return a hash of the training part of `--data`: of the names and sizes in a folder, or of what a single file contains."""
+    location = Path(find_parts(data, TEXTS)["train"])
+    if location.is_dir():
+        return index_folder(str(location), location, reindex, TEXTS).fingerprint()
+    with open(location, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
 def _contains(values: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -3,8 +3,10 @@
 import math
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,36 +24,67 @@ from sslkit.engine.run_folder import append_result
 from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, weights_hash
 from sslkit.evaluation.notes import count
-from sslkit.evaluation.splits import named_data
 from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers, interval_of_ratio
+from sslkit.specs.data import MAIN_PART, DataSpec
 from sslkit.text.baselines import COMPRESSORS, TokenCounts, compressed_bits
 from sslkit.text.corpus import Corpus, Part, text_files
 from sslkit.text.language_model import LanguageModel, randomize, read_language_model
 from sslkit.text.options import TEXTS, TextOptions
-from sslkit.text.passages import encode_pieces, open_corpus
+from sslkit.text.passages import encode_pieces
 from sslkit.text.specs import PerplexitySpec
 from sslkit.text.tokenizer import END, UNKNOWN, Ids, Tokenizer
+from sslkit.text.training_text import find_training_text, open_training_text
 
 _TOKENS = 2**13  # in a batch
-_BLOCK = 256  # tokens whose mean is one sample of the bootstrap: neighbors depend on each other
+_BLOCK = 1024  # bytes whose mean is one sample of the bootstrap: neighbors depend on each other
 
 
 @dataclass(frozen=True)
-class TestText:
-    """A text to test on, as it is and as token ids `[N]`; `counted` tells which of these stand for text."""
+class TestPart:
+    """A text to test on: a part of some documents."""
 
     __test__ = False  # not a test class of pytest's
 
     name: str
-    content: bytes
+    corpus: Corpus
+    part: Part
+
+    @cached_property
+    def content(self) -> bytes:
+        """Return the text as it is."""
+        return self.corpus.content(self.part)
+
+    def encode(self, tokenizer: Tokenizer) -> "TestText":
+        """Return the text as token ids; raises SslkitError if there are none."""
+        tokens = np.concatenate([np.zeros(0, dtype=np.int32), *encode_pieces(self.corpus.pieces(self.part), tokenizer)])
+        text = TestText(tokens, tokens != tokenizer.special(END))
+        if not text.counted.any():
+            raise SslkitError(f"{self.name} has no text", flag="test")
+        return text
+
+
+@dataclass(frozen=True)
+class TestText:
+    """A text as token ids `[N]`; `counted` tells which of these stand for text."""
+
+    __test__ = False  # not a test class of pytest's
+
     tokens: Ids
     counted: NDArray[np.bool_]
-    known: float  # share of the tokens that are no unknown words
 
     @property
     def previous(self) -> Ids:
         """Return the token before each; before the first one, the end of a document."""
         return np.concatenate([self.tokens[-1:], self.tokens[:-1]])
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A language model, and its name in results."""
+
+    name: str
+    role: Role
+    model: LanguageModel
 
 
 class Perplexity(Evaluation):
@@ -79,40 +112,47 @@ class Perplexity(Evaluation):
         """
         started_at = time.monotonic()
         spec.check_modality("text")
-        device, _ = choose_device(spec.device)
-        model = read_language_model(spec.ckpt, spec.part, "next").to(device)
-        checkpoint, tokenizer = model.checkpoint, model.tokenizer
-        corpus, texts = _open(spec, checkpoint, tokenizer)
-        stride = checkpoint.size // 2 if spec.stride == "auto" else min(spec.stride, checkpoint.size)
-        weights = weights_hash(model.encoder)
-        random = randomize(model, spec.seed) if spec.baselines else None
+        models = _read_models(spec)
+        checkpoint, tokenizer = models[0].model.checkpoint, models[0].model.tokenizer
+        corpus, tests, spec = _open(spec, checkpoint)
+        if not spec.test:
+            _check_held_out(models, spec)
         counts: TokenCounts | None = None
         history: bytes | None = None
         if spec.baselines and corpus is not None:
             counts = TokenCounts.of(encode_pieces(corpus.pieces("train"), tokenizer), tokenizer.size)
             history = corpus.content("train") if tokenizer.lossless else None
         rows: list[Row] = []
-        for text in texts:
-            measured = [_Measured(CHECKPOINT, "checkpoint", token_losses(model, text, checkpoint.size, stride))]
-            if random is not None:
-                measured.append(_Measured(RANDOM, "random", token_losses(random, text, checkpoint.size, stride)))
+        notes: list[str] = []
+        for test in tests:
+            say_once(f"test part: {test.name}")
+            texts = {each.model.tokenizer.to_bytes(): test.encode(each.model.tokenizer) for each in models}
+            text = texts[tokenizer.to_bytes()]
+            measured = [_measure(each, texts[each.model.tokenizer.to_bytes()], spec.stride) for each in models]
             if counts is not None:
-                measured.append(_Measured("token counts", "other", counts.unigram(text.tokens)))
-                measured.append(_Measured("pair counts", "baseline", counts.bigram(text.previous, text.tokens)))
-            rows += _rows(text, measured, tokenizer, weights)
+                measured.append(_Measured("token counts", "other", "", text, tokenizer, counts.unigram(text.tokens)))
+                pairs = counts.bigram(text.previous, text.tokens)
+                measured.append(_Measured("pair counts", "baseline", "", text, tokenizer, pairs))
+            rows += _rows(test, measured)
+            notes.append(_describe(test, text, tokenizer))
             if history is not None:
-                rows += _compressed(text, history)
+                rows += _compressed(test, history)
         rows = adjust_comparisons(rows)
-        tests = [TestData(text.name, blake2b(text.content, digest_size=8).hexdigest(), len(text.content)) for text in texts]
+        data = [TestData(test.name, blake2b(test.content, digest_size=8).hexdigest(), len(test.content)) for test in tests]
         result = Result(
             verb=self.verb,
             protocol=self.protocols[0].id if spec.stride == "auto" else None,
-            settings={"unit": tokenizer.unit, "size": checkpoint.size, "stride": stride, "seed": spec.seed},
+            settings={
+                "unit": tokenizer.unit,
+                "size": checkpoint.size,
+                "stride": _stride(checkpoint.size, spec.stride),
+                "seed": spec.seed,
+            },
             checkpoint=str(spec.ckpt),
             weights=rows[0].weights,
-            data=Data(tests=tests),
+            data=Data(tests=data),
             rows=rows,
-            notes=[_describe(text, tokenizer) for text in texts],
+            notes=notes,
             seconds=round(time.monotonic() - started_at, 1),
         )
         result = with_findings(result, checkpoint, spec)
@@ -131,47 +171,80 @@ class _Measured:
 
     name: str
     role: Role
+    weights: str  # hash
+    text: TestText
+    tokenizer: Tokenizer
     nats: NDArray[np.float64]
 
 
-def _open(spec: PerplexitySpec, checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Corpus | None, list[TestText]]:
-    """Return the training text, None if it is not there, and the texts to test on."""
-    if spec.test and spec.data is None:
-        try:
-            data, _, spec = named_data(spec, checkpoint)
-            corpus = open_corpus(data, spec.table(TextOptions)) if Path(data).exists() else None
-        except SslkitError:  # a checkpoint that lies alone can be tested all the same
-            corpus = None
-    else:
-        data, _, spec = named_data(spec, checkpoint)
-        corpus = open_corpus(data, spec.table(TextOptions))
-    options = spec.table(TextOptions)
+def _read_models(spec: PerplexitySpec) -> list[_Model]:
+    """Return the checkpoint, the same network with random weights, and other models; raises SslkitError for what has no bits.
+
+    Units that lose text leave out different parts of it: only models with the same tokenizer are compared then.
+    """
+    device, _ = choose_device(spec.device)
+    first = read_language_model(spec.ckpt, spec.part, "next").to(device)
+    models = [_Model(CHECKPOINT, "checkpoint", first)]
+    if spec.baselines:
+        models.append(_Model(RANDOM, "random", randomize(first, spec.seed)))
+    for name in spec.against:
+        with renamed_flags({"ckpt": "against"}):
+            other = read_language_model(name, MAIN_PART, "next").to(device)
+        lossless = first.tokenizer.lossless and other.tokenizer.lossless
+        if not lossless and other.tokenizer.to_bytes() != first.tokenizer.to_bytes():
+            units = sorted({first.tokenizer.unit, other.tokenizer.unit})
+            problem = f"{name} splits text in another way than the checkpoint, and {' and '.join(units)} lose a part of it"
+            raise SslkitError(problem, "compare models of bytes or byte-level BPE, or of one tokenizer", flag="against")
+        models.append(_Model(name, "other", other))
+    return models
+
+
+def _check_held_out(models: list[_Model], spec: PerplexitySpec) -> None:
+    """Raise SslkitError if another model was trained on a part of what is held out here."""
+    kept = spec.table(TextOptions)
+    for each in models:
+        metadata = each.model.checkpoint.metadata
+        theirs = DataSpec().with_recorded(metadata.get("spec"), same_data=False).table(TextOptions)
+        if metadata["data"] != models[0].model.checkpoint.metadata["data"]:
+            continue
+        if theirs.held_out < kept.held_out or theirs.documents != kept.documents:
+            raise SslkitError(
+                f"{each.name} was trained with --held-out {theirs.held_out:g}, on a part of the text that it is tested on",
+                "name a text that none has read with --test",
+                flag="against" if each.role == "other" else "held_out",
+            )
+
+
+def _open(spec: PerplexitySpec, checkpoint: Checkpoint) -> tuple[Corpus | None, list[TestPart], PerplexitySpec]:
+    """Return the training text, None if it is not there, and the texts to test on; and the spec with their options."""
     if spec.test:
+        corpus, spec = find_training_text(spec, checkpoint)
         with renamed_flags({"data": "test"}):
-            tests = [Corpus.open(text_files(Path(test)), options.documents, 0.0) for test in spec.test]
-            return corpus, [_read(name, test, "train", tokenizer) for name, test in zip(spec.test, tests, strict=True)]
-    assert corpus is not None
-    parts = find_parts(data, TEXTS)
+            documents = spec.table(TextOptions).documents
+            tests = [TestPart(name, Corpus.open(text_files(Path(name)), documents, 0.0), "train") for name in spec.test]
+        return corpus, tests, spec
+    corpus, spec = open_training_text(spec, checkpoint)
+    assert spec.data is not None
+    parts = find_parts(spec.data, TEXTS)
     if len(parts) > 1:
         name, location = list(parts.items())[1]
-        test = Corpus.open(text_files(Path(location)), options.documents, 0.0)
-        return corpus, [_read(f"{name} of {data}", test, "train", tokenizer)]
+        test = Corpus.open(text_files(Path(location)), spec.table(TextOptions).documents, 0.0)
+        return corpus, [TestPart(f"{name} of {spec.data}", test, "train")], spec
     if corpus.cut == corpus.size:
         raise SslkitError("nothing is held out of the data", "name a text to test on", flag="test")
     share = (corpus.size - corpus.cut) / corpus.size
-    return corpus, [_read(f"the last {share:.1%} of {data}", corpus, "held-out", tokenizer)]
+    return corpus, [TestPart(f"the last {share:.1%} of {spec.data}", corpus, "held-out")], spec
 
 
-def _read(name: str, corpus: Corpus, part: Part, tokenizer: Tokenizer) -> TestText:
-    """Return a part of a corpus as a test text."""
-    say_once(f"test part: {name}")
-    content = corpus.content(part)
-    tokens = np.concatenate([np.zeros(0, dtype=np.int32), *encode_pieces(corpus.pieces(part), tokenizer)])
-    counted = tokens != tokenizer.special(END)
-    if not counted.any():
-        raise SslkitError(f"{name} has no text", flag="test")
-    known = float((tokens[counted] != tokenizer.special(UNKNOWN)).mean())
-    return TestText(name, content, tokens, counted, known)
+def _stride(size: int, stride: int | Literal["auto"]) -> int:
+    return size // 2 if stride == "auto" else min(stride, size)
+
+
+def _measure(each: _Model, text: TestText, stride: int | Literal["auto"]) -> _Measured:
+    """Return what a model reaches on a text."""
+    model, size = each.model, each.model.checkpoint.size
+    nats = token_losses(model, text, size, _stride(size, stride))
+    return _Measured(each.name, each.role, weights_hash(model.encoder), text, model.tokenizer, nats)
 
 
 @torch.no_grad()
@@ -202,33 +275,39 @@ def token_losses(model: LanguageModel, text: TestText, size: int, stride: int) -
     return nats.numpy()
 
 
-def _rows(text: TestText, measured: list[_Measured], tokenizer: Tokenizer, weights: str) -> list[Row]:
-    """Return the rows of models that predict the same tokens, compared with the first by blocks of the text."""
-    blocks = [block for block in np.array_split(np.flatnonzero(text.counted), max(2, len(text.tokens) // _BLOCK)) if len(block)]
-    lengths = tokenizer.byte_lengths() if tokenizer.lossless else np.ones(tokenizer.size)
-    sizes = np.array([lengths[text.tokens[block]].sum() for block in blocks], dtype=np.float64)
-    words = len(text.content.split())
+def _rows(test: TestPart, measured: list[_Measured]) -> list[Row]:
+    """Return the rows of models on one text, compared with the first by blocks of it."""
+    words = len(test.content.split())
+    blocks = max(2, len(test.content) // _BLOCK)
     rows: list[Row] = []
-    first: NDArray[np.float64] | None = None
-    for model in measured:
-        sums = np.array([model.nats[block].sum() for block in blocks])
-        shares = sums / sizes.mean() / (math.log(2) if tokenizer.lossless else 1)  # whose mean is the headline
-        total, tokens = float(sums.sum()), int(text.counted.sum())
-        metrics = [] if not tokenizer.lossless else [_bits_per_byte(sums, sizes, len(text.content))]
+    first: Answers | None = None
+    for each in measured:
+        lossless, counted = each.tokenizer.lossless, each.text.counted
+        places, sizes = _blocks(each.text, each.tokenizer, blocks)
+        nats = np.bincount(places, weights=each.nats * counted, minlength=blocks).astype(np.float64)
+        total, tokens = float(nats.sum()), int(counted.sum())
+        metrics = [_bits_per_byte(nats, sizes, len(test.content))] if lossless else []
         metrics += [
             _plain("perplexity per token", math.exp(total / tokens), tokens, "tokens"),
             _plain("perplexity per word", math.exp(min(700.0, total / max(1, words))), words, "words"),
         ]
-        comparisons = {}
-        if first is None:
-            first = shares
-        else:
-            rows_of_blocks = np.arange(len(blocks))
-            comparisons[CHECKPOINT] = compare_answers(
-                Answers(rows_of_blocks, torch.from_numpy(shares)), Answers(rows_of_blocks, torch.from_numpy(first))
-            )
-        rows.append(Row(model.name, metrics, test=text.name, comparisons=comparisons, weights=weights, role=model.role))
+        shares = nats / sizes.mean() / (math.log(2) if lossless else 1)  # whose mean is the headline
+        answers = Answers(np.arange(blocks), torch.from_numpy(shares))
+        comparisons = {} if first is None else {CHECKPOINT: compare_answers(answers, first)}
+        first = first or answers
+        rows.append(Row(each.name, metrics, test=test.name, comparisons=comparisons, weights=each.weights, role=each.role))
     return rows
+
+
+def _blocks(text: TestText, tokenizer: Tokenizer, blocks: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the block of each token `[N]`, and how much of the text each block has `[blocks]`.
+
+    Blocks are as long, in bytes, and so the same whatever the tokenizer; in tokens where it loses text.
+    """
+    lengths = tokenizer.byte_lengths()[text.tokens] if tokenizer.lossless else text.counted.astype(np.int64)
+    ends = lengths.cumsum()
+    places = (np.maximum(ends - 1, 0) * blocks // ends[-1]).astype(np.int64)
+    return places, np.bincount(places, weights=lengths, minlength=blocks).astype(np.float64)
 
 
 def _bits_per_byte(nats: NDArray[np.float64], sizes: NDArray[np.float64], count: int) -> Metric:
@@ -243,20 +322,21 @@ def _plain(name: str, value: float, n: int, unit: str) -> Metric:
     return Metric(name, value, n=n, unit_of_n=unit, higher_is_better=False, unit="other")
 
 
-def _compressed(text: TestText, history: bytes) -> list[Row]:
+def _compressed(test: TestPart, history: bytes) -> list[Row]:
     """Return rows of programs that compress: by how much a compressed training text grows if the test text follows."""
     rows = []
     for name in COMPRESSORS:
-        bits = compressed_bits(name, history, text.content) / len(text.content)
-        metric = Metric("bits per byte", bits, n=len(text.content), unit_of_n="bytes", higher_is_better=False, unit="other")
-        rows.append(Row(name, [metric], test=text.name, role="other"))
+        bits = compressed_bits(name, history, test.content) / len(test.content)
+        metric = Metric("bits per byte", bits, n=len(test.content), unit_of_n="bytes", higher_is_better=False, unit="other")
+        rows.append(Row(name, [metric], test=test.name, role="other"))
     return rows
 
 
-def _describe(text: TestText, tokenizer: Tokenizer) -> str:
+def _describe(test: TestPart, text: TestText, tokenizer: Tokenizer) -> str:
     """Return what was predicted, and how much of the text its tokens stand for."""
-    parts = [f"{text.name}: {len(text.content):,} bytes, {count(len(text.content.split()), 'word')}"]
+    parts = [f"{test.name}: {len(test.content):,} bytes, {count(len(test.content.split()), 'word')}"]
     parts.append(f"{count(int(text.counted.sum()), 'token')} ({tokenizer.unit})")
     if not tokenizer.lossless:
-        parts.append(f"{text.known:.1%} of them known; case and spaces are lost, so that bits per byte are not defined")
+        known = float((text.tokens[text.counted] != tokenizer.special(UNKNOWN)).mean())
+        parts.append(f"{known:.1%} of them known; case and spaces are lost, so that bits per byte are not defined")
     return f"{', '.join(parts)}."

@@ -49,6 +49,9 @@ class PerplexitySpec(DataSpec):
         default="auto",
         description="Tokens by which the window moves on, of which only these are counted; auto: half of a window.",
     )
+    against: Texts = Field(
+        default=[], description="Other language model to compare with, a model.safetensors. May be repeated."
+    )
     baselines: bool = Field(
         default=True, description="Also measure random weights, counts of tokens and pairs, and compression programs."
     )

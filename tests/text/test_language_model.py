@@ -69,10 +69,50 @@ def test_perplexity_of_named_texts(causal: Path, text: Path, tmp_path: Path, ssl
     assert result["protocol"] is None and result["settings"]["stride"] == 4
 
 
+def test_models_are_compared_on_the_same_blocks_of_text(
+    causal: Path, text: Path, tmp_path: Path, sslkit: Callable[..., Any]
+) -> None:
+    of_bytes = trained("gpt", text, tmp_path / "bytes", unit="byte", held_out=0.1, steps=20)
+    result = sslkit("perplexity", "--ckpt", causal, "--against", of_bytes, "--json").json
+    rows = {row["model"]: row for row in result["rows"]}
+    other = rows[str(of_bytes)]
+    values = {name: rows[name]["metrics"][0]["value"] for name in ("checkpoint", str(of_bytes))}
+    compared = other["comparisons"]["checkpoint"]
+    assert compared["difference"] == pytest.approx(values[str(of_bytes)] - values["checkpoint"]) and compared["low"] > 0
+    assert other["metrics"][0]["n"] == rows["checkpoint"]["metrics"][0]["n"]  # bytes
+    assert other["metrics"][1]["n"] > rows["checkpoint"]["metrics"][1]["n"]  # tokens
+
+
+def test_texts_that_cannot_be_compared_are_refused(
+    causal: Path, text: Path, tmp_path: Path, sslkit: Callable[..., Any]
+) -> None:
+    words = trained("gpt", text, tmp_path / "words", unit="word", held_out=0.1, steps=2)
+    ran = sslkit("perplexity", "--ckpt", causal, "--against", words)
+    assert ran.code == 2 and "--against: " in ran.err and "compare models of bytes" in ran.err, ran.err
+    reads_more = trained("gpt", text, tmp_path / "more", unit="byte", held_out=0.01, steps=2)
+    ran = sslkit("perplexity", "--ckpt", causal, "--against", reads_more)
+    assert ran.code == 2 and "on a part of the text that it is tested on" in ran.err, ran.err
+    ran = sslkit("perplexity", "--ckpt", reads_more, "--held-out", 0.2)
+    assert ran.code == 2 and "--held-out: " in ran.err, ran.err
+
+
+def test_a_text_that_has_changed_is_refused(tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text("red green blue black " * 200)
+    checkpoint = trained("gpt", file, tmp_path / "run", unit="byte", steps=2)
+    assert sslkit("perplexity", "--ckpt", checkpoint).code == 0
+    file.write_text("red green blue brown " * 200)  # as long
+    ran = sslkit("perplexity", "--ckpt", checkpoint)
+    assert ran.code == 2 and "has changed since the run" in ran.err, ran.err
+    assert sslkit("perplexity", "--ckpt", checkpoint, "--data", file).code == 0
+    ran = sslkit("generate", "red", "--ckpt", checkpoint, "--length", 5)
+    assert ran.code == 0 and "has changed since the run" in ran.err and "copied from" not in ran.out, ran.err
+
+
 def test_every_token_is_counted_once_with_enough_before_it(causal: Path) -> None:
     model = read_language_model(str(causal), "encoder", "next")
     tokens = np.array([5, 9, 200, 7, 7, 31, 250, 3, 3, 90, 12], dtype=np.int32)
-    text = TestText("a text", b"", tokens, np.ones(11, dtype=np.bool_), 1.0)
+    text = TestText(tokens, np.ones(11, dtype=np.bool_))
     nats = token_losses(model, text, 4, 2)
     for place in range(11):
         start = 0 if place < 4 else 2 * ((place - 2) // 2)  # windows of four begin at 0, 2, 4, ...; their last two count
