@@ -94,11 +94,13 @@ if TYPE_CHECKING:
     from sslkit.text.generate import generate as generate
     from sslkit.text.perplexity import perplexity as perplexity
     from sslkit.text.prompt import prompt as prompt
+    from sslkit.text.pseudo_perplexity import pseudo_perplexity as pseudo_perplexity
     from sslkit.text.specs import ClozeSpec as ClozeSpec
     from sslkit.text.specs import FillMaskSpec as FillMaskSpec
     from sslkit.text.specs import GenerateSpec as GenerateSpec
     from sslkit.text.specs import PerplexitySpec as PerplexitySpec
     from sslkit.text.specs import PromptSpec as PromptSpec
+    from sslkit.text.specs import PseudoPerplexitySpec as PseudoPerplexitySpec
     from sslkit.text.specs import TagSpec as TagSpec
     from sslkit.text.specs import WordVectorSpec as WordVectorSpec
     from sslkit.text.tag import tag as tag
@@ -209,12 +211,14 @@ _MODULES = {
     "sslkit.text.generate": ("generate",),
     "sslkit.text.perplexity": ("perplexity",),
     "sslkit.text.prompt": ("prompt",),
+    "sslkit.text.pseudo_perplexity": ("pseudo_perplexity",),
     "sslkit.text.specs": (
         "ClozeSpec",
         "FillMaskSpec",
         "GenerateSpec",
         "PerplexitySpec",
         "PromptSpec",
+        "PseudoPerplexitySpec",
         "TagSpec",
         "WordVectorSpec",
     ),

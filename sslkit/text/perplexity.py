@@ -3,9 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
-from functools import cached_property
 from hashlib import blake2b
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,65 +15,22 @@ from sslkit.console import say_once, show_progress
 from sslkit.contract.errors import SslkitError, renamed_flags
 from sslkit.contract.evaluation import Evaluation, Protocol
 from sslkit.contract.result import Data, Metric, Result, Role, Row, TestData
-from sslkit.data.locations import find_parts
-from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.precision import choose_device
 from sslkit.engine.run_folder import append_result
 from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, weights_hash
-from sslkit.evaluation.notes import count
 from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers, interval_of_ratio
 from sslkit.specs.data import MAIN_PART, DataSpec
 from sslkit.text.baselines import COMPRESSORS, TokenCounts, compressed_bits
-from sslkit.text.corpus import Corpus, Part, text_files
+from sslkit.text.held_out import TestPart, TestText, describe_text, open_tests
 from sslkit.text.language_model import LanguageModel, randomize, read_language_model
-from sslkit.text.options import TEXTS, TextOptions
+from sslkit.text.options import TextOptions
 from sslkit.text.passages import encode_pieces
 from sslkit.text.specs import PerplexitySpec
-from sslkit.text.tokenizer import END, UNKNOWN, Ids, Tokenizer
-from sslkit.text.training_text import find_training_text, open_training_text
+from sslkit.text.tokenizer import Tokenizer
 
 _TOKENS = 2**13  # in a batch
 _BLOCK = 1024  # bytes whose mean is one sample of the bootstrap: neighbors depend on each other
-
-
-@dataclass(frozen=True)
-class TestPart:
-    """A text to test on: a part of some documents."""
-
-    __test__ = False  # not a test class of pytest's
-
-    name: str
-    corpus: Corpus
-    part: Part
-
-    @cached_property
-    def content(self) -> bytes:
-        """Return the text as it is."""
-        return self.corpus.content(self.part)
-
-    def encode(self, tokenizer: Tokenizer) -> "TestText":
-        """Return the text as token ids; raises SslkitError if there are none."""
-        tokens = np.concatenate([np.zeros(0, dtype=np.int32), *encode_pieces(self.corpus.pieces(self.part), tokenizer)])
-        text = TestText(tokens, tokens != tokenizer.special(END))
-        if not text.counted.any():
-            raise SslkitError(f"{self.name} has no text", flag="test")
-        return text
-
-
-@dataclass(frozen=True)
-class TestText:
-    """A text as token ids `[N]`; `counted` tells which of these stand for text."""
-
-    __test__ = False  # not a test class of pytest's
-
-    tokens: Ids
-    counted: NDArray[np.bool_]
-
-    @property
-    def previous(self) -> Ids:
-        """Return the token before each; before the first one, the end of a document."""
-        return np.concatenate([self.tokens[-1:], self.tokens[:-1]])
 
 
 @dataclass(frozen=True)
@@ -114,7 +69,7 @@ class Perplexity(Evaluation):
         spec.check_modality("text")
         models = _read_models(spec)
         checkpoint, tokenizer = models[0].model.checkpoint, models[0].model.tokenizer
-        corpus, tests, spec = _open(spec, checkpoint)
+        corpus, tests, spec = open_tests(spec, checkpoint)
         if not spec.test:
             _check_held_out(models, spec)
         counts: TokenCounts | None = None
@@ -134,7 +89,7 @@ class Perplexity(Evaluation):
                 pairs = counts.bigram(text.previous, text.tokens)
                 measured.append(_Measured("pair counts", "baseline", "", text, tokenizer, pairs))
             rows += _rows(test, measured)
-            notes.append(_describe(test, text, tokenizer))
+            notes.append(describe_text(test, text, tokenizer))
             if history is not None:
                 rows += _compressed(test, history)
         rows = adjust_comparisons(rows)
@@ -213,27 +168,6 @@ def _check_held_out(models: list[_Model], spec: PerplexitySpec) -> None:
                 "name a text that none has read with --test",
                 flag="against" if each.role == "other" else "held_out",
             )
-
-
-def _open(spec: PerplexitySpec, checkpoint: Checkpoint) -> tuple[Corpus | None, list[TestPart], PerplexitySpec]:
-    """Return the training text, None if it is not there, and the texts to test on; and the spec with their options."""
-    if spec.test:
-        corpus, spec = find_training_text(spec, checkpoint)
-        with renamed_flags({"data": "test"}):
-            documents = spec.table(TextOptions).documents
-            tests = [TestPart(name, Corpus.open(text_files(Path(name)), documents, 0.0), "train") for name in spec.test]
-        return corpus, tests, spec
-    corpus, spec = open_training_text(spec, checkpoint)
-    assert spec.data is not None
-    parts = find_parts(spec.data, TEXTS)
-    if len(parts) > 1:
-        name, location = list(parts.items())[1]
-        test = Corpus.open(text_files(Path(location)), spec.table(TextOptions).documents, 0.0)
-        return corpus, [TestPart(f"{name} of {spec.data}", test, "train")], spec
-    if corpus.cut == corpus.size:
-        raise SslkitError("nothing is held out of the data", "name a text to test on", flag="test")
-    share = (corpus.size - corpus.cut) / corpus.size
-    return corpus, [TestPart(f"the last {share:.1%} of {spec.data}", corpus, "held-out")], spec
 
 
 def _stride(size: int, stride: int | Literal["auto"]) -> int:
@@ -330,13 +264,3 @@ def _compressed(test: TestPart, history: bytes) -> list[Row]:
         metric = Metric("bits per byte", bits, n=len(test.content), unit_of_n="bytes", higher_is_better=False, unit="other")
         rows.append(Row(name, [metric], test=test.name, role="other"))
     return rows
-
-
-def _describe(test: TestPart, text: TestText, tokenizer: Tokenizer) -> str:
-    """Return what was predicted, and how much of the text its tokens stand for."""
-    parts = [f"{test.name}: {len(test.content):,} bytes, {count(len(test.content.split()), 'word')}"]
-    parts.append(f"{count(int(text.counted.sum()), 'token')} ({tokenizer.unit})")
-    if not tokenizer.lossless:
-        known = float((text.tokens[text.counted] != tokenizer.special(UNKNOWN)).mean())
-        parts.append(f"{known:.1%} of them known; case and spaces are lost, so that bits per byte are not defined")
-    return f"{', '.join(parts)}."

@@ -58,6 +58,21 @@ class PerplexitySpec(DataSpec):
     details: bool = Field(default=False, description="Also print p-values and adjustments.")
 
 
+class PseudoPerplexitySpec(DataSpec):
+    """Options of `pseudo-perplexity`."""
+
+    ckpt: str = Field(description="model.safetensors of a run of `bert`.")
+    part: str = PART
+    test: Texts = Field(
+        default=[], description="Text to test on; default: what is held out of --data, or its test part. May be repeated."
+    )
+    passages: Count = Field(
+        default=64, description="Passages at most, spread evenly over the text; each takes as many forward passes as tokens."
+    )
+    baselines: bool = Field(default=True, description="Also measure random weights, and the frequencies of tokens.")
+    details: bool = Field(default=False, description="Also print p-values and adjustments.")
+
+
 class GenerateSpec(DataSpec):
     """Settings of `sslkit generate`."""
 

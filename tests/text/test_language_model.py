@@ -11,8 +11,11 @@ import torch
 
 from sslkit import GenerateSpec, PretrainSpec, load, pretrain
 from sslkit.text.generate import choose_tokens
+from sslkit.text.held_out import TestText
 from sslkit.text.language_model import read_language_model
-from sslkit.text.perplexity import TestText, token_losses
+from sslkit.text.perplexity import token_losses
+from sslkit.text.pseudo_perplexity import masked_nats, passages
+from sslkit.text.tokenizer import CLS, END, MASK, SEP
 
 WORDS = ["red", "green", "blue", "black"]
 
@@ -124,6 +127,32 @@ def test_every_token_is_counted_once_with_enough_before_it(causal: Path) -> None
     assert text.previous[0] == tokens[-1] and model.tokenizer.size == model.encoder.in_channels
 
 
+def test_pseudo_perplexity_masks_each_token_alone(masked: Path, sslkit: Callable[..., Any]) -> None:
+    model = read_language_model(str(masked), "encoder", "masked")
+    special = model.tokenizer.special
+    tokens = np.array([0, 3, 1, 2, 0, special(END), 1, 2, 3], dtype=np.int32)
+    text = TestText(tokens, tokens != special(END))
+    places = passages(9, 5, 2)
+    assert places.tolist() == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]] and len(passages(9, 5, 1)) == 1
+    assert passages(3, 5, 4).tolist() == [[0, 1, 2]]
+    nats = masked_nats(model, text, places)
+    for number, passage in enumerate(places):
+        for at, place in enumerate(passage):
+            row = [special(CLS), *tokens[passage].tolist(), special(SEP)]
+            row[at + 1] = special(MASK)
+            with torch.no_grad():
+                logits = model.logits(model.encoder.states(torch.tensor([row])))[0, at + 1, : model.tokenizer.first_special]
+            expected = 0.0 if not text.counted[place] else float(-logits.double().log_softmax(0)[tokens[place]])
+            assert nats[number, at] == pytest.approx(expected, abs=1e-5)
+    ran = sslkit("pseudo-perplexity", "--ckpt", masked)
+    assert ran.code == 0 and "pseudo-perplexity/passages-v1" in ran.out and "token counts" in ran.out, ran.out + ran.err
+    result = sslkit("pseudo-perplexity", "--ckpt", masked, "--passages", 3, "--json").json
+    rows = {row["model"]: row["metrics"] for row in result["rows"]}
+    assert rows["checkpoint"][0]["value"] < rows["token counts"][0]["value"] < rows["random weights"][0]["value"]
+    assert rows["checkpoint"][1]["value"] == pytest.approx(math.exp(rows["checkpoint"][0]["value"]))
+    assert result["protocol"] is None
+
+
 def test_generation_goes_on_and_tells_what_it_copies(causal: Path, sslkit: Callable[..., Any]) -> None:
     first = sslkit("generate", "red green", "--ckpt", causal, "--temperature", 0, "--length", 40)
     assert first.code == 0 and first.out.startswith("red green blue black red green blue"), first.out + first.err
@@ -167,6 +196,7 @@ def test_refusals(causal: Path, masked: Path, trained_words: Path, tmp_path: Pat
     for arguments, message in (
         (["perplexity", "--ckpt", masked], "--ckpt: "),
         (["perplexity", "--ckpt", masked], "predicts masked tokens (expected a checkpoint of gpt, rnn_lm, neural_lm or elmo)"),
+        (["pseudo-perplexity", "--ckpt", causal], "predicts next tokens (expected a checkpoint of bert)"),
         (["perplexity", "--ckpt", trained_words], "has no language-model head"),
         (["perplexity", "--ckpt", causal, "--test", tmp_path / "empty.txt"], "--test: "),
         (["perplexity", "--ckpt", causal, "--size", 32], "--size"),
