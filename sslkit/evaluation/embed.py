@@ -29,6 +29,7 @@ class Embeddings:
     names: list[str]
     labels: list[str] | None
     weights: str
+    words: bool = False  # whether the names are words, which say what is embedded
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def compute_embeddings(spec: EmbedSpec, most: int | None = None) -> Embeddings:
     vocabulary = encoder.vocabulary() if spec.data is None else None
     if vocabulary is not None:
         words, vectors = vocabulary
-        return Embeddings(vectors.cpu().numpy()[:most], words[:most], None, weights_hash(encoder))
+        return Embeddings(vectors.cpu().numpy()[:most], words[:most], None, weights_hash(encoder), words=True)
     source_class = source_of(checkpoint)
     index = read_samples(spec, checkpoint)
     if most is not None and most < len(index):

@@ -21,7 +21,7 @@ class MapResult:
 
 
 def map_features(spec: MapSpec) -> MapResult:
-    """Draw features in two dimensions, colored by label, as `sslkit map` does."""
+    """Draw features in two dimensions, colored by label, or words as text, as `sslkit map` does."""
     out = output_path(spec.out, ".png")
     load_pyplot()  # before anything is computed
     embeddings = compute_embeddings(spec, spec.samples)
@@ -29,5 +29,6 @@ def map_features(spec: MapSpec) -> MapResult:
         raise SslkitError(
             f"{len(embeddings.features)} samples are too few to draw a map", "at least 10 are needed", flag="data"
         )
-    draw_map(embeddings.features, embeddings.labels, spec.method, spec.seed, out)
+    words = embeddings.names if embeddings.words else None
+    draw_map(embeddings.features, embeddings.labels, spec.method, spec.seed, out, words)
     return MapResult(str(out), len(embeddings.names), spec.method, embeddings.weights, str(spec.ckpt))

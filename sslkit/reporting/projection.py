@@ -10,6 +10,8 @@ from sslkit.contract.errors import SslkitError
 from sslkit.extras import load_extra
 from sslkit.files import write_atomically
 
+_FONT = 7  # points
+_LETTER = 0.62  # width of a letter, in heights
 _CLASSES = 20  # as many colors as can be distinguished
 
 
@@ -41,8 +43,18 @@ def load_pyplot() -> Any:
     return load_extra("matplotlib.pyplot", "plots", "sslkit map")
 
 
-def draw_map(features: NDArray[np.float32], labels: list[str] | None, method: str, seed: int, out: Path) -> None:
-    """Write a picture of features in two dimensions, colored by label if there are any (the twenty most frequent)."""
+def draw_map(
+    features: NDArray[np.float32],
+    labels: list[str] | None,
+    method: str,
+    seed: int,
+    out: Path,
+    words: list[str] | None = None,
+) -> None:
+    """Write a picture of features in two dimensions, colored by label if there are any (the twenty most frequent).
+
+    Words are written beside their points where there is room, the first ones first.
+    """
     pyplot = load_pyplot()
     places, title = project(features, method, seed)
     figure, axes = pyplot.subplots(figsize=(9, 7), layout="constrained")
@@ -58,9 +70,25 @@ def draw_map(features: NDArray[np.float32], labels: list[str] | None, method: st
         axes.scatter(group[:, 0], group[:, 1], s=8, color=colors(number), alpha=0.8, label=name or None)
     if labels is not None:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, markerscale=2)
-    axes.set(title=f"{len(places):,} samples, {title}", xticks=[], yticks=[])
+    if words is not None:
+        _write_words(axes, places, words)
+    axes.set(title=f"{len(places):,} {'samples' if words is None else 'words'}, {title}", xticks=[], yticks=[])
     for side in axes.spines.values():
         side.set_visible(False)
     with write_atomically(out) as stream:
         figure.savefig(stream, format="png", dpi=120)
     pyplot.close(figure)
+
+
+def _write_words(axes: Any, places: NDArray[np.float64], words: list[str]) -> None:
+    """Write words at their points, but for those that would cover a word before them."""
+    axes.figure.draw_without_rendering()  # so that points have places on the picture
+    points = axes.transData.transform(places)
+    height = _FONT * axes.figure.dpi / 72
+    taken = np.zeros((0, 4))  # left, bottom, right, top
+    for word, place, (left, bottom) in zip(words, places, points, strict=True):
+        box = np.array([left, bottom, left + _LETTER * height * len(word), bottom + height])
+        free = (box[2] < taken[:, 0]) | (box[0] > taken[:, 2]) | (box[3] < taken[:, 1]) | (box[1] > taken[:, 3])
+        if free.all():
+            taken = np.vstack([taken, box])
+            axes.annotate(word, place, fontsize=_FONT)

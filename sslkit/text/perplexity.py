@@ -19,7 +19,7 @@ from sslkit.engine.precision import choose_device
 from sslkit.engine.run_folder import append_result
 from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, weights_hash
-from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers, interval_of_ratio
+from sslkit.evaluation.statistics import Totals, adjust_comparisons, compare_ratios, interval_of_ratio
 from sslkit.specs.data import MAIN_PART, DataSpec
 from sslkit.text.baselines import COMPRESSORS, TokenCounts, compressed_bits
 from sslkit.text.held_out import TestPart, TestText, describe_text, open_tests
@@ -214,7 +214,7 @@ def _rows(test: TestPart, measured: list[_Measured]) -> list[Row]:
     words = len(test.content.split())
     blocks = max(2, len(test.content) // _BLOCK)
     rows: list[Row] = []
-    first: Answers | None = None
+    first: Totals | None = None
     for each in measured:
         lossless, counted = each.tokenizer.lossless, each.text.counted
         places, sizes = _blocks(each.text, each.tokenizer, blocks)
@@ -225,10 +225,9 @@ def _rows(test: TestPart, measured: list[_Measured]) -> list[Row]:
             _plain("perplexity per token", math.exp(total / tokens), tokens, "tokens"),
             _plain("perplexity per word", math.exp(min(700.0, total / max(1, words))), words, "words"),
         ]
-        shares = nats / sizes.mean() / (math.log(2) if lossless else 1)  # whose mean is the headline
-        answers = Answers(np.arange(blocks), torch.from_numpy(shares))
-        comparisons = {} if first is None else {CHECKPOINT: compare_answers(answers, first)}
-        first = first or answers
+        totals = Totals(nats / math.log(2) if lossless else nats, sizes)
+        comparisons = {} if first is None else {CHECKPOINT: compare_ratios(totals, first, "blocks of text")}
+        first = first or totals
         rows.append(Row(each.name, metrics, test=test.name, comparisons=comparisons, weights=each.weights, role=each.role))
     return rows
 

@@ -17,7 +17,7 @@ from sslkit.engine.run_folder import append_result
 from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, weights_hash
 from sslkit.evaluation.notes import count
-from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers, interval_of_ratio
+from sslkit.evaluation.statistics import Totals, adjust_comparisons, compare_ratios, interval_of_ratio
 from sslkit.text.baselines import TokenCounts
 from sslkit.text.held_out import TestText, describe_text, open_tests
 from sslkit.text.language_model import LanguageModel, randomize, read_language_model
@@ -135,7 +135,7 @@ def _nats(logits: Tensor, target: Tensor, pieces: int) -> Tensor:
 def _rows(test: str, measured: list[tuple[str, Role, str, NDArray[np.float64]]], counted: NDArray[np.bool_]) -> list[Row]:
     """Return the rows of models on the same passages, compared with the first."""
     rows: list[Row] = []
-    first: Answers | None = None
+    first: Totals | None = None
     sizes, tokens = counted.sum(axis=1).astype(np.float64), int(counted.sum())
     for name, role, weights, nats in measured:
         sums = (nats * counted).sum(axis=1)
@@ -152,8 +152,8 @@ def _rows(test: str, measured: list[tuple[str, Role, str, NDArray[np.float64]]],
             ),
             Metric("pseudo-perplexity", math.exp(mean), n=tokens, unit_of_n="tokens", higher_is_better=False, unit="other"),
         ]
-        answers = Answers(np.arange(len(sums)), torch.from_numpy(sums / sizes.mean()))
-        comparisons = {} if first is None else {CHECKPOINT: compare_answers(answers, first)}
-        first = first or answers
+        totals = Totals(sums, sizes)
+        comparisons = {} if first is None else {CHECKPOINT: compare_ratios(totals, first, "passages")}
+        first = first or totals
         rows.append(Row(name, metrics, test=test, comparisons=comparisons, weights=weights, role=role))
     return rows

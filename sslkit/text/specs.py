@@ -18,6 +18,17 @@ class WordVectorSpec(Spec):
     part: str = PART
     similarity: Texts = Field(default=[], description="File of word pairs: two words and a rating per line. May be repeated.")
     analogies: Texts = Field(default=[], description="File of analogies: four words per line, `: section`. May be repeated.")
+    translate_to: str | None = Field(
+        default=None, description="Word vectors of another language, a model.safetensors, that these are mapped onto."
+    )
+    dictionary: str | None = Field(
+        default=None,
+        description="File of a word and its translation per line, to fit the map on; default: words spelled alike in both.",
+    )
+    test_dictionary: str | None = Field(
+        default=None, description="Such a file to test on; default: a fifth of the words of --dictionary, drawn by --seed."
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="Random seed.")
     details: bool = Field(default=False, description="Also print p-values.")
 
 

@@ -1,4 +1,4 @@
-"""`sslkit word-vectors`: word vectors on similarity and analogy benchmarks, from files in the usual formats."""
+"""`sslkit word-vectors`: word vectors on similarities, analogies and translations, from files in the usual formats."""
 
 import math
 import re
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata, spearmanr
 from torch import Tensor
 
+from sslkit.console import say_once
+from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.evaluation import Evaluation, Protocol
 from sslkit.contract.result import Comparison, Data, Metric, Result, Row, TestData
@@ -33,8 +35,10 @@ from sslkit.evaluation.statistics import (
     p_of_resamples,
 )
 from sslkit.text.specs import WordVectorSpec
+from sslkit.text.translation import check_sizes, read_dictionary, same_spelling, translation_rows
 
 _CHUNK = 256  # questions compared with all words at once
+_TEST_SHARE = 0.2  # of the words of a dictionary, where none is named to test on
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Vocabulary:
 
 
 class WordVectorEvaluation(Evaluation):
-    """Evaluate word vectors on similarity and analogy benchmarks."""
+    """Evaluate word vectors on similarities and analogies, or by translating words."""
 
     verb = "word-vectors"
     Options = WordVectorSpec
@@ -61,6 +65,11 @@ class WordVectorEvaluation(Evaluation):
             {},
             deterministic=True,
         ),
+        Protocol(
+            "word-vectors/translation-v1",
+            "orthogonal map fitted on a dictionary, nearest words of the other language by CSLS; precision at 1",
+            {},
+        ),
     )
 
     def run(self, spec: WordVectorSpec) -> Result:
@@ -69,36 +78,31 @@ class WordVectorEvaluation(Evaluation):
         Similarities are lines of two words and a number, separated by tabs, commas or blanks (WordSim-353, MEN); other
         columns are ignored (SimLex-999 has the part of speech before the number). Analogies are lines of four words,
         sections begin with a colon (Mikolov et al., 2013a). Lines with words that have no vector are skipped and counted.
-        Raises SslkitError for other checkpoints, and for files without such lines.
+        With `--translate-to`, precision of the nearest words of another language instead. Raises SslkitError for other
+        checkpoints, and for files without such lines.
         """
         started_at = time.monotonic()
-        if not spec.similarity and not spec.analogies:
-            raise SslkitError("no benchmark is named", "use --similarity FILE or --analogies FILE")
+        _check_files(spec)
         checkpoint = read_model(spec.ckpt, part=spec.part)
         encoder = checkpoint.build_encoder()
-        table = encoder.vocabulary()
-        if table is None:
-            raise SslkitError(f"{spec.ckpt} has no word vectors", "word-vectors needs a checkpoint of skipgram", flag="ckpt")
-        random = torch.randn(table[1].shape, generator=torch.Generator().manual_seed(0))
-        vocabulary = Vocabulary(
-            {word: row for row, word in enumerate(table[0])},
-            F.normalize(table[1], dim=1),
-            F.normalize(random, dim=1),
-            weights_hash(encoder),
-        )
-        rows = [row for file in spec.similarity for row in _similarity(file, vocabulary)]
-        rows += [row for file in spec.analogies for row in _analogies(file, vocabulary)]
-        trained = [row for row in rows if row.role == "checkpoint"]
-        tests = [TestData(row.test, _fingerprint(row.test, spec), row.headline.n) for row in trained]
+        vocabulary = _vocabulary(encoder, spec.ckpt, "ckpt")
+        if spec.translate_to is not None:
+            rows, tests, notes = _translate(vocabulary, spec)
+        else:
+            rows = [row for file in spec.similarity for row in _similarity(file, vocabulary)]
+            rows += [row for file in spec.analogies for row in _analogies(file, vocabulary)]
+            trained = [row for row in rows if row.role == "checkpoint"]
+            tests = [TestData(row.test, _fingerprint(row.test, spec), row.headline.n) for row in trained]
+            notes = _skipped(trained)
         result = Result(
             verb=self.verb,
-            protocol=self.protocols[0].id,
+            protocol=self.protocols[0 if spec.translate_to is None else 1].id,
             settings={"vocabulary": len(vocabulary.rows)},
             checkpoint=str(spec.ckpt),
             weights=vocabulary.weights,
             data=Data(tests=tests),
             rows=rows,
-            notes=[f"The vocabulary has {count(len(vocabulary.rows), 'word')}.", *_skipped(trained)],
+            notes=[f"The vocabulary has {count(len(vocabulary.rows), 'word')}.", *notes],
             seconds=round(time.monotonic() - started_at, 1),
         )
         result = with_findings(result, checkpoint, spec)
@@ -109,6 +113,58 @@ class WordVectorEvaluation(Evaluation):
 def word_vectors(spec: WordVectorSpec) -> Result:
     """Evaluate word vectors on files of similarities and analogies, as `sslkit word-vectors` does."""
     return WordVectorEvaluation().run(spec)
+
+
+def _check_files(spec: WordVectorSpec) -> None:
+    """Raise SslkitError if nothing is evaluated, or two things at once."""
+    benchmarks = bool(spec.similarity or spec.analogies)
+    if spec.translate_to is None:
+        if not benchmarks:
+            raise SslkitError("no benchmark is named", "use --similarity FILE, --analogies FILE or --translate-to CHECKPOINT")
+        for name in ("dictionary", "test_dictionary"):
+            if getattr(spec, name) is not None:
+                raise SslkitError("belongs to --translate-to", "name the vectors of the other language", flag=name)
+    elif benchmarks:
+        raise SslkitError("is a result of its own", "leave out --similarity and --analogies", flag="translate_to")
+    elif spec.test_dictionary is not None and spec.dictionary is None:
+        raise SslkitError("missing", "name the words to fit the map on, too", flag="dictionary")
+
+
+def _vocabulary(encoder: Encoder, path: str, flag: str) -> Vocabulary:
+    """Return the words of an encoder and their vectors; raises SslkitError if it has none."""
+    table = encoder.vocabulary()
+    if table is None:
+        raise SslkitError(f"{path} has no word vectors", "expected a checkpoint of skipgram or cbow", flag=flag)
+    random = torch.randn(table[1].shape, generator=torch.Generator().manual_seed(0))
+    rows = {word: row for row, word in enumerate(table[0])}
+    return Vocabulary(rows, F.normalize(table[1], dim=1), F.normalize(random, dim=1), weights_hash(encoder))
+
+
+def _translate(source: Vocabulary, spec: WordVectorSpec) -> tuple[list[Row], list[TestData], list[str]]:
+    """Return rows, test data and notes of a map onto the vectors of another language."""
+    assert spec.translate_to is not None
+    target = _vocabulary(read_model(spec.translate_to, "translate_to").build_encoder(), spec.translate_to, "translate_to")
+    if source.weights == target.weights:
+        raise SslkitError(f"{spec.translate_to} has the same vectors as the checkpoint", flag="translate_to")
+    if source.vectors.shape[1] != target.vectors.shape[1]:
+        problem = f"{spec.translate_to} has vectors of {target.vectors.shape[1]} numbers, the checkpoint of"
+        raise SslkitError(f"{problem} {source.vectors.shape[1]}", "train both with one width", flag="translate_to")
+    name = spec.dictionary or f"words spelled alike in {spec.translate_to}"
+    train = same_spelling(source.rows, target.rows)
+    if spec.dictionary is not None:
+        train = read_dictionary(_lines(spec.dictionary, "dictionary"), spec.dictionary, source.rows, target.rows, "dictionary")
+    if spec.test_dictionary is not None:
+        lines = _lines(spec.test_dictionary, "test_dictionary")
+        test = read_dictionary(lines, spec.test_dictionary, source.rows, target.rows, "test_dictionary")
+        tested = spec.test_dictionary
+    else:
+        train, test = train.hold_out(_TEST_SHARE, spec.seed)
+        tested = f"a fifth of {name}"
+    say_once(f"test part: {tested}")
+    check_sizes(train, test, source.vectors.shape[1], name)
+    rows = translation_rows((source.vectors, target.vectors), source.random, (train, test), tested, source.weights)
+    data = [TestData(tested, test.fingerprint(), len(test.translations))]
+    return rows, data, [f"The other vocabulary has {count(len(target.rows), 'word')}.", *_skipped(rows[:1])]
 
 
 def _skipped(rows: list[Row]) -> list[str]:
