@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from sslkit.evaluation.neighbors import neighbors as neighbors
     from sslkit.evaluation.predict import predict as predict
     from sslkit.evaluation.probe import probe as probe
+    from sslkit.evaluation.regress import regress as regress
     from sslkit.evaluation.retrieval import retrieval as retrieval
     from sslkit.evaluation.scaffold import new_evaluation as new_evaluation
     from sslkit.exporting.export import export as export
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from sslkit.specs.evaluation import EvaluateSpec as EvaluateSpec
     from sslkit.specs.evaluation import KnnSpec as KnnSpec
     from sslkit.specs.evaluation import ProbeSpec as ProbeSpec
+    from sslkit.specs.evaluation import RegressSpec as RegressSpec
     from sslkit.specs.evaluation import RetrievalSpec as RetrievalSpec
     from sslkit.specs.extend import NewEvaluationSpec as NewEvaluationSpec
     from sslkit.specs.extend import NewTaskSpec as NewTaskSpec
@@ -166,6 +168,7 @@ _MODULES = {
     "sslkit.evaluation.neighbors": ("neighbors",),
     "sslkit.evaluation.predict": ("predict",),
     "sslkit.evaluation.probe": ("probe",),
+    "sslkit.evaluation.regress": ("regress",),
     "sslkit.evaluation.retrieval": ("retrieval",),
     "sslkit.evaluation.scaffold": ("new_evaluation",),
     "sslkit.exporting.export": ("export",),
@@ -180,6 +183,7 @@ _MODULES = {
         "EvaluateSpec",
         "KnnSpec",
         "ProbeSpec",
+        "RegressSpec",
         "RetrievalSpec",
     ),
     "sslkit.specs.extend": (

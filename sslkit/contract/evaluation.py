@@ -11,7 +11,7 @@ from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.contract.options import Spec
 from sslkit.contract.result import Result, Results
 
-Labels = Literal["none", "class", "several", "token", "map", "boxes", "pair"]
+Labels = Literal["none", "class", "number", "several", "token", "map", "boxes", "pair"]
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,10 @@ class Modality:
         """
         return []
 
+    def reference_values(self, train: Any, values: "Tensor", tests: list[Any], seed: int) -> "list[tuple[str, list[Tensor]]]":
+        """Return what needs no encoder either and predicts numbers `[N]`, float64: what `values` `[N]` of `train` teach it."""
+        return []
+
     def augmentation(self, options: Any, info: "DataInfo", classes: int) -> "Augmentation":
         """Return what `sslkit finetune` does to labeled samples at random; raises SslkitError if it can't train on them."""
         raise SslkitError(f"fine-tuning is not available for {self.name} data", "sslkit probe evaluates its features")

@@ -36,7 +36,20 @@ def classification(scores: Tensor, labels: Tensor, classes: tuple[str, ...]) -> 
         metrics["top-5"] = ((scores >= label_scores).sum(dim=1) <= 5).double().mean().item()
     metrics["macro F1"] = f1[present].mean().item()
     metrics["balanced accuracy"] = recall[present].mean().item()
+    if count == 2:
+        metrics["MCC"] = matthews_correlation(hits, actual, predictions)
     return metrics, {name: recall[i].item() if present[i] else None for i, name in enumerate(classes)}
+
+
+def matthews_correlation(hits: Tensor, actual: Tensor, predictions: Tensor) -> float:
+    """Return the correlation of predicted and actual classes from their counts by class; 0 where all are predicted alike.
+
+    Of two classes it is Matthews's (1975), of more that of Gorodkin (2004).
+    """
+    total = actual.sum()
+    covariance = hits.sum() * total - (actual * predictions).sum()
+    scale = ((total**2 - predictions.square().sum()) * (total**2 - actual.square().sum())).sqrt()
+    return float(covariance / scale) if scale > 0 else 0.0
 
 
 def score(scores: list[Tensor], labels: Tensor, classes: tuple[str, ...]) -> tuple[list[Metric], ByClass]:

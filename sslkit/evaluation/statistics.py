@@ -136,8 +136,7 @@ def interval_of_ratio(
     """Return the 95% interval of the ratio of two totals, of values `[N]` that belong together, and the method."""
     resamples = _resample(len(sums), np.random.default_rng(seed))
     ratios = [sums[places].sum(axis=1) / sizes[places].sum(axis=1) for places in resamples]
-    low, high = np.percentile(np.concatenate(ratios), [2.5, 97.5])
-    return float(low), float(high), f"bootstrap over {unit}, {RESAMPLES:,} resamples"
+    return interval_of_resamples(np.concatenate(ratios), unit)
 
 
 def compare_ratios(first: Totals, second: Totals, unit: str = "samples", seed: int = 0) -> Comparison:
@@ -149,6 +148,37 @@ def compare_ratios(first: Totals, second: Totals, unit: str = "samples", seed: i
     difference = float((first.ratio(everything) - second.ratio(everything))[0])
     method = f"paired bootstrap over {unit}, {RESAMPLES:,} resamples"
     return Comparison(p_of_resamples(differences), method, difference=difference, low=float(low), high=float(high))
+
+
+def spearman(values: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
+    """Return Spearman's correlation of values and targets `[N]`; 0 where all of one are equal."""
+    return _correlation(values, targets, np.arange(len(values)))
+
+
+def resample_spearman(values: NDArray[np.float64], targets: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
+    """Return Spearman's correlation of values and targets `[N]` in 2,000 resamples, the same ones for all values."""
+    rng = np.random.default_rng(seed)
+    return np.array([_correlation(values, targets, rng.integers(len(values), size=len(values))) for _ in range(RESAMPLES)])
+
+
+def _correlation(values: NDArray[np.float64], targets: NDArray[np.float64], places: NDArray[np.int64]) -> float:
+    from scipy.stats import rankdata
+
+    first, second = (ranks - ranks.mean() for ranks in (rankdata(values[places]), rankdata(targets[places])))
+    scale = float(np.sqrt((first**2).sum() * (second**2).sum()))
+    return float((first * second).sum()) / scale if scale else 0.0
+
+
+def interval_of_resamples(resamples: NDArray[np.float64], unit: str = "samples") -> tuple[float, float, str]:
+    """Return the 95% interval of a value from its resamples `[R]`, and the method."""
+    low, high = np.percentile(resamples, [2.5, 97.5])
+    return float(low), float(high), f"bootstrap over {unit}, {RESAMPLES:,} resamples"
+
+
+def compare_resamples(first: NDArray[np.float64], second: NDArray[np.float64], difference: float) -> Comparison:
+    """Return a difference with its 95% interval and p-value, from values of the same resamples `[R]`."""
+    low, high, _ = interval_of_resamples(first - second)
+    return Comparison(p_of_resamples(first - second), PAIRED, difference=difference, low=low, high=high)
 
 
 def mcnemar(first: Tensor, second: Tensor) -> float:

@@ -79,6 +79,16 @@ class ProbeSpec(EvaluationSpec):
     seeds: Count | None = Field(default=None, description="Repetitions with different seeds: mean and standard deviation.")
 
 
+class RegressSpec(EvaluationSpec):
+    """Options of `regress`."""
+
+    layer: str = Field(
+        default="last",
+        pattern=r"^(last|last4|all|[1-9]\d*)$",
+        description="last, last4 (the last four concatenated), all (a row each), or a number counted from the input.",
+    )
+
+
 class RetrievalSpec(EvaluationSpec):
     """Options of `retrieval`."""
 

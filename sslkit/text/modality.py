@@ -12,7 +12,7 @@ from sslkit.contract.modality import InputGuide, Modality
 from sslkit.contract.options import DataOptions
 from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.index import Index
-from sslkit.text.classifiers import bag_of_words, has_pairs, majority
+from sslkit.text.classifiers import bag_of_words, cosine_of_pairs, has_pairs, majority, ridge_of_words
 from sslkit.text.encoders.base import TokenEncoder
 from sslkit.text.input_guide import input_guide
 from sslkit.text.options import TextOptions
@@ -39,8 +39,16 @@ class TextModality(Modality):
         """Return logistic regression on TF-IDF, of pairs also on the second text alone, and the most frequent class."""
         scores = [("TF-IDF, logistic regression", bag_of_words(train, tests, seed))]
         if has_pairs(train):
-            scores.append(("TF-IDF of the second text alone", bag_of_words(train, tests, seed, second_only=True)))
+            scores.append(("TF-IDF of the second text alone", bag_of_words(train, tests, seed, which="second")))
         return [*scores, ("most frequent class", majority(train, tests, seed))]
+
+    def reference_values(self, train: Index, values: Tensor, tests: list[Index], seed: int) -> list[tuple[str, list[Tensor]]]:
+        """Return ridge regression on TF-IDF; of pairs also on the second text alone, and the cosine of both."""
+        predicted = [("TF-IDF, ridge regression", ridge_of_words(train, values, tests))]
+        if has_pairs(train):
+            predicted.append(("TF-IDF of the second text alone", ridge_of_words(train, values, tests, which="second")))
+            predicted.append(("cosine of TF-IDF", cosine_of_pairs(train, tests)))
+        return predicted
 
     def augmentation(self, options: Any, info: DataInfo, classes: int) -> WholeTexts:
         """Return what hands texts over as they are; raises SslkitError for options that change images."""

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from sslkit.console import say_once
@@ -26,13 +25,13 @@ from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.models import CHECKPOINT, weights_hash
 from sslkit.evaluation.notes import count
 from sslkit.evaluation.statistics import (
-    BOOTSTRAP,
-    PAIRED,
-    RESAMPLES,
     Answers,
     compare_answers,
+    compare_resamples,
     interval_of_mean,
-    p_of_resamples,
+    interval_of_resamples,
+    resample_spearman,
+    spearman,
 )
 from sslkit.text.specs import WordVectorSpec
 from sslkit.text.translation import check_sizes, read_dictionary, same_spelling, translation_rows
@@ -214,46 +213,22 @@ def _similarity(file: str, vocabulary: Vocabulary) -> list[Row]:
     ]
     if len(set(cosines[0].tolist())) < 2:
         raise SslkitError(f"all pairs in {file} have the same cosine", "the vectors are untrained", flag="similarity")
-    resampled = [_resample_correlations(values, np.array(ratings)) for values in cosines]
-    correlations = [spearmanr(values, ratings) for values in cosines]
+    ranked = np.array(ratings)
+    resampled = [resample_spearman(values, ranked) for values in cosines]
     metrics = [
         Metric(
             "Spearman",
-            float(correlation.statistic),
-            *_interval(values),
-            BOOTSTRAP,
+            spearman(values, ranked),
+            *interval_of_resamples(some),
             n=len(ratings),
             unit_of_n="pairs",
             unit="correlation",
         )
-        for correlation, values in zip(correlations, resampled, strict=True)
+        for values, some in zip(cosines, resampled, strict=True)
     ]
-    differences = resampled[1] - resampled[0]
-    paired = Comparison(
-        p_of_resamples(differences),
-        PAIRED,
-        None,
-        metrics[1].value - metrics[0].value,
-        *_interval(differences),
-    )
-    correlation = Comparison(float(correlations[0].pvalue), "test of Spearman's correlation")
+    paired = compare_resamples(resampled[1], resampled[0], metrics[1].value - metrics[0].value)
+    correlation = Comparison(float(spearmanr(cosines[0], ratings).pvalue), "test of Spearman's correlation")
     return _rows(file, vocabulary.weights, (metrics[0], metrics[1]), skipped, correlation, paired)
-
-
-def _resample_correlations(values: NDArray[np.float64], ratings: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return Spearman's correlation of values and ratings `[N]` in 2,000 resamples, the same ones for all values."""
-    rng, correlations = np.random.default_rng(0), []
-    for _ in range(RESAMPLES):
-        places = rng.integers(len(ratings), size=len(ratings))
-        first, second = (ranks - ranks.mean() for ranks in (rankdata(values[places]), rankdata(ratings[places])))
-        scale = math.sqrt(float((first**2).sum() * (second**2).sum()))
-        correlations.append(float((first * second).sum()) / scale if scale else 0.0)  # 0 where all are equal
-    return np.array(correlations)
-
-
-def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def _read_pairs(file: str, known: dict[str, int]) -> tuple[list[tuple[int, int]], list[float], int]:

@@ -27,6 +27,17 @@ def test_accuracies_are_scikit_learns() -> None:
     assert list(by_class.values()) == pytest.approx(recall_score(labels, predicted, average=None).tolist())
 
 
+def test_two_classes_have_matthews_correlation() -> None:
+    from sklearn.metrics import matthews_corrcoef
+
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, 2, (200,), generator=generator)
+    scores = torch.randn(200, 2, generator=generator) + 0.7 * torch.nn.functional.one_hot(labels, 2)
+    metrics, _ = classification(scores, labels, ("a", "b"))
+    assert metrics["MCC"] == pytest.approx(matthews_corrcoef(labels, scores.argmax(dim=1)))
+    assert classification(torch.tensor([[1.0, 0.0]] * 200), labels, ("a", "b"))[0]["MCC"] == 0.0
+
+
 def test_classes_that_are_not_in_the_test_part() -> None:
     scores = torch.tensor([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0]])
     metrics, by_class = classification(scores, torch.tensor([0, 1]), ("a", "b", "c"))

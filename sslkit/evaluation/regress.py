@@ -1,0 +1,318 @@
+"""`sslkit regress`: numbers predicted from frozen features by ridge regression."""
+
+import time
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sslkit.console import say_once
+from sslkit.contract.errors import SslkitError, renamed_flags
+from sslkit.contract.evaluation import Evaluation, Protocol
+from sslkit.contract.result import Comparison, Data, Fit, Metric, Result, Row, TestData
+from sslkit.data.index import Index
+from sslkit.data.indexed_source import IndexedSource
+from sslkit.data.locations import find_parts
+from sslkit.engine.checkpoint import Checkpoint, read_model
+from sslkit.engine.precision import choose_device
+from sslkit.engine.run_folder import append_result
+from sslkit.evaluation.features import cached_features
+from sslkit.evaluation.findings import with_findings
+from sslkit.evaluation.models import CHECKPOINT, Model, compare_models
+from sslkit.evaluation.notes import count
+from sslkit.evaluation.protocols import part_setting
+from sslkit.evaluation.solvers import Standardized
+from sslkit.evaluation.splits import check_channels, check_groups, check_run_data, named_data, source_of
+from sslkit.evaluation.statistics import (
+    adjust_comparisons,
+    compare_resamples,
+    count_duplicates,
+    interval_of_resamples,
+    resample_spearman,
+    spearman,
+)
+from sslkit.registry import load_modality
+from sslkit.specs.evaluation import RegressSpec
+
+_PIXELS = 32  # side of the images whose raw pixels are a baseline
+_TEST_SHARE = 0.2  # where there is no test part
+_SMALLEST = 10  # samples to fit and to choose on
+_SETTINGS: dict[str, Any] = {"penalty": [1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0], "held_out": 0.2, "layer": "last", "pool": "auto"}
+
+
+class Regress(Evaluation):
+    """Predict a number for each sample, such as an age or a rating, from frozen features."""
+
+    verb = "regress"
+    Options = RegressSpec
+    labels = "number"
+    protocols = (
+        Protocol(
+            "regress/ridge-v1",
+            "ridge regression on standardized features; the penalty chosen on a fifth of the training part",
+            _SETTINGS,
+        ),
+    )
+
+    def run(self, spec: RegressSpec) -> Result:
+        """Fit ridge regressions on the training part and measure them on each test part once.
+
+        Raises SslkitError for labels that are no numbers or all alike, and for encoders and layers that are not there.
+        """
+        started_at = time.monotonic()
+        checkpoint = read_model(spec.ckpt, part=spec.part)
+        device, _ = choose_device(spec.device)
+        models = compare_models(checkpoint, spec, device, _PIXELS)
+        train, tests, spec = _read_parts(spec, checkpoint)
+        table = _Table(train, tests)
+        for model in models:
+            _add_rows(table, model, checkpoint, spec)
+        if spec.baselines:
+            modality = load_modality(checkpoint.evaluated_as)
+            indexes = [test.index for test in tests]
+            for name, predicted in modality.reference_values(train.index, torch.from_numpy(train.values), indexes, spec.seed):
+                table.add(
+                    Row(name, [], fits=[Fit(spec.seed, len(train.values))], role="other"),
+                    [value.numpy() for value in predicted],
+                )
+        rows = adjust_comparisons(table.rows)
+        settings = {**_SETTINGS, "layer": spec.layer, "pool": spec.pool}
+        result = Result(
+            verb=self.verb,
+            protocol=self.protocols[0].id if settings == _SETTINGS and not spec.sample_values() else None,
+            settings={**settings, **part_setting(spec.part), "size": models[0].size, "seed": spec.seed, "label": spec.label},
+            checkpoint=str(checkpoint.path),
+            weights=rows[0].weights,
+            data=Data(train.fingerprint(), table.test_data),
+            rows=rows,
+            notes=[train.describe("Fitted on"), *(test.describe(f"{test.name}:") for test in tests)],
+            seconds=round(time.monotonic() - started_at, 1),
+        )
+        result = with_findings(result, checkpoint, spec, can_finetune=False)
+        append_result(checkpoint.path.parent, result.to_json())
+        return result
+
+
+def regress(spec: RegressSpec) -> Result:
+    """Predict a number for each sample from frozen features, as `sslkit regress` does."""
+    return Regress().run(spec)
+
+
+@dataclass(frozen=True)
+class NumberedPart:
+    """Samples and their numbers `[N]`."""
+
+    name: str
+    index: Index  # without labels
+    values: NDArray[np.float64]
+
+    def fingerprint(self) -> str:
+        """Return a hash of samples and numbers."""
+        return blake2b(self.index.fingerprint().encode() + self.values.tobytes(), digest_size=8).hexdigest()
+
+    def subset(self, rows: NDArray[np.int64], name: str) -> "NumberedPart":
+        """Return some of the samples."""
+        return NumberedPart(name, self.index.subset(rows), self.values[rows])
+
+    def describe(self, beginning: str) -> str:
+        """Return how many samples there are, and how their numbers are distributed."""
+        spread = f"mean {self.values.mean():.4g}, deviation {self.values.std():.4g}"
+        return f"{beginning} {count(len(self.values), 'sample')}, {spread}."
+
+
+def read_numbers(location: str, name: str, spec: RegressSpec, source: type[IndexedSource], flag: str) -> NumberedPart:
+    """Return the samples at a location, with their labels as numbers; raises SslkitError, naming the flag, for others."""
+    with renamed_flags({"data": flag}):
+        index = source.read_index(location, spec)
+    if index.labels is None:
+        hint = "name the column of numbers with --label, or --label-pattern"
+        raise SslkitError(f"{location} has no labels", hint, flag=flag)
+    if index.labels.ndim > 1:
+        raise SslkitError(f"{location} has several labels per sample", "one number is expected", flag=flag)
+    missing = np.flatnonzero(index.labels < 0)
+    if len(missing):
+        raise SslkitError(f"{index.name(int(missing[0]))} has no label in {location}", "all samples need one", flag=flag)
+    numbers = np.array([_number(text, location) for text in index.classes])
+    return NumberedPart(name, replace(index, labels=None, classes=()), numbers[index.labels])
+
+
+def _number(text: str, location: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = np.nan
+    if not np.isfinite(value):
+        raise SslkitError(
+            f"{location} has the label {text!r}, which is no number", "classes are for probe and knn", flag="label"
+        )
+    return value
+
+
+def _read_parts(spec: RegressSpec, checkpoint: Checkpoint) -> tuple[NumberedPart, list[NumberedPart], RegressSpec]:
+    """Return the training part and the test parts; without any, a fifth of the samples, or groups, is drawn by the seed."""
+    data, from_run, spec = named_data(spec, checkpoint)
+    source = source_of(checkpoint)
+    located = find_parts(data, source.kind)
+    train = read_numbers(located.pop("train"), data, spec, source, "data")
+    check_run_data(data, from_run, train.index.fingerprint() == checkpoint.metadata["data"])
+    check_channels(train.index, checkpoint)
+    named = [(test, test, "test") for test in spec.test] or [
+        (f"{part} of {data}", path, "data") for part, path in located.items()
+    ]
+    tests = []
+    for name, location, flag in named:
+        test = read_numbers(location, name, spec, source, flag)
+        check_groups(train.index, test.index, flag)
+        tests.append(test)
+    if not tests:
+        kept, held_out = _hold_out(len(train.values), train.index.groups, _TEST_SHARE, spec.seed)
+        tests = [train.subset(held_out, f"a fifth of {data}")]
+        train = train.subset(kept, data)
+    if len(train.values) < _SMALLEST or len(np.unique(train.values)) < 2:
+        problem = f"{train.name} has {count(len(train.values), 'sample')} to fit on"
+        raise SslkitError(problem, f"at least {_SMALLEST} with different numbers are needed", flag="data")
+    for test in tests:
+        say_once(f"test part: {test.name}")
+        if len(test.values) < 3 or len(np.unique(test.values)) < 2:
+            raise SslkitError(
+                f"{test.name} has {count(len(test.values), 'sample')}", "three different ones are needed", flag="data"
+            )
+    return train, tests, spec
+
+
+def _hold_out(
+    number: int, groups: NDArray[np.int64] | None, share: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return rows to keep and rows to hold out: a share of the samples, or of the groups, drawn by the seed."""
+    _, units = np.unique(np.arange(number) if groups is None else groups, return_inverse=True)
+    total = int(units.max()) + 1
+    if total < 2:
+        raise SslkitError("all samples are in one group", "a part of the groups is held out", flag="group")
+    chosen = np.zeros(total, dtype=bool)
+    chosen[np.random.default_rng(seed).permutation(total)[: min(max(1, round(share * total)), total - 1)]] = True
+    return np.flatnonzero(~chosen[units]), np.flatnonzero(chosen[units])
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """A linear function of standardized features."""
+
+    weights: Tensor  # [D]
+    bias: float
+
+    def __call__(self, features: Standardized) -> NDArray[np.float64]:
+        """Return numbers `[N]`."""
+        chunks = [(chunk.double() @ self.weights).cpu() for chunk, _ in features.chunks()]
+        return torch.cat(chunks).numpy() + self.bias
+
+
+def fit_ridge(features: Standardized, values: Tensor, penalties: list[float]) -> list[Ridge]:
+    """Return the minimizers of the mean squared error plus each penalty times the squared norm of the weights."""
+    width, device = features.features.shape[1], features.device
+    gram = torch.zeros(width, width, dtype=torch.float64, device=device)
+    moment = torch.zeros(width, dtype=torch.float64, device=device)
+    mean = float(values.mean())
+    for chunk, places in features.chunks():
+        rows = chunk.double()
+        gram += rows.T @ rows
+        moment += rows.T @ (values[places].to(device) - mean)
+    eigenvalues, vectors = torch.linalg.eigh(gram / len(features))
+    rotated = vectors.T @ (moment / len(features))
+    return [Ridge(vectors @ (rotated / (eigenvalues.clamp(min=0) + penalty)), mean) for penalty in penalties]
+
+
+def _add_rows(table: "_Table", model: Model, checkpoint: Checkpoint, spec: RegressSpec) -> None:
+    """Add one model's rows: everything is fitted before a test part is read by it."""
+    source = source_of(checkpoint)
+    layer, pool = spec.layer, spec.pool
+    if model.role not in ("checkpoint", "random"):  # the last layer and its own pooling stand in for what another model lacks
+        layer = layer if "layers" in model.encoder.provides else "last"
+        pool = pool if model.encoder.class_token else "auto"
+    samples = source.for_evaluation(table.train.index, spec, model.encoder, model.size)
+    features = cached_features(model, samples, layer, pool, spec)
+    table.hashes = features.hashes
+    values = torch.from_numpy(table.train.values[features.rows])
+    groups = None if table.train.index.groups is None else table.train.index.groups[features.rows]
+    kept, held_out = (torch.from_numpy(rows) for rows in _hold_out(len(values), groups, _SETTINGS["held_out"], spec.seed))
+    fitted: dict[str, tuple[Ridge, Standardized, Fit]] = {}  # by layer
+    for name, layer_features in features.layers.items():
+        part = Standardized.of(layer_features, model.encoder.device, kept)
+        reached: dict[str, float] = {}
+        for penalty, ridge in zip(
+            _SETTINGS["penalty"], fit_ridge(part.select(kept), values[kept], _SETTINGS["penalty"]), strict=True
+        ):
+            reached[str(penalty)] = _explained(ridge(part.select(held_out)), values[held_out].numpy())
+        best = float(max(reached, key=lambda name: reached[name]))
+        whole = Standardized.of(layer_features, model.encoder.device)
+        (ridge,) = fit_ridge(whole, values, [best])
+        fitted[name] = ridge, whole, Fit(spec.seed, len(values), {"penalty": best}, reached)
+    predicted: dict[str, list[NDArray[np.float64]]] = {name: [] for name in fitted}
+    present = []
+    for number, test in enumerate(table.tests):
+        opened = source.for_evaluation(test.index, spec, model.encoder, model.size, samples)
+        features = cached_features(model, opened, layer, pool, spec)
+        table.add_test(number, features.hashes)
+        present.append(features.rows)
+        for name, (ridge, whole, _) in fitted.items():
+            predicted[name].append(ridge(replace(whole, features=features.layers[name].to(whole.features.device))))
+    for name, (_, _, fit) in fitted.items():
+        row = Row(model.name, [], layer=None if len(fitted) == 1 else name, weights=model.weights, fits=[fit], role=model.role)
+        table.add(row, predicted[name], present)
+
+
+class _Table:
+    """Rows in the making: the checkpoint's predictions are what the others' are compared with."""
+
+    def __init__(self, train: NumberedPart, tests: list[NumberedPart]) -> None:
+        self.train, self.tests, self.rows = train, tests, list[Row]()
+        self.test_data: list[TestData] = []
+        self.hashes = np.zeros(0, dtype=np.int64)  # of the training samples
+        self._checkpoint: dict[tuple[str | None, int], tuple[float, NDArray[np.float64]]] = {}
+
+    def add_test(self, number: int, hashes: NDArray[np.int64]) -> None:
+        """Add what is known of a test part, once."""
+        if len(self.test_data) == number:
+            test = self.tests[number]
+            duplicates = count_duplicates(self.hashes, hashes)
+            self.test_data.append(TestData(test.name, test.fingerprint(), len(test.values), duplicates))
+
+    def add(self, row: Row, predicted: list[NDArray[np.float64]], present: list[NDArray[np.int64]] | None = None) -> None:
+        """Add the rows of a model and layer, one for each test part; `present` are the samples that could be read."""
+        for number, (test, values) in enumerate(zip(self.tests, predicted, strict=True)):
+            actual = test.values if present is None else test.values[present[number]]
+            correlation, resamples = spearman(values, actual), resample_spearman(values, actual)
+            comparisons: dict[str, Comparison] = {}
+            if row.role == "checkpoint":
+                self._checkpoint[row.layer, number] = correlation, resamples
+            else:
+                layers = [layer for layer, place in self._checkpoint if place == number]
+                other, others = self._checkpoint[row.layer if row.layer in layers else layers[-1], number]
+                comparisons = {CHECKPOINT: compare_resamples(resamples, others, correlation - other)}
+            metrics = _metrics(values, actual, correlation, resamples)
+            self.rows.append(replace(row, metrics=metrics, test=test.name, comparisons=comparisons))
+
+
+def _explained(predicted: NDArray[np.float64], actual: NDArray[np.float64]) -> float:
+    """Return R²: the share of the variance that predictions explain, 0 for the mean."""
+    total = float(np.square(actual - actual.mean()).sum())
+    return 1 - float(np.square(actual - predicted).sum()) / total if total else 0.0
+
+
+def _metrics(
+    predicted: NDArray[np.float64], actual: NDArray[np.float64], correlation: float, resamples: NDArray[np.float64]
+) -> list[Metric]:
+    """Return both correlations, the first with its interval, R² and the mean absolute error."""
+    constant = np.ptp(predicted) == 0
+    pearson = 0.0 if constant else float(np.corrcoef(predicted, actual)[0, 1])
+    n = len(actual)
+    error = float(np.abs(predicted - actual).mean())
+    return [
+        Metric("Spearman", correlation, *interval_of_resamples(resamples), n=n, unit="correlation"),
+        Metric("Pearson", pearson, n=n, unit="correlation"),
+        Metric("R²", _explained(predicted, actual), n=n, unit="other"),
+        Metric("mean absolute error", error, n=n, unit="other", higher_is_better=False),
+    ]
