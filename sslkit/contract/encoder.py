@@ -99,6 +99,10 @@ class Encoder(nn.Module):
         """Return `[B, width]` of the tokens of samples, of which some may be padding: as `pool`, unless overridden."""
         return self.pool(tokens)
 
+    def last_token(self, tokens: Tensor, sample: Tensor) -> Tensor:
+        """Return the last of the tokens that is no padding, `[B, width]`; raises SslkitError where tokens have no order."""
+        raise SslkitError(f"encoders of {self.modality} data have no last token", "use average", flag="pool")
+
     def average(self, tokens: Tensor, sample: Tensor) -> Tensor:
         """Return the mean of the tokens of samples without the prefix, `[B, width]`."""
         return tokens[:, self.prefix :].mean(dim=1)

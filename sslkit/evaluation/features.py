@@ -63,7 +63,7 @@ def reader(encoder: Encoder, name: str, layer: str, pool: str) -> Read:
     """Return a function from samples to features of the requested layers by name; raises SslkitError for a missing layer.
 
     Layers are counted from the input, from 1. Maps are averaged over places; tokens are pooled as the encoder does
-    (`auto`), over patches, by the class token, or both side by side.
+    (`auto`), over patches, by the class token, both side by side, or by the last token.
     """
     if pool in ("class", "both") and not encoder.class_token:
         raise SslkitError(f"{name} has no class token", "use average", flag="pool")
@@ -90,6 +90,8 @@ def reader(encoder: Encoder, name: str, layer: str, pool: str) -> Read:
 
 
 def _pool(encoder: Encoder, output: Tensor, pool: str, sample: Tensor) -> Tensor:
+    if pool == "last":
+        return encoder.last_token(output, sample)
     if output.dim() == 4:
         return output.mean(dim=(2, 3))
     if pool == "auto":

@@ -8,6 +8,7 @@ from sslkit.contract.result import Metric
 from sslkit.evaluation.statistics import interval_of_mean
 
 TOP1 = "top-1"
+MCC = "MCC"  # the correlation of two classes
 
 ByClass = dict[str, float | None]  # recall, or average precision; None: no sample of the class in the test part
 
@@ -37,7 +38,7 @@ def classification(scores: Tensor, labels: Tensor, classes: tuple[str, ...]) -> 
     metrics["macro F1"] = f1[present].mean().item()
     metrics["balanced accuracy"] = recall[present].mean().item()
     if count == 2:
-        metrics["MCC"] = matthews_correlation(hits, actual, predictions)
+        metrics[MCC] = matthews_correlation(hits, actual, predictions)
     return metrics, {name: recall[i].item() if present[i] else None for i, name in enumerate(classes)}
 
 
@@ -64,7 +65,7 @@ def score(scores: list[Tensor], labels: Tensor, classes: tuple[str, ...]) -> tup
     metrics = []
     for name in by_seed[0][0]:
         value = float(np.mean([metrics[name] for metrics, _ in by_seed]))
-        metric = Metric(name, value, seeds=len(scores), n=len(labels))
+        metric = Metric(name, value, seeds=len(scores), n=len(labels), unit="correlation" if name == MCC else "share")
         if name == TOP1:
             metric = Metric(name, value, low, high, method, deviation, len(scores), len(labels))
         metrics.append(metric)

@@ -37,6 +37,14 @@ class Model:
         """Return the hash of the encoder's weights."""
         return weights_hash(self.encoder)
 
+    def adapt(self, layer: str, pool: str) -> tuple[str, str]:
+        """Return the layer and pooling to read: of another encoder, its own where it lacks those of the checkpoint."""
+        if self.role in ("checkpoint", "random"):
+            return layer, pool
+        if "layers" not in self.encoder.provides:
+            return "last", "auto"
+        return layer, "auto" if pool in ("class", "both") and not self.encoder.class_token else pool
+
 
 def compare_models(checkpoint: Checkpoint, spec: EvaluationSpec, device: torch.device, detail: int) -> list[Model]:
     """Return the checkpoint and the models to compare it with; raises SslkitError for one that can't be built.

@@ -228,10 +228,7 @@ def fit_ridge(features: Standardized, values: Tensor, penalties: list[float]) ->
 def _add_rows(table: "_Table", model: Model, checkpoint: Checkpoint, spec: RegressSpec) -> None:
     """Add one model's rows: everything is fitted before a test part is read by it."""
     source = source_of(checkpoint)
-    layer, pool = spec.layer, spec.pool
-    if model.role not in ("checkpoint", "random"):  # the last layer and its own pooling stand in for what another model lacks
-        layer = layer if "layers" in model.encoder.provides else "last"
-        pool = pool if model.encoder.class_token else "auto"
+    layer, pool = model.adapt(spec.layer, spec.pool)
     samples = source.for_evaluation(table.train.index, spec, model.encoder, model.size)
     features = cached_features(model, samples, layer, pool, spec)
     table.hashes = features.hashes

@@ -158,17 +158,9 @@ class EvaluationSession:
         return self.models[0].encoder.device
 
     def reader(self, model: Model, layer: str) -> FeatureReader:
-        """Return a reader of a model's features; `layer` as in `--layer`.
-
-        Of a model compared with the checkpoint, the last layer and the encoder's own pooling stand in for what it lacks.
-        """
-        pool, same_encoder = self.spec.pool, model.role in ("checkpoint", "random")
+        """Return a reader of a model's features; `layer` as in `--layer`."""
         layer = "all" if layer in ("auto", "mix") else layer  # to choose from, or to add up
-        if not same_encoder and "layers" not in model.encoder.provides:
-            layer, pool = "last", "auto"
-        elif not same_encoder and not model.encoder.class_token and pool in ("class", "both"):
-            pool = "auto"
-        return FeatureReader(self, model, layer, pool)
+        return FeatureReader(self, model, *model.adapt(layer, self.spec.pool))
 
 
 def open_session(spec: EvaluationSpec, pixels: int = 32) -> EvaluationSession:

@@ -19,9 +19,9 @@ class FeatureSpec(DataSpec):
         pattern=r"^(last|last4|all|[1-9]\d*)$",
         description="last, last4 (the last four concatenated), all (a row each), or a number counted from the input.",
     )
-    pool: Literal["auto", "average", "class", "both"] = Field(
+    pool: Literal["auto", "average", "class", "both", "last"] = Field(
         default="auto",
-        description="Pooling of tokens: patch average, class token or both concatenated; auto: the encoder's own.",
+        description="Pooling of tokens: average, class token, both, or the last token of a text; auto: the encoder's own.",
     )
 
 

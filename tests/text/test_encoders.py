@@ -41,6 +41,8 @@ def test_padding_changes_no_features(name: str) -> None:
         assert torch.allclose(long[:, :7], short), layer
         pooled = encoder.pool_sample(long, padded)
         assert torch.allclose(pooled, encoder.pool_sample(short, padded[:, :7]))
+        last = 5 if encoder.class_token else 6  # before the separator, which is text to an encoder without a class token
+        assert torch.equal(encoder.last_token(long, padded), long[:, last])
     assert torch.allclose(encoder(padded), encoder(padded[:, :7])) and encoder(padded).shape == (1, encoder.width)
 
 

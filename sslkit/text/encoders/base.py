@@ -153,6 +153,11 @@ class TextEncoder(TokenEncoder):
         """Return the average."""
         return self.average(tokens, sample)
 
+    def last_token(self, tokens: Tensor, sample: Tensor) -> Tensor:
+        """Return the last of the tokens `[B, T, width]` that is text, which of causal encoders has read all others."""
+        places = self.is_text(sample) * torch.arange(sample.shape[1], device=sample.device)
+        return tokens[torch.arange(len(tokens), device=tokens.device), places.argmax(dim=1)]
+
     def average(self, tokens: Tensor, sample: Tensor) -> Tensor:
         """Return the mean of the tokens `[B, T, width]` that are text."""
         weight = self.is_text(sample).to(tokens.dtype)[:, self.prefix :, None]
