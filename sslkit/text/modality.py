@@ -1,23 +1,28 @@
 """What the machinery asks of text."""
 
 from collections.abc import Mapping
+from textwrap import wrap
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sslkit.contract.encoder import Encoder
-from sslkit.contract.errors import SslkitError
+from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.contract.modality import InputGuide, Modality
 from sslkit.contract.options import DataOptions
+from sslkit.contract.source import Source
 from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.index import Index
 from sslkit.text.classifiers import bag_of_words, cosine_of_pairs, has_pairs, majority, ridge_of_words
 from sslkit.text.encoders.base import TokenEncoder
 from sslkit.text.input_guide import input_guide
 from sslkit.text.options import TextOptions
-from sslkit.text.source import TextSource
+from sslkit.text.source import TextSource, read_texts
 
+_SIDE, _FONT = 192, 18  # pixels of a thumbnail, and of its letters
+_COLUMNS, _LINES = 20, 8  # letters in a line, and lines, that have room
 _OF_IMAGES = ("crop_scale", "mixup", "cutmix", "randaugment", "erasing")  # options of `sslkit finetune`
 
 
@@ -34,6 +39,20 @@ class TextModality(Modality):
 
     options: ClassVar = TextOptions
     source: ClassVar = TextSource
+
+    def thumbnail(self, source: Source, row: int) -> Image.Image | None:
+        """Return a picture of the first words of a text; of a pair, of both."""
+        assert isinstance(source, TextSource)
+        try:
+            texts = read_texts(source.index, row)
+        except UnreadableSampleError:
+            return None
+        picture = Image.new("RGB", (_SIDE, _SIDE), "white")
+        pen, font = ImageDraw.Draw(picture), ImageFont.load_default(_FONT)
+        for number, text in enumerate(texts):
+            lines = wrap(text[: _COLUMNS * _LINES], _COLUMNS)[: _LINES // len(texts)]
+            pen.multiline_text((2, number * _SIDE // len(texts)), "\n".join(lines), fill="black", font=font, spacing=_FONT // 4)
+        return picture
 
     def reference_scores(self, train: Index, tests: list[Index], seed: int) -> list[tuple[str, list[Tensor]]]:
         """Return logistic regression on TF-IDF, of pairs also on the second text alone, and the most frequent class."""

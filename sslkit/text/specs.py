@@ -46,6 +46,11 @@ class TagSpec(EvaluationSpec):
     c: float | None = Field(
         default=None, gt=0, description="Inverse regularization C; set by hand, the result has no protocol id."
     )
+    finetune: bool = Field(
+        default=False, description="Train the encoder too, from the checkpoint and from random weights; it is not kept."
+    )
+    epochs: Count = Field(default=5, description="Passes over the sentences with --finetune.")
+    lr: float = Field(default=5e-4, gt=0, description="Peak learning rate with --finetune.")
 
 
 class PerplexitySpec(DataSpec):

@@ -16,6 +16,7 @@ from sslkit.contract.result import Data, Fit, Result, Role, Row, TestData
 from sslkit.engine.checkpoint import read_model
 from sslkit.engine.precision import choose_device
 from sslkit.engine.run_folder import append_result
+from sslkit.engine.seeds import seed_stage
 from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.layer_mix import fit_mixed
 from sslkit.evaluation.models import CHECKPOINT, Model, compare_models
@@ -29,11 +30,13 @@ from sslkit.text.encoders.base import TokenEncoder
 from sslkit.text.labeled_words import LABELED_WORDS, LabeledWords, find_labeled_words, read_labeled_words
 from sslkit.text.specs import TagSpec
 from sslkit.text.tag_scores import SENTENCES, most_frequent, score_entities, score_words
+from sslkit.text.tag_training import WordClassifier
 from sslkit.text.word_features import layer_reader, word_features
 
 _TEST_SHARE = 0.2  # of the sentences, where there is no test part
 # So many words need little regularization.
 _SETTINGS: dict[str, Any] = {"c": [0.01, 0.1, 1.0], "iterations": 100, "held_out": 0.2, "words": 200_000, "layer": "last"}
+_FINETUNED: dict[str, Any] = {"epochs": 5, "lr": 5e-4, "words": 200_000}
 _MAJORITY = "most frequent label per word"
 
 
@@ -56,6 +59,10 @@ class Tag(Evaluation):
             "as tag/words-v1 on labels by IOB2; F1 of entities with the right words and type, counted as conlleval does",
             _SETTINGS,
         ),
+        Protocol("tag/finetuned-words-v1", "as tag/words-v1, but encoder and a linear layer are trained together", _FINETUNED),
+        Protocol(
+            "tag/finetuned-entities-v1", "as tag/entities-v1, but encoder and a linear layer are trained together", _FINETUNED
+        ),
     )
 
     def run(self, spec: TagSpec) -> Result:
@@ -71,6 +78,7 @@ class Tag(Evaluation):
         for name in ("label_pattern", "group", "group_pattern"):
             if getattr(spec, name) is not None:
                 raise SslkitError("files of labeled words have no paths or columns to match", "leave it out", flag=name)
+        _check_training(spec)
         checkpoint = read_model(spec.ckpt, part=spec.part)
         checkpoint.check_modality("text")
         train, tests = _read_parts(spec)
@@ -82,15 +90,14 @@ class Tag(Evaluation):
             model.encoder.check_length(model.size)
         table = _Table(train, tests)
         for model in models:
-            _add_rows(table, model, spec)
+            (_add_finetuned if spec.finetune else _add_rows)(table, model, spec)
         if spec.baselines:
             table.add(
                 _MAJORITY, "baseline", None, [most_frequent(train, test) for test in tests], Fit(spec.seed, train.words), ""
             )
-        protocol = self.protocols[1 if train.entities else 0]
-        settings = {**protocol.settings, "layer": spec.layer, "words": spec.words}
-        if spec.c is not None:
-            settings["c"] = spec.c
+        protocol = self.protocols[(2 if spec.finetune else 0) + (1 if train.entities else 0)]
+        named = {name: getattr(spec, name, None) for name in protocol.settings}
+        settings = protocol.settings | {name: value for name, value in named.items() if value is not None}
         unchanged = settings == protocol.settings and not spec.sample_values()
         rows = adjust_comparisons(table.rows)
         result = Result(
@@ -165,6 +172,26 @@ def _limit_words(train: LabeledWords, spec: TagSpec) -> LabeledWords:
     sizes = np.cumsum([len(train.sentences[row][0]) for row in order])
     kept = max(2, int(np.searchsorted(sizes, spec.words, side="right")))
     return train.subset(sorted(order[:kept].tolist()))
+
+
+def _check_training(spec: TagSpec) -> None:
+    """Raise SslkitError for options that belong to a linear classifier of frozen tokens, or to fine-tuning, alone."""
+    foreign = {"layer", "c"} if spec.finetune else {"epochs", "lr"}
+    named = sorted(foreign & spec.model_fields_set)
+    if named:
+        hint = "leave it out, or --finetune" if spec.finetune else "add --finetune"
+        raise SslkitError("belongs to frozen tokens" if spec.finetune else "belongs to --finetune", hint, flag=named[0])
+
+
+def _add_finetuned(table: "_Table", model: Model, spec: TagSpec) -> None:
+    """Add one model's rows: its encoder is trained before a test part is read by it."""
+    encoder, weights, data = model.encoder, model.weights, _limit_words(table.train, spec)
+    assert isinstance(encoder, TokenEncoder)
+    seed_stage(spec.seed, "head", 0)
+    classifier = WordClassifier(encoder, table.train.labels, model.size)
+    classifier.train(data, spec)
+    predictions = [classifier.predict(test) for test in table.tests]
+    table.add(model.name, model.role, None, predictions, Fit(spec.seed, data.words), weights)
 
 
 def _add_rows(table: "_Table", model: Model, spec: TagSpec) -> None:

@@ -127,6 +127,23 @@ def test_words_are_labeled_by_their_context(contexts: Path, tagger: Path, sslkit
         assert refused.code == 2 and message in refused.err, refused.err
 
 
+def test_encoders_are_fine_tuned_on_words(contexts: Path, tagger: Path, sslkit: Callable[..., Any]) -> None:
+    start = ["tag", "--ckpt", tagger, "--data", contexts, "--finetune"]
+    flags = ["--epochs", 10, "--lr", 1e-2, "--json"]
+    first, again = (sslkit(*start, *flags).json["rows"] for _ in range(2))
+    assert [row["model"] for row in first] == ["checkpoint", "random weights", "most frequent label per word"]
+    assert first[0]["metrics"][0]["value"] > 0.98 and first[0]["metrics"] == again[0]["metrics"]
+    assert first[0]["weights"] != first[1]["weights"] and first[0]["fits"][0]["n_train"] == 1200
+    ran = sslkit(*start, "--no-baselines", "--words", "200000")
+    assert "tag/finetuned-words-v1" in ran.out and not list(tagger.parent.glob("*finetune*")), ran.out + ran.err
+    for wrong, message in (
+        ([*start, "--layer", "all"], "--layer: belongs to frozen tokens"),
+        ([*start[:-1], "--epochs", 3], "--epochs: belongs to --finetune"),
+    ):
+        refused = sslkit(*wrong)
+        assert refused.code == 2 and message in refused.err, refused.err
+
+
 def test_other_checkpoints_have_no_words_to_label(trained: Path, contexts: Path, sslkit: Callable[..., Any]) -> None:
     ran = sslkit("tag", "--ckpt", trained, "--data", contexts)
     assert ran.code == 2 and "--ckpt: " in ran.err
