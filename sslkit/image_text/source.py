@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import sys
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,41 +17,54 @@ from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.columnar import is_columnar, read_texts
 from sslkit.data.locations import find_parts
 from sslkit.data.tables import read_table
+from sslkit.engine.checkpoint import read_model
 from sslkit.image.options import IMAGES
 from sslkit.image.source import ImageSource
+from sslkit.image_text.encoders import caption_framing
 from sslkit.image_text.options import ImageTextOptions
-from sslkit.text.byte_pairs import PADDING, BytePairs
-from sslkit.text.options import TextOptions
+from sslkit.text.encoders.base import Framing, TokenEncoder
+from sslkit.text.options import TextOptions, Unit
+from sslkit.text.tokenizer import Tokenizer
 
-_WORDS, _LONGEST = 8192, 77  # tokens that are learned, and tokens of a caption: at most (77 as in CLIP)
+_UNIT: Unit = "wordpiece"  # of captions, unless another one is named
+_LONGEST = 77  # tokens of a caption at most, as in CLIP
 
 
 class ImageTextSource(ImageSource):
     """Images with captions; a batch has `image`, as for images, `tokens`, int64 `[B, length]`, and `mask`, bool `[B, length]`.
 
-    `mask` is true where a caption has a token. `info.details` has `words` (how many tokens there are), `length`, and
-    `spelling`: bytes, from which `BytePairs.read` makes the tokenizer. For evaluations its images are images like any others.
+    `mask` is true where a caption has a token. `info.details` has `tokenizer` (bytes for `Tokenizer.from_bytes`), `length`, and
+    `text_checkpoint`: the file from which the text tower starts, or None. For evaluations, images are read alone.
     """
 
     noun: ClassVar = ImageTextOptions.noun
     captions: list[str]
     tokens: NDArray[np.int32]
+    padding: int
 
     @classmethod
     def open(cls, spec: OpenSpec) -> Self:
-        """Open `--data` and learn tokens from its captions."""
+        """Open `--data`, and learn pieces from its captions unless the text tower has a tokenizer."""
         assert spec.data is not None
         captions = read_captions(spec.data)
         pairs = super().open(spec)
-        tokenizer = BytePairs.learn(captions, _WORDS)
-        lengths = tokenizer.lengths(captions)
-        context = spec.table(TextOptions).context
-        length = min(_LONGEST if context == "auto" else context, max(lengths))
-        cut = sum(count > length for count in lengths)
+        tokenizer, frame, longest = _read_tower(spec) or _learn_pieces(spec, captions)
+        encoded = tokenizer.encode(captions)
+        needed = max(len(frame([ids], sys.maxsize)) for ids in encoded)
+        length = min(longest, needed)
+        tokens = np.full((len(captions), length), frame.padding, dtype=np.int32)
+        for row, ids in enumerate(encoded):
+            framed = frame([ids], length)
+            tokens[row, : len(framed)] = framed
+        cut = sum(len(frame([ids], sys.maxsize)) > length for ids in encoded)
         if cut:
             say_once(f"{cut:,} captions are longer than {length} tokens: their ends are left out")
-        pairs.captions, pairs.tokens = captions, tokenizer(captions, length)
-        details = {"words": tokenizer.words, "length": length, "spelling": tokenizer.spelled()}
+        if "unit" not in spec.table(TextOptions).model_fields_set:
+            origin = "the text tower's" if spec.table(ImageTextOptions).init_part else "of captions"
+            pairs.resolved["unit"] = tokenizer.unit, origin
+        pairs.captions, pairs.tokens, pairs.padding = captions, tokens, frame.padding
+        start = spec.table(ImageTextOptions).text_checkpoint()
+        details = {"tokenizer": tokenizer.to_bytes(), "length": length, "text_checkpoint": start}
         pairs.info = DataInfo(len(captions), pairs.info.size, pairs.info.channels, "image_text", details)
         return pairs
 
@@ -89,7 +103,37 @@ class ImageTextSource(ImageSource):
     def prepare(self, batch: Batch) -> Batch:
         """Return `image` as for images, `tokens` as int64, and their `mask`."""
         tokens = batch["tokens"].long()
-        return {**super().prepare(batch), "tokens": tokens, "mask": tokens != PADDING}
+        return {**super().prepare(batch), "tokens": tokens, "mask": tokens != self.padding}
+
+
+def _read_tower(spec: OpenSpec) -> tuple[Tokenizer, Framing, int] | None:
+    """Return tokenizer, framing and longest sample of the text tower that `--init-part` names; None if it names none."""
+    file = spec.table(ImageTextOptions).text_checkpoint()
+    if file is None:
+        return None
+    checkpoint = read_model(file, "init_part")
+    checkpoint.check_modality("text", "init_part")
+    encoder = checkpoint.build_encoder()
+    if not isinstance(encoder, TokenEncoder):
+        raise SslkitError(f"{file} has no encoder of text", flag="init_part")
+    tokenizer, options = encoder.tokenizer(), spec.table(TextOptions)
+    for name, given in (("unit", options.unit), ("vocabulary", options.vocabulary)):  # a run that goes on has its unit recorded
+        if name in options.model_fields_set and given not in ("auto", tokenizer.unit):
+            problem = f"captions are split by the tokenizer of --init-part, whose unit is {tokenizer.unit}"
+            raise SslkitError(problem, "leave it out", flag=name)
+    context = options.context
+    longest = min(_LONGEST, checkpoint.size) if context == "auto" else context
+    encoder.check_length(longest)
+    return tokenizer, encoder.framing(), longest
+
+
+def _learn_pieces(spec: OpenSpec, captions: list[str]) -> tuple[Tokenizer, Framing, int]:
+    """Return a tokenizer learned from captions, what stands around each, and how many tokens it has at most."""
+    options = spec.table(TextOptions)
+    vocabulary = None if options.vocabulary == "auto" else options.vocabulary
+    unit = options.unit if "unit" in options.model_fields_set else _UNIT
+    tokenizer = Tokenizer.learn(unit, lambda: captions, vocabulary)
+    return tokenizer, caption_framing(tokenizer), _LONGEST if options.context == "auto" else options.context
 
 
 def read_captions(data: str) -> list[str]:

@@ -40,10 +40,10 @@ from sslkit.evaluation.splits import (
 )
 from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers, interval_of_mean
 from sslkit.image.source import ImageSource
-from sslkit.image_text.encoders import CaptionEncoder
 from sslkit.image_text.source import read_captions
 from sslkit.image_text.specs import ZeroshotSpec
-from sslkit.text.byte_pairs import BytePairs
+from sslkit.text.encoders.base import Framing, TokenEncoder
+from sslkit.text.tokenizer import Tokenizer
 
 _LONGEST = 4096  # tokens of a text
 
@@ -57,16 +57,21 @@ class Towers:
 
     image: Model
     projector: nn.Linear
-    text: CaptionEncoder
-    tokenizer: BytePairs
+    text: Encoder
+    text_projector: nn.Module
+    tokenizer: Tokenizer
+    frame: Framing
     length: int
 
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> Tensor:
         """Return unit vectors of texts, `[N, D]`, on the CPU."""
-        tokens = torch.from_numpy(self.tokenizer(texts, self.length)).long()
+        tokens = torch.full((len(texts), self.length), self.frame.padding)
+        for row, ids in enumerate(self.tokenizer.encode(texts)):
+            framed = self.frame([ids], self.length)
+            tokens[row, : len(framed)] = torch.from_numpy(framed)
         vectors = [self.text(chunk.to(self.text.device)).float().cpu() for chunk in tokens.split(_CHUNK)]
-        return F.normalize(torch.cat(vectors), dim=1)
+        return F.normalize(self.text_projector(torch.cat(vectors)), dim=1)
 
     @torch.no_grad()
     def embed_images(self, index: Index, spec: ZeroshotSpec) -> tuple[Tensor, NDArray[np.int64]]:
@@ -254,39 +259,43 @@ def _load_towers(checkpoint: Checkpoint, spec: ZeroshotSpec, device: torch.devic
     """Return both towers, with a checkpoint's weights or random ones."""
     path = checkpoint.path
     recipe = checkpoint.metadata.get("parts", {}).get("text", {}).get("recipe")
-    state, projection = checkpoint.part("text"), checkpoint.part("projector")
-    if not isinstance(recipe, dict) or projection.keys() != {"weight"} or projection["weight"].dim() != 2:
+    if not isinstance(recipe, dict) or not checkpoint.part("projector"):
         task = checkpoint.metadata["task"]
         raise SslkitError(
             f"{path} has no text encoder (trained with {task})", "zeroshot needs a checkpoint of clip", flag="ckpt"
         )
+    length = recipe.get("size")
+    if type(length) is not int or not 3 <= length <= _LONGEST:
+        problem = f"the text tower in {path} has an input length of {length!r} tokens"
+        raise SslkitError(problem, "the file was altered", flag="ckpt")
     encoder: Encoder = checkpoint.build_encoder(spec.encoder)
+    text = checkpoint.with_part("text").build_encoder(spec.encoder)
+    if not isinstance(text, TokenEncoder):
+        raise SslkitError(f"the text tower in {path} is no encoder of text", "the file was altered", flag="ckpt")
+    tokenizer, frame = text.tokenizer(), text.framing()
     if not trained:
         seed_stage(spec.seed, "random", 0)
         encoder = build_encoder(checkpoint.recipe, allowed=spec.encoder).eval()
-    length = recipe.get("size")
-    if type(length) is not int or not 3 <= length <= _LONGEST:
-        raise SslkitError(
-            f"the text tower in {path} has an input length of {length!r} tokens", "the file was altered", flag="ckpt"
-        )
-    text = build_encoder(recipe)
-    out, width = projection["weight"].shape
-    if not isinstance(text, CaptionEncoder) or text.width != out or width != encoder.width:
+        text = build_encoder(recipe, allowed=spec.encoder).eval()
+    image_projector, text_projector = (
+        _load_projector(checkpoint, name, tower.width, trained)
+        for name, tower in (("projector", encoder), ("text_projector", text))
+    )
+    if image_projector.out_features != text_projector.out_features:
         raise SslkitError(f"the towers in {path} do not fit together", "the file was altered", flag="ckpt")
-    projector = nn.Linear(width, out, bias=False)
-    spelling = state.get("spelling", torch.zeros(0, dtype=torch.uint8))
-    if trained:
-        load_strictly(text, state, f"--ckpt: the text tower in {path}")
-        load_strictly(projector, projection, f"--ckpt: the projector in {path}")
-    try:
-        if spelling.dtype != torch.uint8:
-            raise ValueError("it is not text")
-        tokenizer = BytePairs.read(spelling.numpy().tobytes())
-    except ValueError as error:  # UnicodeDecodeError is one
-        raise SslkitError(f"the tokenizer in {path} cannot be read: {error}", "the file was altered", flag="ckpt") from error
-    if tokenizer.words != text.in_channels:
-        raise SslkitError(f"the tokenizer in {path} is not that of its text tower", "the file was altered", flag="ckpt")
     size = evaluation_size(spec, checkpoint)
     encoder = encoder.to(device)
     model = Model(CHECKPOINT, encoder, size, "checkpoint") if trained else Model(RANDOM, encoder, size, "random")
-    return Towers(model, projector.eval(), text.eval().to(device), tokenizer, length)
+    return Towers(model, image_projector, text.to(device), text_projector, tokenizer, frame, length)
+
+
+def _load_projector(checkpoint: Checkpoint, name: str, width: int, trained: bool) -> nn.Linear:
+    """Return the projector of a tower of this width, with the checkpoint's weights or random ones."""
+    state = checkpoint.part(name)
+    weight = state.get("weight")
+    if weight is None or weight.dim() != 2 or weight.shape[1] != width:
+        raise SslkitError(f"the towers in {checkpoint.path} do not fit together", "the file was altered", flag="ckpt")
+    projector = nn.Linear(width, len(weight), bias=False)
+    if trained:
+        load_strictly(projector, state, f"--ckpt: the {name} in {checkpoint.path}")
+    return projector.eval()

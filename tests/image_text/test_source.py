@@ -1,4 +1,4 @@
-"""Captions: byte-pair tokens, and tables that hold them."""
+"""Captions: their tokens, and tables that have them."""
 
 import sys
 from collections.abc import Callable
@@ -13,42 +13,9 @@ from sslkit.contract.errors import SslkitError
 from sslkit.engine.stepper import to_device
 from sslkit.image_text.source import ImageTextSource
 from sslkit.specs.data import DataSpec
-from sslkit.text.byte_pairs import BEGIN, END, PADDING, BytePairs
+from sslkit.text.tokenizer import END, PAD, Tokenizer
 
 Run = Callable[..., Any]
-TEXTS = ["a red square", "a red circle", "the red square, top left", "Blue squares"] * 3
-
-
-def test_tokens_begin_end_and_are_padded() -> None:
-    tokenizer = BytePairs.learn(TEXTS, 400)
-    tokens = tokenizer(["a red square", "a red square, top left", ""], 8)
-    assert tokens.shape == (3, 8) and (tokens[:, 0] == BEGIN).all()
-    assert tokens[0, :5].tolist()[-1] == END and (tokens[0, 5:] == PADDING).all()  # three words that were seen often
-    assert tokens[1].tolist().count(END) == 1
-    assert tokens[2].tolist() == [BEGIN, END] + [PADDING] * 6
-    assert tokenizer.lengths(["a red square", ""]) == [5, 2]
-    assert np.array_equal(tokenizer(["A RED Square"], 8), tokens[:1])  # lower case
-
-
-def test_texts_that_were_never_seen_have_tokens() -> None:
-    tokenizer = BytePairs.learn(TEXTS, 400)
-    tokens = tokenizer(["żółw 🐢 zebra"], 40)
-    assert int((tokens != PADDING).sum()) > 10 and tokens.max() < tokenizer.words
-    assert tokenizer(["x" * 100], 10)[0, -1] == END  # cut off, and ended
-
-
-def test_a_tokenizer_reads_what_it_wrote() -> None:
-    tokenizer = BytePairs.learn(TEXTS, 400)
-    again = BytePairs.read(tokenizer.spelled())
-    assert again.words == tokenizer.words <= 400
-    assert np.array_equal(again(TEXTS, 12), tokenizer(TEXTS, 12))
-    assert BytePairs.learn(TEXTS, 400).spelled() == tokenizer.spelled()
-
-
-@pytest.mark.parametrize("spelling", [b"\xff", b"one", b"a b c", b"a b\na b", b"zz b", b"<end> a"])
-def test_a_tokenizer_that_was_altered_is_refused(spelling: bytes) -> None:
-    with pytest.raises(ValueError):
-        BytePairs.read(spelling)
 
 
 def test_captions_in_which_nothing_occurs_twice_are_spelled(sslkit: Run, tmp_path: Path) -> None:
@@ -67,15 +34,32 @@ def test_pairs_have_images_and_tokens(tmp_path: Path) -> None:
     arrays, broken = pairs.read(np.array([3, 1]))
     assert not broken and arrays["canvas"].shape == (2, 32, 32, 3)
     assert arrays["tokens"].shape == (2, pairs.info.details["length"])
-    tokenizer = BytePairs.read(pairs.info.details["spelling"])
-    assert np.array_equal(tokenizer([pairs.captions[3]], pairs.info.details["length"])[0], arrays["tokens"][0])
+    tokenizer = Tokenizer.from_bytes(pairs.info.details["tokenizer"])
+    (ids,) = tokenizer.encode([pairs.captions[3]])
+    row = arrays["tokens"][0].tolist()
+    assert row[: len(ids)] == ids.tolist() and row[len(ids)] == tokenizer.special(END)
+    assert set(row[len(ids) + 1 :]) <= {tokenizer.special(PAD)}
     batch = to_device({name: torch.from_numpy(array) for name, array in arrays.items()}, pairs, torch.device("cpu"))
-    assert batch["mask"].dtype == torch.bool and torch.equal(batch["mask"], batch["tokens"] != PADDING)
-    assert batch["mask"].sum(dim=1).tolist() == tokenizer.lengths([pairs.captions[3], pairs.captions[1]])
+    assert batch["mask"].dtype == torch.bool and batch["mask"][0].tolist() == [token != tokenizer.special(PAD) for token in row]
+    assert batch["mask"].sum(dim=1).tolist() == [
+        len(ids) + 1 for ids in tokenizer.encode([pairs.captions[3], pairs.captions[1]])
+    ]
     before = pairs.fingerprint()
     table = tmp_path / "pairs" / "captions.csv"
     table.write_text(table.read_text().replace("red", "crimson").replace("blue", "azure"))
     assert ImageTextSource.open(DataSpec(data=str(table), cache="off")).fingerprint() != before
+
+
+def test_captions_are_split_as_asked(tmp_path: Path) -> None:
+    table = ImageTextSource.example(tmp_path, 12)
+    sources = {
+        unit: ImageTextSource.open(DataSpec.model_validate({"data": table, "cache": "off", "unit": unit, "context": 8}))
+        for unit in ("word", "bpe", "byte")
+    }
+    assert [source.info.details["length"] for source in sources.values()] == [6, 8, 8]  # five words and an end
+    for source in sources.values():
+        tokenizer = Tokenizer.from_bytes(source.info.details["tokenizer"])
+        assert (source.tokens == tokenizer.special(END)).sum(axis=1).tolist() == [1] * 12
 
 
 def test_captions_without_images_are_left_out(sslkit: Run, tmp_path: Path) -> None:
@@ -118,4 +102,4 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     table = ImageTextSource.example(tmp_path, 4)
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(SslkitError, match=r"sslkit\[text\]"):
-        ImageTextSource.open(DataSpec(data=table))
+        ImageTextSource.open(DataSpec.model_validate({"data": table, "unit": "wordpiece"}))

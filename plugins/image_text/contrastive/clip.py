@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, Paper, PretextTask, TaskOptions, build_encoder
+from sslkit import Batch, Paper, PretextTask, SslkitError, TaskOptions, build_encoder, load
 from sslkit.encoders.recipe import recipe_for
 from sslkit.image.transforms import random_resized_crop
-from sslkit.image_text.encoders import CaptionEncoder
 from sslkit.nn import symmetric_cross_entropy
 from sslkit.pictures import add_frame, side_by_side
+from sslkit.text.encoders.base import TextEncoder, TokenEncoder
+from sslkit.text.tokenizer import Tokenizer
 
 
 class CLIP(PretextTask):
@@ -37,7 +38,7 @@ class CLIP(PretextTask):
         )
 
     options: Options
-    text: CaptionEncoder
+    text: TokenEncoder
     hash_factors: Tensor
     modality: ClassVar = "image_text"
     encodes: ClassVar = "image"
@@ -57,34 +58,50 @@ class CLIP(PretextTask):
             "text_width": 512,
             "text_depth": 12,
             "width": 512,
+            "unit": "bpe",
+            "vocabulary": 49_152,
             "crop_scale": 0.9,  # of OpenCLIP: the paper names no area
         },
         unsupported=(
             "an epsilon of 1e-6 in Adam",
-            "49,152 byte pairs of lower-cased text",
+            "lower-casing before byte pairs",
         ),
     )
     preview_columns: ClassVar = ("image", "prediction")
 
     def build_head(self) -> nn.Module:
-        """Build the linear projector of images; that of captions is part of the text encoder."""
+        """Build the linear projector of images."""
         return nn.Linear(self.encoder.width, self.options.width, bias=False)
 
     def setup(self) -> None:
-        """Build the text encoder and the log of the inverse temperature."""
+        """Build the text tower, its projector, and the log of the inverse temperature."""
         options, details = self.options, self.data.details
-        settings = {"width": options.text_width, "out": options.width, "letters": len(details["spelling"])}
-        if options.text_tower == "transformer":
-            settings["depth"] = options.text_depth
-        recipe = recipe_for(f"caption_{options.text_tower}", details["length"], details["words"])
-        text = build_encoder({**recipe, "options": settings})
-        assert isinstance(text, CaptionEncoder)
-        text.spell(details["spelling"])
-        self.text = text
+        self.text = self._build_text()
+        self.text_projector = nn.Linear(self.text.width, options.width, bias=False)
         # A hash with odd factors: the weighted sum of a caption's tokens almost never collides with that of another caption.
         factors = torch.randint(2**62, (details["length"],), generator=torch.Generator().manual_seed(0)) | 1
         self.register_buffer("hash_factors", factors, persistent=False)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(options.temperature)))
+
+    def _build_text(self) -> TokenEncoder:
+        """Return the text tower of `--init-part` with its weights, else one with random weights and the captions' tokenizer."""
+        options, details = self.options, self.data.details
+        if details["text_checkpoint"] is not None:
+            for name in ("text_tower", "text_width", "text_depth"):
+                if getattr(options, name) != type(options).model_fields[name].default:
+                    raise SslkitError("the text tower is that of --init-part", "leave it out", flag=name)
+            trained = load(details["text_checkpoint"])
+            assert isinstance(trained, TokenEncoder)  # the source has checked it
+            return trained
+        settings: dict[str, Any] = {"width": options.text_width, "letters": len(details["tokenizer"])}
+        if options.text_tower == "transformer":
+            settings["depth"] = options.text_depth
+        ids = Tokenizer.from_bytes(details["tokenizer"]).size
+        recipe = recipe_for(f"caption_{options.text_tower}", details["length"], ids)
+        text = build_encoder({**recipe, "options": settings})
+        assert isinstance(text, TextEncoder)
+        text.keep_tokenizer(details["tokenizer"])
+        return text
 
     def transform(self, batch: Batch) -> Batch:
         """Return a crop of each image, `[B, C, S, S]`, its tokens `[B, length]`, and a hash of its caption, `caption` `[B]`.
@@ -99,7 +116,7 @@ class CLIP(PretextTask):
         """Return L2-normalized embeddings of images and captions, `[B, D]` each."""
         return {
             "image": F.normalize(self.head(self.encoder(batch["image"])), dim=1),
-            "text": F.normalize(self.text(batch["tokens"]), dim=1),
+            "text": F.normalize(self.text_projector(self.text(batch["tokens"])), dim=1),
         }
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> Tensor:
@@ -125,8 +142,9 @@ class CLIP(PretextTask):
         return {"accuracy": 1 / self.data.batch_size}
 
     def exports(self) -> dict[str, nn.Module]:
-        """Return both encoders and the image projector, which `sslkit zeroshot` needs."""
-        return {"encoder": self.encoder, "projector": self.head, "text": self.text}
+        """Return both encoders and their projectors, which `sslkit zeroshot` needs."""
+        towers = {"encoder": self.encoder, "text": self.text}
+        return {**towers, "projector": self.head, "text_projector": self.text_projector}
 
     def preview(self, batch: Batch, output: Any) -> Tensor | None:
         """Return images; once trained, also the image nearest to the caption of each, framed green if correct, else red."""

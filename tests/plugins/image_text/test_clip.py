@@ -12,21 +12,23 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sslkit import DataInfo
+from sslkit import DataInfo, load
 from sslkit.encoders.builder import RecipeBuilder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.image_text.source import ImageTextSource
 from sslkit.image_text.zeroshot import chance
 from sslkit.tasks.load import load_task
-from sslkit.text.byte_pairs import BytePairs
+from sslkit.text import tokenizer as tokens
+from sslkit.text.tokenizer import Tokenizer
 from tests.canvases import canvases
 
 Run = Callable[..., Any]
+TOKENIZER = Tokenizer.learn("wordpiece", lambda: ["a red square", "a blue square"] * 3, 40)
+END, PAD = TOKENIZER.special(tokens.END), TOKENIZER.special(tokens.PAD)
 
 
 def clip(**options: Any) -> Any:
-    tokenizer = BytePairs.learn(["a red square", "a blue square"] * 3, 300)
-    details = {"words": tokenizer.words, "length": 8, "spelling": tokenizer.spelled()}
+    details = {"tokenizer": TOKENIZER.to_bytes(), "length": 8, "text_checkpoint": None}
     task_class, data = load_task("clip"), DataInfo(8, 16, 3, "image_text", details)
     parsed = task_class.Options(width=6, text_width=8, **options)
     encoder = task_class.build_encoder(parsed, RecipeBuilder(recipe_for("resnet_micro", 16, 3, {"width": "8"}), data))
@@ -34,11 +36,11 @@ def clip(**options: Any) -> Any:
 
 
 def pairs(task: Any, count: int = 5) -> Any:
-    tokens = torch.randint(3, 20, (count, 8), generator=torch.Generator().manual_seed(0))
-    tokens[:, 0], tokens[:, 5], tokens[:, 6:] = 1, 2, 0
-    tokens[3] = tokens[0]  # one caption of two images
+    rows = torch.randint(20, (count, 8), generator=torch.Generator().manual_seed(0))
+    rows[:, 5], rows[:, 6:] = END, PAD
+    rows[3] = rows[0]  # one caption of two images
     image = torch.rand(count, 3, 20, 20, generator=torch.Generator().manual_seed(1))
-    return task.transform(canvases(image, tokens=tokens))
+    return task.transform(canvases(image, tokens=rows))
 
 
 @pytest.mark.parametrize("tower", ["cbow", "transformer"])
@@ -71,13 +73,11 @@ def test_the_scale_is_clamped_at_a_hundred() -> None:
 
 
 def test_transformers_read_in_order_and_bags_do_not() -> None:
-    tokens = torch.tensor([[1, 5, 6, 7, 2, 0, 0, 0], [1, 7, 6, 5, 2, 0, 0, 0]])
-    padded = torch.cat([tokens, torch.zeros(2, 0, dtype=torch.int64)], dim=1)
+    rows = torch.tensor([[5, 6, 7, END, PAD, PAD], [7, 6, 5, END, PAD, PAD]])
     bag, transformer = clip(text_tower="cbow").text.eval(), clip().text.eval()
-    assert torch.allclose(*bag(tokens)) and not torch.allclose(*transformer(tokens))
-    changed = padded.clone()
-    changed[:, 5:] = 9  # tokens after the end do not reach a causal transformer
-    assert torch.allclose(transformer(changed), transformer(tokens), atol=1e-6)
+    assert torch.allclose(*bag(rows)) and not torch.allclose(*transformer(rows))
+    assert torch.allclose(transformer(rows), transformer.states(rows[:, :4])[:, 3], atol=1e-6)  # at the end of the caption
+    assert torch.allclose(transformer(rows), transformer(rows[:, :4]), atol=1e-6)
 
 
 def test_chance_is_counted() -> None:
@@ -175,26 +175,66 @@ def test_other_checkpoints_know_no_captions(trained: Path, table: Path, sslkit: 
     assert ran.code == 2 and "has no text encoder (trained with rotation)" in ran.err
 
 
-@pytest.mark.parametrize("verb", ["knn", "embed"])
-def test_the_text_encoder_has_no_data_of_its_own(verb: str, checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
-    out = ["--out", tmp_path / "features.npz"] if verb == "embed" else []
-    ran = sslkit(verb, "--ckpt", checkpoint, "--part", "text", "--data", table, *out)
+def test_the_text_tower_reads_texts(checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
+    ran = sslkit("knn", "--ckpt", checkpoint, "--part", "text", "--data", table)
     assert ran.code == 2 and "has no column `text`" in ran.err
-    (tmp_path / "texts.csv").write_text("text,label\na red square,x\na blue square,y\na green one,x\na red one,y\n")
-    labels = ["--label", "label"]
-    ran = sslkit(verb, "--ckpt", checkpoint, "--part", "text", "--data", tmp_path / "texts.csv", *labels, *out)
-    assert ran.code == 2 and "CaptionTransformer reads captions only" in ran.err
+    lines = [f"a {color} square {place},{color}" for color in ("red", "blue", "green") for place in ("left", "right", "up")]
+    (tmp_path / "texts.csv").write_text("text,label\n" + "\n".join(lines * 4) + "\n")
+    labeled = ["--part", "text", "--data", tmp_path / "texts.csv", "--label", "label"]
+    result = sslkit("knn", "--ckpt", checkpoint, *labeled, "--json").json
+    assert result["rows"][0]["metrics"][0]["value"] > 0.9
+    assert sslkit("embed", "--ckpt", checkpoint, *labeled, "--out", tmp_path / "features.npz").code == 0
 
 
-@pytest.mark.parametrize("change", ["spelling", "kind", "recipe", "length", "large", "projector", "samples"])
+def test_text_towers_start_from_a_checkpoint(table: Path, sslkit: Run, tmp_path: Path) -> None:
+    text = tmp_path / "captions.txt"
+    text.write_text("\n".join(line.split(",")[1] for line in table.read_text().splitlines()[1:]))
+    training = ["--context", 16, "--batch-size", 16, "--health-every", 0]
+    encoder = ["--encoder-option", "width=16", "--encoder-option", "depth=1"]
+    for task in ("bert", "rnn_lm"):
+        flags = ["--data", text, *training, *(encoder if task == "bert" else []), "--steps", 3, "--out", tmp_path / task]
+        assert sslkit("pretrain", task, *flags).code == 0
+        file = tmp_path / task / "model.safetensors"
+        images = [
+            "--data",
+            table,
+            "--encoder",
+            "resnet_micro",
+            "--encoder-option",
+            "width=8",
+            "--batch-size",
+            32,
+            "--workers",
+            0,
+        ]
+        out = tmp_path / f"{task}-clip"
+        start = ["pretrain", "clip", *images, "--init-part", f"text={file}"]
+        ran = sslkit(*start, "--lr", 1e-12, "--steps", 2, "--out", out)
+        assert ran.code == 0, ran.err
+        trained, begun = load(out / "model.safetensors", part="text"), load(file)
+        assert type(trained) is type(begun)
+        for name, weight in begun.state_dict().items():
+            assert torch.allclose(trained.state_dict()[name], weight, atol=1e-6), name
+        assert sslkit("zeroshot", "--ckpt", out / "model.safetensors", "--data", table).code == 0
+        assert sslkit("pretrain", "clip", "--resume", "--out", out).code == 0
+    for flags, message in (
+        (["--text-depth", 3], "--text-depth: the text tower is that of --init-part"),
+        (["--unit", "byte"], "--unit: captions are split by the tokenizer of --init-part"),
+        (["--init-part", f"image={file}"], "is not text=FILE"),
+        (["--init-part", f"text={out / 'model.safetensors'}"], "--init-part: "),
+        (["--init-part", f"text={tmp_path / 'no.safetensors'}"], "--init-part: "),
+    ):
+        ran = sslkit(*start, *flags, "--steps", 1, "--out", tmp_path / "refused")
+        assert ran.code == 2 and message in ran.err and not (tmp_path / "refused").exists(), ran.err
+
+
+@pytest.mark.parametrize("change", ["spelling", "recipe", "length", "large", "projector", "samples"])
 def test_altered_towers_are_refused(change: str, checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
     with safe_open(checkpoint, framework="pt") as file:
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = json.loads(file.metadata()["sslkit"])
     if change == "spelling":
         tensors["text.spelling"][:4] = torch.tensor([255, 0, 32, 10], dtype=torch.uint8)
-    elif change == "kind":
-        tensors["text.spelling"] = tensors["text.spelling"].to(torch.bfloat16)
     elif change == "samples":
         metadata["samples"] = "audio"
     elif change in ("length", "large"):
