@@ -127,23 +127,22 @@ class BERT(PretextTask):
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the sum of cross-entropies over masked tokens, which `counts` divides, and the mean over pairs."""
-        terms = {"masked": (masked_nats(output["tokens"], batch["target"]) * batch["weight"]).sum()}
+        terms = {"masked_nats": (masked_nats(output["tokens"], batch["target"]) * batch["weight"]).sum()}
         if self.pairs != "none":
             terms["pair"] = F.cross_entropy(output["pair"], batch["other"])
         return terms
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the number of masked tokens."""
-        return {"masked": batch["weight"].sum()}
+        return {"masked_nats": batch["weight"].sum()}
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return how often masked tokens, and pairs, are recognized, and the nats per masked token."""
+        """Return how often masked tokens, and pairs, are recognized."""
         weight = batch["weight"]
         count = weight.sum(dim=1).clamp(min=1)
         correct = (output["tokens"].argmax(dim=2) == batch["target"]).float()
         metrics = {
             "accuracy": (correct * weight).sum(dim=1) / count,
-            "masked_nats": (masked_nats(output["tokens"], batch["target"]) * weight).sum(dim=1) / count,
         }
         if self.pairs != "none":
             metrics["pair_accuracy"] = (output["pair"].argmax(dim=1) == batch["other"]).float()

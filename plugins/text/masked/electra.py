@@ -118,14 +118,14 @@ class ELECTRA(PretextTask):
         """Return the sum of the generator's cross-entropies, which `counts` divides, and the weighted loss of detection."""
         masked = (masked_nats(output["tokens"], batch["target"]) * batch["weight"]).sum()
         detected = F.binary_cross_entropy_with_logits(output["replaced"], output["is_replaced"])
-        return {"masked": masked, "replaced": self.options.detection * detected}
+        return {"masked_nats": masked, "replaced": self.options.detection * detected}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the number of masked tokens."""
-        return {"masked": batch["weight"].sum()}
+        return {"masked_nats": batch["weight"].sum()}
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return how often a replaced token scores above one that is not (AUC), and the generator's accuracy and nats."""
+        """Return how often a replaced token scores above one that is not (AUC), and the generator's accuracy."""
         weight, replaced = batch["weight"], output["is_replaced"] > 0
         count = weight.sum(dim=1).clamp(min=1)
         pairs = replaced[:, :, None] & ~replaced[:, None]
@@ -134,7 +134,6 @@ class ELECTRA(PretextTask):
         return {
             "detection_auc": auc.where(replaced.any(dim=1), _CHANCE),
             "generator_accuracy": ((output["tokens"].argmax(dim=2) == batch["target"]) * weight).sum(dim=1) / count,
-            "masked_nats": (masked_nats(output["tokens"], batch["target"]) * weight).sum(dim=1) / count,
         }
 
     def chance(self) -> dict[str, float]:

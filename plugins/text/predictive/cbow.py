@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslkit import Batch, Paper
-from sslkit.text.word_task import WordOptions, WordTask
+from sslkit.text.word_task import WordOptions, WordTask, softplus
 
 
 class CBOW(WordTask):
@@ -41,8 +41,7 @@ class CBOW(WordTask):
         Of the tree, with the nodes on the word's path, `[B, N, depth]`.
         """
         pair_mask = batch["pair_mask"].to(self.encoder.table.weight.dtype)
-        share = pair_mask / pair_mask.sum(dim=2, keepdim=True).clamp(min=1)
-        context = share @ self.encoder.tokens(batch["words"])
+        context = pair_mask @ self.encoder.tokens(batch["words"]) / batch["neighbors"].clamp(min=1)[..., None]
         if self.options.loss == "hierarchical":
             return {"nodes": torch.einsum("btd,btnd->btn", context, self.head(self.nodes[batch["words"]]))}
         return {
@@ -52,23 +51,23 @@ class CBOW(WordTask):
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the sum of losses over words with a neighbor; `counts` divides it. A word is no negative of its own."""
-        has_context = batch["pair_mask"].any(dim=2)
+        has_context = batch["neighbors"] > 0
         if self.options.loss == "hierarchical":
             signs = self.signs[batch["words"]]  # 0 after the end of a path
             losses = -(F.logsigmoid(signs * output["nodes"]) * (signs != 0)).sum(dim=2)
             return {"words": (losses * has_context).sum()}
         other = batch["negatives"][:, None] != batch["words"][..., None]
-        negative = (F.softplus(output["negatives"]) * other).sum(dim=2) / other.sum(dim=2).clamp(min=1)
-        return {"words": ((F.softplus(-output["word"]) + self.options.negatives * negative) * has_context).sum()}
+        negative = (softplus(output["negatives"]) * other).sum(dim=2) / other.sum(dim=2).clamp(min=1)
+        return {"words": ((softplus(-output["word"]) + self.options.negatives * negative) * has_context).sum()}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the number of words with a neighbor."""
-        return {"words": batch["pair_mask"].any(dim=2).sum()}
+        return {"words": (batch["neighbors"] > 0).sum()}
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the margin between the scores of words and of negatives."""
         if self.options.loss == "hierarchical":
             return {}
-        has_context = batch["pair_mask"].any(dim=2)
+        has_context = batch["neighbors"] > 0
         margin = (output["word"] - output["negatives"].mean(dim=2)) * has_context
         return {"margin": margin.sum(dim=1) / has_context.sum(dim=1).clamp(min=1)}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslkit import Batch, Paper
-from sslkit.text.word_task import WordOptions, WordTask
+from sslkit.text.word_task import WordOptions, WordTask, softplus
 
 
 class SkipGram(WordTask):
@@ -50,20 +50,20 @@ class SkipGram(WordTask):
             signs = self.signs[batch["words"]][:, None]  # 0 after the end of a path
             losses = -(F.logsigmoid(signs * output["nodes"]) * (signs != 0)).sum(dim=3)
             return {"pairs": (losses * pair_mask).sum()}
-        negative = F.softplus(output["negatives"]).mean(dim=2) * pair_mask.sum(dim=2)
-        positive = F.softplus(-output["neighbors"]) * pair_mask
+        negative = softplus(output["negatives"]).mean(dim=2) * batch["neighbors"]
+        positive = softplus(-output["neighbors"]) * pair_mask
         return {"pairs": positive.sum() + self.options.negatives * negative.sum()}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the number of pairs."""
-        return {"pairs": batch["pair_mask"].sum()}
+        return {"pairs": batch["neighbors"].sum()}
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the margin between the mean scores of words with their neighbors and with negatives."""
         if self.options.loss == "hierarchical":
             return {}
         pair_mask = batch["pair_mask"]
-        count = pair_mask.sum(dim=(1, 2)).clamp(min=1)
+        count = batch["neighbors"].sum(dim=1).clamp(min=1)
         near = (output["neighbors"] * pair_mask).sum(dim=(1, 2)) / count
-        far = (output["negatives"].mean(dim=2) * pair_mask.sum(dim=2)).sum(dim=1) / count
+        far = (output["negatives"].mean(dim=2) * batch["neighbors"]).sum(dim=1) / count
         return {"margin": near - far}

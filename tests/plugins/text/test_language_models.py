@@ -115,7 +115,7 @@ def test_electra_detects_what_the_generator_replaced() -> None:
     assert output["is_replaced"].sum() == replaced.sum()  # nowhere else
     losses, counts = task.loss(output, batch), task.counts(batch)
     nats = -logits.log_softmax(dim=2).gather(2, batch["target"][..., None]).sum()
-    assert float(losses["masked"]) == pytest.approx(float(nats), rel=1e-9) and counts["masked"] == 3000 * 4
+    assert float(losses["masked_nats"]) == pytest.approx(float(nats), rel=1e-9) and counts["masked_nats"] == 3000 * 4
     probability = output["replaced"].sigmoid()
     answers = torch.where(output["is_replaced"] > 0, probability, 1 - probability)
     assert float(losses["replaced"]) == pytest.approx(50 * float(-answers.log().mean()), rel=1e-9)
@@ -181,7 +181,7 @@ def test_bert_loss_against_a_loop() -> None:
                 scores = [float(score) for score in output["tokens"][row, place]]
                 total -= scores[int(batch["target"][row, place])] - math.log(sum(map(math.exp, scores)))
                 count += 1
-    assert float(terms["masked"]) == pytest.approx(total, rel=1e-9) and int(counts["masked"]) == count
+    assert float(terms["masked_nats"]) == pytest.approx(total, rel=1e-9) and int(counts["masked_nats"]) == count
     pair = [float(-output["pair"][row].log_softmax(0)[batch["other"][row]]) for row in range(4)]
     assert float(terms["pair"]) == pytest.approx(sum(pair) / 4, rel=1e-9)
 

@@ -180,7 +180,7 @@ def test_refusals(sslkit: Callable[..., Any], text: Path, trained: Path) -> None
         (["--group-pattern", "(x)"], "is text, which has no labels or groups"),
         (["--loss", "softmax"], "--loss: should be negative or hierarchical (got softmax)"),
     ):
-        ran = sslkit("pretrain", "skipgram", "--data", text, *flags)
+        ran = sslkit("pretrain", "skipgram", "--data", text, "--batch-size", 16, *flags)
         assert ran.code == 2 and message in ran.err, ran.err
     ran = sslkit("neighbors", "--ckpt", trained, "king")
     assert ran.code == 2 and "king is not a file (rotation was trained on images)" in ran.err
