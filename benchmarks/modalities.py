@@ -1,24 +1,20 @@
 """Beyond images: does each task learn what it should, in five minutes? Prints Markdown tables.
 
-    tar -xzf fsdd.tar.gz -C DIR; tar -xzf emoji.tar.gz -C DIR; gunzip -c shakespeare.txt.gz > DIR/shakespeare.txt
-    python benchmarks/modalities.py sound,video,pairs,words --data DIR --runs RUNS
+    tar -xzf fsdd.tar.gz -C DIR; tar -xzf emoji.tar.gz -C DIR
+    python benchmarks/modalities.py sound,video,pairs --data DIR --runs RUNS
 
-Each trains with its task's own defaults. Words are compared with gensim in the same run, in turns.
+Each trains with its task's own defaults.
 """
 
 import argparse
 import csv
 import random
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from commands import sslkit
-
-from sslkit.specs.data import DataSpec
 
 Runs = Path
 
@@ -91,37 +87,6 @@ def pairs(data: Path, runs: Runs, minutes: float) -> None:
                 print(f"<!-- categories by name: {accuracy(classes['rows'][0])} of 8 -->", flush=True)
 
 
-def words(data: Path, runs: Runs, minutes: float) -> None:
-    """Words per second against gensim's, with the same settings, in turns."""
-    import gensim
-
-    from sslkit.text.source import TextSource
-
-    file = data / "shakespeare.txt"
-    text = TextSource.open(DataSpec(data=str(file)))
-    spelled, numbers = text.info.details["words"], text.tokens
-    sentences = [[spelled[place] for place in numbers[start : start + 128]] for start in range(0, len(numbers), 128)]
-    epochs, ours, theirs = 20, [], []
-    for turn in range(3):
-        out = runs / f"skipgram-{turn}"
-        run = sslkit("pretrain", "skipgram", "--data", file, "--epochs", epochs, "--out", out)
-        ours.append(run["samples_per_second"] * text.info.size)
-        model = gensim.models.Word2Vec(
-            vector_size=100, window=5, negative=5, sample=1e-3, sg=1, min_count=5, workers=2, seed=turn
-        )
-        model.build_vocab(sentences)
-        began = time.perf_counter()
-        model.train(sentences, total_examples=len(sentences), epochs=epochs)
-        theirs.append(epochs * len(numbers) / (time.perf_counter() - began))
-    ratio = statistics.median(our_rate / their_rate for our_rate, their_rate in zip(ours, theirs, strict=True))
-    print(f"\n| words/s | median of 3 turns |\n|---|---|\n| sslkit | {statistics.median(ours):,.0f} |")
-    print(f"| gensim {gensim.__version__}, two workers | {statistics.median(theirs):,.0f} |\n| ratio | {ratio:.2f} |")
-    near = sslkit("neighbors", "--ckpt", run["checkpoint"], "king", "blood", "night", "--k", 5)["neighbors"]
-    for word, neighbors in near.items():
-        other = ", ".join(name for name, _ in model.wv.most_similar(word, topn=5))
-        print(f"\n{word}: {', '.join(name for name, _ in neighbors)} (gensim: {other})", flush=True)
-
-
 def table(path: Path, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Path:
     """Write a .csv and return its path."""
     with open(path, "w", newline="", encoding="utf-8") as stream:
@@ -135,7 +100,7 @@ def accuracy(row: dict[str, Any]) -> str:
     return f"{top1['value']:.1%} ({100 * top1['low']:.1f} to {100 * top1['high']:.1f})"
 
 
-PARTS = {"sound": sound, "video": video, "pairs": pairs, "words": words}
+PARTS = {"sound": sound, "video": video, "pairs": pairs}
 
 
 def main() -> None:

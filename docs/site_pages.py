@@ -148,7 +148,7 @@ def _fields(spec: str) -> str:
 
 def linked_files() -> list[Path]:
     """Return the files outside of docs/ that pages link to, and those that these link to."""
-    waiting, linked = sorted((ROOT / "docs").glob("*.md")), set[Path]()
+    waiting, linked = sorted((ROOT / "docs").rglob("*.md")), set[Path]()
     while waiting:
         page = waiting.pop()
         for match in _LINK.finditer(page.read_text(encoding="utf-8")):

@@ -85,7 +85,12 @@ def test_pages_beyond_images(page: str, sslkit: Callable[..., Any], tmp_path: Pa
     (tmp_path / "words.conll").write_text("\n\n".join(f"a{n} X\nb{n} Y" for n in range(12)))
     (tmp_path / "pairs.tsv").write_text("a1\ta2\t9\na1\tb1\t1\nb3\tb4\t8\n")
     (tmp_path / "questions.txt").write_text(": letters\na1 a2 b1 b2\n")
-    for line in (line for block in blocks((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")) for line in block):
+    (tmp_path / "cloze.tsv").write_text("a1 [MASK] a3\ta2\nb1 [MASK] b3\tb2\n")
+    rated = [f"{letter}{number},{number % 5}.5" for letter in "ab" for number in range(12)]
+    (tmp_path / "rated.csv").write_text("\n".join(["text,rating", *rated]))
+    for line in (
+        line for block in blocks((ROOT / "docs" / "modalities" / f"{page}.md").read_text(encoding="utf-8")) for line in block
+    ):
         words = shlex.split(re.sub(r"--minutes \d\b", "--minutes 0.02 --batch-size 16", line))
         ran = sslkit(*words[1:])
         assert ran.code == 0, f"{line}: {ran.err}"
@@ -116,7 +121,7 @@ def test_arguments_without_a_flag_are_not_listed_as_flags() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")):
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert target.startswith("https://") or (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
 
@@ -156,7 +161,9 @@ def test_the_reference_has_every_public_name(site: dict[str, Any]) -> None:
 
 def test_every_page_is_in_the_navigation_of_the_site() -> None:
     listed = set(re.findall(r"^ +- (?:\w+: )?([\w/-]+\.md)$", MKDOCS, flags=re.MULTILINE))
-    assert {page.name for page in (ROOT / "docs").glob("*.md")} == {name for name in listed if (ROOT / "docs" / name).exists()}
+    assert {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")} == {
+        name for name in listed if (ROOT / "docs" / name).exists()
+    }
 
 
 def test_every_extra_is_documented() -> None:

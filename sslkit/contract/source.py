@@ -90,6 +90,9 @@ class OpenSpec(Protocol):
     def table(self, options: type[O]) -> O:
         """Return the data options of one modality."""
 
+    def starts(self) -> dict[str, str]:
+        """Return the checkpoint that each part of what is trained starts from, by part: `--init-part`."""
+
 
 class Source:
     """The samples of one part of the data, read as the `source` of a `Modality`.
@@ -105,6 +108,7 @@ class Source:
     resolved: dict[str, tuple[Any, str]]  # what `auto` settings became for this data, by flag, with the reason
     encoder_options: Mapping[str, Any] = {}  # what an encoder has to be built with for this data, such as a sample rate
     labels: Labels | None = None  # of a training part, once `reveal_labels` was called
+    starting_parts: ClassVar[tuple[str, ...]] = ()  # besides the encoder, for which `--init-part` names a file
     targets: tuple[str, ...] = ()  # entries of a batch, such as masks, that only tasks get which need them
 
     @classmethod

@@ -69,7 +69,7 @@ class CheckpointWriter:
         clock, task, source = self.stepper.clock, self.stepper.task, self.stepper.settings.source
         exported = task.exports()
         others = {name: module for name, module in exported.items() if name != "encoder"}
-        private = {*_WHERE, "data", "test", "init", "ckpt", "task"}  # of somebody's machine
+        private = {*_WHERE, "data", "test", "init", "init_part", "ckpt", "task"}  # of somebody's machine
         if self.spec.init is not None and is_hub_address(self.spec.init):
             private.remove("init")  # of no machine; the repository may be private, and `sslkit push` names it
         excluded: dict[str, Any] = {name: set(options.paths) for name, options in data_options().items()}

@@ -8,6 +8,7 @@ import torch
 
 from sslkit import registry
 from sslkit.contract.errors import SslkitError
+from sslkit.contract.modality import Modality
 from sslkit.contract.options import path_options
 from sslkit.contract.source import Labels, Source
 from sslkit.contract.task import TARGETS, PretextTask
@@ -108,6 +109,7 @@ def prepare(spec: PretrainSpec, world: World = ALONE, fits_size: bool = True) ->
     fitting = choose_size(spec, modality, prepare, world) if fits_size else None
     if fitting is not None:
         spec = spec.updated(modality.options.of_size(fitting[0]))
+    _check_starts(spec, modality)
     source = modality.source.open(spec)
     if "label" in task_class.needs:
         source.reveal_labels(_find_labels(source, name))
@@ -160,12 +162,22 @@ def checked_options(spec: PretrainSpec, task_class: type[PretextTask], run: Path
 
 def _absolute(spec: PretrainSpec) -> dict[str, Any]:
     """Return the spec's paths made absolute, since a run may later be read from another folder."""
-    paths = {"task": absolute(spec.task)}
+    paths: dict[str, Any] = {"task": absolute(spec.task)}
     if spec.data is not None:
         paths["data"] = absolute_data(spec.data)
     if spec.init is not None:
         paths["init"] = resolve_start(spec.init)
+    if spec.init_part:
+        paths["init_part"] = {part: str(Path(file).resolve()) for part, file in spec.init_part.items()}
     return paths
+
+
+def _check_starts(spec: PretrainSpec, modality: Modality) -> None:
+    """Raise SslkitError for a part that `--init-part` names and that no checkpoint can start."""
+    for part in spec.init_part.keys() - set(modality.source.starting_parts):
+        known = ", ".join(f"{name}=FILE" for name in modality.source.starting_parts)
+        problem = f"{part}={spec.init_part[part]} names no part that a run on {modality.name} data can start"
+        raise SslkitError(problem, f"use {known}" if known else "the encoder starts from --init", flag="init_part")
 
 
 def _check_task(task_class: type[PretextTask], name: str) -> None:

@@ -26,6 +26,7 @@ from sslkit.text.encoders.base import Framing, TokenEncoder
 from sslkit.text.options import TextOptions, Unit
 from sslkit.text.tokenizer import Tokenizer
 
+_TOWER = "text"  # the part of a checkpoint that reads captions
 _UNIT: Unit = "wordpiece"  # of captions, unless another one is named
 _LONGEST = 77  # tokens of a caption at most, as in CLIP
 
@@ -38,6 +39,7 @@ class ImageTextSource(ImageSource):
     """
 
     noun: ClassVar = ImageTextOptions.noun
+    starting_parts: ClassVar = (_TOWER,)
     captions: list[str]
     tokens: NDArray[np.int32]
     padding: int
@@ -60,11 +62,10 @@ class ImageTextSource(ImageSource):
         if cut:
             say_once(f"{cut:,} captions are longer than {length} tokens: their ends are left out")
         if "unit" not in spec.table(TextOptions).model_fields_set:
-            origin = "the text tower's" if spec.table(ImageTextOptions).init_part else "of captions"
+            origin = "the text tower's" if _TOWER in spec.starts() else "of captions"
             pairs.resolved["unit"] = tokenizer.unit, origin
         pairs.captions, pairs.tokens, pairs.padding = captions, tokens, frame.padding
-        start = spec.table(ImageTextOptions).text_checkpoint()
-        details = {"tokenizer": tokenizer.to_bytes(), "length": length, "text_checkpoint": start}
+        details = {"tokenizer": tokenizer.to_bytes(), "length": length, "text_checkpoint": spec.starts().get(_TOWER)}
         pairs.info = DataInfo(len(captions), pairs.info.size, pairs.info.channels, "image_text", details)
         return pairs
 
@@ -108,7 +109,7 @@ class ImageTextSource(ImageSource):
 
 def _read_tower(spec: OpenSpec) -> tuple[Tokenizer, Framing, int] | None:
     """Return tokenizer, framing and longest sample of the text tower that `--init-part` names; None if it names none."""
-    file = spec.table(ImageTextOptions).text_checkpoint()
+    file = spec.starts().get(_TOWER)
     if file is None:
         return None
     checkpoint = read_model(file, "init_part")
@@ -117,8 +118,8 @@ def _read_tower(spec: OpenSpec) -> tuple[Tokenizer, Framing, int] | None:
     if not isinstance(encoder, TokenEncoder):
         raise SslkitError(f"{file} has no encoder of text", flag="init_part")
     tokenizer, options = encoder.tokenizer(), spec.table(TextOptions)
-    for name, given in (("unit", options.unit), ("vocabulary", options.vocabulary)):  # a run that goes on has its unit recorded
-        if name in options.model_fields_set and given not in ("auto", tokenizer.unit):
+    for name, value in (("unit", options.unit), ("vocabulary", options.vocabulary)):  # a run that goes on has its unit recorded
+        if name in options.model_fields_set and value not in ("auto", tokenizer.unit):
             problem = f"captions are split by the tokenizer of --init-part, whose unit is {tokenizer.unit}"
             raise SslkitError(problem, "leave it out", flag=name)
     context = options.context

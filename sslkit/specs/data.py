@@ -167,3 +167,7 @@ class DataSpec(ModalitySpec):
         default=20, gt=0, description="Size limit in GB of decoded samples, and of features, in the cache."
     )
     reindex: bool = Field(default=False, description="List the data folder again, even if it seems unchanged.")
+
+    def starts(self) -> dict[str, str]:
+        """Return no files: only pretraining starts parts from checkpoints."""
+        return {}

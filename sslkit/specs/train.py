@@ -102,6 +102,10 @@ class PretrainSpec(TrainSpec):
         default="auto", description="Steps between feature-health checks; auto: 20, or 1% of a longer run; 0: never."
     )
     on_collapse: Literal["warn", "stop"] = Field(default="warn", description="What to do when features collapse.")
+    init_part: dict[str, str] = Field(
+        default={},
+        description="PART=FILE: checkpoint that a part starts from; text=FILE: text tower of pairs, and its tokenizer.",
+    )
     online_knn: bool = Field(default=False, description="Also log k-NN accuracy during training; the data needs labels.")
     shard: bool = Field(
         default=False,
@@ -109,6 +113,10 @@ class PretrainSpec(TrainSpec):
     )
     profile: int = Field(default=0, ge=0, description="Steps to profile: print where the time goes and which flag would help.")
     options: dict[str, Any] = Field(default={}, description="Options of the task.")
+
+    def starts(self) -> dict[str, str]:
+        """Return the files of `--init-part`."""
+        return self.init_part
 
 
 class FinetuneSpec(TrainSpec):

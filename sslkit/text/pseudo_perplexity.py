@@ -29,7 +29,7 @@ _TOKENS = 2**13  # in a batch
 
 
 class PseudoPerplexity(Evaluation):
-    """Measure how well a masked language model predicts each token from all others (Salazar et al., 2020)."""
+    """Measure how well a masked language model predicts each token from all others."""
 
     verb = "pseudo-perplexity"
     Options = PseudoPerplexitySpec
@@ -39,7 +39,7 @@ class PseudoPerplexity(Evaluation):
     protocols = (
         Protocol(
             "pseudo-perplexity/passages-v1",
-            "each token of passages masked alone; no probability of the text: not comparable with perplexity",
+            "each token of passages masked alone (Salazar et al., 2020); not comparable with perplexity",
             {"passages": 64},
             deterministic=True,
         ),

@@ -36,7 +36,7 @@ _TRAIN = (
     "--compile --sync-batchnorm --checkpoint-every --max-broken --activation-checkpointing --log --resume --init --dialect "
     "--extend-to"
 )
-_PRETRAIN = "--recipe --health-every --on-collapse --online-knn --shard --profile"
+_PRETRAIN = "--recipe --health-every --on-collapse --init-part --online-knn --shard --profile"
 _FEATURES = f"{_DATA} --ckpt --part --encoder --layer --pool"
 _EVALUATION = f"{_FEATURES} --test --against --baselines --details"
 GOLDEN = {

@@ -80,8 +80,8 @@ def test_models_are_compared_on_the_same_blocks_of_text(
     rows = {row["model"]: row for row in result["rows"]}
     other = rows[str(of_bytes)]
     values = {name: rows[name]["metrics"][0]["value"] for name in ("checkpoint", str(of_bytes))}
-    compared = other["comparisons"]["checkpoint"]
-    assert compared["difference"] == pytest.approx(values[str(of_bytes)] - values["checkpoint"]) and compared["low"] > 0
+    comparison = other["comparisons"]["checkpoint"]
+    assert comparison["difference"] == pytest.approx(values[str(of_bytes)] - values["checkpoint"]) and comparison["low"] > 0
     assert other["metrics"][0]["n"] == rows["checkpoint"]["metrics"][0]["n"]  # bytes
     assert other["metrics"][1]["n"] > rows["checkpoint"]["metrics"][1]["n"]  # tokens
 

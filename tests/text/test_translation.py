@@ -48,8 +48,8 @@ def test_the_map_is_recovered_and_orthogonal() -> None:
     generator = torch.Generator().manual_seed(1)
     source = torch.randn(40, 6, generator=generator, dtype=torch.float64)
     rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64))[0]
-    found = orthogonal_map(source, source @ rotation)
-    assert torch.allclose(found, rotation, atol=1e-10)
+    recovered = orthogonal_map(source, source @ rotation)
+    assert torch.allclose(recovered, rotation, atol=1e-10)
     noisy = orthogonal_map(source, source @ rotation + 0.1 * torch.randn(40, 6, generator=generator, dtype=torch.float64))
     assert torch.allclose(noisy @ noisy.T, torch.eye(6, dtype=torch.float64), atol=1e-10)
     unit = normalize(torch.randn(40, 6, generator=generator) + 3)
