@@ -24,7 +24,7 @@ SHAKESPEARE = {
 }
 REVIEWS = {
     "bert": [
-        *("bert", "--vocabulary", 8192, "--context", 64, "--batch-size", 32, "--steps", 5000, "--lr", 2e-3),
+        *("bert", "--vocabulary", 8192, "--context", 64, "--batch-size", 32, "--steps", 10_000, "--lr", 2e-3),
         *("--mask-ratio", 0.25),
     ],
     "rnn_lm": ["rnn_lm", "--vocabulary", 2048, "--steps", 2000],
@@ -68,6 +68,9 @@ def main() -> None:
             for layer in ("all", "mix"):
                 result = sslkit("tag", *checkpoint, "--data", arguments.text / "ewt", "--layer", layer)
                 record[f"tag, {layer}"] = [row_of(row) for row in result["rows"]]
+        if task == "bert" and "tag" in measures:
+            result = sslkit("tag", *checkpoint, "--data", arguments.text / "ewt", "--finetune")
+            record["tag, fine-tuned"] = [row_of(row) for row in result["rows"]]
         if task == "bert" and "finetune" in measures:
             labeled = ["--data", arguments.text / "sentence_polarity.tsv", "--label", "label", "--epochs", 4]
             out = arguments.runs.resolve() / f"{name}-finetune"

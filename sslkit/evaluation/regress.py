@@ -20,9 +20,10 @@ from sslkit.data.locations import find_parts
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.precision import choose_device
 from sslkit.engine.run_folder import append_result
+from sslkit.evaluation.comparing import CheckpointOutcomes
 from sslkit.evaluation.features import cached_features
 from sslkit.evaluation.findings import with_findings
-from sslkit.evaluation.models import CHECKPOINT, Model, compare_models
+from sslkit.evaluation.models import Model, compare_models
 from sslkit.evaluation.notes import count
 from sslkit.evaluation.protocols import part_setting
 from sslkit.evaluation.solvers import Standardized
@@ -268,7 +269,7 @@ class _Table:
         self.train, self.tests, self.rows = train, tests, list[Row]()
         self.test_data: list[TestData] = []
         self.hashes = np.zeros(0, dtype=np.int64)  # of the training samples
-        self._checkpoint: dict[tuple[str | None, int], tuple[float, NDArray[np.float64]]] = {}
+        self._outcomes = CheckpointOutcomes[tuple[float, NDArray[np.float64]]](_compare)
 
     def add_test(self, number: int, hashes: NDArray[np.int64]) -> None:
         """Add what is known of a test part, once."""
@@ -282,15 +283,14 @@ class _Table:
         for number, (test, values) in enumerate(zip(self.tests, predicted, strict=True)):
             actual = test.values if present is None else test.values[present[number]]
             correlation, resamples = spearman(values, actual), resample_spearman(values, actual)
-            comparisons: dict[str, Comparison] = {}
-            if row.role == "checkpoint":
-                self._checkpoint[row.layer, number] = correlation, resamples
-            else:
-                layers = [layer for layer, place in self._checkpoint if place == number]
-                other, others = self._checkpoint[row.layer if row.layer in layers else layers[-1], number]
-                comparisons = {CHECKPOINT: compare_resamples(resamples, others, correlation - other)}
+            comparisons = self._outcomes.compare(row.role, number, row.layer, (correlation, resamples))
             metrics = _metrics(values, actual, correlation, resamples)
             self.rows.append(replace(row, metrics=metrics, test=test.name, comparisons=comparisons))
+
+
+def _compare(first: tuple[float, NDArray[np.float64]], second: tuple[float, NDArray[np.float64]]) -> Comparison:
+    """Return the difference of two correlations, each with its resamples."""
+    return compare_resamples(first[1], second[1], first[0] - second[0])
 
 
 def _explained(predicted: NDArray[np.float64], actual: NDArray[np.float64]) -> float:

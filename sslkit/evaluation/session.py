@@ -23,6 +23,7 @@ from sslkit.data.indexed_source import IndexedSource
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.precision import choose_device
 from sslkit.engine.run_folder import append_result
+from sslkit.evaluation.comparing import CheckpointOutcomes
 from sslkit.evaluation.features import cached_features
 from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.metrics import ByClass, mean_correct, score
@@ -271,7 +272,7 @@ class _Table:
         self.session = session
         self.rows: list[Row] = []
         self.tests: list[TestData] = []
-        self._answers: dict[int, dict[str | None, Answers]] = {}  # the checkpoint's, by test part and layer
+        self._outcomes = CheckpointOutcomes[Answers](compare_answers)
 
     def add(
         self,
@@ -291,13 +292,8 @@ class _Table:
             self.tests.append(TestData(part.name, fingerprint, len(test.labels), duplicates, part.seen_in_pretraining))
         comparisons: dict[str, Comparison] = {}
         if measurement.correct is not None:
-            answers, by_layer = Answers(test.rows, measurement.correct), self._answers.setdefault(number, {})
-            if model.role == "checkpoint":
-                by_layer[layer] = answers
-            else:
-                other = by_layer.get(layer) if len(by_layer) > 1 else next(iter(by_layer.values()))
-                if other is not None:
-                    comparisons[CHECKPOINT] = compare_answers(answers, other)
+            answers = Answers(test.rows, measurement.correct)
+            comparisons = self._outcomes.compare(model.role, number, layer, answers)
         self.rows.append(
             Row(
                 model=model.name,
@@ -315,7 +311,7 @@ class _Table:
     def add_references(self) -> None:
         """Add the rows of the modality's classifiers that need no encoder."""
         session = self.session
-        answers = [list(self._answers[number].values())[-1] for number in range(len(session.parts.tests))]
+        answers = [self._outcomes.last(number) for number in range(len(session.parts.tests))]
         modality, seed = session.checkpoint.evaluated_as, session.spec.seed
         self.rows += reference_rows(modality, session.parts, seed, (CHECKPOINT, answers))
 

@@ -3,7 +3,6 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sslkit.contract.task import Batch
@@ -68,11 +67,6 @@ def mask_tokens(
     hidden = torch.where(action < masked, first_special + MASK, torch.where(action < masked + random, other, target))
     hidden = hidden.where(weight, target)
     return {"tokens": tokens.scatter(1, places, hidden), "places": places, "target": target, "weight": weight.float()}
-
-
-def masked_nats(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the cross-entropy of each masked token, `[B, K]`, of logits `[B, K, ids]`."""
-    return F.cross_entropy(logits.transpose(1, 2), target, reduction="none")
 
 
 def _groups(tokens: Tensor, word_starts: Tensor, masking: Masking, special: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from sslkit.console import say_once, show_progress
@@ -23,7 +22,7 @@ from sslkit.evaluation.statistics import Totals, adjust_comparisons, compare_rat
 from sslkit.specs.data import MAIN_PART, DataSpec
 from sslkit.text.baselines import COMPRESSORS, TokenCounts, compressed_bits
 from sslkit.text.held_out import TestPart, TestText, describe_text, open_tests
-from sslkit.text.language_model import LanguageModel, randomize, read_language_model
+from sslkit.text.language_model import LanguageModel, randomize, read_language_model, token_nats
 from sslkit.text.options import TextOptions
 from sslkit.text.passages import encode_pieces
 from sslkit.text.specs import PerplexitySpec
@@ -199,7 +198,7 @@ def token_losses(model: LanguageModel, text: TestText, size: int, stride: int) -
         for first in range(0, len(starts), batch):
             places = torch.tensor(starts[first : first + batch])[:, None] + torch.arange(size)
             logits = model.logits(model.encoder.next_states(inputs[places].to(device)))
-            losses = F.cross_entropy(logits.transpose(1, 2), targets[places].to(device), reduction="none").double().cpu()
+            losses = token_nats(logits, targets[places].to(device)).double().cpu()
             for start, row in zip(starts[first : first + batch], losses, strict=True):
                 stop = start + size
                 if stop > done:

@@ -15,6 +15,7 @@ from sslkit.data.index import Index
 from sslkit.engine.checkpoint import read_model
 from sslkit.engine.precision import choose_device
 from sslkit.engine.run_folder import append_result
+from sslkit.evaluation.comparing import CheckpointOutcomes
 from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.metrics import mean_correct, score
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, weights_hash
@@ -81,7 +82,9 @@ class Prompt(Evaluation):
             table.add(name, role, weights_hash(each.encoder), [classifier.scores(part.index) for part in parts.tests], spec)
         rows = table.rows
         if spec.baselines:
-            rows += reference_rows("text", parts, spec.seed, (CHECKPOINT, table.answers))
+            rows += reference_rows(
+                "text", parts, spec.seed, (CHECKPOINT, [table.outcomes.last(number) for number in range(len(parts.tests))])
+            )
         protocol = self.protocols[0 if kind == "masked" else 1]
         settings = {"shots": spec.shots, "calibrate": spec.calibrate}
         rows = adjust_comparisons(rows)
@@ -250,7 +253,7 @@ class _Table:
 
     def __init__(self, parts: Parts) -> None:
         self.parts, self.rows = parts, list[Row]()
-        self.answers: list[Answers] = []  # the checkpoint's, by test part
+        self.outcomes = CheckpointOutcomes[Answers](compare_answers)
 
     def add(self, model: str, role: Role, weights: str, scores: list[Tensor], spec: PromptSpec) -> None:
         """Add the rows of a model: one for each test part."""
@@ -259,11 +262,7 @@ class _Table:
             labels = torch.from_numpy(part.index.labels)
             metrics, by_class = score([values], labels, self.parts.classes)
             answered = Answers(np.arange(len(labels)), mean_correct([values], labels))
-            comparisons = {}
-            if role == "checkpoint":
-                self.answers.append(answered)
-            else:
-                comparisons = {CHECKPOINT: compare_answers(answered, self.answers[number])}
+            comparisons = self.outcomes.compare(role, number, None, answered)
             row = Row(model, metrics, part.name, by_class=by_class, comparisons=comparisons, weights=weights, role=role)
             fits = [Fit(spec.seed, spec.shots * len(self.parts.classes))] if spec.shots else []
             self.rows.append(replace(row, fits=fits))

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from sslkit.engine.checkpoint import read_model
 from sslkit.engine.precision import choose_device
 from sslkit.engine.run_folder import append_result
 from sslkit.engine.seeds import seed_stage
+from sslkit.evaluation.comparing import CheckpointOutcomes
 from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.layer_mix import fit_mixed
-from sslkit.evaluation.models import CHECKPOINT, Model, compare_models
+from sslkit.evaluation.models import Model, compare_models
 from sslkit.evaluation.notes import count
 from sslkit.evaluation.probe import fit_over_c
 from sslkit.evaluation.protocols import part_setting
@@ -233,7 +235,7 @@ class _Table:
     def __init__(self, train: LabeledWords, tests: list[LabeledWords]) -> None:
         self.train, self.tests, self.rows = train, tests, list[Row]()
         self.training_words = {word.lower() for words, _ in train.sentences for word in words}
-        self._checkpoint: dict[tuple[str | None, int], Totals] = {}
+        self._outcomes = CheckpointOutcomes[Totals](partial(compare_ratios, unit=SENTENCES))
 
     def add(
         self, model: str, role: Role, layer: str | None, predictions: list[list[list[str]]], fit: Fit, weights: str
@@ -241,13 +243,7 @@ class _Table:
         """Add the rows of a model and layer: one for each test part."""
         for number, (test, predicted) in enumerate(zip(self.tests, predictions, strict=True)):
             score = score_entities(test, predicted) if test.entities else score_words(test, predicted, self.training_words)
-            comparisons = {}
-            if role == "checkpoint":
-                self._checkpoint[layer, number] = score.totals
-            else:
-                layers = [each for each, place in self._checkpoint if place == number]
-                reference = self._checkpoint[layer if layer in layers else layers[-1], number]
-                comparisons = {CHECKPOINT: compare_ratios(score.totals, reference, SENTENCES)}
+            comparisons = self._outcomes.compare(role, number, layer, score.totals)
             row = Row(model, score.metrics, test.location, layer=layer, by_class=score.by_class, comparisons=comparisons)
             self.rows.append(replace(row, weights=weights, fits=[fit], role=role))
 

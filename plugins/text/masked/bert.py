@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from sslkit import Batch, Encoder, EncoderBuilder, Paper, PretextTask, SslkitError, TaskOptions
 from sslkit.text.encoders.base import TextEncoder
-from sslkit.text.language_model import PART, LanguageModelHead, TokenStatistics, build_text_encoder
-from sslkit.text.masking import frame_passages, mask_tokens, masked_nats, starts_word
+from sslkit.text.language_model import PART, LanguageModelHead, TokenStatistics, build_text_encoder, token_nats
+from sslkit.text.masking import frame_passages, mask_tokens, starts_word
 from sslkit.text.tokenizer import CLS, PAD, SEP, Tokenizer
 
 _OTHER = 1  # answer about a pair that is not as in the text
@@ -127,7 +127,7 @@ class BERT(PretextTask):
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the sum of cross-entropies over masked tokens, which `counts` divides, and the mean over pairs."""
-        terms = {"masked_nats": (masked_nats(output["tokens"], batch["target"]) * batch["weight"]).sum()}
+        terms = {"masked_nats": (token_nats(output["tokens"], batch["target"]) * batch["weight"]).sum()}
         if self.pairs != "none":
             terms["pair"] = F.cross_entropy(output["pair"], batch["other"])
         return terms

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from sslkit import Batch, Encoder, EncoderBuilder, Paper, PretextTask, SslkitError, TaskOptions
 from sslkit.nn.transformer import Block, DistanceBias
 from sslkit.text.encoders.transformer import BidirectionalTransformer
-from sslkit.text.language_model import LanguageModelHead, TokenStatistics, build_text_encoder
-from sslkit.text.masking import frame_passages, mask_tokens, masked_nats, starts_word
+from sslkit.text.language_model import LanguageModelHead, TokenStatistics, build_text_encoder, token_nats
+from sslkit.text.masking import frame_passages, mask_tokens, starts_word
 from sslkit.text.tokenizer import Tokenizer
 
 _MASKED = 0.85  # share of the chosen tokens; the rest stays (the authors' code)
@@ -116,7 +116,7 @@ class ELECTRA(PretextTask):
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the sum of the generator's cross-entropies, which `counts` divides, and the weighted loss of detection."""
-        masked = (masked_nats(output["tokens"], batch["target"]) * batch["weight"]).sum()
+        masked = (token_nats(output["tokens"], batch["target"]) * batch["weight"]).sum()
         detected = F.binary_cross_entropy_with_logits(output["replaced"], output["is_replaced"])
         return {"masked_nats": masked, "replaced": self.options.detection * detected}
 
