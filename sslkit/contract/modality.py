@@ -146,7 +146,7 @@ class Modality:
         return []
 
     def reference_values(self, train: Any, values: "Tensor", tests: list[Any], seed: int) -> "list[tuple[str, list[Tensor]]]":
-        """Return what needs no encoder either and predicts numbers `[N]`, float64: what `values` `[N]` of `train` teach it."""
+        """Return predictions `[N]`, float64, by methods without an encoder, fitted on `train` and its `values`."""
         return []
 
     def augmentation(self, options: Any, info: "DataInfo", classes: int) -> "Augmentation":

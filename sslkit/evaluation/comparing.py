@@ -10,9 +10,12 @@ T = TypeVar("T")  # of an outcome: answers, or totals
 
 
 class CheckpointOutcomes(Generic[T]):
-    """The checkpoint's outcomes by test part and layer; `compare` gets another model's outcome and the checkpoint's."""
+    """The checkpoint's outcomes by test part and layer.
 
-    def __init__(self, compare: Callable[[T, T], Comparison]) -> None:
+    `compare` gets another model's outcome and the checkpoint's, and returns None where they cannot be compared.
+    """
+
+    def __init__(self, compare: Callable[[T, T], Comparison | None]) -> None:
         self._compare = compare
         self._outcomes: dict[int, dict[str | None, T]] = {}
 
@@ -25,7 +28,8 @@ class CheckpointOutcomes(Generic[T]):
             self._outcomes.setdefault(test, {})[layer] = outcome
             return {}
         by_layer = self._outcomes[test]
-        return {CHECKPOINT: self._compare(outcome, by_layer.get(layer, self.last(test)))}
+        comparison = self._compare(outcome, by_layer.get(layer, self.last(test)))
+        return {} if comparison is None else {CHECKPOINT: comparison}
 
     def last(self, test: int) -> T:
         """Return the outcome of the last layer on a test part."""

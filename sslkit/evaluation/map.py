@@ -30,5 +30,5 @@ def map_features(spec: MapSpec) -> MapResult:
             f"{len(embeddings.features)} samples are too few to draw a map", "at least 10 are needed", flag="data"
         )
     words = embeddings.names if embeddings.words else None
-    draw_map(embeddings.features, embeddings.labels, spec.method, spec.seed, out, words)
+    draw_map(embeddings.features, embeddings.labels, out, method=spec.method, seed=spec.seed, words=words)
     return MapResult(str(out), len(embeddings.names), spec.method, embeddings.weights, str(spec.ckpt))

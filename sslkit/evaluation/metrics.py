@@ -16,9 +16,10 @@ ByClass = dict[str, float | None]  # recall, or average precision; None: no samp
 def classification(scores: Tensor, labels: Tensor, classes: tuple[str, ...]) -> tuple[dict[str, float], ByClass]:
     """Return metrics by name, and by class, of class scores `[N, classes]` for labels `[N]`, or `[N, classes]` of 0 and 1.
 
-    All are shares of 1; means over classes are over those in the test part. Top-5 needs more than five classes and counts a
-    tie against the model, so that classes without any vote win nothing. With several labels per sample, top-1 is how often
-    the likeliest class is one of them, mAP is the mean over classes, and the average precisions are those by class.
+    All but MCC are shares of 1; means over classes are over those in the test part. Top-5 needs more than five classes and
+    counts a tie against the model, so that classes without any vote win nothing. Of two classes also their correlation. With
+    several labels per sample, top-1 is how often the likeliest class is one of them, mAP is the mean over classes, and the
+    average precisions are those by class.
     """
     metrics = {TOP1: is_correct(scores, labels).mean().item()}
     if labels.dim() == 2:

@@ -18,6 +18,7 @@ from sslkit.data.index import Index
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.data.locations import find_parts
 from sslkit.engine.checkpoint import Checkpoint, read_model
+from sslkit.engine.features import Features
 from sslkit.engine.precision import choose_device
 from sslkit.engine.run_folder import append_result
 from sslkit.evaluation.comparing import CheckpointOutcomes
@@ -26,8 +27,16 @@ from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.models import Model, compare_models
 from sslkit.evaluation.notes import count
 from sslkit.evaluation.protocols import part_setting
-from sslkit.evaluation.solvers import Standardized
-from sslkit.evaluation.splits import check_channels, check_groups, check_run_data, named_data, source_of
+from sslkit.evaluation.solvers import Standardized, accumulation_type, keep_on_device
+from sslkit.evaluation.splits import (
+    check_channels,
+    check_groups,
+    check_run_data,
+    draw_held_out,
+    named_data,
+    source_of,
+    test_location,
+)
 from sslkit.evaluation.statistics import (
     adjust_comparisons,
     compare_resamples,
@@ -76,10 +85,8 @@ class Regress(Evaluation):
             modality = load_modality(checkpoint.evaluated_as)
             indexes = [test.index for test in tests]
             for name, predicted in modality.reference_values(train.index, torch.from_numpy(train.values), indexes, spec.seed):
-                table.add(
-                    Row(name, [], fits=[Fit(spec.seed, len(train.values))], role="other"),
-                    [value.numpy() for value in predicted],
-                )
+                readable = [value.numpy()[rows] for value, rows in zip(predicted, table.present, strict=True)]
+                table.add(Row(name, [], fits=[Fit(spec.seed, len(train.values))], role="other"), readable)
         rows = adjust_comparisons(table.rows)
         settings = {**_SETTINGS, "layer": spec.layer, "pool": spec.pool}
         result = Result(
@@ -110,6 +117,8 @@ class NumberedPart:
     name: str
     index: Index  # without labels
     values: NDArray[np.float64]
+    flag: str = "data"  # that named it
+    seen_in_pretraining: bool = False
 
     def fingerprint(self) -> str:
         """Return a hash of samples and numbers."""
@@ -117,7 +126,7 @@ class NumberedPart:
 
     def subset(self, rows: NDArray[np.int64], name: str) -> "NumberedPart":
         """Return some of the samples."""
-        return NumberedPart(name, self.index.subset(rows), self.values[rows])
+        return replace(self, name=name, index=self.index.subset(rows), values=self.values[rows])
 
     def describe(self, beginning: str) -> str:
         """Return how many samples there are, and how their numbers are distributed."""
@@ -138,7 +147,7 @@ def read_numbers(location: str, name: str, spec: RegressSpec, source: type[Index
     if len(missing):
         raise SslkitError(f"{index.name(int(missing[0]))} has no label in {location}", "all samples need one", flag=flag)
     numbers = np.array([_number(text, location) for text in index.classes])
-    return NumberedPart(name, replace(index, labels=None, classes=()), numbers[index.labels])
+    return NumberedPart(name, replace(index, labels=None, classes=()), numbers[index.labels], flag)
 
 
 def _number(text: str, location: str) -> float:
@@ -159,19 +168,23 @@ def _read_parts(spec: RegressSpec, checkpoint: Checkpoint) -> tuple[NumberedPart
     source = source_of(checkpoint)
     located = find_parts(data, source.kind)
     train = read_numbers(located.pop("train"), data, spec, source, "data")
-    check_run_data(data, from_run, train.index.fingerprint() == checkpoint.metadata["data"])
+    pretrained_on = checkpoint.metadata["data"]
+    is_pretrained = train.index.fingerprint() == pretrained_on
+    check_run_data(data, from_run, is_pretrained)
     check_channels(train.index, checkpoint)
-    named = [(test, test, "test") for test in spec.test] or [
-        (f"{part} of {data}", path, "data") for part, path in located.items()
-    ]
+    named = [(test, *test_location(test, source.kind), "test") for test in spec.test]
+    named = named or [(data, part, path, "data") for part, path in located.items()]
     tests = []
-    for name, location, flag in named:
+    for holder, part, location, flag in named:
+        name = holder if holder == location else f"{part} of {holder}"
         test = read_numbers(location, name, spec, source, flag)
+        with renamed_flags({"data": flag}):
+            check_channels(test.index, checkpoint)
         check_groups(train.index, test.index, flag)
-        tests.append(test)
+        tests.append(replace(test, seen_in_pretraining=test.index.fingerprint() == pretrained_on))
     if not tests:
         kept, held_out = _hold_out(len(train.values), train.index.groups, _TEST_SHARE, spec.seed)
-        tests = [train.subset(held_out, f"a fifth of {data}")]
+        tests = [replace(train.subset(held_out, f"a fifth of {data}"), seen_in_pretraining=is_pretrained)]
         train = train.subset(kept, data)
     if len(train.values) < _SMALLEST or len(np.unique(train.values)) < 2:
         problem = f"{train.name} has {count(len(train.values), 'sample')} to fit on"
@@ -179,9 +192,8 @@ def _read_parts(spec: RegressSpec, checkpoint: Checkpoint) -> tuple[NumberedPart
     for test in tests:
         say_once(f"test part: {test.name}")
         if len(test.values) < 3 or len(np.unique(test.values)) < 2:
-            raise SslkitError(
-                f"{test.name} has {count(len(test.values), 'sample')}", "three different ones are needed", flag="data"
-            )
+            problem = f"{test.name} has {count(len(test.values), 'sample')}"
+            raise SslkitError(problem, "at least three with different numbers are needed", flag=test.flag)
     return train, tests, spec
 
 
@@ -192,9 +204,8 @@ def _hold_out(
     _, units = np.unique(np.arange(number) if groups is None else groups, return_inverse=True)
     total = int(units.max()) + 1
     if total < 2:
-        raise SslkitError("all samples are in one group", "a part of the groups is held out", flag="group")
-    chosen = np.zeros(total, dtype=bool)
-    chosen[np.random.default_rng(seed).permutation(total)[: min(max(1, round(share * total)), total - 1)]] = True
+        raise SslkitError("too few groups", "three are needed: to fit, choose and test on", flag="group")
+    chosen = draw_held_out(total, share, seed)
     return np.flatnonzero(~chosen[units]), np.flatnonzero(chosen[units])
 
 
@@ -207,20 +218,20 @@ class Ridge:
 
     def __call__(self, features: Standardized) -> NDArray[np.float64]:
         """Return numbers `[N]`."""
-        chunks = [(chunk.double() @ self.weights).cpu() for chunk, _ in features.chunks()]
+        weights = self.weights.to(features.device, accumulation_type(features.device))
+        chunks = [(chunk.to(weights.dtype) @ weights).double().cpu() for chunk, _ in features.chunks()]
         return torch.cat(chunks).numpy() + self.bias
 
 
 def fit_ridge(features: Standardized, values: Tensor, penalties: list[float]) -> list[Ridge]:
     """Return the minimizers of the mean squared error plus each penalty times the squared norm of the weights."""
-    width, device = features.features.shape[1], features.device
-    gram = torch.zeros(width, width, dtype=torch.float64, device=device)
-    moment = torch.zeros(width, dtype=torch.float64, device=device)
-    mean = float(values.mean())
+    width, mean = features.features.shape[1], float(values.mean())
+    gram, moment = torch.zeros(width, width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
     for chunk, places in features.chunks():
-        rows = chunk.double()
-        gram += rows.T @ rows
-        moment += rows.T @ (values[places].to(device) - mean)
+        rows = chunk.to(accumulation_type(features.device))
+        target = (values[places] - mean).to(rows)
+        gram += (rows.T @ rows).double().cpu()
+        moment += (rows.T @ target).double().cpu()
     eigenvalues, vectors = torch.linalg.eigh(gram / len(features))
     rotated = vectors.T @ (moment / len(features))
     return [Ridge(vectors @ (rotated / (eigenvalues.clamp(min=0) + penalty)), mean) for penalty in penalties]
@@ -243,23 +254,22 @@ def _add_rows(table: "_Table", model: Model, checkpoint: Checkpoint, spec: Regre
         for penalty, ridge in zip(
             _SETTINGS["penalty"], fit_ridge(part.select(kept), values[kept], _SETTINGS["penalty"]), strict=True
         ):
-            reached[str(penalty)] = _explained(ridge(part.select(held_out)), values[held_out].numpy())
-        best = float(max(reached, key=lambda name: reached[name]))
+            errors = ridge(part.select(held_out)) - values[held_out].numpy()
+            reached[str(penalty)] = float(np.square(errors).mean())  # not R², which of equal numbers is not defined
+        best = float(min(reached, key=lambda name: reached[name]))
         whole = Standardized.of(layer_features, model.encoder.device)
         (ridge,) = fit_ridge(whole, values, [best])
         fitted[name] = ridge, whole, Fit(spec.seed, len(values), {"penalty": best}, reached)
     predicted: dict[str, list[NDArray[np.float64]]] = {name: [] for name in fitted}
-    present = []
     for number, test in enumerate(table.tests):
         opened = source.for_evaluation(test.index, spec, model.encoder, model.size, samples)
         features = cached_features(model, opened, layer, pool, spec)
-        table.add_test(number, features.hashes)
-        present.append(features.rows)
+        table.add_test(number, features)
         for name, (ridge, whole, _) in fitted.items():
-            predicted[name].append(ridge(replace(whole, features=features.layers[name].to(whole.features.device))))
+            predicted[name].append(ridge(replace(whole, features=keep_on_device(features.layers[name], whole.device))))
     for name, (_, _, fit) in fitted.items():
         row = Row(model.name, [], layer=None if len(fitted) == 1 else name, weights=model.weights, fits=[fit], role=model.role)
-        table.add(row, predicted[name], present)
+        table.add(row, predicted[name])
 
 
 class _Table:
@@ -268,20 +278,24 @@ class _Table:
     def __init__(self, train: NumberedPart, tests: list[NumberedPart]) -> None:
         self.train, self.tests, self.rows = train, tests, list[Row]()
         self.test_data: list[TestData] = []
+        self.present: list[NDArray[np.int64]] = []  # of each test part, the samples that can be read
         self.hashes = np.zeros(0, dtype=np.int64)  # of the training samples
         self._outcomes = CheckpointOutcomes[tuple[float, NDArray[np.float64]]](_compare)
 
-    def add_test(self, number: int, hashes: NDArray[np.int64]) -> None:
+    def add_test(self, number: int, features: Features) -> None:
         """Add what is known of a test part, once."""
         if len(self.test_data) == number:
             test = self.tests[number]
-            duplicates = count_duplicates(self.hashes, hashes)
-            self.test_data.append(TestData(test.name, test.fingerprint(), len(test.values), duplicates))
+            duplicates = count_duplicates(self.hashes, features.hashes)
+            self.present.append(features.rows)
+            self.test_data.append(
+                TestData(test.name, test.fingerprint(), len(test.values), duplicates, test.seen_in_pretraining)
+            )
 
-    def add(self, row: Row, predicted: list[NDArray[np.float64]], present: list[NDArray[np.int64]] | None = None) -> None:
-        """Add the rows of a model and layer, one for each test part; `present` are the samples that could be read."""
+    def add(self, row: Row, predicted: list[NDArray[np.float64]]) -> None:
+        """Add the rows of a model and layer, one for each test part, whose readable samples are predicted."""
         for number, (test, values) in enumerate(zip(self.tests, predicted, strict=True)):
-            actual = test.values if present is None else test.values[present[number]]
+            actual = test.values[self.present[number]]
             correlation, resamples = spearman(values, actual), resample_spearman(values, actual)
             comparisons = self._outcomes.compare(row.role, number, row.layer, (correlation, resamples))
             metrics = _metrics(values, actual, correlation, resamples)
@@ -303,7 +317,7 @@ def _metrics(
     predicted: NDArray[np.float64], actual: NDArray[np.float64], correlation: float, resamples: NDArray[np.float64]
 ) -> list[Metric]:
     """Return both correlations, the first with its interval, R² and the mean absolute error."""
-    constant = np.ptp(predicted) == 0
+    constant = np.ptp(predicted) == 0 or np.ptp(actual) == 0
     pearson = 0.0 if constant else float(np.corrcoef(predicted, actual)[0, 1])
     n = len(actual)
     error = float(np.abs(predicted - actual).mean())

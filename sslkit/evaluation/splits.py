@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sslkit.console import say_once
 from sslkit.contract.errors import SslkitError, renamed_flags
@@ -81,7 +82,7 @@ def find_labeled(
     fingerprint = train.fingerprint()
     pretrained = fingerprint == pretrained_on
     check_run_data(data, from_run, pretrained)
-    locations = [(test, *_test_location(test, source_class.kind)) for test in tests]
+    locations = [(test, *test_location(test, source_class.kind)) for test in tests]
     if not locations and located:
         locations = [(data, *next(iter(located.items())))]
     parts = []
@@ -186,6 +187,13 @@ def _with_run(spec: S, recorded: dict[str, Any]) -> S:
     return spec
 
 
+def draw_held_out(count: int, share: float, seed: int) -> NDArray[np.bool_]:
+    """Return which of so many units are held out, `[count]`: a share of them, at least one and not all, drawn by the seed."""
+    chosen = np.zeros(count, dtype=np.bool_)
+    chosen[np.random.default_rng(seed).permutation(count)[: min(max(1, round(share * count)), count - 1)]] = True
+    return chosen
+
+
 def held_out_rows(
     labels: np.ndarray | None, seed: int, classes: tuple[str, ...], share: float, groups: Rows | None = None
 ) -> tuple[Rows, Rows]:
@@ -257,7 +265,7 @@ def check_groups(train: Index, test: Index, flag: str) -> None:
         )
 
 
-def _test_location(test: str, kind: FileKind) -> tuple[str, str]:
+def test_location(test: str, kind: FileKind) -> tuple[str, str]:
     """Return name and location of the test part of what `--test` names: not its training part, if it has several parts."""
     with renamed_flags({"data": "test"}):
         located = find_parts(test, kind)

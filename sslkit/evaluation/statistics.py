@@ -11,6 +11,7 @@ from torch import Tensor
 from sslkit.contract.result import Comparison, Row
 
 RESAMPLES = 2000
+_FEWEST = 10  # samples of a ratio that are resampled
 _LEVEL = 0.05  # of significance
 _BLOCK = 2**22  # values resampled at once: 32 MB
 BOOTSTRAP = f"bootstrap over samples, {RESAMPLES:,} resamples"
@@ -131,16 +132,22 @@ def interval_of_mean(values: Tensor, seed: int = 0) -> tuple[float, float, str]:
 
 
 def interval_of_ratio(
-    sums: NDArray[np.float64], sizes: NDArray[np.float64], unit: str = "samples", seed: int = 0
-) -> tuple[float, float, str]:
-    """Return the 95% interval of the ratio of two totals, of values `[N]` that belong together, and the method."""
-    resamples = _resample(len(sums), np.random.default_rng(seed))
-    ratios = [sums[places].sum(axis=1) / sizes[places].sum(axis=1) for places in resamples]
-    return interval_of_resamples(np.concatenate(ratios), unit)
+    totals: Totals, unit: str = "samples", seed: int = 0
+) -> tuple[float, float, str] | tuple[None, None, None]:
+    """Return the 95% interval of a ratio of two totals, and the method; of few samples None: resampling says nothing then."""
+    if len(totals.sums) < _FEWEST:
+        return None, None, None
+    resamples = _resample(len(totals.sums), np.random.default_rng(seed))
+    return interval_of_resamples(np.concatenate([totals.ratio(places) for places in resamples]), unit)
 
 
-def compare_ratios(first: Totals, second: Totals, unit: str = "samples", seed: int = 0) -> Comparison:
-    """Return the difference of two ratios over the same samples, with its 95% interval and the bootstrap's p-value."""
+def compare_ratios(first: Totals, second: Totals, unit: str = "samples", seed: int = 0) -> Comparison | None:
+    """Return the difference of two ratios over the same samples, with its 95% interval and the bootstrap's p-value.
+
+    Of few samples None, as for `interval_of_ratio`.
+    """
+    if len(first.sums) < _FEWEST:
+        return None
     resamples = _resample(len(first.sums), np.random.default_rng(seed))
     differences = np.concatenate([first.ratio(places) - second.ratio(places) for places in resamples])
     low, high = np.percentile(differences, [2.5, 97.5])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sslkit.console import say_once
-from sslkit.contract.errors import SslkitError
+from sslkit.contract.errors import SslkitError, renamed_flags
 from sslkit.contract.source import OpenSpec, ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.columnar import is_columnar, read_texts
@@ -24,7 +24,7 @@ from sslkit.image_text.encoders import caption_framing
 from sslkit.image_text.options import ImageTextOptions
 from sslkit.text.encoders.base import Framing, TokenEncoder
 from sslkit.text.options import TextOptions, Unit
-from sslkit.text.tokenizer import Tokenizer
+from sslkit.text.tokenizer import Tokenizer, check_vocabulary
 
 _TOWER = "text"  # the part of a checkpoint that reads captions
 _UNIT: Unit = "wordpiece"  # of captions, unless another one is named
@@ -89,8 +89,10 @@ class ImageTextSource(ImageSource):
         return str(place / "captions.csv")
 
     def fingerprint(self) -> str:
-        """Return a hash of the images' names and sizes and of the captions."""
-        return hashlib.sha256("\0".join([self.index.fingerprint(), *self.captions]).encode()).hexdigest()[:16]
+        """Return a hash of the images' names and sizes, of the captions, and of the tokenizer."""
+        digest = hashlib.sha256("\0".join([self.index.fingerprint(), *self.captions]).encode())
+        digest.update(self.info.details["tokenizer"])
+        return digest.hexdigest()[:16]
 
     def evaluation_fingerprint(self) -> str:
         """Return the hash of the images alone, which evaluations read."""
@@ -112,16 +114,17 @@ def _read_tower(spec: OpenSpec) -> tuple[Tokenizer, Framing, int] | None:
     file = spec.starts().get(_TOWER)
     if file is None:
         return None
-    checkpoint = read_model(file, "init_part")
-    checkpoint.check_modality("text", "init_part")
-    encoder = checkpoint.build_encoder()
-    if not isinstance(encoder, TokenEncoder):
-        raise SslkitError(f"{file} has no encoder of text", flag="init_part")
-    tokenizer, options = encoder.tokenizer(), spec.table(TextOptions)
+    with renamed_flags({"ckpt": "init_part"}):
+        checkpoint = read_model(file)
+        checkpoint.check_modality("text")
+        encoder = checkpoint.build_encoder()
+        if not isinstance(encoder, TokenEncoder):
+            raise SslkitError(f"{file} has no encoder of text", flag="ckpt")
+        tokenizer, options = encoder.tokenizer(), spec.table(TextOptions)
     for name, value in (("unit", options.unit), ("vocabulary", options.vocabulary)):  # a run that goes on has its unit recorded
         if name in options.model_fields_set and value not in ("auto", tokenizer.unit):
-            problem = f"captions are split by the tokenizer of --init-part, whose unit is {tokenizer.unit}"
-            raise SslkitError(problem, "leave it out", flag=name)
+            problem = f"{value}, and captions are split by the tokenizer of --init-part, whose unit is {tokenizer.unit}"
+            raise SslkitError(problem, "leave it out, and --recipe paper", flag=name)
     context = options.context
     longest = min(_LONGEST, checkpoint.size) if context == "auto" else context
     encoder.check_length(longest)
@@ -133,6 +136,7 @@ def _learn_pieces(spec: OpenSpec, captions: list[str]) -> tuple[Tokenizer, Frami
     options = spec.table(TextOptions)
     vocabulary = None if options.vocabulary == "auto" else options.vocabulary
     unit = options.unit if "unit" in options.model_fields_set else _UNIT
+    check_vocabulary(unit, options.vocabulary)
     tokenizer = Tokenizer.learn(unit, lambda: captions, vocabulary)
     return tokenizer, caption_framing(tokenizer), _LONGEST if options.context == "auto" else options.context
 

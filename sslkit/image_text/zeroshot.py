@@ -265,7 +265,7 @@ def _load_towers(checkpoint: Checkpoint, spec: ZeroshotSpec, device: torch.devic
             f"{path} has no text encoder (trained with {task})", "zeroshot needs a checkpoint of clip", flag="ckpt"
         )
     length = recipe.get("size")
-    if type(length) is not int or not 3 <= length <= _LONGEST:
+    if type(length) is not int or not 1 <= length <= _LONGEST:
         problem = f"the text tower in {path} has an input length of {length!r} tokens"
         raise SslkitError(problem, "the file was altered", flag="ckpt")
     encoder: Encoder = checkpoint.build_encoder(spec.encoder)

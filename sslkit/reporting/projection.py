@@ -46,9 +46,10 @@ def load_pyplot() -> Any:
 def draw_map(
     features: NDArray[np.float32],
     labels: list[str] | None,
+    out: Path,
+    *,
     method: str,
     seed: int,
-    out: Path,
     words: list[str] | None = None,
 ) -> None:
     """Write a picture of features in two dimensions, colored by label if there are any (the twenty most frequent).
@@ -91,4 +92,4 @@ def _write_words(axes: Any, places: NDArray[np.float64], words: list[str]) -> No
         free = (box[2] < taken[:, 0]) | (box[0] > taken[:, 2]) | (box[3] < taken[:, 1]) | (box[1] > taken[:, 3])
         if free.all():
             taken = np.vstack([taken, box])
-            axes.annotate(word, place, fontsize=_FONT)
+            axes.annotate(word, place, fontsize=_FONT, parse_math=False)

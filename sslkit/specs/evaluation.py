@@ -7,6 +7,12 @@ from pydantic import Field
 from sslkit.contract.options import Count, Texts
 from sslkit.specs.data import PART, DataSpec
 
+LAYER = Field(
+    default="last",
+    pattern=r"^(last|last4|all|[1-9]\d*)$",
+    description="last, last4 (the last four concatenated), all (a row each), or a number counted from the input.",
+)
+
 
 class FeatureSpec(DataSpec):
     """Which encoder computes features, and from which of its layers: the part that all commands on features share."""
@@ -14,11 +20,7 @@ class FeatureSpec(DataSpec):
     ckpt: str = Field(description="model.safetensors of a run.")
     part: str = PART
     encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
-    layer: str = Field(
-        default="last",
-        pattern=r"^(last|last4|all|[1-9]\d*)$",
-        description="last, last4 (the last four concatenated), all (a row each), or a number counted from the input.",
-    )
+    layer: str = LAYER
     pool: Literal["auto", "average", "class", "both", "last"] = Field(
         default="auto",
         description="Pooling of tokens: average, class token, both, or the last token of a text; auto: the encoder's own.",
@@ -82,11 +84,7 @@ class ProbeSpec(EvaluationSpec):
 class RegressSpec(EvaluationSpec):
     """Options of `regress`."""
 
-    layer: str = Field(
-        default="last",
-        pattern=r"^(last|last4|all|[1-9]\d*)$",
-        description="last, last4 (the last four concatenated), all (a row each), or a number counted from the input.",
-    )
+    layer: str = LAYER
 
 
 class RetrievalSpec(EvaluationSpec):

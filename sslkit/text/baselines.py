@@ -45,9 +45,15 @@ class TokenCounts:
             previous = run[-1:]
         return cls(ids, tokens, pairs, pair_counts)
 
-    def unigram(self, tokens: Ids) -> NDArray[np.float64]:
-        """Return -log p of each token by its frequency, one added to every count, in nats `[N]`."""
-        losses: NDArray[np.float64] = -np.log(self._frequencies()[tokens])
+    def unigram(self, tokens: Ids, pieces: int | None = None) -> NDArray[np.float64]:
+        """Return -log p of each token by its frequency, one added to every count, in nats `[N]`.
+
+        With `pieces`, among so many ids, the first ones; p of the others is 1.
+        """
+        frequencies = self._frequencies()
+        if pieces is not None:
+            frequencies = np.concatenate([frequencies[:pieces] / frequencies[:pieces].sum(), np.ones(self.ids - pieces)])
+        losses: NDArray[np.float64] = -np.log(frequencies[tokens])
         return losses
 
     def bigram(self, previous: Ids, tokens: Ids) -> NDArray[np.float64]:

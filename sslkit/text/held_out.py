@@ -62,7 +62,10 @@ class TestText:
 
 
 def open_tests(spec: S, checkpoint: Checkpoint) -> tuple[Corpus | None, list[TestPart], S]:
-    """Return the training text, None if it is not there, and the texts to test on; and the spec with their options."""
+    """Return the training text, None if it is not there, and the texts to test on; and the spec with their options.
+
+    Raises SslkitError for a text that cannot be read, or has changed since the run, and where nothing is held out.
+    """
     if spec.test:
         corpus, spec = find_training_text(spec, checkpoint)
         with renamed_flags({"data": "test"}):

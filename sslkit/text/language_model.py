@@ -65,6 +65,14 @@ def read_language_model(path: str, part: str, predicts: Literal["next", "masked"
     return LanguageModel(checkpoint, encoder, module.eval(), encoder.tokenizer(), head)
 
 
+def check_window(model: "LanguageModel") -> None:
+    """Raise SslkitError for a checkpoint whose samples its encoder does not take, or have no room for a token."""
+    size = model.checkpoint.size
+    if size < 3:
+        raise SslkitError(f"samples of {model.checkpoint.path} have {size} tokens", "the file was altered", flag="ckpt")
+    model.encoder.check_length(size)
+
+
 def predicted_tokens(checkpoint: Checkpoint) -> str | None:
     """Return what the language-model head of a checkpoint predicts: `next`, `both` or `masked`; None if it has no head."""
     head = _describe_head(checkpoint)

@@ -21,7 +21,7 @@ from sslkit.data.locations import find_parts
 from sslkit.files import write_atomically
 from sslkit.text.corpus import Corpus, Piece, text_files
 from sslkit.text.options import TEXTS, TextOptions
-from sslkit.text.tokenizer import BYTES, END, Ids, Tokenizer
+from sslkit.text.tokenizer import END, Ids, Tokenizer, check_vocabulary
 
 _CONTEXT = 128  # tokens of a passage
 
@@ -47,7 +47,7 @@ class Passages(Source):
     """
 
     noun: ClassVar = TextOptions.noun
-    _files = ""  # hash of them
+    _files_hash = ""
 
     def __init__(self, location: str, size: int, text: TokenizedText) -> None:
         self.location, self.resolved = location, {}
@@ -73,15 +73,10 @@ class Passages(Source):
                 raise SslkitError(f"{spec.data} is text, which has no labels or groups", "leave it out", flag=name)
         options = spec.table(TextOptions)
         corpus = open_corpus(spec.data, options)
-        if options.unit == "byte" and options.vocabulary != "auto":
-            raise SslkitError(f"there are {BYTES} bytes", "leave it out", flag=("unit", "vocabulary"))
-        if options.unit == "bpe" and options.vocabulary != "auto" and options.vocabulary < BYTES:
-            raise SslkitError(
-                f"byte-level BPE begins with {BYTES} bytes (got {options.vocabulary})", "use more", flag="vocabulary"
-            )
+        check_vocabulary(options.unit, options.vocabulary)
         text = _tokenize(corpus, options) if spec.cache == "off" else _cached(corpus, spec)
         source = cls._of_size(spec.data, options, text)
-        source._files = text_fingerprint(spec.data, spec.reindex)
+        source._files_hash = text_fingerprint(spec.data, spec.reindex)
         if corpus.cut < corpus.size:
             share = f"{(corpus.size - corpus.cut) / corpus.size:.1%}"
             source.resolved["held_out"] = options.held_out, f"the last {share} of the text are kept for perplexity"
@@ -130,7 +125,7 @@ class Passages(Source):
 
     def evaluation_fingerprint(self) -> str:
         """Return the hash of the files, which evaluations read."""
-        return self._files
+        return self._files_hash
 
     def sample_details(self) -> dict[str, Any]:
         """Return the unit of text."""

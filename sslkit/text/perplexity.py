@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import Literal
 
@@ -11,24 +12,26 @@ import torch
 from numpy.typing import NDArray
 
 from sslkit.console import say_once, show_progress
-from sslkit.contract.errors import SslkitError, renamed_flags
+from sslkit.contract.errors import SslkitError, flag_name, renamed_flags
 from sslkit.contract.evaluation import Evaluation, Protocol
 from sslkit.contract.result import Data, Metric, Result, Role, Row, TestData
 from sslkit.engine.precision import choose_device
 from sslkit.engine.run_folder import append_result
+from sslkit.evaluation.comparing import CheckpointOutcomes
 from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, weights_hash
 from sslkit.evaluation.statistics import Totals, adjust_comparisons, compare_ratios, interval_of_ratio
 from sslkit.specs.data import MAIN_PART, DataSpec
 from sslkit.text.baselines import COMPRESSORS, TokenCounts, compressed_bits
 from sslkit.text.held_out import TestPart, TestText, describe_text, open_tests
-from sslkit.text.language_model import LanguageModel, randomize, read_language_model, token_nats
+from sslkit.text.language_model import LanguageModel, check_window, randomize, read_language_model, token_nats
 from sslkit.text.options import TextOptions
-from sslkit.text.passages import encode_pieces
+from sslkit.text.passages import encode_pieces, text_fingerprint
 from sslkit.text.specs import PerplexitySpec
 from sslkit.text.tokenizer import Tokenizer
 
 _TOKENS = 2**13  # in a batch
+_BLOCKS = "blocks of text"
 _BLOCK = 1024  # bytes whose mean is one sample of the bootstrap: neighbors depend on each other
 
 
@@ -69,7 +72,7 @@ class Perplexity(Evaluation):
         models = _read_models(spec)
         checkpoint, tokenizer = models[0].model.checkpoint, models[0].model.tokenizer
         corpus, tests, spec = open_tests(spec, checkpoint)
-        if not spec.test:
+        if any(test.part == "held-out" for test in tests):
             _check_held_out(models, spec)
         counts: TokenCounts | None = None
         history: bytes | None = None
@@ -80,7 +83,8 @@ class Perplexity(Evaluation):
         notes: list[str] = []
         for test in tests:
             say_once(f"test part: {test.name}")
-            texts = {each.model.tokenizer.to_bytes(): test.encode(each.model.tokenizer) for each in models}
+            tokenizers = {each.model.tokenizer.to_bytes(): each.model.tokenizer for each in models}
+            texts = {content: test.encode(each) for content, each in tokenizers.items()}
             text = texts[tokenizer.to_bytes()]
             measured = [_measure(each, texts[each.model.tokenizer.to_bytes()], spec.stride) for each in models]
             if counts is not None:
@@ -141,9 +145,11 @@ def _read_models(spec: PerplexitySpec) -> list[_Model]:
     models = [_Model(CHECKPOINT, "checkpoint", first)]
     if spec.baselines:
         models.append(_Model(RANDOM, "random", randomize(first, spec.seed)))
+    check_window(first)
     for name in spec.against:
         with renamed_flags({"ckpt": "against"}):
             other = read_language_model(name, MAIN_PART, "next").to(device)
+            check_window(other)
         lossless = first.tokenizer.lossless and other.tokenizer.lossless
         if not lossless and other.tokenizer.to_bytes() != first.tokenizer.to_bytes():
             units = sorted({first.tokenizer.unit, other.tokenizer.unit})
@@ -154,18 +160,21 @@ def _read_models(spec: PerplexitySpec) -> list[_Model]:
 
 
 def _check_held_out(models: list[_Model], spec: PerplexitySpec) -> None:
-    """Raise SslkitError if another model was trained on a part of what is held out here."""
-    kept = spec.table(TextOptions)
+    """Raise SslkitError if a model was trained on a part of what is held out of `--data` here."""
+    assert spec.data is not None
+    kept, tested = spec.table(TextOptions), text_fingerprint(spec.data, spec.reindex)
     for each in models:
         metadata = each.model.checkpoint.metadata
         theirs = DataSpec().with_recorded(metadata.get("spec"), same_data=False).table(TextOptions)
-        if metadata["data"] != models[0].model.checkpoint.metadata["data"]:
+        if metadata["data"] != tested:
             continue
-        if theirs.held_out < kept.held_out or theirs.documents != kept.documents:
+        flags = [name for name in ("held_out", "documents") if getattr(theirs, name) != getattr(kept, name)]
+        if theirs.held_out < kept.held_out or "documents" in flags:
+            trained = ", ".join(f"{flag_name(name)} {getattr(theirs, name)}" for name in flags)
             raise SslkitError(
-                f"{each.name} was trained with --held-out {theirs.held_out:g}, on a part of the text that it is tested on",
+                f"{each.name} was trained with {trained}, on a part of the text that it is tested on",
                 "name a text that none has read with --test",
-                flag="against" if each.role == "other" else "held_out",
+                flag="against" if each.role == "other" else flags[0],
             )
 
 
@@ -211,22 +220,21 @@ def token_losses(model: LanguageModel, text: TestText, size: int, stride: int) -
 def _rows(test: TestPart, measured: list[_Measured]) -> list[Row]:
     """Return the rows of models on one text, compared with the first by blocks of it."""
     words = len(test.content.split())
-    blocks = max(2, len(test.content) // _BLOCK)
+    blocks = max(1, len(test.content) // _BLOCK)
     rows: list[Row] = []
-    first: Totals | None = None
+    outcomes = CheckpointOutcomes[Totals](partial(compare_ratios, unit=_BLOCKS))
     for each in measured:
-        lossless, counted = each.tokenizer.lossless, each.text.counted
+        counted = each.text.counted
         places, sizes = _blocks(each.text, each.tokenizer, blocks)
         nats = np.bincount(places, weights=each.nats * counted, minlength=blocks).astype(np.float64)
+        totals = Totals(nats / math.log(2) if each.tokenizer.lossless else nats, sizes)
         total, tokens = float(nats.sum()), int(counted.sum())
-        metrics = [_bits_per_byte(nats, sizes, len(test.content))] if lossless else []
-        metrics += [
+        metrics = [
+            _headline(totals, len(test.content), tokens, each.tokenizer.lossless),
             _plain("perplexity per token", math.exp(total / tokens), tokens, "tokens"),
             _plain("perplexity per word", math.exp(min(700.0, total / max(1, words))), words, "words"),
         ]
-        totals = Totals(nats / math.log(2) if lossless else nats, sizes)
-        comparisons = {} if first is None else {CHECKPOINT: compare_ratios(totals, first, "blocks of text")}
-        first = first or totals
+        comparisons = outcomes.compare(each.role, 0, None, totals)
         rows.append(Row(each.name, metrics, test=test.name, comparisons=comparisons, weights=each.weights, role=each.role))
     return rows
 
@@ -242,12 +250,12 @@ def _blocks(text: TestText, tokenizer: Tokenizer, blocks: int) -> tuple[NDArray[
     return places, np.bincount(places, weights=lengths, minlength=blocks).astype(np.float64)
 
 
-def _bits_per_byte(nats: NDArray[np.float64], sizes: NDArray[np.float64], count: int) -> Metric:
-    value = nats.sum() / math.log(2) / count
-    low, high, method = interval_of_ratio(nats / math.log(2), sizes, unit="blocks of text")
-    return Metric(
-        "bits per byte", float(value), low, high, method, n=count, unit_of_n="bytes", higher_is_better=False, unit="other"
-    )
+def _headline(totals: Totals, size: int, tokens: int, lossless: bool) -> Metric:
+    """Return bits per byte, or nats per token of a unit that loses a part of the text, with the 95% interval."""
+    name, n, unit_of_n = ("bits per byte", size, "bytes") if lossless else ("nats per token", tokens, "tokens")
+    low, high, method = interval_of_ratio(totals, _BLOCKS)
+    value = float(totals.sums.sum() / n)
+    return Metric(name, value, low, high, method, n=n, unit_of_n=unit_of_n, higher_is_better=False, unit="other")
 
 
 def _plain(name: str, value: float, n: int, unit: str) -> Metric:

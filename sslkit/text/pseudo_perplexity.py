@@ -2,7 +2,9 @@
 
 import math
 import time
+from functools import partial
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +16,14 @@ from sslkit.contract.evaluation import Evaluation, Protocol
 from sslkit.contract.result import Data, Metric, Result, Role, Row, TestData
 from sslkit.engine.precision import choose_device
 from sslkit.engine.run_folder import append_result
+from sslkit.evaluation.comparing import CheckpointOutcomes
 from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, weights_hash
 from sslkit.evaluation.notes import count
 from sslkit.evaluation.statistics import Totals, adjust_comparisons, compare_ratios, interval_of_ratio
 from sslkit.text.baselines import TokenCounts
 from sslkit.text.held_out import TestText, describe_text, open_tests
-from sslkit.text.language_model import LanguageModel, randomize, read_language_model
+from sslkit.text.language_model import LanguageModel, check_window, randomize, read_language_model
 from sslkit.text.passages import encode_pieces
 from sslkit.text.specs import PseudoPerplexitySpec
 from sslkit.text.tokenizer import CLS, MASK, SEP
@@ -54,6 +57,7 @@ class PseudoPerplexity(Evaluation):
         spec.check_modality("text")
         model = read_language_model(spec.ckpt, spec.part, "masked").to(choose_device(spec.device)[0])
         tokenizer, checkpoint = model.tokenizer, model.checkpoint
+        check_window(model)
         models: list[tuple[str, Role, LanguageModel]] = [(CHECKPOINT, "checkpoint", model)]
         if spec.baselines:
             models.append((RANDOM, "random", randomize(model, spec.seed)))
@@ -68,13 +72,14 @@ class PseudoPerplexity(Evaluation):
             say_once(f"test part: {test.name}")
             text = test.encode(tokenizer)
             places = passages(len(text.tokens), checkpoint.size - 2, spec.passages)
+            counted = text.counted[places] & _counted_once(places)
             measured = [
                 (name, role, weights_hash(each.encoder), masked_nats(each, text, places)) for name, role, each in models
             ]
             if counts is not None:
-                measured.append(("token counts", "baseline", "", counts.unigram(text.tokens)[places]))
-            rows += _rows(test.name, measured, text.counted[places])
-            data.append(TestData(test.name, blake2b(test.content, digest_size=8).hexdigest(), int(text.counted[places].sum())))
+                measured.append(("token counts", "baseline", "", counts.unigram(text.tokens, tokenizer.first_special)[places]))
+            rows += _rows(test.name, measured, counted)
+            data.append(TestData(test.name, blake2b(test.content, digest_size=8).hexdigest(), int(counted.sum())))
             notes.append(f"{describe_text(test, text, tokenizer)} Measured on {count(len(places), 'passage')} of it.")
         result = Result(
             verb=self.verb,
@@ -104,6 +109,13 @@ def passages(length: int, size: int, limit: int) -> NDArray[np.int64]:
     return starts[:, None] + np.arange(size)
 
 
+def _counted_once(places: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which tokens of passages `[passages, size]` are in none before them: the last passages of a text may overlap."""
+    first = np.zeros(places.shape, dtype=np.bool_)
+    first.flat[np.unique(places, return_index=True)[1]] = True
+    return first
+
+
 @torch.no_grad()
 def masked_nats(model: LanguageModel, text: TestText, places: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return -log p of each token of passages `[passages, size]`, in nats, when it alone is masked."""
@@ -120,7 +132,7 @@ def masked_nats(model: LanguageModel, text: TestText, places: NDArray[np.int64])
                 rows[torch.arange(len(masked)), masked + 1] = mask
                 states = model.encoder.states(rows.to(device))
                 logits = model.logits(states[torch.arange(len(masked), device=device), (masked + 1).to(device)])
-                nats[number, masked] = _nats(logits, target[masked].to(device), tokenizer.first_special).numpy()
+                nats[number, masked.numpy()] = _nats(logits, target[masked].to(device), tokenizer.first_special).numpy()
                 progress.advance(len(masked))
     return nats
 
@@ -135,25 +147,17 @@ def _nats(logits: Tensor, target: Tensor, pieces: int) -> Tensor:
 def _rows(test: str, measured: list[tuple[str, Role, str, NDArray[np.float64]]], counted: NDArray[np.bool_]) -> list[Row]:
     """Return the rows of models on the same passages, compared with the first."""
     rows: list[Row] = []
-    first: Totals | None = None
+    outcomes = CheckpointOutcomes[Totals](partial(compare_ratios, unit="passages"))
     sizes, tokens = counted.sum(axis=1).astype(np.float64), int(counted.sum())
     for name, role, weights, nats in measured:
         sums = (nats * counted).sum(axis=1)
-        mean = float(sums.sum() / tokens)
+        totals, mean = Totals(sums, sizes), float(sums.sum() / tokens)
+        low, high, method = interval_of_ratio(totals, "passages")
+        described: dict[str, Any] = {"n": tokens, "unit_of_n": "tokens", "higher_is_better": False, "unit": "other"}
         metrics = [
-            Metric(
-                "nats per token",
-                mean,
-                *interval_of_ratio(sums, sizes, unit="passages"),
-                n=tokens,
-                unit_of_n="tokens",
-                higher_is_better=False,
-                unit="other",
-            ),
-            Metric("pseudo-perplexity", math.exp(mean), n=tokens, unit_of_n="tokens", higher_is_better=False, unit="other"),
+            Metric("nats per token", mean, low, high, method, **described),
+            Metric("pseudo-perplexity", math.exp(mean), **described),
         ]
-        totals = Totals(sums, sizes)
-        comparisons = {} if first is None else {CHECKPOINT: compare_ratios(totals, first, "passages")}
-        first = first or totals
+        comparisons = outcomes.compare(role, 0, None, totals)
         rows.append(Row(name, metrics, test=test, comparisons=comparisons, weights=weights, role=role))
     return rows

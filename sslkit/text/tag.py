@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from sslkit.console import say_once
-from sslkit.contract.errors import SslkitError
+from sslkit.contract.errors import SslkitError, flag_name
 from sslkit.contract.evaluation import Evaluation, Protocol
 from sslkit.contract.result import Data, Fit, Result, Role, Row, TestData
 from sslkit.engine.checkpoint import read_model
@@ -27,6 +27,7 @@ from sslkit.evaluation.probe import fit_over_c
 from sslkit.evaluation.protocols import part_setting
 from sslkit.evaluation.session import Predictor, TrainingView
 from sslkit.evaluation.solvers import cross_entropy
+from sslkit.evaluation.splits import draw_held_out
 from sslkit.evaluation.statistics import Totals, adjust_comparisons, compare_ratios
 from sslkit.text.encoders.base import TokenEncoder
 from sslkit.text.labeled_words import LABELED_WORDS, LabeledWords, find_labeled_words, read_labeled_words
@@ -129,10 +130,7 @@ class WordView(TrainingView):
     def hold_out(self, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return words to fit on and words to choose on: those of a share of the sentences, drawn by the seed."""
         assert self.groups is not None
-        sentences = int(self.groups.max()) + 1
-        chosen = np.zeros(sentences, dtype=bool)
-        held_out = min(max(1, round(share * sentences)), sentences - 1)
-        chosen[np.random.default_rng(seed).permutation(sentences)[:held_out]] = True
+        chosen = draw_held_out(int(self.groups.max()) + 1, share, seed)
         return np.flatnonzero(~chosen[self.groups]), np.flatnonzero(chosen[self.groups])
 
 
@@ -151,14 +149,13 @@ def _read_parts(spec: TagSpec) -> tuple[LabeledWords, list[LabeledWords]]:
         say_once(f"test part: {test.location}")
         tests.append(test)
     if not tests:
-        order = np.random.default_rng(spec.seed).permutation(len(train.sentences))
-        held_out = max(1, round(_TEST_SHARE * len(order)))
-        if len(order) < 3:
-            problem = f"{train.location} has {count(len(order), 'sentence')}"
+        if len(train.sentences) < 3:
+            problem = f"{train.location} has {count(len(train.sentences), 'sentence')}"
             raise SslkitError(problem, "at least three are needed, to fit, choose and test on", flag="data")
         say_once(f"test part: a fifth of the sentences of {spec.data}, drawn by --seed {spec.seed}")
-        test = replace(train.subset(sorted(order[:held_out].tolist())), location=f"a fifth of {spec.data}")
-        train, tests = train.subset(sorted(order[held_out:].tolist())), [test]
+        chosen = draw_held_out(len(train.sentences), _TEST_SHARE, spec.seed)
+        test = replace(train.subset(np.flatnonzero(chosen).tolist()), location=f"a fifth of {spec.data}")
+        train, tests = train.subset(np.flatnonzero(~chosen).tolist()), [test]
     if len(train.sentences) < 2:
         raise SslkitError(f"{train.location} has one sentence", "at least two are needed", flag="data")
     if len(train.labels) < 2:
@@ -181,7 +178,7 @@ def _check_training(spec: TagSpec) -> None:
     foreign = {"layer", "c"} if spec.finetune else {"epochs", "lr"}
     named = sorted(foreign & spec.model_fields_set)
     if named:
-        hint = "leave it out, or --finetune" if spec.finetune else "add --finetune"
+        hint = f"leave out {flag_name(named[0])} or --finetune" if spec.finetune else "add --finetune"
         raise SslkitError("belongs to frozen tokens" if spec.finetune else "belongs to --finetune", hint, flag=named[0])
 
 

@@ -60,7 +60,7 @@ def score_entities(test: LabeledWords, predicted: list[list[str]]) -> Score:
 
 def _with_interval(name: str, totals: Totals, n: int, unit: str = "words") -> Metric:
     value = float(totals.ratio(np.arange(len(totals.sums))[None])[0])
-    low, high, method = interval_of_ratio(totals.sums, np.maximum(totals.sizes, 1e-9), SENTENCES)
+    low, high, method = interval_of_ratio(totals, SENTENCES)
     return Metric(name, value, low, high, method, n=n, unit_of_n=unit)
 
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslkit.console import show_progress
+from sslkit.contract.errors import SslkitError
 from sslkit.engine.seeds import seed_stage
 from sslkit.text.encoders.base import TokenEncoder
 from sslkit.text.labeled_words import LabeledWords
@@ -13,7 +14,7 @@ from sslkit.text.specs import TagSpec
 from sslkit.text.word_features import pad_rows, word_features, word_rows
 
 _BATCH = 32  # rows, most of them sentences
-_WARMUP, _WEIGHT_DECAY, _CLIP, _DROPOUT = 0.1, 0.01, 1.0, 0.1  # as Devlin et al., 2019, but for the clipping
+_WARMUP, _WEIGHT_DECAY, _CLIP, _DROPOUT = 0.1, 0.01, 1.0, 0.1  # as Devlin et al., 2019, but norms decay, too
 
 
 class WordClassifier:
@@ -45,7 +46,10 @@ class WordClassifier:
                     tokens, numbers, columns = pad_rows([rows[place] for place in chosen], self.encoder, self.size)
                     states = F.dropout(self.encoder.tokens(tokens)[numbers, columns], _DROPOUT)
                     optimizer.zero_grad(set_to_none=True)
-                    F.cross_entropy(self.layer(states), target).backward()
+                    loss = F.cross_entropy(self.layer(states), target)
+                    if not torch.isfinite(loss):
+                        raise SslkitError(f"{spec.lr:g} makes the loss infinite", "use a smaller one", flag="lr")
+                    loss.backward()
                     nn.utils.clip_grad_norm_(parameters, _CLIP)
                     optimizer.step()
                     schedule.step()

@@ -4,11 +4,12 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sslkit.contract.errors import SslkitError
 from sslkit.extras import load_extra
 from sslkit.text.options import Unit
 
@@ -176,6 +177,16 @@ class Tokenizer:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_model"}
+
+
+def check_vocabulary(unit: Unit, vocabulary: int | Literal["auto"]) -> None:
+    """Raise SslkitError for a size of the vocabulary that the unit does not have."""
+    if vocabulary == "auto":
+        return
+    if unit == "byte":
+        raise SslkitError(f"there are {BYTES} bytes", "leave it out", flag=("unit", "vocabulary"))
+    if unit == "bpe" and vocabulary < BYTES:
+        raise SslkitError(f"byte-level BPE begins with {BYTES} bytes (got {vocabulary})", "use more", flag="vocabulary")
 
 
 def join_merges(merges: list[tuple[str, str]]) -> list[str]:

@@ -27,8 +27,9 @@ def open_training_text(spec: S, checkpoint: Checkpoint) -> tuple[Corpus, S]:
 
 
 def find_training_text(spec: S, checkpoint: Checkpoint) -> tuple[Corpus | None, S]:
-    """Return the same, but None if no text is named and that of the run is not there any more, or has changed."""
+    """Return what `open_training_text` does, but None if no text is named, and the run's is not there or has changed."""
     if spec.data is None:
+        spec = spec.with_recorded(checkpoint.metadata.get("spec"), same_data=False)
         try:
             data, _, spec = named_data(spec, checkpoint)
         except SslkitError:  # a checkpoint that lies alone

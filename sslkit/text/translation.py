@@ -1,5 +1,6 @@
 """Word translation: vectors of one language mapped onto those of another, and how often the nearest word is a translation."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -9,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslkit.contract.errors import SslkitError
-from sslkit.contract.result import Comparison, Metric, Role, Row
+from sslkit.contract.result import Metric, Role, Row
+from sslkit.evaluation.comparing import CheckpointOutcomes
 from sslkit.evaluation.models import CHECKPOINT
 from sslkit.evaluation.notes import count
-from sslkit.evaluation.statistics import Answers, compare_answers, interval_of_mean
+from sslkit.evaluation.splits import draw_held_out
+from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers, interval_of_mean
 
 _CHUNK = 256  # words compared with all others at once
 _NEAR = 10  # neighbors whose mean cosine CSLS subtracts
@@ -39,11 +42,16 @@ class Dictionary:
 
     def hold_out(self, share: float, seed: int) -> tuple["Dictionary", "Dictionary"]:
         """Return what is kept and what is held out: a share of the words of the source, drawn by the seed."""
-        words = list(self.translations)
-        order = np.random.default_rng(seed).permutation(len(words))
-        held_out = {words[place] for place in order[: max(1, round(share * len(words)))]}
-        kept = {word: targets for word, targets in self.translations.items() if word not in held_out}
-        return Dictionary(kept, self.skipped), Dictionary({word: self.translations[word] for word in held_out}, self.skipped)
+        chosen = draw_held_out(len(self.translations), share, seed)
+        parts: tuple[dict[int, set[int]], dict[int, set[int]]] = {}, {}
+        for held_out, (word, targets) in zip(chosen, self.translations.items(), strict=True):
+            parts[int(held_out)][word] = targets
+        return Dictionary(parts[0], self.skipped), Dictionary(parts[1], self.skipped)
+
+    def without(self, words: Iterable[int]) -> "Dictionary":
+        """Return the translations of all other words."""
+        left_out = set(words)
+        return Dictionary({row: targets for row, targets in self.translations.items() if row not in left_out}, self.skipped)
 
 
 def read_dictionary(
@@ -103,7 +111,7 @@ def translation_rows(
     target = normalize(vectors[1])
     first, second = parts[0].pairs()
     rows: list[Row] = []
-    reference: Answers | None = None
+    outcomes = CheckpointOutcomes[Answers](compare_answers)
     models: tuple[tuple[str, Role, Tensor, bool], ...] = (
         (CHECKPOINT, "checkpoint", vectors[0], True),
         ("checkpoint, by cosine", "other", vectors[0], False),
@@ -113,13 +121,10 @@ def translation_rows(
         source = normalize(table)
         mapped = source @ orthogonal_map(source[first], target[second])
         ranks = ranks_of_translations(mapped, target, parts[1], csls)
-        answers = Answers(np.arange(len(ranks)), (ranks == 1).double())
-        comparisons: dict[str, Comparison] = {}
-        if reference is not None:
-            comparisons = {CHECKPOINT: compare_answers(answers, reference)}
-        reference = reference or answers
-        rows.append(Row(name, _metrics(ranks, parts[1]), test=test, comparisons=comparisons, weights=weights, role=role))
-    return rows
+        comparisons = outcomes.compare(role, 0, None, Answers(np.arange(len(ranks)), (ranks == 1).double()))
+        hashed = "" if role == "random" else weights
+        rows.append(Row(name, _metrics(ranks, parts[1]), test=test, comparisons=comparisons, weights=hashed, role=role))
+    return adjust_comparisons(rows)
 
 
 def _metrics(ranks: Tensor, test: Dictionary) -> list[Metric]:
@@ -133,17 +138,12 @@ def _metrics(ranks: Tensor, test: Dictionary) -> list[Metric]:
     return [*metrics, Metric("skipped", test.skipped, n=pairs, unit_of_n="lines", higher_is_better=False, unit="count")]
 
 
-def check_sizes(train: Dictionary, test: Dictionary, width: int, source: str) -> None:
-    """Raise SslkitError if a dictionary has too few words with vectors."""
-    if not test.translations:
-        raise SslkitError(f"no pair of {source} has vectors for both of its words", flag="dictionary")
-    pairs = sum(map(len, train.translations.values()))
-    if pairs < width:
-        raise SslkitError(
-            f"{count(pairs, 'pair')} of {source} to fit on have vectors, fewer than the {width} dimensions of the map",
-            "use a larger dictionary",
-            flag="dictionary",
-        )
+def check_size(dictionary: Dictionary, least: int, source: str, flag: str) -> None:
+    """Raise SslkitError, naming the flag, if a dictionary has fewer pairs of words with vectors than are needed."""
+    pairs = sum(map(len, dictionary.translations.values()))
+    if pairs < least:
+        problem = f"{count(pairs, 'pair')} of {source} have vectors"
+        raise SslkitError(problem, f"at least {least} are needed", flag=flag)
 
 
 def same_spelling(source: dict[str, int], target: dict[str, int]) -> Dictionary:

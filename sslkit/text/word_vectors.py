@@ -34,7 +34,7 @@ from sslkit.evaluation.statistics import (
     spearman,
 )
 from sslkit.text.specs import WordVectorSpec
-from sslkit.text.translation import check_sizes, read_dictionary, same_spelling, translation_rows
+from sslkit.text.translation import check_size, read_dictionary, same_spelling, translation_rows
 
 _CHUNK = 256  # questions compared with all words at once
 _TEST_SHARE = 0.2  # of the words of a dictionary, where none is named to test on
@@ -86,20 +86,20 @@ class WordVectorEvaluation(Evaluation):
         encoder = checkpoint.build_encoder()
         vocabulary = _vocabulary(encoder, spec.ckpt, "ckpt")
         if spec.translate_to is not None:
-            rows, tests, notes = _translate(vocabulary, spec)
+            rows, data, notes = _translate(vocabulary, spec)
         else:
             rows = [row for file in spec.similarity for row in _similarity(file, vocabulary)]
             rows += [row for file in spec.analogies for row in _analogies(file, vocabulary)]
             trained = [row for row in rows if row.role == "checkpoint"]
-            tests = [TestData(row.test, _fingerprint(row.test, spec), row.headline.n) for row in trained]
+            data = Data(tests=[TestData(row.test, _fingerprint(row.test, spec), row.headline.n) for row in trained])
             notes = _skipped(trained)
         result = Result(
             verb=self.verb,
             protocol=self.protocols[0 if spec.translate_to is None else 1].id,
-            settings={"vocabulary": len(vocabulary.rows)},
+            settings={"vocabulary": len(vocabulary.rows), **({} if spec.translate_to is None else {"seed": spec.seed})},
             checkpoint=str(spec.ckpt),
             weights=vocabulary.weights,
-            data=Data(tests=tests),
+            data=data,
             rows=rows,
             notes=[f"The vocabulary has {count(len(vocabulary.rows), 'word')}.", *notes],
             seconds=round(time.monotonic() - started_at, 1),
@@ -139,8 +139,8 @@ def _vocabulary(encoder: Encoder, path: str, flag: str) -> Vocabulary:
     return Vocabulary(rows, F.normalize(table[1], dim=1), F.normalize(random, dim=1), weights_hash(encoder))
 
 
-def _translate(source: Vocabulary, spec: WordVectorSpec) -> tuple[list[Row], list[TestData], list[str]]:
-    """Return rows, test data and notes of a map onto the vectors of another language."""
+def _translate(source: Vocabulary, spec: WordVectorSpec) -> tuple[list[Row], Data, list[str]]:
+    """Return rows, data and notes of a map onto the vectors of another language."""
     assert spec.translate_to is not None
     target = _vocabulary(read_model(spec.translate_to, "translate_to").build_encoder(), spec.translate_to, "translate_to")
     if source.weights == target.weights:
@@ -152,18 +152,25 @@ def _translate(source: Vocabulary, spec: WordVectorSpec) -> tuple[list[Row], lis
     train = same_spelling(source.rows, target.rows)
     if spec.dictionary is not None:
         train = read_dictionary(_lines(spec.dictionary, "dictionary"), spec.dictionary, source.rows, target.rows, "dictionary")
-    if spec.test_dictionary is not None:
-        lines = _lines(spec.test_dictionary, "test_dictionary")
-        test = read_dictionary(lines, spec.test_dictionary, source.rows, target.rows, "test_dictionary")
-        tested = spec.test_dictionary
-    else:
+    tested, flag, notes = f"a fifth of {name}", "dictionary", list[str]()
+    check_size(train, 2, name, flag)
+    if spec.test_dictionary is None:
         train, test = train.hold_out(_TEST_SHARE, spec.seed)
-        tested = f"a fifth of {name}"
+    else:
+        tested, flag = spec.test_dictionary, "test_dictionary"
+        test = read_dictionary(_lines(tested, flag), tested, source.rows, target.rows, flag)
+        kept = train.without(test.translations)
+        if shared := len(train.translations) - len(kept.translations):
+            notes.append(f"{count(shared, 'word')} of {tested} took no part in fitting.")
+        train = kept
     say_once(f"test part: {tested}")
-    check_sizes(train, test, source.vectors.shape[1], name)
+    check_size(test, 1, tested, flag)
+    # With fewer pairs than dimensions, many maps fit equally well.
+    check_size(train, source.vectors.shape[1], f"{name}, to fit on,", "dictionary")
     rows = translation_rows((source.vectors, target.vectors), source.random, (train, test), tested, source.weights)
     data = [TestData(tested, test.fingerprint(), len(test.translations))]
-    return rows, data, [f"The other vocabulary has {count(len(target.rows), 'word')}.", *_skipped(rows[:1])]
+    notes = [f"The other vocabulary has {count(len(target.rows), 'word')}.", *notes, *_skipped(rows[:1])]
+    return rows, Data(train.fingerprint(), data), notes
 
 
 def _skipped(rows: list[Row]) -> list[str]:

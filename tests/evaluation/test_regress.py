@@ -68,11 +68,26 @@ def test_numbers_are_predicted(texts: tuple[Path, Path], sslkit: Run) -> None:
     assert ours["fits"][0]["n_train"] == 64 and set(ours["fits"][0]["held_out"]) >= {"0.01", "1.0"}
     names = [row["model"] for row in result["rows"]]
     assert names == ["checkpoint", "random weights", "TF-IDF, ridge regression"]
-    assert result["rows"][2]["comparisons"]["checkpoint"]["difference"] is not None
+    headlines = [row["metrics"][0]["value"] for row in result["rows"]]
+    for row, headline in zip(result["rows"][1:], headlines[1:], strict=True):
+        assert row["comparisons"]["checkpoint"]["difference"] == pytest.approx(headline - headlines[0])
     grouped = sslkit("regress", *flags, "--group", "day", "--json").json
     assert grouped["data"]["tests"][0]["n"] == 16 and grouped["data"]["train"] != result["data"]["train"]
     layers = sslkit("regress", *flags, "--layer", "all", "--no-baselines", "--json").json
     assert [row["layer"] for row in layers["rows"]] == [None] and layers["protocol"] is None  # one layer, and one row
+
+
+def test_texts_that_cannot_be_read_are_left_out_of_all_rows(texts: tuple[Path, Path], tmp_path: Path, sslkit: Run) -> None:
+    checkpoint, _ = texts
+    for part, count in (("train", 40), ("test", 12)):
+        for number in range(count):
+            folder = tmp_path / "rated" / part / str(number % 4)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number}.txt").write_text(" ".join(["red"] * (number % 4) + ["blue"] * 4))
+    (tmp_path / "rated" / "test" / "1" / "broken.txt").write_bytes(b"\xff\xfe")
+    result = sslkit("regress", "--ckpt", checkpoint, "--data", tmp_path / "rated", "--json").json
+    assert [row["metrics"][0]["n"] for row in result["rows"]] == [12, 12, 12]
+    assert result["rows"][0]["test"].startswith("test of ") and not result["data"]["tests"][0]["seen_in_pretraining"]
 
 
 def test_pairs_have_references_of_their_own(texts: tuple[Path, Path], tmp_path: Path, sslkit: Run) -> None:

@@ -25,7 +25,10 @@ def test_captions_in_which_nothing_occurs_twice_are_spelled(sslkit: Run, tmp_pat
     options = ["--encoder-option", "width=8", "--batch-size", 4, "--steps", 2, "--workers", 0]
     ran = sslkit("pretrain", "clip", "--data", table, "--out", tmp_path / "run", *options)
     assert ran.code == 0, ran.err
-    assert sslkit("zeroshot", "--ckpt", tmp_path / "run" / "model.safetensors").code == 0
+    ran = sslkit("zeroshot", "--ckpt", tmp_path / "run" / "model.safetensors")
+    assert ran.code == 0, ran.err
+    for flags in (["--unit", "byte", "--vocabulary", 20], ["--unit", "bpe", "--vocabulary", 20]):
+        assert "--vocabulary" in sslkit("pretrain", "clip", "--data", table, *flags, "--out", tmp_path / "refused").err
 
 
 def test_pairs_have_images_and_tokens(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return documents in which colors follow each other in a cycle."""
     folder = tmp_path_factory.mktemp("colors")
     for number in range(20):
-        words = [WORDS[(number + place) % 4] for place in range(400)]
+        words = [WORDS[(number + place) % 4] for place in range(1200)]
         (folder / f"{number:02}.txt").write_text(" ".join(words) + ".\n")
     return folder
 
@@ -61,7 +61,7 @@ def test_perplexity_of_what_was_held_out(causal: Path, sslkit: Callable[..., Any
     nats = ours["value"] * math.log(2) * ours["n"]
     for name in ("perplexity per token", "perplexity per word"):
         assert rows["checkpoint"][name]["value"] == pytest.approx(math.exp(nats / rows["checkpoint"][name]["n"]), rel=1e-6)
-    assert result["protocol"] == "perplexity/half-window-v1" and rows["checkpoint"]["perplexity per word"]["n"] == 800
+    assert result["protocol"] == "perplexity/half-window-v1" and rows["checkpoint"]["perplexity per word"]["n"] == 2400
 
 
 def test_perplexity_of_named_texts(causal: Path, text: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
@@ -151,6 +151,40 @@ def test_pseudo_perplexity_masks_each_token_alone(masked: Path, sslkit: Callable
     assert rows["checkpoint"][0]["value"] < rows["token counts"][0]["value"] < rows["random weights"][0]["value"]
     assert rows["checkpoint"][1]["value"] == pytest.approx(math.exp(rows["checkpoint"][0]["value"]))
     assert result["protocol"] is None
+
+
+def test_short_texts_and_last_chunks_of_one_token_are_masked(masked: Path) -> None:
+    model = read_language_model(str(masked), "encoder", "masked")
+    for length in (1, 3):
+        tokens = np.arange(length, dtype=np.int32) % 4
+        text = TestText(tokens, np.ones(length, dtype=np.bool_))
+        whole = masked_nats(model, text, passages(length, 14, 64))
+        assert whole.shape == (1, length) and (whole > 0).all()
+
+
+def test_of_few_blocks_no_interval_is_claimed(causal: Path, masked: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    for verb, checkpoint in (("perplexity", causal), ("pseudo-perplexity", masked)):
+        for content in ("red", "red green blue black " * 20):
+            (tmp_path / "short.txt").write_text(content)
+            result = sslkit(verb, "--ckpt", checkpoint, "--test", tmp_path / "short.txt", "--json").json
+            headline = result["rows"][0]["metrics"][0]
+            assert headline["low"] is None and not any(row["comparisons"] for row in result["rows"])
+
+
+def test_other_data_than_the_checkpoints_is_checked(causal: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("red black blue green " * 300)
+    reads_all = trained("gpt", other, tmp_path / "all", unit="byte", held_out=0.0, steps=2)
+    ran = sslkit("perplexity", "--ckpt", causal, "--data", other, "--against", reads_all)
+    assert ran.code == 2 and "--against: " in ran.err and "--held-out 0.0" in ran.err, ran.err
+    assert sslkit("perplexity", "--ckpt", causal, "--data", other, "--held-out", 0.2, "--no-baselines").code == 0
+    parts = tmp_path / "parts"
+    for part in ("train", "test"):
+        (parts / part).mkdir(parents=True)
+        (parts / part / "a.txt").write_text("red black blue green " * 300)
+    reads_less = trained("gpt", parts, tmp_path / "less", unit="byte", held_out=0.2, steps=2)
+    flags = ["--data", parts, "--against", reads_less, "--held-out", 0.3, "--no-baselines"]
+    assert sslkit("perplexity", "--ckpt", reads_less, *flags).code == 0  # the test part, of which nobody has read anything
 
 
 def test_generation_goes_on_and_tells_what_it_copies(causal: Path, sslkit: Callable[..., Any]) -> None:

@@ -1,6 +1,7 @@
 """Word translation: the map, CSLS, and `word-vectors --translate-to`."""
 
 from collections.abc import Callable
+from math import cos, radians, sin
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,12 @@ def test_csls_is_that_of_the_paper_and_avoids_hubs() -> None:
             scores.append(2 * float(source[word] @ target[y]) - sum(near_y) / 10 - sum(near_x) / 10)
         best = max(scores[y] for y in test.translations[word])
         assert rank == sum(score >= best - 1e-12 for score in scores)
-    hub = F.normalize(source.mean(dim=0), dim=0)
-    noisy = F.normalize(source + 0.5 * torch.randn(30, 4, generator=generator, dtype=torch.float64), dim=1)
-    crowded = torch.cat([noisy, hub.repeat(1, 1)])
-    every = Dictionary({row: {row} for row in range(30)}, 0)
-    by_cosine, by_csls = (ranks_of_translations(source, crowded, every, csls=csls) for csls in (False, True))
-    assert (by_csls == 1).sum() >= (by_cosine == 1).sum()
+    # Between two words lies a target that is nearer to both than their translations are.
+    angles = {"words": [0.0, 40.0], "targets": [-25.0, 65.0, 20.0]}
+    words, targets = (torch.tensor([[cos(radians(at)), sin(radians(at))] for at in each]) for each in angles.values())
+    both = Dictionary({0: {0}, 1: {1}}, 0)
+    assert ranks_of_translations(words, targets, both, csls=False).tolist() == [2, 2]
+    assert ranks_of_translations(words, targets, both, csls=True).tolist() == [1, 1]
 
 
 def test_words_are_translated(languages: tuple[Path, Path, Path], sslkit: Run) -> None:
@@ -87,11 +88,16 @@ def test_words_are_translated(languages: tuple[Path, Path, Path], sslkit: Run) -
     assert [metric["name"] for metric in ours["metrics"]] == ["P@1", "P@5", "P@10", "skipped"]
     assert (ours["metrics"][0]["value"], ours["metrics"][0]["n"]) == (1.0, 12) and ours["metrics"][-1]["value"] == 1
     assert cosine["metrics"][0]["value"] == 1.0 and random["metrics"][0]["value"] < 0.5
-    assert "a fifth of" in sslkit("word-vectors", *flags, "--seed", 1).err
+    other = sslkit("word-vectors", *flags, "--seed", 1, "--json").json
+    assert other["data"]["train"] != result["data"]["train"] and other["settings"]["seed"] == 1
     test = dictionary.parent / "test.txt"
     test.write_text("a1 b1\na2 b5\n")
     result = sslkit("word-vectors", *flags, "--test-dictionary", test, "--json").json
     assert result["rows"][0]["metrics"][0]["value"] == 0.5
+    assert any("2 words of" in note and "took no part in fitting" in note for note in result["notes"])
+    test.write_text("x1 b1\n")
+    ran = sslkit("word-vectors", *flags, "--test-dictionary", test)
+    assert ran.code == 2 and f"--test-dictionary: 0 pairs of {test}" in ran.err, ran.err
 
 
 def test_refusals(languages: tuple[Path, Path, Path], tmp_path: Path, sslkit: Run) -> None:
@@ -103,8 +109,8 @@ def test_refusals(languages: tuple[Path, Path, Path], tmp_path: Path, sslkit: Ru
     for flags, message in (
         (["--translate-to", source], "--translate-to: "),
         (["--translate-to", wide], "vectors of 7 numbers, the checkpoint of 5"),
-        (["--translate-to", target], "--dictionary: no pair of words spelled alike in"),
-        (["--translate-to", target, "--dictionary", few], "2 pairs of"),
+        (["--translate-to", target], "--dictionary: 0 pairs of words spelled alike in"),
+        (["--translate-to", target, "--dictionary", few], "to fit on, have vectors (at least 5 are needed)"),
         (["--translate-to", target, "--dictionary", torn], "--dictionary: line 2 of"),
         (["--translate-to", target, "--test-dictionary", few], "--dictionary: missing"),
         (["--translate-to", target, "--similarity", few], "--translate-to: is a result of its own"),

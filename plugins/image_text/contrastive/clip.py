@@ -89,7 +89,7 @@ class CLIP(PretextTask):
         if details["text_checkpoint"] is not None:
             for name in ("text_tower", "text_width", "text_depth"):
                 if getattr(options, name) != type(options).model_fields[name].default:
-                    raise SslkitError("the text tower is that of --init-part", "leave it out", flag=name)
+                    raise SslkitError("the text tower is that of --init-part", "leave it out, and --recipe paper", flag=name)
             trained = load(details["text_checkpoint"])
             assert isinstance(trained, TokenEncoder)  # the source has checked it
             return trained

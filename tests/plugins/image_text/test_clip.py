@@ -219,7 +219,7 @@ def test_text_towers_start_from_a_checkpoint(table: Path, sslkit: Run, tmp_path:
         assert sslkit("pretrain", "clip", "--resume", "--out", out).code == 0
     for flags, message in (
         (["--text-depth", 3], "--text-depth: the text tower is that of --init-part"),
-        (["--unit", "byte"], "--unit: captions are split by the tokenizer of --init-part"),
+        (["--unit", "byte"], "--unit: byte, and captions are split by the tokenizer of --init-part"),
         (["--init-part", f"image={file}"], "names no part that a run on image_text data can start (use text=FILE)"),
         (["--init-part", f"text={out / 'model.safetensors'}"], "--init-part: "),
         (["--init-part", f"text={tmp_path / 'no.safetensors'}"], "--init-part: "),

@@ -13,6 +13,7 @@ from sslkit import DataInfo, load
 from sslkit.encoders.builder import RecipeBuilder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.tasks.load import load_task
+from sslkit.text.word_task import softplus
 
 COUNTS = [50, 20, 10, 8, 6, 5, 2, 1]
 WORDS = [f"w{i}" for i in range(8)]
@@ -184,3 +185,13 @@ def test_refusals(sslkit: Callable[..., Any], text: Path, trained: Path) -> None
         assert ran.code == 2 and message in ran.err, ran.err
     ran = sslkit("neighbors", "--ckpt", trained, "king")
     assert ran.code == 2 and "king is not a file (rotation was trained on images)" in ran.err
+
+
+def test_softplus_is_torchs() -> None:
+    scores = torch.linspace(-40, 120, 1000, dtype=torch.float64)
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 2e-6)):
+        values = scores.to(dtype).requires_grad_()
+        ours, theirs = softplus(values), torch.nn.functional.softplus(values)
+        assert torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance)
+        gradients = [torch.autograd.grad(each.sum(), values)[0] for each in (ours, theirs)]
+        assert torch.allclose(*gradients, atol=tolerance, rtol=tolerance)
