@@ -28,7 +28,7 @@ REVIEWS = {
         *("--mask-ratio", 0.25),
     ],
     "rnn_lm": ["rnn_lm", "--vocabulary", 2048, "--steps", 2000],
-    "elmo": ["elmo", "--unit", "word", "--vocabulary", 8192, "--steps", 1500],
+    "elmo": ["elmo", "--unit", "word", "--vocabulary", 4096, "--batch-size", 16, "--steps", 5000],
 }
 STRIDES = {"half a window": [], "a whole window": ["--stride", 64, "--no-baselines"]}  # nanoGPT counts every token of a window
 _LAST = 200  # lines of the log whose mean is the masked loss
@@ -65,7 +65,7 @@ def main() -> None:
         if task == "bert" and "masked" in measures:
             record["masked"] = masked_loss(out)
         if name in ("bert", "elmo") and "tag" in measures:
-            for layer in ("all", "mix"):
+            for layer in ("all", "mix") if name == "elmo" else ("mix",):  # which layer is best is elmo's question
                 result = sslkit("tag", *checkpoint, "--data", arguments.text / "ewt", "--layer", layer)
                 record[f"tag, {layer}"] = [row_of(row) for row in result["rows"]]
         if task == "bert" and "tag" in measures:
