@@ -254,7 +254,8 @@ def test_words_have_a_map_and_neighbors_of_their_own(tmp_path: Path, sslkit: Cal
     families = [" ".join(f"{family}{(number * step) % 17}" for number in range(400)) for family in "ab" for step in range(1, 9)]
     (tmp_path / "text.txt").write_text("\n".join(families))
     run = tmp_path / "run"
-    assert sslkit("pretrain", "skipgram", "--data", tmp_path / "text.txt", "--out", run, "--steps", 3, "--workers", 0).code == 0
+    training = ["--out", run, "--batch-size", 16, "--steps", 3]
+    assert sslkit("pretrain", "skipgram", "--data", tmp_path / "text.txt", *training).code == 0
     assert sslkit("report", run, "--workers", 0, "--out", tmp_path / "r.html").code == 0
     page = Page()
     page.feed((tmp_path / "r.html").read_text())
