@@ -188,7 +188,7 @@ class PretextTask(nn.Module):
         return {}
 
     def chance(self) -> dict[str, float]:
-        """Return what a guess reaches, of the metrics of which that is known, by name: `{"accuracy": 0.25}`."""
+        """Return what a guess reaches, of the metrics and loss terms of which that is known, by name: `{"accuracy": 0.25}`."""
         return {}
 
     def param_groups(self) -> list[dict[str, Any]]:

@@ -143,9 +143,9 @@ def _finite(bench: Bench) -> None:
         metrics = stepper.settle()
         if not all(np.isfinite(list(metrics.values()))):
             raise ContractViolationError(f"{metrics} in {precision}")
-        unknown = sorted(stepper.task.chance().keys() - set(stepper.metric_names))
+        unknown = sorted(stepper.task.chance().keys() - {*stepper.metric_names, *stepper.loss_terms})
         if unknown:
-            raise ContractViolationError(f"chance names {unknown[0]}, which metrics does not return")
+            raise ContractViolationError(f"chance names {unknown[0]}, which neither metrics nor loss returns")
 
 
 def _no_waiting(bench: Bench) -> None:
