@@ -20,6 +20,9 @@ from sslkit.exporting.export import export
 from sslkit.exporting.graphs import Pt2
 from sslkit.specs.train import PretrainSpec
 from sslkit.specs.use import ExportSpec
+from sslkit.text.encoders.base import TextEncoder
+from sslkit.text.encoders.word_vectors import WordVectors, encode_words
+from sslkit.text.tokenizer import SPECIALS, Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +233,15 @@ def test_encoders_of_other_modalities(
     kind: str, name: str, channels: int, size: int, options: dict[str, str], tmp_path: Path
 ) -> None:
     onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    words = [f"w{number}" for number in range(channels - (len(SPECIALS) if name == "caption_transformer" else 0))]
+    spelled = encode_words(words) if name == "word_vectors" else Tokenizer("word", words).to_bytes()
+    if name != "audio_micro":
+        options = {**options, "letters": str(len(spelled))}
     encoder = build_encoder(recipe_for(name, size, channels, options))
+    if isinstance(encoder, TextEncoder):
+        encoder.keep_tokenizer(spelled)
+    elif isinstance(encoder, WordVectors):
+        encoder.spell(words)
     ckpt, out = tmp_path / "model.safetensors", tmp_path / f"e.{kind}"
     save_model(ckpt, {"encoder": encoder}, {**describe(encoder), "task": "none", "size": size, "step": 1, "data": ""})
     result = export(ExportSpec(ckpt=str(ckpt), to=kind, out=str(out)))

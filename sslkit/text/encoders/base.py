@@ -155,8 +155,8 @@ class TextEncoder(TokenEncoder):
 
     def last_token(self, tokens: Tensor, sample: Tensor) -> Tensor:
         """Return the last of the tokens `[B, T, width]` that is text, which of causal encoders has read all others."""
-        places = self.is_text(sample) * torch.arange(sample.shape[1], device=sample.device)
-        return tokens[torch.arange(len(tokens), device=tokens.device), places.argmax(dim=1)]
+        places = (self.is_text(sample) * torch.arange(sample.shape[1], device=sample.device)).argmax(dim=1)
+        return tokens.gather(1, places[:, None, None].expand(-1, 1, tokens.shape[2]))[:, 0]
 
     def average(self, tokens: Tensor, sample: Tensor) -> Tensor:
         """Return the mean of the tokens `[B, T, width]` that are text."""
