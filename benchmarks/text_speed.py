@@ -49,11 +49,11 @@ def main() -> None:
         engine, bare = engine_steps(stepper), fixed_tensor_steps(stepper)
         for steps in (engine, bare):
             turn(steps, 5)
-        rates = alternate(spec.batch_size, engine, bare, turns=15, steps=10)
+        rates: dict[str, Any] = {**alternate(spec.batch_size, engine, bare, turns=15, steps=10)}
         size = stepper.settings.data.size
         keep(task, {
-            "tokens_per_second": round(rates["engine_images_per_second"] * size),  # type: ignore[operator]
-            "bare_tokens_per_second": round(rates["fixed_tensor_images_per_second"] * size),  # type: ignore[operator]
+            "tokens_per_second": round(rates["engine_images_per_second"] * size),
+            "bare_tokens_per_second": round(rates["fixed_tensor_images_per_second"] * size),
             "ratio": rates["ratio"],
         })  # fmt: skip
     for number, task in enumerate(("cbow", "skipgram")):

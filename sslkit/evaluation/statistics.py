@@ -148,13 +148,10 @@ def compare_ratios(first: Totals, second: Totals, unit: str = "samples", seed: i
     """
     if len(first.sums) < _FEWEST:
         return None
-    resamples = _resample(len(first.sums), np.random.default_rng(seed))
-    differences = np.concatenate([first.ratio(places) - second.ratio(places) for places in resamples])
-    low, high = np.percentile(differences, [2.5, 97.5])
+    pairs = [(first.ratio(places), second.ratio(places)) for places in _resample(len(first.sums), np.random.default_rng(seed))]
+    ours, theirs = (np.concatenate(ratios) for ratios in zip(*pairs, strict=True))
     everything = np.arange(len(first.sums))[None]
-    difference = float((first.ratio(everything) - second.ratio(everything))[0])
-    method = f"paired bootstrap over {unit}, {RESAMPLES:,} resamples"
-    return Comparison(p_of_resamples(differences), method, difference=difference, low=float(low), high=float(high))
+    return compare_resamples(ours, theirs, float((first.ratio(everything) - second.ratio(everything))[0]), unit)
 
 
 def spearman(values: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
@@ -182,10 +179,12 @@ def interval_of_resamples(resamples: NDArray[np.float64], unit: str = "samples")
     return float(low), float(high), f"bootstrap over {unit}, {RESAMPLES:,} resamples"
 
 
-def compare_resamples(first: NDArray[np.float64], second: NDArray[np.float64], difference: float) -> Comparison:
+def compare_resamples(
+    first: NDArray[np.float64], second: NDArray[np.float64], difference: float, unit: str = "samples"
+) -> Comparison:
     """Return a difference with its 95% interval and p-value, from values of the same resamples `[R]`."""
-    low, high, _ = interval_of_resamples(first - second)
-    return Comparison(p_of_resamples(first - second), PAIRED, difference=difference, low=low, high=high)
+    low, high, method = interval_of_resamples(first - second, unit)
+    return Comparison(p_of_resamples(first - second), f"paired {method}", difference=difference, low=low, high=high)
 
 
 def mcnemar(first: Tensor, second: Tensor) -> float:

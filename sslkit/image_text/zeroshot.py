@@ -15,7 +15,7 @@ from sslkit.console import say
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.contract.evaluation import Evaluation, Protocol
-from sslkit.contract.result import Comparison, Data, Metric, Result, Row, TestData
+from sslkit.contract.result import Data, Metric, Result, Row, TestData
 from sslkit.data.index import Index
 from sslkit.data.locations import find_parts
 from sslkit.data.tables import read_lines
@@ -24,6 +24,7 @@ from sslkit.engine.checkpoint import Checkpoint, load_strictly, read_model
 from sslkit.engine.precision import choose_device
 from sslkit.engine.run_folder import append_result
 from sslkit.engine.seeds import seed_stage
+from sslkit.evaluation.comparing import CheckpointOutcomes
 from sslkit.evaluation.features import cached_features
 from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.metrics import is_correct, score
@@ -162,7 +163,7 @@ def _classify(
     names = _class_names(spec.labels, index.classes)
     assert index.labels is not None
     rows: list[Row] = []
-    checkpoint_answers: Answers | None = None
+    outcomes = CheckpointOutcomes[Answers](compare_answers)
     for model in [towers, *([_load_towers(checkpoint, spec, device, trained=False)] if spec.baselines else [])]:
         prompts = [model.embed_texts([template.replace("{}", name) for name in names]) for template in spec.templates]
         classes = F.normalize(torch.stack(prompts).mean(dim=0), dim=1)
@@ -170,11 +171,7 @@ def _classify(
         scores, labels = images @ classes.T, torch.from_numpy(index.labels[places])
         answers = Answers(places, is_correct(scores, labels))
         metrics, by_class = score([scores], labels, index.classes)
-        comparisons: dict[str, Comparison] = {}
-        if checkpoint_answers is None:
-            checkpoint_answers = answers
-        else:
-            comparisons[CHECKPOINT] = compare_answers(answers, checkpoint_answers)
+        comparisons = outcomes.compare(model.image.role, 0, None, answers)
         rows.append(
             Row(
                 model.image.name,

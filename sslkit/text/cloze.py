@@ -9,10 +9,11 @@ from torch import Tensor
 
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.evaluation import Evaluation, Protocol
-from sslkit.contract.result import Comparison, Data, Metric, Result, Role, Row, TestData
+from sslkit.contract.result import Data, Metric, Result, Role, Row, TestData
 from sslkit.data.tables import read_lines
 from sslkit.engine.precision import choose_device
 from sslkit.engine.run_folder import append_result
+from sslkit.evaluation.comparing import CheckpointOutcomes
 from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, weights_hash
 from sslkit.evaluation.notes import count
@@ -56,16 +57,12 @@ class Cloze(Evaluation):
         weights, rows, tests, notes = weights_hash(model.encoder), list[Row](), list[TestData](), list[str]()
         for file in spec.test:
             gaps, answers, skipped = _read(Path(file), model, candidates)
-            first: Answers | None = None
+            outcomes = CheckpointOutcomes[Answers](compare_answers)
             for name, each in models:
                 ranks = _ranks(score_pieces(each, gaps), answers, candidates)
                 correct = Answers(torch.arange(len(ranks)).numpy(), (ranks == 1).double())
-                comparisons: dict[str, Comparison] = {}
-                if first is None:
-                    first = correct
-                else:
-                    comparisons = {CHECKPOINT: compare_answers(correct, first)}
                 role: Role = "checkpoint" if name == CHECKPOINT else "random"
+                comparisons = outcomes.compare(role, 0, None, correct)
                 hashed = weights_hash(each.encoder)
                 row = Row(name, _metrics(ranks), test=file, comparisons=comparisons, weights=hashed, role=role)
                 rows.append(row)
