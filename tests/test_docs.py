@@ -65,12 +65,12 @@ def test_commands_of_the_page_on_evaluation(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["audio", "video", "image-text", "text"])
+@pytest.mark.parametrize("page", ["audio", "video", "image-text", "text", "points"])
 def test_pages_beyond_images(page: str, sslkit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     modality = page.replace("-", "_")
     made = load_modality(modality).example_data(tmp_path, 96)
-    if page in ("audio", "video"):  # two kinds, and a part that is held out
+    if page in ("audio", "video", "points"):  # two kinds, and a part that is held out
         for number, sample in enumerate(sorted(Path(made).iterdir())):
             place = tmp_path / "sorted" / ("test" if number % 3 == 0 else "train") / "ab"[number % 2]
             place.mkdir(parents=True, exist_ok=True)

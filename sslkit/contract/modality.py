@@ -29,7 +29,7 @@ class FileKind:
     noun: str  # what samples are called, in the plural
     extensions: frozenset[str]
     accepts: str
-    arrays: bool = False  # also rows of .npy and .npz arrays
+    arrays: tuple[str, ...] = ()  # also rows of arrays in .npy, .npz and .h5 files: what the array may be called
     shards: bool = False  # also members of WebDataset shards
     column: str = ""  # also cells of parquet files and Hugging Face datasets, by default of the column of this name
 

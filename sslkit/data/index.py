@@ -40,7 +40,7 @@ class Index:
     root: Path
     paths: Sequence[str]  # relative to root; empty for an array
     stamps: NDArray[np.int64]  # [N, 3]: size in bytes, modification time in ns (-1: the file is missing), inode
-    array: NDArray[Any] | None = None  # [N, ...]; of images [N, H, W, C]
+    array: NDArray[Any] | None = None  # [N, ...]; of images [N, H, W, C], of point clouds [N, P, 3 + F]
     file_channels: int = 3  # of canvases of files
     range: str = "auto"  # `--range`, by which values of more than 8 bits are scaled
     labels: NDArray[np.int64] | None = None  # [N], places in `classes`, -1: unknown; or [N, classes] of 0 and 1
@@ -98,8 +98,8 @@ class Index:
 
     @property
     def channels(self) -> int:
-        """Return the channels of a canvas: arrays keep theirs."""
-        return self.file_channels if self.array is None else int(self.array.shape[3])
+        """Return the channels of a canvas, or the values of a point: arrays keep theirs."""
+        return self.file_channels if self.array is None else int(self.array.shape[-1])
 
     def fingerprint(self) -> str:
         """Return a hash of names and sizes (or of an array's values) that is the same wherever the data lies."""

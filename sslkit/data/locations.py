@@ -1,17 +1,12 @@
 """What `--data` accepts, and which parts it has."""
 
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
-from numpy.lib.npyio import NpzFile
-from numpy.typing import NDArray
 
 from sslkit.console import say_once
 from sslkit.contract.errors import SslkitError, flag_name
 from sslkit.contract.modality import FileKind
 from sslkit.contract.source import OpenSpec
-from sslkit.data.cache import UNREADABLE
+from sslkit.data.array_files import SUFFIXES, array_names, index_arrays
 from sslkit.data.columnar import index_columnar, is_columnar, part_names
 from sslkit.data.index import Index, index_files, index_folder, with_groups, with_labels, with_several_labels
 from sslkit.data.shards import PREFIX, absolute, index_shards
@@ -25,8 +20,8 @@ def find_parts(data: str, kind: FileKind) -> dict[str, str]:
     """Return the parts of the data: `{"train": ...}` and, where there is one, the test part under its own name.
 
     A folder has parts if it holds train/ or training/ beside test/, testing/, val/, valid/ or validation/ (whatever else it
-    holds), or a training part alone; an .npz has them if its arrays are called train_images, test_images and so on, a folder of
-    parquet files if these are called train-00000.parquet and so on.
+    holds), or a training part alone; an .npz or .h5 has them if its arrays are called train_images, test_images and so on, a
+    folder of parquet files if these are called train-00000.parquet and so on.
     Anything else is one part called train. Raises SslkitError for two folders of one meaning, such as train/ and Train/.
     """
     if data.startswith(PREFIX):
@@ -49,10 +44,9 @@ def find_parts(data: str, kind: FileKind) -> dict[str, str]:
         train, test = _split_names(data, inside)
         if train is not None and (test is not None or len(inside) == 1):
             return {"train": str(path / train), **({test: str(path / test)} if test else {})}
-    elif path.suffix.lower() == ".npz":
-        train, test = _split_names(
-            data, {name.removesuffix("_images") for name in _array_names(path) if name.endswith("_images")}
-        )
+    elif path.suffix.lower() in SUFFIXES[1:] and kind.arrays:
+        end = f"_{kind.arrays[0]}"
+        train, test = _split_names(data, {name.removesuffix(end) for name in array_names(path) if name.endswith(end)})
         if train is not None:
             return {"train": f"{data}::{train}", **({test: f"{data}::{test}"} if test else {})}
     return {"train": data}
@@ -93,8 +87,8 @@ def read_index(location: str, spec: OpenSpec, kind: FileKind) -> Index:
             return _index_list(path)
         if suffix == ".csv":
             return _index_csv(path, spec.label, spec.group)
-        if suffix in (".npy", ".npz") and kind.arrays:
-            return _index_array(path, part)
+        if suffix in SUFFIXES and kind.arrays:
+            return index_arrays(path, part, kind)
     except PermissionError as error:
         raise SslkitError(f"no permission to read {error.filename or data}", flag="data") from error
     raise SslkitError(f"{data} is neither folder nor list", f"expected {kind.accepts}", flag="data")
@@ -151,51 +145,3 @@ def _index_csv(path: Path, label: str | None, group: str | None) -> Index:
     if several:
         return with_several_labels(index, [[part for part in name.split(";") if part.strip()] for name in names])
     return with_labels(index, names)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]  # numpy goes on with advice for programmers
-
-
-def _npz(file: BinaryIO) -> NpzFile:
-    loaded = np.load(file, allow_pickle=False)
-    if not isinstance(loaded, NpzFile):
-        raise ValueError("it holds a single array: name it .npy")
-    return loaded
-
-
-def _array_names(path: Path) -> list[str]:
-    try:
-        with open(path, "rb") as file, _npz(file) as arrays:
-            return list(arrays.files)
-    except UNREADABLE as error:
-        raise SslkitError(f"{path} is not an .npz file of plain arrays: {_first_line(error)}", flag="data") from error
-
-
-def _index_array(path: Path, part: str) -> Index:
-    images, labels = _load_arrays(path, part)
-    if not images.ndim or not len(images):
-        raise SslkitError(f"{path} holds an array of shape {images.shape}", "expected a row per sample", flag="data")
-    index = Index(str(path), path, [], np.zeros((len(images), 3), dtype=np.int64), array=images)
-    if labels is None:
-        return index
-    labels = labels.squeeze()
-    if labels.shape != (len(images),):
-        raise SslkitError(f"{path} has {len(images)} images and labels of shape {labels.shape}", flag="data")
-    return with_labels(index, [str(label) for label in labels])
-
-
-def _load_arrays(path: Path, part: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    prefix = f"{part}_" if part else ""
-    try:
-        if path.suffix.lower() == ".npy":
-            return np.lib.format.open_memmap(path, mode="r"), None
-        with open(path, "rb") as file, _npz(file) as arrays:
-            names = arrays.files
-            image_name = f"{prefix}images" if f"{prefix}images" in names else names[0] if len(names) == 1 else None
-            if image_name is None:
-                raise SslkitError(f"{path} has no array `images`", f"arrays: {', '.join(names) or 'none'}", flag="data")
-            labels = arrays[f"{prefix}labels"] if f"{prefix}labels" in names else None
-            return arrays[image_name], labels
-    except UNREADABLE as error:
-        raise SslkitError(f"{path} is not a file of plain arrays: {_first_line(error)}", flag="data") from error

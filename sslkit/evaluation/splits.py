@@ -322,7 +322,7 @@ def _map_classes(test: Index, train: Index) -> Index:
     assert test.labels is not None and train.labels is not None
     if test.channels != train.channels:
         raise SslkitError(
-            f"images of {test.source} have {test.channels} channels, those of --data {train.channels}", flag="test"
+            f"samples of {test.source} have {test.channels} channels, those of --data {train.channels}", flag="test"
         )
     places = {name: place for place, name in enumerate(train.classes)}
     unknown = [name for name in test.classes if name not in places]

@@ -15,8 +15,8 @@ _EXTENSIONS = ".jpg .jpeg .jfif .png .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .
 IMAGES = FileKind(
     "images",
     frozenset(_EXTENSIONS.split()),
-    "a folder of images, a .txt list, a .csv with a `path` column, .npy/.npz arrays, .parquet, or wds:SHARDS.tar",
-    arrays=True,
+    "a folder of images, a .txt list, a .csv with a `path` column, .npy/.npz/.h5 arrays, .parquet, or wds:SHARDS.tar",
+    arrays=("images",),
     shards=True,
     column="image",
 )

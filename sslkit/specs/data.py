@@ -146,8 +146,8 @@ class DataSpec(ModalitySpec):
 
     data: str | None = Field(
         default=None,
-        description="Folder, .txt list, .csv with a `path` column, .npy/.npz, .parquet, or wds:SHARDS.tar; text: .txt files, "
-        "or a .csv or .tsv with `text`.",
+        description="Folder, .txt list, .csv with a `path` column, .npy/.npz/.h5, .parquet, or wds:SHARDS.tar; "
+        "text: .txt files, or a .csv or .tsv with `text`.",
     )
     label: str | None = Field(default=None, description="Label column of a .csv or .parquet, or label extension in shards.")
     label_pattern: Pattern | None = Field(default=None, description="Regular expression whose (group) in a path is the label.")

@@ -23,6 +23,7 @@ _TABLES = {
     "audio": "--seconds --sample-rate",
     "image": "--size --canvas --layout --channels --range --targets",
     "image_text": "",
+    "points": "--point-count --point-features",
     "text": "--unit --vocabulary --context --documents --held-out",
     "video": "--frames --frame-step",
 }
@@ -87,8 +88,8 @@ def test_flags_are_unique_over_all_modalities_and_tasks() -> None:
 
 
 _AUDIO, _IMAGE = "--seconds --sample-rate", "--size --canvas --layout --channels --range --targets"
-_IN_ORDER = f"{_AUDIO} {_IMAGE} {_TABLES['text']} {_TABLES['video']}"
-_IMAGE_FIRST = f"{_IMAGE} {_AUDIO} {_TABLES['text']} {_TABLES['video']}"
+_IN_ORDER = f"{_AUDIO} {_IMAGE} {_TABLES['points']} {_TABLES['text']} {_TABLES['video']}"
+_IMAGE_FIRST = f"{_IMAGE} {_AUDIO} {_TABLES['points']} {_TABLES['text']} {_TABLES['video']}"
 _REAL = {
     "pretrain": f"task --crop-scale {_TRAIN} {_PRETRAIN} {_IMAGE_FIRST} --spec --dry-run --json --help",
     "preview": (

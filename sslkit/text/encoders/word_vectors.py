@@ -31,7 +31,7 @@ class WordVectors(TokenEncoder):
 
     @property
     def words(self) -> list[str]:
-        """Return the words, most frequent first; none if nobody encode_words them."""
+        """Return the words, most frequent first; none if it was built without."""
         text = self.spelling.cpu().numpy().tobytes().decode()
         return text.split("\n") if text.strip("\0") else []
 
