@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sslkit.audio.encoders import AudioEncoder
+from sslkit.audio.encoders.base import AudioEncoder
 from sslkit.audio.spectrogram import LogMel
 
 BANDS = 64

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sslkit.audio.baselines import BANDS, MeanSpectrum
-from sslkit.audio.encoders import AudioEncoder
+from sslkit.audio.encoders.base import AudioEncoder
 from sslkit.audio.options import AudioOptions
 from sslkit.audio.source import AudioSource
 from sslkit.contract.encoder import Encoder
@@ -20,15 +20,28 @@ class AudioModality(Modality):
     options: ClassVar = AudioOptions
     source: ClassVar = AudioSource
     encoder_channels: ClassVar = 1
-    small_options: ClassVar = {"audio_micro": {"width": "8", "mels": "32"}}
+    small_options: ClassVar = {
+        "audio_micro": {"width": "8", "mels": "32"},
+        "speech_micro": {"width": "32", "depth": "2", "channels": "16"},
+        "wavlm_micro": {"width": "32", "depth": "2", "channels": "16"},
+        "cpc_micro": {"width": "16"},
+    }
+    suggestions: ClassVar = {"frames": "speech_micro", "causal": "cpc_micro", "relative": "wavlm_micro"}
 
     def default_encoder(self, info: DataInfo, requires: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
-        """Return the small network on spectrograms."""
-        return "audio_micro", "the only one for audio"
+        """Return the small network on spectrograms, or one that describes frames."""
+        if "causal" in requires:
+            return "cpc_micro", "its frames know only what came before"
+        if "relative" in requires:
+            return "wavlm_micro", "it knows the distances of frames"
+        if "frames" in requires:
+            return "speech_micro", "it describes frames"
+        return "audio_micro", "the fastest for audio"
 
     def small_encoder(self, requires: tuple[str, ...], exact: bool) -> str:
-        """Return the small network on spectrograms, which has no BatchNorm."""
-        return "audio_micro"
+        """Return the same; none of them has BatchNorm."""
+        by_need = {"causal": "cpc_micro", "relative": "wavlm_micro", "frames": "speech_micro"}
+        return next((name for need, name in by_need.items() if need in requires), "audio_micro")
 
     def baseline(self, encoder: Encoder, channels: int, size: int, detail: int) -> tuple[str, Encoder] | None:
         """Return the mean spectrum and its deviation over time."""

@@ -1,6 +1,6 @@
 """Options of audio."""
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,16 +29,17 @@ class AudioOptions(DataOptions):
     accepts: ClassVar = RECORDINGS.accepts
     record: ClassVar = "sslkit.audio.modality:AudioModality"
 
-    seconds: Seconds | Auto = Field(
-        default="auto", description="Length of a sample in seconds; auto: 0.96, or half of a shorter recording."
+    seconds: Seconds | Auto | Literal["recording"] = Field(
+        default="auto",
+        description="Length of a sample in seconds; auto: 0.96, or half of a shorter recording; recording: all, at most 2.",
     )
     sample_rate: Rate | Auto = Field(
         default="auto", description="Sample rate of the encoder's input in Hz; auto: the recordings' own, at most 16,000."
     )
 
     def sample_size(self) -> int | None:
-        """Return the window in milliseconds, None for auto."""
-        return None if self.seconds == "auto" else round(1000 * self.seconds)
+        """Return the window in milliseconds, None for one that the data decides."""
+        return None if isinstance(self.seconds, str) else round(1000 * self.seconds)
 
     @classmethod
     def of_size(cls, size: int) -> dict[str, Any]:

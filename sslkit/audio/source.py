@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslkit.audio.encoders import AudioEncoder
+from sslkit.audio.encoders.base import AudioEncoder
 from sslkit.audio.options import RATES, RECORDINGS, SHORTEST, AudioOptions
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError, UnreadableSampleError
@@ -22,6 +22,7 @@ from sslkit.data.indexed_source import IndexedSource
 from sslkit.extras import load_extra
 
 _SECONDS, _RATE = 0.96, 16000  # as in COLA (Saeed et al., 2021)
+_LONGEST = 2.0  # seconds, of the windows that are to be whole recordings
 
 
 _DRAWN, _SHOWN = 2, 8  # windows of a recording in training, and in an evaluation
@@ -74,6 +75,10 @@ class AudioSource(IndexedSource):
             half = int(500 * np.median(durations)) / 1000
             seconds = max(min(_SECONDS, half), SHORTEST)
             resolved["seconds"] = seconds, "the usual window" if seconds == _SECONDS else "half of the median recording"
+        if seconds == "recording":
+            median = int(1000 * np.median(durations)) / 1000
+            seconds = max(min(_LONGEST, median), SHORTEST)
+            resolved["seconds"] = seconds, "the median recording" if seconds == median else "a part of most recordings"
         if spec.cache in ("on", "compact"):
             raise SslkitError("audio is not cached", "leave it out: windows are read directly from the files", flag="cache")
         resolved["cache"] = "off", "windows are read directly from the files"

@@ -15,6 +15,9 @@ _WINDOW, _HOP = 0.025, 0.010  # seconds
 _LOWEST, _HIGHEST = 60.0, 7800.0  # Hz
 
 
+_BANDS, _COEFFICIENTS = 40, 13  # of MFCC
+
+
 def check_rate(rate: int | str) -> int:
     """Return a sample rate in Hz; raises SslkitError, naming the flag, for one that can't be used."""
     text = str(rate)
@@ -34,9 +37,11 @@ class LogMel(nn.Module):
     sines: Tensor
     bands: Tensor
 
-    def __init__(self, sample_rate: int, mels: int) -> None:
+    def __init__(self, sample_rate: int, mels: int, length: int = 0, hop: int = 0, padded: bool = True) -> None:
+        """Build it with windows of other `length` and `hop` in samples, and without padding, if that is wanted."""
         super().__init__()
-        self.length, self.hop = round(_WINDOW * sample_rate), round(_HOP * sample_rate)
+        self.length, self.hop = length or round(_WINDOW * sample_rate), hop or round(_HOP * sample_rate)
+        self.padding = self.length // 2 if padded else 0
         time = torch.arange(self.length, dtype=torch.float64)
         window = 0.5 - 0.5 * torch.cos(2 * math.pi * time / self.length)
         angle = 2 * math.pi * time[:, None] * torch.arange(self.length // 2 + 1) / self.length
@@ -49,10 +54,47 @@ class LogMel(nn.Module):
     def forward(self, sound: Tensor) -> Tensor:
         """Return the natural logarithm of each band's energy plus 1e-5, `[B, mels, 1 + T // hop]`."""
         with torch.autocast(sound.device.type, enabled=False):  # half precision would drown what is quiet
-            padded = F.pad(sound.to(self.bands.dtype), (self.length // 2, self.length // 2))
+            padded = F.pad(sound.to(self.bands.dtype), (self.padding, self.padding))
             frames = padded.unfold(1, self.length, self.hop)  # [B, frames, length]
             energy = (frames @ self.cosines).square() + (frames @ self.sines).square()
             return (energy @ self.bands + 1e-5).log().transpose(1, 2)
+
+
+class MFCC(nn.Module):
+    """Describe frames of sound `[B, T]` by 13 mel-frequency cepstral coefficients and two derivatives of each, `[B, N, 39]`.
+
+    The cosine transform of 40 log-mel bands; derivatives by regression over two frames to each side (Furui, 1986). Frame n has
+    the samples from `n * hop` on, `length` of them.
+    """
+
+    cosines: Tensor
+
+    def __init__(self, sample_rate: int, length: int, hop: int) -> None:
+        super().__init__()
+        self.spectrogram = LogMel(sample_rate, _BANDS, length, hop, padded=False)
+        place = torch.arange(_BANDS, dtype=torch.float64)
+        cosines = torch.cos(math.pi * (place[:, None] + 0.5) * torch.arange(_COEFFICIENTS) / _BANDS) * math.sqrt(2 / _BANDS)
+        cosines[:, 0] /= math.sqrt(2)  # an orthonormal transform
+        self.register_buffer("cosines", cosines.float(), persistent=False)
+
+    def forward(self, sound: Tensor, recorded: Tensor) -> Tensor:
+        """Return `[B, N, 39]`, the mean over `recorded` frames, bool `[B, N]`, taken off: level and channel are no content."""
+        coefficients = self.spectrogram(sound).transpose(1, 2) @ self.cosines
+        # What follows a recording is no sound: its last frame goes on, for the derivatives.
+        last = recorded.sum(dim=1, keepdim=True) - 1
+        place = torch.minimum(torch.arange(coefficients.shape[1], device=sound.device), last)
+        coefficients = coefficients.gather(1, place[..., None].expand_as(coefficients))
+        first = _derivative(coefficients)
+        values = torch.cat([coefficients, first, _derivative(first)], dim=2)
+        weight = recorded[..., None].to(values.dtype)
+        return (values - (values * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)) * weight
+
+
+def _derivative(values: Tensor) -> Tensor:
+    """Return the slope over five frames of values `[B, N, D]`; the first and last go on beyond the ends."""
+    ends = torch.cat([values[:, :1], values[:, :1], values, values[:, -1:], values[:, -1:]], dim=1)
+    slope: Tensor = (ends[:, 3:-1] - ends[:, 1:-3] + 2 * (ends[:, 4:] - ends[:, :-4])) / 10
+    return slope
 
 
 def mel_bands(sample_rate: int, length: int, mels: int, lowest: float, highest: float) -> Tensor:

@@ -38,14 +38,14 @@ class Attention(nn.Module):
         """Return `[B, Q, width]`.
 
         With `causal`, each query attends to its own and earlier positions of `memory` only; with `visible`, bool `[B, M]`, to
-        the positions where it is true. `bias`, `[heads, Q, M]`, is added to the scores.
+        the positions where it is true. `bias`, `[heads, Q, M]` or one for each sample, is added to the scores.
         """
         key, value = self.key_value(memory).chunk(2, dim=2)
         query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (self.query(x), key, value))
         mask = None if visible is None else visible[:, None, None]
         if bias is not None:
             bias = bias.to(query.dtype)
-            mask = bias[None] if mask is None else bias.where(mask, float("-inf"))
+            mask = bias if mask is None else bias.where(mask, float("-inf"))
         dropout = self.dropout if self.training else 0.0
         with attention_kernel(memory, bias is not None):
             attended = F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=causal)
@@ -69,7 +69,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, visible: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """Return `[B, N, width]`; `visible`, bool `[B, N]`, is false at positions that no other may attend to.
 
-        `bias`, `[heads, N, N]`, is added to the scores of attention.
+        `bias`, `[heads, N, N]` or one for each sample, is added to the scores of attention.
         """
         normalized = self.norm1(x)
         x = x + self.dropout(self.attention(normalized, normalized, self.causal, visible, bias))

@@ -163,7 +163,10 @@ def test_a_recording_that_is_silent_in_places_is_heard_elsewhere(tmp_path: Path)
             "resnet_micro is an encoder of image data",
         ),
         (["--data", "{two}", "--cache", "on"], "audio is not cached"),
-        (["--data", "{two}", "--seconds", "0.008"], "--seconds: should be a number, 0.025 to 60, or auto (got 0.008)"),
+        (
+            ["--data", "{two}", "--seconds", "0.008"],
+            "--seconds: should be a number, 0.025 to 60, auto or recording (got 0.008)",
+        ),
     ],
 )
 def test_bad_input_is_one_line(

@@ -9,8 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, Paper, PretextTask, TaskOptions
-from sslkit.audio.spectrogram import LogMel
-from sslkit.pictures import heat_map
+from sslkit.audio.pictures import draw_spectrograms
 
 
 class COLA(PretextTask):
@@ -73,9 +72,8 @@ class COLA(PretextTask):
     def preview(self, batch: Batch, output: Any) -> Tensor | None:
         """Return spectrograms of both windows, and of the second window that is predicted to match the first."""
         sound = batch["audio"]
-        spectrogram = LogMel(self.data.details["sample_rate"], mels=64).to(sound.device)
-        bands = F.interpolate(spectrogram(sound.flatten(0, 1)).flip(1)[:, None], size=(64, 96))  # low frequencies at the bottom
-        pictures: Tensor = heat_map(bands[:, 0]).unflatten(0, sound.shape[:2])
+        flat = draw_spectrograms(sound.flatten(0, 1), self.data.details["sample_rate"])
+        pictures: Tensor = flat.unflatten(0, sound.shape[:2])
         if output is None:
             return pictures
         nearest = (output["first"] @ output["second"].T).argmax(dim=1)

@@ -1,11 +1,9 @@
-"""Log-mel spectrograms, and a small convolutional network on them."""
-
-from typing import ClassVar
+"""A small convolutional network on log-mel spectrograms."""
 
 from torch import Tensor, nn
 
+from sslkit.audio.encoders.base import AudioEncoder
 from sslkit.audio.spectrogram import LogMel, check_rate
-from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.image.encoders.resnet_micro import ResNetMicro
 
@@ -26,14 +24,6 @@ def audio_micro(
     if not 8 <= mels <= 256:
         raise SslkitError(f"mels should be 8 to 256 (got {mels})", flag="encoder_option")
     return AudioMicro(sample_rate, width, mels)
-
-
-class AudioEncoder(Encoder):
-    """Base of encoders of audio `[B, T]`, floats in [-1, 1] at `sample_rate` Hz."""
-
-    modality: ClassVar = "audio"
-    sample_dims = 1
-    sample_rate: int
 
 
 class AudioMicro(AudioEncoder):
