@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import sslkit as public
@@ -64,6 +65,30 @@ def test_commands_of_the_page_on_evaluation(
         assert ran.code == 0, f"{line}: {ran.err}"
 
 
+def write_texts(folder: Path) -> None:
+    """Write the files that the page on text names."""
+    random = np.random.default_rng(0)
+    nouns, adjectives = ("film", "story", "music", "ending"), ("good", "fine", "clever", "bad", "dull", "long")
+    sentences = [(noun, adjective) for noun in nouns for adjective in adjectives]
+    for name, count in (("reviews", 24), ("others", 4)):
+        (folder / name).mkdir()
+        for number in range(count):
+            chosen = [sentences[place] for place in random.integers(len(sentences), size=30)]
+            text = " ".join(f"the {noun} is {adjective}." for noun, adjective in chosen)
+            (folder / name / f"{number}.txt").write_text(text)
+    positive = {adjective: "ny"[place < 3] for place, adjective in enumerate(adjectives)}
+    files = {
+        "labeled.tsv": ["text\tlabel", *(f"the {noun} is {word}\t{positive[word]}" for noun, word in sentences)],
+        "rated.csv": ["text,rating", *(f"the {noun} is {word},{len(word)}.5" for noun, word in sentences)],
+        "words.conll": [f"the DET\n{noun} NOUN\nis VERB\n{word} ADJ\n" for noun, word in sentences],
+        "pairs.tsv": ["film\tstory\t8", "film\tbad\t1", "good\tfine\t9"],
+        "questions.txt": [": words", "good bad film story"],
+        "cloze.tsv": ["the film is [MASK]\tgood", "the story is [MASK]\tbad"],
+    }
+    for name, lines in files.items():
+        (folder / name).write_text("\n".join(lines) + "\n")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["audio", "video", "image-text", "text", "points"])
 def test_pages_beyond_images(page: str, sslkit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,14 +105,8 @@ def test_pages_beyond_images(page: str, sslkit: Callable[..., Any], tmp_path: Pa
     if page == "image-text":
         head, *lines = Path(made).read_text().splitlines()
         Path(made).write_text("\n".join([f"{head},color", *(f"{line},{line.split()[1]}" for line in lines)]) + "\n")
-    labeled = [f"{letter}{number} {letter}{number + 1}\t{letter}" for letter in "ab" for number in range(12)]
-    (tmp_path / "labeled.tsv").write_text("\n".join(["text\tlabel", *labeled]))
-    (tmp_path / "words.conll").write_text("\n\n".join(f"a{n} X\nb{n} Y" for n in range(12)))
-    (tmp_path / "pairs.tsv").write_text("a1\ta2\t9\na1\tb1\t1\nb3\tb4\t8\n")
-    (tmp_path / "questions.txt").write_text(": letters\na1 a2 b1 b2\n")
-    (tmp_path / "cloze.tsv").write_text("a1 [MASK] a3\ta2\nb1 [MASK] b3\tb2\n")
-    rated = [f"{letter}{number},{number % 5}.5" for letter in "ab" for number in range(12)]
-    (tmp_path / "rated.csv").write_text("\n".join(["text,rating", *rated]))
+    if page == "text":
+        write_texts(tmp_path)
     for line in (
         line for block in blocks((ROOT / "docs" / "modalities" / f"{page}.md").read_text(encoding="utf-8")) for line in block
     ):

@@ -192,7 +192,8 @@ def _usage_text(error: Any) -> str:
     """Return what is wrong with the command line; of an unknown option, where the known ones are listed."""
     option, context = getattr(error, "option_name", None), error.ctx
     if option is None or context is None or type(error).__name__ != "NoSuchOption":
-        return str(error.format_message())
+        message = str(error.format_message())
+        return f"{message} (quote a text of several words)" if "unexpected extra argument" in message else message
     known = [name for parameter in context.command.params for name in parameter.opts if name.startswith("--")]
     hints = [hint for hint in (did_you_mean(option, known, listing=[]), "--help lists them all") if hint]
     return f"{option} is not an option of {context.command_path} ({' '.join(hints)})"

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 
 def flag_name(field: str) -> str:
-    """Return the flag of a field: `batch_size` is `--batch-size`, `simclr__width` is `--simclr.width`."""
-    return "--" + field.replace("__", ".").replace("_", "-")
+    """Return the flag of a field: `batch_size` is `--batch-size`, `simclr__width` is `--simclr.width`, `TEXT` an argument."""
+    return field if field.isupper() else "--" + field.replace("__", ".").replace("_", "-")
 
 
 class SslkitError(Exception):
@@ -61,6 +61,9 @@ def renamed_flags(names: Mapping[str, str]) -> Iterator[None]:
         raise
 
 
+_LISTED = 60  # names in a message
+
+
 def did_you_mean(name: str, known: list[str], listing: list[str] | None = None) -> str:
     """Return `did you mean X?` for the nearest known name, or the names (or the shorter `listing`) when none is near."""
     from difflib import get_close_matches
@@ -69,6 +72,8 @@ def did_you_mean(name: str, known: list[str], listing: list[str] | None = None) 
     if near:
         return f"did you mean {near[0]}?"
     names = sorted(known if listing is None else listing)
+    if len(names) > _LISTED:
+        return f"{len(names):,} are known"
     if names:
         return f"known: {', '.join(names)}"
     return "" if known else "none is installed"

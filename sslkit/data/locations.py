@@ -74,7 +74,7 @@ def read_index(location: str, spec: OpenSpec, kind: FileKind) -> Index:
     if kind.column and is_columnar(path, kind):
         return index_columnar(data, part, spec, kind)
     for flag, column in (("label", spec.label), ("group", spec.group)):
-        if column is not None and suffix != ".csv":
+        if column is not None and suffix != ".csv" and (path.is_dir() or suffix in (".txt", *SUFFIXES)):
             folders = "labels of a folder are its subfolders; " if flag == "label" else ""
             hint = f"{folders}columns need a table; {flag_name(f'{flag}_pattern')} finds them in paths"
             raise SslkitError(f"{data} has no columns", hint, flag=flag)

@@ -62,7 +62,7 @@ def choose_micro_batch(stepper: Stepper) -> tuple[int, str]:
     halves = [share, *(2**power for power in range(int(math.log2(share)), -1, -1) if fewest <= 2**power < share)]
     fitting = next((size for size in halves if memory.of(share, size) <= limit), 0)
     fitting = min(stepper.world.gather_lists([fitting]))
-    whole = f"the whole batch takes about {_size(memory.of(share, share))} of {_size(free)} that are free"
+    whole = f"the whole batch takes about {_size(memory.of(share, share))} of {_size(free)} free"
     if fitting == 0:
         raise SslkitError(
             f"a step takes about {_size(memory.of(share, halves[-1]))} with {halves[-1]} samples at once, and "

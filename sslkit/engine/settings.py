@@ -81,8 +81,8 @@ def resolve_settings(
         )
     if source.info.samples < spec.batch_size:
         raise SslkitError(
-            f"a batch of {spec.batch_size} needs more than the {source.info.samples} {source.noun} in {source.location}",
-            f"give {source.info.samples} or less",
+            f"{source.location} has only {source.info.samples} {source.noun}, fewer than a batch of {spec.batch_size}",
+            f"use {source.info.samples} or less",
             flag="batch_size",
         )
     if spec.batch_size % world.size:

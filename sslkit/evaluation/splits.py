@@ -1,6 +1,7 @@
 """Labeled training and test parts for an evaluation."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -16,7 +17,6 @@ from sslkit.contract.source import Rows
 from sslkit.data.index import Index
 from sslkit.data.indexed_source import LABEL_SOURCES, IndexedSource
 from sslkit.data.locations import absolute_data, find_parts
-from sslkit.data.tables import read_table
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.run_folder import holds_run, read_spec
 from sslkit.registry import load_modality
@@ -290,8 +290,10 @@ def check_labeled(index: Index, flag: str, several: bool, split: bool = True) ->
     """
     if index.labels is None:
         hint = LABEL_SOURCES
-        if index.source.lower().endswith(".csv"):
-            hint = f"name a column with --label; columns: {', '.join(read_table(Path(index.source)).columns)}"
+        if index.source.lower().endswith((".csv", ".tsv")):
+            with open(index.source, encoding="utf-8-sig") as file:
+                columns = re.split(r"[,\t]", file.readline().strip())
+            hint = f"name a column with --label; columns: {', '.join(columns)}"
         raise SslkitError(f"{index.source} has no labels", hint, flag=flag)
     unlabeled = [index.name(int(row)) for row in np.flatnonzero(index.labels < 0)]
     beside_folders = unlabeled and "/" not in unlabeled[0] and any("/" in path for path in index.paths)
@@ -309,9 +311,11 @@ def check_labeled(index: Index, flag: str, several: bool, split: bool = True) ->
     if flag == "data" and split and index.labels.ndim == 1:
         counts = np.bincount(index.labels, minlength=len(index.classes))
         if counts.min() < 2:
+            name = index.classes[int(counts.argmin())]
+            numbers = re.fullmatch(r"-?\d+\.\d+", name)
             raise SslkitError(
-                f"class {index.classes[int(counts.argmin())]} of {index.source} has one sample",
-                "at least two are needed",
+                f"class {name} of {index.source} has one sample",
+                "at least two are needed; `sslkit regress` predicts numbers" if numbers else "at least two are needed",
                 flag=flag,
             )
     return index

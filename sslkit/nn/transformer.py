@@ -49,7 +49,11 @@ class Attention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         with attention_kernel(memory, bias is not None):
             attended = F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=causal)
-        output: Tensor = self.output(attended.transpose(1, 2).flatten(2))
+        # How the values lie in memory depends on the kernel, and exports to ONNX replace it.
+        attended = attended.transpose(1, 2)
+        if torch.compiler.is_exporting():
+            attended = attended.clone(memory_format=torch.contiguous_format)
+        output: Tensor = self.output(attended.flatten(2))
         return output
 
 

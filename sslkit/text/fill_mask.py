@@ -33,14 +33,14 @@ def fill_mask(spec: FillMaskSpec) -> FillMaskResult:
     for a checkpoint that predicts no masked tokens.
     """
     if spec.text.count(MASKED) != 1:
-        raise SslkitError(f"the text has {spec.text.count(MASKED)} {MASKED}, expected one", flag="text")
+        raise SslkitError(f"the text has {spec.text.count(MASKED)} {MASKED}, expected one", flag="TEXT")
     device, _ = choose_device(spec.device)
     model = read_language_model(spec.ckpt, spec.part, "masked").to(device)
     tokenizer, size = model.tokenizer, model.checkpoint.size
     gap = encode_gap(tokenizer, *spec.text.split(MASKED))
     length = len(gap.before) + len(gap.after) + 3
     if length > size:
-        raise SslkitError(f"the text has {length} tokens, the model takes {size}", "shorten it", flag="text")
+        raise SslkitError(f"the text has {length} tokens, the model takes {size}", "shorten it", flag="TEXT")
     probabilities = score_pieces(model, [gap])[0].exp()
     chosen = [single_piece(tokenizer, name, "candidates") for name in spec.candidates] or range(len(probabilities))
     ranked = sorted(chosen, key=lambda token: -float(probabilities[token]))[: spec.top]

@@ -45,7 +45,7 @@ def input_guide(encoder: TokenEncoder, size: int) -> InputGuide:
     if not has_library:
         return InputGuide(facts, summary, text, [])
     snippets = [Snippet("tokenizers", _CODE, makes_tensor=False)]
-    return InputGuide(facts, f"{summary}, by {FILE}", text, snippets, {FILE: _tokenizer_file(encoder, size)})
+    return InputGuide(facts, f"{summary}, by the {FILE} beside it", text, snippets, {FILE: _tokenizer_file(encoder, size)})
 
 
 def _tokenizer_file(encoder: TokenEncoder, size: int) -> bytes:

@@ -32,7 +32,8 @@ class TextOptions(DataOptions):
 
     unit: Unit = Field(
         default="word",
-        description="What text is split into: lower-cased words, or WordPiece, byte-level BPE (keeps all of the text), bytes.",
+        description="What text is split into: lower-cased words, WordPiece, byte-level BPE (keeps all text) or bytes; "
+        "`sslkit tasks TASK` names that of a task.",
     )
     vocabulary: Vocabulary | Auto = Field(
         default="auto", description="Words or pieces that the tokenizer learns at most; auto: all words, 4,096 pieces."

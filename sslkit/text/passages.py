@@ -79,7 +79,7 @@ class Passages(Source):
         source._files_hash = text_fingerprint(spec.data, spec.reindex)
         if corpus.cut < corpus.size:
             share = f"{(corpus.size - corpus.cut) / corpus.size:.1%}"
-            source.resolved["held_out"] = options.held_out, f"the last {share} of the text are kept for perplexity"
+            source.resolved["held_out"] = options.held_out, f"the last {share} of the text is not trained on"
         return source
 
     @classmethod

@@ -23,14 +23,17 @@ from sslkit.evaluation.models import CHECKPOINT, RANDOM, weights_hash
 from sslkit.evaluation.statistics import Totals, adjust_comparisons, compare_ratios, interval_of_ratio
 from sslkit.specs.data import MAIN_PART, DataSpec
 from sslkit.text.baselines import COMPRESSORS, TokenCounts, compressed_bits
+from sslkit.text.corpus import Corpus
 from sslkit.text.held_out import TestPart, TestText, describe_text, open_tests
 from sslkit.text.language_model import LanguageModel, check_window, randomize, read_language_model, token_nats
 from sslkit.text.options import TextOptions
 from sslkit.text.passages import encode_pieces, text_fingerprint
 from sslkit.text.specs import PerplexitySpec
 from sslkit.text.tokenizer import Tokenizer
+from sslkit.text.training_text import find_training_text
 
 _TOKENS = 2**13  # in a batch
+_COMPARED, _PARTS = 200, 64  # bytes that two texts hardly share by chance, and how many such parts are looked for
 _BLOCKS = "blocks of text"
 _BLOCK = 1024  # bytes whose mean is one sample of the bootstrap: neighbors depend on each other
 
@@ -74,6 +77,9 @@ class Perplexity(Evaluation):
         corpus, tests, spec = open_tests(spec, checkpoint)
         if any(test.part == "held-out" for test in tests):
             _check_held_out(models, spec)
+        for each in models if spec.test else ():
+            for test in tests:
+                _check_unread(each, test, corpus if each.role != "other" else _training_text(each))
         counts: TokenCounts | None = None
         history: bytes | None = None
         if spec.baselines and corpus is not None:
@@ -96,6 +102,7 @@ class Perplexity(Evaluation):
             if history is not None:
                 rows += _compressed(test, history)
         rows = adjust_comparisons(rows)
+        notes += _compare_others(rows)
         data = [TestData(test.name, blake2b(test.content, digest_size=8).hexdigest(), len(test.content)) for test in tests]
         result = Result(
             verb=self.verb,
@@ -178,8 +185,34 @@ def _check_held_out(models: list[_Model], spec: PerplexitySpec) -> None:
             )
 
 
+def _training_text(each: _Model) -> Corpus | None:
+    """Return the text that a model was trained on, None if it is not there as it was."""
+    return find_training_text(DataSpec(), each.model.checkpoint)[0]
+
+
+def _check_unread(each: _Model, test: TestPart, trained_on: Corpus | None) -> None:
+    """Raise SslkitError if parts of a text, compared byte by byte, stand in the text that a model was trained on."""
+    if trained_on is None:
+        return
+    content, training = test.content, trained_on.content("train")
+    starts = range(0, len(content) - _COMPARED + 1, max(_COMPARED, len(content) // _PARTS))
+    parts = [content[start : start + _COMPARED] for start in starts]
+    copied = sum(part in training for part in parts)
+    if copied > len(parts) / 2:  # of a shorter text, which has no part, it cannot be told
+        share = "all" if copied == len(parts) else f"{copied / len(parts):.0%}"
+        raise SslkitError(
+            f"{share} of {test.name} stands in the text that {each.name} was trained on",
+            "name a text that none has read",
+            flag="test",
+        )
+    if copied:
+        say_once(f"note: {copied / len(parts):.0%} of {test.name} stands in the text that {each.name} was trained on")
+
+
 def _stride(size: int, stride: int | Literal["auto"]) -> int:
-    return size // 2 if stride == "auto" else min(stride, size)
+    if stride != "auto" and stride > size:
+        raise SslkitError(f"{stride} is more than a window of {size} tokens", f"use at most {size}", flag="stride")
+    return size // 2 if stride == "auto" else stride
 
 
 def _measure(each: _Model, text: TestText, stride: int | Literal["auto"]) -> _Measured:
@@ -237,6 +270,23 @@ def _rows(test: TestPart, measured: list[_Measured]) -> list[Row]:
         comparisons = outcomes.compare(each.role, 0, None, totals)
         rows.append(Row(each.name, metrics, test=test.name, comparisons=comparisons, weights=each.weights, role=each.role))
     return rows
+
+
+def _compare_others(rows: list[Row]) -> list[str]:
+    """Return which of two models predicts a text better, for each model of `--against`."""
+    notes = []
+    for row in rows:
+        for comparison in row.comparisons.values() if row.role == "other" and row.weights else ():
+            difference, low, high = comparison.difference, comparison.low, comparison.high
+            if difference is None or low is None or high is None:
+                continue
+            if low <= 0 <= high:
+                verdict = "not distinguishable from the checkpoint"
+            else:
+                verdict = f"{'better' if difference < 0 else 'worse'} than the checkpoint"
+            name = row.metrics[0].name
+            notes.append(f"{row.model}: {verdict}, {difference:+.3f} {name} (95% interval {low:.3f} to {high:.3f}).")
+    return notes
 
 
 def _blocks(text: TestText, tokenizer: Tokenizer, blocks: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

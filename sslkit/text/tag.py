@@ -253,4 +253,9 @@ def _notes(train: LabeledWords, tests: list[LabeledWords], table: _Table) -> lis
         unseen = sum(word.lower() not in table.training_words for words, _ in test.sentences for word in words)
         size = f"{count(len(test.sentences), 'sentence')}, {count(test.words, 'word')}"
         notes.append(f"{test.location}: {size}, {unseen / test.words:.1%} of them not in the training part.")
+        foreign = sorted(set(test.labels) - set(train.labels))
+        if foreign:
+            wrong = sum(label in foreign for _, labels in test.sentences for label in labels)
+            names = ", ".join(foreign[:5])
+            notes.append(f"Wrong in any case: {count(wrong, 'word')} with a label that training lacks ({names}).")
     return notes

@@ -79,7 +79,7 @@ class WordTask(PretextTask):
                 f"a table of word vectors is needed (got {build.recipe['name']})", "use word_vectors", flag="encoder"
             )
         if build.data.details["unit"] != "word":
-            raise SslkitError(f"vectors are those of words (got {build.data.details['unit']})", "use word", flag="unit")
+            raise SslkitError(f"vectors of words need word (got {build.data.details['unit']})", flag="unit")
         words = build.data.details["words"]
         counts = build.data.details["counts"][: len(words)]
         frequent = int((counts >= options.min_count).sum())

@@ -245,7 +245,7 @@ def _read_pairs(file: str, known: dict[str, int]) -> tuple[list[tuple[int, int]]
         parts = [part for part in re.split(r"[\t,;]|\s+", line) if part]
         score = next((value for part in parts[2:] if (value := _number(part)) is not None), None)
         if score is None:
-            if number == 1:  # a header
+            if number == 1 and not any(part.lower() in _NO_NUMBERS for part in parts):  # a header
                 continue
             raise SslkitError(f"line {number} of {file} is {line!r}", "two words and a number are expected", flag="similarity")
         first, second = parts[0].lower(), parts[1].lower()
@@ -255,6 +255,9 @@ def _read_pairs(file: str, known: dict[str, int]) -> tuple[list[tuple[int, int]]
         else:
             skipped += 1
     return pairs, ratings, skipped
+
+
+_NO_NUMBERS = ("nan", "inf", "-inf", "infinity")
 
 
 def _number(text: str) -> float | None:

@@ -65,11 +65,19 @@ def test_perplexity_of_what_was_held_out(causal: Path, sslkit: Callable[..., Any
 
 
 def test_perplexity_of_named_texts(causal: Path, text: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
-    (tmp_path / "other.txt").write_text("black red green blue " * 30)
-    tests = ["--test", tmp_path / "other.txt", "--test", text / "03.txt", "--stride", 4, "--no-baselines", "--json"]
-    result = sslkit("perplexity", "--ckpt", causal, *tests).json
-    assert [row["test"] for row in result["rows"]] == [str(tmp_path / "other.txt"), str(text / "03.txt")]
+    random = np.random.default_rng(0)
+    files = [tmp_path / "other.txt", tmp_path / "third.txt"]
+    for file in files:
+        file.write_text(" ".join(random.permutation(WORDS * 30).tolist()))
+    start = ["perplexity", "--ckpt", causal, "--no-baselines"]
+    tests = [word for file in files for word in ("--test", file)]
+    result = sslkit(*start, *tests, "--stride", 4, "--json").json
+    assert [row["test"] for row in result["rows"]] == list(map(str, files))
     assert result["protocol"] is None and result["settings"]["stride"] == 4
+    ran = sslkit(*start, *tests, "--stride", 17)
+    assert ran.code == 2 and "--stride: 17 is more than a window of 16 tokens" in ran.err
+    ran = sslkit(*start, "--test", text / "03.txt")
+    assert ran.code == 2 and "stands in the text that checkpoint was trained on" in ran.err, ran.err
 
 
 def test_models_are_compared_on_the_same_blocks_of_text(
@@ -81,6 +89,7 @@ def test_models_are_compared_on_the_same_blocks_of_text(
     other = rows[str(of_bytes)]
     values = {name: rows[name]["metrics"][0]["value"] for name in ("checkpoint", str(of_bytes))}
     comparison = other["comparisons"]["checkpoint"]
+    assert f"{of_bytes}: worse than the checkpoint, +" in result["notes"][-1]
     assert comparison["difference"] == pytest.approx(values[str(of_bytes)] - values["checkpoint"]) and comparison["low"] > 0
     assert other["metrics"][0]["n"] == rows["checkpoint"]["metrics"][0]["n"]  # bytes
     assert other["metrics"][1]["n"] > rows["checkpoint"]["metrics"][1]["n"]  # tokens
@@ -95,6 +104,9 @@ def test_texts_that_cannot_be_compared_are_refused(
     reads_more = trained("gpt", text, tmp_path / "more", unit="byte", held_out=0.01, steps=2)
     ran = sslkit("perplexity", "--ckpt", causal, "--against", reads_more)
     assert ran.code == 2 and "on a part of the text that it is tested on" in ran.err, ran.err
+    (tmp_path / "new.txt").write_text("black red red blue " * 4)
+    ran = sslkit("perplexity", "--ckpt", causal, "--test", tmp_path / "new.txt", "--against", reads_more)
+    assert ran.code == 0, ran.err
     ran = sslkit("perplexity", "--ckpt", reads_more, "--held-out", 0.2)
     assert ran.code == 2 and "--held-out: " in ran.err, ran.err
 
@@ -164,7 +176,7 @@ def test_short_texts_and_last_chunks_of_one_token_are_masked(masked: Path) -> No
 
 def test_of_few_blocks_no_interval_is_claimed(causal: Path, masked: Path, tmp_path: Path, sslkit: Callable[..., Any]) -> None:
     for verb, checkpoint in (("perplexity", causal), ("pseudo-perplexity", masked)):
-        for content in ("red", "red green blue black " * 20):
+        for content in ("red", "red blue red green black " * 20):
             (tmp_path / "short.txt").write_text(content)
             result = sslkit(verb, "--ckpt", checkpoint, "--test", tmp_path / "short.txt", "--json").json
             headline = result["rows"][0]["metrics"][0]
@@ -236,7 +248,7 @@ def test_refusals(causal: Path, masked: Path, trained_words: Path, tmp_path: Pat
         (["perplexity", "--ckpt", causal, "--size", 32], "--size"),
         (["generate", "x", "--ckpt", masked], "predicts masked tokens"),
         (["generate", "x", "--ckpt", causal, "--top-p", 0], "--top-p"),
-        (["fill-mask", "no mask", "--ckpt", masked], "--text: the text has 0 [MASK], expected one"),
+        (["fill-mask", "no mask", "--ckpt", masked], "TEXT: the text has 0 [MASK], expected one"),
         (["fill-mask", "a [MASK]", "--ckpt", causal], "predicts next tokens (expected a checkpoint of bert)"),
         (["fill-mask", "a [MASK]", "--ckpt", masked, "--candidates", "zebra€"], "--candidates: zebra€ is"),
         (["fill-mask", "red " * 40 + "[MASK]", "--ckpt", masked], "the model takes 16 (shorten it)"),

@@ -118,6 +118,9 @@ def test_words_are_labeled_by_their_context(contexts: Path, tagger: Path, sslkit
     (contexts / "own.conll").write_text((contexts / "train.conll").read_text())
     ran = sslkit(*start[:3], "--data", contexts / "own.conll")
     assert "a fifth of the sentences" in ran.err and "tag/words-v1" in ran.out
+    (contexts / "strange.conll").write_text("the ODD\nw1 NOUN\n\nto X\nw2 VERB\n")
+    ran = sslkit(*start[:3], "--data", contexts / "train.conll", "--test", contexts / "strange.conll")
+    assert ran.code == 0 and "1 word with a label that training lacks (ODD)" in ran.out, ran.out + ran.err
     for flags, message in (
         (["--layer", "4"], "--layer: checkpoint has 3 layers (got 4)"),
         (["--pool", "class"], "--pool: words are labeled one by one"),

@@ -77,6 +77,7 @@ def test_analogies_are_answered(checkpoint: Path, sslkit: Run, tmp_path: Path) -
         ("--similarity", "king man 1\nking woman\n", "line 2 of"),
         ("--similarity", "king man 1\n", "1 pair in"),
         ("--similarity", "king man 1\nking woman nan\n", "line 2 of"),
+        ("--similarity", "king man nan\nking woman 1\n", "line 1 of"),
         ("--similarity", "", "is empty"),
         ("--analogies", "king man woman\n", "line 1 of"),
         ("--analogies", "pear plum cherry fig\n", "no question in"),
