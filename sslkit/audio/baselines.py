@@ -1,24 +1,30 @@
-"""What audio features have to beat: the mean spectrum."""
+"""What audio features have to beat: statistics of MFCC."""
 
 import torch
 from torch import Tensor
 
-from sslkit.audio.encoders.base import AudioEncoder
-from sslkit.audio.spectrogram import LogMel
-
-BANDS = 64
+from sslkit.audio.encoders.base import AudioEncoder, recorded_samples
+from sslkit.audio.spectrogram import MFCC
 
 
-class MeanSpectrum(AudioEncoder):
-    """Return the mean log-mel spectrum and its deviation over time: what features of sound have to beat."""
+class MFCCStatistics(AudioEncoder):
+    """Return the means of MFCC over time, and the deviations of these and their derivatives: what features have to beat.
 
-    def __init__(self, sample_rate: int, mels: int) -> None:
-        super().__init__(2 * mels, in_channels=1)
-        self.sample_rate, self.spectrogram = sample_rate, LogMel(sample_rate, mels)
-        self.recipe = {"name": "mean spectrum", "sample_rate": sample_rate, "mels": mels}
+    Frames have 25 ms, every 10 ms; the mean of the first coefficient, which is the level, is left out.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        super().__init__(12 + 39, in_channels=1)
+        self.sample_rate, self.mfcc = sample_rate, MFCC(sample_rate, round(0.025 * sample_rate), round(0.010 * sample_rate))
+        self.recipe = {"name": "MFCC statistics", "sample_rate": sample_rate}
 
     def forward(self, sample: Tensor) -> Tensor:
-        """Return `[B, 2 * mels]`, the level taken off: it is the recording's, not the sound's."""
-        bands = self.spectrogram(sample)
-        mean = bands.mean(dim=2)
-        return torch.cat([mean - mean.mean(dim=1, keepdim=True), bands.std(dim=2, correction=0)], dim=1)
+        """Return `[B, 51]`."""
+        spectrogram = self.mfcc.spectrogram
+        count = 1 + (sample.shape[1] - spectrogram.length) // spectrogram.hop
+        end = spectrogram.hop * torch.arange(count, device=sample.device) + spectrogram.length
+        end[0] = 0
+        recorded = end <= recorded_samples(sample)[:, None]
+        values, mean = self.mfcc(sample, recorded)
+        frames = recorded.sum(dim=1, keepdim=True)
+        return torch.cat([mean[:, 1:13], (values.square().sum(dim=1) / frames).sqrt()], dim=1)

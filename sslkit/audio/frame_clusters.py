@@ -184,7 +184,7 @@ class FrameClusterTask(PretextTask):
     def _features(self, sound: Tensor) -> Tensor:
         """Return what frames of sound `[B, T]` are clustered by, `[B, N, values]`."""
         if not self.labels_features:
-            features: Tensor = self.mfcc(sound, self.encoder.recorded_frames(sound))
+            features: Tensor = self.mfcc(sound, self.encoder.recorded_frames(sound))[0]
             return features
         past = self.past.parts[0]
         assert isinstance(past, SpeechEncoder)

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sslkit.audio.baselines import BANDS, MeanSpectrum
+from sslkit.audio.baselines import MFCCStatistics
 from sslkit.audio.encoders.base import AudioEncoder
 from sslkit.audio.options import AudioOptions
 from sslkit.audio.source import AudioSource
@@ -44,9 +44,9 @@ class AudioModality(Modality):
         return next((name for need, name in by_need.items() if need in requires), "audio_micro")
 
     def baseline(self, encoder: Encoder, channels: int, size: int, detail: int) -> tuple[str, Encoder] | None:
-        """Return the mean spectrum and its deviation over time."""
+        """Return statistics of MFCC over time."""
         assert isinstance(encoder, AudioEncoder)
-        return f"mean spectrum, {BANDS} bands", MeanSpectrum(encoder.sample_rate, BANDS)
+        return "MFCC, mean and deviation", MFCCStatistics(encoder.sample_rate)
 
     def example_inputs(self, count: int, channels: int, size: int) -> tuple[Tensor, str]:
         """Return chords `[count, samples]`, of `size` milliseconds at 16 kHz: encoders take any length."""

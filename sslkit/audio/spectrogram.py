@@ -77,17 +77,21 @@ class MFCC(nn.Module):
         cosines[:, 0] /= math.sqrt(2)  # an orthonormal transform
         self.register_buffer("cosines", cosines.float(), persistent=False)
 
-    def forward(self, sound: Tensor, recorded: Tensor) -> Tensor:
-        """Return `[B, N, 39]`, the mean over `recorded` frames, bool `[B, N]`, taken off: level and channel are no content."""
+    def forward(self, sound: Tensor, recorded: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the values `[B, N, 39]` without their mean over `recorded` frames, bool `[B, N]`, and that mean `[B, 39]`.
+
+        Level and channel are no content. Where nothing is recorded values are 0.
+        """
         coefficients = self.spectrogram(sound).transpose(1, 2) @ self.cosines
         # What follows a recording is no sound: its last frame goes on, for the derivatives.
         last = recorded.sum(dim=1, keepdim=True) - 1
         place = torch.minimum(torch.arange(coefficients.shape[1], device=sound.device), last)
-        coefficients = coefficients.gather(1, place[..., None].expand_as(coefficients))
-        first = _derivative(coefficients)
-        values = torch.cat([coefficients, first, _derivative(first)], dim=2)
+        place = place[..., None].expand_as(coefficients)
+        first = _derivative(coefficients.gather(1, place))
+        values = torch.cat([coefficients, first, _derivative(first.gather(1, place))], dim=2)
         weight = recorded[..., None].to(values.dtype)
-        return (values - (values * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)) * weight
+        mean = (values * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)
+        return (values - mean) * weight, mean[:, 0]
 
 
 def _derivative(values: Tensor) -> Tensor:

@@ -82,7 +82,10 @@ def _trace(job: ExportJob, samples: Tensor) -> torch.export.ExportedProgram:
     """Return the network as a graph; raises SslkitError if it cannot be traced with the requested dynamic sizes."""
     shapes = _dynamic_shapes(job, samples.dim())
     try:
-        program = torch.export.export(job.network, (samples[: 2 if job.dynamic_batch else 1],), dynamic_shapes=(shapes,))
+        with warnings.catch_warnings():
+            # Of recurrent layers, whose weights torch gathers anew when they are traced; the result is verified.
+            warnings.filterwarnings("ignore", "The tensor attributes .* were assigned during export")
+            program = torch.export.export(job.network, (samples[: 2 if job.dynamic_batch else 1],), dynamic_shapes=(shapes,))
     except (torch._dynamo.exc.UserError, RuntimeError) as error:  # raised for shapes and for branches on values
         reason = str(error).strip().partition("\n")[0]
         hint = "leave out --dynamic-size" if job.dynamic_size else "try --no-dynamic-batch"

@@ -7,7 +7,7 @@ from torch import Tensor
 def take(values: Tensor, rows: Tensor) -> Tensor:
     """Return the values `[B, N, D]` at `rows` `[B, ...]`, `[B, ..., D]`."""
     chosen: Tensor = values.gather(1, rows.flatten(1)[..., None].expand(-1, -1, values.shape[2]))
-    return chosen.view(len(rows), *rows.shape[1:], values.shape[2])
+    return chosen.view(*rows.shape, values.shape[2])
 
 
 def squared_distances(first: Tensor, second: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def farthest_points(coordinates: Tensor, count: int) -> Tensor:
     The first is the one farthest from the mean, so that the order of points changes nothing.
     """
     coordinates = coordinates.float()
-    batch = torch.arange(len(coordinates), device=coordinates.device)
+    batch = torch.arange(coordinates.shape[0], device=coordinates.device)
     current = (coordinates - coordinates.mean(dim=1, keepdim=True)).square().sum(dim=2).argmax(dim=1)
     distance = torch.full(coordinates.shape[:2], torch.inf, device=coordinates.device)
     rows = [current]

@@ -204,7 +204,7 @@ def test_from_recordings_to_numbers(sslkit: Run, tmp_path: Path) -> None:
     for command in ("knn", "probe", "retrieval"):
         extra = ["--k", 3] if command == "knn" else []
         rows = sslkit(command, "--ckpt", checkpoint, *extra, "--json").json["rows"]
-        assert [row["model"] for row in rows] == ["checkpoint", "random weights", "mean spectrum, 64 bands"]
+        assert [row["model"] for row in rows] == ["checkpoint", "random weights", "MFCC, mean and deviation"]
         assert rows[0]["metrics"][0]["n"] == 8
     assert rows[2]["metrics"][0]["value"] > 0.95  # two tones are far apart
     again = sslkit("pretrain", "cola", "--data", data, "--out", run, *options, "--resume")

@@ -224,6 +224,14 @@ def test_names_of_onnx(trained: Path, tmp_path: Path) -> None:
     ("name", "channels", "size", "options"),
     [
         ("audio_micro", 1, 500, {"width": "8", "mels": "32", "sample_rate": "8000"}),
+        ("speech_micro", 1, 300, {"width": "32", "depth": "2", "channels": "16", "sample_rate": "8000"}),
+        ("wavlm_micro", 1, 300, {"width": "32", "depth": "2", "channels": "16", "sample_rate": "8000"}),
+        ("cpc_micro", 1, 300, {"width": "16", "sample_rate": "8000"}),
+        ("pointnet_micro", 3, 64, {"width": "8"}),
+        ("pointnet2_micro", 3, 64, {"width": "8", "neighbors": "4"}),
+        ("point_patches_micro", 3, 64, {"width": "32", "depth": "2", "patches": "8", "patch_points": "6"}),
+        ("voxel_micro", 3, 64, {"width": "8", "side": "8"}),
+        ("bert_micro", 40, 64, {"width": "32", "depth": "2"}),
         ("word_vectors", 30, 8, {"width": "8"}),
         ("caption_transformer", 30, 8, {"width": "16", "depth": "1", "heads": "2"}),
     ],
@@ -233,9 +241,9 @@ def test_encoders_of_other_modalities(
     kind: str, name: str, channels: int, size: int, options: dict[str, str], tmp_path: Path
 ) -> None:
     onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
-    words = [f"w{number}" for number in range(channels - (len(SPECIALS) if name == "caption_transformer" else 0))]
+    words = [f"w{number}" for number in range(channels - (0 if name == "word_vectors" else len(SPECIALS)))]
     spelled = encode_words(words) if name == "word_vectors" else Tokenizer("word", words).to_bytes()
-    if name != "audio_micro":
+    if name in ("word_vectors", "caption_transformer", "bert_micro"):
         options = {**options, "letters": str(len(spelled))}
     encoder = build_encoder(recipe_for(name, size, channels, options))
     if isinstance(encoder, TextEncoder):

@@ -62,7 +62,7 @@ class CPCAudio(PretextTask):
         frames, ahead = self.encoder.convolutions.count(samples), self.options.steps_ahead
         if frames < ahead + 2:
             raise SslkitError(
-                f"{ahead} frames ahead are too many for windows of {frames}",
+                f"{ahead} is too many for windows of {frames} frames",
                 "use fewer, or longer --seconds",
                 flag="steps_ahead",
             )

@@ -58,5 +58,6 @@ def occupied(sample: Tensor, side: int) -> Tensor:
     """Return which cells have a point, floats `[B, side, side, side]` of 0 and 1; points outside count for the nearest cell."""
     cells = ((sample[..., :3] + 1) / 2 * side).long().clamp(0, side - 1)
     places = (cells[..., 0] * side + cells[..., 1]) * side + cells[..., 2]
-    grid = torch.zeros(len(sample), side**3, device=sample.device)
-    return grid.scatter(1, places, 1.0).view(-1, side, side, side)
+    grid = torch.zeros(sample.shape[0], side**3, device=sample.device)
+    result: Tensor = grid.scatter(1, places, 1.0).unflatten(1, (side, side, side))
+    return result
