@@ -1,6 +1,6 @@
 """What the machinery asks of recordings."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +11,21 @@ from sslkit.audio.options import AudioOptions
 from sslkit.audio.source import AudioSource
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.modality import Modality
-from sslkit.contract.task import DataInfo
+from sslkit.contract.task import Batch, DataInfo
+
+_LOUDER = 2.0  # the factor by which labeled recordings may be louder or quieter
+_NOISE = 0.01  # of a recording's deviation, added to it
+
+
+class ChangedLevels:
+    """Make labeled recordings louder or quieter, and add a little noise where there is sound; of two windows one is taken."""
+
+    def __call__(self, batch: Batch, target: Tensor) -> tuple[Batch, Tensor]:
+        """Return `audio` `[B, T]` and the targets."""
+        sound = batch["audio"][:, 0]
+        level = _LOUDER ** (2 * torch.rand(len(sound), 1, device=sound.device) - 1)
+        noise = _NOISE * sound.std(dim=1, keepdim=True) * torch.randn_like(sound) * (sound != 0)
+        return {"audio": level * (sound + noise)}, target
 
 
 class AudioModality(Modality):
@@ -47,6 +61,11 @@ class AudioModality(Modality):
         """Return statistics of MFCC over time."""
         assert isinstance(encoder, AudioEncoder)
         return "MFCC, mean and deviation", MFCCStatistics(encoder.sample_rate)
+
+    def augmentation(self, options: Any, info: DataInfo, classes: int) -> ChangedLevels:
+        """Return what changes levels; raises SslkitError for options that change images."""
+        self.refuse_image_augmentation(options)
+        return ChangedLevels()
 
     def example_inputs(self, count: int, channels: int, size: int) -> tuple[Tensor, str]:
         """Return chords `[count, samples]`, of `size` milliseconds at 16 kHz: encoders take any length."""

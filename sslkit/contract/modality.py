@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from sslkit.contract.task import Batch, DataInfo
 
 
+_OF_IMAGES = ("crop_scale", "mixup", "cutmix", "randaugment", "erasing")  # options of `sslkit finetune`
+
+
 @dataclass(frozen=True)
 class FileKind:
     """Describe which files are samples of a modality, and what `--data` accepts: for messages."""
@@ -152,6 +155,13 @@ class Modality:
     def augmentation(self, options: Any, info: "DataInfo", classes: int) -> "Augmentation":
         """Return what `sslkit finetune` does to labeled samples at random; raises SslkitError if it can't train on them."""
         raise SslkitError(f"fine-tuning is not available for {self.name} data", "sslkit probe evaluates its features")
+
+    def refuse_image_augmentation(self, options: Any) -> None:
+        """Raise SslkitError for options of `sslkit finetune` that change images."""
+        set_by_user = [name for name in _OF_IMAGES if getattr(options, name) != type(options).model_fields[name].default]
+        if set_by_user:
+            flag = "recipe" if options.recipe != "plain" else set_by_user[0]
+            raise SslkitError(f"it changes images, and this is {self.name} data", "leave it out", flag=flag)
 
     def example_inputs(self, count: int, channels: int, size: int) -> "tuple[Tensor, str]":
         """Return real samples that ship with the installation, as encoders see them, and what they are: for `sslkit export`."""

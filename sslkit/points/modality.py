@@ -8,7 +8,6 @@ from PIL import Image
 from torch import Tensor
 
 from sslkit.contract.encoder import Encoder
-from sslkit.contract.errors import SslkitError
 from sslkit.contract.modality import Modality
 from sslkit.contract.source import Source
 from sslkit.contract.task import Batch, DataInfo
@@ -19,7 +18,6 @@ from sslkit.points.source import PointSource
 from sslkit.points.transforms import jitter, rotate_randomly, scale
 
 _CELLS = 8  # along each side of the grid that is a baseline
-_OF_IMAGES = ("crop_scale", "mixup", "cutmix", "randaugment", "erasing")  # options of `sslkit finetune`
 
 
 class TurnedClouds:
@@ -68,10 +66,7 @@ class PointModality(Modality):
 
     def augmentation(self, options: Any, info: DataInfo, classes: int) -> TurnedClouds:
         """Return what turns clouds; raises SslkitError for options that change images."""
-        set_by_user = [name for name in _OF_IMAGES if getattr(options, name) != type(options).model_fields[name].default]
-        if set_by_user:
-            flag = "recipe" if options.recipe != "plain" else set_by_user[0]
-            raise SslkitError("it changes images, and these are point clouds", "leave it out", flag=flag)
+        self.refuse_image_augmentation(options)
         return TurnedClouds()
 
     def example_inputs(self, count: int, channels: int, size: int) -> tuple[Tensor, str]:

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sslkit.contract.encoder import Encoder
-from sslkit.contract.errors import SslkitError, UnreadableSampleError
+from sslkit.contract.errors import UnreadableSampleError
 from sslkit.contract.modality import InputGuide, Modality
 from sslkit.contract.options import DataOptions
 from sslkit.contract.source import Source
@@ -23,7 +23,6 @@ from sslkit.text.source import TextSource, read_texts
 
 _SIDE, _FONT = 192, 18  # pixels of a thumbnail, and of its letters
 _COLUMNS, _LINES = 20, 8  # letters in a line, and lines, that have room
-_OF_IMAGES = ("crop_scale", "mixup", "cutmix", "randaugment", "erasing")  # options of `sslkit finetune`
 
 
 class WholeTexts:
@@ -71,10 +70,7 @@ class TextModality(Modality):
 
     def augmentation(self, options: Any, info: DataInfo, classes: int) -> WholeTexts:
         """Return what hands texts over as they are; raises SslkitError for options that change images."""
-        set_by_user = [name for name in _OF_IMAGES if getattr(options, name) != type(options).model_fields[name].default]
-        if set_by_user:
-            flag = "recipe" if options.recipe != "plain" else set_by_user[0]
-            raise SslkitError("it changes images, and these are texts", "leave it out", flag=flag)
+        self.refuse_image_augmentation(options)
         return WholeTexts()
 
     def input_guide(

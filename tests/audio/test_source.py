@@ -216,5 +216,14 @@ def test_from_recordings_to_numbers(sslkit: Run, tmp_path: Path) -> None:
     assert sorted(path.name for path in (run / "previews").iterdir())
     assert sslkit("report", run, "--out", tmp_path / "report.html").code == 0
     assert sslkit("predict", "--ckpt", checkpoint, "--data", data).code == 2
+    tuned = tmp_path / "tuned"
+    flags = ["--ckpt", checkpoint, "--data", data, "--epochs", 3, "--batch-size", 4, "--out", tuned]
+    result = sslkit("finetune", *flags, "--json").json
+    assert [row["model"] for row in result["rows"]] == ["checkpoint"] and result["rows"][0]["metrics"][0]["n"] == 8
+    predicted = tmp_path / "predicted.csv"
+    ran = sslkit("predict", "--ckpt", tuned / "model.safetensors", "--data", data / "test", "--out", predicted)
+    assert ran.code == 0 and len(predicted.read_text().splitlines()) == 9, ran.err
+    refused = sslkit("finetune", *flags[:-1], tmp_path / "no", "--mixup", 0.2)
+    assert refused.code == 2 and "--mixup: it changes images, and this is audio data" in refused.err
     shutil.rmtree(data / "test")
     assert sslkit("knn", "--ckpt", checkpoint, "--data", data / "train", "--k", 3).code == 0
