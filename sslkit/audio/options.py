@@ -12,6 +12,7 @@ RECORDINGS = FileKind(
     frozenset({".wav", ".flac"}),
     "a folder of .wav or .flac recordings, a .txt list, a .csv with a `path` column, or .parquet",
     column="audio",
+    grouped=True,
 )
 RATES = (1000, 192_000)  # Hz that a recording or an encoder may have
 SHORTEST = 0.025  # seconds: one frame of the spectrogram

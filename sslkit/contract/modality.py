@@ -34,6 +34,7 @@ class FileKind:
     accepts: str
     arrays: tuple[str, ...] = ()  # also rows of arrays in .npy, .npz and .h5 files: what the array may be called
     shards: bool = False  # also members of WebDataset shards
+    grouped: bool = False  # file names often tell a speaker or a camera, whose samples are alike
     column: str = ""  # also cells of parquet files and Hugging Face datasets, by default of the column of this name
 
 

@@ -15,6 +15,7 @@ CLIPS = FileKind(
     "clips",
     _FILES | IMAGES.extensions,
     "a folder of clips, each a folder of frames or a video file, a .txt list, or a .csv with a `path` column",
+    grouped=True,
 )
 FEWEST = 5  # frames of a window: what a tuple of frames takes
 

@@ -219,7 +219,7 @@ def test_from_recordings_to_numbers(sslkit: Run, tmp_path: Path) -> None:
     tuned = tmp_path / "tuned"
     flags = ["--ckpt", checkpoint, "--data", data, "--epochs", 3, "--batch-size", 4, "--out", tuned]
     result = sslkit("finetune", *flags, "--json").json
-    assert [row["model"] for row in result["rows"]] == ["checkpoint"] and result["rows"][0]["metrics"][0]["n"] == 8
+    assert result["rows"][0]["model"] == "fine-tuned" and result["rows"][0]["metrics"][0]["n"] == 8
     predicted = tmp_path / "predicted.csv"
     ran = sslkit("predict", "--ckpt", tuned / "model.safetensors", "--data", data / "test", "--out", predicted)
     assert ran.code == 0 and len(predicted.read_text().splitlines()) == 9, ran.err

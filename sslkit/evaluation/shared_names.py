@@ -1,0 +1,37 @@
+"""Speakers and cameras that file names tell: what training and test share although it is no label."""
+
+import re
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from sslkit.data.index import Index
+
+_SEPARATORS = re.compile(r"[_\-. ]+")
+_MOST = 0.05  # of the files: with more values a part of the names is a number
+
+
+def shared_names(train: Index, test: Index) -> list[str]:
+    """Return values of a part of the file names that training and test share, such as speakers; none if there is no such part.
+
+    Names are divided at `_`, `-`, dots and spaces. Numbers do not count, nor does a part that follows from the label.
+    """
+    if train.groups is not None or train.labels is None or train.labels.ndim != 1 or not train.paths or not test.paths:
+        return []
+    columns, others = _columns(train.paths), _columns(test.paths)
+    if columns is None or others is None or len(columns) != len(others):
+        return []
+    for ours, theirs in zip(columns, others, strict=True):
+        values = set(ours)
+        by_label = len(set(zip(ours, train.labels.tolist(), strict=True))) == len(set(train.labels.tolist()))
+        if by_label or not 2 <= len(values) <= max(2, _MOST * len(ours)) or any(value.isdigit() for value in values):
+            continue
+        shared = values & set(theirs)
+        if sum(value in shared for value in theirs) > len(theirs) / 2:
+            return sorted(shared)
+    return []
+
+
+def _columns(paths: Sequence[str]) -> list[tuple[str, ...]] | None:
+    """Return the parts of file names, column by column, None if names do not all have as many."""
+    parts = [tuple(_SEPARATORS.split(PurePosixPath(path).stem)) for path in paths]
+    return list(zip(*parts, strict=True)) if len({len(each) for each in parts}) == 1 else None
