@@ -14,7 +14,7 @@ from sslkit.engine.precision import choose_device
 from sslkit.evaluation.embedding_files import WRITERS, write_embeddings
 from sslkit.evaluation.features import cached_features
 from sslkit.evaluation.models import Model, weights_hash
-from sslkit.evaluation.splits import check_channels, evaluation_size, named_data, source_of
+from sslkit.evaluation.splits import check_channels, check_run_data, evaluation_size, named_data, source_of
 from sslkit.extras import load_extra
 from sslkit.files import output_path
 from sslkit.specs.data import DataSpec
@@ -96,14 +96,18 @@ def compute_embeddings(spec: EmbedSpec, most: int | None = None) -> Embeddings:
 
 
 def read_samples(spec: DataSpec, checkpoint: Checkpoint) -> Index:
-    """Return the index of the samples of `--data`, by default those of the run; the training part, if it has parts."""
-    data, _, spec = named_data(spec, checkpoint)
+    """Return the index of the samples of `--data`, by default those of the run; the training part, if it has parts.
+
+    Raises SslkitError if the run's data has changed.
+    """
+    data, from_run, spec = named_data(spec, checkpoint)
     source_class = source_of(checkpoint)
     parts = find_parts(data, source_class.kind)
     if len(parts) > 1:
         say_once(f"{data} has {' and '.join(parts)}: reading train")
     index = source_class.read_index(parts["train"], spec)
     check_channels(index, checkpoint)
+    check_run_data(data, from_run, index.fingerprint() == checkpoint.metadata["data"])
     return index
 
 

@@ -85,6 +85,9 @@ class TextSource(IndexedSource):
         if not isinstance(encoder, TokenEncoder):
             raise SslkitError(f"{type(encoder).__name__} reads captions only", "use an encoder of text", flag=("ckpt", "part"))
         encoder.check_length(size)
+        options, unit = spec.table(TextOptions), encoder.tokenizer().unit
+        if "unit" in options.model_fields_set and options.unit != unit:
+            raise SslkitError(f"the encoder splits text into {unit} (got {options.unit})", "leave it out", flag="unit")
         return cls(index, encoder, size)
 
     def key(self) -> str:

@@ -159,6 +159,7 @@ def test_fine_tuning_on_texts(bert: Path, families: Path, tmp_path: Path, sslkit
         (["--mixup", "0.5"], "--mixup: it changes images, and this is text data"),
         (["--recipe", "strong"], "--recipe: it changes images"),
         (["--label", "none"], "--label: "),
+        (["--unit", "byte"], "--unit: the encoder splits text into word (got byte)"),
     ):
         ran = sslkit(*start[:-4], "--out", tmp_path / "other", *flags)
         assert ran.code == 2 and message in ran.err and not (tmp_path / "other").exists(), ran.err
