@@ -14,7 +14,7 @@ from sslkit.audio.spectrogram import MFCC
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.options import TaskOptions
 from sslkit.contract.task import Batch, PretextTask, Run
-from sslkit.nn import Teacher, kmeans
+from sslkit.nn import Teacher, kmeans, widen
 from sslkit.nn.clustering import nearest_center
 
 Clusters = Annotated[int, Field(ge=2)]
@@ -132,7 +132,7 @@ class FrameClusterTask(PretextTask):
         """Return scores of clusters, `[B, N, clusters]`, and the mean square of the convolutions' output, `[B]`."""
         frames = self.encoder.frames(batch["audio"])
         context = self.encoder.contexts(frames, batch["recorded"], batch["mask"], self.fill)[-1]
-        return {"clusters": self.head(context), "square": frames.float().square().mean(dim=(1, 2))}
+        return {"clusters": self.head(context), "square": widen(frames).square().mean(dim=(1, 2))}
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the sum of cross-entropies over masked frames (equation 1), which `counts` divides, and the penalty."""
@@ -189,7 +189,7 @@ class FrameClusterTask(PretextTask):
         past = self.past.parts[0]
         assert isinstance(past, SpeechEncoder)
         layers = past.layers(sound)
-        return layers[len(layers) // 2].float()  # the middle block (the sixth of twelve in the paper)
+        return widen(layers[len(layers) // 2])  # the middle block (the sixth of twelve in the paper)
 
     @torch.no_grad()
     def _label(self, sound: Tensor) -> Tensor:
@@ -218,5 +218,5 @@ class ClusterHead(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """Return scores `[B, N, clusters]`, float32."""
         with torch.autocast(frames.device.type, enabled=False):  # half precision cannot tell similar directions apart
-            projected = F.normalize(self.project(frames.float()), dim=-1)
-            return projected @ F.normalize(self.vectors.float(), dim=-1).T / _TEMPERATURE
+            projected = F.normalize(self.project(widen(frames)), dim=-1)
+            return projected @ F.normalize(self.vectors, dim=-1).T / _TEMPERATURE

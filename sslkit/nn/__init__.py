@@ -20,6 +20,7 @@ from sslkit.nn.losses.joint_embedding import barlow_twins, msn, negative_cosine,
 from sslkit.nn.losses.masked import error_share
 from sslkit.nn.memory_bank import MemoryBank, MemoryBankOptions
 from sslkit.nn.norms import batch_statistics, in_eval_mode
+from sslkit.nn.precision import widen
 from sslkit.nn.queue import Queue, check_queue
 from sslkit.nn.teacher import Momentum, Teacher, momentum_reason, teacher_momentum
 from sslkit.nn.transformer import Attention, Block, feed_forward
@@ -65,5 +66,6 @@ __all__ = [
     "teacher_momentum",
     "vicreg",
     "whiten",
+    "widen",
     "with_frozen_weights",
 ]

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslkit.contract.errors import SslkitError
+from sslkit.nn.precision import widen
 
 _MAX_DISTANCES = 2**24  # distances in memory
 
@@ -107,7 +108,7 @@ def sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
     (Caron et al., 2020, section 3.1, after Cuturi, 2013; `epsilon` weights the entropy: larger values give smoother codes.)
     Computed in log space, so that no temperature overflows.
     """
-    codes = scores.detach().to(torch.promote_types(scores.dtype, torch.float32)) / epsilon
+    codes = widen(scores.detach()) / epsilon
     for _ in range(iterations):
         codes = codes - codes.logsumexp(dim=0, keepdim=True)
         codes = codes - codes.logsumexp(dim=1, keepdim=True)

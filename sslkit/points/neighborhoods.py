@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from sslkit.nn.precision import widen
+
 
 def take(values: Tensor, rows: Tensor) -> Tensor:
     """Return the values `[B, N, D]` at `rows` `[B, ...]`, `[B, ..., D]`."""
@@ -11,12 +13,12 @@ def take(values: Tensor, rows: Tensor) -> Tensor:
 
 
 def squared_distances(first: Tensor, second: Tensor) -> Tensor:
-    """Return squared distances between points `[B, N, 3]` and `[B, M, 3]`, `[B, N, M]`, float32.
+    """Return squared distances between points `[B, N, 3]` and `[B, M, 3]`, `[B, N, M]`, not in half precision.
 
     By differences: the faster way, by a matrix product, is wrong by more than the distance of neighbors.
     """
     x, y, z = (
-        (a[..., None] - b[:, None]).square() for a, b in zip(first.float().unbind(2), second.float().unbind(2), strict=True)
+        (a[..., None] - b[:, None]).square() for a, b in zip(widen(first).unbind(2), widen(second).unbind(2), strict=True)
     )
     return x + y + z
 
@@ -27,7 +29,7 @@ def farthest_points(coordinates: Tensor, count: int) -> Tensor:
 
     The first is the one farthest from the mean, so that the order of points changes nothing.
     """
-    coordinates = coordinates.float()
+    coordinates = widen(coordinates)
     batch = torch.arange(coordinates.shape[0], device=coordinates.device)
     current = (coordinates - coordinates.mean(dim=1, keepdim=True)).square().sum(dim=2).argmax(dim=1)
     distance = torch.full(coordinates.shape[:2], torch.inf, device=coordinates.device)

@@ -230,7 +230,7 @@ def compare_tensors(
     """Raise ContractViolationError if tensors differ by more than `tolerance`, relative to the largest value of each."""
     if expected.keys() != actual.keys():
         raise ContractViolationError(f"{subject} {sorted(expected.keys() ^ actual.keys())[0]} exists on one side only{when}")
-    largest = max((float(value.abs().max()) for value in expected.values() if value.numel()), default=0.0)
+    largest = max((float(value.double().abs().max()) for value in expected.values() if value.numel()), default=0.0)
     for name, value in expected.items():
         difference = float((value.double() - actual[name].double()).abs().max()) if value.numel() else 0.0
         # A tensor that is zero except for rounding is measured against the others.

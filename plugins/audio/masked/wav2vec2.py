@@ -12,6 +12,7 @@ from sslkit import Batch, Paper, PretextTask, TaskOptions
 from sslkit.audio.encoders.speech import SpeechEncoder
 from sslkit.audio.masks import span_mask
 from sslkit.audio.pictures import draw_labels, draw_masked, draw_spectrograms
+from sslkit.nn import widen
 
 _TEMPERATURE = 0.1
 
@@ -117,11 +118,11 @@ class Wav2Vec2(PretextTask):
         noise = batch["noise"] if self.training else torch.zeros_like(batch["noise"])
         codes, numbers, probability = self.quantizer(self.norm(frames), noise, self._temperature())
         return {
-            "context": F.normalize(self.head(context).float(), dim=2),
-            "code": F.normalize(codes.float(), dim=2),
+            "context": F.normalize(widen(self.head(context)), dim=2),
+            "code": F.normalize(codes, dim=2),
             "numbers": numbers,
             "probability": (probability * batch["recorded"][..., None, None]).sum(dim=1),
-            "square": frames.float().square().mean(dim=(1, 2)),
+            "square": widen(frames).square().mean(dim=(1, 2)),
         }
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
@@ -200,11 +201,11 @@ class Quantizer(nn.Module):
         temperature.
         """
         with torch.autocast(frames.device.type, enabled=False):
-            scores = self.choose(frames.float()).unflatten(2, (self.groups, self.entries))
+            scores = self.choose(widen(frames)).unflatten(2, (self.groups, self.entries))
             soft = ((scores + noise) / temperature).softmax(dim=3)
             numbers = soft.argmax(dim=3)
             hard = F.one_hot(numbers, self.entries).to(soft.dtype) + soft - soft.detach()
-            chosen = torch.einsum("bngv,gvd->bngd", hard, self.codes.float())
+            chosen = torch.einsum("bngv,gvd->bngd", hard, self.codes)
             return self.project(chosen.flatten(2)), numbers, scores.softmax(dim=3)
 
 

@@ -19,6 +19,7 @@ from sslkit.nn import (
     mlp,
     momentum_reason,
     teacher_momentum,
+    widen,
 )
 from sslkit.points.encoders.base import PointEncoder
 from sslkit.points.pictures import draw_points
@@ -120,7 +121,7 @@ class DepthContrast(PretextTask):
         result = {"query": self.head(self.encoder(first)), "key": self.teacher(second)}
         if self.options.second_encoder != "none":
             result |= {"second_query": self.second_head(self.second(first)), "second_key": self.second_teacher(second)}
-        return {name: F.normalize(vectors.float(), dim=1) for name, vectors in result.items()}
+        return {name: F.normalize(widen(vectors), dim=1) for name, vectors in result.items()}
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return InfoNCE within each format and across the formats (equation 3); of four terms each counts half."""

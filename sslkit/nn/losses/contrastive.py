@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslkit.nn.precision import widen
+
 
 def nt_xent(projection: Tensor, temperature: float, max_similarities: int = 2**21) -> Tensor:
     """Return the normalized temperature-scaled cross-entropy of two views `[B, 2, D]` (Chen et al., 2020, equation 1).
@@ -13,7 +15,7 @@ def nt_xent(projection: Tensor, temperature: float, max_similarities: int = 2**2
     Each of the 2B vectors is classified against the other 2B - 1, of which its partner is the positive; the mean over all
     is returned. At most `max_similarities` similarities are in memory at a time: memory grows with B, not with its square.
     """
-    vectors = F.normalize(projection.to(torch.promote_types(projection.dtype, torch.float32)), dim=-1)
+    vectors = F.normalize(widen(projection), dim=-1)
     vectors = vectors.transpose(0, 1).flatten(0, 1)  # first views, then second
     rows = max(1, max_similarities // len(vectors))
     if rows >= len(vectors):
