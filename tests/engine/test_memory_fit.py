@@ -106,7 +106,7 @@ def test_the_number_is_recorded_and_kept(
     out = tmp_path / "run"
     arguments = ["simclr", "--data", digits, "--out", out, "--epochs", 1, *quick, "--batch-size", 48, "--size", 16]
     ran = sslkit("pretrain", *arguments)
-    assert "micro-batch    32: the whole batch takes about 49 MB of 60 MB that are free, this 33 MB" in ran.err
+    assert "micro-batch    32: the whole batch takes about 49 MB of 60 MB free, this 33 MB" in ran.err
     assert '"micro_batch": 32' in (out / "spec.json").read_text()
     pretend(monkeypatch, 10**12)
     assert "micro-batch" not in sslkit("pretrain", "simclr", "--out", out, "--extend-to", 2).err

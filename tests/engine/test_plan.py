@@ -46,7 +46,7 @@ def test_the_command(digits: Path, tmp_path: Path, sslkit: Callable[..., Any], m
     for words, message in [
         ([], "which task?"),
         (["rotation"], "--data: missing"),
-        (["rotation", "--data", digits, "--batch-size", 1000], "--batch-size: a batch of 1000 needs more than the 48 images"),
+        (["rotation", "--data", digits, "--batch-size", 1000], "has only 48 images, fewer than a batch of 1000"),
         (["mae", "--data", digits, "--encoder", "resnet_micro"], "--encoder: mae requires tokens"),
     ]:
         ran = sslkit("plan", *words)

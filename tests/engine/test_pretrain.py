@@ -376,8 +376,8 @@ def test_workers_and_cache_change_nothing(digits: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--batch-size", "100"], "more than the 48 images in"),
-        (["--batch-size", "100"], "give 48 or less"),
+        (["--batch-size", "100"], "only 48 images, fewer than a batch"),
+        (["--batch-size", "100"], "use 48 or less"),
         (["--encoder", "resnet_mikro"], "did you mean resnet_micro"),
         (["--out", "{file}"], "is a file"),
         (["--out", "{file}/below"], "cannot write to"),

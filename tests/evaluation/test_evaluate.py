@@ -411,7 +411,7 @@ def test_settings_of_another_protocol_are_refused(trained: Path, sslkit: Run) ->
 def test_channels_and_places_of_test_parts(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
     np.savez(tmp_path / "gray.npz", images=np.zeros((6, 16, 16), np.uint8), labels=np.array(["digit 0", "digit 1"] * 3))
     ran = sslkit("knn", "--ckpt", trained, "--k", 3, "--test", tmp_path / "gray.npz")
-    assert ran.code == 2 and "--test: images of" in ran.err and "have 1 channels" in ran.err
+    assert ran.code == 2 and "--test: samples of" in ran.err and "have 1 channels" in ran.err
     assert "--test: nowhere does not exist" in sslkit("knn", "--ckpt", trained, "--k", 3, "--test", "nowhere").err
 
 
