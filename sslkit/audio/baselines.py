@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sslkit.audio.encoders.base import AudioEncoder, recorded_samples
+from sslkit.audio.encoders.base import AudioEncoder, recorded_frames
 from sslkit.audio.spectrogram import MFCC
 
 
@@ -20,11 +20,7 @@ class MFCCStatistics(AudioEncoder):
 
     def forward(self, sample: Tensor) -> Tensor:
         """Return `[B, 51]`."""
-        spectrogram = self.mfcc.spectrogram
-        count = 1 + (sample.shape[1] - spectrogram.length) // spectrogram.hop
-        end = spectrogram.hop * torch.arange(count, device=sample.device) + spectrogram.length
-        end[0] = 0
-        recorded = end <= recorded_samples(sample)[:, None]
+        recorded = recorded_frames(sample, self.mfcc.spectrogram.length, self.mfcc.spectrogram.hop)
         values, mean = self.mfcc(sample, recorded)
         frames = recorded.sum(dim=1, keepdim=True)
         return torch.cat([mean[:, 1:13], (values.square().sum(dim=1) / frames).sqrt()], dim=1)

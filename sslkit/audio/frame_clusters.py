@@ -36,8 +36,29 @@ class FrameClusterOptions(TaskOptions):
     iterations: int = Field(default=2, ge=1, le=8, description="How often clusters are fitted, at equal shares of the run.")
     mask_ratio: float = Field(default=0.5, gt=0, lt=1, description="Share of masked frames (0.55 in the paper).")
     span: int = Field(default=5, ge=1, le=100, description="Frames in a masked span (10 in the paper).")
-    width: int = Field(default=64, ge=1, description="Width in which frames and clusters are compared (256 in the paper).")
+    width: int = Field(default=64, ge=1, description="Width of the projection of frames and clusters (256 in the paper).")
     penalty: float = Field(default=10.0, ge=0, description="Weight of the mean square of the convolutions' output.")
+
+
+# Of HuBERT's and WavLM's base models.
+PAPER_SETTINGS: dict[str, Any] = {
+    "seconds": 15.6,
+    "sample_rate": 16_000,
+    "encoder_option": {"width": "768", "depth": "12", "channels": "512"},
+    "clusters": 100,
+    "feature_clusters": 500,
+    "mask_ratio": 0.55,
+    "span": 10,
+    "width": 256,
+    "lr": 5e-4,
+    "warmup": 0.08,
+    "clip": 10.0,
+}
+UNSUPPORTED = (
+    "GroupNorm in the first convolution, over time",
+    "a tenth of the gradient for the convolutions, and dropout of layers",
+    "a rate that falls linearly (here a cosine)",
+)
 
 
 class FrameClusterTask(PretextTask):
@@ -136,8 +157,7 @@ class FrameClusterTask(PretextTask):
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the sum of cross-entropies over masked frames (equation 1), which `counts` divides, and the penalty."""
-        scores = output["clusters"].masked_fill(self.unused, float("-inf"))
-        nats = F.cross_entropy(scores.transpose(1, 2), batch["target"], reduction="none")
+        nats = F.cross_entropy(self._scores(output).transpose(1, 2), batch["target"], reduction="none")
         return {"masked_nats": (nats * batch["mask"]).sum(), "penalty": self.options.penalty * output["square"].mean()}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -147,7 +167,7 @@ class FrameClusterTask(PretextTask):
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return how often masked frames are recognized, and how often the most frequent cluster would be right."""
         target, mask = batch["target"], batch["mask"]
-        predicted = output["clusters"].masked_fill(self.unused, float("-inf")).argmax(dim=2)
+        predicted = self._scores(output).argmax(dim=2)
         count = mask.sum(dim=1)
         correct, majority = predicted == target, target == self.majority
         return {
@@ -161,8 +181,7 @@ class FrameClusterTask(PretextTask):
         columns = [draw_spectrograms(sound, self.encoder.sample_rate), draw_masked(sound, batch["mask"], self.encoder)]
         columns.append(draw_labels(batch["target"], recorded, sound.shape[1], self.encoder))
         if output is not None:
-            predicted = output["clusters"].masked_fill(self.unused, float("-inf")).argmax(dim=2)
-            predicted = predicted.where(batch["mask"], batch["target"])
+            predicted = self._scores(output).argmax(dim=2).where(batch["mask"], batch["target"])
             columns.append(draw_labels(predicted, recorded, sound.shape[1], self.encoder))
         return torch.stack(columns, dim=1)
 
@@ -170,6 +189,10 @@ class FrameClusterTask(PretextTask):
         """Return what the encoder gets of a batch."""
         sound: Tensor = batch["audio"][:, 0]
         return sound
+
+    def _scores(self, output: dict[str, Tensor]) -> Tensor:
+        """Return the scores of the clusters that there are, `[B, N, clusters]`; -inf for the others."""
+        return output["clusters"].masked_fill(self.unused, float("-inf"))
 
     def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
         """Load a state, and read from it which features are clustered."""

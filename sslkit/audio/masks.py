@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -16,5 +17,5 @@ def span_mask(recorded: Tensor, ratio: float, span: int) -> Tensor:
     starts = (random < start_rate) | (random == random.amin(dim=1, keepdim=True))
     mask = starts
     for shift in range(1, span):
-        mask = mask | torch.nn.functional.pad(starts, (shift, 0))[:, : starts.shape[1]]
+        mask = mask | F.pad(starts, (shift, 0))[:, : starts.shape[1]]
     return mask & recorded

@@ -40,22 +40,22 @@ class AudioModality(Modality):
         "wavlm_micro": {"width": "32", "depth": "2", "channels": "16"},
         "cpc_micro": {"width": "16"},
     }
-    suggestions: ClassVar = {"frames": "speech_micro", "causal": "cpc_micro", "relative": "wavlm_micro"}
+    suggestions: ClassVar = {"causal": "cpc_micro", "relative": "wavlm_micro", "frames": "speech_micro"}  # frames have all
 
     def default_encoder(self, info: DataInfo, requires: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
-        """Return the small network on spectrograms, or one that describes frames."""
-        if "causal" in requires:
-            return "cpc_micro", "its frames know only what came before"
-        if "relative" in requires:
-            return "wavlm_micro", "it knows the distances of frames"
-        if "frames" in requires:
-            return "speech_micro", "it describes frames"
-        return "audio_micro", "the fastest for audio"
+        """Return the small network on spectrograms, or the one that has what a task requires."""
+        reasons = {
+            "cpc_micro": "its frames know only what came before",
+            "wavlm_micro": "it knows the distances of frames",
+            "speech_micro": "it describes frames",
+            "audio_micro": "the fastest for audio",
+        }
+        name = self.small_encoder(requires, exact=False)
+        return name, reasons[name]
 
     def small_encoder(self, requires: tuple[str, ...], exact: bool) -> str:
         """Return the same; none of them has BatchNorm."""
-        by_need = {"causal": "cpc_micro", "relative": "wavlm_micro", "frames": "speech_micro"}
-        return next((name for need, name in by_need.items() if need in requires), "audio_micro")
+        return next((name for need, name in self.suggestions.items() if need in requires), "audio_micro")
 
     def baseline(self, encoder: Encoder, channels: int, size: int, detail: int) -> tuple[str, Encoder] | None:
         """Return statistics of MFCC over time."""

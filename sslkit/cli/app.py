@@ -193,7 +193,7 @@ def _usage_text(error: Any) -> str:
     option, context = getattr(error, "option_name", None), error.ctx
     if option is None or context is None or type(error).__name__ != "NoSuchOption":
         message = str(error.format_message())
-        return f"{message} (quote a text of several words)" if "unexpected extra argument" in message else message
+        return f"{message} (quote values with spaces)" if "unexpected extra argument" in message else message
     known = [name for parameter in context.command.params for name in parameter.opts if name.startswith("--")]
     hints = [hint for hint in (did_you_mean(option, known, listing=[]), "--help lists them all") if hint]
     return f"{option} is not an option of {context.command_path} ({' '.join(hints)})"

@@ -70,16 +70,24 @@ class Table:
         return cells
 
 
+def read_columns(path: Path) -> list[str]:
+    """Return the names of the columns of a .csv or .tsv."""
+    return next(iter(_reader(path, path.suffix.lower() == ".tsv")), [])
+
+
+def _reader(path: Path, tabs: bool) -> Any:
+    form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
+    csv.field_size_limit(_LARGEST_CELL)
+    return csv.reader(io.StringIO(read_text(path), newline=""), **form)
+
+
 def read_table(path: Path, needed: str = "path") -> Table:
     """Read a .csv, or a .tsv, in which quotes mean nothing, with a header that has a column `needed`.
 
     Raises SslkitError, naming the line, for rows of another length than the header and for quotes that do not pair.
     """
-    text = read_text(path)
     tabs = path.suffix.lower() == ".tsv"
-    form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
-    csv.field_size_limit(_LARGEST_CELL)
-    reader = csv.reader(io.StringIO(text, newline=""), **form)
+    reader = _reader(path, tabs)
     rows: list[list[str]] = []
     lines: list[int] = []
     start = 1

@@ -12,6 +12,7 @@ from sslkit.engine.parallel import GatheredBatch, World
 from sslkit.engine.precision import Machine
 from sslkit.engine.profile import BACKWARD, FORWARD, HOOKS, LOSS, Enter, unmeasured
 from sslkit.engine.seeds import seed_stage
+from sslkit.nn import precision
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
@@ -213,4 +214,4 @@ def widen(output: Any) -> Any:
     """Return outputs with half precision widened to float32, still in the graph."""
     if isinstance(output, dict):
         return {name: widen(value) for name, value in output.items()}
-    return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
+    return precision.widen(output)

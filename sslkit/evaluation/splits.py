@@ -17,6 +17,7 @@ from sslkit.contract.source import Rows
 from sslkit.data.index import Index
 from sslkit.data.indexed_source import LABEL_SOURCES, IndexedSource
 from sslkit.data.locations import absolute_data, find_parts
+from sslkit.data.tables import read_columns
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.run_folder import holds_run, read_spec
 from sslkit.evaluation.shared_names import shared_names
@@ -299,9 +300,7 @@ def check_labeled(index: Index, flag: str, several: bool, split: bool = True) ->
     if index.labels is None:
         hint = LABEL_SOURCES
         if index.source.lower().endswith((".csv", ".tsv")):
-            with open(index.source, encoding="utf-8-sig") as file:
-                columns = re.split(r"[,\t]", file.readline().strip())
-            hint = f"name a column with --label; columns: {', '.join(columns)}"
+            hint = f"name a column with --label; columns: {', '.join(read_columns(Path(index.source)))}"
         raise SslkitError(f"{index.source} has no labels", hint, flag=flag)
     unlabeled = [index.name(int(row)) for row in np.flatnonzero(index.labels < 0)]
     beside_folders = unlabeled and "/" not in unlabeled[0] and any("/" in path for path in index.paths)

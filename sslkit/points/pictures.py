@@ -26,7 +26,7 @@ def draw_points(points: Tensor, values: Tensor | None = None, size: int = 96) ->
         colors = torch.where(values.isnan()[..., None], colors.new_tensor(0.75), colors)
     column = ((right + 1) / 2 * (size - 1)).round().long()
     row = ((1 - up) / 2 * (size - 1)).round().long()
-    order = depth.argsort(dim=1, descending=True)  # from far to near: what is drawn later covers the rest
+    order = depth.argsort(dim=1, descending=True)  # from far to near: later ones cover the rest
     picture = points.new_ones(len(points), 3, size, size, dtype=torch.float32)
     for number in range(len(points)):
         for dx in range(-_DOT, _DOT + 1):

@@ -18,7 +18,7 @@ def rotate(points: Tensor, angle: Tensor) -> Tensor:
 
 
 def rotate_freely(points: Tensor) -> Tensor:
-    """Return points turned by rotations that are drawn uniformly (Shoemake, 1992: from random unit quaternions)."""
+    """Return points turned by uniformly random rotations (Shoemake, 1992: from random unit quaternions)."""
     w, x, y, z = F.normalize(torch.randn(len(points), 4, device=points.device), dim=1).unbind(1)
     matrix = torch.stack(
         [

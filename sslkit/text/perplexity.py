@@ -191,14 +191,14 @@ def _training_text(each: _Model) -> Corpus | None:
 
 
 def _check_unread(each: _Model, test: TestPart, trained_on: Corpus | None) -> None:
-    """Raise SslkitError if parts of a text, compared byte by byte, stand in the text that a model was trained on."""
+    """Raise SslkitError if most of a text occurs, byte by byte, in the text that a model was trained on."""
     if trained_on is None:
         return
     content, training = test.content, trained_on.content("train")
     starts = range(0, len(content) - _COMPARED + 1, max(_COMPARED, len(content) // _PARTS))
     parts = [content[start : start + _COMPARED] for start in starts]
     copied = sum(part in training for part in parts)
-    if copied > len(parts) / 2:  # of a shorter text, which has no part, it cannot be told
+    if copied > len(parts) / 2:  # a shorter text has no parts, and passes
         share = "all" if copied == len(parts) else f"{copied / len(parts):.0%}"
         raise SslkitError(
             f"{share} of {test.name} stands in the text that {each.name} was trained on",

@@ -17,7 +17,8 @@ from sslkit.pictures import heat_map
 class CPCAudio(PretextTask):
     """Predict the frames to come from a summary of those before, among other frames (CPC; van den Oord et al., 2018).
 
-    Other frames of the same window tell what is said; those of other recordings could be told by the speaker alone.
+    With negatives of the same window the features have to describe the speech; those of other recordings are given away by
+    the speaker alone.
     """
 
     class Options(TaskOptions):

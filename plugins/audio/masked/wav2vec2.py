@@ -32,7 +32,7 @@ class Wav2Vec2(PretextTask):
         mask_ratio: float = Field(default=0.5, gt=0, lt=1, description="Share of masked frames (0.49 in the paper).")
         span: int = Field(default=5, ge=1, le=100, description="Frames in a masked span (10 in the paper).")
         negatives: int = Field(default=50, ge=1, description="Other masked frames of the recording (100 in the paper).")
-        width: int = Field(default=64, ge=1, description="Width in which frames and codes are compared (256 in the paper).")
+        width: int = Field(default=64, ge=1, description="Width of the projection of frames and codes (256 in the paper).")
         diversity: float = Field(default=0.1, ge=0, description="Weight of the diversity of codes.")
         penalty: float = Field(default=10.0, ge=0, description="Weight of the mean square of the convolutions' output.")
         start_temperature: float = Field(default=2.0, gt=0, description="Temperature of the Gumbel softmax at first.")

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sslkit import Batch, Paper
-from sslkit.audio.frame_clusters import FrameClusterOptions, FrameClusterTask
+from sslkit.audio.frame_clusters import PAPER_SETTINGS, UNSUPPORTED, FrameClusterOptions, FrameClusterTask
 
 _NOISE = 0.1  # of mixed recordings get noise, the others speech
 _SPEECH_DECIBELS, _NOISE_DECIBELS = (-5.0, 5.0), (-5.0, 20.0)  # energy of the recording over what is added
@@ -28,26 +28,8 @@ class WavLM(FrameClusterTask):
     requires: ClassVar = ("frames", "relative")
     paper: ClassVar = Paper(
         source="section IV of the paper, Base",
-        settings={
-            "seconds": 15.6,
-            "sample_rate": 16_000,
-            "encoder_option": {"width": "768", "depth": "12", "channels": "512"},
-            "clusters": 100,
-            "feature_clusters": 500,
-            "mask_ratio": 0.55,
-            "span": 10,
-            "width": 256,
-            "lr": 5e-4,
-            "warmup": 0.08,
-            "clip": 10.0,
-            "steps": 400_000,
-        },
-        unsupported=(
-            "GroupNorm in the first convolution, over time",
-            "a tenth of the gradient for the convolutions, and dropout of layers",
-            "a rate that falls linearly (here a cosine)",
-            "noises of the DNS challenge (here white noise)",
-        ),
+        settings={**PAPER_SETTINGS, "steps": 400_000},
+        unsupported=(*UNSUPPORTED, "noises of the DNS challenge (here white noise)"),
     )
 
     def _sound(self, batch: Batch) -> Tensor:

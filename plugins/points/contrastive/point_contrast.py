@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, Paper, PretextTask, TaskOptions
+from sslkit.points.neighborhoods import take
 from sslkit.points.pictures import draw_points
 from sslkit.points.transforms import jitter, rotate_freely, rotate_randomly, scale
 
@@ -22,7 +23,7 @@ class PointContrast(PretextTask):
     class Options(TaskOptions):
         """Options of `point_contrast`."""
 
-        width: int = Field(default=32, ge=2, description="Width of the features that are matched.")
+        width: int = Field(default=32, ge=2, description="Width of the features to match.")
         temperature: float = Field(default=0.07, gt=0, description="Temperature of the cosines.")
         matches: int = Field(default=128, ge=2, description="Matched pairs of a cloud at most (4,096 of a scene in the paper).")
         share: float = Field(
@@ -79,7 +80,7 @@ class PointContrast(PretextTask):
         order = (points[..., :3] * direction).sum(dim=2).argsort(dim=1)  # along the direction
         chosen = torch.rand(count, 2 * self.kept - total, device=device).argsort(dim=1)[:, : self.pairs]
         matched = order.gather(1, total - self.kept + chosen)  # rows of the cloud that are in both parts
-        coordinates = points[..., :3].gather(1, matched[..., None].expand(-1, -1, 3))
+        coordinates = take(points[..., :3], matched)
         near = torch.cdist(coordinates, coordinates) < self.options.radius
         near = near & ~torch.eye(self.pairs, dtype=torch.bool, device=device)
         parts, places = [], []
@@ -89,7 +90,7 @@ class PointContrast(PretextTask):
             place = torch.zeros(count, total, dtype=torch.int64, device=device)
             place.scatter_(1, rows, torch.arange(self.kept, device=device).expand(count, -1))
             places.append(place.gather(1, matched))
-            parts.append(self._turn(points.gather(1, rows[..., None].expand(-1, -1, points.shape[2]))))
+            parts.append(self._turn(take(points, rows)))
         return {"points": torch.stack(parts, dim=1), "places": torch.stack(places, dim=1), "near": near}
 
     def predict(self, batch: Batch) -> Tensor:

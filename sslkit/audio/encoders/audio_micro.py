@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from sslkit.audio.encoders.base import AudioEncoder
+from sslkit.audio.encoders.base import AudioEncoder, check_mono
 from sslkit.audio.spectrogram import LogMel, check_rate
 from sslkit.contract.errors import SslkitError
 from sslkit.image.encoders.resnet_micro import ResNetMicro
@@ -14,10 +14,7 @@ def audio_micro(
     in_channels: int = 1, size: int = 960, sample_rate: int = 16000, width: int = 16, mels: int = 64
 ) -> "AudioMicro":
     """Log-mel spectrogram (64 bands) and four residual blocks, widths 16-32-64-128 (`width=16`): trains on a laptop CPU."""
-    if in_channels != 1:
-        raise SslkitError(
-            f"audio_micro is an encoder of audio, which has one channel (got {in_channels})", "choose another", flag="encoder"
-        )
+    check_mono("audio_micro", in_channels)
     if width < _GROUPS or width % _GROUPS:
         raise SslkitError(f"width of audio_micro should be a multiple of {_GROUPS} (got {width})", flag="encoder_option")
     check_rate(sample_rate)

@@ -40,10 +40,7 @@ class FrameEncoder(AudioEncoder):
 
     def recorded_frames(self, sound: Tensor) -> Tensor:
         """Return which frames lie within the recording, at least the first, bool `[B, N]`."""
-        convolutions = self.convolutions
-        end = convolutions.hop * torch.arange(convolutions.count(sound.shape[1]), device=sound.device) + convolutions.reach
-        end[0] = 0
-        return end <= recorded_samples(sound)[:, None]
+        return recorded_frames(sound, self.convolutions.reach, self.convolutions.hop)
 
     def contexts(
         self, frames: Tensor, recorded: Tensor, mask: Tensor | None = None, fill: Tensor | None = None
@@ -106,9 +103,7 @@ class WaveConvolutions(nn.Module):
 
     def count(self, samples: int) -> int:
         """Return the number of frames of so many samples; raises SslkitError if there is none."""
-        if samples < self.reach:
-            raise SslkitError(f"{samples} samples are no frame, which has {self.reach}", "use more", flag="seconds")
-        return 1 + (samples - self.reach) // self.hop
+        return count_frames(samples, self.reach, self.hop)
 
     def forward(self, sound: Tensor) -> Tensor:
         """Return `[B, N, channels]`."""
@@ -122,3 +117,25 @@ def recorded_samples(sound: Tensor) -> Tensor:
     """Return the number of samples before the zeros at the end of each recording, `[B]`."""
     place = torch.arange(1, sound.shape[1] + 1, device=sound.device)
     return (place * (sound != 0)).amax(dim=1)
+
+
+def count_frames(samples: int, length: int, hop: int) -> int:
+    """Return the number of whole frames of `length` samples, one every `hop`; raises SslkitError if there is none."""
+    if samples < length:
+        raise SslkitError(f"{samples} samples are no frame, which has {length}", "use more", flag="seconds")
+    return 1 + (samples - length) // hop
+
+
+def recorded_frames(sound: Tensor, length: int, hop: int) -> Tensor:
+    """Return which frames of `length` samples, one every `hop`, lie within the recording, at least the first, bool `[B, N]`."""
+    end = hop * torch.arange(count_frames(sound.shape[1], length, hop), device=sound.device) + length
+    end[0] = 0
+    return end <= recorded_samples(sound)[:, None]
+
+
+def check_mono(encoder: str, in_channels: int) -> None:
+    """Raise SslkitError for samples with more than one channel, which are no audio."""
+    if in_channels != 1:
+        raise SslkitError(
+            f"{encoder} is an encoder of audio, which has one channel (got {in_channels})", "choose another", flag="encoder"
+        )

@@ -5,15 +5,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sslkit.audio.encoders.base import FrameEncoder, WaveConvolutions
+from sslkit.audio.encoders.base import FrameEncoder, WaveConvolutions, check_mono
 from sslkit.audio.spectrogram import check_rate
 from sslkit.contract.errors import SslkitError
 
 
 def cpc_micro(in_channels: int = 1, size: int = 960, sample_rate: int = 16000, width: int = 128) -> "CausalEncoder":
     """Convolutions on the waveform, a frame every 10 ms, and a GRU of width 128: knows only what came before."""
-    if in_channels != 1:
-        raise SslkitError(f"cpc_micro is an encoder of audio, which has one channel (got {in_channels})", flag="encoder")
+    check_mono("cpc_micro", in_channels)
     if width < 8:
         raise SslkitError(f"width of cpc_micro should be 8 or more (got {width})", flag="encoder_option")
     return CausalEncoder(check_rate(sample_rate), width)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslkit.audio.encoders.base import FrameEncoder, WaveConvolutions
+from sslkit.audio.encoders.base import FrameEncoder, WaveConvolutions, check_mono
 from sslkit.audio.spectrogram import check_rate
 from sslkit.contract.errors import SslkitError
 from sslkit.nn.transformer import Block
@@ -34,8 +34,7 @@ def wavlm_micro(
 
 
 def _check(encoder: str, in_channels: int, width: int, depth: int, channels: int) -> None:
-    if in_channels != 1:
-        raise SslkitError(f"{encoder} is an encoder of audio, which has one channel (got {in_channels})", flag="encoder")
+    check_mono(encoder, in_channels)
     if width < 32 or width % 32:
         raise SslkitError(f"width of {encoder} should be a multiple of 32 (got {width})", flag="encoder_option")
     for name, value, most in (("depth", depth, 64), ("channels", channels, 2048)):

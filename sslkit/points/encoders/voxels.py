@@ -56,8 +56,12 @@ class VoxelNet(PointEncoder):
 
 def occupied(sample: Tensor, side: int) -> Tensor:
     """Return which cells have a point, floats `[B, side, side, side]` of 0 and 1; points outside count for the nearest cell."""
-    cells = ((sample[..., :3] + 1) / 2 * side).long().clamp(0, side - 1)
-    places = (cells[..., 0] * side + cells[..., 1]) * side + cells[..., 2]
     grid = torch.zeros(sample.shape[0], side**3, device=sample.device)
-    result: Tensor = grid.scatter(1, places, 1.0).unflatten(1, (side, side, side))
+    result: Tensor = grid.scatter(1, cell_numbers(sample, side), 1.0).unflatten(1, (side, side, side))
     return result
+
+
+def cell_numbers(sample: Tensor, side: int) -> Tensor:
+    """Return the number of each point's cell in a grid over [-1, 1]³, int64 `[B, N]` below `side`³, z fastest."""
+    cells = ((sample[..., :3] + 1) / 2 * side).long().clamp(0, side - 1)
+    return (cells[..., 0] * side + cells[..., 1]) * side + cells[..., 2]
