@@ -144,10 +144,10 @@ class FrameClusterTask(PretextTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return sound `[B, T]`, which frames are recorded and masked, bool `[B, N]`, and their clusters `target`, `[B, N]`."""
-        sound = self._sound(batch)
-        recorded = self.encoder.recorded_frames(sound)
+        clean, sound = batch["audio"][:, 0], self._sound(batch)
+        recorded = self.encoder.recorded_frames(clean)  # what is mixed in may go on after the recording
         mask = span_mask(recorded, self.options.mask_ratio, self.options.span)
-        return {"audio": sound, "recorded": recorded, "mask": mask, "target": self._label(batch["audio"][:, 0])}
+        return {"audio": sound, "recorded": recorded, "mask": mask, "target": self._label(clean)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return scores of clusters, `[B, N, clusters]`, and the mean square of the convolutions' output, `[B]`."""

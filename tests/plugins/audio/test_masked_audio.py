@@ -114,6 +114,7 @@ def test_mixing_leaves_the_labels_and_half_of_the_recording() -> None:
         each.before_epoch(Sound())
     batch, mixed = clean.transform(recordings()), task.transform(recordings())
     assert torch.equal(batch["target"], mixed["target"]) and torch.equal(batch["audio"], recordings()["audio"][:, 0])
+    assert torch.equal(mixed["recorded"], batch["recorded"])  # although noise follows the last recording, which is short
     changed = batch["audio"] != mixed["audio"]
     share = changed.float().mean(dim=1)
     assert (share[:-1] > 0).any() and (share <= 0.5).all()
