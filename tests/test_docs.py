@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import sslkit as public
 from sslkit.registry import load_modality
@@ -89,6 +90,15 @@ def write_texts(folder: Path) -> None:
         (folder / name).write_text("\n".join(lines) + "\n")
 
 
+def write_masks(clips: Path, masks: Path) -> None:
+    """Write masks of the white squares that move in the example clips."""
+    for file in clips.rglob("*.png"):
+        place = masks / file.relative_to(clips)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(file) as frame:
+            frame.convert("L").point(lambda value: int(value == 255)).save(place)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["audio", "video", "image-text", "text", "points"])
 def test_pages_beyond_images(page: str, sslkit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +117,8 @@ def test_pages_beyond_images(page: str, sslkit: Callable[..., Any], tmp_path: Pa
         Path(made).write_text("\n".join([f"{head},color", *(f"{line},{line.split()[1]}" for line in lines)]) + "\n")
     if page == "text":
         write_texts(tmp_path)
+    if page == "video":
+        write_masks(Path(made) / "test", tmp_path / "masks")
     for line in (
         line for block in blocks((ROOT / "docs" / "modalities" / f"{page}.md").read_text(encoding="utf-8")) for line in block
     ):

@@ -56,7 +56,6 @@ class AudioSource(IndexedSource):
         self.index, self.resolved, self.location = index, resolved, index.source
         self.rate, self.samples = sample_rate, max(1, round(size * sample_rate / 1000))
         self.info = DataInfo(len(index), size, 1, "audio", {"sample_rate": sample_rate})
-        self.encoder_options = {"sample_rate": sample_rate}
 
     @classmethod
     def for_training(cls, index: Index, spec: OpenSpec) -> Self:
@@ -126,6 +125,10 @@ class AudioSource(IndexedSource):
         """Return all windows, `[B, windows, samples]`."""
         sound: Tensor = batch["audio"]
         return sound
+
+    def encoder_options(self, encodes: str) -> dict[str, Any]:
+        """Return the sample rate."""
+        return {"sample_rate": self.rate}
 
     def workers(self, requested: int | str) -> tuple[int, str]:
         """Return how many processes read; as many as given."""

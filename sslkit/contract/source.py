@@ -1,6 +1,5 @@
 """The interface between data of any modality and the engine."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -106,7 +105,6 @@ class Source:
     location: str  # what the user wrote, for messages
     info: DataInfo
     resolved: dict[str, tuple[Any, str]]  # what `auto` settings became for this data, by flag, with the reason
-    encoder_options: Mapping[str, Any] = {}  # what an encoder has to be built with for this data, such as a sample rate
     labels: Labels | None = None  # of a training part, once `reveal_labels` was called
     starting_parts: ClassVar[tuple[str, ...]] = ()  # besides the encoder, for which `--init-part` names a file
     targets: tuple[str, ...] = ()  # entries of a batch, such as masks, that only tasks get which need them
@@ -140,6 +138,10 @@ class Source:
     def evaluation_fingerprint(self) -> str:
         """Return the hash that an evaluation finds for the same samples: another one where it reads less of them."""
         return self.fingerprint()
+
+    def encoder_options(self, encodes: str) -> dict[str, Any]:
+        """Return what an encoder of modality `encodes` has to be built with for this data, such as a sample rate."""
+        return {}
 
     def sample_details(self) -> dict[str, Any]:
         """Return what a checkpoint records about the samples in plain values, for `Modality.input_guide`."""

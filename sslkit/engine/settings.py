@@ -38,7 +38,8 @@ class Settings:
     def recipe(self) -> Recipe:
         """Return the recipe of the encoder."""
         spec = self.spec
-        options = {**{name: str(value) for name, value in self.source.encoder_options.items()}, **spec.encoder_option}
+        of_data = {name: str(value) for name, value in self.source.encoder_options(self.encodes).items()}
+        options = {**of_data, **spec.encoder_option}
         return recipe_for(spec.encoder, self.data.size, self.data.channels, options, spec.pretrained)
 
     @property

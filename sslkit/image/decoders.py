@@ -29,7 +29,7 @@ class PatchDecoder(nn.Module):
     positions: Tensor
 
     def __init__(
-        self, encoder_width: int, width: int, depth: int, grid: tuple[int, int], output: int, fills: bool = True
+        self, encoder_width: int, width: int, depth: int, grid: tuple[int, ...], output: int, fills: bool = True
     ) -> None:
         from timm.models.vision_transformer import Block  # not at the top: timm takes seconds to import
 
@@ -123,14 +123,19 @@ def map_size(encoder: Encoder, image: Tensor) -> tuple[int, int]:
     return height, width
 
 
-def sine_positions(grid: tuple[int, int], width: int) -> Tensor:
-    """Return fixed sine-cosine positions of a grid, `[h * w, width]`: half the values encode the row, half the column.
+def sine_positions(grid: tuple[int, ...], width: int, device: torch.device | None = None) -> Tensor:
+    """Return fixed sine-cosine positions of a grid, `[N, width]` in row-major order: an equal share encodes each axis.
 
-    (Vaswani et al., 2017, section 3.5, once per axis.) Raises ValueError if `width` is not a multiple of 4.
+    (Vaswani et al., 2017, section 3.5, once per axis.) What is left of a width that does not divide is zero. Raises ValueError
+    if it is too small.
     """
-    if width % 4:
-        raise ValueError(f"sine-cosine positions of two axes need a width that is a multiple of 4 (got {width})")
-    rates = 10_000.0 ** -(torch.arange(width // 4) / (width // 4))
-    axes = [torch.arange(side)[:, None] * rates for side in grid]
-    row, column = (torch.cat([angle.sin(), angle.cos()], dim=1) for angle in axes)
-    return torch.cat([row[:, None].expand(-1, grid[1], -1), column[None].expand(grid[0], -1, -1)], dim=2).flatten(0, 1)
+    count = width // (2 * len(grid))
+    if count < 1:
+        raise ValueError(f"sine-cosine positions of {len(grid)} axes need a width of {2 * len(grid)} or more (got {width})")
+    rates = 10_000.0 ** -(torch.arange(count, device=device) / count)
+    parts = []
+    for axis, side in enumerate(grid):
+        angle = torch.arange(side, device=device)[:, None] * rates
+        place = torch.cat([angle.sin(), angle.cos()], dim=1)
+        parts.append(place.view(*(side if other == axis else 1 for other in range(len(grid))), -1).expand(*grid, -1))
+    return F.pad(torch.cat(parts, dim=-1).flatten(0, -2), (0, width - 2 * count * len(grid)))

@@ -17,7 +17,7 @@ CLIPS = FileKind(
     "a folder of clips, each a folder of frames or a video file, a .txt list, or a .csv with a `path` column",
     grouped=True,
 )
-FEWEST = 5  # frames of a window: what a tuple of frames takes
+FEWEST = 2  # frames of a window
 
 Frames = Annotated[int, Field(ge=FEWEST, le=256)]
 Step = Annotated[int, Field(ge=1, le=64)]

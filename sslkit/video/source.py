@@ -24,6 +24,7 @@ from sslkit.image.decode import CanvasFormat
 from sslkit.image.options import ImageOptions
 from sslkit.image.source import choose_canvas, choose_size
 from sslkit.image.transforms import center_view
+from sslkit.video.encoders.base import VideoEncoder
 from sslkit.video.options import _FILES, CLIPS, FEWEST, VideoOptions
 from sslkit.video.reading import Frames, frame_names, motion, open_clip
 
@@ -39,7 +40,10 @@ _SHORTER = 0.05  # share of clips that may be shorter than a window
 _CANDIDATES = 3  # windows that are looked at for motion
 
 
-_SHOWN = 8  # frames of a clip in an evaluation
+_SHOWN = 8  # frames of a clip in an evaluation of frames
+
+
+_WINDOWS = 2  # of a clip in an evaluation of clips
 
 
 _ASKED = 100  # clips that are looked into to choose settings
@@ -49,19 +53,27 @@ class VideoSource(IndexedSource):
     """Clips; a batch has `video`, float32 `[B, T, C, side, side]` in [0, 1], and, as for images, `aspect`, float32 `[B]`.
 
     In training they are a window of `T` frames, at most every sixth, that is drawn with a chance in proportion to its
-    motion; in evaluations eight, evenly spaced from beginning to end, whose features are averaged. `info.details` has
-    `frames`, which is T. A single image, named in a list, is a clip of one frame, for evaluations.
+    motion. In evaluations of encoders of frames they are eight, evenly spaced from beginning to end; encoders of clips see
+    windows as in training, at the beginning and the end (`video` holds them one after the other). Features are averaged.
+    `info.details` has `frames`, which is T. A single image, named in a list, is a clip of one frame, for evaluations.
     """
 
     kind: ClassVar = CLIPS
     noun: ClassVar = CLIPS.noun
 
     def __init__(
-        self, index: Index, size: int, form: CanvasFormat, frames: int, step: int, resolved: dict[str, tuple[Any, str]]
+        self,
+        index: Index,
+        size: int,
+        form: CanvasFormat,
+        frames: int,
+        step: int,
+        resolved: dict[str, tuple[Any, str]],
+        windows: int = 0,
     ) -> None:
         self.index, self.resolved, self.location = index, resolved, index.source
-        self.step = step
-        self.form, self.frames = form, frames
+        self.form, self.frames, self.step = form, frames, step
+        self.windows = windows  # in evaluations; 0: frames from all of the clip
         self.info = DataInfo(len(index), size, 3, "video", {"frames": frames})
 
     @classmethod
@@ -94,10 +106,14 @@ class VideoSource(IndexedSource):
             raise SslkitError("video is not cached", "leave it out: frames are decoded when needed", flag="cache")
         resolved["cache"] = "off", "frames are decoded when needed"
         if usual < FEWEST:
-            raise SslkitError(f"clips in {index.source} have {usual} frames", f"expected {FEWEST} or more", flag="data")
+            raise SslkitError(
+                f"clips in {index.source} have {usual} frame{'s'[: usual != 1]}", f"expected {FEWEST} or more", flag="data"
+            )
         if frames == "auto":
             # Few clips should be shorter than a window, whatever the others have.
-            frames = min(_FRAMES, max(FEWEST, int(np.quantile(lengths, _SHORTER))))
+            shortest = int(np.quantile(lengths, _SHORTER))
+            shortest -= shortest % 2 if shortest > 6 else 0  # encoders of clips take them in pairs
+            frames = min(_FRAMES, max(FEWEST, shortest))
             resolved["frames"] = frames, "the usual window" if frames == _FRAMES else f"most clips have {frames} or more"
         if step == "auto":
             step = _STEP
@@ -108,7 +124,27 @@ class VideoSource(IndexedSource):
     def for_evaluation(cls, index: Index, spec: OpenSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
         """Return clips at a size, on the canvas that suits both, or on that of `like`."""
         canvas, _ = choose_canvas(size, inspect_clips(index if like is None else like.index)[0], "center")
+        if isinstance(encoder, VideoEncoder):
+            return cls(index, size, CanvasFormat(canvas), encoder.frames, encoder.frame_step, {}, _WINDOWS)
         return cls(index, size, CanvasFormat(canvas), _SHOWN, _STEP, {})
+
+    @classmethod
+    def for_finetuning(cls, index: Index, spec: OpenSpec, encoder: Encoder | None) -> Self:
+        """Return windows as the encoder of clips has been trained on."""
+        if not isinstance(encoder, VideoEncoder):
+            raise SslkitError("clips need an encoder of clips, which a checkpoint holds", "name a checkpoint", flag="ckpt")
+        options = spec.table(VideoOptions)
+        for name, trained in (("frames", encoder.frames), ("frame_step", encoder.frame_step)):
+            if getattr(options, name) not in ("auto", trained):
+                problem = f"the encoder was trained with {trained} (got {getattr(options, name)})"
+                raise SslkitError(problem, "leave it out", flag=name)
+        source = cls.for_training(index, spec)
+        resolved = source.resolved | {
+            name: (value, "as in pretraining")
+            for name, value in (("frames", encoder.frames), ("frame_step", encoder.frame_step))
+            if getattr(options, name) == "auto"
+        }
+        return cls(index, source.info.size, source.form, encoder.frames, encoder.frame_step, resolved)
 
     @classmethod
     def example(cls, folder: Path, samples: int) -> str:
@@ -128,11 +164,12 @@ class VideoSource(IndexedSource):
 
     def key(self) -> str:
         """Return the data's own key, the canvas, the size and the frames."""
-        return f"{self.index.key()} {self.form} {VERSION} {self.info.size} {self.frames}"
+        return f"{self.index.key()} {self.form} {VERSION} {self.info.size} {self.frames} {self.step} {self.windows}"
 
     def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         """Return `video`, uint8 `[B, T, side, side, 3]`, and `aspect`, float32 `[B]`; a broken one is black."""
-        clips = np.zeros((len(rows), self.frames, self.form.side, self.form.side, 3), dtype=np.uint8)
+        count = self.frames * (1 if draw is not None else max(1, self.windows))
+        clips = np.zeros((len(rows), count, self.form.side, self.form.side, 3), dtype=np.uint8)
         aspects = np.ones(len(rows), dtype=np.float32)
         broken: dict[int, str] = {}
         for place, row in enumerate(rows):
@@ -153,12 +190,17 @@ class VideoSource(IndexedSource):
     def view(self, batch: Batch, encodes: str) -> Tensor:
         """Return the middle of each frame at the training size, `[B, T, C, size, size]`.
 
-        To an encoder of images they are T views of a clip, to one of videos they are the clip.
+        To an encoder of images they are T views of a clip, to one of videos they are the clip, or several windows of it,
+        `[B, windows, T, C, size, size]`.
         """
         clip = batch["video"]
         aspect = batch["aspect"].repeat_interleave(clip.shape[1]) if self.form.geometry == "whole" else None
         frames: Tensor = center_view(clip.flatten(0, 1), self.info.size, aspect).unflatten(0, clip.shape[:2])
-        return frames
+        return frames.unflatten(1, (-1, self.frames)) if self.windows else frames
+
+    def encoder_options(self, encodes: str) -> dict[str, Any]:
+        """Return the window that encoders of clips are trained on."""
+        return {"frames": self.frames, "frame_step": self.step} if encodes == "video" else {}
 
     def workers(self, requested: int | str) -> tuple[int, str]:
         """Return how many processes decode."""
@@ -169,12 +211,19 @@ class VideoSource(IndexedSource):
     def _window(self, row: int, random: np.random.Generator | None) -> Frames:
         """Return frames; raises UnreadableSampleError for a clip with too few."""
         with silence_decoders(), open_clip(self.index, row) as clip:
-            if random is None:
+            if random is None and not self.windows:
                 return clip.frames(np.linspace(0, clip.length - 1, self.frames).round().astype(int), self.form)
+            stride = max(1, min(self.step, clip.length // self.frames))
+            last = clip.length - 1 - stride * (self.frames - 1)
+            if random is None:
+                starts = np.linspace(0, max(0, last), self.windows).round().astype(int)
+                numbers = (starts[:, None] + stride * np.arange(self.frames)).ravel()
+                # Of a clip shorter than a window, the last frame is repeated; of overlapping windows, none is decoded twice.
+                numbers, places = np.unique(np.minimum(numbers, clip.length - 1), return_inverse=True)
+                frames = clip.frames(numbers, self.form)
+                return replace(frames, canvases=frames.canvases[places])
             if clip.length < self.frames:
                 raise UnreadableSampleError(f"{clip.length} frames, expected {self.frames} or more")
-            stride = min(self.step, clip.length // self.frames)
-            last = clip.length - 1 - stride * (self.frames - 1)
             starts = np.unique(random.integers(last + 1, size=_CANDIDATES))
             position = float(random.random())
             windows = [clip.frames(start + stride * np.arange(self.frames), self.form, position) for start in starts]

@@ -76,7 +76,7 @@ def test_recordings_are_resampled_and_mixed(tmp_path: Path) -> None:
 def test_settings_follow_the_data(two: Path) -> None:
     audio = AudioSource.open(DataSpec(data=str(two)))
     assert audio.resolved["seconds"] == (0.96, "the usual window")
-    assert audio.resolved["sample_rate"][0] == 8000 and audio.encoder_options == {"sample_rate": 8000}
+    assert audio.resolved["sample_rate"][0] == 8000 and audio.encoder_options("audio") == {"sample_rate": 8000}
     for file in two.iterdir():
         tone(file, 0.4, rate=44100)
     audio = AudioSource.open(DataSpec(data=str(two), reindex=True))

@@ -269,6 +269,14 @@ def test_what_the_protocols_stand_for() -> None:
     pinned = {name: protocol.settings for name, protocol in installed_protocols().items() if not name.startswith("finetune/")}
     assert pinned == {
         "cloze/pieces-v1": {"candidates": []},
+        "propagate/masks-v1": {
+            "context": 7,
+            "radius": 12,
+            "neighbors": 5,
+            "temperature": 0.1,
+            "resolution": 480,
+            "layer": "last",
+        },
         "prompt/mask-v1": {"calibrate": True, "shots": 0},
         "prompt/next-v1": {"calibrate": True, "shots": 0},
         "tag/words-v1": words,

@@ -16,6 +16,7 @@ from sslkit.engine.pretrain import prepare, pretrain
 from sslkit.engine.stepper import to_device
 from sslkit.specs.data import DataSpec
 from sslkit.specs.train import PretrainSpec
+from sslkit.video.encoders.video_micro import video_micro
 from sslkit.video.source import VideoSource
 
 Run = Callable[..., Any]
@@ -28,7 +29,7 @@ class ClipNet(Encoder):
     modality = "video"
     sample_dims = 4  # [T, C, H, W]
 
-    def __init__(self, in_channels=3, size=16, width=8):
+    def __init__(self, in_channels=3, size=16, width=8, frames=8, frame_step=1):
         super().__init__(width, in_channels)
         self.convolution = nn.Conv3d(in_channels, width, 3, padding=1)
 
@@ -95,7 +96,6 @@ def test_frames_are_views_and_clips_are_whole(videos: Path) -> None:
     [
         ("image", "clip_net:ClipNet", "is an encoder of video data, and clip_net needs one of image data"),
         ("video", "resnet_micro", "is an encoder of image data, and clip_net needs one of video data"),
-        ("video", "auto", "--encoder: there is no default encoder for video data"),
         ("sound", "auto", "clip_net encodes 'sound', and video data is for encoders of image and video"),
     ],
 )
@@ -112,3 +112,33 @@ def test_other_encoders_are_refused_in_one_line(videos: Path, tmp_path: Path, en
 def test_tasks_that_encode_different_things_cannot_be_joined(videos: Path, tmp_path: Path) -> None:
     with pytest.raises(SslkitError, match="order_verification encodes image, clip_net encodes video"):
         prepare(PretrainSpec(task=f"order_verification+{tmp_path / 'clip_net.py'}", data=str(videos)))
+
+
+def test_encoders_of_clips_are_shown_windows_as_in_training(videos: Path, tmp_path: Path, sslkit: Run) -> None:
+    source = VideoSource.open(DataSpec(data=str(videos)))
+    encoder = video_micro(3, 16, frames=4, frame_step=2)
+    samples = VideoSource.for_evaluation(source.index, DataSpec(), encoder, 16)
+    arrays, broken = samples.read(np.array([0, 1]))
+    assert not broken and arrays["video"].shape[:2] == (2, 8)
+    # Frames become brighter by 4; windows of four frames two apart begin at 0 and at 1.
+    brightness = np.median(arrays["video"], axis=(2, 3, 4))
+    assert brightness[0, 3] > brightness[0, 0] and brightness[0, 7] > brightness[0, 4]
+    batch = to_device({name: torch.from_numpy(array) for name, array in arrays.items()}, samples, torch.device("cpu"))
+    assert samples.view(batch, "video").shape == (2, 2, 4, 3, 16, 16)
+    longer = VideoSource.for_evaluation(source.index, DataSpec(), video_micro(3, 16, frames=12, frame_step=1), 16)
+    arrays, _ = longer.read(np.array([0]))
+    assert (arrays["video"][0, 7:12] == arrays["video"][0, 7]).all() and longer.key() != samples.key()
+
+
+def test_clips_are_finetuned_on_the_windows_of_pretraining(videos: Path, tmp_path: Path, sslkit: Run) -> None:
+    run, options = tmp_path / "run", ["--encoder-option", "width=32", "--encoder-option", "depth=1", "--workers", 0]
+    ran = sslkit("pretrain", "videomae", "--data", videos, "--batch-size", 4, "--steps", 2, "--out", run, *options)
+    assert ran.code == 0, ran.err
+    model = ["--ckpt", run / "model.safetensors", "--data", videos, "--workers", 0]
+    tuned = sslkit("finetune", *model, "--batch-size", 4, "--steps", 2, "--out", tmp_path / "tuned", "--scratch", "--json")
+    assert tuned.code == 0, tuned.err
+    assert [row["role"] for row in tuned.json["rows"][:2]] == ["checkpoint", "random"]
+    refused = sslkit("finetune", *model, "--steps", 2, "--frames", 6, "--out", tmp_path / "other")
+    assert refused.code == 2 and "--frames: the encoder was trained with 8 (got 6) (leave it out)" in refused.err
+    pixels = sslkit("finetune", *model, "--steps", 2, "--batch-size", 4, "--mixup", 0.2, "--out", tmp_path / "other")
+    assert pixels.code == 2 and "this is video data" in pixels.err
