@@ -5,11 +5,13 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from sslkit.contract.errors import UnreadableSampleError
 from sslkit.data.index import Index, open_file
@@ -19,6 +21,12 @@ from sslkit.image.formats import check_pixels
 from sslkit.image.options import IMAGES
 
 _FAR = 64  # frames between two that are wanted, from which on a video file is searched for the next
+
+
+_BACK = 16  # frames before one that a search missed, where the next search begins
+
+
+_TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
 
 
 def motion(window: NDArray[np.uint8]) -> float:
@@ -76,6 +84,9 @@ class VideoFile:
         self.video.thread_count = 1  # other clips are decoded beside this one
         check_pixels(self.video.width, self.video.height)
         self.begin = self.video.start_time or 0
+        if container.format.name == "avi" and self.video.codec_context.has_b_frames:
+            # AVI has no times of display: what FFmpeg makes of those of decoding begins later where frames are reordered.
+            self.begin = next((frame.pts for frame in container.decode(self.video)), self.begin)
         self.rate = float(self.video.average_rate or self.video.guessed_rate or 0) * float(self.video.time_base or 0)
         seconds = float((container.duration or 0) / 1e6)
         self.length = int(self.video.frames or seconds * self.rate / float(self.video.time_base or 1))
@@ -84,8 +95,11 @@ class VideoFile:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Return width and height in pixels."""
-        return int(self.video.width), int(self.video.height)
+        """Return width and height in pixels, as the video is displayed."""
+        self.container.seek(self.video.start_time or 0, stream=self.video)
+        for frame in self.container.decode(self.video):
+            return upright(frame).size
+        raise UnreadableSampleError("the first frame cannot be decoded")
 
     def frames(self, numbers: NDArray[np.int64], form: CanvasFormat, position: float = 0.5) -> Frames:
         """Return some frames, in rising order; the last in place of what is not there."""
@@ -93,13 +107,12 @@ class VideoFile:
         last: Decoded | None = None
         near = np.split(numbers, np.flatnonzero(np.diff(numbers) > _FAR) + 1)  # what is far is sought, not decoded on the way
         for group in near:
-            self.container.seek(self.begin + int(group[0] / self.rate), stream=self.video)
             remaining = list(map(int, group))
-            for frame in self.container.decode(self.video):
-                number = round((frame.pts - self.begin) * self.rate)
+            for frame in self._decode_from(remaining[0]):
+                number = self._number(frame)
                 if number < remaining[0]:
                     continue
-                last = fit(frame.to_image(), form, position)
+                last = fit(upright(frame), form, position)
                 while remaining and remaining[0] <= number:
                     frames.append(last)
                     remaining.pop(0)
@@ -109,6 +122,34 @@ class VideoFile:
                 raise UnreadableSampleError("the frames that were wanted cannot be decoded")
             frames += [last] * len(remaining)
         return Frames.of(frames)
+
+    def _number(self, frame: Any) -> int:
+        number: int = round((frame.pts - self.begin) * self.rate)
+        return number
+
+    def _decode_from(self, number: int) -> Iterator[Any]:
+        """Decode from the last keyframe that is not after a frame.
+
+        A search by times of decoding may end behind it: then it begins again earlier.
+        """
+        back = 0
+        while True:
+            start = max(0, number - back)
+            self.container.seek(int(start / self.rate) + (self.begin if start else 0), stream=self.video)
+            frames = self.container.decode(self.video)
+            first = next(frames, None)
+            if first is None:
+                return iter(())
+            if start == 0 or self._number(first) <= number:
+                return chain([first], frames)
+            back = 2 * back or _BACK
+
+
+def upright(frame: Any) -> Image.Image:
+    """Return a frame as it is displayed: phones note in a video how they were held."""
+    image: Image.Image = frame.to_image()
+    turn = _TURNS.get(int(frame.rotation) % 360)
+    return image if turn is None else image.transpose(turn)
 
 
 @contextmanager

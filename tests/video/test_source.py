@@ -1,6 +1,7 @@
 """Clips: folders of frames and video files, windows that move, and what is wrong with some."""
 
 import os
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,9 @@ from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import ReadSeed
 from sslkit.encoders.build import build_encoder
 from sslkit.encoders.recipe import recipe_for
+from sslkit.image.decode import CanvasFormat
 from sslkit.specs.data import DataSpec
-from sslkit.video.reading import motion
+from sslkit.video.reading import motion, open_clip
 from sslkit.video.source import VideoSource
 
 Run = Callable[..., Any]
@@ -30,13 +32,16 @@ def folder_of(place: Path, values: list[int], side: int = 16) -> None:
         Image.fromarray(np.full((side, side, 3), value, dtype=np.uint8)).save(place / f"{number}.png")
 
 
-def file_of(path: Path, values: list[int], side: int = 32) -> None:
+def file_of(path: Path, values: list[int], size: tuple[int, int] = (32, 32), reordered: bool = False) -> None:
+    """Write a video of gray frames with a white corner; `reordered`: B-frames, and a keyframe every few."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=25)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = side, side, "yuv420p", 4_000_000
+        (stream.width, stream.height), stream.pix_fmt, stream.bit_rate = size, "yuv420p", 4_000_000
+        if reordered:
+            stream.codec_context.max_b_frames, stream.codec_context.gop_size = 2, 6
         for value in values:
-            picture = np.full((side, side, 3), value, dtype=np.uint8)
+            picture = np.full((size[1], size[0], 3), value, dtype=np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
 
@@ -81,6 +86,45 @@ def test_frames_of_files_are_those_of_folders(tmp_path: Path, suffix: str) -> No
         assert np.abs(frames - (frames[0] + 8 * np.arange(16))).max() <= 4  # what the codec loses
     evaluated = VideoSource.for_evaluation(video.index, DataSpec(), ENCODER, 16)
     assert np.abs(np.array(frames_of(evaluated, 0, None)) - 8 * np.linspace(0, 29, 8).round()).max() <= 4
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+def test_frames_that_lie_in_another_order_are_right(tmp_path: Path, suffix: str) -> None:
+    values = [2 * number for number in range(120)]
+    file_of(tmp_path / f"a{suffix}", values, reordered=True)
+    index = VideoSource.read_index(str(tmp_path), DataSpec())
+    for numbers in ([0], [5], [7, 8], [0, 119], [13, 40, 41, 117], [118], [119]):
+        with open_clip(index, 0) as clip:
+            assert clip.length == 120
+            frames = clip.frames(np.array(numbers), CanvasFormat(16)).canvases
+        assert np.abs(frames.mean(axis=(1, 2, 3)) - 2 * np.array(numbers)).max() < 1.5, numbers  # the codec loses 1
+
+
+@pytest.mark.parametrize(("degrees", "corner"), [(90, (0, 1)), (180, (1, 1)), (270, (1, 0))])
+def test_videos_are_turned_as_they_were_held(tmp_path: Path, degrees: int, corner: tuple[int, int]) -> None:
+    """Of a wide video whose upper left is white and which is displayed turned clockwise."""
+    file = tmp_path / "a.mp4"
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 64, 32, "yuv420p", 4_000_000
+        picture = np.zeros((32, 64, 3), dtype=np.uint8)
+        picture[:16, :32] = 255
+        for _ in range(6):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    content, fixed = bytearray(file.read_bytes()), 1 << 16
+    place = content.index(b"tkhd") + 44  # of the matrix in the header of the track
+    content[place : place + 36] = struct.pack(
+        ">9i", cosine * fixed, sine * fixed, 0, -sine * fixed, cosine * fixed, 0, 0, 0, 1 << 30
+    )
+    file.write_bytes(content)
+    index = VideoSource.read_index(str(tmp_path), DataSpec())
+    with open_clip(index, 0) as clip:
+        assert clip.size == ((64, 32) if degrees == 180 else (32, 64))
+        canvas = clip.frames(np.array([0]), CanvasFormat(16, "whole")).canvases[0].mean(axis=2)
+    quarters = canvas.reshape(2, 8, 2, 8).mean(axis=(1, 3))
+    assert quarters[corner] > 200 and quarters.sum() < 300
 
 
 def test_windows_are_drawn_where_something_moves(tmp_path: Path) -> None:
