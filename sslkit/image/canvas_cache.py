@@ -74,13 +74,13 @@ def choose_cache(
         raise SslkitError("a compact cache holds images of 8 bits with 1 or 3 channels, without masks", flag="cache")
     problems = []
     if mode != "compact" or not training:
-        problem = _claim(_folder(index, form, masks, ""), "canvases.npy", raw, limit)
+        problem = claim_folder(_folder(index, form, masks, ""), "canvases.npy", raw, limit)
         if problem is None:
             return CanvasCache(_folder(index, form, masks, ""), "on", f"{raw / 1e6:.0f} MB in {cache_folder()}", raw, limit)
         problems.append(f"{raw / 1e9:.1f} GB of canvases {problem}")
     if mode in ("auto", "compact") and training and compressible:
         folder, needed = _folder(index, form, masks, f"JPEG {QUALITY} {SUBSAMPLING}"), _estimate_compact(index, form)
-        problem = _claim(folder, "canvases.bin", needed, limit)
+        problem = claim_folder(folder, "canvases.bin", needed, limit)
         if problem is None:
             reason = f"about {needed / 1e9:.1f} GB of JPEG in {cache_folder()}: training sees canvases as JPEG keeps them"
             return CanvasCache(folder, "compact", "; ".join([*problems, reason]), needed, limit)
@@ -96,7 +96,7 @@ def _folder(index: Index, form: CanvasFormat, masks: Masks | None, encoding: str
     return cache_folder() / "canvases" / f"{index.key()}-{form.geometry}-{form.side}-{digest}"
 
 
-def _claim(folder: Path, file: str, needed: int, limit: int) -> str | None:
+def claim_folder(folder: Path, file: str, needed: int, limit: int) -> str | None:
     """Make room for a folder of the cache, and create it; return why it does not fit, None if it does."""
     if needed > limit:
         return f"exceed --cache-limit {limit / 1e9:g}"

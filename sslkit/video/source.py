@@ -1,6 +1,7 @@
 """Clips as a source: folders of frames or video files, of which frames are decoded where they are wanted."""
 
 import os
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -15,6 +16,7 @@ from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.contract.source import OpenSpec, ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
+from sslkit.data.cache import cache_folder
 from sslkit.data.decode import decoding, inspect_samples, silence_decoders
 from sslkit.data.index import Index, stamp_of, with_folders_as_labels
 from sslkit.data.indexed_source import IndexedSource
@@ -24,9 +26,10 @@ from sslkit.image.decode import CanvasFormat
 from sslkit.image.options import ImageOptions
 from sslkit.image.source import choose_canvas, choose_size
 from sslkit.image.transforms import center_view
+from sslkit.video.clip_cache import CachedClip, ClipCache
 from sslkit.video.encoders.base import VideoEncoder
 from sslkit.video.options import _FILES, CLIPS, FEWEST, VideoOptions
-from sslkit.video.reading import Frames, frame_names, motion, open_clip
+from sslkit.video.reading import FrameFolder, Frames, VideoFile, frame_names, motion, open_clip
 
 _FRAMES = 16  # of a window: at most
 
@@ -70,10 +73,12 @@ class VideoSource(IndexedSource):
         step: int,
         resolved: dict[str, tuple[Any, str]],
         windows: int = 0,
+        cache: ClipCache | None = None,
     ) -> None:
         self.index, self.resolved, self.location = index, resolved, index.source
         self.form, self.frames, self.step = form, frames, step
         self.windows = windows  # in evaluations; 0: frames from all of the clip
+        self.cache = cache
         self.info = DataInfo(len(index), size, 3, "video", {"frames": frames})
 
     @classmethod
@@ -102,9 +107,6 @@ class VideoSource(IndexedSource):
         if canvas == "auto":
             resolved["canvas"] = choose_canvas(size, sizes, "whole")
             canvas = resolved["canvas"][0]
-        if spec.cache in ("on", "compact"):
-            raise SslkitError("video is not cached", "leave it out: frames are decoded when needed", flag="cache")
-        resolved["cache"] = "off", "frames are decoded when needed"
         if usual < FEWEST:
             raise SslkitError(
                 f"clips in {index.source} have {usual} frame{'s'[: usual != 1]}", f"expected {FEWEST} or more", flag="data"
@@ -118,7 +120,9 @@ class VideoSource(IndexedSource):
         if step == "auto":
             step = _STEP
             resolved["frame_step"] = step, "at most: short clips take a smaller one"
-        return cls(index, size, CanvasFormat(int(canvas), "whole"), int(frames), int(step), resolved)
+        form = CanvasFormat(int(canvas), "whole")
+        cache, resolved["cache"] = _choose_cache(index, form, spec, float(np.mean(lengths)))
+        return cls(index, size, form, int(frames), int(step), resolved, cache=cache)
 
     @classmethod
     def for_evaluation(cls, index: Index, spec: OpenSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
@@ -144,7 +148,7 @@ class VideoSource(IndexedSource):
             for name, value in (("frames", encoder.frames), ("frame_step", encoder.frame_step))
             if getattr(options, name) == "auto"
         }
-        return cls(index, source.info.size, source.form, encoder.frames, encoder.frame_step, resolved)
+        return cls(index, source.info.size, source.form, encoder.frames, encoder.frame_step, resolved, cache=source.cache)
 
     @classmethod
     def example(cls, folder: Path, samples: int) -> str:
@@ -202,15 +206,23 @@ class VideoSource(IndexedSource):
         """Return the window that encoders of clips are trained on."""
         return {"frames": self.frames, "frame_step": self.step} if encodes == "video" else {}
 
+    def cache_bytes(self) -> int:
+        """Return about what all frames take in the cache."""
+        return 0 if self.cache is None else self.cache.bytes
+
     def workers(self, requested: int | str) -> tuple[int, str]:
         """Return how many processes decode."""
         if requested != "auto":
             return int(requested), "as given"
-        return available_cores(), "one per core: frames are decoded in every epoch"
+        when = "in every epoch" if self.cache is None else "once"
+        return available_cores(), f"one per core: frames are decoded {when}"
+
+    def _open(self, row: int) -> AbstractContextManager[FrameFolder | VideoFile | CachedClip]:
+        return open_clip(self.index, row) if self.cache is None else self.cache.open(self.index, row, self.form)
 
     def _window(self, row: int, random: np.random.Generator | None) -> Frames:
         """Return frames; raises UnreadableSampleError for a clip with too few."""
-        with silence_decoders(), open_clip(self.index, row) as clip:
+        with silence_decoders(), self._open(row) as clip:
             if random is None and not self.windows:
                 return clip.frames(np.linspace(0, clip.length - 1, self.frames).round().astype(int), self.form)
             stride = max(1, min(self.step, clip.length // self.frames))
@@ -229,6 +241,17 @@ class VideoSource(IndexedSource):
             windows = [clip.frames(start + stride * np.arange(self.frames), self.form, position) for start in starts]
             moves = np.array([motion(window.canvases) for window in windows]) + 1e-3  # where nothing moves, any will do
             return windows[random.choice(len(windows), p=moves / moves.sum())]
+
+
+def _choose_cache(index: Index, form: CanvasFormat, spec: OpenSpec, frames: float) -> tuple[ClipCache | None, tuple[str, str]]:
+    """Return the cache that was asked for, and how that is printed; raises SslkitError for one that can't be."""
+    if spec.cache == "compact":
+        raise SslkitError("there is no compact cache of video", "use on or off", flag="cache")
+    if spec.cache != "on":
+        return None, ("off", "frames are decoded when needed; --cache on keeps them")
+    cache = ClipCache.claim(index, form, frames, spec.cache_limit)
+    reason = f"about {cache.bytes / 1e6:,.0f} MB in {cache_folder()}; of frames longer than 2:1, the middle"
+    return cache, ("on", reason)
 
 
 def _by_folder(index: Index) -> Index:

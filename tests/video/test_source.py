@@ -277,3 +277,33 @@ def test_from_clips_to_numbers(sslkit: Run, tmp_path: Path) -> None:
     for command, reason in (("finetune", "was trained on video data"), ("predict", "has no classifier")):
         ran = sslkit(command, "--ckpt", checkpoint)
         assert ran.code == 2 and reason in ran.err, command
+
+
+def test_cached_clips_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSLKIT_CACHE", str(tmp_path / "cache"))
+    folder_of(tmp_path / "data" / "a", RAMP)
+    file_of(tmp_path / "data" / "b.mp4", RAMP, size=(96, 32))
+    plain = VideoSource.open(DataSpec(data=str(tmp_path / "data")))
+    cached = VideoSource.open(DataSpec(data=str(tmp_path / "data"), cache="on"))
+    assert plain.resolved["cache"][0] == "off" and cached.resolved["cache"][0] == "on"
+    assert cached.cache_bytes() == 60 * cached.form.side**2 * 3
+    expected = [plain.read(np.array([0, 1]), ReadSeed(0, epoch))[0] for epoch in range(3)]
+    for epoch in range(3):
+        arrays, broken = cached.read(np.array([0, 1]), ReadSeed(0, epoch))
+        assert not broken and (arrays["aspect"] == expected[epoch]["aspect"]).all()
+        assert (arrays["video"][0] == expected[epoch]["video"][0]).all()
+        # Of the wide clip the cache holds the middle; all of its pixels have one value.
+        assert np.abs(arrays["video"][1].astype(int) - expected[epoch]["video"][1]).max() <= 1
+    for number in range(30):
+        (tmp_path / "data" / "a" / f"{number}.png").unlink()
+    assert not cached.read(np.array([0]), ReadSeed(0, 5))[1]
+
+
+def test_caches_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSLKIT_CACHE", str(tmp_path / "cache"))
+    for name in "ab":
+        folder_of(tmp_path / "data" / name, RAMP)
+    with pytest.raises(SslkitError, match=r"--cache: about 0.0 GB of frames exceed --cache-limit 1e-05"):
+        VideoSource.open(DataSpec(data=str(tmp_path / "data"), cache="on", cache_limit=1e-5))
+    with pytest.raises(SslkitError, match="--cache: there is no compact cache of video"):
+        VideoSource.open(DataSpec(data=str(tmp_path / "data"), cache="compact"))
