@@ -22,6 +22,9 @@ MOVING = {
     "odd_one_out": ["odd_one_out", "--steps", 450],
     "time_contrastive": ["time_contrastive", "--steps", 400],
     "videomae": ["videomae", "--steps", 1500, "--frames", 8],
+    "egomotion": ["egomotion", "--steps", 900],
+    "tracked_patches": ["tracked_patches", "--steps", 600],
+    "motion_segmentation": ["motion_segmentation", "--steps", 700],
 }
 TRACKING = {
     "video_colorization": ["video_colorization", "--steps", 500],

@@ -35,6 +35,10 @@ class VideoOptions(DataOptions):
     record: ClassVar = "sslkit.video.modality:VideoModality"
 
     frames: Frames | Auto = Field(default="auto", description="Frames of a training window; auto: 16, or what most clips have.")
+    poses: str | None = Field(
+        default=None,
+        description="File in each clip's folder, such as poses.csv, with numbers for each frame: where the camera is.",
+    )
     frame_step: Step | Auto = Field(
         default="auto", description="Largest distance between frames of a window; auto: 6, less in short clips."
     )

@@ -29,6 +29,7 @@ from sslkit.image.transforms import center_view
 from sslkit.video.clip_cache import CachedClip, ClipCache
 from sslkit.video.encoders.base import VideoEncoder
 from sslkit.video.options import _FILES, CLIPS, FEWEST, VideoOptions
+from sslkit.video.poses import count_values, read_poses
 from sslkit.video.reading import FrameFolder, Frames, VideoFile, frame_names, motion, open_clip
 
 _FRAMES = 16  # of a window: at most
@@ -74,12 +75,14 @@ class VideoSource(IndexedSource):
         resolved: dict[str, tuple[Any, str]],
         windows: int = 0,
         cache: ClipCache | None = None,
+        poses: str | None = None,
     ) -> None:
         self.index, self.resolved, self.location = index, resolved, index.source
         self.form, self.frames, self.step = form, frames, step
         self.windows = windows  # in evaluations; 0: frames from all of the clip
-        self.cache = cache
-        self.info = DataInfo(len(index), size, 3, "video", {"frames": frames})
+        self.cache, self.poses = cache, poses
+        details = {"frames": frames} if poses is None else {"frames": frames, "pose": count_values(index, poses)}
+        self.info = DataInfo(len(index), size, 3, "video", details)
 
     @classmethod
     def list_samples(cls, location: str, spec: OpenSpec) -> Index:
@@ -122,7 +125,7 @@ class VideoSource(IndexedSource):
             resolved["frame_step"] = step, "at most: short clips take a smaller one"
         form = CanvasFormat(int(canvas), "whole")
         cache, resolved["cache"] = _choose_cache(index, form, spec, float(np.mean(lengths)))
-        return cls(index, size, form, int(frames), int(step), resolved, cache=cache)
+        return cls(index, size, form, int(frames), int(step), resolved, cache=cache, poses=video.poses)
 
     @classmethod
     def for_evaluation(cls, index: Index, spec: OpenSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
@@ -171,20 +174,26 @@ class VideoSource(IndexedSource):
         return f"{self.index.key()} {self.form} {VERSION} {self.info.size} {self.frames} {self.step} {self.windows}"
 
     def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
-        """Return `video`, uint8 `[B, T, side, side, 3]`, and `aspect`, float32 `[B]`; a broken one is black."""
+        """Return `video`, uint8 `[B, T, side, side, 3]`, and `aspect`, float32 `[B]`; a broken one is black.
+
+        With `--poses`, `pose`, float32 `[B, T, P]`, too.
+        """
         count = self.frames * (1 if draw is not None else max(1, self.windows))
         clips = np.zeros((len(rows), count, self.form.side, self.form.side, 3), dtype=np.uint8)
         aspects = np.ones(len(rows), dtype=np.float32)
+        poses = np.zeros((len(rows), count, self.info.details.get("pose", 0)), dtype=np.float32)
         broken: dict[int, str] = {}
         for place, row in enumerate(rows):
             try:
                 with decoding(self.index, int(row)):
-                    frames = self._window(int(row), None if draw is None else draw.generator(int(row)))
+                    frames, numbers = self._window(int(row), None if draw is None else draw.generator(int(row)))
                     clips[place] = frames.canvases
                     aspects[place] = frames.aspect if self.form.geometry == "whole" else 1
+                    if self.poses is not None:
+                        poses[place] = read_poses(self.index, int(row), self.poses, poses.shape[2])[numbers]
             except UnreadableSampleError as reason:
                 broken[place] = str(reason)
-        return {"video": clips, "aspect": aspects}, broken
+        return {"video": clips, "aspect": aspects, **({} if self.poses is None else {"pose": poses})}, broken
 
     def prepare(self, batch: Batch) -> Batch:
         """Return `video` as float32 `[B, T, C, side, side]` in [0, 1]."""
@@ -220,27 +229,29 @@ class VideoSource(IndexedSource):
     def _open(self, row: int) -> AbstractContextManager[FrameFolder | VideoFile | CachedClip]:
         return open_clip(self.index, row) if self.cache is None else self.cache.open(self.index, row, self.form)
 
-    def _window(self, row: int, random: np.random.Generator | None) -> Frames:
-        """Return frames; raises UnreadableSampleError for a clip with too few."""
+    def _window(self, row: int, random: np.random.Generator | None) -> tuple[Frames, NDArray[np.int64]]:
+        """Return frames and their numbers in the clip; raises UnreadableSampleError for a clip with too few."""
         with silence_decoders(), self._open(row) as clip:
             if random is None and not self.windows:
-                return clip.frames(np.linspace(0, clip.length - 1, self.frames).round().astype(int), self.form)
+                numbers = np.linspace(0, clip.length - 1, self.frames).round().astype(int)
+                return clip.frames(numbers, self.form), numbers
             stride = max(1, min(self.step, clip.length // self.frames))
             last = clip.length - 1 - stride * (self.frames - 1)
             if random is None:
                 starts = np.linspace(0, max(0, last), self.windows).round().astype(int)
-                numbers = (starts[:, None] + stride * np.arange(self.frames)).ravel()
                 # Of a clip shorter than a window, the last frame is repeated; of overlapping windows, none is decoded twice.
-                numbers, places = np.unique(np.minimum(numbers, clip.length - 1), return_inverse=True)
-                frames = clip.frames(numbers, self.form)
-                return replace(frames, canvases=frames.canvases[places])
+                numbers = np.minimum((starts[:, None] + stride * np.arange(self.frames)).ravel(), clip.length - 1)
+                distinct, places = np.unique(numbers, return_inverse=True)
+                frames = clip.frames(distinct, self.form)
+                return replace(frames, canvases=frames.canvases[places]), numbers
             if clip.length < self.frames:
                 raise UnreadableSampleError(f"{clip.length} frames, expected {self.frames} or more")
             starts = np.unique(random.integers(last + 1, size=_CANDIDATES))
             position = float(random.random())
             windows = [clip.frames(start + stride * np.arange(self.frames), self.form, position) for start in starts]
             moves = np.array([motion(window.canvases) for window in windows]) + 1e-3  # where nothing moves, any will do
-            return windows[random.choice(len(windows), p=moves / moves.sum())]
+            chosen = random.choice(len(windows), p=moves / moves.sum())
+            return windows[chosen], starts[chosen] + stride * np.arange(self.frames)
 
 
 def _choose_cache(index: Index, form: CanvasFormat, spec: OpenSpec, frames: float) -> tuple[ClipCache | None, tuple[str, str]]:

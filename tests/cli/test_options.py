@@ -25,7 +25,7 @@ _TABLES = {
     "image_text": "",
     "points": "--point-count --point-features",
     "text": "--unit --vocabulary --context --documents --held-out",
-    "video": "--frames --frame-step",
+    "video": "--frames --poses --frame-step",
 }
 _DATA = (
     "--data --label --label-pattern --group --group-pattern --batch-size --seed --device --workers --cache --cache-limit "
