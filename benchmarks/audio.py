@@ -17,7 +17,7 @@ from typing import Any
 from commands import logged, provenance, sslkit
 from scipy.stats import binomtest
 
-STEPS = {"hubert": 600, "wavlm": 500, "wav2vec2": 500, "cpc_audio": 500, "cola": 400}  # about five minutes of a core
+STEPS = {"hubert": 1200, "wavlm": 500, "wav2vec2": 500, "cpc_audio": 500, "cola": 400}  # five to ten minutes of a core
 
 
 def main() -> None:
