@@ -80,3 +80,17 @@ def test_clips_that_tubelets_do_not_divide_are_refused(shape: tuple[int, ...], m
 def test_options_that_make_no_encoder_are_refused(options: dict[str, str], message: str) -> None:
     with pytest.raises(SslkitError, match=message):
         build_encoder(recipe_for("video_micro", 16, 3, options))
+
+
+@pytest.mark.parametrize(("name", "frames", "size"), [("r3d_18", 4, 32), ("s3d", 14, 32), ("swin3d_t", 4, 32)])
+def test_networks_of_torchvision_are_encoders(name: str, frames: int, size: int) -> None:
+    options = {"frames": str(frames), "frame_step": "2"}
+    encoder = build_encoder(recipe_for(f"torchvision_video:{name}", size, 3, options)).eval()
+    assert encoder.modality == "video" and (encoder.frames, encoder.frame_step) == (frames, 2)
+    with torch.no_grad():
+        assert encoder(torch.rand(1, frames, 3, size, size)).shape == (1, encoder.width)
+
+
+def test_unknown_networks_of_torchvision_are_refused() -> None:
+    with pytest.raises(SslkitError, match=r"torchvision has no model r3d_19 of clips .*r3d_18"):
+        build_encoder(recipe_for("torchvision_video:r3d_19", 32, 3, {}))

@@ -16,8 +16,15 @@ class VideoEncoder(ImageEncoder):
     modality: ClassVar = "video"
     sample_dims = 4
 
-    def __init__(self, width: int, in_channels: int, frames: int, frame_step: int) -> None:
-        super().__init__(width, in_channels)
+    def __init__(
+        self,
+        width: int,
+        in_channels: int,
+        frames: int,
+        frame_step: int,
+        normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    ) -> None:
+        super().__init__(width, in_channels, normalization)
         self.frames, self.frame_step = frames, frame_step
 
 
