@@ -39,8 +39,14 @@ class AudioModality(Modality):
         "speech_micro": {"width": "32", "depth": "2", "channels": "16"},
         "wavlm_micro": {"width": "32", "depth": "2", "channels": "16"},
         "cpc_micro": {"width": "16"},
+        "spectrogram:vit_micro": {"mels": "32", "width": "32", "depth": "2", "patch": "8"},
     }
-    suggestions: ClassVar = {"causal": "cpc_micro", "relative": "wavlm_micro", "frames": "speech_micro"}  # frames have all
+    suggestions: ClassVar = {  # frames have all of the first three
+        "causal": "cpc_micro",
+        "relative": "wavlm_micro",
+        "frames": "speech_micro",
+        "spectrogram_patches": "spectrogram:vit_micro",
+    }
 
     def default_encoder(self, info: DataInfo, requires: tuple[str, ...], on_cpu: bool) -> tuple[str, str]:
         """Return the small network on spectrograms, or the one that has what a task requires."""
@@ -48,6 +54,7 @@ class AudioModality(Modality):
             "cpc_micro": "its frames know only what came before",
             "wavlm_micro": "it knows the distances of frames",
             "speech_micro": "it describes frames",
+            "spectrogram:vit_micro": "it describes patches of spectrograms",
             "audio_micro": "the fastest for audio",
         }
         name = self.small_encoder(requires, exact=False)

@@ -1,0 +1,138 @@
+"""BEST-RQ (Chiu et al., 2022) on patches of spectrograms, which is also the first iteration of BEATs (Chen et al., 2023)."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sslkit import Batch, Paper, PretextTask, Run, TaskOptions
+from sslkit.audio.encoders.spectrogram import SpectrogramEncoder
+from sslkit.image.transforms import gray_out_patches, masked_patch_count, patchify, random_mask
+from sslkit.nn import widen
+from sslkit.pictures import heat_map, side_by_side
+
+_MEASURED = 1024  # recordings from which mean and deviation are taken
+
+
+class BestRQ(PretextTask):
+    """Predict the codes of masked patches by a quantizer with random weights (BEST-RQ; Chiu et al., 2022).
+
+    A random projection and the nearest of random unit codes: nothing is learned, and nothing can collapse but the use of
+    codes, for which patches are standardized before. Patches as in BEATs, whose first iteration this is (Chen et al., 2023).
+    """
+
+    class Options(TaskOptions):
+        """Options of `best_rq`."""
+
+        codes: int = Field(default=256, ge=2, description="Codes (8,192 in the paper, 1,024 in BEATs).")
+        code_width: int = Field(default=16, ge=2, description="Width of codes (16 in the paper, 256 in BEATs).")
+        mask_ratio: float = Field(default=0.75, gt=0, lt=1, description="Fraction of masked patches (0.75 in BEATs).")
+
+    options: Options
+    encoder: SpectrogramEncoder
+    mean: Tensor
+    deviation: Tensor
+    projection: Tensor
+    codebook: Tensor
+    modality: ClassVar = "audio"
+    requires: ClassVar = ("spectrogram_patches",)
+    masked: ClassVar = True
+    visible_targets: ClassVar = ("counted",)
+    defaults: ClassVar = {
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "batch_size": 64,
+        "seconds": "recording",
+    }
+    paper: ClassVar = Paper(
+        source="section 4.1 of BEATs, iteration 1",
+        settings={
+            "seconds": 10.0,
+            "sample_rate": 16_000,
+            "encoder": "spectrogram:vit_base_patch16_224",
+            "encoder_option": {"mels": "128"},
+            "batch_size": 512,
+            "steps": 400_000,
+            "lr": 5e-4,
+            "betas": "0.9,0.98",
+            "warmup": 0.08,
+            "codes": 1024,
+            "code_width": 256,
+        },
+        unsupported=(
+            "relative positions and deep norm in the encoder",
+            "the second and third iteration, whose codes are learned",
+        ),
+    )
+    preview_columns: ClassVar = ("spectrogram", "masked")
+
+    def build_head(self) -> nn.Module:
+        """Build the classifier of codes."""
+        return nn.Linear(self.encoder.width, self.options.codes)
+
+    def setup(self) -> None:
+        """Draw projection and codes, and count the masked patches; raise SslkitError if the spectrogram is a single one."""
+        options, values = self.options, self.encoder.patch**2
+        samples = round(self.data.size * self.data.details["sample_rate"] / 1000)
+        self.grid = self.encoder.grid(samples)
+        self.hidden = masked_patch_count(options.mask_ratio, self.grid)
+        self.fill = nn.Parameter(0.02 * torch.randn(self.encoder.width))
+        self.register_buffer("mean", torch.zeros(values))
+        self.register_buffer("deviation", torch.ones(values))
+        projection = nn.init.xavier_uniform_(torch.empty(values, options.code_width))
+        self.register_buffer("projection", projection)
+        self.register_buffer("codebook", F.normalize(torch.randn(options.codes, options.code_width), dim=1))
+
+    def before_epoch(self, run: Run) -> None:
+        """Measure mean and deviation of a patch's values over recorded patches, once: without, few codes are used."""
+        if self.clock.epoch == 0:
+            sound = run.batch(_MEASURED)["audio"][:, 0]
+            patches = self._patches(sound)[self.encoder.recorded_patches(sound)]
+            self.mean.copy_(patches.mean(dim=0))
+            self.deviation.copy_(patches.std(dim=0).clamp(min=1e-3))
+
+    def transform(self, batch: Batch) -> Batch:
+        """Return sound `[B, T]`, the `mask` and the codes of patches, `[B, N]`, and which `counted`: masked and recorded."""
+        sound = batch["audio"][:, 0]
+        mask = random_mask(len(sound), self.grid[0] * self.grid[1], self.hidden, sound.device)
+        projected = F.normalize((self._patches(sound) - self.mean) / self.deviation @ self.projection, dim=2)
+        code = (projected @ self.codebook.T).argmax(dim=2)
+        return {"audio": sound, "mask": mask, "code": code, "counted": mask & self.encoder.recorded_patches(sound)}
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Return logits of codes for all patches, `[B, N, codes]`."""
+        tokens = self.encoder.tokens(batch["audio"], mask=batch["mask"], fill=self.fill)
+        return widen(self.head(tokens[:, self.encoder.prefix :]))
+
+    def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the cross-entropy of codes, summed over the patches that count."""
+        nats = F.cross_entropy(output.transpose(1, 2), batch["code"], reduction="none")
+        return {"masked_nats": (nats * batch["counted"]).sum()}
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the number of patches that count."""
+        return {"masked_nats": batch["counted"].sum()}
+
+    def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the accuracy over patches that count, and the share of a recording's most frequent code."""
+        counted, code = batch["counted"], batch["code"]
+        count = counted.sum(dim=1).clamp(min=1)
+        used = F.one_hot(code, self.options.codes) * counted[..., None]
+        return {
+            "accuracy": ((output.argmax(dim=2) == code) & counted).sum(dim=1) / count,
+            "most_frequent": used.sum(dim=1).amax(dim=1) / count,
+        }
+
+    def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
+        """Return the spectrogram and the masked one, low bands at the bottom."""
+        picture = self.encoder.picture(batch["audio"])
+        masked = batch["mask"].to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : self.hidden]
+        colored = heat_map(picture[:, 0].flip(1))
+        hidden = gray_out_patches(torch.zeros_like(picture), masked, self.grid).flip(2) > 0
+        return side_by_side(colored, torch.where(hidden, 0.5, colored))
+
+    def _patches(self, sound: Tensor) -> Tensor:
+        return patchify(self.encoder.picture(sound), self.encoder.patch)
