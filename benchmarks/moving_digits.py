@@ -49,13 +49,16 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--train", type=int, default=1200)
     parser.add_argument("--test", type=int, default=300)
+    parser.add_argument("--clips", type=int, default=1, help="clips of each test digit")
     arguments = parser.parse_args()
     digits, random = load_digits(), np.random.default_rng(0)
     order = random.permutation(len(digits.images))[: arguments.train + arguments.test]
     speeds: dict[str, float] = {}
-    for number, row in enumerate(order):
-        part = "train" if number < arguments.train else "test"
-        folder = arguments.out / part / str(digits.target[row]) / f"{row:04}"
+    clips = [(row, "train", f"{row:04}") for row in order[: arguments.train]]
+    for turn in range(arguments.clips):
+        clips += [(row, "test", f"{row:04}" if turn == 0 else f"{row:04}-{turn}") for row in order[arguments.train :]]
+    for row, part, name in clips:
+        folder = arguments.out / part / str(digits.target[row]) / name
         folder.mkdir(parents=True, exist_ok=True)
         frames, speeds[str(folder.relative_to(arguments.out))] = clip(digits.images[row], random)
         for place, frame in enumerate(frames):
@@ -68,7 +71,7 @@ def main() -> None:
             for path, speed in speeds.items():
                 if path.startswith(part):
                     table.writerow([path, path.split("/")[1], _SPEEDS[int(np.searchsorted(limits, speed))]])
-    print(f"{len(order)} clips in {arguments.out}")
+    print(f"{len(clips)} clips in {arguments.out}")
 
 
 if __name__ == "__main__":

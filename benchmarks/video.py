@@ -30,7 +30,7 @@ TRACKING = {
     "video_colorization": ["video_colorization", "--steps", 500],
     "time_contrastive": ["time_contrastive", "--steps", 250],
 }
-FEW_LABELS = ["--shares", 0.1, "--epochs", 40, "--batch-size", 32]
+TUNING = ["--epochs", 12, "--batch-size", 32]
 
 
 def main() -> None:
@@ -45,7 +45,8 @@ def main() -> None:
     runs = arguments.runs.resolve()
     moving = runs / "moving"
     if not moving.exists():
-        subprocess.run([sys.executable, Path(__file__).with_name("moving_digits.py"), moving], check=True)
+        words = [sys.executable, Path(__file__).with_name("moving_digits.py"), moving, "--test", "597", "--clips", "3"]
+        subprocess.run(words, check=True)
     masks = next(path for path in arguments.davis.resolve().rglob("masks") if (path.parent / "clips").is_dir())
     parts = split_clips(masks.parent / "clips", runs / "davis")
     file = Path(__file__).with_suffix(".json")
@@ -62,7 +63,7 @@ def on_moving_digits(model: str, moving: Path, out: Path) -> dict[str, Any]:
     task, *flags = MOVING[model]
     record = train([task, "--data", moving / "train.csv", *flags], out)
     checkpoint = ["--ckpt", out / "model.safetensors"]
-    held_out = ["--data", moving / "test.csv", "--samples", 300, "--out", out / "test.png"]
+    held_out = ["--data", moving / "test.csv", "--samples", 1000, "--out", out / "test.png"]
     record["held_out"] = sslkit("preview", task, *checkpoint, *held_out)["metrics"]
     for label in ("digit", "speed"):
         labeled = ["--data", moving / "train.csv", "--test", moving / "test.csv", "--label", label]
@@ -72,7 +73,7 @@ def on_moving_digits(model: str, moving: Path, out: Path) -> dict[str, Any]:
             tuning = [
                 *checkpoint,
                 *labeled,
-                *FEW_LABELS,
+                *TUNING,
                 "--scratch",
                 "--out",
                 out.with_name(f"{out.name}-{label}"),
