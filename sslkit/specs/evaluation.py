@@ -87,6 +87,14 @@ class RegressSpec(EvaluationSpec):
     layer: str = LAYER
 
 
+class VerifySpec(EvaluationSpec):
+    """Options of `verify`."""
+
+    layer: str = LAYER
+
+    samples: int = Field(default=500, ge=2, le=5000, description="Samples at most, spread evenly over the test part.")
+
+
 class RetrievalSpec(EvaluationSpec):
     """Options of `retrieval`."""
 

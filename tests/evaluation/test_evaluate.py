@@ -296,6 +296,7 @@ def test_what_the_protocols_stand_for() -> None:
         "tag/finetuned-words-v1": {"epochs": 5, "lr": 5e-4, "words": 200_000},
         "tag/finetuned-entities-v1": {"epochs": 5, "lr": 5e-4, "words": 200_000},
         "retrieval/map-v1": {},
+        "verify/eer-v1": {"samples": 500},
         "zeroshot/names-v1": {"templates": ["{}"]},
         "zeroshot/recall-v1": {},
         "word-vectors/benchmarks-v1": {},
