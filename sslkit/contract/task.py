@@ -77,8 +77,11 @@ class Run(Protocol):
     def features(self, encoder: Encoder | None = None) -> Tensor:
         """Return features of all samples in data order, `[N, width]`, by the task's encoder or another, taken in eval mode."""
 
-    def batch(self, count: int) -> Batch:
-        """Return at most `count` samples at seeded places in the data, read and prepared: what `transform` gets."""
+    def batch(self, count: int, select: Callable[[Batch], Batch] = lambda batch: batch) -> Batch:
+        """Return at most `count` samples at seeded places in the data, read and prepared: what `transform` gets.
+
+        `select` reduces some at a time to what is kept of them, where all would not fit the memory.
+        """
 
     def map(self, function: Callable[[Batch], Tensor]) -> Tensor:
         """Return a function of all samples in data order, `[N, ...]` on the CPU; it gets prepared batches, without gradient.

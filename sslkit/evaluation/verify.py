@@ -44,6 +44,7 @@ class Trials:
     first: NDArray[np.int64]  # [P]
     second: NDArray[np.int64]
     same: NDArray[np.bool_]
+    ends: NDArray[np.int64] | None = None  # in an order: how many pairs lie below each threshold between different scores
 
     @classmethod
     def of(cls, labels: NDArray[np.int64], groups: NDArray[np.int64] | None) -> "Trials":
@@ -57,22 +58,27 @@ class Trials:
     def sorted_by(self, features: Tensor) -> "Trials":
         """Return the trials in the order of the cosine of features `[N, D]`, the least similar first."""
         unit = F.normalize(features.double(), dim=1)
-        order = np.argsort((unit[self.first] * unit[self.second]).sum(dim=1).numpy(), kind="stable")
-        return Trials(self.first[order], self.second[order], self.same[order])
+        # Rounded, so that pairs that are equally similar are so to the last digit.
+        scores = (unit @ unit.T).round(decimals=12).numpy()[self.first, self.second]
+        order = np.argsort(scores, kind="stable")
+        ends = np.flatnonzero(np.diff(scores[order])) + 1
+        return Trials(self.first[order], self.second[order], self.same[order], np.concatenate([[0], ends, [len(order)]]))
 
     def equal_error_rate(self, counts: NDArray[np.int64] | None = None) -> float:
         """Return the rate at which as many pairs of one label are rejected as of two are accepted, given an order.
 
-        `counts` `[N]` tells how often each sample is drawn, by default once.
+        Between the two thresholds around it, rates are interpolated. `counts` `[N]` tells how often each sample is drawn, by
+        default once.
         """
+        assert self.ends is not None, "sort the trials first"
         weight = np.ones(len(self.same)) if counts is None else (counts[self.first] * counts[self.second]).astype(np.float64)
-        rejected = np.cumsum(weight * self.same)
-        accepted = np.cumsum((weight * ~self.same)[::-1])[::-1]
-        if not rejected[-1] or not accepted[0]:
+        rejected, below = (np.append(0, np.cumsum(weight * part))[self.ends] for part in (self.same, ~self.same))
+        if not rejected[-1] or not below[-1]:
             return 0.5  # of one kind nothing was drawn
-        rejected, accepted = np.append(0, rejected) / rejected[-1], np.append(accepted, 0) / accepted[0]
-        place = int(np.argmin(np.abs(rejected - accepted)))
-        return float((rejected[place] + accepted[place]) / 2)
+        rejected, accepted = rejected / rejected[-1], 1 - below / below[-1]
+        place = int(np.argmax(rejected >= accepted))
+        before, after = accepted[place - 1] - rejected[place - 1], rejected[place] - accepted[place]
+        return float(rejected[place - 1] + before / (before + after) * (rejected[place] - rejected[place - 1]))
 
     def resample(self, samples: int) -> NDArray[np.float64]:
         """Return equal error rates of resamples of the samples, given an order; the same draws for every model."""
@@ -115,10 +121,12 @@ class Verify(Evaluation):
                     comparisons = outcomes.compare(model.role, number, layer, outcome)
                     row = Row(model.name, [metric], test=test.name, layer=layer, comparisons=comparisons)
                     rows.append(replace(row, weights=model.weights, role=model.role))
+            labels = test.index.labels
+            assert labels is not None
             same, count = int(measured.trials.same.sum()), len(measured.trials.same)
             notes.append(
                 f"{test.name}: {same:,} pairs of one label and {count - same:,} of two, of {len(test.index):,} samples and "
-                f"{len(test.index.classes)} labels; chance is 50%."
+                f"{len(np.unique(labels))} labels; chance is 50%."
             )
         result = Result(
             verb=self.verb,
@@ -189,7 +197,8 @@ def _measure(model: Model, test: TestPart, spec: VerifySpec, checkpoint: Checkpo
     trials = Trials.of(test.index.labels[features.rows], groups)
     if len(trials.same) == 0 or trials.same.all() or not trials.same.any():
         kind = "all" if trials.same.any() else "none"
-        raise SslkitError(f"{kind} of the {len(trials.same):,} pairs in {test.name} have the same label", flag="label")
+        hint = "use more --samples" if kind == "none" else ""
+        raise SslkitError(f"{kind} of the {len(trials.same):,} pairs in {test.name} have the same label", hint, flag="label")
     layers = {}
     for name, values in features.layers.items():
         ordered = trials.sorted_by(values.float().cpu())

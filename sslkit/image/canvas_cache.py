@@ -96,8 +96,11 @@ def _folder(index: Index, form: CanvasFormat, masks: Masks | None, encoding: str
     return cache_folder() / "canvases" / f"{index.key()}-{form.geometry}-{form.side}-{digest}"
 
 
-def claim_folder(folder: Path, file: str, needed: int, limit: int) -> str | None:
-    """Make room for a folder of the cache, and create it; return why it does not fit, None if it does."""
+def claim_folder(folder: Path, files: str, needed: int, limit: int) -> str | None:
+    """Make room for a folder of the cache, and create it; return why it does not fit, None if it does.
+
+    What its `files`, a pattern, have already, the disk need not have left.
+    """
     if needed > limit:
         return f"exceed --cache-limit {limit / 1e9:g}"
     try:
@@ -105,7 +108,7 @@ def claim_folder(folder: Path, file: str, needed: int, limit: int) -> str | None
         folder.touch()  # its modification time says when it was last used
     except OSError as error:
         raise cache_error(error) from error
-    present = (folder / file).stat().st_size if (folder / file).exists() else 0
+    present = sum(file.stat().st_size for file in folder.glob(files))
     free = shutil.disk_usage(folder).free
     return f"do not fit the disk, which has {free / 1e9:.1f} GB left" if needed - present > 0.9 * free else None
 

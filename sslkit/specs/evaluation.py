@@ -92,7 +92,7 @@ class VerifySpec(EvaluationSpec):
 
     layer: str = LAYER
 
-    samples: int = Field(default=500, ge=2, le=5000, description="Samples at most, spread evenly over the test part.")
+    samples: int = Field(default=500, ge=2, le=2000, description="Samples at most, spread evenly over the test part.")
 
 
 class RetrievalSpec(EvaluationSpec):

@@ -154,9 +154,9 @@ class _ChildRun:
         self.features, self.sample_balanced = run.features, run.sample_balanced
         self.reset_optimizer_state = run.reset_optimizer_state
 
-    def batch(self, count: int) -> Batch:
+    def batch(self, count: int, select: Callable[[Batch], Batch] = lambda batch: batch) -> Batch:
         """Return samples as this task's `transform` gets them."""
-        return select_needed(self._run.batch(count), self._needs)
+        return self._run.batch(count, lambda batch: select(select_needed(batch, self._needs)))
 
     def map(self, function: Callable[[Batch], Tensor]) -> Tensor:
         """Return a function of all samples as this task's `transform` gets them."""

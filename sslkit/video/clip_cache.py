@@ -3,14 +3,18 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from sslkit.contract.errors import SslkitError
-from sslkit.data.cache import cache_folder
+from sslkit.data.cache import cache_error, cache_folder
 from sslkit.data.index import Index
 from sslkit.files import write_atomically
 from sslkit.image.canvas_cache import VERSION, claim_folder
@@ -43,8 +47,9 @@ class ClipCache:
     def claim(cls, index: Index, form: CanvasFormat, frames: float, limit_gigabytes: float) -> "ClipCache":
         """Make room for clips of so many frames each; raises SslkitError if they do not fit."""
         needed, limit = round(len(index) * frames * form.side**2 * 3), int(limit_gigabytes * 1e9)
-        folder = cache_folder() / "canvases" / f"{index.key()}-clips-{form.side}-{_digest()}"
-        problem = claim_folder(folder, "", needed, limit)
+        digest = blake2b(decoder_versions().encode(), digest_size=4).hexdigest()
+        folder = cache_folder() / "canvases" / f"{index.key()}-clips-{form.side}-{digest}"
+        problem = claim_folder(folder, "*.npy", needed, limit)
         if problem is not None:
             raise SslkitError(
                 f"about {needed / 1e9:.1f} GB of frames {problem}", "raise --cache-limit, or leave --cache out", flag="cache"
@@ -66,12 +71,20 @@ class ClipCache:
             write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
             for start in range(0, clip.length, _AT_ONCE):
                 some = clip.frames(np.arange(start, min(start + _AT_ONCE, clip.length)), form)
-                stream.write(some.canvases.tobytes())
+                _write(stream, some.canvases)
                 if start == 0:
                     with write_atomically(aspect) as small:
                         np.save(small, np.array(some.aspect))
 
 
-def _digest() -> str:
-    """Return what tells canvases of other decoders apart, as part of a file name."""
-    return "".join(letter if letter.isalnum() else "-" for letter in VERSION)
+def decoder_versions() -> str:
+    """Return the versions of what decodes frames, by which those of other versions are told apart."""
+    return VERSION if find_spec("av") is None else f"{VERSION}, av {version('av')}"
+
+
+def _write(stream: BinaryIO, canvases: NDArray[np.uint8]) -> None:
+    try:
+        stream.write(canvases.tobytes())
+        stream.flush()
+    except OSError as error:  # a full disk, which is no fault of the clip
+        raise cache_error(error) from error

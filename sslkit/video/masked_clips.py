@@ -1,5 +1,7 @@
 """Clips whose frames have masks of objects."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -10,7 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sslkit.contract.errors import SslkitError
+from sslkit.contract.errors import SslkitError, UnreadableSampleError
+from sslkit.data.index import open_file
+from sslkit.image.decode import open_image
+from sslkit.image.formats import check_pixels
 from sslkit.image.options import IMAGES
 from sslkit.video.propagation import Mask
 from sslkit.video.reading import frame_names
@@ -48,10 +53,9 @@ class MaskedClip:
     def mask(self, number: int) -> Mask:
         """Return the mask of a frame; raises SslkitError for one that is no mask of it."""
         with _opened(self.masks[number], "masks") as image, _opened(self.frames[number], "data") as frame:
+            (width, height), (frame_width, frame_height) = image.size, frame.size
             if image.size != frame.size:
-                problem = (
-                    f"{self.masks[number]} is {image.size[0]}×{image.size[1]} px, its frame {frame.size[0]}×{frame.size[1]}"
-                )
+                problem = f"{self.masks[number]} is {width}×{height} px, its frame {frame_width}×{frame_height}"
                 raise SslkitError(problem, "masks are as large as frames", flag="masks")
             if image.mode not in ("L", "P", "1"):
                 problem = f"{self.masks[number]} is an image of mode {image.mode}"
@@ -106,10 +110,12 @@ def fingerprint(clips: list[MaskedClip]) -> str:
     return digest.hexdigest()
 
 
-def _opened(path: Path, flag: str) -> Image.Image:
+@contextmanager
+def _opened(path: Path, flag: str) -> Iterator[Image.Image]:
+    """Open an image, whose pixels are decoded when they are asked for; raises SslkitError for what is none."""
     try:
-        image = Image.open(path)
-        image.load()
-    except OSError as error:
+        with open_file(path) as stream, open_image(stream) as image:
+            check_pixels(*image.size)
+            yield image
+    except (OSError, SyntaxError, ValueError, UnreadableSampleError) as error:  # what Pillow raises of a broken file
         raise SslkitError(f"cannot read {path}: {error}", flag=flag) from error
-    return image

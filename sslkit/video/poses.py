@@ -1,7 +1,6 @@
 """`--poses`: where the camera is in each frame of a clip, from a table beside the frames."""
 
 import csv
-import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +9,7 @@ from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.data.index import Index
 from sslkit.video.reading import frame_names
 
-_MOST_VALUES = 64
+_MOST_VALUES, _LARGEST = 64, 1e30  # numbers of a frame, and how large they may be
 
 
 def count_values(index: Index, name: str) -> int:
@@ -37,6 +36,8 @@ def read_poses(index: Index, row: int, name: str, values: int | None = None) -> 
         raise UnreadableSampleError(f"no {name} beside the frames") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UnreadableSampleError(f"{name} cannot be read: {error}") from error
+    if lines and len(lines[0]) == 1 and len(lines[0][0].split()) > 1:
+        raise UnreadableSampleError(f"{name} has spaces between numbers, where commas are expected")
     if lines and not any(_is_number(cell) for cell in lines[0]):
         lines = lines[1:]
     if len(lines) != (frames := len(frame_names(folder))):
@@ -46,11 +47,11 @@ def read_poses(index: Index, row: int, name: str, values: int | None = None) -> 
         raise UnreadableSampleError(f"{name} should have {values} numbers in each row, at most {_MOST_VALUES}")
     if not all(_is_number(cell) for line in lines for cell in line):
         raise UnreadableSampleError(f"{name} has cells that are no finite number")
-    return np.array(lines, dtype=np.float32)
+    return np.array(lines, dtype=np.float64).astype(np.float32)
 
 
 def _is_number(cell: str) -> bool:
     try:
-        return math.isfinite(float(cell))
+        return abs(float(cell)) < _LARGEST
     except ValueError:
         return False

@@ -26,7 +26,7 @@ from sslkit.evaluation.comparing import CheckpointOutcomes
 from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, weights_hash
 from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers, interval_of_mean
-from sslkit.files import write_atomically
+from sslkit.files import output_path, write_atomically
 from sslkit.image.transforms import patchify
 from sslkit.pictures import draw_previews
 from sslkit.video.masked_clips import MaskedClip, find_clips, fingerprint
@@ -91,14 +91,13 @@ class Propagate(Evaluation):
         Raises SslkitError for an encoder without feature maps of RGB images, and for clips without masks.
         """
         started_at = time.monotonic()
+        picture = None if spec.out is None else output_path(spec.out, ".png")
         checkpoint = read_model(spec.ckpt, part=spec.part)
         trackers = _trackers(spec, checkpoint)
         clips = find_clips(Path(spec.data), Path(spec.masks))
         scores = {
             tracker.name: [track(tracker, clip, spec) for clip in _with_progress(tracker.name, clips)] for tracker in trackers
         }
-        if spec.out is not None:
-            _draw(Path(spec.out), trackers[0], clips, spec)
         rows: list[Row] = []
         outcomes = CheckpointOutcomes[Answers](compare_answers)
         for tracker in trackers:
@@ -123,6 +122,8 @@ class Propagate(Evaluation):
         )
         result = with_findings(result, checkpoint, spec, can_finetune=False)
         append_result(checkpoint.path.parent, result.to_json())
+        if picture is not None:
+            _draw(picture, trackers[0], clips, spec)
         return result
 
 

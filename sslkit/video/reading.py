@@ -102,25 +102,28 @@ class VideoFile:
         raise UnreadableSampleError("the first frame cannot be decoded")
 
     def frames(self, numbers: NDArray[np.int64], form: CanvasFormat, position: float = 0.5) -> Frames:
-        """Return some frames, in rising order; the last in place of what is not there."""
+        """Return some frames, in rising order; the last in place of what is not there.
+
+        A container may say that it is longer: with sound that goes on after the picture.
+        """
         frames: list[Decoded] = []
-        last: Decoded | None = None
         near = np.split(numbers, np.flatnonzero(np.diff(numbers) > _FAR) + 1)  # what is far is sought, not decoded on the way
         for group in near:
-            remaining = list(map(int, group))
+            remaining, last = list(map(int, group)), None
             for frame in self._decode_from(remaining[0]):
-                number = self._number(frame)
+                number, last = self._number(frame), frame
                 if number < remaining[0]:
                     continue
-                last = fit(upright(frame), form, position)
+                fitted = fit(upright(frame), form, position)
                 while remaining and remaining[0] <= number:
-                    frames.append(last)
+                    frames.append(fitted)
                     remaining.pop(0)
                 if not remaining:
                     break
             if last is None:
                 raise UnreadableSampleError("the frames that were wanted cannot be decoded")
-            frames += [last] * len(remaining)
+            if remaining:
+                frames += [fit(upright(last), form, position)] * len(remaining)
         return Frames.of(frames)
 
     def _number(self, frame: Any) -> int:
@@ -138,10 +141,10 @@ class VideoFile:
             self.container.seek(int(start / self.rate) + (self.begin if start else 0), stream=self.video)
             frames = self.container.decode(self.video)
             first = next(frames, None)
-            if first is None:
-                return iter(())
-            if start == 0 or self._number(first) <= number:
+            if first is not None and (start == 0 or self._number(first) <= number):
                 return chain([first], frames)
+            if start == 0:
+                return iter(())
             back = 2 * back or _BACK
 
 

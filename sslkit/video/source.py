@@ -21,12 +21,11 @@ from sslkit.data.decode import decoding, inspect_samples, silence_decoders
 from sslkit.data.index import Index, stamp_of, with_folders_as_labels
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.data.process_share import available_cores
-from sslkit.image.canvas_cache import VERSION
 from sslkit.image.decode import CanvasFormat
 from sslkit.image.options import ImageOptions
 from sslkit.image.source import choose_canvas, choose_size
 from sslkit.image.transforms import center_view
-from sslkit.video.clip_cache import CachedClip, ClipCache
+from sslkit.video.clip_cache import CachedClip, ClipCache, decoder_versions
 from sslkit.video.encoders.base import VideoEncoder
 from sslkit.video.options import _FILES, CLIPS, FEWEST, VideoOptions
 from sslkit.video.poses import count_values, read_poses
@@ -171,7 +170,7 @@ class VideoSource(IndexedSource):
 
     def key(self) -> str:
         """Return the data's own key, the canvas, the size and the frames."""
-        return f"{self.index.key()} {self.form} {VERSION} {self.info.size} {self.frames} {self.step} {self.windows}"
+        return f"{self.index.key()} {self.form} {decoder_versions()} {self.info.size} {self.frames} {self.step} {self.windows}"
 
     def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         """Return `video`, uint8 `[B, T, side, side, 3]`, and `aspect`, float32 `[B]`; a broken one is black.

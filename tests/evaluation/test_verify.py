@@ -20,18 +20,28 @@ def test_equal_error_rate_against_a_loop_over_thresholds() -> None:
     unit = features / features.norm(dim=1, keepdim=True)
     pairs = [(float(unit[i] @ unit[j]), bool(labels[i] == labels[j])) for i in range(24) for j in range(i + 1, 24)]
     same, different = ([score for score, is_same in pairs if is_same is kind] for kind in (True, False))
-    rates = []
+    points = [(0.0, 1.0)]
     for threshold in sorted(score for score, _ in pairs):
-        rejected = sum(score <= threshold for score in same) / len(same)
-        accepted = sum(score > threshold for score in different) / len(different)
-        rates.append((abs(rejected - accepted), (rejected + accepted) / 2))
+        rejected, accepted = sum(score <= threshold for score in same), sum(score > threshold for score in different)
+        points.append((rejected / len(same), accepted / len(different)))
+    after = next(number for number, (rejected, accepted) in enumerate(points) if rejected >= accepted)
+    (r0, a0), (r1, a1) = points[after - 1], points[after]
+    share = (a0 - r0) / (a0 - r0 + r1 - a1)
+    expected = r0 + share * (r1 - r0)
     trials = Trials.of(labels, None)
     assert len(trials.same) == 24 * 23 / 2
     ordered = trials.sorted_by(features)
-    assert ordered.equal_error_rate() == pytest.approx(min(rates)[1], abs=1e-9)
+    assert ordered.equal_error_rate() == pytest.approx(expected, abs=1e-9)
     assert ordered.equal_error_rate(np.ones(24, dtype=np.int64)) == ordered.equal_error_rate()
     doubled = Trials.of(np.tile(labels, 2), np.tile(np.arange(24), 2)).sorted_by(features.repeat(2, 1))
     assert doubled.equal_error_rate() == pytest.approx(ordered.equal_error_rate(), abs=0.01)
+
+
+def test_pairs_that_are_equally_similar_are_told_by_none() -> None:
+    labels = np.repeat(np.arange(10), 20)  # as class folders are listed
+    assert Trials.of(labels, None).sorted_by(torch.ones(200, 4)).equal_error_rate() == pytest.approx(0.5)
+    unrelated = torch.eye(4)[torch.arange(200) % 4]
+    assert Trials.of(labels, None).sorted_by(unrelated).equal_error_rate() == pytest.approx(0.5, abs=0.03)
 
 
 def test_known_rates() -> None:

@@ -19,8 +19,10 @@ class FakeRun:
         self.encoder = encoder
         return self.fixed_features
 
-    def batch(self, count: int) -> dict[str, Tensor]:
-        return canvases(torch.rand(min(count, 40), 3, 36, 36, generator=torch.Generator().manual_seed(0)))
+    def batch(
+        self, count: int, select: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda batch: batch
+    ) -> dict[str, Tensor]:
+        return select(canvases(torch.rand(min(count, 40), 3, 36, 36, generator=torch.Generator().manual_seed(0))))
 
     def map(self, function: Callable[[dict[str, Tensor]], Tensor]) -> Tensor:
         return function(self.batch(40))

@@ -77,4 +77,7 @@ def test_what_cannot_be_propagated_is_one_line(data: Path, sslkit: Run) -> None:
     assert "has no mask of the first frame, 00.png" in refused()
     Image.new("L", (48, 32)).save(data / "masks" / "clip0" / "77.png")
     assert "77.png is a mask of no frame" in refused()
-    (data / "masks" / "clip0" / "77.png").write_bytes(b"no image")
+    (data / "masks" / "clip0" / "77.png").unlink()
+    (data / "masks" / "clip0" / "00.png").write_bytes(b"no image")
+    assert "--masks: cannot read" in refused()
+    assert "--out: tracks.jpg should end in .png" in refused("--out", "tracks.jpg")

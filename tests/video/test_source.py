@@ -307,3 +307,12 @@ def test_caches_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest.
         VideoSource.open(DataSpec(data=str(tmp_path / "data"), cache="on", cache_limit=1e-5))
     with pytest.raises(SslkitError, match="--cache: there is no compact cache of video"):
         VideoSource.open(DataSpec(data=str(tmp_path / "data"), cache="compact"))
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_videos_that_are_shorter_than_they_say_end_with_their_last_frame(tmp_path: Path, suffix: str) -> None:
+    file_of(tmp_path / f"a{suffix}", [2 * number for number in range(100)])
+    index = VideoSource.read_index(str(tmp_path), DataSpec())
+    with open_clip(index, 0) as clip:
+        frames = clip.frames(np.array([3, 99, 110, 180]), CanvasFormat(16)).canvases
+    assert np.abs(frames.mean(axis=(1, 2, 3)) - [6, 198, 198, 198]).max() < 1.5

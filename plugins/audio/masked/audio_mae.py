@@ -116,7 +116,7 @@ class AudioMAE(PretextTask):
             (each.square().mean(dim=2) * counted).sum(dim=1)
             for each in (output - target, target - target.mean(dim=2, keepdim=True))
         )
-        return {"error_share": error / baseline.clamp(min=1e-4)}
+        return {"error_share": (error / baseline.clamp(min=1e-4)).where(counted.any(dim=1), 1.0)}
 
     def chance(self) -> dict[str, float]:
         """Return what predicting the true mean of each patch reaches."""

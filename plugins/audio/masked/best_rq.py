@@ -13,7 +13,7 @@ from sslkit.image.transforms import gray_out_patches, masked_patch_count, patchi
 from sslkit.nn import widen
 from sslkit.pictures import heat_map, side_by_side
 
-_MEASURED = 1024  # recordings from which mean and deviation are taken
+_MEASURED, _AT_ONCE = 1024, 64  # recordings from which mean and deviation are taken
 
 
 class BestRQ(PretextTask):
@@ -89,10 +89,16 @@ class BestRQ(PretextTask):
     def before_epoch(self, run: Run) -> None:
         """Measure mean and deviation of a patch's values over recorded patches, once: without, few codes are used."""
         if self.clock.epoch == 0:
-            sound = run.batch(_MEASURED)["audio"][:, 0]
-            patches = self._patches(sound)[self.encoder.recorded_patches(sound)]
-            self.mean.copy_(patches.mean(dim=0))
-            self.deviation.copy_(patches.std(dim=0).clamp(min=1e-3))
+            parts = run.batch(_MEASURED, lambda batch: {"audio": batch["audio"][:, :1]})["audio"][:, 0].split(_AT_ONCE)
+            count, sums = torch.zeros((), device=self.mean.device), torch.zeros(2, len(self.mean), device=self.mean.device)
+            for sound in parts:
+                recorded = self.encoder.recorded_patches(sound)[..., None]
+                patches = self._patches(sound) * recorded
+                count += recorded.sum()
+                sums += torch.stack([patches.sum(dim=(0, 1)), patches.square().sum(dim=(0, 1))])
+            mean, square = sums / count
+            self.mean.copy_(mean)
+            self.deviation.copy_((square - mean.square()).clamp(min=1e-6).sqrt())
 
     def transform(self, batch: Batch) -> Batch:
         """Return sound `[B, T]`, the `mask` and the codes of patches, `[B, N]`, and which `counted`: masked and recorded."""
@@ -120,10 +126,10 @@ class BestRQ(PretextTask):
         """Return the accuracy over patches that count, and the share of a recording's most frequent code."""
         counted, code = batch["counted"], batch["code"]
         count = counted.sum(dim=1).clamp(min=1)
-        used = F.one_hot(code, self.options.codes) * counted[..., None]
+        used = torch.zeros(len(code), self.options.codes, device=code.device).scatter_add_(1, code, counted.float())
         return {
             "accuracy": ((output.argmax(dim=2) == code) & counted).sum(dim=1) / count,
-            "most_frequent": used.sum(dim=1).amax(dim=1) / count,
+            "most_frequent": used.amax(dim=1) / count,
         }
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:

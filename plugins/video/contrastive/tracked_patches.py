@@ -58,14 +58,14 @@ class TrackedPatches(PretextTask):
         top, left = moving_square(gray, side)
         last_top, last_left, correlation = track_patches(gray, top, left, side, reach=max(1, side // 8))
         apart = ((last_top - top).square() + (last_left - left).square()).sqrt() / canvas
-        patches = [
-            crop(
-                frame,
-                CropBox(*(place / canvas for place in (y, x)), *(torch.full_like(y, side / canvas) for _ in range(2))),
-                self.data.size,
-            )
-            for frame, y, x in ((clip[:, 0], top.float(), left.float()), (clip[:, -1], last_top.float(), last_left.float()))
-        ]
+        # A square of the canvas is stretched as the frame is: of its middle, a part in true proportions.
+        window = batch["aspect"].clamp(0.5, 2)
+        across, down = side / canvas / window.clamp(min=1), side / canvas * window.clamp(max=1)
+        patches = []
+        for frame, y, x in ((clip[:, 0], top, left), (clip[:, -1], last_top, last_left)):
+            middle = (y + side / 2) / canvas, (x + side / 2) / canvas
+            box = CropBox(middle[0] - down / 2, middle[1] - across / 2, down, across)
+            patches.append(crop(frame, box, self.data.size))
         valid = (correlation >= self.options.correlation) & (apart >= self.options.distance)
         return {"image": torch.stack(patches, dim=1), "valid": valid}
 
@@ -109,7 +109,8 @@ class TrackedPatches(PretextTask):
 
 def moving_square(gray: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Return where in the first of frames `[B, T, H, W]` the square with most motion against the camera lies, `[B]` each."""
-    aligned, inside = shift_frames(gray, camera_shifts(gray) - camera_shifts(gray)[:, :1])
+    shifts = camera_shifts(gray)
+    aligned, inside = shift_frames(gray, shifts - shifts[:, :1])
     changes = ((aligned[:, 1:] - aligned[:, :1]).abs() * inside[:, 1:]).sum(dim=1) / inside[:, 1:].sum(dim=1).clamp(min=1)
     changes = F.avg_pool2d(changes[:, None], side, stride=1)[:, 0]
     place = changes.flatten(1).argmax(dim=1)

@@ -1,5 +1,6 @@
 """Egomotion (Agrawal et al., 2015)."""
 
+import math
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -73,6 +74,13 @@ class Egomotion(PretextTask):
         if self.data.details["frames"] <= self.options.gap:
             problem = f"windows have {self.data.details['frames']} frames, fewer than {self.options.gap} + 1"
             raise SslkitError(problem, "use less, or longer clips", flag="gap")
+        if self.options.motion == "simulated" and "pose" in self.data.details:
+            raise SslkitError("poses have no effect on a simulated camera", "use --motion poses", flag="poses")
+        options = self.options
+        reach = options.window * max(0.5 + options.shift + options.zoom / 2, options.zoom)
+        if options.motion == "simulated" and reach > 1:
+            problem = f"windows of {options.window:g} that are shifted by {options.shift:g} and zoomed by {options.zoom:g}"
+            raise SslkitError(f"{problem} do not fit the frame", f"use at most {options.window / reach:.2g}", flag="window")
         self.register_buffer("edges", torch.zeros(self.kinds, self.options.bins - 1))
 
     def before_epoch(self, run: Run) -> None:
@@ -82,8 +90,11 @@ class Egomotion(PretextTask):
         if self.options.motion == "simulated":
             motion = self._windows(_MEASURED, self.edges.device)[1]
         else:
-            pose = run.batch(_MEASURED)["pose"]
+            pose = run.batch(_MEASURED, lambda batch: {"pose": batch["pose"]})["pose"]
             motion = self._relative(pose, *self._pairs(len(pose), pose.shape[1], pose.device))
+        still = [number + 1 for number in range(self.kinds) if bool((motion[:, number] == motion[0, number]).all())]
+        if still:
+            raise SslkitError(f"number {still[0]} of the poses never changes", "leave it out of the file", flag="poses")
         share = torch.arange(1, self.options.bins, device=motion.device) / self.options.bins
         self.edges.copy_(motion.quantile(share.to(motion.dtype), dim=0).T)
 
@@ -98,6 +109,7 @@ class Egomotion(PretextTask):
             boxes, motion = self._windows(count, device)
         else:
             boxes, motion = _whole(count, device), self._relative(batch["pose"], first, second)
+        boxes = _in_middle(boxes[0], batch["aspect"]), _in_middle(boxes[1], batch["aspect"])
         image = torch.stack([crop(frame, box, self.data.size) for frame, box in zip(frames, boxes, strict=True)], dim=1)
         return {"image": image, "motion": (motion[..., None] > self.edges).sum(dim=2)}
 
@@ -140,11 +152,11 @@ class Egomotion(PretextTask):
     def _windows(self, count: int, device: torch.device) -> tuple[tuple[CropBox, CropBox], Tensor]:
         """Return two windows of frames, and how the second lies to the first: right, down, closer, `[count, 3]`.
 
-        The pair is placed at random where it fits, so that the first one alone tells nothing.
+        The pair is placed at random where both fit; therefore the first, if it lies far to one side, says a little.
         """
         options = self.options
         shift = options.shift * options.window * (2 * torch.rand(2, count, device=device) - 1)
-        factor = torch.exp((2 * torch.rand(count, device=device) - 1) * torch.tensor(options.zoom).log().item())
+        factor = torch.exp((2 * torch.rand(count, device=device) - 1) * math.log(options.zoom))
         sides = torch.full((count,), options.window, device=device), options.window / factor
         places = []
         for axis in range(2):
@@ -157,6 +169,14 @@ class Egomotion(PretextTask):
         (left, left2), (top, top2) = places
         boxes = CropBox(top, left, sides[0], sides[0]), CropBox(top2, left2, sides[1], sides[1])
         return boxes, torch.stack([shift[0], shift[1], factor.log()], dim=1)
+
+
+def _in_middle(box: CropBox, aspect: Tensor) -> CropBox:
+    """Return a box of the square in the middle of frames as one of canvases, which hold frames of an `aspect` stretched."""
+    window = aspect.clamp(0.5, 2)
+    across, down = 1 / window.clamp(min=1), window.clamp(max=1)
+    left, top = (1 - across) / 2 + box.left * across, (1 - down) / 2 + box.top * down
+    return CropBox(top, left, box.down * down, box.across * across)
 
 
 def _whole(count: int, device: torch.device) -> tuple[CropBox, CropBox]:

@@ -17,7 +17,7 @@ from sslkit.pictures import side_by_side
 from sslkit.video.transforms import crop_frames
 
 _PALETTE_CLIPS = 256  # from which the palette is made
-_LEAST = 1e-4  # probability of a color that no reference has
+_LEAST = 1e-4  # added to probabilities, for a color that no reference has
 
 
 class VideoColorization(PretextTask):
@@ -87,7 +87,7 @@ class VideoColorization(PretextTask):
         """Fit the palette, k-means centers of colors, once."""
         if self.clock.epoch > 0:
             return
-        frames = run.batch(_PALETTE_CLIPS)["video"][:, 0]
+        frames = run.batch(_PALETTE_CLIPS, lambda batch: {"video": batch["video"][:, :1]})["video"][:, 0]
         ab = self._small_colors(frames).permute(0, 2, 3, 1).flatten(0, 2)
         distinct = len(ab.round().unique(dim=0))
         if distinct < self.options.colors:
@@ -116,7 +116,7 @@ class VideoColorization(PretextTask):
     def loss(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the cross-entropy of the copied colors (equation 2), a mean over places, summed over the clips that count."""
         likely = self._copied(output, batch).gather(2, batch["color"][:, -1].flatten(1)[..., None])[..., 0]
-        return {"pointing": (-likely.clamp(min=_LEAST).log().mean(dim=1) * batch["valid"]).sum()}
+        return {"pointing": (-(likely + _LEAST).log().mean(dim=1) * batch["valid"]).sum()}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the number of clips that count."""

@@ -13,6 +13,7 @@ from sslkit.contract.errors import SslkitError
 from sslkit.encoders.build import build_encoder, encoder_origin
 from sslkit.encoders.recipe import recipe_for
 from sslkit.image.encoders.base import PatchEncoder
+from sslkit.nn.norms import in_eval_mode
 
 _QUIETEST, _LOUDEST = -11.5, 5.0  # of log-mel bands: nothing, and most of what is recorded
 
@@ -23,7 +24,7 @@ class SpectrogramLibrary(EncoderLibrary):
     modality: ClassVar = "audio"
 
     def names(self) -> list[str]:
-        """Return the names of two encoders of images; any other may be named."""
+        """Return the names of two encoders of images; others that take images of any size may be named, too."""
         return ["vit_micro", "resnet_micro"]
 
     def build(
@@ -39,7 +40,10 @@ class SpectrogramLibrary(EncoderLibrary):
         if not 8 <= mels <= 256 or mels % inner.size_step:
             problem = f"mels should be 8 to 256, and a multiple of {inner.size_step} (got {mels})"
             raise SslkitError(problem, flag="encoder_option")
-        return SpectrogramEncoder(inner, rate, mels)
+        encoder = SpectrogramEncoder(inner, rate, mels)
+        with torch.no_grad(), in_eval_mode(encoder):  # some take images of one size only
+            encoder(torch.zeros(2, rate // 4))
+        return encoder
 
     def version(self) -> str:
         """Return the distribution that this comes from."""
@@ -49,7 +53,8 @@ class SpectrogramLibrary(EncoderLibrary):
 class SpectrogramEncoder(AudioEncoder):
     """Show the log-mel spectrogram of sound `[B, T]` to an encoder of images; patches are of a few bands and frames.
 
-    The zeros that follow a recording shorter than its window are seen, but not pooled.
+    Of the zeros that follow a recording shorter than its window, no patches are pooled; encoders without patches pool as they
+    do with images.
     """
 
     def __init__(self, image: Encoder, sample_rate: int, mels: int) -> None:

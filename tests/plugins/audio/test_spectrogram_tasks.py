@@ -31,8 +31,8 @@ def recordings(count: int = 4) -> dict[str, torch.Tensor]:
 
 
 class SoundRun(FakeRun):
-    def batch(self, count: int) -> dict[str, torch.Tensor]:
-        return recordings(40)
+    def batch(self, count: int, select: Any = lambda batch: batch) -> dict[str, torch.Tensor]:
+        return select(recordings(40))
 
 
 def test_masked_patches_after_the_recording_do_not_count() -> None:

@@ -57,7 +57,7 @@ def test_classes_are_equally_frequent_and_no_motion_is_in_the_middle() -> None:
 class PoseRun(FakeRun):
     """Returns clips whose camera moves at a speed of their own, and does not turn."""
 
-    def batch(self, count: int) -> dict[str, torch.Tensor]:
+    def batch(self, count: int, select: Any = lambda batch: batch) -> dict[str, torch.Tensor]:
         speed = torch.linspace(-1, 1, 400)[:, None]
         place = speed * torch.arange(8)
         return {"pose": torch.stack([place, -2 * place], dim=2), "video": torch.rand(400, 8, 3, 4, 4)}
@@ -120,3 +120,36 @@ def test_poses_are_read_beside_frames(clips: Path, sslkit: Callable[..., Any]) -
     (clips / "0" / "poses.csv").unlink()
     refused = sslkit("pretrain", "egomotion", *flags, "--out", clips.parent / "other")
     assert refused.code == 2 and "--poses: 0: no poses.csv beside the frames" in refused.err
+
+
+def test_windows_that_do_not_fit_and_poses_without_effect_are_refused() -> None:
+    with pytest.raises(SslkitError, match=r"--window: windows of 0.9 .* do not fit the frame .use at most 0.73"):
+        build(window=0.9)
+    with pytest.raises(SslkitError, match="--poses: poses have no effect on a simulated camera"):
+        build(pose=2)
+
+
+def test_poses_that_never_change_are_refused() -> None:
+    task = build(pose=2, motion="poses")
+
+    class StillRun(PoseRun):
+        def batch(self, count: int, select: Any = lambda batch: batch) -> dict[str, torch.Tensor]:
+            batch = super().batch(count)
+            return {**batch, "pose": batch["pose"] * torch.tensor([1.0, 0.0])}
+
+    with pytest.raises(SslkitError, match="--poses: number 2 of the poses never changes"):
+        task.before_epoch(StillRun())
+
+
+def test_windows_keep_the_proportions_of_frames() -> None:
+    """Of a wide frame, stretched to a square canvas, circles stay circles."""
+    torch.manual_seed(0)
+    task = build(bins=3)
+    task.before_epoch(FakeRun())
+    place = (torch.arange(64) + 0.5) / 32 - 1
+    ellipse = ((2 * place) ** 2 + place[:, None] ** 2 < 0.6).float()  # half as wide: the frame was 2:1
+    batch = task.transform({"video": ellipse.expand(8, 8, 3, 64, 64), "aspect": torch.full((8,), 2.0)})
+    for image in batch["image"].flatten(0, 1)[:, 0]:
+        inside = image > 0.5
+        if not (inside[0].any() or inside[-1].any() or inside[:, 0].any() or inside[:, -1].any()):
+            assert abs(int(inside.any(dim=0).sum()) - int(inside.any(dim=1).sum())) <= 2
