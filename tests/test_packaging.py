@@ -116,6 +116,7 @@ def test_what_looks_for_a_package_names_the_extra_that_brings_it() -> None:
         "sslkit/encoders/build._import_factory",  # the user's own
         "sslkit/engine/memory.peak_memory",  # of the standard library
         "sslkit/image/canvas_cache.decoder_versions",  # what is missing decodes nothing
+        "sslkit/video/clip_cache.decoder_versions",
         "sslkit/image/jpeg._decoder",  # of torchvision, which is always there
     }
     unnamed = {name for name, source in functions() if "sslkit[" not in source}
