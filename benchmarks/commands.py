@@ -32,6 +32,14 @@ def logged(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+def row_of(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a model's first figure with its interval, and the comparison with the checkpoint."""
+    metric = row["metrics"][0]
+    names = ("difference", "low", "high", "p_value")
+    differences = {model: {name: value[name] for name in names} for model, value in row["comparisons"].items()}
+    return {"model": row["model"], **{name: metric[name] for name in ("value", "low", "high", "n")}, "differences": differences}
+
+
 def provenance() -> dict[str, str]:
     """Return date, commit and machine, for the record."""
     commit = output_of("git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD")

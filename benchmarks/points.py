@@ -10,10 +10,9 @@ there goes on or is measured again; `--models` chooses among rows.
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from commands import logged, provenance, sslkit
+from commands import logged, provenance, row_of, sslkit
 
 MODELS = {
     "point_contrast": ["point_contrast", "--steps", 900],
@@ -73,14 +72,6 @@ def write_clouds(file: Path, data: Path) -> None:
                 folder.mkdir(parents=True, exist_ok=True)
                 np.save(folder / f"{number:04}.npy", points.astype(np.float32))
     unfinished.rename(data)
-
-
-def row_of(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a model's accuracy with its interval, and the comparison with the checkpoint."""
-    metric = row["metrics"][0]
-    names = ("difference", "low", "high", "p_value")
-    differences = {model: {name: value[name] for name in names} for model, value in row["comparisons"].items()}
-    return {"model": row["model"], **{name: metric[name] for name in ("value", "low", "high", "n")}, "differences": differences}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from commands import logged, provenance, sslkit
+from commands import logged, provenance, row_of, sslkit
 
 MOVING = {
     "order_verification": ["order_verification", "--steps", 700],
@@ -120,14 +120,6 @@ def split_clips(clips: Path, place: Path) -> tuple[Path, Path]:
         if not link.exists():
             link.symlink_to(clip, target_is_directory=True)
     return parts
-
-
-def row_of(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a model's first figure with its interval, and the comparison with the checkpoint."""
-    metric = row["metrics"][0]
-    names = ("difference", "low", "high", "p_value")
-    differences = {model: {name: value[name] for name in names} for model, value in row["comparisons"].items()}
-    return {"model": row["model"], **{name: metric[name] for name in ("value", "low", "high", "n")}, "differences": differences}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sslkit.audio.encoders.base import FrameEncoder
 from sslkit.audio.spectrogram import LogMel
+from sslkit.image.transforms import gray_out_patches
 from sslkit.pictures import heat_map
 
 _HEIGHT, _WIDTH = 64, 96
@@ -23,6 +24,13 @@ def draw_masked(sound: Tensor, mask: Tensor, encoder: FrameEncoder) -> Tensor:
     """Draw sound `[N, T]` as `draw_spectrograms` does, with gray in place of masked frames, bool `[N, frames]`."""
     gray = _over_time(mask[:, None].float(), sound.shape[1], encoder)[:, :, None] > 0.5
     return torch.where(gray, 0.5, draw_spectrograms(sound, encoder.sample_rate))
+
+
+def draw_patches(picture: Tensor, masked: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Draw spectrograms `[N, 1, bands, frames]`, low bands at the bottom, and the same with masked patches `[N, H]` gray."""
+    colored = heat_map(picture[:, 0].flip(1))
+    hidden = gray_out_patches(torch.zeros_like(picture), masked, grid).flip(2) > 0
+    return colored, torch.where(hidden, 0.5, colored)
 
 
 def draw_labels(labels: Tensor, recorded: Tensor, samples: int, encoder: FrameEncoder) -> Tensor:

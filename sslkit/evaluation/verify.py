@@ -74,7 +74,7 @@ class Trials:
         weight = np.ones(len(self.same)) if counts is None else (counts[self.first] * counts[self.second]).astype(np.float64)
         rejected, below = (np.append(0, np.cumsum(weight * part))[self.ends] for part in (self.same, ~self.same))
         if not rejected[-1] or not below[-1]:
-            return 0.5  # of one kind nothing was drawn
+            return 0.5  # the resample has pairs of one kind only
         rejected, accepted = rejected / rejected[-1], 1 - below / below[-1]
         place = int(np.argmax(rejected >= accepted))
         before, after = accepted[place - 1] - rejected[place - 1], rejected[place] - accepted[place]

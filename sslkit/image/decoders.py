@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.options import TaskOptions
+from sslkit.contract.task import DataInfo
 from sslkit.nn.heads import Norm
 from sslkit.nn.norms import in_eval_mode
 from sslkit.nn.transformer import attention_kernel
@@ -121,6 +122,12 @@ def map_size(encoder: Encoder, image: Tensor) -> tuple[int, int]:
     with torch.no_grad(), in_eval_mode(encoder):
         height, width = encoder.feature_map(image).shape[2:]
     return height, width
+
+
+def flat_map_head(encoder: Encoder, data: DataInfo, width: int) -> nn.Sequential:
+    """Return a layer on the flattened feature map, `[B, width]`, that knows where in the image everything is."""
+    height, across = map_size(encoder, torch.zeros(1, data.channels, data.size, data.size))
+    return nn.Sequential(nn.Flatten(), nn.Linear(encoder.width * height * across, width), nn.ReLU())
 
 
 def sine_positions(grid: tuple[int, ...], width: int, device: torch.device | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from sslkit.contract.errors import SslkitError
+from sslkit.contract.source import OpenSpec
 from sslkit.data.cache import cache_error, cache_folder
 from sslkit.data.index import Index
 from sslkit.files import write_atomically
@@ -77,8 +78,19 @@ class ClipCache:
                         np.save(small, np.array(some.aspect))
 
 
+def choose_cache(index: Index, form: CanvasFormat, spec: OpenSpec, frames: float) -> tuple[ClipCache | None, tuple[str, str]]:
+    """Return the cache that was asked for, and how that is printed; raises SslkitError for one that can't be."""
+    if spec.cache == "compact":
+        raise SslkitError("there is no compact cache of video", "use on or off", flag="cache")
+    if spec.cache != "on":
+        return None, ("off", "frames are decoded when needed; --cache on keeps them")
+    cache = ClipCache.claim(index, form, frames, spec.cache_limit)
+    reason = f"about {cache.bytes / 1e6:,.0f} MB in {cache_folder()}; of frames longer than 2:1, the middle"
+    return cache, ("on", reason)
+
+
 def decoder_versions() -> str:
-    """Return the versions of what decodes frames, by which those of other versions are told apart."""
+    """Return the versions of the libraries that decode frames: other versions decode other pixels."""
     return VERSION if find_spec("av") is None else f"{VERSION}, av {version('av')}"
 
 

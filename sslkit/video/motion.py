@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _SMOOTHING = 3  # pixels a side, over which differences are averaged
-_PEAKS = 16  # of the correlation with the middle frame that are compared
+_PEAKS = 16  # peaks of the phase correlation whose shifts are tried
 _LEVELS = 64  # of differences, among which a threshold is chosen
 _SURE = 0.3  # of the threshold: what is closer to it is neither moving nor still
 _LEAST = 0.02  # gray values: differences below are noise

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -166,16 +167,11 @@ def _labels(tracker: Tracker, clip: MaskedClip, spec: PropagateSpec) -> Iterator
     maps = (tracker.map_of(clip.pixels(number, spec.resolution, tracker.multiple)) for number in numbers)
     features = next(maps)
     first = to_labels(clip.first, clip.objects, (features.shape[1], features.shape[2])).to(features.device)
-
-    def all_maps() -> Iterator[Tensor]:
-        yield features
-        yield from maps
-
-    yield from zip(numbers[1:], rule.run(all_maps(), first), strict=True)
+    yield from zip(numbers[1:], rule.run(chain([features], maps), first), strict=True)
 
 
 def _trackers(spec: PropagateSpec, checkpoint: Checkpoint) -> list[Tracker]:
-    """Return the checkpoint and what it is compared with."""
+    """Return the checkpoint and the baselines beside it."""
     encoder = checkpoint.build_encoder(spec.encoder)
     if encoder.modality != "image" or "feature_map" not in encoder.provides:
         problem = f"{checkpoint.path} holds an encoder of {encoder.modality} data with {', '.join(encoder.provides)}"

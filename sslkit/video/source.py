@@ -16,7 +16,6 @@ from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.contract.source import OpenSpec, ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
-from sslkit.data.cache import cache_folder
 from sslkit.data.decode import decoding, inspect_samples, silence_decoders
 from sslkit.data.index import Index, stamp_of, with_folders_as_labels
 from sslkit.data.indexed_source import IndexedSource
@@ -25,7 +24,7 @@ from sslkit.image.decode import CanvasFormat
 from sslkit.image.options import ImageOptions
 from sslkit.image.source import choose_canvas, choose_size
 from sslkit.image.transforms import center_view
-from sslkit.video.clip_cache import CachedClip, ClipCache, decoder_versions
+from sslkit.video.clip_cache import CachedClip, ClipCache, choose_cache, decoder_versions
 from sslkit.video.encoders.base import VideoEncoder
 from sslkit.video.options import _FILES, CLIPS, FEWEST, VideoOptions
 from sslkit.video.poses import count_values, read_poses
@@ -123,7 +122,7 @@ class VideoSource(IndexedSource):
             step = _STEP
             resolved["frame_step"] = step, "at most: short clips take a smaller one"
         form = CanvasFormat(int(canvas), "whole")
-        cache, resolved["cache"] = _choose_cache(index, form, spec, float(np.mean(lengths)))
+        cache, resolved["cache"] = choose_cache(index, form, spec, float(np.mean(lengths)))
         return cls(index, size, form, int(frames), int(step), resolved, cache=cache, poses=video.poses)
 
     @classmethod
@@ -251,17 +250,6 @@ class VideoSource(IndexedSource):
             moves = np.array([motion(window.canvases) for window in windows]) + 1e-3  # where nothing moves, any will do
             chosen = random.choice(len(windows), p=moves / moves.sum())
             return windows[chosen], starts[chosen] + stride * np.arange(self.frames)
-
-
-def _choose_cache(index: Index, form: CanvasFormat, spec: OpenSpec, frames: float) -> tuple[ClipCache | None, tuple[str, str]]:
-    """Return the cache that was asked for, and how that is printed; raises SslkitError for one that can't be."""
-    if spec.cache == "compact":
-        raise SslkitError("there is no compact cache of video", "use on or off", flag="cache")
-    if spec.cache != "on":
-        return None, ("off", "frames are decoded when needed; --cache on keeps them")
-    cache = ClipCache.claim(index, form, frames, spec.cache_limit)
-    reason = f"about {cache.bytes / 1e6:,.0f} MB in {cache_folder()}; of frames longer than 2:1, the middle"
-    return cache, ("on", reason)
 
 
 def _by_folder(index: Index) -> Index:

@@ -12,8 +12,8 @@ class PropagateSpec(Spec):
     ckpt: str = Field(description="model.safetensors of an encoder of images, trained on images or on video.")
     data: str = Field(description="Folder of clips, each a folder of frames.")
     masks: str = Field(
-        description="Folder with CLIP/FRAME.png for each clip: the number of the object at each pixel, 0 for none. That of the "
-        "first frame is propagated, those of the others are compared with."
+        description="Folder with CLIP/FRAME.png for each clip: the number of the object at each pixel, 0 for none. The "
+        "first frame's mask is propagated; the others are the ground truth."
     )
     part: str = PART
     encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")

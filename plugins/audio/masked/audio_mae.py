@@ -2,16 +2,15 @@
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, Paper, PretextTask
 from sslkit.audio.encoders.spectrogram import SpectrogramEncoder
+from sslkit.audio.pictures import draw_patches
 from sslkit.image.decoders import PatchDecoder, PatchDecoderOptions
 from sslkit.image.transforms import (
     denormalize_patches,
-    gray_out_patches,
     masked_patch_count,
     normalize_patches,
     patchify,
@@ -20,7 +19,7 @@ from sslkit.image.transforms import (
     split_patches,
     take_patches,
 )
-from sslkit.pictures import heat_map, side_by_side
+from sslkit.pictures import side_by_side
 
 
 class AudioMAE(PretextTask):
@@ -74,8 +73,7 @@ class AudioMAE(PretextTask):
     def build_head(self) -> nn.Module:
         """Build the decoder."""
         depth, width = self.options.decoder_size(self.encoder.width)
-        self.samples = round(self.data.size * self.data.details["sample_rate"] / 1000)
-        self.grid = self.encoder.grid(self.samples)
+        self.grid = self.encoder.grid(round(self.data.size * self.data.details["sample_rate"] / 1000))
         return PatchDecoder(self.encoder.width, width, depth, self.grid, self.encoder.patch**2)
 
     def setup(self) -> None:
@@ -125,12 +123,11 @@ class AudioMAE(PretextTask):
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return the spectrogram, the masked one, and, once trained, that with predicted patches; low bands at the bottom."""
         picture, masked = self.encoder.picture(batch["audio"]), batch["masked"]
-        columns = [picture]
+        columns = list(draw_patches(picture, masked, self.grid))
         if output is not None:
             output = output.float()
             if self.options.target == "normalized":
                 output = denormalize_patches(output, take_patches(patchify(picture, self.encoder.patch), masked))
-            columns.append(replace_patches(picture, masked, output, self.encoder.patch))
-        colored = [heat_map(column[:, 0].flip(1)) for column in columns]
-        hidden = gray_out_patches(torch.zeros_like(picture), masked, self.grid).flip(2) > 0
-        return side_by_side(colored[0], torch.where(hidden, 0.5, colored[0]), *colored[1:])
+            predicted = replace_patches(picture, masked, output, self.encoder.patch)
+            columns.append(draw_patches(predicted, masked, self.grid)[0])
+        return side_by_side(*columns)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from sslkit import Batch, Paper, PretextTask, Run, TaskOptions
 from sslkit.audio.encoders.spectrogram import SpectrogramEncoder
-from sslkit.image.transforms import gray_out_patches, masked_patch_count, patchify, random_mask
+from sslkit.audio.pictures import draw_patches
+from sslkit.image.transforms import masked_patch_count, patchify, random_mask
 from sslkit.nn import widen
-from sslkit.pictures import heat_map, side_by_side
+from sslkit.pictures import side_by_side
 
 _MEASURED, _AT_ONCE = 1024, 64  # recordings from which mean and deviation are taken
 
@@ -76,8 +77,7 @@ class BestRQ(PretextTask):
     def setup(self) -> None:
         """Draw projection and codes, and count the masked patches; raise SslkitError if the spectrogram is a single one."""
         options, values = self.options, self.encoder.patch**2
-        samples = round(self.data.size * self.data.details["sample_rate"] / 1000)
-        self.grid = self.encoder.grid(samples)
+        self.grid = self.encoder.grid(round(self.data.size * self.data.details["sample_rate"] / 1000))
         self.hidden = masked_patch_count(options.mask_ratio, self.grid)
         self.fill = nn.Parameter(0.02 * torch.randn(self.encoder.width))
         self.register_buffer("mean", torch.zeros(values))
@@ -136,9 +136,7 @@ class BestRQ(PretextTask):
         """Return the spectrogram and the masked one, low bands at the bottom."""
         picture = self.encoder.picture(batch["audio"])
         masked = batch["mask"].to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : self.hidden]
-        colored = heat_map(picture[:, 0].flip(1))
-        hidden = gray_out_patches(torch.zeros_like(picture), masked, self.grid).flip(2) > 0
-        return side_by_side(colored, torch.where(hidden, 0.5, colored))
+        return side_by_side(*draw_patches(picture, masked, self.grid))
 
     def _patches(self, sound: Tensor) -> Tensor:
         return patchify(self.encoder.picture(sound), self.encoder.patch)

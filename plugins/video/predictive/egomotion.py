@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, Paper, PretextTask, Run, SslkitError
-from sslkit.image.decoders import map_size
+from sslkit.image.decoders import flat_map_head
 from sslkit.image.transforms import CropBox, crop
 from sslkit.nn import Norm, mlp
 from sslkit.pictures import add_frame
@@ -60,10 +60,9 @@ class Egomotion(PretextTask):
 
     def build_head(self) -> nn.Module:
         """Build what describes a frame's feature map, and the classifier of two frames."""
-        size, hidden = self.data.size, self.options.hidden
+        hidden = self.options.hidden
         self.kinds = _SIMULATED if self.options.motion == "simulated" else int(self.data.details.get("pose", 0))
-        height, width = map_size(self.encoder, torch.zeros(1, self.data.channels, size, size))
-        frame = nn.Sequential(nn.Flatten(), nn.Linear(self.encoder.width * height * width, hidden), nn.ReLU())
+        frame = flat_map_head(self.encoder, self.data, hidden)
         classifier = mlp([2 * hidden, hidden, max(1, self.kinds) * self.options.bins], self.options.norm)
         return nn.ModuleDict({"frame": frame, "classifier": classifier})
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, Paper, PretextTask, SslkitError
-from sslkit.image.decoders import map_size
+from sslkit.image.decoders import flat_map_head
 from sslkit.image.views import CropOptions, CropScale
 from sslkit.nn import Norm, mlp
 from sslkit.pictures import add_frame, side_by_side, tile_grid
@@ -57,9 +57,8 @@ class OddOneOut(PretextTask):
 
     def build_head(self) -> nn.Module:
         """Build what describes a frame's feature map, a sequence of frames, and a sequence among the others."""
-        size, hidden, norm = self.data.size, self.options.hidden, self.options.norm
-        height, width = map_size(self.encoder, torch.zeros(1, self.data.channels, size, size))
-        frame = nn.Sequential(nn.Flatten(), nn.Linear(self.encoder.width * height * width, hidden), nn.ReLU())
+        hidden, norm = self.options.hidden, self.options.norm
+        frame = flat_map_head(self.encoder, self.data, hidden)
         sequence = mlp([self.options.sequence_frames * hidden, hidden, hidden], norm)
         return nn.ModuleDict({"frame": frame, "sequence": sequence, "score": mlp([2 * hidden, hidden, 1], norm)})
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, Paper, PretextTask, SslkitError
-from sslkit.image.decoders import map_size
+from sslkit.image.decoders import flat_map_head
 from sslkit.image.transforms import random_resized_crop
 from sslkit.image.views import CropOptions, CropScale
 from sslkit.nn import Norm, mlp
@@ -63,9 +63,8 @@ class OrderVerification(PretextTask):
 
     def build_head(self) -> nn.Module:
         """Build the projection of a frame's flattened feature map, and the classifier of three concatenated projections."""
-        size, hidden = self.data.size, self.options.hidden
-        height, width = map_size(self.encoder, torch.zeros(1, self.data.channels, size, size))
-        frame = nn.Sequential(nn.Flatten(), nn.Linear(self.encoder.width * height * width, hidden), nn.ReLU())
+        hidden = self.options.hidden
+        frame = flat_map_head(self.encoder, self.data, hidden)
         return nn.ModuleDict({"frame": frame, "classifier": mlp([3 * hidden, hidden, 2], self.options.norm)})
 
     def setup(self) -> None:

@@ -12,6 +12,7 @@ from sslkit.image.color_bins import nearest_bin
 from sslkit.image.transforms import lab_to_rgb, rgb_to_lab
 from sslkit.image.views import CropOptions, CropScale
 from sslkit.nn import kmeans
+from sslkit.nn.norms import in_eval_mode
 from sslkit.nn.precision import widen
 from sslkit.pictures import side_by_side
 from sslkit.video.transforms import crop_frames
@@ -69,10 +70,8 @@ class VideoColorization(PretextTask):
         """Build a projection of each of the encoder's maps, or of the last if it lists none."""
         image = torch.zeros(1, 3, self.data.size, self.data.size)
         self.side = max(4, self.data.size // 4)
-        training = self.encoder.training
-        with torch.no_grad():
-            widths = [features.shape[1] for features in self._maps(self.encoder.eval(), image)]
-        self.encoder.train(training)
+        with torch.no_grad(), in_eval_mode(self.encoder):
+            widths = [features.shape[1] for features in self._maps(image)]
         return nn.ModuleList(nn.Conv2d(width, self.options.embedding, 1) for width in widths)
 
     def setup(self) -> None:
@@ -151,13 +150,14 @@ class VideoColorization(PretextTask):
 
     def _places(self, image: Tensor) -> Tensor:
         """Return vectors of a quarter as many places a side as pixels, `[B, h * w, embedding]`: the sum over all maps."""
-        maps = [project(features) for project, features in zip(self.head, self._maps(self.encoder, image), strict=True)]
+        maps = [project(features) for project, features in zip(self.head, self._maps(image), strict=True)]
         size = (self.side, self.side)
-        return sum(F.interpolate(each, size=size, mode="bilinear") for each in maps).flatten(2).transpose(1, 2)  # type: ignore[union-attr]
+        resized = [F.interpolate(each, size=size, mode="bilinear") for each in maps]
+        return torch.stack(resized).sum(dim=0).flatten(2).transpose(1, 2)
 
-    def _maps(self, encoder: Encoder, image: Tensor) -> list[Tensor]:
-        layers = encoder.layers(image) if "layers" in encoder.provides else []
-        return [features for features in layers if features.dim() == 4] or [encoder.feature_map(image)]
+    def _maps(self, image: Tensor) -> list[Tensor]:
+        layers = self.encoder.layers(image) if "layers" in self.encoder.provides else []
+        return [features for features in layers if features.dim() == 4] or [self.encoder.feature_map(image)]
 
     def _small_colors(self, image: Tensor) -> Tensor:
         return F.interpolate(rgb_to_lab(image)[:, 1:], size=(self.side, self.side), mode="area")

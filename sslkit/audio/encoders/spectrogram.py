@@ -118,7 +118,8 @@ class SpectrogramEncoder(AudioEncoder):
         """Return features `[B, width]`: of patches, the mean over those within the recording."""
         if "spectrogram_patches" in self.provides:
             return self.pool_sample(self.tokens(sample), sample)
-        return self.image(self.picture(sample))  # type: ignore[no-any-return]
+        features: Tensor = self.image(self.picture(sample))
+        return features
 
     def pool_sample(self, tokens: Tensor, sample: Tensor) -> Tensor:
         """Return the mean over patches within the recording."""
