@@ -6,11 +6,13 @@ from pydantic import Field
 
 from sslkit.contract.modality import FileKind
 from sslkit.contract.options import Auto, DataOptions
+from sslkit.video.options import VIDEO_FILES
 
 RECORDINGS = FileKind(
     "recordings",
-    frozenset({".wav", ".flac"}),
-    "a folder of .wav or .flac recordings, a .txt list, a .csv with a `path` column, or .parquet",
+    frozenset({".wav", ".flac", ".ogg", ".mp3"}) | VIDEO_FILES,
+    "a folder of recordings (.wav, .flac, .ogg, .mp3, or videos with sound), a .txt list, a .csv with a `path` column, or "
+    ".parquet",
     column="audio",
     grouped=True,
 )

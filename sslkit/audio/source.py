@@ -1,8 +1,5 @@
 """Recordings as a source: windows of sound, read where they are wanted, resampled and mixed to one channel."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from math import gcd
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,15 +8,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.audio.encoders.base import AudioEncoder
-from sslkit.audio.options import RATES, RECORDINGS, SHORTEST, AudioOptions
+from sslkit.audio.options import RECORDINGS, SHORTEST, AudioOptions
+from sslkit.audio.reading import (
+    Recording,
+    Wave,
+    is_silent,
+    last_start,
+    load_soundfile,
+    measure_recording,
+    open_recording,
+    read_window,
+    require_readers,
+)
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.contract.source import OpenSpec, ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
-from sslkit.data.decode import decoding, inspect_samples
+from sslkit.data.decode import inspect_samples
 from sslkit.data.index import Index
 from sslkit.data.indexed_source import IndexedSource
-from sslkit.extras import load_extra
 
 _SECONDS, _RATE = 0.96, 16000  # as in COLA (Saeed et al., 2021)
 _LONGEST = 2.0  # seconds, of the windows that are to be whole recordings
@@ -28,16 +35,7 @@ _LONGEST = 2.0  # seconds, of the windows that are to be whole recordings
 _DRAWN, _SHOWN = 2, 8  # windows of a recording in training, and in an evaluation
 
 
-_SILENT = 2.0**-15  # the smallest step of 16 bits
-
-
-_TRIES = 10  # windows, before a recording that is silent in places is given up
-
-
-_MOST_CHANNELS = 64
-
-
-Wave = NDArray[np.float32]  # [samples], in [-1, 1]
+TRIES = 10  # windows, before a recording that is silent in places is given up
 
 
 class AudioSource(IndexedSource):
@@ -52,7 +50,7 @@ class AudioSource(IndexedSource):
     noun: ClassVar = RECORDINGS.noun
 
     def __init__(self, index: Index, size: int, sample_rate: int, resolved: dict[str, tuple[Any, str]]) -> None:
-        _soundfile()  # missed now, and not once for every file
+        require_readers(index)
         self.index, self.resolved, self.location = index, resolved, index.source
         self.rate, self.samples = sample_rate, max(1, round(size * sample_rate / 1000))
         self.info = DataInfo(len(index), size, 1, "audio", {"sample_rate": sample_rate})
@@ -60,28 +58,12 @@ class AudioSource(IndexedSource):
     @classmethod
     def for_training(cls, index: Index, spec: OpenSpec) -> Self:
         """Return recordings at the sample rate and window that were asked for, or that suit the data."""
-        options, resolved = spec.table(AudioOptions), dict[str, tuple[Any, str]]()
-        durations, rates = zip(*inspect_samples(index, lambda row: _header(index, row), "recording"), strict=True)
-        if "sample_rate" in getattr(spec, "encoder_option", {}):
-            raise SslkitError("the sample rate is an option of the data", "use --sample-rate", flag="encoder_option")
-        rate = options.sample_rate
-        if rate == "auto":
-            usual = int(np.median(rates))
-            rate = min(usual, _RATE)
-            resolved["sample_rate"] = rate, f"the recordings' rate is {usual:,} Hz, and at most {_RATE:,} Hz are used"
-        seconds = options.seconds
-        if seconds == "auto":
-            half = int(500 * np.median(durations)) / 1000
-            seconds = max(min(_SECONDS, half), SHORTEST)
-            resolved["seconds"] = seconds, "the usual window" if seconds == _SECONDS else "half of the median recording"
-        if seconds == "recording":
-            median = int(1000 * np.median(durations)) / 1000
-            seconds = max(min(_LONGEST, median), SHORTEST)
-            resolved["seconds"] = seconds, "the median recording" if seconds == median else "a part of most recordings"
+        resolved: dict[str, tuple[Any, str]] = {}
+        rate, milliseconds = choose_window(index, spec, resolved)
         if spec.cache in ("on", "compact"):
             raise SslkitError("audio is not cached", "leave it out: windows are read directly from the files", flag="cache")
         resolved["cache"] = "off", "windows are read directly from the files"
-        return cls(index, round(1000 * float(seconds)), int(rate), resolved)
+        return cls(index, milliseconds, rate, resolved)
 
     @classmethod
     def for_evaluation(cls, index: Index, spec: OpenSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
@@ -100,7 +82,7 @@ class AudioSource(IndexedSource):
             phase = 2 * np.pi * np.cumsum(start + (end - start) * time) / 8000
             tone = sum(strength * np.sin((harmonic + 1) * phase) for harmonic, strength in enumerate(timbre))
             noise = random.normal(scale=0.02, size=len(time))
-            _soundfile().write(place / f"{number:04}.wav", 0.3 * (tone + noise), 8000)
+            load_soundfile().write(place / f"{number:04}.wav", 0.3 * (tone + noise), 8000)
         return str(place)
 
     def key(self) -> str:
@@ -139,56 +121,46 @@ class AudioSource(IndexedSource):
 
         Raises UnreadableSampleError.
         """
-        with _opened(self.index, row) as file:
-            length = -(-self.samples * file.samplerate // self.rate)  # samples at the file's own rate
-            if file.frames < SHORTEST * file.samplerate:
-                raise UnreadableSampleError(f"{file.frames / file.samplerate:.3f} s of sound, expected {SHORTEST:g} s or more")
-            last = max(0, file.frames - length)
+        with open_recording(self.index, row) as recording:
+            last = last_start(recording, self.rate, self.samples)
             if random is None:
-                windows = [self._window(file, start, length) for start in np.linspace(0, last, _SHOWN).round().astype(int)]
-                if max(np.abs(window).max() for window in windows) < _SILENT:
+                starts = np.linspace(0, last, _SHOWN).round().astype(int)
+                windows = [read_window(recording, int(start), self.rate, self.samples) for start in starts]
+                if all(map(is_silent, windows)):
                     raise UnreadableSampleError("silent")
                 return np.stack(windows)
-            return np.stack([self._heard(file, last, length, random) for _ in range(_DRAWN)])
+            return np.stack([self._audible(recording, last, random) for _ in range(_DRAWN)])
 
-    def _heard(self, file: Any, last: int, length: int, random: np.random.Generator) -> Wave:
+    def _audible(self, recording: Recording, last: int, random: np.random.Generator) -> Wave:
         """Read a random window that is not silent."""
-        for _ in range(_TRIES):
-            window = self._window(file, int(random.integers(last + 1)), length)
-            if np.abs(window).max() >= _SILENT:
+        for _ in range(TRIES):
+            window = read_window(recording, int(random.integers(last + 1)), self.rate, self.samples)
+            if not is_silent(window):
                 return window
-        raise UnreadableSampleError("silent" if last == 0 else f"silent in {_TRIES} places of it")
-
-    def _window(self, file: Any, start: int, length: int) -> Wave:
-        """Read a window that begins at `start`, of so many samples at the file's rate or fewer, and bring it to ours."""
-        file.seek(start)
-        wave: Wave = file.read(length, dtype="float32", always_2d=True).mean(axis=1)
-        if not np.isfinite(wave).all():
-            raise UnreadableSampleError("values that are not finite")
-        if file.samplerate != self.rate:
-            from scipy.signal import resample_poly
-
-            common = gcd(file.samplerate, self.rate)
-            wave = resample_poly(wave, self.rate // common, file.samplerate // common)
-        return wave[: self.samples]
+        raise UnreadableSampleError("silent" if last == 0 else f"silent in {TRIES} places of it")
 
 
-@contextmanager
-def _opened(index: Index, row: int) -> Iterator[Any]:
-    """Open a recording; raises UnreadableSampleError if its header declares what would take gigabytes to read."""
-    with decoding(index, row), index.open(row) as stream, _soundfile().SoundFile(stream) as file:
-        if file.channels > _MOST_CHANNELS:
-            raise UnreadableSampleError(f"{file.channels} channels, expected {_MOST_CHANNELS} or fewer")
-        if not RATES[0] <= file.samplerate <= RATES[1]:
-            raise UnreadableSampleError(f"{file.samplerate} Hz, expected {RATES[0]} to {RATES[1]}")
-        yield file
+def choose_window(index: Index, spec: OpenSpec, resolved: dict[str, tuple[Any, str]]) -> tuple[int, int]:
+    """Return the sample rate in Hz and the window in milliseconds that were asked for, or suit the recordings.
 
-
-def _header(index: Index, row: int) -> tuple[float, int]:
-    """Return seconds and rate of a recording."""
-    with _opened(index, row) as file:
-        return file.frames / file.samplerate, file.samplerate
-
-
-def _soundfile() -> Any:
-    return load_extra("soundfile", "audio", "reading sound")
+    What `auto` became is added to `resolved`.
+    """
+    options = spec.table(AudioOptions)
+    durations, rates = zip(*inspect_samples(index, lambda row: measure_recording(index, row), "recording"), strict=True)
+    if "sample_rate" in getattr(spec, "encoder_option", {}):
+        raise SslkitError("the sample rate is an option of the data", "use --sample-rate", flag="encoder_option")
+    rate = options.sample_rate
+    if rate == "auto":
+        usual = int(np.median(rates))
+        rate = min(usual, _RATE)
+        resolved["sample_rate"] = rate, f"the recordings' rate is {usual:,} Hz, and at most {_RATE:,} Hz are used"
+    seconds = options.seconds
+    if seconds == "auto":
+        half = int(500 * np.median(durations)) / 1000
+        seconds = max(min(_SECONDS, half), SHORTEST)
+        resolved["seconds"] = seconds, "the usual window" if seconds == _SECONDS else "half of the median recording"
+    if seconds == "recording":
+        median = int(1000 * np.median(durations)) / 1000
+        seconds = max(min(_LONGEST, median), SHORTEST)
+        resolved["seconds"] = seconds, "the median recording" if seconds == median else "a part of most recordings"
+    return int(rate), round(1000 * float(seconds))

@@ -87,9 +87,12 @@ class VideoFile:
         if container.format.name == "avi" and self.video.codec_context.has_b_frames:
             # AVI has no times of display: what FFmpeg makes of those of decoding begins later where frames are reordered.
             self.begin = next((frame.pts for frame in container.decode(self.video)), self.begin)
-        self.rate = float(self.video.average_rate or self.video.guessed_rate or 0) * float(self.video.time_base or 0)
+        second = float(self.video.time_base or 1)  # of a tick
+        self.per_second = float(self.video.average_rate or self.video.guessed_rate or 0)
+        self.rate = self.per_second * second
+        self.start = self.begin * second  # seconds of the container's clock
         seconds = float((container.duration or 0) / 1e6)
-        self.length = int(self.video.frames or seconds * self.rate / float(self.video.time_base or 1))
+        self.length = int(self.video.frames or seconds * self.per_second)
         if self.length < 1 or not self.rate:
             raise UnreadableSampleError("a video of unknown length")
 

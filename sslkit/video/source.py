@@ -26,7 +26,7 @@ from sslkit.image.source import choose_canvas, choose_size
 from sslkit.image.transforms import center_view
 from sslkit.video.clip_cache import CachedClip, ClipCache, choose_cache, decoder_versions
 from sslkit.video.encoders.base import VideoEncoder
-from sslkit.video.options import _FILES, CLIPS, FEWEST, VideoOptions
+from sslkit.video.options import CLIPS, FEWEST, VIDEO_FILES, VideoOptions
 from sslkit.video.poses import count_values, read_poses
 from sslkit.video.reading import FrameFolder, Frames, VideoFile, frame_names, motion, open_clip
 
@@ -85,29 +85,19 @@ class VideoSource(IndexedSource):
     @classmethod
     def list_samples(cls, location: str, spec: OpenSpec) -> Index:
         """Index one part of the data: frames that lie in one folder are one clip."""
-        for name in ("layout", "channels", "range"):
-            if getattr(spec.table(ImageOptions), name) != "auto":
-                raise SslkitError("frames are read as 8-bit RGB", "leave it out", flag=name)
-        if spec.table(ImageOptions).targets is not None:
-            raise SslkitError("targets of clips are not read", "leave it out", flag="targets")
+        refuse_pixel_options(spec)
         index = super().list_samples(location, spec)
         return _by_folder(index) if Path(location).is_dir() else _with_folders_measured(index)
 
     @classmethod
     def for_training(cls, index: Index, spec: OpenSpec) -> Self:
         """Return clips whose windows and frames are as asked for, or suit the data."""
-        image, video = spec.table(ImageOptions), spec.table(VideoOptions)
+        video = spec.table(VideoOptions)
         resolved: dict[str, tuple[Any, str]] = {}
         sizes, lengths = inspect_clips(index)
         usual = int(np.median(lengths))
-        size, canvas, frames, step = image.size, image.canvas, video.frames, video.frame_step
-        if size == "auto":
-            short = int(np.median(sizes.min(axis=1)))
-            size = choose_size(short)
-            resolved["size"] = size, f"frames have {short} px on the short side"
-        if canvas == "auto":
-            resolved["canvas"] = choose_canvas(size, sizes, "whole")
-            canvas = resolved["canvas"][0]
+        frames, step = video.frames, video.frame_step
+        size, canvas = choose_frame_size(spec, sizes, resolved)
         if usual < FEWEST:
             raise SslkitError(
                 f"clips in {index.source} have {usual} frame{'s'[: usual != 1]}", f"expected {FEWEST} or more", flag="data"
@@ -121,7 +111,7 @@ class VideoSource(IndexedSource):
         if step == "auto":
             step = _STEP
             resolved["frame_step"] = step, "at most: short clips take a smaller one"
-        form = CanvasFormat(int(canvas), "whole")
+        form = CanvasFormat(canvas, "whole")
         cache, resolved["cache"] = choose_cache(index, form, spec, float(np.mean(lengths)))
         return cls(index, size, form, int(frames), int(step), resolved, cache=cache, poses=video.poses)
 
@@ -252,11 +242,36 @@ class VideoSource(IndexedSource):
             return windows[chosen], starts[chosen] + stride * np.arange(self.frames)
 
 
+def refuse_pixel_options(spec: OpenSpec) -> None:
+    """Raise SslkitError for options of images that frames do not have."""
+    for name in ("layout", "channels", "range"):
+        if getattr(spec.table(ImageOptions), name) != "auto":
+            raise SslkitError("frames are read as 8-bit RGB", "leave it out", flag=name)
+    if spec.table(ImageOptions).targets is not None:
+        raise SslkitError("targets of clips are not read", "leave it out", flag="targets")
+
+
+def choose_frame_size(spec: OpenSpec, sizes: NDArray[np.int64], resolved: dict[str, tuple[Any, str]]) -> tuple[int, int]:
+    """Return the size of frames and of their canvases that were asked for, or suit frames of `sizes` `[n, 2]`.
+
+    What `auto` became is added to `resolved`.
+    """
+    size, canvas = spec.table(ImageOptions).size, spec.table(ImageOptions).canvas
+    if size == "auto":
+        short = int(np.median(sizes.min(axis=1)))
+        size = choose_size(short)
+        resolved["size"] = size, f"frames have {short} px on the short side"
+    if canvas == "auto":
+        resolved["canvas"] = choose_canvas(size, sizes, "whole")
+        canvas = resolved["canvas"][0]
+    return size, int(canvas)
+
+
 def _by_folder(index: Index) -> Index:
     """Return an index of frames and video files as one of clips: files, and folders of frames without clips inside."""
     clips: dict[str, NDArray[np.int64]] = {}
     for path, stamp in zip(index.paths, index.stamps, strict=True):
-        clip = path if os.path.splitext(path)[1].lower() in _FILES else path.rpartition("/")[0]
+        clip = path if os.path.splitext(path)[1].lower() in VIDEO_FILES else path.rpartition("/")[0]
         before = clips.get(clip)
         # A folder's are all bytes in it, the newest time, and all inodes.
         clips[clip] = stamp if before is None else _add_frame(before, stamp)

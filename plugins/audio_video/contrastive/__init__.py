@@ -1,0 +1,1 @@
+"""Contrastive tasks on videos with sound."""

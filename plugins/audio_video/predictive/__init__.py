@@ -1,0 +1,1 @@
+"""Predictive tasks on videos with sound."""

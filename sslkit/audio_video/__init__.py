@@ -1,0 +1,1 @@
+"""Videos with their sound: source and what stands beside both rooms."""
