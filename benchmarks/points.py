@@ -21,6 +21,7 @@ MODELS = {
     "depth_contrast, points and voxels": ["depth_contrast", "--second-encoder", "voxel_micro", "--steps", 450],
     "point_mae": ["point_mae", "--steps", 900],
 }
+TUNED = ("point_mae", "depth_contrast")  # also fine-tuned, beside the same network from scratch
 NAMES = ["bathtub", "bed", "chair", "desk", "dresser", "monitor", "night_stand", "sofa", "table", "toilet"]
 POINTS = 2048
 
@@ -41,6 +42,7 @@ def main() -> None:
         task, *flags = MODELS[name]
         trained = sslkit("pretrain", task, "--data", data, *flags, "--health-every", 0, "--out", out, "--resume")
         checkpoint = ["--ckpt", out / "model.safetensors"]
+        held_out = ["--data", data / "test", "--samples", 901, "--out", out / "test.png"]
         records[name] = {
             "flags": [task, *map(str, flags)],
             **provenance(),
@@ -49,7 +51,11 @@ def main() -> None:
             "last": {key: value for key, value in logged(out)[-1].items() if isinstance(value, float)},
             "knn": [row_of(row) for row in sslkit("knn", *checkpoint)["rows"]],
             "probe": [row_of(row) for row in sslkit("probe", *checkpoint)["rows"]],
+            "held_out": sslkit("preview", task, *checkpoint, *held_out)["metrics"],
         }
+        if name in TUNED:
+            tuning = [*checkpoint, "--epochs", 15, "--scratch", "--out", out.with_name(f"{out.name}-tuned"), "--resume"]
+            records[name]["finetune"] = [row_of(row) for row in sslkit("finetune", *tuning)["rows"]]
         file.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 
