@@ -1,8 +1,10 @@
 """The interface between data of any modality and the engine."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 import numpy as np
@@ -107,7 +109,8 @@ class Source:
     resolved: dict[str, tuple[Any, str]]  # what `auto` settings became for this data, by flag, with the reason
     labels: Labels | None = None  # of a training part, once `reveal_labels` was called
     starting_parts: ClassVar[tuple[str, ...]] = ()  # besides the encoder, for which `--init-part` names a file
-    targets: tuple[str, ...] = ()  # entries of a batch, such as masks, that only tasks get which need them
+    on_request: Mapping[str, str] = MappingProxyType({})  # entries of a batch that only tasks get which need them, and the
+    # flag that asked for each
 
     @classmethod
     def open(cls, spec: OpenSpec) -> Self:

@@ -124,7 +124,8 @@ class PretextTask(nn.Module):
     # Entries a batch has on request only: `index`, int64 `[B]`, places in the data; `label`, int64 `[B]`, places in
     # `self.data.classes`, -1 where unknown; of images with `--targets` `mask`, uint8 `[B, side, side]`, on the canvas of the
     # image, or `box`, float32 `[B, K, 4]`, as fractions of it, and `box_label`, int64 `[B, K]`, -1 where there is none; of
-    # clips with `--poses` `pose`, float32 `[B, T, P]`.
+    # clips with `--poses` `pose`, float32 `[B, T, P]`; with `--cameras all` `cameras`, float32 `[B, V, T, C, side, side]`, what
+    # V other cameras saw at the same time, and `cameras_aspect`, float32 `[B, V]`.
     needs: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[dict[str, Any]] = {}  # run settings, for small data
     paper: ClassVar[Paper | None] = None  # settings of the authors, for theirs: `--recipe paper`
@@ -240,7 +241,14 @@ class PretextTask(nn.Module):
 
 
 TARGETS = ("mask", "box", "box_label")
-ON_REQUEST = ("index", "label", "pose", *TARGETS)  # entries of a batch that only tasks get whose `needs` name them
+ON_REQUEST = (
+    "index",
+    "label",
+    "pose",
+    "cameras",
+    "cameras_aspect",
+    *TARGETS,
+)  # entries of a batch that only tasks get whose `needs` name them
 
 
 def select_needed(batch: Batch, needs: tuple[str, ...]) -> Batch:

@@ -52,6 +52,7 @@ class Index:
     etags: tuple[str, ...] = ()  # of shards on a server
     pages: NDArray[np.int64] | None = None  # [N], of files that hold several samples
     cells: Sequence[bytes] | None = None  # samples that stand in a table themselves; `paths` names its lines
+    beside: tuple["Index", ...] = ()  # further files of the same samples, row by row: what other cameras saw
 
     def __len__(self) -> int:
         return len(self.paths) if self.array is None else len(self.array)
@@ -118,6 +119,7 @@ class Index:
             places=None if self.places is None else self.places[rows],
             pages=None if self.pages is None else self.pages[rows],
             cells=None if self.cells is None else [self.cells[row] for row in rows],
+            beside=tuple(other.subset(rows) for other in self.beside),
             array=None if self.array is None else self.array[rows],
             labels=None if self.labels is None else self.labels[rows],
             groups=None if self.groups is None else self.groups[rows],
@@ -132,6 +134,8 @@ class Index:
                 digest.update(self.pages.tobytes())
             for cell in self.cells or ():
                 digest.update(cell)
+            for other in self.beside:
+                digest.update(other._hash(stamps[:, :0] if stamps.shape[1] == 1 else other.stamps).encode())
         else:
             digest.update(str(self.array.shape).encode())
             digest.update(np.ascontiguousarray(self.array).data)

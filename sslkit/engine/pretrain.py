@@ -113,11 +113,12 @@ def prepare(spec: PretrainSpec, world: World = ALONE, fits_size: bool = True) ->
     source = modality.source.open(spec)
     if "label" in task_class.needs:
         source.reveal_labels(_find_labels(source, name))
-    missing = [entry for entry in task_class.needs if entry in TARGETS and entry not in source.targets]
+    missing = [entry for entry in task_class.needs if entry in TARGETS and entry not in source.on_request]
     if missing:
         raise SslkitError(f"{name} needs {missing[0]}", "say where masks or boxes are", flag="targets")
-    if source.targets and not set(source.targets) & set(task_class.needs):
-        raise SslkitError(f"{name} uses no {source.targets[0]}", "leave it out", flag="targets")
+    for entry, flag in source.on_request.items():
+        if not any(source.on_request.get(need) == flag for need in task_class.needs):
+            raise SslkitError(f"{name} uses no {entry}", "leave it out", flag=flag)
     classify = None
     if spec.online_knn:
         if spec.health_every == 0:

@@ -58,7 +58,8 @@ class ImageSource(IndexedSource):
         self.location, self.short_side = index.source, short_side
         details = {} if boxes is None else {"box_classes": boxes.classes}
         self.info = DataInfo(len(index), size, index.channels, details=details)
-        self.targets = ("mask",) * (canvases.masks is not None) + ("box", "box_label") * (boxes is not None)
+        entries = ("mask",) * (canvases.masks is not None) + ("box", "box_label") * (boxes is not None)
+        self.on_request = dict.fromkeys(entries, "targets")
 
     @classmethod
     def list_samples(cls, location: str, spec: OpenSpec) -> Index:

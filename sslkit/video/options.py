@@ -1,6 +1,6 @@
 """Options of video."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -38,6 +38,10 @@ class VideoOptions(DataOptions):
     poses: str | None = Field(
         default=None,
         description="File in each clip's folder, such as poses.csv, with numbers for each frame: where the camera is.",
+    )
+    cameras: Literal["first", "all"] = Field(
+        default="first",
+        description="Videos of a table's row that are read; first: column path; all: also path2, path3 ..., of the same time.",
     )
     frame_step: Step | Auto = Field(
         default="auto", description="Largest distance between frames of a window; auto: 6, less in short clips."

@@ -3,6 +3,7 @@
 import os
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,9 +18,10 @@ from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.contract.source import OpenSpec, ReadSeed, Rows
 from sslkit.contract.task import Batch, DataInfo
 from sslkit.data.decode import decoding, inspect_samples, silence_decoders
-from sslkit.data.index import Index, stamp_of, with_folders_as_labels
+from sslkit.data.index import Index, index_files, stamp_of, with_folders_as_labels
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.data.process_share import available_cores
+from sslkit.data.tables import read_columns, read_table
 from sslkit.image.decode import CanvasFormat
 from sslkit.image.options import ImageOptions
 from sslkit.image.source import choose_canvas, choose_size
@@ -79,7 +81,13 @@ class VideoSource(IndexedSource):
         self.form, self.frames, self.step = form, frames, step
         self.windows = windows  # in evaluations; 0: frames from all of the clip
         self.cache, self.poses = cache, poses
-        details = {"frames": frames} if poses is None else {"frames": frames, "pose": count_values(index, poses)}
+        details, self.on_request = {"frames": frames}, {}
+        if poses is not None:
+            details["pose"] = count_values(index, poses)
+            self.on_request["pose"] = "poses"
+        if index.beside:
+            details["cameras"] = 1 + len(index.beside)
+            self.on_request |= {"cameras": "cameras", "cameras_aspect": "cameras"}
         self.info = DataInfo(len(index), size, 3, "video", details)
 
     @classmethod
@@ -87,6 +95,8 @@ class VideoSource(IndexedSource):
         """Index one part of the data: frames that lie in one folder are one clip."""
         refuse_pixel_options(spec)
         index = super().list_samples(location, spec)
+        if spec.table(VideoOptions).cameras == "all":
+            index = replace(index, beside=_other_cameras(Path(location), index))
         return _by_folder(index) if Path(location).is_dir() else _with_folders_measured(index)
 
     @classmethod
@@ -112,8 +122,10 @@ class VideoSource(IndexedSource):
             step = _STEP
             resolved["frame_step"] = step, "at most: short clips take a smaller one"
         form = CanvasFormat(canvas, "whole")
+        if index.beside and spec.cache != "off" and spec.cache != "auto":
+            raise SslkitError("clips of several cameras are not cached", "leave it out", flag="cache")
         cache, resolved["cache"] = choose_cache(index, form, spec, float(np.mean(lengths)))
-        return cls(index, size, form, int(frames), int(step), resolved, cache=cache, poses=video.poses)
+        return cls(index, int(size), form, int(frames), int(step), resolved, cache=cache, poses=video.poses)
 
     @classmethod
     def for_evaluation(cls, index: Index, spec: OpenSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
@@ -161,15 +173,22 @@ class VideoSource(IndexedSource):
         """Return the data's own key, the canvas, the size and the frames."""
         return f"{self.index.key()} {self.form} {decoder_versions()} {self.info.size} {self.frames} {self.step} {self.windows}"
 
+    def evaluation_fingerprint(self) -> str:
+        """Return the hash of what the first camera saw, which evaluations read."""
+        return replace(self.index, beside=()).fingerprint()
+
     def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         """Return `video`, uint8 `[B, T, side, side, 3]`, and `aspect`, float32 `[B]`; a broken one is black.
 
-        With `--poses`, `pose`, float32 `[B, T, P]`, too.
+        With `--poses`, `pose`, float32 `[B, T, P]`, too; with other cameras, `cameras`, uint8 `[B, V, T, side, side, 3]`, and
+        `cameras_aspect`, float32 `[B, V]`.
         """
-        count = self.frames * (1 if draw is not None else max(1, self.windows))
-        clips = np.zeros((len(rows), count, self.form.side, self.form.side, 3), dtype=np.uint8)
+        length = self.frames * (1 if draw is not None else max(1, self.windows))
+        clips = np.zeros((len(rows), length, self.form.side, self.form.side, 3), dtype=np.uint8)
         aspects = np.ones(len(rows), dtype=np.float32)
-        poses = np.zeros((len(rows), count, self.info.details.get("pose", 0)), dtype=np.float32)
+        poses = np.zeros((len(rows), length, self.info.details.get("pose", 0)), dtype=np.float32)
+        cameras = np.zeros((len(rows), len(self.index.beside), *clips.shape[1:]), dtype=np.uint8)
+        cameras_aspect = np.ones(cameras.shape[:2], dtype=np.float32)
         broken: dict[int, str] = {}
         for place, row in enumerate(rows):
             try:
@@ -179,14 +198,26 @@ class VideoSource(IndexedSource):
                     aspects[place] = frames.aspect if self.form.geometry == "whole" else 1
                     if self.poses is not None:
                         poses[place] = read_poses(self.index, int(row), self.poses, poses.shape[2])[numbers]
+                    for number, camera in enumerate(self.index.beside):
+                        other = _at_the_same_time(camera, int(row), numbers, self.form)
+                        cameras[place, number], cameras_aspect[place, number] = other.canvases, other.aspect
             except UnreadableSampleError as reason:
                 broken[place] = str(reason)
-        return {"video": clips, "aspect": aspects, **({} if self.poses is None else {"pose": poses})}, broken
+        arrays: dict[str, NDArray[Any]] = {"video": clips, "aspect": aspects}
+        if self.poses is not None:
+            arrays["pose"] = poses
+        if self.index.beside:
+            arrays |= {"cameras": cameras, "cameras_aspect": cameras_aspect}
+        return arrays, broken
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return `video` as float32 `[B, T, C, side, side]` in [0, 1]."""
-        clip = batch["video"].permute(0, 1, 4, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
-        return {**batch, "video": clip.div_(255)}
+        """Return `video` as float32 `[B, T, C, side, side]` in [0, 1], and so `cameras`."""
+        names = [name for name in ("video", "cameras") if name in batch]
+        clips = {
+            name: batch[name].movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+            for name in names
+        }
+        return {**batch, **clips}
 
     def view(self, batch: Batch, encodes: str) -> Tensor:
         """Return the middle of each frame at the training size, `[B, T, C, size, size]`.
@@ -265,6 +296,26 @@ def choose_frame_size(spec: OpenSpec, sizes: NDArray[np.int64], resolved: dict[s
         resolved["canvas"] = choose_canvas(size, sizes, "whole")
         canvas = resolved["canvas"][0]
     return size, int(canvas)
+
+
+def _other_cameras(table: Path, index: Index) -> tuple[Index, ...]:
+    """Return what the columns path2, path3 and so on of a table list, row by row."""
+    names = read_columns(table) if table.suffix.lower() == ".csv" else []
+    columns = list(takewhile(lambda column: column in names, (f"path{number}" for number in count(2))))
+    if not columns:
+        raise SslkitError(f"{table} has one video a row", "expected a .csv with columns path, path2, ...", flag="cameras")
+    listed = read_table(table)
+    return tuple(_with_folders_measured(index_files(str(table), table.parent, listed.column(column))) for column in columns)
+
+
+def _at_the_same_time(camera: Index, row: int, numbers: NDArray[np.int64], form: CanvasFormat) -> Frames:
+    """Return the frames of another camera; raises UnreadableSampleError if it stopped before."""
+    with decoding(camera, row), silence_decoders(), open_clip(camera, row) as clip:
+        if clip.length <= numbers.max():
+            raise UnreadableSampleError(f"{camera.name(row)} has {clip.length} frames, fewer than that of column path")
+        distinct, places = np.unique(numbers, return_inverse=True)
+        frames = clip.frames(distinct, form)
+        return replace(frames, canvases=frames.canvases[places])
 
 
 def _by_folder(index: Index) -> Index:

@@ -17,15 +17,16 @@ from sslkit.nn.precision import widen
 class TimeContrastive(PretextTask):
     """Embed frames so that those close in time are closer than others of the clip (TCN; Sermanet et al., 2018).
 
-    The variant for a single camera (section 3.2). Negatives are of the same clip: what tells them from the anchor is what
-    moves, and not the scene. Each frame is cropped and colored on its own; else a drift of the background would be a clock.
+    With a single camera the positive is a frame close in time (section 3.2); with `--cameras all` it is what another camera saw
+    at the same time (section 3.1). Negatives are of the same clip and camera: what tells them from the anchor is what moves,
+    and not the scene. Each frame is cropped and colored on its own; else a drift of the background would be a clock.
     """
 
     class Options(CropOptions):
         """Options of `time_contrastive`."""
 
         positive_radius: int = Field(
-            default=1, ge=1, description="Frames of the window between anchor and positive at most (0.2 s in the paper)."
+            default=1, ge=1, description="Frames between anchor and positive at most, of a single camera (0.2 s in the paper)."
         )
         negative_radius: int = Field(
             default=3, ge=1, description="Frames of the window between anchor and negatives, at least (0.4 s in the paper)."
@@ -41,14 +42,12 @@ class TimeContrastive(PretextTask):
     far: Tensor
     modality: ClassVar = "video"
     encodes: ClassVar = "image"  # frames
+    needs: ClassVar = ("cameras", "cameras_aspect")
     defaults: ClassVar = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-4, "batch_size": 32}
     paper: ClassVar = Paper(
         source="tcn_default.yml of the authors",
         settings={"size": 299, "optimizer": "adamw", "lr": 1e-3, "batch_size": 36, "margin": 0.2, "embedding": 32},
-        unsupported=(
-            "Inception up to Mixed_5d with weights from ImageNet, which stay as they are, and a spatial softmax",
-            "several cameras",
-        ),
+        unsupported=("Inception up to Mixed_5d with weights from ImageNet, which stay as they are, and a spatial softmax",),
     )
     preview_columns: ClassVar = ("anchor", "positive", "negative")
 
@@ -59,7 +58,8 @@ class TimeContrastive(PretextTask):
     def setup(self) -> None:
         """Register which frames may be positives and negatives of each; raise SslkitError for radii that leave none."""
         frames, options = self.data.details["frames"], self.options
-        if options.negative_radius <= options.positive_radius:
+        self.several = "cameras" in self.data.details
+        if not self.several and options.negative_radius <= options.positive_radius:
             problem = f"{options.negative_radius} is not more than --positive-radius {options.positive_radius}"
             raise SslkitError(problem, "a positive would be a negative", flag="negative_radius")
         if frames < 2 * options.negative_radius:
@@ -67,14 +67,22 @@ class TimeContrastive(PretextTask):
             raise SslkitError(problem, f"use at most {frames // 2}, or a longer window", flag="negative_radius")
         time = torch.arange(frames)
         apart = (time[:, None] - time).abs()
-        self.register_buffer("near", ((apart > 0) & (apart <= options.positive_radius)).float(), persistent=False)
-        self.register_buffer("far", apart >= options.negative_radius, persistent=False)
+        near, far = (apart > 0) & (apart <= options.positive_radius), apart >= options.negative_radius
+        if self.several:  # the frames of two cameras follow each other
+            near = torch.eye(2 * frames, dtype=torch.bool).roll(frames, dims=0)
+            far = torch.block_diag(far, far)
+        self.register_buffer("near", near.float(), persistent=False)
+        self.register_buffer("far", far, persistent=False)
 
     def transform(self, batch: Batch) -> Batch:
-        """Return frames with a crop and colors each, `[B, T, C, S, S]`, and the number of each one's `positive`, `[B, T]`."""
-        clip = batch["video"]
+        """Return frames with a crop and colors each, `[B, T, C, S, S]`, and the number of each one's `positive`, `[B, T]`.
+
+        Of several cameras two are drawn for each clip, and T counts the frames of both.
+        """
+        clip, aspect = batch["video"], batch["aspect"].repeat_interleave(batch["video"].shape[1])
+        if self.several:
+            clip, aspect = self._two_cameras(batch)
         count, frames = clip.shape[:2]
-        aspect = batch["aspect"].repeat_interleave(frames)
         image = random_resized_crop(clip.flatten(0, 1), self.data.size, (self.options.crop_scale, 1.0), aspect=aspect)
         image = color_jitter(image, 0.4, 0.4, 0.4, 0.1).unflatten(0, (count, frames))
         positive = torch.multinomial(self.near.repeat(count, 1), 1).view(count, frames)
@@ -102,11 +110,19 @@ class TimeContrastive(PretextTask):
 
     def preview(self, batch: Batch, output: Any) -> Tensor | None:
         """Return a frame, its positive and a negative: once trained, the one it is nearest to."""
-        image, middle = batch["image"], batch["image"].shape[1] // 2
+        image, middle = batch["image"], self.data.details["frames"] // 2
         sample = torch.arange(len(image), device=image.device)
         far = self.far[middle].float()
         scores = far.expand(len(image), -1) if output is None else -squared_distances(output)[:, middle] + 8 * far
         return torch.stack([image[:, middle], image[sample, batch["positive"][:, middle]], image[sample, scores.argmax(1)]], 1)
+
+    def _two_cameras(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the frames of two cameras, one's after the other's, `[B, 2T, C, H, W]`, and the aspect of each, `[B * 2T]`."""
+        clips = torch.cat([batch["video"][:, None], batch["cameras"]], dim=1)
+        aspects = torch.cat([batch["aspect"][:, None], batch["cameras_aspect"]], dim=1)
+        chosen = torch.rand(clips.shape[:2], device=clips.device).argsort(dim=1)[:, :2]
+        sample = torch.arange(len(clips), device=clips.device)[:, None]
+        return clips[sample, chosen].flatten(1, 2), aspects[sample, chosen].repeat_interleave(clips.shape[2], dim=1).flatten()
 
     def _distances(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the squared distances of each frame to its positive and to its semi-hard negative, `[B, T]`.

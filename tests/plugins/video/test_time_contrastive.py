@@ -12,8 +12,9 @@ from sslkit.encoders.recipe import recipe_for
 from sslkit.tasks.load import load_task
 
 
-def build(frames: int = 8, **options: Any) -> Any:
-    task_class, data = load_task("time_contrastive"), DataInfo(8, 16, 3, "video", {"frames": frames})
+def build(frames: int = 8, cameras: int = 1, **options: Any) -> Any:
+    details = {"frames": frames, **({"cameras": cameras} if cameras > 1 else {})}
+    task_class, data = load_task("time_contrastive"), DataInfo(8, 16, 3, "video", details)
     parsed = task_class.Options(**options)
     encoder = task_class.build_encoder(parsed, RecipeBuilder(recipe_for("resnet_micro", 16, 3, {"width": "8"}), data))
     return task_class(parsed, encoder, data)
@@ -28,6 +29,27 @@ def test_positives_are_near_and_frames_cropped_each_on_its_own() -> None:
     assert apart.min() == 1 and apart.max() == 2 and batch["positive"].min() == 0 and batch["positive"].max() == 7
     assert batch["image"].shape == (64, 8, 3, 16, 16)
     assert (batch["image"][:, 0] - batch["image"][:, 1]).abs().mean(dim=(1, 2, 3)).min() > 1e-3
+
+
+def test_positives_are_what_another_camera_saw_at_the_same_time() -> None:
+    torch.manual_seed(0)
+    task = build(cameras=3)
+    cameras = torch.zeros(64, 3, 8, 3, 20, 20)
+    for camera in range(3):
+        cameras[:, camera, :, camera] = 1.0
+    batch = {"video": cameras[:, 0], "cameras": cameras[:, 1:], "aspect": torch.ones(64), "cameras_aspect": torch.ones(64, 2)}
+    batch = task.transform(batch)
+    assert batch["image"].shape == (64, 16, 3, 16, 16)
+    assert (batch["positive"] == (torch.arange(16) + 8) % 16).all()
+    seen = batch["image"].mean(dim=(3, 4)).argmax(dim=2)
+    assert (seen[:, :8] == seen[:, :1]).all() and (seen[:, 8:] == seen[:, 8:9]).all() and (seen[:, 0] != seen[:, 8]).all()
+    assert len(torch.stack([seen[:, 0], seen[:, 8]], dim=1).unique(dim=0)) == 6
+    far = task.far
+    for anchor in range(16):
+        expected = [n for n in range(16) if n // 8 == anchor // 8 and abs(n - anchor) >= 3]
+        assert far[anchor].nonzero()[:, 0].tolist() == expected
+    output = F.normalize(torch.randn(64, 16, 5), dim=2)
+    assert task.loss(output, batch).isfinite() and task.preview(batch, output).shape == (64, 3, 3, 16, 16)
 
 
 def test_loss_against_loops() -> None:
