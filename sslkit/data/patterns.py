@@ -1,5 +1,6 @@
-"""Labels and groups that stand in the paths of samples: `--label-pattern` and `--group-pattern`."""
+"""What stands in the paths of samples, `--label-pattern` and `--group-pattern`, and paths that begin at them."""
 
+import os
 import re
 
 from sslkit.contract.errors import SslkitError, flag_name
@@ -26,6 +27,14 @@ def with_patterns(index: Index, spec: OpenSpec) -> Index:
             )
         index = with_groups(index, groups)
     return index
+
+
+def path_beside(sample: str, pattern: str) -> str:
+    """Return the path that a pattern names from the folder of a sample; {stem} and {folder} are parts of the sample's path."""
+    folder, name = os.path.split(sample)
+    for part, value in {"{stem}": os.path.splitext(name)[0], "{folder}": os.path.basename(folder)}.items():
+        pattern = pattern.replace(part, value)
+    return os.path.normpath(os.path.join(folder, pattern))
 
 
 def _search(index: Index, pattern: str, flag: str, other: str | None) -> list[str]:

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from sslkit.console import say_once
 from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.data.index import FileChangedError, Index, open_file, stamp_file, with_folders_as_labels
+from sslkit.data.patterns import path_beside
 from sslkit.image.decode import CanvasFormat, open_image
 from sslkit.image.formats import check_pixels
 
@@ -107,7 +108,7 @@ def find_targets(index: Index, pattern: str) -> Masks | Boxes:
     if "{stem}" not in pattern:
         hint = "such as ../masks/{stem}.png or ../Annotations/{stem}.xml, from the folder of an image; or a COCO .json"
         raise SslkitError(f"{pattern} names the same file for all images", hint, flag="targets")
-    paths = [_target_of(os.path.join(index.root, path), pattern) for path in index.paths]
+    paths = [path_beside(os.path.join(index.root, path), pattern) for path in index.paths]
     with ThreadPoolExecutor(16) as pool:
         stamps = np.array(list(pool.map(stamp_file, paths)), dtype=np.int64)
         if (stamps[:, 1] < 0).all():
@@ -126,21 +127,13 @@ def without_targets(index: Index, pattern: str) -> Index:
     if "{stem}" not in pattern or pattern.lower().endswith(".xml") or index.shards:
         return index
     places = [os.path.join(index.root, path) for path in index.paths]
-    targets = {target for place in places if (target := _target_of(place, pattern)) != os.path.normpath(place)}
+    targets = {target for place in places if (target := path_beside(place, pattern)) != os.path.normpath(place)}
     rows = np.flatnonzero([os.path.normpath(place) not in targets for place in places])
     if len(rows) == len(index):
         return index
     by_folder = index.labels is not None and os.path.isdir(index.source)
     rest = index.subset(rows)
     return with_folders_as_labels(replace(rest, labels=None, classes=())) if by_folder else rest
-
-
-def _target_of(image: str, pattern: str) -> str:
-    folder, name = os.path.split(image)
-    parts = {"{stem}": os.path.splitext(name)[0], "{folder}": os.path.basename(folder)}
-    for part, value in parts.items():
-        pattern = pattern.replace(part, value)
-    return os.path.normpath(os.path.join(folder, pattern))
 
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

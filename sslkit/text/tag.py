@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from sslkit.console import say_once
 from sslkit.contract.errors import SslkitError, flag_name
@@ -20,13 +18,10 @@ from sslkit.engine.run_folder import append_result
 from sslkit.engine.seeds import seed_stage
 from sslkit.evaluation.comparing import CheckpointOutcomes
 from sslkit.evaluation.findings import with_findings
-from sslkit.evaluation.layer_mix import fit_mixed
 from sslkit.evaluation.models import Model, compare_models
 from sslkit.evaluation.notes import count
-from sslkit.evaluation.probe import fit_over_c
+from sslkit.evaluation.positions import fit_positions, predict_positions
 from sslkit.evaluation.protocols import part_setting
-from sslkit.evaluation.session import Predictor, TrainingView
-from sslkit.evaluation.solvers import cross_entropy
 from sslkit.evaluation.splits import draw_held_out
 from sslkit.evaluation.statistics import Totals, adjust_comparisons, compare_ratios
 from sslkit.text.encoders.base import TokenEncoder
@@ -124,16 +119,6 @@ def tag(spec: TagSpec) -> Result:
     return Tag().run(spec)
 
 
-class WordView(TrainingView):
-    """The words of a training part, of which whole sentences are held out; `groups` tells the sentence of each."""
-
-    def hold_out(self, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return words to fit on and words to choose on: those of a share of the sentences, drawn by the seed."""
-        assert self.groups is not None
-        chosen = draw_held_out(int(self.groups.max()) + 1, share, seed)
-        return np.flatnonzero(~chosen[self.groups]), np.flatnonzero(chosen[self.groups])
-
-
 def _read_parts(spec: TagSpec) -> tuple[LabeledWords, list[LabeledWords]]:
     """Return the training part and the test parts; without any, a fifth of the sentences is held out by the seed."""
     if spec.data is None:
@@ -200,26 +185,15 @@ def _add_rows(table: "_Table", model: Model, spec: TagSpec) -> None:
     read = layer_reader(encoder, model.name, spec.layer)
     classes = table.train.labels
     layers = word_features(encoder, fitted_on, model.size, read)
-    labels = torch.tensor([classes.index(label) for _, labels in fitted_on.sentences for label in labels])
+    labels = [label for _, labels in fitted_on.sentences for label in labels]
     sentence = np.repeat(np.arange(len(fitted_on.sentences)), [len(words) for words, _ in fitted_on.sentences])
     settings = _SETTINGS if spec.c is None else {**_SETTINGS, "c": spec.c}
-    rows = np.arange(len(labels))
-    view = WordView(layers, labels, rows, rows, classes, encoder.device, sentence)
-
-    def fit(view: TrainingView) -> Predictor:
-        return fit_over_c(view, spec.seed, settings, cross_entropy)
-
-    predictors: dict[str, Predictor] = {}  # by layer
-    if spec.layer == "mix":
-        predictors["mix"] = fit_mixed(view, spec.seed, settings["held_out"], fit)
-    else:
-        predictors = {name: fit(replace(view, layers={name: features})) for name, features in layers.items()}
+    predictors = fit_positions(layers, labels, sentence, classes, encoder.device, spec.seed, settings, spec.layer)
     predictions: dict[str, list[list[list[str]]]] = {name: [] for name in predictors}
     for test in table.tests:
         layers = word_features(encoder, test, model.size, read)
-        for name, predictor in predictors.items():
-            scores = predictor.scores(layers if spec.layer == "mix" else {name: layers[name]})
-            words = iter(classes[place] for place in scores.argmax(dim=1).tolist())
+        for name, predicted in predict_positions(predictors, layers, classes).items():
+            words = iter(predicted)
             predictions[name].append([[next(words) for _ in sentence] for sentence, _ in test.sentences])
     for name, predictor in predictors.items():
         fitted = Fit(spec.seed, predictor.n_train, dict(predictor.chosen), dict(predictor.held_out))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sslkit.contract.result import Metric
-from sslkit.evaluation.statistics import Totals, interval_of_ratio
+from sslkit.evaluation.positions import ratio_metric, recall_by_label
+from sslkit.evaluation.statistics import Totals
 from sslkit.text.labeled_words import LabeledWords, find_entities
 
 SENTENCES = "sentences"  # the unit of the bootstrap: words of one depend on each other
@@ -24,19 +25,17 @@ class Score:
 def score_words(test: LabeledWords, predicted: list[list[str]], training_words: set[str]) -> Score:
     """Return accuracies over all words, and over those not among the `training_words` (in lower case); recall by label."""
     correct, sizes, unseen = [], [], []
-    hits, total = Counter[str](), Counter[str]()
     for (words, labels), answers in zip(test.sentences, predicted, strict=True):
         right = [label == answer for label, answer in zip(labels, answers, strict=True)]
         correct.append(sum(right))
         sizes.append(len(words))
         unseen += [is_right for word, is_right in zip(words, right, strict=True) if word.lower() not in training_words]
-        total.update(labels)
-        hits.update(label for label, is_right in zip(labels, right, strict=True) if is_right)
     totals = Totals(np.array(correct, dtype=np.float64), np.array(sizes, dtype=np.float64))
-    metrics = [_with_interval("accuracy", totals, test.words)]
+    metrics = [ratio_metric("accuracy", totals, test.words, "words", SENTENCES)]
     if unseen:
         metrics.append(Metric("unseen words", sum(unseen) / len(unseen), n=len(unseen), unit_of_n="words"))
-    return Score(metrics, {label: hits[label] / total[label] for label in sorted(total)}, totals)
+    labels = [label for _, labels in test.sentences for label in labels]
+    return Score(metrics, recall_by_label(labels, [answer for answers in predicted for answer in answers]), totals)
 
 
 def score_entities(test: LabeledWords, predicted: list[list[str]]) -> Score:
@@ -51,17 +50,11 @@ def score_entities(test: LabeledWords, predicted: list[list[str]]) -> Score:
         actual.update(kind for kind, _, _ in truth)
         answered.update(kind for kind, _, _ in guess)
     totals = Totals(np.array(doubled, dtype=np.float64), np.array(sizes, dtype=np.float64))
-    metrics = [_with_interval("entity F1", totals, actual.total(), "entities")]
+    metrics = [ratio_metric("entity F1", totals, actual.total(), "entities", SENTENCES)]
     for name, whole in (("precision", answered.total()), ("recall", actual.total())):
         metrics.append(Metric(name, hits.total() / max(1, whole), n=whole, unit_of_n="entities"))
     by_type = {kind: 2 * hits[kind] / (actual[kind] + answered[kind]) for kind in sorted(actual)}
     return Score(metrics, dict(by_type), totals)
-
-
-def _with_interval(name: str, totals: Totals, n: int, unit: str = "words") -> Metric:
-    value = float(totals.ratio(np.arange(len(totals.sums))[None])[0])
-    low, high, method = interval_of_ratio(totals, SENTENCES)
-    return Metric(name, value, low, high, method, n=n, unit_of_n=unit)
 
 
 def most_frequent(train: LabeledWords, test: LabeledWords) -> list[list[str]]:
