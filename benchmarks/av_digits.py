@@ -36,19 +36,19 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=1200)
     parser.add_argument("--test", type=int, default=597)
     arguments = parser.parse_args()
-    said: dict[tuple[str, str], list[Path]] = {}
+    recordings: dict[tuple[str, str], list[Path]] = {}
     for file in sorted(arguments.fsdd.rglob("*.wav")):
         digit, speaker, _ = file.stem.split("_")
-        said.setdefault((digit, speaker), []).append(file)
+        recordings.setdefault((digit, speaker), []).append(file)
     digits, random = load_digits(), np.random.default_rng(0)
-    speakers = {"test": _TEST_SPEAKERS, "train": sorted({name for _, name in said} - set(_TEST_SPEAKERS))}
+    speakers = {"test": _TEST_SPEAKERS, "train": sorted({name for _, name in recordings} - set(_TEST_SPEAKERS))}
     for number, row in enumerate(random.permutation(len(digits.images))[: arguments.train + arguments.test]):
         part, digit = "train" if number < arguments.train else "test", str(digits.target[row])
         speaker = speakers[part][random.integers(len(speakers[part]))]
         file = arguments.out / part / digit / f"{row:04}_{speaker}.mp4"
         file.parent.mkdir(parents=True, exist_ok=True)
         frames, _ = clip(digits.images[row], random)
-        write_video(file, frames, _PER_SECOND, speech(said[digit, speaker], random), _RATE)
+        write_video(file, frames, _PER_SECOND, speech(recordings[digit, speaker], random), _RATE)
     print(f"{number + 1} videos in {arguments.out}")
 
 

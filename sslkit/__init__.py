@@ -16,6 +16,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sslkit.audio.frames import frames as frames
+    from sslkit.audio.specs import FramesSpec as FramesSpec
     from sslkit.contract.encoder import Encoder as Encoder
     from sslkit.contract.errors import RunFailedError as RunFailedError
     from sslkit.contract.errors import RunInterruptedError as RunInterruptedError
@@ -109,6 +111,8 @@ if TYPE_CHECKING:
     from sslkit.text.word_vectors import word_vectors as word_vectors
 
 _MODULES = {
+    "sslkit.audio.frames": ("frames",),
+    "sslkit.audio.specs": ("FramesSpec",),
     "sslkit.contract.encoder": ("Encoder",),
     "sslkit.contract.errors": (
         "RunFailedError",

@@ -100,18 +100,21 @@ def write_masks(clips: Path, masks: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["audio", "video", "image-text", "text", "points"])
+@pytest.mark.parametrize("page", ["audio", "video", "audio-video", "image-text", "text", "points"])
 def test_pages_beyond_images(page: str, sslkit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     modality = page.replace("-", "_")
     made = load_modality(modality).example_data(tmp_path, 96)
-    if page in ("audio", "video", "points"):  # two kinds, and a part that is held out
+    if page in ("audio", "video", "audio-video", "points"):  # two kinds, and a part that is held out
         for number, sample in enumerate(sorted(Path(made).iterdir())):
             place = tmp_path / "sorted" / ("test" if number % 3 == 0 else "train") / "ab"[number % 2]
             place.mkdir(parents=True, exist_ok=True)
             sample.rename(place / sample.name)
         Path(made).rmdir()
         (tmp_path / "sorted").rename(made)
+    if page == "audio":
+        for number, file in enumerate(sorted(Path(made).rglob("*.wav"))):
+            file.with_suffix(".csv").write_text(f"start,end,label\n0,{0.3 + number % 5 / 10},before\n0.8,1,after\n")
     if page == "image-text":
         head, *lines = Path(made).read_text().splitlines()
         Path(made).write_text("\n".join([f"{head},color", *(f"{line},{line.split()[1]}" for line in lines)]) + "\n")

@@ -39,6 +39,7 @@ _EXTENDED = {
     "perplexity",
     "pseudo-perplexity",
     "cloze",
+    "frames",
     "prompt",
     "tag",
     "word-vectors",

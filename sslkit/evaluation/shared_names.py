@@ -15,14 +15,16 @@ def shared_names(train: Index, test: Index) -> list[str]:
 
     Names are divided at `_`, `-`, dots and spaces. Numbers do not count, nor does a part that follows from the label.
     """
-    if train.groups is not None or train.labels is None or train.labels.ndim != 1 or not train.paths or not test.paths:
+    several = train.labels is not None and train.labels.ndim != 1
+    if train.groups is not None or several or not train.paths or not test.paths:
         return []
+    labels = [] if train.labels is None else train.labels.tolist()
     columns, others = _columns(train.paths), _columns(test.paths)
     if columns is None or others is None or len(columns) != len(others):
         return []
     for ours, theirs in zip(columns, others, strict=True):
         values = set(ours)
-        by_label = len(set(zip(ours, train.labels.tolist(), strict=True))) == len(set(train.labels.tolist()))
+        by_label = bool(labels) and len(set(zip(ours, labels, strict=True))) == len(set(labels))
         if by_label or not 2 <= len(values) <= max(2, _MOST * len(ours)) or any(value.isdigit() for value in values):
             continue
         shared = values & set(theirs)

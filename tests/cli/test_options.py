@@ -21,11 +21,12 @@ from sslkit.tasks.load import load_task
 # A change of interface is seen here.
 _TABLES = {
     "audio": "--seconds --sample-rate",
+    "audio_video": "",
     "image": "--size --canvas --layout --channels --range --targets",
     "image_text": "",
     "points": "--point-count --point-features",
     "text": "--unit --vocabulary --context --documents --held-out",
-    "video": "--frames --poses --frame-step",
+    "video": "--frames --poses --cameras --frame-step",
 }
 _DATA = (
     "--data --label --label-pattern --group --group-pattern --batch-size --seed --device --workers --cache --cache-limit "

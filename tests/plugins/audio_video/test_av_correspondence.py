@@ -47,14 +47,14 @@ def test_one_of_two_pairs_does_not_belong_together(negatives: str, apart: bool) 
     torch.manual_seed(0)
     batch = build(objective="correspondence", negatives=negatives, level=0.0).transform(videos(64, apart))
     frame, video, moment = moments(batch)
-    own = torch.arange(64)
-    assert torch.equal(frame[:, 0], moment[:, 0]) and torch.equal(video[:, 0], own)
+    rows = torch.arange(64)
+    assert torch.equal(frame[:, 0], moment[:, 0]) and torch.equal(video[:, 0], rows)
     assert (frame[:, 0] != frame[:, 1]).all() and 16 < frame[:, 0].sum() < 48
     assert batch["matches"].tolist() == [[True, False]] * 64
     if negatives == "times" and apart:
-        assert torch.equal(video[:, 1], own) and (moment[:, 1] != frame[:, 1]).all()
+        assert torch.equal(video[:, 1], rows) and (moment[:, 1] != frame[:, 1]).all()
     else:
-        assert (video[:, 1] != own).all() and len(video[:, 1].unique()) == 64
+        assert (video[:, 1] != rows).all() and len(video[:, 1].unique()) == 64
 
 
 def test_levels_change() -> None:
@@ -77,13 +77,15 @@ def test_info_nce_and_accuracy_against_a_loop(negatives: str) -> None:
         return frame[0] != sound[0] or frame == sound or (negatives == "times" and bool(apart[frame[0]]))
 
     losses, farther = [], []
-    for one in pairs:
+    for query in pairs:
         for first, second in (("frame_vector", "sound_vector"), ("sound_vector", "frame_vector")):
-            scores = {other: float(output[first][one] @ output[second][other]) / 0.2 for other in pairs if counts(one, other)}
+            scores = {
+                other: float(output[first][query] @ output[second][other]) / 0.2 for other in pairs if counts(query, other)
+            }
             values = torch.tensor(list(scores.values()))
-            losses.append(float(values.logsumexp(0)) - scores[one])
+            losses.append(float(values.logsumexp(0)) - scores[query])
             if first == "frame_vector":
-                farther.append(sum(score < scores[one] for score in scores.values()) / (len(scores) - 1))
+                farther.append(sum(score < scores[query] for score in scores.values()) / (len(scores) - 1))
     batch = {"apart": apart}
     assert float(task.loss(output, batch)) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
     accuracy = task.metrics(output, batch)["accuracy"]

@@ -41,9 +41,13 @@ def test_positives_are_what_another_camera_saw_at_the_same_time() -> None:
     batch = task.transform(batch)
     assert batch["image"].shape == (64, 16, 3, 16, 16)
     assert (batch["positive"] == (torch.arange(16) + 8) % 16).all()
-    seen = batch["image"].mean(dim=(3, 4)).argmax(dim=2)
-    assert (seen[:, :8] == seen[:, :1]).all() and (seen[:, 8:] == seen[:, 8:9]).all() and (seen[:, 0] != seen[:, 8]).all()
-    assert len(torch.stack([seen[:, 0], seen[:, 8]], dim=1).unique(dim=0)) == 6
+    camera_of = batch["image"].mean(dim=(3, 4)).argmax(dim=2)
+    assert (
+        (camera_of[:, :8] == camera_of[:, :1]).all()
+        and (camera_of[:, 8:] == camera_of[:, 8:9]).all()
+        and (camera_of[:, 0] != camera_of[:, 8]).all()
+    )
+    assert len(torch.stack([camera_of[:, 0], camera_of[:, 8]], dim=1).unique(dim=0)) == 6
     far = task.far
     for anchor in range(16):
         expected = [n for n in range(16) if n // 8 == anchor // 8 and abs(n - anchor) >= 3]

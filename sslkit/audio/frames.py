@@ -1,0 +1,281 @@
+"""`sslkit frames`: what is said when, predicted for each frame of recordings from frozen features."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sslkit.audio.alignments import Alignment, fingerprint, read_alignments
+from sslkit.audio.encoders.base import AudioEncoder
+from sslkit.audio.frame_features import FrameReader, frame_reader, mfcc_reader, read_frames
+from sslkit.audio.reading import measure_recording
+from sslkit.audio.source import AudioSource
+from sslkit.audio.specs import FramesSpec
+from sslkit.console import say_once
+from sslkit.contract.errors import SslkitError, renamed_flags
+from sslkit.contract.evaluation import Evaluation, Protocol
+from sslkit.contract.result import Data, Fit, Result, Role, Row, TestData
+from sslkit.data.index import Index
+from sslkit.data.locations import find_parts
+from sslkit.engine.checkpoint import read_model
+from sslkit.engine.precision import choose_device
+from sslkit.engine.run_folder import append_result
+from sslkit.evaluation.comparing import CheckpointOutcomes
+from sslkit.evaluation.findings import with_findings
+from sslkit.evaluation.models import Model, compare_models
+from sslkit.evaluation.notes import count
+from sslkit.evaluation.positions import fit_positions, predict_positions, ratio_metric, recall_by_label
+from sslkit.evaluation.protocols import part_setting
+from sslkit.evaluation.shared_names import shared_names
+from sslkit.evaluation.splits import check_groups, draw_held_out, test_location
+from sslkit.evaluation.statistics import Totals, adjust_comparisons, compare_ratios
+
+_TEST_SHARE = 0.2  # of the recordings, or groups, where there is no test part
+_RECORDINGS = "recordings"  # the unit of the bootstrap: frames of one depend on each other
+_SETTINGS = {"c": [0.01, 0.1, 1.0], "iterations": 100, "held_out": 0.2, "max_frames": 200_000, "layer": "last"}
+_MAJORITY = "most frequent label"
+
+
+@dataclass(frozen=True)
+class _Recordings:
+    """Recordings of one part that have an alignment, by row."""
+
+    location: str
+    index: Index
+    alignments: dict[int, Alignment]
+
+    @property
+    def rows(self) -> list[int]:
+        """Return the rows in the order of the data."""
+        return sorted(self.alignments)
+
+    def units(self) -> NDArray[np.int64]:
+        """Return what is held out together, by row of the index: groups, or each recording."""
+        return np.arange(len(self.index)) if self.index.groups is None else self.index.groups
+
+    def subset(self, rows: Sequence[int], location: str) -> "_Recordings":
+        """Return some of the rows."""
+        return _Recordings(location, self.index, {row: self.alignments[row] for row in rows})
+
+
+class Frames(Evaluation):
+    """Predict a label for each frame of recordings, such as the phone that is spoken, from frozen features."""
+
+    verb = "frames"
+    Options = FramesSpec
+    labels = "token"
+    requires = ("frames",)
+    modalities = ("audio",)
+    protocols = (
+        Protocol(
+            "frames/logreg-v1",
+            "logistic regression on frames whose middle has a label; C chosen on a fifth of the recordings; accuracy",
+            _SETTINGS,
+        ),
+    )
+
+    def run(self, spec: FramesSpec) -> Result:
+        """Fit linear classifiers on the frames of a training part and measure them on each test part once.
+
+        Raises SslkitError for encoders without frames, and for labels that are missing or malformed.
+        """
+        started_at = time.monotonic()
+        spec.check_modality("audio")
+        if spec.pool != "auto":
+            raise SslkitError("frames are labeled one by one", "leave it out", flag="pool")
+        for name in ("label", "label_pattern"):
+            if getattr(spec, name) is not None:
+                raise SslkitError("labels are those of --alignments", "leave it out", flag=name)
+        checkpoint = read_model(spec.ckpt, part=spec.part)
+        checkpoint.check_modality("audio")
+        models = [
+            replace(model, name="MFCC") if model.role == "baseline" else model
+            for model in compare_models(checkpoint, spec, choose_device(spec.device)[0], 0)
+        ]
+        readers = _readers(models, spec.layer)
+        train, tests = _read_parts(spec)
+        table = _Table(train, tests)
+        for model, reader in zip(models, readers, strict=True):
+            table.fit_and_add(model, reader, spec)
+        if spec.baselines:
+            table.add_majority(spec.seed)
+        named = {name: getattr(spec, name, None) for name in _SETTINGS}
+        settings = _SETTINGS | {name: value for name, value in named.items() if value is not None}
+        unchanged = settings == _SETTINGS and not spec.sample_values()
+        rows = adjust_comparisons(table.rows)
+        result = Result(
+            verb=self.verb,
+            protocol=self.protocols[0].id if unchanged else None,
+            settings={**settings, **part_setting(spec.part), "size": models[0].size, "seed": spec.seed, "tier": spec.tier},
+            checkpoint=str(checkpoint.path),
+            weights=rows[0].weights,
+            data=Data(
+                fingerprint(train.index, train.alignments),
+                [
+                    TestData(test.location, fingerprint(test.index, test.alignments), frames)
+                    for test, frames in zip(tests, table.frames, strict=True)
+                ],
+            ),
+            rows=rows,
+            notes=table.notes(readers[0]),
+            seconds=round(time.monotonic() - started_at, 1),
+        )
+        result = with_findings(result, checkpoint, spec, can_finetune=False)
+        append_result(checkpoint.path.parent, result.to_json())
+        return result
+
+
+def frames(spec: FramesSpec) -> Result:
+    """Predict a label for each frame of recordings from frozen features, as `sslkit frames` does."""
+    return Frames().run(spec)
+
+
+def _readers(models: list[Model], layer: str) -> list[FrameReader]:
+    """Return what reads the frames of each model; MFCC are those of the checkpoint's frames."""
+    readers: list[FrameReader] = []
+    for model in models:
+        assert isinstance(model.encoder, AudioEncoder)
+        plain = model.role == "baseline"
+        readers.append(mfcc_reader(readers[0], layer) if plain else frame_reader(model.encoder, model.name, layer))
+    return readers
+
+
+def _read_parts(spec: FramesSpec) -> tuple[_Recordings, list[_Recordings]]:
+    """Return the training part and the test parts; without any, a fifth of the recordings, or groups, is held out."""
+    if spec.data is None:
+        raise SslkitError("missing", f"give {AudioSource.kind.accepts}", flag="data")
+    parts = find_parts(spec.data, AudioSource.kind)
+    train = _read_part(parts.pop("train"), spec.data, spec)
+    tests = []
+    for named in spec.test:
+        with renamed_flags({"data": "test"}):
+            name, location = test_location(named, AudioSource.kind)
+            tests.append(_read_part(location, named if location == named else f"{name} of {named}", spec))
+    if not tests and parts:
+        name, location = next(iter(parts.items()))
+        tests = [_read_part(location, f"{name} of {spec.data}", spec)]
+    for test in tests:
+        check_groups(train.index, test.index, "test" if spec.test else "data")
+        say_once(f"test part: {test.location}")
+    if not tests:
+        units = train.units()[train.rows]
+        distinct, places = np.unique(units, return_inverse=True)
+        unit = "recording" if train.index.groups is None else "group"
+        if len(distinct) < 3:
+            problem = f"{spec.data} has {count(len(distinct), unit)} with labels"
+            raise SslkitError(problem, "at least three are needed, to fit, choose and test on", flag="data")
+        say_once(f"test part: a fifth of the {unit}s of {spec.data}, drawn by --seed {spec.seed}")
+        held_out = draw_held_out(len(distinct), _TEST_SHARE, spec.seed)[places]
+        rows = np.array(train.rows)
+        tests = [train.subset(rows[held_out].tolist(), f"a fifth of {spec.data}")]
+        train = train.subset(rows[~held_out].tolist(), train.location)
+    shared = shared_names(train.index.subset(np.array(train.rows)), tests[0].index.subset(np.array(tests[0].rows)))
+    if shared:
+        say_once(
+            f"note: file names of training and test share {', '.join(shared[:3])}: if these are speakers, the figures tell "
+            "nothing about others (--group-pattern keeps them apart where a part is held out)"
+        )
+    return train, tests
+
+
+def _read_part(location: str, name: str, spec: FramesSpec) -> _Recordings:
+    index = AudioSource.read_index(location, spec)
+    alignments = read_alignments(index, spec.alignments, spec.tier, lambda row: measure_recording(index, row)[1])
+    if len(alignments) < len(index):
+        say_once(f"{len(index) - len(alignments):,} of {len(index):,} recordings of {name} have no labels: they are left out")
+    return _Recordings(name, index, alignments)
+
+
+class _Table:
+    """Rows in the making: the checkpoint's predictions are what the others' are compared with."""
+
+    def __init__(self, train: _Recordings, tests: list[_Recordings]) -> None:
+        self.train, self.tests, self.rows = train, tests, list[Row]()
+        self.frames = [0] * len(tests)
+        self.training_labels = Counter[str]()
+        self.truth: list[tuple[list[str], NDArray[np.int64]]] = []  # labels and rows of frames, by test part
+        self._outcomes = CheckpointOutcomes[Totals](partial(compare_ratios, unit=_RECORDINGS))
+
+    def fit_and_add(self, model: Model, reader: FrameReader, spec: FramesSpec) -> None:
+        """Add one model's rows: everything is fitted before a test part is read by it."""
+        train = self.train
+        fitted = read_frames(reader, train.index, train.alignments, train.rows, model.size)
+        chosen = _limited(fitted.rows, spec.max_frames, spec.seed)
+        labels = [fitted.labels[place] for place in chosen]
+        classes = tuple(sorted(set(labels)))
+        if len(classes) < 2:
+            raise SslkitError(f"{train.location} has only the label {classes[0]}", "at least two are needed", flag="alignments")
+        if model.role == "checkpoint":
+            self.training_labels = Counter(labels)
+        units = np.unique(train.units()[fitted.rows[chosen]], return_inverse=True)[1]
+        layers = {name: values[chosen] for name, values in fitted.layers.items()}
+        settings = _SETTINGS if spec.c is None else {**_SETTINGS, "c": spec.c}
+        predictors = fit_positions(layers, labels, units, classes, reader.device, spec.seed, settings, spec.layer)
+        for number, test in enumerate(self.tests):
+            tested = read_frames(reader, test.index, test.alignments, test.rows, model.size)
+            if model.role == "checkpoint":
+                self.truth.append((tested.labels, tested.rows))
+            for name, predicted in predict_positions(predictors, tested.layers, classes).items():
+                predictor = predictors[name]
+                fit = Fit(spec.seed, predictor.n_train, dict(predictor.chosen), dict(predictor.held_out))
+                layer = None if spec.layer == "last" else name
+                self._add(model.name, model.role, layer, number, tested.labels, tested.rows, predicted, fit, model.weights)
+
+    def add_majority(self, seed: int) -> None:
+        """Add the rows of the label that frames have most often in training."""
+        label, fit = self.training_labels.most_common(1)[0][0], Fit(seed, self.training_labels.total())
+        for number, (labels, rows) in enumerate(self.truth):
+            self._add(_MAJORITY, "baseline", None, number, labels, rows, [label] * len(labels), fit, "")
+
+    def notes(self, reader: FrameReader) -> list[str]:
+        """Return what was fitted and tested on."""
+        notes = [
+            f"Fitted on {count(self.training_labels.total(), 'frame')}, one every {1000 * reader.hop / reader.rate:g} ms, of "
+            f"{count(len(self.train.rows), 'recording')}; {len(self.training_labels)} labels."
+        ]
+        for test, (labels, _) in zip(self.tests, self.truth, strict=True):
+            notes.append(f"{test.location}: {count(len(test.rows), 'recording')}, {count(len(labels), 'frame')}.")
+            foreign = Counter(label for label in labels if label not in self.training_labels)
+            if foreign:
+                wrong, names = count(foreign.total(), "frame"), ", ".join(sorted(foreign)[:5])
+                notes.append(f"Wrong in any case: {wrong} with a label that training lacks ({names}).")
+        return notes
+
+    def _add(
+        self,
+        name: str,
+        role: Role,
+        layer: str | None,
+        number: int,
+        labels: list[str],
+        rows: NDArray[np.int64],
+        predicted: list[str],
+        fit: Fit,
+        weights: str,
+    ) -> None:
+        test = self.tests[number]
+        right = np.array([label == answer for label, answer in zip(labels, predicted, strict=True)], dtype=np.float64)
+        places = np.searchsorted(test.rows, rows)
+        recordings = len(test.rows)
+        sums, sizes = np.zeros(recordings), np.zeros(recordings)
+        np.add.at(sums, places, right)
+        np.add.at(sizes, places, 1)
+        totals = Totals(sums, sizes)
+        self.frames[number] = len(labels)
+        metric = ratio_metric("accuracy", totals, len(labels), "frames", _RECORDINGS)
+        comparisons = self._outcomes.compare(role, number, layer, totals)
+        row = Row(name, [metric], test.location, layer=layer, comparisons=comparisons)
+        by_label = recall_by_label(labels, predicted)
+        self.rows.append(replace(row, by_class=by_label, weights=weights, fits=[fit], role=role))
+
+
+def _limited(rows: NDArray[np.int64], most: int, seed: int) -> list[int]:
+    """Return the places of frames of whole recordings, drawn by the seed, which are so many at most, or of two recordings."""
+    distinct, places, sizes = np.unique(rows, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    kept = order[: max(2, int(np.searchsorted(np.cumsum(sizes[order]), most, side="right")))]
+    return np.flatnonzero(np.isin(places, kept)).tolist()
