@@ -71,9 +71,11 @@ class Checkpoint:
     def check_modality(self, modality: str, flag: str = "ckpt") -> None:
         """Raise SslkitError if the encoder is of another modality."""
         if self.modality != modality:
+            parts = [name for name, values in self.metadata.get("parts", {}).items() if values["modality"] == modality]
+            hint = f": its part {parts[0]} is one" if parts else ""
             raise SslkitError(
                 f"{self.path} was trained on {self.evaluated_as} data by {self.metadata['task']}",
-                f"an encoder of {modality} data is needed",
+                f"an encoder of {modality} data is needed{hint}",
                 flag=flag,
             )
 

@@ -1,5 +1,8 @@
 """av_correspondence: which pairs belong together, and its losses against loops."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ import torch.nn.functional as F
 from sslkit import DataInfo, SslkitError
 from sslkit.encoders.builder import RecipeBuilder
 from sslkit.encoders.recipe import recipe_for
+from sslkit.registry import load_modality
 from sslkit.tasks.load import load_task
 
 
@@ -122,3 +126,23 @@ def test_the_sound_tower_has_to_be_one_of_sound() -> None:
     with pytest.raises(SslkitError, match="--sound-encoder: resnet_micro has no option sample_rate"):
         build(sound_encoder="resnet_micro")
     assert build(sound_encoder="speech_micro").sound.sample_rate == 8000
+
+
+def test_both_encoders_are_evaluated_on_the_same_videos(tmp_path: Path, sslkit: Callable[..., Any]) -> None:
+    source = load_modality("audio_video").source
+    for kind in "ab":
+        (tmp_path / "all" / kind).mkdir(parents=True)
+        for file in Path(source.example(tmp_path / "all" / kind, 6)).iterdir():
+            file.rename(tmp_path / "all" / kind / file.name)
+        (tmp_path / "all" / kind / "videos").rmdir()
+    how = ["--steps", 2, "--batch-size", 4, "--workers", 0, "--out", tmp_path / "run"]
+    ran = sslkit("pretrain", "av_correspondence", "--data", tmp_path / "all", *how)
+    assert ran.code == 0, ran.err
+    checkpoint = tmp_path / "run" / "model.safetensors"
+    for part, baseline in (("encoder", "raw pixels"), ("sound", "MFCC")):
+        result = sslkit("knn", "--ckpt", checkpoint, "--data", tmp_path / "all", "--part", part, "--k", 3, "--json")
+        assert result.code == 0, result.err
+        rows = json.loads(result.out)["rows"]
+        assert rows[0]["metrics"][0]["n"] >= 2 and rows[2]["model"].startswith(baseline)
+    refused = sslkit("frames", "--ckpt", checkpoint, "--data", tmp_path / "all", "--alignments", "{stem}.csv")
+    assert refused.code == 2 and "an encoder of audio data is needed: its part sound is one" in refused.err
