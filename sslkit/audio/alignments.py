@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sslkit.contract.errors import SslkitError
+from sslkit.contract.errors import SslkitError, UnreadableSampleError, renamed_flags
 from sslkit.data.index import Index
 from sslkit.data.patterns import path_beside
 from sslkit.data.tables import read_lines, read_table
@@ -56,7 +56,7 @@ def read_alignments(index: Index, pattern: str, tier: str | None, rates: Callabl
     if tier is not None and suffix != ".textgrid":
         raise SslkitError(f"{pattern} has no tiers", "leave it out", flag="tier")
     if suffix not in (".textgrid", ".phn", ".csv"):
-        raise SslkitError(f"{pattern} is no file of labels", f"expected {ALIGNMENTS}", flag="alignments")
+        raise SslkitError(f"{pattern} is not a file of labels", f"expected {ALIGNMENTS}", flag="alignments")
     if "{stem}" not in pattern:
         if suffix != ".csv":
             raise SslkitError(f"{pattern} names the same file for all recordings", f"expected {ALIGNMENTS}", flag="alignments")
@@ -64,9 +64,13 @@ def read_alignments(index: Index, pattern: str, tier: str | None, rates: Callabl
         where = f"{pattern} lists none of the recordings"
     else:
         paths = [path_beside(os.path.join(index.root, path), pattern) for path in index.paths]
-        alignments = {
-            row: _read(Path(path), suffix, tier, row, rates) for row, path in enumerate(paths) if os.path.isfile(path)
-        }
+        alignments = {}
+        for row, path in enumerate(paths):
+            if os.path.isfile(path):
+                try:
+                    alignments[row] = _read(Path(path), suffix, tier, row, rates)
+                except UnreadableSampleError:  # a recording whose sample rate nobody knows
+                    continue
         where = f"{pattern} finds no file beside any recording, such as {paths[0]}"
     if not any(alignment.labels for alignment in alignments.values()):
         raise SslkitError(f"{where} of {index.source}" if not alignments else f"{pattern} has no labels", flag="alignments")
@@ -88,7 +92,10 @@ def _read(path: Path, suffix: str, tier: str | None, row: int, rates: Callable[[
     if suffix == ".phn":
         rate, lines = rates(row), [(number, line.split(maxsplit=2)) for number, line in read_lines(path, "alignments")]
         return Alignment.of([_interval(path, number, cells, 1 / rate) for number, cells in lines], str(path))
-    table = read_table(path, "label")
+    if len(read_lines(path, "alignments")) < 2:
+        return Alignment.of([], str(path))  # a header alone
+    with renamed_flags({"data": "alignments"}):
+        table = read_table(path, "label")
     cells = zip(table.lines, *(table.column(name, "alignments", allow_empty=name == "label") for name in _COLUMNS), strict=True)
     return Alignment.of([_interval(path, line, list(values), 1.0) for line, *values in cells], str(path))
 
@@ -106,14 +113,15 @@ def _interval(path: Path, line: int, cells: list[str], unit: float) -> tuple[flo
 
 def _read_common_table(index: Index, path: Path) -> dict[int, Alignment]:
     """Return the alignments that one table has for recordings, whose paths begin at the table or are those of the data."""
-    table = read_table(path)
+    with renamed_flags({"data": "alignments"}):
+        table = read_table(path)
     columns = [table.column(name, "alignments", allow_empty=name == "label") for name in ("path", *_COLUMNS)]
     intervals: dict[str, list[tuple[float, float, str]]] = {}
     for line, name, *cells in zip(table.lines, *columns, strict=True):
-        intervals.setdefault(os.path.normpath(path.parent / name), []).append(_interval(path, line, cells, 1.0))
+        intervals.setdefault(os.path.abspath(path.parent / name), []).append(_interval(path, line, cells, 1.0))
     alignments = {}
     for row, name in enumerate(index.paths):
-        in_data, from_table = os.path.normpath(index.root / name), os.path.normpath(path.parent / name)
+        in_data, from_table = os.path.abspath(index.root / name), os.path.abspath(path.parent / name)
         if (of_row := intervals.get(in_data, intervals.get(from_table))) is not None:
             alignments[row] = Alignment.of(of_row, f"{path}, {name}")
     return alignments

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.audio.alignments import Alignment
-from sslkit.audio.encoders.base import AudioEncoder, FrameEncoder, recorded_frames, recorded_samples
+from sslkit.audio.encoders.base import AudioEncoder, FrameEncoder, recorded_frames
 from sslkit.audio.encoders.spectrogram import SpectrogramEncoder
 from sslkit.audio.reading import open_recording, read_window
 from sslkit.audio.spectrogram import MFCC
 from sslkit.console import say_once, show_progress
 from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.data.index import Index
+from sslkit.evaluation.notes import count
 from sslkit.evaluation.session import Layers
 
 _AT_ONCE = 32  # windows
@@ -48,6 +49,7 @@ class _Window:
     row: int
     start: float  # seconds
     sound: Tensor
+    recorded: int  # samples; zeros follow
 
 
 def frame_reader(encoder: AudioEncoder, name: str, layer: str) -> FrameReader:
@@ -84,12 +86,12 @@ def frame_reader(encoder: AudioEncoder, name: str, layer: str) -> FrameReader:
     return FrameReader(read, length, hop, encoder.sample_rate, encoder.device)
 
 
-def mfcc_reader(like: FrameReader, layer: str) -> FrameReader:
+def mfcc_reader(like: FrameReader) -> FrameReader:
     """Return what reads MFCC of the same frames as another reader."""
     mfcc = MFCC(like.rate, like.length, like.hop).to(like.device)
 
     def read(sound: Tensor) -> Layers:
-        return {"last" if layer == "last" else "1": mfcc(sound, recorded_frames(sound, like.length, like.hop))[0]}
+        return {"last": mfcc(sound, recorded_frames(sound, like.length, like.hop))[0]}
 
     return FrameReader(read, like.length, like.hop, like.rate, like.device)
 
@@ -99,8 +101,7 @@ def read_frames(
 ) -> LabeledFrames:
     """Return the features of all frames of some recordings whose middle has a label.
 
-    Recordings are read as windows of `window` milliseconds that follow each other, such as encoders were trained on. Raises
-    SslkitError if no frame has a label.
+    Recordings are read as windows of `window` milliseconds that follow each other, such as encoders were trained on.
     """
     layers: dict[str, list[Tensor]] = {}
     labels: list[str] = []
@@ -110,18 +111,17 @@ def read_frames(
         sound = torch.stack([each.sound for each in batch]).to(reader.device)
         output = {name: values.float().cpu() for name, values in reader.read(sound).items()}
         middle = (np.arange(next(iter(output.values())).shape[1]) * reader.hop + reader.length / 2) / reader.rate
-        for number, (each, recorded) in enumerate(zip(batch, (recorded_samples(sound) / reader.rate).tolist(), strict=True)):
+        for number, each in enumerate(batch):
             labeled = {
                 place: label
                 for place, seconds in enumerate(middle.tolist())
-                if seconds <= recorded and (label := alignments[each.row].label_at(each.start + seconds)) is not None
+                if seconds * reader.rate <= each.recorded
+                and (label := alignments[each.row].label_at(each.start + seconds)) is not None
             }
             for name, values in output.items():
                 layers.setdefault(name, []).append(values[number, list(labeled)])
             labels += labeled.values()
             places += [each.row] * len(labeled)
-    if not labels:
-        raise SslkitError(f"no frame of {index.source} has a label", "are times in seconds?", flag="alignments")
     return LabeledFrames({name: torch.cat(parts) for name, parts in layers.items()}, labels, np.array(places))
 
 
@@ -135,9 +135,10 @@ def _windows(reader: FrameReader, index: Index, rows: list[int], samples: int) -
                     step = samples * recording.rate / reader.rate
                     for number in range(max(1, int(np.ceil(recording.length / step)))):
                         wave = torch.from_numpy(read_window(recording, round(number * step), reader.rate, samples))
-                        yield _Window(row, number * samples / reader.rate, F.pad(wave, (0, samples - len(wave))))
+                        padded = F.pad(wave, (0, samples - len(wave)))
+                        yield _Window(row, number * samples / reader.rate, padded, len(wave))
             except UnreadableSampleError:
                 unreadable += 1
             progress.advance()
     if unreadable:
-        say_once(f"skipped {unreadable} unreadable recordings of {index.source}")
+        say_once(f"skipped {count(unreadable, 'unreadable recording')} of {index.source}")

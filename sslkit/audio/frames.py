@@ -30,7 +30,8 @@ from sslkit.evaluation.models import Model, compare_models
 from sslkit.evaluation.notes import count
 from sslkit.evaluation.positions import fit_positions, predict_positions, ratio_metric, recall_by_label
 from sslkit.evaluation.protocols import part_setting
-from sslkit.evaluation.shared_names import shared_names
+from sslkit.evaluation.session import Predictor
+from sslkit.evaluation.shared_names import note_shared_names
 from sslkit.evaluation.splits import check_groups, draw_held_out, test_location
 from sslkit.evaluation.statistics import Totals, adjust_comparisons, compare_ratios
 
@@ -38,6 +39,8 @@ _TEST_SHARE = 0.2  # of the recordings, or groups, where there is no test part
 _RECORDINGS = "recordings"  # the unit of the bootstrap: frames of one depend on each other
 _SETTINGS = {"c": [0.01, 0.1, 1.0], "iterations": 100, "held_out": 0.2, "max_frames": 200_000, "layer": "last"}
 _MAJORITY = "most frequent label"
+_SEEN = "; seen in pretraining"
+_AT_ONCE = 200  # test recordings whose features are in memory
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class _Recordings:
     location: str
     index: Index
     alignments: dict[int, Alignment]
+    seen_in_pretraining: bool
 
     @property
     def rows(self) -> list[int]:
@@ -59,7 +63,27 @@ class _Recordings:
 
     def subset(self, rows: Sequence[int], location: str) -> "_Recordings":
         """Return some of the rows."""
-        return _Recordings(location, self.index, {row: self.alignments[row] for row in rows})
+        return replace(self, location=location, alignments={row: self.alignments[row] for row in rows})
+
+    def limit(self, seconds: float, seed: int) -> "_Recordings":
+        """Return recordings with about so many seconds of labels, drawn by the seed, of two units or more.
+
+        Raises SslkitError if there is only one unit.
+        """
+        order = np.random.default_rng(seed).permutation(self.rows)
+        units, total, kept = self.units(), 0.0, list[int]()
+        for row in order.tolist():
+            of_row = float((self.alignments[row].ends - self.alignments[row].starts).sum())
+            if total + of_row > seconds and len({units[each] for each in kept}) > 1:
+                break
+            kept.append(row)
+            total += of_row
+        if len({units[each] for each in kept}) < 2:
+            unit = "recording" if self.index.groups is None else "group"
+            raise SslkitError(
+                f"{self.location} has one {unit} with labels", "at least two are needed, to fit and choose", flag="data"
+            )
+        return self.subset(kept, self.location)
 
 
 class Frames(Evaluation):
@@ -97,7 +121,8 @@ class Frames(Evaluation):
             for model in compare_models(checkpoint, spec, choose_device(spec.device)[0], 0)
         ]
         readers = _readers(models, spec.layer)
-        train, tests = _read_parts(spec)
+        train, tests = _read_parts(spec, checkpoint.metadata["data"])
+        train = train.limit(spec.max_frames * readers[0].hop / readers[0].rate, spec.seed)
         table = _Table(train, tests)
         for model, reader in zip(models, readers, strict=True):
             table.fit_and_add(model, reader, spec)
@@ -116,7 +141,12 @@ class Frames(Evaluation):
             data=Data(
                 fingerprint(train.index, train.alignments),
                 [
-                    TestData(test.location, fingerprint(test.index, test.alignments), frames)
+                    TestData(
+                        test.location,
+                        fingerprint(test.index, test.alignments),
+                        frames,
+                        seen_in_pretraining=test.seen_in_pretraining,
+                    )
                     for test, frames in zip(tests, table.frames, strict=True)
                 ],
             ),
@@ -140,27 +170,27 @@ def _readers(models: list[Model], layer: str) -> list[FrameReader]:
     for model in models:
         assert isinstance(model.encoder, AudioEncoder)
         plain = model.role == "baseline"
-        readers.append(mfcc_reader(readers[0], layer) if plain else frame_reader(model.encoder, model.name, layer))
+        readers.append(mfcc_reader(readers[0]) if plain else frame_reader(model.encoder, model.name, layer))
     return readers
 
 
-def _read_parts(spec: FramesSpec) -> tuple[_Recordings, list[_Recordings]]:
+def _read_parts(spec: FramesSpec, pretrained_on: str) -> tuple[_Recordings, list[_Recordings]]:
     """Return the training part and the test parts; without any, a fifth of the recordings, or groups, is held out."""
     if spec.data is None:
         raise SslkitError("missing", f"give {AudioSource.kind.accepts}", flag="data")
     parts = find_parts(spec.data, AudioSource.kind)
-    train = _read_part(parts.pop("train"), spec.data, spec)
+    train = _read_part(parts.pop("train"), spec.data, spec, pretrained_on)
     tests = []
     for named in spec.test:
         with renamed_flags({"data": "test"}):
             name, location = test_location(named, AudioSource.kind)
-            tests.append(_read_part(location, named if location == named else f"{name} of {named}", spec))
+            tests.append(_read_part(location, named if location == named else f"{name} of {named}", spec, pretrained_on))
     if not tests and parts:
         name, location = next(iter(parts.items()))
-        tests = [_read_part(location, f"{name} of {spec.data}", spec)]
+        tests = [_read_part(location, f"{name} of {spec.data}", spec, pretrained_on)]
     for test in tests:
         check_groups(train.index, test.index, "test" if spec.test else "data")
-        say_once(f"test part: {test.location}")
+        say_once(f"test part: {test.location}" + _SEEN * test.seen_in_pretraining)
     if not tests:
         units = train.units()[train.rows]
         distinct, places = np.unique(units, return_inverse=True)
@@ -168,26 +198,25 @@ def _read_parts(spec: FramesSpec) -> tuple[_Recordings, list[_Recordings]]:
         if len(distinct) < 3:
             problem = f"{spec.data} has {count(len(distinct), unit)} with labels"
             raise SslkitError(problem, "at least three are needed, to fit, choose and test on", flag="data")
-        say_once(f"test part: a fifth of the {unit}s of {spec.data}, drawn by --seed {spec.seed}")
+        seen = _SEEN * train.seen_in_pretraining
+        say_once(f"test part: a fifth of the {unit}s of {spec.data}, drawn by --seed {spec.seed}{seen}")
         held_out = draw_held_out(len(distinct), _TEST_SHARE, spec.seed)[places]
         rows = np.array(train.rows)
         tests = [train.subset(rows[held_out].tolist(), f"a fifth of {spec.data}")]
         train = train.subset(rows[~held_out].tolist(), train.location)
-    shared = shared_names(train.index.subset(np.array(train.rows)), tests[0].index.subset(np.array(tests[0].rows)))
-    if shared:
-        say_once(
-            f"note: file names of training and test share {', '.join(shared[:3])}: if these are speakers, the figures tell "
-            "nothing about others (--group-pattern keeps them apart where a part is held out)"
-        )
+    unlabeled = [
+        replace(part.index.subset(np.array(part.rows)), labels=None, classes=()) for part in (train, tests[0])
+    ]  # a folder is no label here, and may be a speaker
+    note_shared_names(*unlabeled)
     return train, tests
 
 
-def _read_part(location: str, name: str, spec: FramesSpec) -> _Recordings:
+def _read_part(location: str, name: str, spec: FramesSpec, pretrained_on: str) -> _Recordings:
     index = AudioSource.read_index(location, spec)
     alignments = read_alignments(index, spec.alignments, spec.tier, lambda row: measure_recording(index, row)[1])
     if len(alignments) < len(index):
         say_once(f"{len(index) - len(alignments):,} of {len(index):,} recordings of {name} have no labels: they are left out")
-    return _Recordings(name, index, alignments)
+    return _Recordings(name, index, alignments, index.fingerprint() == pretrained_on)
 
 
 class _Table:
@@ -202,28 +231,26 @@ class _Table:
 
     def fit_and_add(self, model: Model, reader: FrameReader, spec: FramesSpec) -> None:
         """Add one model's rows: everything is fitted before a test part is read by it."""
-        train = self.train
+        train, layer = self.train, "last" if model.role == "baseline" else spec.layer
         fitted = read_frames(reader, train.index, train.alignments, train.rows, model.size)
-        chosen = _limited(fitted.rows, spec.max_frames, spec.seed)
-        labels = [fitted.labels[place] for place in chosen]
-        classes = tuple(sorted(set(labels)))
+        _check_labels(train, fitted.labels)
+        classes = tuple(sorted(set(fitted.labels)))
         if len(classes) < 2:
             raise SslkitError(f"{train.location} has only the label {classes[0]}", "at least two are needed", flag="alignments")
         if model.role == "checkpoint":
-            self.training_labels = Counter(labels)
-        units = np.unique(train.units()[fitted.rows[chosen]], return_inverse=True)[1]
-        layers = {name: values[chosen] for name, values in fitted.layers.items()}
+            self.training_labels = Counter(fitted.labels)
+        units = np.unique(train.units()[fitted.rows], return_inverse=True)[1]
         settings = _SETTINGS if spec.c is None else {**_SETTINGS, "c": spec.c}
-        predictors = fit_positions(layers, labels, units, classes, reader.device, spec.seed, settings, spec.layer)
+        predictors = fit_positions(fitted.layers, fitted.labels, units, classes, reader.device, spec.seed, settings, layer)
         for number, test in enumerate(self.tests):
-            tested = read_frames(reader, test.index, test.alignments, test.rows, model.size)
+            labels, rows, predictions = _predict(reader, test, model.size, predictors, classes)
             if model.role == "checkpoint":
-                self.truth.append((tested.labels, tested.rows))
-            for name, predicted in predict_positions(predictors, tested.layers, classes).items():
+                self.truth.append((labels, rows))
+            for name, predicted in predictions.items():
                 predictor = predictors[name]
                 fit = Fit(spec.seed, predictor.n_train, dict(predictor.chosen), dict(predictor.held_out))
-                layer = None if spec.layer == "last" else name
-                self._add(model.name, model.role, layer, number, tested.labels, tested.rows, predicted, fit, model.weights)
+                named = None if layer == "last" else name
+                self._add(model.name, model.role, named, number, labels, rows, predicted, fit, model.weights)
 
     def add_majority(self, seed: int) -> None:
         """Add the rows of the label that frames have most often in training."""
@@ -238,6 +265,8 @@ class _Table:
             f"{count(len(self.train.rows), 'recording')}; {len(self.training_labels)} labels."
         ]
         for test, (labels, _) in zip(self.tests, self.truth, strict=True):
+            if test.seen_in_pretraining:
+                notes.append(f"The test data of {test.location} was part of pretraining.")
             notes.append(f"{test.location}: {count(len(test.rows), 'recording')}, {count(len(labels), 'frame')}.")
             foreign = Counter(label for label in labels if label not in self.training_labels)
             if foreign:
@@ -273,9 +302,26 @@ class _Table:
         self.rows.append(replace(row, by_class=by_label, weights=weights, fits=[fit], role=role))
 
 
-def _limited(rows: NDArray[np.int64], most: int, seed: int) -> list[int]:
-    """Return the places of frames of whole recordings, drawn by the seed, which are so many at most, or of two recordings."""
-    distinct, places, sizes = np.unique(rows, return_inverse=True, return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(distinct))
-    kept = order[: max(2, int(np.searchsorted(np.cumsum(sizes[order]), most, side="right")))]
-    return np.flatnonzero(np.isin(places, kept)).tolist()
+def _predict(
+    reader: FrameReader, test: _Recordings, window: int, predictors: dict[str, Predictor], classes: tuple[str, ...]
+) -> tuple[list[str], NDArray[np.int64], dict[str, list[str]]]:
+    """Return labels, rows and predictions by layer of all frames of a test part; features are kept of some recordings only."""
+    labels, rows = list[str](), list[NDArray[np.int64]]()
+    predictions: dict[str, list[str]] = {name: [] for name in predictors}
+    for start in range(0, len(test.rows), _AT_ONCE):
+        tested = read_frames(reader, test.index, test.alignments, test.rows[start : start + _AT_ONCE], window)
+        if not tested.labels:
+            continue
+        labels += tested.labels
+        rows.append(tested.rows)
+        for name, predicted in predict_positions(predictors, tested.layers, classes).items():
+            predictions[name] += predicted
+    _check_labels(test, labels)
+    return labels, np.concatenate(rows), predictions
+
+
+def _check_labels(part: _Recordings, labels: list[str]) -> None:
+    """Raise SslkitError if no frame has a label."""
+    if not labels:
+        hint = "are times in seconds, and recordings readable?"
+        raise SslkitError(f"no frame of {part.location} has a label", hint, flag="alignments")

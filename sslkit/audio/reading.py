@@ -63,7 +63,10 @@ class SoundTrack:
         self.second = float(self.track.time_base)  # of a tick
         self.begin = self.track.start_time or 0
         self.start = self.begin * self.second
-        seconds = self.track.duration * self.second if self.track.duration else (container.duration or 0) / 1e6
+        if self.track.duration:
+            seconds = self.track.duration * self.second
+        else:  # of the container, which may begin before its sound
+            seconds = ((container.duration or 0) + (container.start_time or 0)) / 1e6 - self.start
         self.length = int(seconds * self.rate)
 
     def read(self, start: int, count: int) -> Wave:
@@ -80,10 +83,13 @@ class SoundTrack:
         """Fill a window with what is decoded from the place of a search on; returns the first sample that was there."""
         resampler = load_av().AudioResampler(format="fltp")  # changes how samples are stored, and nothing else
         self._seek(int(search / self.rate / self.second) + self.begin)
-        first = -1
+        first = place = None
+        tick = max(1.0, 1.5 * self.second * self.rate)
         for frame in self._frames():
-            place = round((frame.pts - self.begin) * self.second * self.rate)
-            first = place if first < 0 else first
+            stamped = round((frame.pts - self.begin) * self.second * self.rate)
+            if place is None or abs(stamped - place) > tick:  # else what is rounded to ticks would leave gaps
+                place = stamped
+            first = place if first is None else first
             for part in resampler.resample(frame):
                 samples = part.to_ndarray().mean(axis=0)
                 left, right = max(place, start), min(place + len(samples), start + len(wave))
@@ -92,7 +98,7 @@ class SoundTrack:
                 place += len(samples)
             if place >= start + len(wave):
                 break
-        return first
+        return start + 1 if first is None else first
 
     def _frames(self) -> Iterator[Any]:
         """Decode what follows; a search may have ended within a packet, which is left out."""

@@ -10,7 +10,7 @@ class FramesSpec(EvaluationSpec):
     """Options of `frames`."""
 
     alignments: str = Field(
-        description="What is said when: path from a recording, {stem}.TextGrid, {stem}.phn or {stem}.csv, or one .csv of all."
+        description="Labels in time: path from each recording ({stem}.TextGrid, {stem}.phn, {stem}.csv), or one .csv for all."
     )
     tier: str | None = Field(default=None, description="Tier of a TextGrid; default: phones, or the only one.")
     layer: str = Field(

@@ -24,9 +24,10 @@ def build_sound_tower(options: SoundTowerOptions, data: DataInfo) -> AudioEncode
     """Build the encoder of sound for the data's sample rate and window; raises SslkitError for a name of another modality."""
     name, settings = options.sound_encoder, {"sample_rate": str(data.details["sample_rate"])}
     with renamed_flags({"encoder": "sound_encoder", "encoder_option": "sound_encoder"}):
+        if build_encoder(recipe_for(name, data.details["window"], 1)).modality != "audio":
+            raise SslkitError(f"{name} is not an encoder of sound", "use audio_micro", flag="sound_encoder")
         sound = build_encoder(recipe_for(name, data.details["window"], 1, settings))
-    if not isinstance(sound, AudioEncoder):
-        raise SslkitError(f"{name} is no encoder of sound", "use audio_micro", flag="sound_encoder")
+    assert isinstance(sound, AudioEncoder)
     return sound
 
 

@@ -135,7 +135,7 @@ class Index:
             for cell in self.cells or ():
                 digest.update(cell)
             for other in self.beside:
-                digest.update(other._hash(stamps[:, :0] if stamps.shape[1] == 1 else other.stamps).encode())
+                digest.update(other._hash(other.stamps[:, : stamps.shape[1]]).encode())
         else:
             digest.update(str(self.array.shape).encode())
             digest.update(np.ascontiguousarray(self.array).data)
@@ -180,8 +180,8 @@ def index_folder(source: str, root: Path, reindex: bool, kind: FileKind) -> Inde
     The names are cached: they are used again if no folder's modification time changed, unless `reindex`. Sizes and times are
     read anew, because a file that is rewritten in place changes no folder.
     """
-    place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    cached = cache_folder() / "index" / f"{place}-{kind.noun}.npz"
+    listed = "\0".join([str(root.resolve()), *sorted(kind.extensions)])
+    cached = cache_folder() / "index" / f"{hashlib.sha256(listed.encode()).hexdigest()[:16]}-{kind.noun}.npz"
     names = None if reindex else _read_cached(cached, root)
     if names is None:
         folders, paths, stamps = _scan(root, kind)

@@ -41,7 +41,7 @@ class Case:
     @cached_property
     def next(self) -> NextSteps:
         """Return what writes commands."""
-        return NextSteps(self.spec, self.checkpoint)
+        return NextSteps(self.spec, self.checkpoint, self.result.verb)
 
     @cached_property
     def random(self) -> Row | None:

@@ -26,6 +26,7 @@ class NextSteps:
 
     spec: Spec
     checkpoint: Checkpoint
+    verb: str = ""  # of the evaluation
 
     @cached_property
     def recorded(self) -> dict[str, Any]:
@@ -54,7 +55,9 @@ class NextSteps:
     def evaluate(self, verb: str, *flags: str) -> str:
         """Return the command that evaluates the checkpoint by another verb, on the same data."""
         words = ["sslkit", verb, "--ckpt", str(self.checkpoint.path)]
-        for name in ("part", "data", *ANNOTATIONS, "test"):
+        # What the same verb cannot do without, such as a file of labels.
+        required = [name for name, field in type(self.spec).model_fields.items() if field.is_required() and name != "ckpt"]
+        for name in ("part", "data", *ANNOTATIONS, "test", *(required if verb == self.verb else ())):
             if name in self.spec.model_fields_set and getattr(self.spec, name, None) not in (None, []):
                 words += flag_words(name, getattr(self.spec, name))
         factory = getattr(self.spec, "encoder", None) or ""

@@ -20,7 +20,7 @@ from sslkit.data.locations import absolute_data, find_parts
 from sslkit.data.tables import read_columns
 from sslkit.engine.checkpoint import Checkpoint
 from sslkit.engine.run_folder import holds_run, read_spec
-from sslkit.evaluation.shared_names import shared_names
+from sslkit.evaluation.shared_names import note_shared_names
 from sslkit.registry import load_modality
 from sslkit.specs.data import ANNOTATIONS, MAIN_PART, DataSpec, ModalitySpec
 
@@ -105,13 +105,8 @@ def find_labeled(
         say_once(f"test part: {description}")
         parts = [TestPart(f"a fifth of {data}", train.subset(held_out), pretrained)]
         train = train.subset(kept)
-    shared = shared_names(train, parts[0].index) if source_class.kind.grouped else []
-    if shared:
-        names = ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else "")
-        say_once(
-            f"note: file names of training and test share {names}: if these are speakers, the figures tell nothing about "
-            "others (--group-pattern keeps them apart where a part is held out)"
-        )
+    if source_class.kind.grouped:
+        note_shared_names(train, parts[0].index)
     return Parts(train, parts, data, annotations(spec), fingerprint, recorded)
 
 

@@ -132,7 +132,8 @@ class Joint(PretextTask):
         """Return the pictures of all tasks side by side."""
         columns: list[Tensor] = []
         for name, task in self._tasks():
-            part = {**_part(batch, name), "original": batch["original"]}
+            originals = {"original": batch["original"]} if "original" in batch else {}
+            part = {**_part(batch, name), **originals}
             pictures = task.preview(part, None if output is None else _child_output(output, name))
             if pictures is not None:
                 columns.append(to_rgb(pictures))

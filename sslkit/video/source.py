@@ -50,6 +50,9 @@ _SHOWN = 8  # frames of a clip in an evaluation of frames
 _WINDOWS = 2  # of a clip in an evaluation of clips
 
 
+_ALIKE = 0.01  # by which frame rates of cameras may differ
+
+
 _ASKED = 100  # clips that are looked into to choose settings
 
 
@@ -131,6 +134,7 @@ class VideoSource(IndexedSource):
     def for_evaluation(cls, index: Index, spec: OpenSpec, encoder: Encoder, size: int, like: Self | None = None) -> Self:
         """Return clips at a size, on the canvas that suits both, or on that of `like`."""
         canvas, _ = choose_canvas(size, inspect_clips(index if like is None else like.index)[0], "center")
+        index = replace(index, beside=())  # features are of the first camera
         if isinstance(encoder, VideoEncoder):
             return cls(index, size, CanvasFormat(canvas), encoder.frames, encoder.frame_step, {}, _WINDOWS)
         return cls(index, size, CanvasFormat(canvas), _SHOWN, _STEP, {})
@@ -199,7 +203,7 @@ class VideoSource(IndexedSource):
                     if self.poses is not None:
                         poses[place] = read_poses(self.index, int(row), self.poses, poses.shape[2])[numbers]
                     for number, camera in enumerate(self.index.beside):
-                        other = _at_the_same_time(camera, int(row), numbers, self.form)
+                        other = self._at_the_same_time(camera, int(row), numbers)
                         cameras[place, number], cameras_aspect[place, number] = other.canvases, other.aspect
             except UnreadableSampleError as reason:
                 broken[place] = str(reason)
@@ -244,6 +248,19 @@ class VideoSource(IndexedSource):
             return int(requested), "as given"
         when = "in every epoch" if self.cache is None else "once"
         return available_cores(), f"one per core: frames are decoded {when}"
+
+    def _at_the_same_time(self, camera: Index, row: int, numbers: NDArray[np.int64]) -> Frames:
+        """Return the frames of another camera; raises UnreadableSampleError if it stopped before, or has another frame rate."""
+        with decoding(camera, row), silence_decoders(), open_clip(camera, row) as clip, open_clip(self.index, row) as first:
+            rates = [each.per_second for each in (first, clip) if isinstance(each, VideoFile)]
+            if len(rates) == 2 and abs(rates[1] / rates[0] - 1) > _ALIKE:
+                problem = f"{camera.name(row)} has {rates[1]:g} frames a second, that of column path {rates[0]:g}"
+                raise UnreadableSampleError(problem)
+            if clip.length <= numbers.max():
+                raise UnreadableSampleError(f"{camera.name(row)} has {clip.length} frames, fewer than that of column path")
+            distinct, places = np.unique(numbers, return_inverse=True)
+            frames = clip.frames(distinct, self.form)
+            return replace(frames, canvases=frames.canvases[places])
 
     def _open(self, row: int) -> AbstractContextManager[FrameFolder | VideoFile | CachedClip]:
         return open_clip(self.index, row) if self.cache is None else self.cache.open(self.index, row, self.form)
@@ -306,16 +323,6 @@ def _other_cameras(table: Path, index: Index) -> tuple[Index, ...]:
         raise SslkitError(f"{table} has one video a row", "expected a .csv with columns path, path2, ...", flag="cameras")
     listed = read_table(table)
     return tuple(_with_folders_measured(index_files(str(table), table.parent, listed.column(column))) for column in columns)
-
-
-def _at_the_same_time(camera: Index, row: int, numbers: NDArray[np.int64], form: CanvasFormat) -> Frames:
-    """Return the frames of another camera; raises UnreadableSampleError if it stopped before."""
-    with decoding(camera, row), silence_decoders(), open_clip(camera, row) as clip:
-        if clip.length <= numbers.max():
-            raise UnreadableSampleError(f"{camera.name(row)} has {clip.length} frames, fewer than that of column path")
-        distinct, places = np.unique(numbers, return_inverse=True)
-        frames = clip.frames(distinct, form)
-        return replace(frames, canvases=frames.canvases[places])
 
 
 def _by_folder(index: Index) -> Index:

@@ -9,7 +9,7 @@ from praatio import textgrid
 
 from sslkit.audio.alignments import Alignment, read_alignments
 from sslkit.audio.source import AudioSource
-from sslkit.contract.errors import SslkitError
+from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.data.index import Index
 from sslkit.specs.data import DataSpec
 
@@ -86,7 +86,10 @@ def test_the_tier_is_named_unless_it_is_clear(index: Index, tmp_path: Path) -> N
         ("{stem}.csv", "start,end,label\n0.2,nan,a\n", "one.csv has an interval that does not end after it begins"),
         ("{stem}.csv", "start,end,label\n0,0.5,a\n0.3,0.6,b\n", "one.csv has intervals that overlap"),
         ("{stem}.csv", "start,end,label\n0,0.5,\n", "label"),
-        ("{stem}.srt", "", "is no file of labels"),
+        ("{stem}.csv", "start,end,label\n", "has no labels"),
+        ("all.csv", "path;start;end;label\nx;0;1;a\n", "has no column `path`"),
+        ("all.csv", "", "has no column `path`"),
+        ("{stem}.srt", "", "is not a file of labels"),
         ("one.phn", "0 1 a", "one.phn names the same file for all recordings"),
         ("../{stem}.phn", "", "finds no file beside any recording"),
     ],
@@ -94,8 +97,28 @@ def test_the_tier_is_named_unless_it_is_clear(index: Index, tmp_path: Path) -> N
 def test_what_is_malformed_is_named(index: Index, tmp_path: Path, name: str, content: str, message: str) -> None:
     if not name.startswith("../"):
         (tmp_path / name.replace("{stem}", "one")).write_text(content)
-    with pytest.raises(SslkitError, match=f"--(alignments|data): .*{message}"):
-        read(index, name)
+    with pytest.raises(SslkitError, match=f"--alignments: .*{message}"):
+        read(index, str(tmp_path / name) if name == "all.csv" else name)
+
+
+def test_a_recording_that_cannot_be_read_has_no_labels(index: Index, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.phn").write_text("0 4000 a\n")
+
+    def rate(row: int) -> int:
+        if row == 0:
+            raise UnreadableSampleError("damaged")
+        return 8000
+
+    assert list(read_alignments(index, "{stem}.phn", None, rate)) == [1]
+
+
+def test_paths_of_a_table_may_be_relative(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "all.csv").write_text("path,start,end,label\none.wav,0,0.5,a\n")
+    monkeypatch.chdir(tmp_path)
+    assert len(read(index, "all.csv")) == 1 and len(read(index, str(tmp_path / "all.csv"))) == 1
+    relative = AudioSource.read_index(".", DataSpec())
+    assert len(read(relative, "all.csv")) == 1 and len(read(relative, str(tmp_path / "all.csv"))) == 1
 
 
 def test_a_table_that_lists_no_recording_and_tiers_of_others_are_refused(index: Index, tmp_path: Path) -> None:

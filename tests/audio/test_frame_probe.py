@@ -77,8 +77,56 @@ def test_groups_are_held_out_whole_and_speakers_noticed(recordings: Path, run: P
     assert few.code == 2 and "has 2 groups with labels (at least three are needed" in few.err
     mixed = sslkit("frames", *flags, "--layer", "mix")
     assert mixed.code == 0, mixed.err
-    every = sslkit("frames", *flags, "--layer", "all", "--json")
-    assert len(json.loads(every.out)["rows"]) > 1
+    every = sslkit("frames", *flags[:-1], "--layer", "all", "--json")
+    layers = {(row["model"], row["layer"]) for row in json.loads(every.out)["rows"]}
+    assert {("checkpoint", "1"), ("checkpoint", "3"), ("random weights", "3"), ("MFCC", None)} <= layers
+
+
+def test_frames_to_fit_on_are_limited_as_whole_recordings(recordings: Path, run: Path, sslkit: Run) -> None:
+    flags = ["--ckpt", run, "--data", recordings, "--alignments", "{stem}.csv", "--no-baselines", "--json"]
+    limited = sslkit("frames", *flags, "--max-frames", 10)
+    assert limited.code == 0, limited.err
+    result = json.loads(limited.out)
+    assert result["protocol"] is None and "of 2 recordings; 3 labels" in result["notes"][0]
+
+
+def test_what_was_part_of_pretraining_is_said(recordings: Path, run: Path, sslkit: Run) -> None:
+    flags = ["--ckpt", run, "--data", recordings, "--alignments", "{stem}.csv", "--test", recordings, "--no-baselines"]
+    printed = sslkit("frames", *flags)
+    assert "test part: " in printed.err and "; seen in pretraining" in printed.err
+    assert f"The test data of {recordings} was part of pretraining." in printed.out
+    assert f"sslkit frames --ckpt {run} --data {recordings}" in printed.out
+    assert "--alignments {stem}.csv" in printed.out.replace("'", "")
+    assert json.loads(sslkit("frames", *flags, "--json").out)["data"]["tests"][0]["seen_in_pretraining"] is True
+
+
+def test_speakers_may_be_folders(recordings: Path, run: Path, sslkit: Run) -> None:
+    for file in [*recordings.glob("*.wav"), *recordings.glob("*.csv")]:
+        place = recordings / file.name.partition("_")[0]
+        place.mkdir(exist_ok=True)
+        file.rename(place / file.name.partition("_")[2])
+    flags = ["--ckpt", run, "--data", recordings, "--alignments", "{stem}.csv", "--no-baselines"]
+    assert "file names of training and test share anna, bert" in sslkit("frames", *flags).err
+
+
+def test_one_recording_is_not_enough(recordings: Path, run: Path, sslkit: Run) -> None:
+    first, *others = sorted(recordings.glob("*.wav"))
+    (recordings / "one.txt").write_text(first.name)
+    (recordings / "others.txt").write_text("\n".join(file.name for file in others))
+    flags = ["--data", recordings / "one.txt", "--test", recordings / "others.txt", "--alignments", "{stem}.csv"]
+    refused = sslkit("frames", "--ckpt", run, *flags)
+    assert refused.code == 2 and "--data: " in refused.err and "has one recording with labels" in refused.err
+
+
+def test_silence_with_a_label_counts(tmp_path: Path) -> None:
+    sound = np.concatenate([np.random.default_rng(0).normal(scale=0.1, size=4000), np.zeros(4000)])
+    soundfile.write(tmp_path / "a.wav", sound, 8000)
+    (tmp_path / "a.csv").write_text("start,end,label\n0,0.5,noise\n0.5,1,silence\n")
+    encoder = build_encoder(recipe_for("speech_micro", 1000, 1, {"sample_rate": "8000", "width": "32", "depth": "1"}))
+    index = AudioSource.read_index(str(tmp_path), DataSpec())
+    alignments = read_alignments(index, "{stem}.csv", None, lambda row: 8000)
+    frames = read_frames(frame_reader(encoder, "checkpoint", "last"), index, alignments, [0], 1000)
+    assert 20 < frames.labels.count("noise") < 26 and 20 < frames.labels.count("silence") < 26
 
 
 @pytest.mark.parametrize(
@@ -100,7 +148,7 @@ def test_frames_of_windows_are_where_they_are_in_the_recording(recordings: Path)
     encoder = build_encoder(recipe_for("speech_micro", 400, 1, {"sample_rate": "8000", "width": "32", "depth": "1"}))
     index = AudioSource.read_index(str(recordings), DataSpec())
     alignments = read_alignments(index, "{stem}.csv", None, lambda row: 8000)
-    reader = mfcc_reader(frame_reader(encoder, "checkpoint", "last"), "last")
+    reader = mfcc_reader(frame_reader(encoder, "checkpoint", "last"))
     frames = read_frames(reader, index, alignments, [0, 1, 2], 400)
     seconds = sum(float(alignments[row].ends[-1]) for row in (0, 1, 2))
     assert 0.75 * seconds < len(frames.labels) * reader.hop / 8000 <= seconds
@@ -120,6 +168,6 @@ def test_patches_of_spectrograms_are_averaged_over_bands() -> None:
     frames = reader.read(sound)["last"]
     tokens = encoder.tokens(sound)[:, encoder.prefix :].unflatten(1, encoder.grid(3200))
     assert frames.shape == (2, 5, 32) and torch.allclose(frames, tokens.mean(dim=1)[:, :5])
-    assert mfcc_reader(reader, "last").read(sound)["last"].shape == (2, 5, 39)
+    assert mfcc_reader(reader).read(sound)["last"].shape == (2, 5, 39)
     with pytest.raises(SslkitError, match="--ckpt: checkpoint has no frames"):
         frame_reader(build_encoder(recipe_for("audio_micro", 400, 1)), "checkpoint", "last")

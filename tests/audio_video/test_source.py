@@ -1,9 +1,12 @@
 """Videos with sound: which frame and which sound belong together, and what is wrong with some."""
 
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from sslkit.audio.reading import open_recording
@@ -79,6 +82,44 @@ def test_the_sound_of_a_video_is_read_where_it_is_wanted(folder: Path, suffix: s
         assert len(recording.read(recording.length - 10, 1600)) == 10
 
 
+def write_sound(path: Path, codec: str, sound: NDArray[np.float32], rate: int, late: float = 0.0) -> None:
+    """Write a video with sound by a codec, which begins `late` seconds after the picture."""
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("mpeg4", rate=FPS)
+        picture.width, picture.height, picture.pix_fmt = 48, 32, "yuv420p"
+        track = container.add_stream(codec, rate=rate, layout="mono")
+        for _ in range(round((late + len(sound) / rate) * FPS)):
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((32, 48, 3), np.uint8), format="rgb24")))
+        block = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+        block.sample_rate, block.time_base, block.pts = rate, Fraction(1, rate), round(late * rate)
+        for part in av.AudioResampler(format=track.codec_context.format.name, rate=rate).resample(block):
+            container.mux(track.encode(part))
+        for stream in (picture, track):
+            container.mux(stream.encode())
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("aac", ".mkv"), ("pcm_s16le", ".mkv"), ("mp2", ".mkv"), ("aac", ".mov")])
+def test_times_that_containers_round_leave_no_gaps(folder: Path, codec: str, suffix: str) -> None:
+    """Matroska counts milliseconds, in which a packet of 44,100 Hz does not end."""
+    sound = (0.4 * np.sin(2 * np.pi * 440 * np.arange(3 * 44_100) / 44_100)).astype(np.float32)
+    write_sound(folder / f"a{suffix}", codec, sound, 44_100)
+    index = AudioSource.read_index(str(folder), DataSpec())
+    with open_recording(index, 0) as recording:
+        for start in (0, 30_000, 70_001):
+            wave = recording.read(start, 44_100)[4000:-4000]
+            steps = np.abs(np.diff(wave))
+            assert steps.max() < 0.05 and abs(np.abs(wave).max() - 0.4) < 0.05, start  # a sine of 440 Hz has steps of 0.025
+
+
+def test_sound_that_begins_late_is_as_long_as_it_is(folder: Path) -> None:
+    sound = (0.4 * np.sin(2 * np.pi * 440 * np.arange(2 * RATE) / RATE)).astype(np.float32)
+    write_sound(folder / "a.mkv", "pcm_s16le", sound, RATE, late=1.0)
+    index = AudioSource.read_index(str(folder), DataSpec())
+    with open_recording(index, 0) as recording:
+        assert abs(recording.length - len(sound)) < RATE / 5
+        assert np.abs(recording.read(0, 800)).max() > 0.35 and np.abs(recording.read(14_000, 800)).max() > 0.35
+
+
 def test_recordings_may_be_videos(folder: Path) -> None:
     for name in "ab":
         write_video(folder / f"{name}.mp4", *pair(2.0))
@@ -106,14 +147,8 @@ def test_without_draw_moments_are_beginning_and_end(folder: Path) -> None:
     source = AudioVideoSource.open(TrainSpec(data=str(folder), seconds=0.2))
     arrays, _ = source.read(np.arange(2))
     assert np.abs(arrays["video"].mean(axis=(2, 3, 4)) - np.array([4, 76])).max() <= 2
-    view = source.view(source.prepare({name: torch_of(array) for name, array in arrays.items()}), "image")
+    view = source.view(source.prepare({name: torch.from_numpy(array) for name, array in arrays.items()}), "image")
     assert view.shape == (2, 2, 3, 32, 32)
-
-
-def torch_of(array: NDArray[np.float32]) -> "object":
-    import torch
-
-    return torch.from_numpy(array)
 
 
 @pytest.mark.parametrize(
@@ -143,8 +178,6 @@ def test_what_is_broken_has_a_reason(folder: Path, kind: str, reason: str) -> No
 
 
 def write_mute(path: Path, frames: NDArray[np.uint8]) -> None:
-    import av
-
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"

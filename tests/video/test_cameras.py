@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -58,6 +59,26 @@ def test_a_camera_that_stops_before_is_reported(tmp_path: Path) -> None:
     source = VideoSource.open(DataSpec(data=str(table), cameras="all", frames=6))
     _, broken = source.read(np.arange(4), ReadSeed(0, 0))
     assert list(broken) == [1] and broken[1] == "1-2 has 4 frames, fewer than that of column path"
+
+
+def test_cameras_have_one_frame_rate(tmp_path: Path) -> None:
+    for name, rate in (("a0", 10), ("a1", 20), ("b0", 10), ("b1", 10)):
+        with av.open(str(tmp_path / f"{name}.mp4"), "w") as container:
+            stream = container.add_stream("mpeg4", rate=rate)
+            stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+            for value in range(20):
+                picture = np.full((32, 32, 3), 10 * value, dtype=np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+    table = tmp_path / "clips.csv"
+    table.write_text("path,path2\na0.mp4,a1.mp4\nb0.mp4,b1.mp4\n")
+    source = VideoSource.open(DataSpec(data=str(table), cameras="all", frames=4))
+    _, broken = source.read(np.arange(2), ReadSeed(0, 0))
+    assert broken == {0: "a1.mp4 has 20 frames a second, that of column path 10"}
+    before = source.fingerprint()
+    with open(tmp_path / "b1.mp4", "ab") as stream:
+        stream.write(bytes(100))
+    assert VideoSource.open(DataSpec(data=str(table), cameras="all", frames=4)).fingerprint() != before
 
 
 def test_tables_without_other_cameras_and_caches_are_refused(tmp_path: Path) -> None:

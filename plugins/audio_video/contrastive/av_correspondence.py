@@ -19,9 +19,8 @@ from sslkit.pictures import add_frame, side_by_side
 class AVCorrespondence(PretextTask):
     """Find which frame and which sound belong together (L3-Net; Arandjelović & Zisserman, 2017).
 
-    The paper's question, whether a pair belongs together, has a loss that does not fall for long: it is
-    `--objective correspondence`. Both encoders are exported: `--part sound` evaluates that of sound, on recordings or on the
-    sound of videos.
+    The paper's question, whether a pair belongs together, is `--objective correspondence`; its loss stays at chance for a long
+    time. Both encoders are exported: `--part sound` evaluates that of sound, on recordings or on the sound of videos.
     """
 
     class Options(SoundTowerOptions):
@@ -113,7 +112,7 @@ class AVCorrespondence(PretextTask):
         return symmetric_cross_entropy(self._cosines(output) / self.options.temperature, self._ignored(batch))
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the share of other sounds that are farther from a frame than its own, or of pairs that are told rightly."""
+        """Return the share of other sounds that are farther from a frame than its own, or of pairs classified correctly."""
         if self.options.objective == "correspondence":
             return {"accuracy": ((output["score"] > 0) == batch["matches"]).float().mean(dim=1)}
         cosine = self._cosines(output)

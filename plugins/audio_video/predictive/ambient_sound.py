@@ -127,7 +127,7 @@ class AmbientSound(PretextTask):
         kinds = batch["target"] if output is None else output
         if self.options.target == "bits":
             threshold = 0.5 if output is None else 0.0
-            kinds = ((kinds[..., :3] > threshold) * torch.tensor([4, 2, 1], device=kinds.device)).sum(dim=2)
+            kinds = ((kinds[..., :3] > threshold) * torch.tensor([1, 2, 4][: self.count], device=kinds.device)).sum(dim=2)
         elif output is not None:
             kinds = kinds.argmax(dim=2)
         return contact_sheets(batch["image"].flatten(0, 1), kinds.flatten())

@@ -59,6 +59,9 @@ class TimeContrastive(PretextTask):
         """Register which frames may be positives and negatives of each; raise SslkitError for radii that leave none."""
         frames, options = self.data.details["frames"], self.options
         self.several = "cameras" in self.data.details
+        usual = type(options).model_fields["positive_radius"].default
+        if self.several and options.positive_radius != usual:
+            raise SslkitError("positives are of another camera, at the same time", "leave it out", flag="positive_radius")
         if not self.several and options.negative_radius <= options.positive_radius:
             problem = f"{options.negative_radius} is not more than --positive-radius {options.positive_radius}"
             raise SslkitError(problem, "a positive would be a negative", flag="negative_radius")

@@ -91,6 +91,11 @@ def test_the_loss_is_the_mean_cross_entropy() -> None:
     assert task.preview(batch, None).shape[:2] == (KINDS, 8) and task.preview(batch, output).shape[2:] == (3, 16, 16)
 
 
+def test_two_bits_make_four_kinds_of_sound() -> None:
+    task, batch = fitted(target="bits", count=2)
+    assert len(task.preview(batch, None)) <= 4 and len(task.preview(batch, torch.randn(40, 2, 2))) == 4
+
+
 def test_few_videos_have_fewer_kinds_of_sound() -> None:
     assert build(40).count == 4 and build(5000).count == 30
     with pytest.raises(SslkitError, match="--count: 60 exceeds the 40 training samples"):

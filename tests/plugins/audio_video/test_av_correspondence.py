@@ -123,7 +123,7 @@ def test_an_untrained_task_guesses(objective: str) -> None:
 
 
 def test_the_sound_tower_has_to_be_one_of_sound() -> None:
-    with pytest.raises(SslkitError, match="--sound-encoder: resnet_micro has no option sample_rate"):
+    with pytest.raises(SslkitError, match="--sound-encoder: resnet_micro is not an encoder of sound"):
         build(sound_encoder="resnet_micro")
     assert build(sound_encoder="speech_micro").sound.sample_rate == 8000
 
@@ -144,5 +144,7 @@ def test_both_encoders_are_evaluated_on_the_same_videos(tmp_path: Path, sslkit: 
         assert result.code == 0, result.err
         rows = json.loads(result.out)["rows"]
         assert rows[0]["metrics"][0]["n"] >= 2 and rows[2]["model"].startswith(baseline)
+    joint = sslkit("preview", "av_correspondence+ambient_sound", "--data", tmp_path / "all", "--out", tmp_path / "joint.png")
+    assert joint.code == 0, joint.err
     refused = sslkit("frames", "--ckpt", checkpoint, "--data", tmp_path / "all", "--alignments", "{stem}.csv")
     assert refused.code == 2 and "an encoder of audio data is needed: its part sound is one" in refused.err

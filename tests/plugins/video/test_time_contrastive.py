@@ -52,6 +52,8 @@ def test_positives_are_what_another_camera_saw_at_the_same_time() -> None:
     for anchor in range(16):
         expected = [n for n in range(16) if n // 8 == anchor // 8 and abs(n - anchor) >= 3]
         assert far[anchor].nonzero()[:, 0].tolist() == expected
+    with pytest.raises(SslkitError, match="--positive-radius: positives are of another camera, at the same time"):
+        build(cameras=2, positive_radius=2)
     output = F.normalize(torch.randn(64, 16, 5), dim=2)
     assert task.loss(output, batch).isfinite() and task.preview(batch, output).shape == (64, 3, 3, 16, 16)
 
