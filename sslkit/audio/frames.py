@@ -198,8 +198,8 @@ def _read_parts(spec: FramesSpec, pretrained_on: str) -> tuple[_Recordings, list
         if len(distinct) < 3:
             problem = f"{spec.data} has {count(len(distinct), unit)} with labels"
             raise SslkitError(problem, "at least three are needed, to fit, choose and test on", flag="data")
-        seen = _SEEN * train.seen_in_pretraining
-        say_once(f"test part: a fifth of the {unit}s of {spec.data}, drawn by --seed {spec.seed}{seen}")
+        addition = _SEEN * train.seen_in_pretraining
+        say_once(f"test part: a fifth of the {unit}s of {spec.data}, drawn by --seed {spec.seed}{addition}")
         held_out = draw_held_out(len(distinct), _TEST_SHARE, spec.seed)[places]
         rows = np.array(train.rows)
         tests = [train.subset(rows[held_out].tolist(), f"a fifth of {spec.data}")]

@@ -38,10 +38,12 @@ class ImageModality(Modality):
         "vit_micro": {"width": "32", "depth": "2"},
         "convvit_micro": {"width": "32", "depth": "1", "heads": "1"},
         "igpt": {"width": "32", "depth": "2", "heads": "1"},
+        "rbm_stack": {"widths": "32"},
     }
     suggestions: ClassVar = {
         "tokens": "vit_micro or timm's vit_*",
         "palette": "igpt",
+        "units": "rbm_stack",
         "masked_convolutions": "convvit_micro",
         "feature_map": "resnet_micro",
         "layers": "resnet_micro",
