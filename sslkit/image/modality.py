@@ -39,11 +39,13 @@ class ImageModality(Modality):
         "convvit_micro": {"width": "32", "depth": "1", "heads": "1"},
         "igpt": {"width": "32", "depth": "2", "heads": "1"},
         "rbm_stack": {"widths": "32"},
+        "sparse_patches": {"atoms": "16"},
     }
     suggestions: ClassVar = {
         "tokens": "vit_micro or timm's vit_*",
         "palette": "igpt",
         "units": "rbm_stack",
+        "atoms": "sparse_patches",
         "masked_convolutions": "convvit_micro",
         "feature_map": "resnet_micro",
         "layers": "resnet_micro",
