@@ -66,6 +66,16 @@ def test_commands_of_the_page_on_evaluation(
         assert ran.code == 0, f"{line}: {ran.err}"
 
 
+@pytest.mark.slow
+def test_commands_of_the_page_on_classics(sslkit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sslkit("demo", "--images-only", "--out", "digits").code == 0
+    keep_few(tmp_path / "digits" / "images")
+    for line in (line for block in blocks((ROOT / "docs" / "classics.md").read_text(encoding="utf-8")) for line in block):
+        ran = sslkit(*shlex.split(re.sub(r"--epochs \d+", "--epochs 2", line))[1:])
+        assert ran.code == 0, f"{line}: {ran.err}"
+
+
 def write_texts(folder: Path) -> None:
     """Write the files that the page on text names."""
     random = np.random.default_rng(0)
