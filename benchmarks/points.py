@@ -54,7 +54,7 @@ def main() -> None:
             "held_out": sslkit("preview", task, *checkpoint, *held_out)["metrics"],
         }
         if name in TUNED:
-            tuning = [*checkpoint, "--epochs", 15, "--scratch", "--out", out.with_name(f"{out.name}-tuned"), "--resume"]
+            tuning = [*checkpoint, "--epochs", 6, "--scratch", "--out", out.with_name(f"{out.name}-tuned"), "--resume"]
             records[name]["finetune"] = [row_of(row) for row in sslkit("finetune", *tuning)["rows"]]
         file.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 

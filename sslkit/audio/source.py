@@ -32,7 +32,7 @@ _SECONDS, _RATE = 0.96, 16000  # as in COLA (Saeed et al., 2021)
 _LONGEST = 2.0  # seconds, of the windows that are to be whole recordings
 
 
-_DRAWN, _SHOWN = 2, 8  # windows of a recording in training, and in an evaluation
+_SHOWN = 8  # windows of a recording in an evaluation
 
 
 TRIES = 10  # windows, before a recording that is silent in places is given up
@@ -48,6 +48,7 @@ class AudioSource(IndexedSource):
 
     kind: ClassVar = RECORDINGS
     noun: ClassVar = RECORDINGS.noun
+    drawn: ClassVar[int] = 2  # windows of a recording in training
 
     def __init__(self, index: Index, size: int, sample_rate: int, resolved: dict[str, tuple[Any, str]]) -> None:
         require_readers(index)
@@ -91,7 +92,7 @@ class AudioSource(IndexedSource):
 
     def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         """Return `audio`, float32 `[B, windows, samples]`, and `length`, int64 `[B]`; a broken recording is silent."""
-        sound = np.zeros((len(rows), _SHOWN if draw is None else _DRAWN, self.samples), dtype=np.float32)
+        sound = np.zeros((len(rows), _SHOWN if draw is None else self.drawn, self.samples), dtype=np.float32)
         lengths = np.zeros(len(rows), dtype=np.int64)
         broken: dict[int, str] = {}
         for place, row in enumerate(rows):
@@ -129,7 +130,7 @@ class AudioSource(IndexedSource):
                 if all(map(is_silent, windows)):
                     raise UnreadableSampleError("silent")
                 return np.stack(windows)
-            return np.stack([self._audible(recording, last, random) for _ in range(_DRAWN)])
+            return np.stack([self._audible(recording, last, random) for _ in range(self.drawn)])
 
     def _audible(self, recording: Recording, last: int, random: np.random.Generator) -> Wave:
         """Read a random window that is not silent."""

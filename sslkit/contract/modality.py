@@ -69,7 +69,8 @@ class Modality:
     """Describe one modality to the machinery, which knows none by name; methods with a default are optional.
 
     `encodes` lists the modalities of the encoders that its source has views for (of a video, frames for encoders of images);
-    `evaluated_as` is the modality whose source reads its samples for evaluations. Members about encoders, such as
+    `evaluated_as` is the modality whose source reads its samples for evaluations; `stands_for` is one whose tasks run on its
+    samples, too, as `TASK@NAME`: their batches have the same entries. Members about encoders, such as
     the default one, describe encoders of this modality, whatever the data.
     """
 
@@ -77,6 +78,7 @@ class Modality:
     source: ClassVar[type["Source"]]
     encodes: ClassVar[tuple[str, ...]]
     evaluated_as: ClassVar[str]
+    stands_for: ClassVar[str | None] = None
     encoder_channels: ClassVar[int | None] = None  # with which an encoder is tried before data is opened; None: data tells
     encoder_size: ClassVar[int] = 224  # the same for the size of a sample
     sizes: ClassVar[tuple[int, ...]] = ()  # ascending, among which `auto` chooses what a CPU can train; empty: the data decides

@@ -29,7 +29,7 @@ class ImageModality(Modality):
     """Images `[B, C, H, W]`, floats in [0, 1]."""
 
     options: ClassVar[type[DataOptions]] = ImageOptions
-    source: ClassVar = ImageSource
+    source: ClassVar[type[Source]] = ImageSource
     encoder_channels: ClassVar = 3
     sizes: ClassVar = SIZES
     small_size: ClassVar = 64
@@ -106,7 +106,9 @@ class ImageModality(Modality):
         """Return random crops, flips, and what the options of `sslkit finetune` add."""
         return augmentation(options, info, classes)
 
-    def input_guide(self, encoder: Encoder, size: int, options: DataOptions, sample_details: Mapping[str, Any]) -> InputGuide:
+    def input_guide(
+        self, encoder: Encoder, size: int, options: DataOptions, sample_details: Mapping[str, Any]
+    ) -> InputGuide | None:
         """Return how a picture is resized, cut and scaled, and code that does it."""
         assert isinstance(options, ImageOptions)
         short = sample_details.get("short_side")

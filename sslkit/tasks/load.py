@@ -1,4 +1,4 @@
-"""Load a pretext task by name, by file, or several of them joined by `+`."""
+"""Load a pretext task by name, by file, several of them joined by `+`, or on data of another modality by `@`."""
 
 import importlib.util
 import os
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.options import flat_fields
-from sslkit.registry import TASKS, find, load
+from sslkit.registry import MODALITIES, TASKS, find, load, load_modality, names
 from sslkit.specs.look import PreviewSpec
 from sslkit.specs.train import PretrainSpec
 
@@ -17,9 +17,15 @@ if TYPE_CHECKING:
 
 
 def load_task(name: str) -> type["PretextTask"]:
-    """Return the task class for an installed name or the path of a .py file; `a+b` is one that trains both together."""
+    """Return the task class for an installed name or the path of a .py file.
+
+    `a+b` is one that trains both together; `a@spectrogram` is `a` on data of a modality that stands for that of `a`.
+    """
     from sslkit.contract.task import PretextTask
 
+    task_part, _, modality = name.rpartition("@")
+    if task_part and not name.endswith(".py"):
+        return _on_modality(load_task(task_part), task_part, modality)
     if len(split_names(name)) > 1:
         return _load_joint(name)
     if name.endswith(".py"):
@@ -59,6 +65,17 @@ def _load_joint(name: str) -> type["PretextTask"]:
     if "" in called or len(set(called)) < len(called):
         raise SslkitError(f"{name}: should be different tasks with + between them", "such as simclr+rotation")
     return joint_task({child: load_task(part) for child, part in zip(called, parts, strict=True)})
+
+
+def _on_modality(task: type["PretextTask"], name: str, modality: str) -> type["PretextTask"]:
+    """Return a task that reads the samples of another modality in the place of its own."""
+    known = {other: load_modality(other).stands_for for other in names(MODALITIES)}
+    fitting = [other for other, replaced in known.items() if replaced == task.modality]
+    if modality not in fitting:
+        hint = f"{name} runs on {task.modality} data" + "".join(f", and as {name}@{other}" for other in fitting)
+        raise SslkitError(f"{name}@{modality}: {modality} does not stand for {task.modality} data", hint)
+    described = {"modality": modality, "encodes": task.encodes, "__doc__": task.__doc__, "__module__": task.__module__}
+    return type(task.__name__, (task,), described)
 
 
 def _task_from_file(path: Path) -> type["PretextTask"]:

@@ -25,6 +25,7 @@ _TABLES = {
     "image": "--size --canvas --layout --channels --range --targets",
     "image_text": "",
     "points": "--point-count --point-features",
+    "spectrogram": "--spectrogram-rate",
     "text": "--unit --vocabulary --context --documents --held-out",
     "video": "--frames --poses --cameras --frame-step",
 }
