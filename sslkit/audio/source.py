@@ -48,7 +48,7 @@ class AudioSource(IndexedSource):
 
     kind: ClassVar = RECORDINGS
     noun: ClassVar = RECORDINGS.noun
-    drawn: ClassVar[int] = 2  # windows of a recording in training
+    training_windows: ClassVar[int] = 2  # of a recording
 
     def __init__(self, index: Index, size: int, sample_rate: int, resolved: dict[str, tuple[Any, str]]) -> None:
         require_readers(index)
@@ -92,7 +92,7 @@ class AudioSource(IndexedSource):
 
     def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
         """Return `audio`, float32 `[B, windows, samples]`, and `length`, int64 `[B]`; a broken recording is silent."""
-        sound = np.zeros((len(rows), _SHOWN if draw is None else self.drawn, self.samples), dtype=np.float32)
+        sound = np.zeros((len(rows), _SHOWN if draw is None else self.training_windows, self.samples), dtype=np.float32)
         lengths = np.zeros(len(rows), dtype=np.int64)
         broken: dict[int, str] = {}
         for place, row in enumerate(rows):
@@ -130,7 +130,7 @@ class AudioSource(IndexedSource):
                 if all(map(is_silent, windows)):
                     raise UnreadableSampleError("silent")
                 return np.stack(windows)
-            return np.stack([self._audible(recording, last, random) for _ in range(self.drawn)])
+            return np.stack([self._audible(recording, last, random) for _ in range(self.training_windows)])
 
     def _audible(self, recording: Recording, last: int, random: np.random.Generator) -> Wave:
         """Read a random window that is not silent."""

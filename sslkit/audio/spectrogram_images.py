@@ -32,7 +32,7 @@ class SpectrogramSource(AudioSource):
     evaluations features are averaged over eight, from beginning to end.
     """
 
-    drawn: ClassVar = 1
+    training_windows: ClassVar = 1
 
     def __init__(self, index: Index, size: int, sample_rate: int, resolved: dict[str, tuple[Any, str]]) -> None:
         super().__init__(index, 1, sample_rate, resolved)

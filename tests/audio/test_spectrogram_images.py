@@ -45,8 +45,8 @@ def test_canvases_have_time_from_left_to_right_and_high_bands_on_top(tones: Path
     late = torch.zeros(1, 31 * 80)
     late[:, 1600:] = 0.1 * torch.randn(880)
     assert draw_canvases(late, 8000, 32)[0, 0, :, :18].max() < 0.1 < draw_canvases(late, 8000, 32)[0, 0, :, 24:].mean()
-    shown = source.prepare({name: torch.from_numpy(array) for name, array in source.read(np.arange(3))[0].items()})
-    assert source.view(shown, "image").shape == (3, 8, 1, 32, 32)
+    evaluated = source.prepare({name: torch.from_numpy(array) for name, array in source.read(np.arange(3))[0].items()})
+    assert source.view(evaluated, "image").shape == (3, 8, 1, 32, 32)
 
 
 @pytest.mark.parametrize("task", ["simmim", "mae", "simclr"])

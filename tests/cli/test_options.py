@@ -90,8 +90,8 @@ def test_flags_are_unique_over_all_modalities_and_tasks() -> None:
 
 
 _AUDIO, _IMAGE = "--seconds --sample-rate", "--size --canvas --layout --channels --range --targets"
-_IN_ORDER = f"{_AUDIO} {_IMAGE} {_TABLES['points']} {_TABLES['text']} {_TABLES['video']}"
-_IMAGE_FIRST = f"{_IMAGE} {_AUDIO} {_TABLES['points']} {_TABLES['text']} {_TABLES['video']}"
+_IN_ORDER = f"{_AUDIO} {_IMAGE} {_TABLES['points']} {_TABLES['spectrogram']} {_TABLES['text']} {_TABLES['video']}"
+_IMAGE_FIRST = f"{_IMAGE} {_AUDIO} {_TABLES['points']} {_TABLES['spectrogram']} {_TABLES['text']} {_TABLES['video']}"
 _REAL = {
     "pretrain": f"task --crop-scale {_TRAIN} {_PRETRAIN} {_IMAGE_FIRST} --spec --dry-run --json --help",
     "preview": (

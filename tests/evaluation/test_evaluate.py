@@ -281,6 +281,13 @@ def test_what_the_protocols_stand_for() -> None:
         "prompt/next-v1": {"calibrate": True, "shots": 0},
         "tag/words-v1": words,
         "tag/entities-v1": words,
+        "frames/logreg-v1": {
+            "c": [0.01, 0.1, 1.0],
+            "iterations": 100,
+            "held_out": 0.2,
+            "max_frames": 200_000,
+            "layer": "last",
+        },
         "knn/weighted-v1": {"k": 20, "temperature": 0.07, "shots": None, "seeds": 1},
         "knn/weighted200-v1": {"k": 200, "temperature": 0.1, "shots": None, "seeds": 1},
         "knn/plain-v1": {"k": 20, "temperature": None, "shots": None, "seeds": 1},
