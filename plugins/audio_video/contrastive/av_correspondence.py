@@ -7,11 +7,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, Paper, PretextTask
+from sslkit import Batch, Paper, PretextTask, SslkitError, build_encoder
 from sslkit.audio.encoders.base import AudioEncoder
 from sslkit.audio.pictures import draw_spectrograms
-from sslkit.audio_video.moments import SoundTowerOptions, build_sound_tower, crop_moments
-from sslkit.image.views import CropScale
+from sslkit.audio_video.moments import crop_moments
+from sslkit.contract.errors import renamed_flags
+from sslkit.encoders.recipe import recipe_for
+from sslkit.image.views import CropOptions, CropScale
 from sslkit.nn import mlp, symmetric_cross_entropy, widen
 from sslkit.pictures import add_frame, side_by_side
 
@@ -23,9 +25,10 @@ class AVCorrespondence(PretextTask):
     time. Both encoders are exported: `--part sound` evaluates that of sound, on recordings or on the sound of videos.
     """
 
-    class Options(SoundTowerOptions):
+    class Options(CropOptions):
         """Options of `av_correspondence`."""
 
+        sound_encoder: str = Field(default="audio_micro", description="Encoder of sound, such as audio_micro or speech_micro.")
         objective: Literal["correspondence", "info_nce"] = Field(
             default="info_nce",
             description="info_nce: find the sound among all of a batch; correspondence: tell one pair, as in the paper.",
@@ -69,11 +72,22 @@ class AVCorrespondence(PretextTask):
     def build_head(self) -> nn.Module:
         """Build what compares a frame with a sound, or projects both to one space."""
         options, image = self.options, self.encoder.width
-        self.sound = build_sound_tower(options, self.data)
+        self.sound = self._build_sound_tower()
         if options.objective == "correspondence":
             return nn.ModuleDict({"compare": mlp([image + self.sound.width, options.hidden, 1], "none")})
         widths = {"frame": image, "sound": self.sound.width}
         return nn.ModuleDict({name: nn.Linear(width, options.hidden, bias=False) for name, width in widths.items()})
+
+    def _build_sound_tower(self) -> AudioEncoder:
+        """Build the encoder of sound for the data's sample rate and window."""
+        name, details = self.options.sound_encoder, self.data.details
+        settings = {"sample_rate": str(details["sample_rate"])}
+        with renamed_flags({"encoder": "sound_encoder", "encoder_option": "sound_encoder"}):
+            if build_encoder(recipe_for(name, details["window"], 1)).modality != "audio":
+                raise SslkitError(f"{name} is not an encoder of sound", "use audio_micro", flag="sound_encoder")
+            sound = build_encoder(recipe_for(name, details["window"], 1, settings))
+        assert isinstance(sound, AudioEncoder)
+        return sound
 
     def transform(self, batch: Batch) -> Batch:
         """Return two frames, `[B, 2, C, S, S]`, two sounds, `[B, 2, samples]`, and whether they belong together, `[B, 2]`.
