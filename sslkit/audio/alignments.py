@@ -1,4 +1,4 @@
-"""What is said when: intervals with labels, from TextGrid, .phn and .csv files."""
+"""Labels in time: intervals from TextGrid, .phn and .csv files."""
 
 import os
 from collections.abc import Callable

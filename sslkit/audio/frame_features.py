@@ -19,6 +19,7 @@ from sslkit.console import say_once, show_progress
 from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.data.index import Index
 from sslkit.evaluation.notes import count
+from sslkit.evaluation.positions import layer_reader
 from sslkit.evaluation.session import Layers
 
 _AT_ONCE = 32  # windows
@@ -71,17 +72,11 @@ def frame_reader(encoder: AudioEncoder, name: str, layer: str) -> FrameReader:
             return columns[:, : samples // length]  # the last one may be padding
         return tokens
 
+    read_layers = layer_reader(encoder, name, layer)
+
     @torch.no_grad()
     def read(sound: Tensor) -> Layers:
-        samples = sound.shape[1]
-        if layer == "last":
-            return {"last": as_frames(encoder.tokens(sound), samples)}
-        layers = {str(number): as_frames(each, samples) for number, each in enumerate(encoder.layers(sound), start=1)}
-        if layer in ("all", "mix"):
-            return layers
-        if layer not in layers:
-            raise SslkitError(f"{name} has {len(layers)} layers (got {layer})", f"use 1 to {len(layers)}", flag="layer")
-        return {layer: layers[layer]}
+        return {number: as_frames(tokens, sound.shape[1]) for number, tokens in read_layers(sound).items()}
 
     return FrameReader(read, length, hop, encoder.sample_rate, encoder.device)
 

@@ -1,4 +1,4 @@
-"""`sslkit frames`: what is said when, predicted for each frame of recordings from frozen features."""
+"""`sslkit frames`: a label, such as the phone, for each frame of recordings from frozen features."""
 
 import time
 from collections import Counter
@@ -66,7 +66,7 @@ class _Recordings:
         return replace(self, location=location, alignments={row: self.alignments[row] for row in rows})
 
     def limit(self, seconds: float, seed: int) -> "_Recordings":
-        """Return recordings with about so many seconds of labels, drawn by the seed, of two units or more.
+        """Return recordings with about so many seconds of labels, sampled by the seed, of two units or more.
 
         Raises SslkitError if there is only one unit.
         """
@@ -144,10 +144,10 @@ class Frames(Evaluation):
                     TestData(
                         test.location,
                         fingerprint(test.index, test.alignments),
-                        frames,
+                        len(labels),
                         seen_in_pretraining=test.seen_in_pretraining,
                     )
-                    for test, frames in zip(tests, table.frames, strict=True)
+                    for test, (labels, _) in zip(tests, table.truth, strict=True)
                 ],
             ),
             rows=rows,
@@ -224,7 +224,6 @@ class _Table:
 
     def __init__(self, train: _Recordings, tests: list[_Recordings]) -> None:
         self.train, self.tests, self.rows = train, tests, list[Row]()
-        self.frames = [0] * len(tests)
         self.training_labels = Counter[str]()
         self.truth: list[tuple[list[str], NDArray[np.int64]]] = []  # labels and rows of frames, by test part
         self._outcomes = CheckpointOutcomes[Totals](partial(compare_ratios, unit=_RECORDINGS))
@@ -294,7 +293,6 @@ class _Table:
         np.add.at(sums, places, right)
         np.add.at(sizes, places, 1)
         totals = Totals(sums, sizes)
-        self.frames[number] = len(labels)
         metric = ratio_metric("accuracy", totals, len(labels), "frames", _RECORDINGS)
         comparisons = self._outcomes.compare(role, number, layer, totals)
         row = Row(name, [metric], test.location, layer=layer, comparisons=comparisons)

@@ -61,9 +61,7 @@ class AudioSource(IndexedSource):
         """Return recordings at the sample rate and window that were asked for, or that suit the data."""
         resolved: dict[str, tuple[Any, str]] = {}
         rate, milliseconds = choose_window(index, spec, resolved)
-        if spec.cache in ("on", "compact"):
-            raise SslkitError("audio is not cached", "leave it out: windows are read directly from the files", flag="cache")
-        resolved["cache"] = "off", "windows are read directly from the files"
+        resolved["cache"] = refuse_cache(spec)
         return cls(index, milliseconds, rate, resolved)
 
     @classmethod
@@ -139,6 +137,13 @@ class AudioSource(IndexedSource):
             if not is_silent(window):
                 return window
         raise UnreadableSampleError("silent" if last == 0 else f"silent in {TRIES} places of it")
+
+
+def refuse_cache(spec: OpenSpec) -> tuple[str, str]:
+    """Return how `--cache` is printed; raises SslkitError if it was asked for."""
+    if spec.cache in ("on", "compact"):
+        raise SslkitError("audio is not cached", "leave it out: windows are read directly from the files", flag="cache")
+    return "off", "windows are read directly from the files"
 
 
 def choose_window(index: Index, spec: OpenSpec, resolved: dict[str, tuple[Any, str]]) -> tuple[int, int]:

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sslkit.audio.encoders.spectrogram import LOUDEST, QUIETEST
-from sslkit.audio.source import AudioSource
+from sslkit.audio.encoders.spectrogram import scale_bands
+from sslkit.audio.source import AudioSource, refuse_cache
 from sslkit.audio.spectrogram import LogMel
 from sslkit.audio.spectrogram_options import SpectrogramOptions
 from sslkit.contract.encoder import Encoder
@@ -51,9 +51,7 @@ class SpectrogramSource(AudioSource):
     @classmethod
     def for_training(cls, index: Index, spec: OpenSpec) -> Self:
         """Return recordings as spectrograms of the size that was asked for."""
-        if spec.cache in ("on", "compact"):
-            raise SslkitError("audio is not cached", "leave it out: windows are read directly from the files", flag="cache")
-        resolved: dict[str, tuple[Any, str]] = {"cache": ("off", "windows are read directly from the files")}
+        resolved: dict[str, tuple[Any, str]] = {"cache": refuse_cache(spec)}
         size = spec.table(ImageOptions).size
         if size == "auto":
             size = _SIZE
@@ -122,7 +120,7 @@ class SpectrogramModality(ImageModality):
 def draw_canvases(sound: Tensor, sample_rate: int, size: int) -> Tensor:
     """Return windows of sound `[N, samples]` as images `[N, 1, size, size]` in [0, 1], black for silence, high bands on top."""
     bands = _log_mel(sample_rate, size, sound.device)(sound)[..., :size]
-    canvas: Tensor = ((bands - QUIETEST) / (LOUDEST - QUIETEST)).clamp(0, 1).flip(1)
+    canvas: Tensor = scale_bands(bands).clamp(0, 1).flip(1)
     return canvas[:, None]
 
 

@@ -1,14 +1,17 @@
 """Linear classifiers of positions in samples: words of sentences, frames of recordings."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from sslkit.contract.encoder import Encoder
+from sslkit.contract.errors import SslkitError
 from sslkit.contract.result import Metric
 from sslkit.evaluation.layer_mix import fit_mixed
 from sslkit.evaluation.probe import fit_over_c
@@ -73,3 +76,21 @@ def ratio_metric(name: str, totals: Totals, n: int, unit: str, resampled: str) -
     value = float(totals.ratio(np.arange(len(totals.sums))[None])[0])
     low, high, method = interval_of_ratio(totals, resampled)
     return Metric(name, value, low, high, method, n=n, unit_of_n=unit)
+
+
+def layer_reader(encoder: Encoder, name: str, layer: str) -> Callable[[Tensor], Layers]:
+    """Return a function from samples to tokens `[B, T, width]` of the requested layers by name."""
+    if layer == "last" or "layers" not in encoder.provides:
+        if layer not in ("last", "all"):
+            raise SslkitError(f"{name} has no layers", "use last", flag="layer")
+        return lambda sample: {"last" if layer == "last" else "1": encoder.tokens(sample)}
+
+    def read(sample: Tensor) -> Layers:
+        layers = {str(number): output for number, output in enumerate(encoder.layers(sample), start=1)}
+        if layer in ("all", "mix"):
+            return layers
+        if layer not in layers:
+            raise SslkitError(f"{name} has {len(layers)} layers (got {layer})", f"use 1 to {len(layers)}", flag="layer")
+        return {layer: layers[layer]}
+
+    return read

@@ -20,7 +20,7 @@ from sslkit.evaluation.comparing import CheckpointOutcomes
 from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.models import Model, compare_models
 from sslkit.evaluation.notes import count
-from sslkit.evaluation.positions import fit_positions, predict_positions
+from sslkit.evaluation.positions import fit_positions, layer_reader, predict_positions
 from sslkit.evaluation.protocols import part_setting
 from sslkit.evaluation.splits import draw_held_out
 from sslkit.evaluation.statistics import Totals, adjust_comparisons, compare_ratios
@@ -29,7 +29,7 @@ from sslkit.text.labeled_words import LABELED_WORDS, LabeledWords, find_labeled_
 from sslkit.text.specs import TagSpec
 from sslkit.text.tag_scores import SENTENCES, most_frequent, score_entities, score_words
 from sslkit.text.tag_training import WordClassifier
-from sslkit.text.word_features import layer_reader, word_features
+from sslkit.text.word_features import word_features
 
 _TEST_SHARE = 0.2  # of the sentences, where there is no test part
 # So many words need little regularization.

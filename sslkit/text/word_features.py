@@ -9,30 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.console import show_progress
-from sslkit.contract.errors import SslkitError
 from sslkit.evaluation.session import Layers
 from sslkit.text.encoders.base import TokenEncoder
 from sslkit.text.labeled_words import LabeledWords
 
 _TOKENS = 2**13  # in a batch
-
-
-def layer_reader(encoder: TokenEncoder, name: str, layer: str) -> Callable[[Tensor], Layers]:
-    """Return a function from token ids to tokens `[B, T, width]` of the requested layers by name."""
-    if layer == "last" or "layers" not in encoder.provides:
-        if layer not in ("last", "all"):
-            raise SslkitError(f"{name} has no layers", "use last", flag="layer")
-        return lambda tokens: {"last" if layer == "last" else "1": encoder.tokens(tokens)}
-
-    def read(tokens: Tensor) -> Layers:
-        layers = {str(number): output for number, output in enumerate(encoder.layers(tokens), start=1)}
-        if layer in ("all", "mix"):
-            return layers
-        if layer not in layers:
-            raise SslkitError(f"{name} has {len(layers)} layers (got {layer})", f"use 1 to {len(layers)}", flag="layer")
-        return {layer: layers[layer]}
-
-    return read
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Frames:
 
     canvases: NDArray[np.uint8]  # [T, side, side, 3]
     aspect: float  # width / height of the first
+    per_second: float | None = None  # of the clip, where a file tells
 
     @classmethod
     def of(cls, frames: list[Decoded]) -> "Frames":
@@ -127,7 +128,7 @@ class VideoFile:
                 raise UnreadableSampleError("the frames that were wanted cannot be decoded")
             if remaining:
                 frames += [fit(upright(last), form, position)] * len(remaining)
-        return Frames.of(frames)
+        return replace(Frames.of(frames), per_second=self.per_second)
 
     def _number(self, frame: Any) -> int:
         number: int = round((frame.pts - self.begin) * self.rate)

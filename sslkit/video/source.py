@@ -203,7 +203,7 @@ class VideoSource(IndexedSource):
                     if self.poses is not None:
                         poses[place] = read_poses(self.index, int(row), self.poses, poses.shape[2])[numbers]
                     for number, camera in enumerate(self.index.beside):
-                        other = self._at_the_same_time(camera, int(row), numbers)
+                        other = _at_the_same_time(camera, int(row), numbers, self.form, frames.per_second)
                         cameras[place, number], cameras_aspect[place, number] = other.canvases, other.aspect
             except UnreadableSampleError as reason:
                 broken[place] = str(reason)
@@ -248,19 +248,6 @@ class VideoSource(IndexedSource):
             return int(requested), "as given"
         when = "in every epoch" if self.cache is None else "once"
         return available_cores(), f"one per core: frames are decoded {when}"
-
-    def _at_the_same_time(self, camera: Index, row: int, numbers: NDArray[np.int64]) -> Frames:
-        """Return the frames of another camera; raises UnreadableSampleError if it stopped before, or has another frame rate."""
-        with decoding(camera, row), silence_decoders(), open_clip(camera, row) as clip, open_clip(self.index, row) as first:
-            rates = [each.per_second for each in (first, clip) if isinstance(each, VideoFile)]
-            if len(rates) == 2 and abs(rates[1] / rates[0] - 1) > _ALIKE:
-                problem = f"{camera.name(row)} has {rates[1]:g} frames a second, that of column path {rates[0]:g}"
-                raise UnreadableSampleError(problem)
-            if clip.length <= numbers.max():
-                raise UnreadableSampleError(f"{camera.name(row)} has {clip.length} frames, fewer than that of column path")
-            distinct, places = np.unique(numbers, return_inverse=True)
-            frames = clip.frames(distinct, self.form)
-            return replace(frames, canvases=frames.canvases[places])
 
     def _open(self, row: int) -> AbstractContextManager[FrameFolder | VideoFile | CachedClip]:
         return open_clip(self.index, row) if self.cache is None else self.cache.open(self.index, row, self.form)
@@ -323,6 +310,22 @@ def _other_cameras(table: Path, index: Index) -> tuple[Index, ...]:
         raise SslkitError(f"{table} has one video a row", "expected a .csv with columns path, path2, ...", flag="cameras")
     listed = read_table(table)
     return tuple(_with_folders_measured(index_files(str(table), table.parent, listed.column(column))) for column in columns)
+
+
+def _at_the_same_time(
+    camera: Index, row: int, numbers: NDArray[np.int64], form: CanvasFormat, per_second: float | None
+) -> Frames:
+    """Return the frames of another camera; raises UnreadableSampleError if it stopped before, or has another frame rate."""
+    with decoding(camera, row), silence_decoders(), open_clip(camera, row) as clip:
+        rate = clip.per_second if isinstance(clip, VideoFile) else None
+        if rate is not None and per_second is not None and abs(rate / per_second - 1) > _ALIKE:
+            problem = f"{camera.name(row)} has {rate:g} frames a second, that of column path {per_second:g}"
+            raise UnreadableSampleError(problem)
+        if clip.length <= numbers.max():
+            raise UnreadableSampleError(f"{camera.name(row)} has {clip.length} frames, fewer than that of column path")
+        distinct, places = np.unique(numbers, return_inverse=True)
+        frames = clip.frames(distinct, form)
+        return replace(frames, canvases=frames.canvases[places])
 
 
 def _by_folder(index: Index) -> Index:

@@ -11,11 +11,12 @@ from seqeval.metrics import f1_score, precision_score, recall_score
 
 from sslkit import PretrainSpec, build_encoder, pretrain
 from sslkit.encoders.recipe import recipe_for
+from sslkit.evaluation.positions import layer_reader
 from sslkit.text.encoders.base import TextEncoder
 from sslkit.text.labeled_words import LabeledWords
 from sslkit.text.tag_scores import most_frequent, score_entities, score_words
 from sslkit.text.tokenizer import Tokenizer
-from sslkit.text.word_features import layer_reader, word_features
+from sslkit.text.word_features import word_features
 
 TAGS = ["O", "B-X", "I-X", "B-Y", "I-Y"]
 

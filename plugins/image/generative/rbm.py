@@ -234,7 +234,7 @@ class RBM(ImageTask):
 
     @torch.no_grad()
     def _walk(self, visible: Tensor, layer: int) -> Tensor:
-        """Return the visible units at the end of a chain; hidden ones are drawn, visible ones only if chains go on.
+        """Return the visible units at the end of a chain; hidden ones are sampled, visible ones only if chains go on.
 
         (Hinton, 2010, section 3: means of visible units make less noise.)
         """

@@ -80,7 +80,7 @@ class TimeContrastive(PretextTask):
     def transform(self, batch: Batch) -> Batch:
         """Return frames with a crop and colors each, `[B, T, C, S, S]`, and the number of each one's `positive`, `[B, T]`.
 
-        Of several cameras two are drawn for each clip, and T counts the frames of both.
+        Of several cameras two are sampled for each clip, and T counts the frames of both.
         """
         clip, aspect = batch["video"], batch["aspect"].repeat_interleave(batch["video"].shape[1])
         if self.several:

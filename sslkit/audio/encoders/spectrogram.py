@@ -15,7 +15,12 @@ from sslkit.encoders.recipe import recipe_for
 from sslkit.image.encoders.base import PatchEncoder
 from sslkit.nn.norms import in_eval_mode
 
-QUIETEST, LOUDEST = -11.5, 5.0  # of log-mel bands: nothing, and most of what is recorded
+_QUIETEST, _LOUDEST = -11.5, 5.0  # of log-mel bands: nothing, and most of what is recorded
+
+
+def scale_bands(bands: Tensor) -> Tensor:
+    """Return log-mel bands as brightness: 0 for nothing, 1 for most of what is recorded."""
+    return (bands - _QUIETEST) / (_LOUDEST - _QUIETEST)
 
 
 class SpectrogramLibrary(EncoderLibrary):
@@ -86,7 +91,7 @@ class SpectrogramEncoder(AudioEncoder):
 
     def picture(self, sample: Tensor) -> Tensor:
         """Return spectrograms as images, `[B, 1, bands, frames]`, low bands first, 0 for silence; whole patches."""
-        bands = (self.spectrogram(sample) - QUIETEST) / (LOUDEST - QUIETEST)
+        bands = scale_bands(self.spectrogram(sample))
         return F.pad(bands, (0, -bands.shape[2] % self.patch))[:, None]
 
     def grid(self, samples: int) -> tuple[int, int]:
