@@ -62,6 +62,10 @@ class Encoder(nn.Module):
         """Return the parameters in the order of depth, the input's first: stem and blocks, where it knows them."""
         return [list(self.parameters())]
 
+    def sequence(self) -> list[nn.Module]:
+        """Return modules, the input's first, each of which is all that deeper layers read; none if it shows none."""
+        return []
+
     def forward(self, sample: Tensor) -> Tensor:
         """Return features `[B, width]`."""
         raise TypeError(f"{type(self).__name__} does not define forward()")

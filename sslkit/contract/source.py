@@ -35,8 +35,15 @@ class ReadSeed:
 class Labels:
     """The class of each sample, for tasks that need it."""
 
-    values: NDArray[np.int64]  # [N], places in `classes`; -1 where it is unknown
+    values: NDArray[np.int64]  # [N], places in `classes`; or [N, classes] of 0 and 1; -1 where it is unknown
     classes: tuple[str, ...]
+    groups: NDArray[np.int64] | None = None  # [N]: samples that no split may separate
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Return which samples have a label, `[N]`."""
+        known: NDArray[np.bool_] = (self.values if self.values.ndim == 1 else self.values.max(axis=1)) >= 0
+        return known
 
     def fingerprint(self) -> str:
         """Return a hash of classes and labels."""
@@ -126,13 +133,14 @@ class Source:
         """Return a hash of the content that is the same wherever the data lies."""
         raise TypeError(f"{type(self).__name__} does not define fingerprint()")
 
-    def find_labels(self) -> Labels:
-        """Return the labels of a training part; raises SslkitError if there are none, or several for a sample."""
+    def find_labels(self, several: bool = False) -> Labels:
+        """Return the labels of a training part; raises SslkitError if there are none, or `several` of a sample unasked."""
         raise SslkitError(f"{self.noun} have no labels", flag="data")
 
     def reveal_labels(self, labels: Labels) -> None:
         """Deliver labels from now on, as `label` in batches; the engine does so for a task that needs them."""
-        self.labels, self.info = labels, replace(self.info, classes=labels.classes)
+        self.labels = labels
+        self.info = replace(self.info, classes=labels.classes, several_labels=labels.values.ndim == 2)
 
     def training_fingerprint(self) -> str:
         """Return a hash of all that training sees, by which a run that is resumed recognizes its data."""

@@ -36,6 +36,7 @@ class DataInfo:
     details: Mapping[str, Any] = field(default_factory=dict)  # what only this modality has: a vocabulary, a sample rate
     batch_size: int = 1  # samples of a step, of all processes together
     classes: tuple[str, ...] = ()  # only for a task that needs labels
+    several_labels: bool = False  # whether a sample may have several of them
 
 
 @dataclass
@@ -127,6 +128,7 @@ class PretextTask(nn.Module):
     # clips with `--poses` `pose`, float32 `[B, T, P]`; with `--cameras all` `cameras`, float32 `[B, V, T, C, side, side]`, what
     # V other cameras saw at the same time, and `cameras_aspect`, float32 `[B, V]`.
     needs: ClassVar[tuple[str, ...]] = ()
+    several_labels: ClassVar[bool] = False  # whether `label` may be `[B, classes]` of 0 and 1 where samples have several
     defaults: ClassVar[dict[str, Any]] = {}  # run settings, for small data
     paper: ClassVar[Paper | None] = None  # settings of the authors, for theirs: `--recipe paper`
 

@@ -71,13 +71,13 @@ class IndexedSource(Source):
         """Return the channels of samples where encoders differ by them, else None."""
         return None
 
-    def find_labels(self) -> Labels:
-        """Return the labels of a training part; raises SslkitError if there are none, or several for a sample."""
+    def find_labels(self, several: bool = False) -> Labels:
+        """Return the labels of a training part; raises SslkitError if there are none, or `several` of a sample unasked."""
         if self._labeled is None or self._labeled.labels is None:
             raise SslkitError(f"{self.location} has no labels", LABEL_SOURCES, flag="data")
-        if self._labeled.labels.ndim == 2:
+        if self._labeled.labels.ndim == 2 and not several:
             raise SslkitError(f"{self.location} has several labels per sample", "one is expected", flag="label")
-        return Labels(self._labeled.labels, self._labeled.classes)
+        return Labels(self._labeled.labels, self._labeled.classes, self._labeled.groups)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_labeled": None}  # worker processes need no second index

@@ -129,6 +129,23 @@ def epoch_batches(samples: int, batch_size: int, seed: int, epoch: int, weights:
     return list(order.numpy()[: samples // batch_size * batch_size].reshape(-1, batch_size))
 
 
+def mixed_batches(labeled: NDArray[np.bool_], count: int, batch_size: int, seed: int, epoch: int) -> list[Rows]:
+    """Return the batches of one epoch with `count` labeled samples in each.
+
+    `labeled` is `[N]`. Of labeled samples and of others, all come once before any comes again.
+    """
+    generator = torch.Generator().manual_seed((seed << 32) + epoch)
+    steps = len(labeled) // batch_size
+    parts = []
+    for rows, needed in ((np.flatnonzero(labeled), count), (np.flatnonzero(~labeled), batch_size - count)):
+        passes = -(-steps * needed // len(rows))
+        order = [torch.randperm(len(rows), generator=generator) for _ in range(passes)]
+        if order:
+            parts.append(rows[torch.cat(order)[: steps * needed].numpy()].reshape(steps, needed))
+    batches = np.concatenate(parts, axis=1)
+    return [batch[torch.randperm(batch_size, generator=generator).numpy()] for batch in batches]
+
+
 def ordered_batches(samples: int, batch_size: int) -> list[Rows]:
     """Return batches of all rows in data order; the last one may be shorter."""
     return [np.arange(start, min(start + batch_size, samples)) for start in range(0, samples, batch_size)]

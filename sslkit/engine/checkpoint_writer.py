@@ -92,7 +92,6 @@ class CheckpointWriter:
             "steps": clock.steps,
             "extended_from": clock.schedule_start,
             **({"masked": True} if task.masked else {}),
-            **({"label_classes": len(source.labels.classes)} if source.labels is not None else {}),
             **({"task_metadata": added} if (added := task.metadata()) else {}),
             **self.job.metadata,
         }

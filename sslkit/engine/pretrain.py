@@ -10,13 +10,13 @@ from sslkit import registry
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.modality import Modality
 from sslkit.contract.options import path_options
-from sslkit.contract.source import Labels, Source
 from sslkit.contract.task import TARGETS, PretextTask
 from sslkit.data.locations import absolute_data, check_apart
 from sslkit.encoders.build import build_encoder, check_requirements
 from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.initial import resolve_start
 from sslkit.engine.job import Outcome, TrainingJob
+from sslkit.engine.labels import reveal_labels
 from sslkit.engine.launch import run_on_devices
 from sslkit.engine.loggers import load_loggers
 from sslkit.engine.parallel import ALONE, World
@@ -111,8 +111,7 @@ def prepare(spec: PretrainSpec, world: World = ALONE, fits_size: bool = True) ->
         spec = spec.updated(modality.options.of_size(fitting[0]))
     _check_starts(spec, modality)
     source = modality.source.open(spec)
-    if "label" in task_class.needs:
-        source.reveal_labels(_find_labels(source, name))
+    spec, label_reasons, label_metadata = reveal_labels(source, spec, task_class, name)
     missing = [entry for entry in task_class.needs if entry in TARGETS and entry not in source.on_request]
     if missing:
         raise SslkitError(f"{name} needs {missing[0]}", "say where masks or boxes are", flag="targets")
@@ -128,6 +127,7 @@ def prepare(spec: PretrainSpec, world: World = ALONE, fits_size: bool = True) ->
         resolved = {name: value for name, (value, _) in source.resolved.items() if name != "cache"}
         classify = OnlineKnn(spec.updated(resolved), modality.evaluated_as)
     settings = resolve_settings(spec, source, task_class.encodes, task_class.requires, world)
+    settings.reasons.update(label_reasons)
     if fitting is not None:
         settings.reasons["size"] = f"{fitting[0]}: {fitting[1]}"
     return TrainingJob(
@@ -138,17 +138,9 @@ def prepare(spec: PretrainSpec, world: World = ALONE, fits_size: bool = True) ->
         build_encoder=lambda build: task_class.build_encoder(options, build),
         build_task=lambda encoder, data: task_class(options, encoder, data),
         requires=requirements(task_class, name),
-        metadata={},
+        metadata=label_metadata,
         classify=classify,
     )
-
-
-def _find_labels(source: Source, name: str) -> Labels:
-    """Return the labels of the training part; raises SslkitError, naming the task, if it can't be used without them."""
-    try:
-        return source.find_labels()
-    except SslkitError as error:
-        raise SslkitError(f"{error.message}, and {name} needs them", error.hint, flag=error.flags) from error
 
 
 def checked_options(spec: PretrainSpec, task_class: type[PretextTask], run: Path | None) -> dict[str, Any]:

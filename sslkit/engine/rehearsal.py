@@ -9,7 +9,7 @@ from typing import Any
 from sslkit.console import duration, say
 from sslkit.contract.source import ReadSeed
 from sslkit.contract.task import PretextTask
-from sslkit.data.loader import Loader, epoch_batches
+from sslkit.data.loader import Loader
 from sslkit.engine.optimizer import reset_state
 from sslkit.engine.signals import StopSignal
 from sslkit.engine.stepper import Stepper
@@ -42,7 +42,7 @@ def rehearse_steps(
 def measure_step(stepper: Stepper, seconds: float) -> tuple[float, dict[str, Any]]:
     """Return the seconds of a warm step on samples in memory, taken for at most `seconds`, and a batch of them."""
     settings = stepper.settings
-    batches = epoch_batches(settings.data.samples, settings.spec.batch_size, settings.spec.seed, 0, stepper.weights)[:2]
+    batches = stepper.epoch_batches(0)[:2]
     raws = list(Loader(settings.source, 0, substitute=True)(batches, ReadSeed(settings.spec.seed, 0)))
     return rehearse_steps(stepper, cycle(raws), seconds), raws[0]
 
@@ -80,7 +80,7 @@ def estimate_steps(stepper: Stepper, loader: Loader, stop: StopSignal) -> TrainS
         say(f"  {'steps':<14} {clock.steps}")
         _warn_if_short(spec, clock.steps, None)
         return spec
-    batches = epoch_batches(settings.data.samples, spec.batch_size, spec.seed, 0, stepper.weights)
+    batches = stepper.epoch_batches(0)
     rows = [batch[stepper.world.share(spec.batch_size)] for batch in (batches * count)[:count]]
     patience = 6 * minutes if minutes else 5  # seconds: a tenth of the run at most
     say("  measuring how long a step takes")

@@ -7,7 +7,7 @@ from typing import Any
 from sslkit.console import duration, say
 from sslkit.contract.errors import RunFailedError, RunInterruptedError
 from sslkit.contract.source import ReadSeed
-from sslkit.data.loader import Loader, epoch_batches
+from sslkit.data.loader import Loader
 from sslkit.data.prefetch import prefetch
 from sslkit.engine.cadence import Checkpoints, HealthChecks, HealthReport, Logs, Previews
 from sslkit.engine.collapse import Health
@@ -77,7 +77,7 @@ class Session:
         """Load this process's share of the batches that are left of the epoch, and measure how long each step waits."""
         spec, epoch = self.settings.spec, self.clock.epoch
         first = self.clock.step % self.settings.steps_per_epoch
-        batches = epoch_batches(self.settings.data.samples, spec.batch_size, spec.seed, epoch, self.stepper.weights)
+        batches = self.stepper.epoch_batches(epoch)
         batches = batches[first : first + self.clock.steps - self.clock.step]
         rows = [batch[self.world.share(len(batch))] for batch in batches]
         self.stepper.enter(WAITING)

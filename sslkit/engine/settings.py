@@ -101,6 +101,8 @@ def resolve_settings(
 
 
 _SHOWN = (
+    "label_share",
+    "labeled_in_batch",
     "encoder",
     "encoder_option",
     "epochs",

@@ -14,9 +14,9 @@ from torch.distributed.tensor import DTensor
 
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import RunFailedError
-from sslkit.contract.source import ReadSeed, Source
+from sslkit.contract.source import ReadSeed, Rows, Source
 from sslkit.contract.task import Batch, Clock, PretextTask, select_needed
-from sslkit.data.loader import Loader, ordered_batches
+from sslkit.data.loader import Loader, epoch_batches, mixed_batches, ordered_batches
 from sslkit.engine.buckets import GradientBuckets
 from sslkit.engine.compilation import Predict, adapt_compilation
 from sslkit.engine.features import extract, map_samples
@@ -34,7 +34,7 @@ from sslkit.engine.signals import StopSignal
 from sslkit.engine.step_numbers import Snapshot, StepNumbers, ignore_numbers
 from sslkit.nn.fusion import fusing
 from sslkit.nn.sync_batchnorm import convert_sync_batchnorm
-from sslkit.specs.train import FEWEST_AT_ONCE
+from sslkit.specs.train import FEWEST_AT_ONCE, PretrainSpec
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -332,6 +332,15 @@ class Stepper:
             for raw in loader(batches, ReadSeed(self.spec.seed, 0))
         ]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def epoch_batches(self, epoch: int) -> list[Rows]:
+        """Return the rows of each batch of an epoch."""
+        spec, labels = self.spec, self.settings.source.labels
+        share = spec.labeled_in_batch if isinstance(spec, PretrainSpec) else "auto"
+        if labels is None or labels.known.all() or share == "auto" or self.weights is not None:
+            return epoch_batches(self.settings.data.samples, spec.batch_size, spec.seed, epoch, self.weights)
+        labeled = max(1, round(share * spec.batch_size))
+        return mixed_batches(labels.known, labeled, spec.batch_size, spec.seed, epoch)
 
     def sample_balanced(self, labels: Tensor) -> None:
         """Sample each label equally often from now on; `labels` is int64 `[N]`, samples with a negative label are skipped."""

@@ -57,8 +57,10 @@ def write_notes(rows: list[Row], data: Data) -> list[str]:
 
 def note_on_labels(metadata: dict[str, Any]) -> list[str]:
     """Return a sentence about labels that the task of a checkpoint has seen, which few other rows of a table have."""
-    classes = metadata.get("label_classes")
-    return [f"The checkpoint was pretrained with labels of {classes} classes."] if isinstance(classes, int) else []
+    labeled = metadata.get("labeled")
+    if not isinstance(labeled, int):
+        return []
+    return [f"The checkpoint was pretrained with {count(labeled, 'label')} of {metadata['labeled_classes']} classes."]
 
 
 def count(number: int, noun: str) -> str:

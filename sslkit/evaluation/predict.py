@@ -5,10 +5,10 @@ import io
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sslkit.contract.errors import SslkitError
-from sslkit.engine.checkpoint import Checkpoint, load_strictly, read_model
+from sslkit.engine.checkpoint import read_model
+from sslkit.engine.classifier import Classifier, read_classifier
 from sslkit.engine.precision import choose_device
 from sslkit.evaluation.embed import read_samples
 from sslkit.evaluation.features import cached_features
@@ -39,7 +39,7 @@ def predict(spec: PredictSpec) -> PredictResult:
     """
     out = output_path(spec.out, ".csv")
     checkpoint = read_model(spec.ckpt)
-    classes, head = classifier(checkpoint)
+    classifier = read_classifier(checkpoint)
     device = choose_device(spec.device)[0]
     encoder = checkpoint.build_encoder(spec.encoder).to(device)
     index = read_samples(spec, checkpoint)
@@ -47,42 +47,27 @@ def predict(spec: PredictSpec) -> PredictResult:
     samples = source_of(checkpoint).for_evaluation(index, spec, encoder, model.size)
     features = cached_features(model, samples, "last", "auto", spec)
     with torch.no_grad():
-        scores = head(features.layers["last"])
-    several, sigmoid = checkpoint.metadata.get("several_labels", False), checkpoint.metadata.get("loss") == "sigmoid"
+        scores = classifier.head(features.layers["last"])
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n")
     table.writerow(["path", "class", "probability"])
-    for row, (name, probability) in zip(features.rows, name_classes(scores, classes, several, sigmoid), strict=True):
+    for row, (name, probability) in zip(features.rows, name_classes(classifier, scores), strict=True):
         table.writerow([index.name(int(row)), name, f"{probability:.4f}"])
     with write_atomically(out) as stream:
         stream.write(written.getvalue().encode(errors="surrogateescape"))  # names that are not UTF-8 stay as they are
-    return PredictResult(str(out), len(features.rows), len(classes), model.weights, str(spec.ckpt))
+    return PredictResult(str(out), len(features.rows), len(classifier.classes), model.weights, str(spec.ckpt))
 
 
-def classifier(checkpoint: Checkpoint) -> tuple[list[str], nn.Linear]:
-    """Return class names and the linear classifier of a fine-tuned checkpoint; raises SslkitError if it has none."""
-    classes, state = checkpoint.metadata.get("classes"), checkpoint.part("head")
-    if not classes or not state:
-        raise SslkitError(
-            f"{checkpoint.path} has no classifier: it was trained by {checkpoint.metadata['task']}",
-            f"train one: sslkit finetune --ckpt {checkpoint.path} --data LABELED",
-            flag="ckpt",
-        )
-    head = nn.Linear(state["weight"].shape[1], len(classes))
-    load_strictly(head, state, str(checkpoint.path))
-    return list(classes), head.eval()
-
-
-def name_classes(scores: Tensor, classes: list[str], several: bool, sigmoid: bool) -> list[tuple[str, float]]:
+def name_classes(classifier: Classifier, scores: Tensor) -> list[tuple[str, float]]:
     """Return class and probability of each of scores `[N, classes]`.
 
     Where there may be several, classes are listed from 0.5 on for sigmoids, and from half of the largest probability on for
     a softmax.
     """
-    probability = scores.sigmoid() if sigmoid else scores.softmax(dim=1)
+    classes, probability = classifier.classes, classifier.probabilities(scores)
     best, place = probability.max(dim=1)
-    if not several:
+    if not classifier.several:
         return [(classes[index], share) for index, share in zip(place.tolist(), best.tolist(), strict=True)]
-    likely = (probability >= (_LIKELY if sigmoid else _LIKELY * best[:, None])).tolist()
+    likely = (probability >= (_LIKELY if classifier.sigmoid else _LIKELY * best[:, None])).tolist()
     names = [";".join(name for name, is_likely in zip(classes, row, strict=True) if is_likely) for row in likely]
     return list(zip(names, best.tolist(), strict=True))

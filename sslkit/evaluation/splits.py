@@ -27,7 +27,7 @@ from sslkit.specs.data import ANNOTATIONS, MAIN_PART, DataSpec, ModalitySpec
 S = TypeVar("S", bound=DataSpec)
 
 
-_TEST_SHARE = 0.2  # where there is no test part
+TEST_SHARE = 0.2  # where there is no test part
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,9 @@ def find_labeled(
         parts.append(TestPart(name, part, part.fingerprint() == pretrained_on))
     if not parts:
         suffix = "; seen in pretraining" if pretrained else ""
-        kept, held_out = held_out_rows(train.labels, spec.seed, train.classes, _TEST_SHARE, train.groups)
+        if pretrained and checkpoint is not None:
+            _check_labels_seen(checkpoint, spec.seed)
+        kept, held_out = held_out_rows(train.labels, spec.seed, train.classes, TEST_SHARE, train.groups)
         description = f"a fifth of each class of {data}, drawn by --seed {spec.seed}{suffix}"
         if train.groups is not None:
             groups = f"{len(np.unique(train.groups[held_out])):,} of {len(train.group_names):,} groups"
@@ -108,6 +110,18 @@ def find_labeled(
     if source_class.kind.grouped:
         note_shared_names(train, parts[0].index)
     return Parts(train, parts, data, annotations(spec), fingerprint, recorded)
+
+
+def _check_labels_seen(checkpoint: Checkpoint, seed: int) -> None:
+    """Raise SslkitError if the samples to be held out by a seed are others than those whose labels pretraining did not see."""
+    hidden_by = checkpoint.metadata.get("labels_held_out")
+    if "labeled" in checkpoint.metadata and hidden_by != seed:
+        of_run = "" if hidden_by is None else f"use --seed {hidden_by}, that of the run, or "
+        raise SslkitError(
+            f"{seed} holds out samples whose labels {checkpoint.path} was trained on",
+            f"{of_run}name a --test part",
+            flag="seed",
+        )
 
 
 def check_run_data(data: str, from_run: bool, unchanged: bool) -> None:

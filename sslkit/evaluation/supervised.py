@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.task import Batch, DataInfo, PretextTask
-from sslkit.encoders.composed import Concat
+from sslkit.encoders.drop_path import drop_paths
 from sslkit.encoders.recipe import encoder_name
 from sslkit.engine.micro_batches import BATCH_NORM
-from sslkit.nn import Teacher
+from sslkit.nn import Teacher, classification_loss, top_class_correct
 from sslkit.registry import load_modality
 from sslkit.specs.train import FinetuneSpec
 
@@ -92,16 +92,12 @@ class Supervised(PretextTask):
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """Return the cross-entropy of logits `[B, classes]`: of a softmax, or of each class by itself."""
-        smoothing, target = self.options.label_smoothing, batch["target"]
-        if self.kind == "sigmoid":
-            return F.binary_cross_entropy_with_logits(output, target * (1 - smoothing) + smoothing / 2)
-        smoothed: Tensor = target * (1 - smoothing) + smoothing / self.classes
-        return -(smoothed * output.log_softmax(dim=1)).sum(dim=1).mean()
+        smoothing, sigmoid = self.options.label_smoothing, self.kind == "sigmoid"
+        return classification_loss(output, batch["target"], smoothing, sigmoid).mean()
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return whether the likeliest class is (one of) the label(s); of mixed images, the larger share's."""
-        target = batch["target"].gather(1, output.argmax(dim=1, keepdim=True))[:, 0]
-        return {"accuracy": (target >= batch["target"].amax(dim=1)).float()}
+        return {"accuracy": top_class_correct(output, batch["target"])}
 
     def after_step(self, remembered: Batch) -> None:
         """Move the averaged weights; early on faster, so that they do not remember the start."""
@@ -140,23 +136,3 @@ class Supervised(PretextTask):
                     parameter.requires_grad_(not waiting)
                     parameter.grad = None
             self.train(self.training)
-
-
-def drop_paths(encoder: Encoder, largest: float) -> None:
-    """Let residual branches be skipped at random, at a rate that rises linearly to `largest` (Huang et al., 2016).
-
-    Raises SslkitError if there are none: blocks show them, as timm's do, as `drop_path`, `drop_path1` and `drop_path2`.
-    """
-    from timm.layers.drop import DropPath
-
-    for part in encoder.encoders if isinstance(encoder, Concat) else [encoder]:
-        blocks = [
-            (module, names)
-            for module in part.modules()
-            if (names := [name for name in ("drop_path", "drop_path1", "drop_path2") if hasattr(module, name)])
-        ]
-        if not blocks:
-            raise SslkitError(f"{encoder_name(encoder.recipe)} has no residual branches to skip", "use 0", flag="drop_path")
-        for place, (block, names) in enumerate(blocks):
-            for name in names:
-                setattr(block, name, DropPath(largest * place / max(1, len(blocks) - 1)))

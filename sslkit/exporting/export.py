@@ -12,8 +12,8 @@ from sslkit import registry
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.exporter import Exporter, ExportJob, Network
 from sslkit.engine.checkpoint import Checkpoint, read_model
+from sslkit.engine.classifier import read_classifier
 from sslkit.engine.run_folder import holds_run
-from sslkit.evaluation.predict import classifier
 from sslkit.exporting.batches import verification_batches
 from sslkit.exporting.card import Card, card_path, write_card
 from sslkit.exporting.comparison import compare, compute_outputs, read_back
@@ -95,13 +95,13 @@ def build_job(spec: ExportSpec, checkpoint: Checkpoint, exporter: Exporter) -> E
             flag="to",
         )
     encoder = checkpoint.build_encoder(allowed=spec.encoder)
-    classes, head = classifier(checkpoint) if checkpoint.part("head") else ([], None)
+    classifier = read_classifier(checkpoint) if checkpoint.part("head") else None
     job = ExportJob(
         spec.to,
         checkpoint.path,
         checkpoint.metadata,
-        Network(encoder, head).eval(),
-        classes,
+        Network(encoder, None if classifier is None else classifier.head).eval(),
+        [] if classifier is None else classifier.classes,
         spec.sample_size(checkpoint.modality) or checkpoint.size,
         spec.dynamic_batch,
         spec.dynamic_size,

@@ -7,7 +7,7 @@ import torch
 from sslkit.contract.task import DataInfo
 from sslkit.encoders.build import build_encoder
 from sslkit.encoders.recipe import recipe_for
-from sslkit.engine.checkpoint import describe, save_model
+from sslkit.engine.checkpoint import describe, read_model, save_model
 from sslkit.image.tokenizer import build_tokenizer
 
 
@@ -19,6 +19,21 @@ def example_checkpoint(folder: Path) -> Path:
             torch.manual_seed(0)  # the same weights in every process
             encoder = build_encoder(recipe_for("resnet_micro", 32, options={"width": "16"}))
         save_model(path, {"encoder": encoder}, {**describe(encoder), "task": "check", "size": 32, "step": 0, "data": ""})
+    return path
+
+
+def example_classifier(folder: Path) -> Path:
+    """Write a checkpoint of a small encoder and a classifier of three classes, with random weights, and return its path."""
+    path = folder / "classifier.safetensors"
+    if not path.exists():
+        encoder = read_model(example_checkpoint(folder)).build_encoder()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            head = torch.nn.Linear(encoder.width, 3)
+            torch.nn.init.normal_(head.weight, std=10)  # confident, so that there is something to learn
+        description = {**describe(encoder), "task": "finetune", "size": 32, "step": 0, "data": ""}
+        classes = ["first", "second", "third"]
+        save_model(path, {"encoder": encoder, "head": head}, {**description, "classes": classes, "loss": "softmax"})
     return path
 
 

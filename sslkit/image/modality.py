@@ -15,7 +15,7 @@ from sslkit.contract.modality import Augmentation, InputGuide, Modality
 from sslkit.contract.options import DataOptions
 from sslkit.contract.source import Source
 from sslkit.contract.task import Batch, DataInfo
-from sslkit.image.augmentation import augmentation
+from sslkit.image.augmentation import ImageAugmentation
 from sslkit.image.baselines import RawPixels
 from sslkit.image.decode import read_canvas
 from sslkit.image.encoders.select import Select, count_selected
@@ -104,7 +104,7 @@ class ImageModality(Modality):
 
     def augmentation(self, options: Any, info: DataInfo, classes: int) -> Augmentation:
         """Return random crops, flips, and what the options of `sslkit finetune` add."""
-        return augmentation(options, info, classes)
+        return ImageAugmentation(options, info.size)
 
     def input_guide(
         self, encoder: Encoder, size: int, options: DataOptions, sample_details: Mapping[str, Any]

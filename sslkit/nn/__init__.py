@@ -6,6 +6,7 @@ from sslkit.nn.codebook import Codebook
 from sslkit.nn.constants import constant
 from sslkit.nn.fusion import fusible
 from sslkit.nn.heads import Norm, ProjectorOptions, Prototypes, mlp
+from sslkit.nn.losses.classification import classification_loss, top_class_correct
 from sslkit.nn.losses.contrastive import (
     in_batch_info_nce,
     info_nce,
@@ -41,6 +42,7 @@ __all__ = [
     "barlow_twins",
     "batch_statistics",
     "check_queue",
+    "classification_loss",
     "cluster_count",
     "constant",
     "critic_layers",
@@ -64,6 +66,7 @@ __all__ = [
     "swapped_prediction",
     "symmetric_cross_entropy",
     "teacher_momentum",
+    "top_class_correct",
     "vicreg",
     "whiten",
     "widen",

@@ -14,13 +14,13 @@ from sslkit.contract.modality import Modality
 from sslkit.data.index import Index
 from sslkit.data.indexed_source import IndexedSource
 from sslkit.engine.checkpoint import Checkpoint
+from sslkit.engine.classifier import has_classifier, read_classifier
 from sslkit.engine.precision import choose_device
 from sslkit.evaluation.embed import label_text, read_samples
 from sslkit.evaluation.features import cached_features
 from sslkit.evaluation.knn import Knn, votes
 from sslkit.evaluation.models import Model
 from sslkit.evaluation.neighbors import Neighborhood, nearest_samples, neighbors
-from sslkit.evaluation.predict import classifier
 from sslkit.evaluation.session import open_session
 from sslkit.evaluation.splits import labeled_fingerprint, source_of
 from sslkit.evaluation.statistics import Answers
@@ -188,9 +188,10 @@ def _add_confusion(figures: Figures, checkpoint: Checkpoint, spec: ReportSpec) -
     classes = list(session.classes)
     reader = session.reader(session.models[0], "last")
     train, (test, *_) = reader.training(), reader.tests()
-    if checkpoint.part("head") and checkpoint.metadata.get("classes") == classes:
+    classifier = read_classifier(checkpoint) if has_classifier(checkpoint) else None
+    if classifier is not None and classifier.classes == classes:
         with torch.no_grad():
-            predicted = classifier(checkpoint)[1](test.features).argmax(dim=1)
+            predicted = classifier.head(test.features).argmax(dim=1)
         classifier_name = "the classifier's"
     else:
         k = min(_KNN["k"], len(train.features))

@@ -106,6 +106,17 @@ class PretrainSpec(TrainSpec):
         default={},
         description="PART=FILE: checkpoint that a part starts from; text=FILE: text tower of pairs, and its tokenizer.",
     )
+    label_share: float = Field(
+        default=1.0, gt=0, le=1, description="Share of each class's labels that a task with labels sees, drawn by --seed."
+    )
+    all_labels: bool = Field(
+        default=False,
+        description="Also show a task the labels of the fifth that evaluations of --data test on, if it has no test part.",
+    )
+    labeled_in_batch: Annotated[float, Field(gt=0, le=1)] | Auto = Field(
+        default="auto",
+        description="Share of labeled samples in a batch if only some have labels; auto: half, or all if no task uses others.",
+    )
     online_knn: bool = Field(default=False, description="Also log k-NN accuracy during training; the data needs labels.")
     shard: bool = Field(
         default=False,

@@ -33,13 +33,19 @@ class Joint(PretextTask):
     def __init__(self, options: Any, encoder: Encoder, data: DataInfo) -> None:
         super().__init__(options, encoder, data)
         values, tasks = options.model_dump(), {}
-        unlabeled = replace(data, classes=())
+        unlabeled = replace(data, classes=(), several_labels=False)
         self.weights_of = dict(zip(self.children_of, map(float, options.weights.split(",")), strict=True))
         for name, child in self.children_of.items():
             child_values = {option: values[name + WITHIN + option] for option in child.Options.model_fields}
             with _own_flags(name, child):
                 child_data = data if "label" in child.needs else unlabeled
                 tasks[name] = child(child.Options.model_validate(child_values), encoder, child_data)
+                exported = tasks[name].exports()
+                if "head" in exported and exported["encoder"] is not encoder:
+                    raise SslkitError(
+                        f"{name} would keep an encoder of its own for its classifier, and the tasks share one",
+                        f"turn averaging off: --{name}.ema 0",
+                    )
         self.tasks = nn.ModuleDict(tasks)
 
     def _tasks(self) -> Iterator[tuple[str, PretextTask]]:
@@ -260,6 +266,7 @@ def joint_task(children: dict[str, type[PretextTask]]) -> type[Joint]:
             "encoder_inputs": tuple(f"{name}.{key}" for name, child in children.items() for key in child.encoder_inputs),
             "visible_targets": tuple(f"{name}.{key}" for name, child in children.items() for key in child.visible_targets),
             "needs": tuple(dict.fromkeys(requirement for child in children.values() for requirement in child.needs)),
+            "several_labels": all(child.several_labels for child in children.values() if "label" in child.needs),
             "defaults": defaults,
             "example_options": classmethod(_example_options),
         },

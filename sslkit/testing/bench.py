@@ -170,7 +170,7 @@ class Bench:
     def exact_steps(self, micro_batch: int | None = None, world: World = ALONE) -> Trace:
         """Take two exact steps on one transformed batch, of which each process has a share."""
         stepper, trace = self.stepper(exact=True, micro_batch=micro_batch, world=world), Trace()
-        norms = [name for name, module in stepper.task.named_modules() if isinstance(module, BATCH_NORM)]
+        norms = [name for name, module in stepper.task.named_modules() if isinstance(module, BATCH_NORM) and module.training]
         if norms:
             raise ContractViolationError(
                 f"{norms[0]} is a BatchNorm, whose statistics depend on the micro-batch: "

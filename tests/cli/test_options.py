@@ -39,7 +39,10 @@ _TRAIN = (
     "--compile --sync-batchnorm --checkpoint-every --max-broken --activation-checkpointing --log --resume --init --dialect "
     "--extend-to"
 )
-_PRETRAIN = "--recipe --health-every --on-collapse --init-part --online-knn --shard --profile"
+_PRETRAIN = (
+    "--recipe --health-every --on-collapse --init-part --label-share "
+    "--all-labels --labeled-in-batch --online-knn --shard --profile"
+)
 _FEATURES = f"{_DATA} --ckpt --part --encoder --layer --pool"
 _EVALUATION = f"{_FEATURES} --test --against --baselines --details"
 GOLDEN = {

@@ -14,7 +14,7 @@ from sslkit.contract.errors import SslkitError
 from sslkit.contract.source import Labels, ReadSeed, Source
 from sslkit.contract.task import DataInfo
 from sslkit.data import worker_process
-from sslkit.data.loader import Loader, epoch_batches, ordered_batches
+from sslkit.data.loader import Loader, epoch_batches, mixed_batches, ordered_batches
 
 
 class Numbers(Source):
@@ -97,3 +97,22 @@ def test_arrays_in_shared_memory(workers: int) -> None:
         (batch,) = loader([np.arange(60)])
         assert batch["array"].dtype == torch.uint16 and batch["array"].is_shared() == bool(workers)
         assert np.array_equal(batch["array"][:, 7].numpy(), np.arange(60))
+
+
+def test_batches_mix_labeled_and_other_samples() -> None:
+    labeled = np.arange(60) % 6 == 0
+    first, again, other = (mixed_batches(labeled, 4, 12, seed=0, epoch=epoch) for epoch in (0, 0, 1))
+    assert len(first) == 5 and all(len(batch) == 12 and labeled[batch].sum() == 4 for batch in first)
+    assert all((left == right).all() for left, right in zip(first, again, strict=True))
+    assert not all((left == right).all() for left, right in zip(first, other, strict=True))
+    rows = np.concatenate(first)
+    counts = np.bincount(rows, minlength=60)
+    assert (counts[labeled] == 2).all() and counts[~labeled].max() == 1  # 20 of 10 samples, 40 of 50
+    assert len({int(place) for batch in first for place in labeled[batch].nonzero()[0]}) > 6  # in random places
+
+
+@pytest.mark.parametrize("count", [12, 1])
+def test_batches_of_labeled_samples_alone_and_of_few(count: int) -> None:
+    labeled = np.arange(60) < 3
+    batches = mixed_batches(labeled, count, 12, seed=0, epoch=0)
+    assert [int(labeled[batch].sum()) for batch in batches] == [count] * 5

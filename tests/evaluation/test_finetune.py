@@ -18,14 +18,15 @@ from sslkit import SslkitError
 from sslkit.contract.errors import RunInterruptedError
 from sslkit.contract.task import DataInfo
 from sslkit.encoders.build import build_encoder
+from sslkit.encoders.drop_path import drop_paths
 from sslkit.encoders.recipe import recipe_for
 from sslkit.engine.checkpoint import read_model
 from sslkit.engine.run_folder import METRICS, SPEC
 from sslkit.engine.stepper import Stepper
 from sslkit.evaluation.finetune import finetune
 from sslkit.evaluation.knn import knn
-from sslkit.evaluation.supervised import Supervised, drop_paths
-from sslkit.image.augmentation import augmentation
+from sslkit.evaluation.supervised import Supervised
+from sslkit.image.augmentation import ImageAugmentation
 from sslkit.nn.sync_batchnorm import convert_sync_batchnorm
 from sslkit.specs.evaluation import KnnSpec
 from sslkit.specs.train import FinetuneSpec
@@ -139,7 +140,7 @@ def test_losses_against_naive_loops() -> None:
 
 
 def augment(spec: FinetuneSpec, image: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    batch, target = augmentation(spec, DataInfo(samples=8, size=16), 3)(canvases(image), target)
+    batch, target = ImageAugmentation(spec, 16)(canvases(image), target)
     return batch["image"], target
 
 

@@ -157,11 +157,12 @@ def test_predictions(tuned: Path, trained: Path, digits: Path, tmp_path: Path, s
 
 
 def test_several_classes_are_named_where_an_image_may_have_them() -> None:
+    from sslkit.engine.classifier import Classifier
     from sslkit.evaluation.predict import name_classes
 
-    scores = torch.tensor([[2.0, 1.0, -3.0], [-1.0, -2.0, -3.0]])
-    several, single = name_classes(scores, ["a", "b", "c"], True, True), name_classes(scores, ["a", "b", "c"], False, False)
-    shared = name_classes(torch.tensor([[2.0, 1.8, -3.0]]), ["a", "b", "c"], True, False)
+    scores, head = torch.tensor([[2.0, 1.0, -3.0], [-1.0, -2.0, -3.0]]), torch.nn.Linear(1, 3)
+    several, single = (name_classes(Classifier(["a", "b", "c"], head, kind, kind), scores) for kind in (True, False))
+    shared = name_classes(Classifier(["a", "b", "c"], head, True), torch.tensor([[2.0, 1.8, -3.0]]))
     assert shared[0][0] == "a;b"
     assert [name for name, _ in several] == ["a;b", ""] and [name for name, _ in single] == ["a", "a"]
     assert several[0][1] == pytest.approx(float(torch.sigmoid(torch.tensor(2.0))))

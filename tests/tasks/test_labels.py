@@ -93,7 +93,7 @@ def test_a_task_that_needs_labels_learns_them(classifier: Path, digits: Path, tm
     pretrain(spec(classifier, digits, out=str(tmp_path / "run"), steps=40))
     lines = list(read_json_lines(tmp_path / "run" / "metrics.jsonl"))
     assert lines[-1]["known"] == 1 and lines[-1]["accuracy"] > 0.9
-    assert read_model(tmp_path / "run" / "model.safetensors").metadata["label_classes"] == 3
+    assert read_model(tmp_path / "run" / "model.safetensors").metadata["labeled"] == 48
 
 
 def test_an_empty_cell_is_an_unknown_label(classifier: Path, digits: Path, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_task_without_the_need_gets_neither_labels_nor_index(classifier: Path,
     job = prepare(spec(tmp_path / "blind.py", digits))
     assert job.settings.source.labels is None and job.settings.source.info.classes == ()
     pretrain(spec(tmp_path / "blind.py", digits, out=str(tmp_path / "run")))
-    assert "label_classes" not in read_model(tmp_path / "run" / "model.safetensors").metadata
+    assert "labeled" not in read_model(tmp_path / "run" / "model.safetensors").metadata
 
 
 def test_a_resume_notices_other_labels(classifier: Path, digits: Path, tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_a_table_of_results_says_that_labels_were_used(
 ) -> None:
     pretrain(spec(classifier, digits, out=str(tmp_path / "run")))
     ran = sslkit("knn", "--ckpt", tmp_path / "run" / "model.safetensors")
-    assert "pretrained with labels of 3 classes" in ran.out + ran.err
+    assert "pretrained with 48 labels of 3 classes" in ran.out + ran.err
 
 
 def test_the_hash_of_labels_covers_classes_and_values() -> None:
@@ -198,3 +198,65 @@ def test_the_hash_of_labels_covers_classes_and_values() -> None:
     values = np.array([0, 1, -1])
     prints = {Labels(values, ("a", "b")).fingerprint(), Labels(values, ("a", "c")).fingerprint()}
     assert len(prints | {Labels(values[::-1].copy(), ("a", "b")).fingerprint()}) == 3
+
+
+def test_a_share_of_the_labels_is_that_of_an_evaluation(classifier: Path, digits: Path) -> None:
+    from sslkit.evaluation.splits import held_out_rows
+
+    job = prepare(spec(classifier, digits, label_share=0.25, seed=3))
+    labels, everything = job.settings.source.labels, prepare(spec(classifier, digits)).settings.source.labels
+    assert labels is not None and everything is not None and everything.known.all()
+    rows = held_out_rows(everything.values, 3, labels.classes, 0.25)[1]
+    assert labels.known.nonzero()[0].tolist() == rows.tolist() and len(rows) == 12
+    assert (labels.values[rows] == everything.values[rows]).all()
+
+
+def test_labels_of_the_fifth_that_evaluations_test_on_are_hidden(
+    classifier: Path, digits: Path, tmp_path: Path, sslkit: Callable[..., Any]
+) -> None:
+    from sslkit.evaluation.knn import knn
+    from sslkit.specs.evaluation import KnnSpec
+
+    one_part = digits / "train"
+    job = prepare(spec(classifier, one_part, seed=1))
+    labels = job.settings.source.labels
+    assert labels is not None and labels.known.sum() == 39  # a fifth of 16 is 3
+    assert job.settings.spec.labeled_in_batch == 1.0
+    pretrain(spec(classifier, one_part, seed=1, out=str(tmp_path / "run")))
+    checkpoint = str(tmp_path / "run" / "model.safetensors")
+    result = knn(KnnSpec(ckpt=checkpoint, seed=1, k=5, workers=0, baselines=False))
+    assert result.data.tests[0].n == 9 and result.rows[0].n_train == 39
+    with pytest.raises(SslkitError, match=r"--seed: 0 holds out samples whose labels .* was trained on .use --seed 1, that"):
+        knn(KnnSpec(ckpt=checkpoint, k=5, workers=0))
+    pretrain(spec(classifier, one_part, all_labels=True, out=str(tmp_path / "all")))
+    with pytest.raises(SslkitError, match=r"--seed: 0 holds out samples .* was trained on .name a --test part"):
+        knn(KnnSpec(ckpt=str(tmp_path / "all" / "model.safetensors"), k=5, workers=0))
+
+
+def test_a_batch_has_the_requested_labeled_samples(classifier: Path, digits: Path, tmp_path: Path) -> None:
+    joint = f"{tmp_path / 'blind.py'}+{classifier}"
+    for share, expected in (("auto", 0.5), (0.25, 0.25)):
+        out = str(tmp_path / f"run {share}")
+        pretrain(spec(joint, digits, label_share=0.25, labeled_in_batch=share, steps=3, out=out))
+        known = [line["classifier.known"] for line in read_json_lines(Path(out) / "metrics.jsonl")]
+        assert known == [expected] * len(known) and known
+    alone = spec(classifier, digits, label_share=0.25, steps=3, out=str(tmp_path / "alone"))
+    pretrain(alone)
+    assert [line["known"] for line in read_json_lines(tmp_path / "alone" / "metrics.jsonl")][-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "message"),
+    [
+        ("blind.py", {"label_share": 0.5}, r"--label-share: blind uses no labels .leave it out, or train jointly"),
+        ("blind.py", {"labeled_in_batch": 0.5}, "--labeled-in-batch: blind uses no labels"),
+        ("classifier.py", {"data": "one"}, "--data: .* has only one class .digit 0., and classifier needs two or more"),
+    ],
+)
+def test_settings_of_labels_that_make_no_sense(
+    classifier: Path, digits: Path, tmp_path: Path, task: str, values: dict[str, Any], message: str
+) -> None:
+    shutil.copytree(digits / "train" / "digit 0", tmp_path / "one" / "digit 0")
+    data = tmp_path / values.pop("data") if "data" in values else digits
+    with pytest.raises(SslkitError, match=message):
+        prepare(spec(tmp_path / task, data, **values))

@@ -51,6 +51,10 @@ class ResNetMicro(FeatureMapEncoder):
         stem = [*self.stem.parameters(), *self.stem_norm.parameters()]
         return [stem, *(list(block.parameters()) for block in self.blocks)]
 
+    def sequence(self) -> list[nn.Module]:
+        """Return the four blocks."""
+        return list(self.blocks)
+
     def layers(self, image: Tensor) -> list[Tensor]:
         """Return the outputs of the four blocks, `[B, w, h, w]` each."""
         # channels_last is the fastest format for convolutions, on CPUs as well as on tensor cores.

@@ -180,6 +180,13 @@ class ConvolutionalEncoder(PlainEncoder):
         maps: list[Tensor] = self.model.forward_intermediates(x, intermediates_only=True)
         return maps
 
+    def sequence(self) -> list[nn.Module]:
+        """Return the stages of a ResNet, or of an architecture that keeps them as timm's newer ones do."""
+        if isinstance(self.model, ResNet):
+            return [getattr(self.model, f"layer{number}") for number in range(1, 5)]
+        stages = getattr(self.model, "stages", None)
+        return list(stages) if isinstance(stages, nn.ModuleList | nn.Sequential) else []
+
     def feature_map(self, image: Tensor) -> Tensor:
         """Return the last feature map, `[B, width, h, w]`."""
         x: Tensor = self.model.forward_features(self.normalize(image).contiguous(memory_format=torch.channels_last))
@@ -204,6 +211,10 @@ class VisionTransformerEncoder(PatchEncoder):
     def stages(self) -> list[list[nn.Parameter]]:
         """Return the parameters of the stem, then those of each block."""
         return timm_stages(self.model)
+
+    def sequence(self) -> list[nn.Module]:
+        """Return the blocks."""
+        return list(self.model.blocks)
 
     def checkpoint_activations(self) -> bool:
         """Recompute blocks in the backward pass."""

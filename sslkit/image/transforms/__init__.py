@@ -39,6 +39,7 @@ from sslkit.image.transforms.masks import (
     split_patches,
     take_patches,
 )
+from sslkit.image.transforms.randaugment import erase, rand_augment
 
 __all__ = [
     "CropBox",
@@ -51,6 +52,7 @@ __all__ = [
     "cut_tiles",
     "cut_tiles_in_cells",
     "denormalize_patches",
+    "erase",
     "flip",
     "gaussian_blur",
     "gray_out_patches",
@@ -62,6 +64,7 @@ __all__ = [
     "normalize_patches",
     "patchify",
     "preview_masked",
+    "rand_augment",
     "random_box",
     "random_crop",
     "random_downscale",
