@@ -107,7 +107,7 @@ class PretrainSpec(TrainSpec):
         description="PART=FILE: checkpoint that a part starts from; text=FILE: text tower of pairs, and its tokenizer.",
     )
     label_share: float = Field(
-        default=1.0, gt=0, le=1, description="Share of each class's labels that a task with labels sees, drawn by --seed."
+        default=1.0, gt=0, le=1, description="Share of each class's labels that a task with labels sees, sampled by --seed."
     )
     all_labels: bool = Field(
         default=False,
