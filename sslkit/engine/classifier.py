@@ -1,6 +1,6 @@
 """The classifier that a checkpoint may keep beside its encoder: of `sslkit finetune`, or of a task that learned classes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,11 @@ class Classifier:
     def probabilities(self, scores: Tensor) -> Tensor:
         """Return the probabilities of scores."""
         return scores.sigmoid() if self.sigmoid else scores.softmax(dim=1)
+
+
+def describe_classifier(classes: Sequence[str], loss: str, several: bool) -> dict[str, Any]:
+    """Return what a task adds to a checkpoint's description so that `read_classifier` can read its `head`."""
+    return {"classes": list(classes), "loss": loss, **({"several_labels": True} if several else {})}
 
 
 def has_classifier(checkpoint: Checkpoint) -> bool:

@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslkit.contract.encoder import Encoder
@@ -11,7 +10,7 @@ from sslkit.contract.task import Batch, DataInfo, PretextTask
 from sslkit.encoders.drop_path import drop_paths
 from sslkit.encoders.recipe import encoder_name
 from sslkit.engine.micro_batches import BATCH_NORM
-from sslkit.nn import Teacher, classification_loss, top_class_correct
+from sslkit.nn import Teacher, class_targets, classification_loss, early_momentum, top_class_correct
 from sslkit.registry import load_modality
 from sslkit.specs.train import FinetuneSpec
 
@@ -78,10 +77,7 @@ class Supervised(PretextTask):
     def transform(self, batch: Batch) -> Batch:
         """Return samples as the modality augments them, called as the encoder's, and their targets `[B, classes]`."""
         self._set_waiting(self.clock.epoch < self.options.head_first)
-        labels = self.labels[batch["index"]]
-        target = F.one_hot(labels, self.classes).float() if labels.dim() == 1 else labels.float()
-        if self.kind != "sigmoid":
-            target = target / target.sum(dim=1, keepdim=True).clamp(min=1)  # 1/k for k labels (Mahajan et al., 2018)
+        target = class_targets(self.labels[batch["index"]], self.classes, self.kind == "sigmoid")
         inputs, target = self.augment(batch, target)
         return {**inputs, "target": target}
 
@@ -100,10 +96,9 @@ class Supervised(PretextTask):
         return {"accuracy": top_class_correct(output, batch["target"])}
 
     def after_step(self, remembered: Batch) -> None:
-        """Move the averaged weights; early on faster, so that they do not remember the start."""
+        """Move the averaged weights."""
         if self.average is not None:
-            step = self.clock.step - self.clock.schedule_start
-            self.average.update(self.encoder, self.head, momentum=min(self.options.ema, (1 + step) / (10 + step)))
+            self.average.update(self.encoder, self.head, momentum=early_momentum(self.options.ema, self.clock))
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the encoder's stages with their learning rates, where they differ from the head's."""

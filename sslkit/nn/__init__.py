@@ -6,7 +6,7 @@ from sslkit.nn.codebook import Codebook
 from sslkit.nn.constants import constant
 from sslkit.nn.fusion import fusible
 from sslkit.nn.heads import Norm, ProjectorOptions, Prototypes, mlp
-from sslkit.nn.losses.classification import classification_loss, top_class_correct
+from sslkit.nn.losses.classification import class_targets, classification_loss, top_class_correct
 from sslkit.nn.losses.contrastive import (
     in_batch_info_nce,
     info_nce,
@@ -23,7 +23,7 @@ from sslkit.nn.memory_bank import MemoryBank, MemoryBankOptions
 from sslkit.nn.norms import batch_statistics, in_eval_mode
 from sslkit.nn.precision import widen
 from sslkit.nn.queue import Queue, check_queue
-from sslkit.nn.teacher import Momentum, Teacher, momentum_reason, teacher_momentum
+from sslkit.nn.teacher import Momentum, Teacher, early_momentum, momentum_reason, teacher_momentum
 from sslkit.nn.transformer import Attention, Block, feed_forward
 
 __all__ = [
@@ -42,10 +42,12 @@ __all__ = [
     "barlow_twins",
     "batch_statistics",
     "check_queue",
+    "class_targets",
     "classification_loss",
     "cluster_count",
     "constant",
     "critic_layers",
+    "early_momentum",
     "error_share",
     "feed_forward",
     "fusible",

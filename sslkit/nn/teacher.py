@@ -69,6 +69,12 @@ class Teacher(nn.Module):
 Momentum = Annotated[float, Field(ge=0, lt=1)] | Literal["auto"]
 
 
+def early_momentum(decay: float, clock: Clock) -> float:
+    """Return the current momentum of averaged weights: less than `decay` early on, so that they do not remember the start."""
+    step = clock.step - clock.schedule_start
+    return min(decay, (1 + step) / (10 + step))
+
+
 def teacher_momentum(requested: Momentum, clock: Clock, maximum: float, to_one: bool = False) -> float:
     """Return the current momentum of a teacher; `auto` is 1 - 10/steps, between 0.9 and the paper's value, `maximum`.
 

@@ -6,9 +6,10 @@ from typing import Any, ClassVar, Literal
 import torch.nn.functional as F
 from pydantic import Field
 
-from sslkit import Paper, Run, SslkitError, read_model
+from sslkit import Paper, Run, SslkitError
 from sslkit.image.cluster_labels import ClusterCount, ClusterLabels, ClusterOptions
 from sslkit.image.examples import example_checkpoint
+from sslkit.image.teacher_file import read_teacher
 from sslkit.nn import kmeans
 
 
@@ -47,12 +48,8 @@ class ClusterFit(ClusterLabels):
         """Cluster the teacher's features before the first epoch; raises SslkitError if the teacher does not fit the images."""
         if self.clock.epoch > 0:
             return
-        teacher, data = read_model(self.options.teacher, "teacher"), self.data
-        teacher.check_modality("image", "teacher")
-        if teacher.channels != data.channels:
-            raise SslkitError(
-                f"the teacher expects {teacher.channels}-channel images, the data has {data.channels}", flag="teacher"
-            )
+        data = self.data
+        teacher = read_teacher(self.options.teacher, data.channels)
         if teacher.size != data.size:
             raise SslkitError(
                 f"the teacher was trained at {teacher.size} px, the images are {data.size} px",

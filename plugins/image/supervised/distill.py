@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, ImageTask, Paper, SslkitError, read_model
-from sslkit.engine.classifier import Classifier, read_classifier
+from sslkit import Batch, ImageTask, Paper, SslkitError
+from sslkit.engine.classifier import Classifier, describe_classifier, read_classifier
 from sslkit.image.examples import example_classifier
+from sslkit.image.teacher_file import read_teacher
 from sslkit.image.transforms import erase, rand_augment
 from sslkit.image.views import CropOptions, CropScale
 from sslkit.nn import Teacher, classification_loss
@@ -64,12 +65,7 @@ class Distill(ImageTask):
 
         Raises SslkitError for a teacher that does not fit the images.
         """
-        checkpoint = read_model(self.options.teacher, "teacher")
-        checkpoint.check_modality("image", "teacher")
-        if checkpoint.channels != self.data.channels:
-            raise SslkitError(
-                f"the teacher expects {checkpoint.channels}-channel images, the data has {self.data.channels}", flag="teacher"
-            )
+        checkpoint = read_teacher(self.options.teacher, self.data.channels)
         encoder = checkpoint.build_encoder()
         if encoder.nearest_valid_size(self.data.size) != self.data.size:
             raise SslkitError(
@@ -116,8 +112,8 @@ class Distill(ImageTask):
         """Return what the classifier predicts, and how."""
         if self.classifier is None:
             return {}
-        loss, several = "sigmoid" if self.classifier.sigmoid else "softmax", self.classifier.several
-        return {"classes": self.classifier.classes, "loss": loss, **({"several_labels": True} if several else {})}
+        loss = "sigmoid" if self.classifier.sigmoid else "softmax"
+        return describe_classifier(self.classifier.classes, loss, self.classifier.several)
 
     preview_columns: ClassVar = ("image", "student's view")
 

@@ -3,17 +3,17 @@
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from sslkit import Batch, ImageTask, Paper, SslkitError
 from sslkit.encoders.drop_path import drop_paths
+from sslkit.engine.classifier import describe_classifier
 from sslkit.image.augmentation import ImageAugmentation
 from sslkit.image.mixing import draw_mixing, mix
 from sslkit.image.transforms import right_angle_rotations
 from sslkit.image.views import CropOptions, CropScale, Share
-from sslkit.nn import Teacher, classification_loss, top_class_correct
+from sslkit.nn import Teacher, class_targets, classification_loss, early_momentum, top_class_correct
 from sslkit.pictures import add_frame
 
 
@@ -110,12 +110,8 @@ class Supervised(ImageTask):
         With rotations, images are `[B, 4, C, S, S]`; to be mixed inside the encoder, `[B, 2, C, S, S]`, each with its partner.
         """
         options, label = self.options, batch["label"]
-        several = label.dim() == 2
-        known = label.amax(dim=1) >= 0 if several else label >= 0
-        target = label.clamp(min=0)
-        target = target.float() if several else F.one_hot(target, len(self.data.classes)).float()
-        if self.kind != "sigmoid":
-            target = target / target.sum(dim=1, keepdim=True).clamp(min=1)  # 1/k for k labels (Mahajan et al., 2018)
+        known = label.amax(dim=1) >= 0 if self.data.several_labels else label >= 0
+        target = class_targets(label.clamp(min=0), len(self.data.classes), self.kind == "sigmoid")
         image = self.augmentation.change(batch)
         entries: dict[str, Tensor] = {"weight": known.float() * len(known) / known.sum().clamp(min=1)}
         if options.rotations > 1:
@@ -161,10 +157,9 @@ class Supervised(ImageTask):
         return {} if self.data.several_labels else {"accuracy": 1 / len(self.data.classes)}
 
     def after_step(self, remembered: Batch) -> None:
-        """Move the averaged weights; early on faster, so that they do not remember the start."""
+        """Move the averaged weights."""
         if self.average is not None:
-            step = self.clock.step - self.clock.schedule_start
-            self.average.update(self.encoder, self.head, momentum=min(self.options.ema, (1 + step) / (10 + step)))
+            self.average.update(self.encoder, self.head, momentum=early_momentum(self.options.ema, self.clock))
 
     def exports(self) -> dict[str, nn.Module]:
         """Return encoder and classifier, averaged if they were."""
@@ -173,8 +168,7 @@ class Supervised(ImageTask):
 
     def metadata(self) -> dict[str, Any]:
         """Return what the classifier predicts, and how."""
-        several = self.data.several_labels
-        return {"classes": list(self.data.classes), "loss": self.kind, **({"several_labels": True} if several else {})}
+        return describe_classifier(self.data.classes, self.kind, self.data.several_labels)
 
     def preview(self, batch: Batch, output: Tensor | None) -> Tensor:
         """Return images; once trained, framed green where the prediction is correct, else red."""

@@ -5,6 +5,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def class_targets(label: Tensor, classes: int, sigmoid: bool = False) -> Tensor:
+    """Return targets `[B, classes]` of labels `[B]`, or `[B, classes]` of 0 and 1 where samples have several.
+
+    Without `sigmoid`, each of k labels has a share of 1/k (Mahajan et al., 2018).
+    """
+    target = F.one_hot(label, classes).float() if label.dim() == 1 else label.float()
+    return target if sigmoid else target / target.sum(dim=1, keepdim=True).clamp(min=1)
+
+
 def classification_loss(logits: Tensor, target: Tensor, smoothing: float = 0.0, sigmoid: bool = False) -> Tensor:
     """Return the cross-entropy of each sample, `[B]`, of logits and targets `[B, classes]`: shares of classes, or 0 and 1.
 
