@@ -20,7 +20,7 @@ from sslkit.testing import check_task
 
 WITH_PAPER = [name for name in registry.names(registry.TASKS) if load_task(name).paper is not None]
 # Their set-up reads a file or computes with numbers, which the meta device does not have.
-_NOT_ON_META = {"beit", "cae", "colorization", "jigsaw", "npid", "pirl"}
+_NOT_ON_META = {"beit", "cae", "colorization", "distill", "jigsaw", "npid", "pirl"}
 QUICK = ["--encoder", "resnet_micro", "--encoder-option", "width=8", "--size", 16, "--batch-size", 16, "--steps", 1]
 
 
@@ -49,7 +49,7 @@ def test_the_authors_encoder_fits_their_task(name: str) -> None:
         return
     chosen = "vit_small_patch16_224" if "tokens" in task_class.requires else "resnet50"
     encoder, size = chosen if spec.encoder == "auto" else spec.encoder, spec.sample_size("image") or 224
-    data = DataInfo(1_281_167, size, batch_size=spec.batch_size)
+    data = DataInfo(1_281_167, size, batch_size=spec.batch_size, classes=("cat", "dog"))
     options = task_class.Options.model_validate({**spec.options, **({"teacher": "x"} if name == "clusterfit" else {})})
     with torch.device("meta"):
         build = RecipeBuilder(recipe_for(encoder, size, 3, spec.encoder_option), data)
