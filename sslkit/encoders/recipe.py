@@ -144,6 +144,8 @@ def encoder_name(recipe: Recipe) -> str:
 
 
 def _literal(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -120,6 +120,9 @@ def _check_flags(spec: FinetuneSpec) -> None:
             "use more --epochs; a head alone is what sslkit probe trains",
             flag="head_first",
         )
+    for name in ("distill", "teacher_weight", "teacher_temperature"):
+        if spec.teacher is None and getattr(spec, name) != FinetuneSpec.model_fields[name].default:
+            raise SslkitError("there is no teacher to learn from", "name a classifier with --teacher", flag=name)
     if spec.minutes is not None and spec.head_first:
         raise SslkitError(
             "steps become slower once the encoder trains, so the time cannot be planned",
@@ -227,6 +230,8 @@ def _with_absolute_paths(spec: FinetuneSpec) -> FinetuneSpec:
     absolute: dict[str, Any] = {}
     if spec.ckpt is not None:
         absolute["ckpt"] = str(Path(spec.ckpt).resolve())
+    if spec.teacher is not None:
+        absolute["teacher"] = str(Path(spec.teacher).resolve())
     if spec.init is not None:
         absolute["init"] = resolve_start(spec.init)
     if spec.data is not None:

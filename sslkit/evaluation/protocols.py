@@ -44,6 +44,9 @@ _NOT_TRAINING = frozenset(
 )
 
 
+_OF_TEACHER = frozenset({"teacher", "distill", "teacher_weight", "teacher_temperature"})
+
+
 def with_protocol_values(spec: FinetuneSpec) -> FinetuneSpec:
     """Return the spec with the protocol's and the recipe's values for the options that were not set."""
     defaults = {**RECIPES[spec.recipe], **_FINETUNE[spec.protocol]}
@@ -62,6 +65,8 @@ def finetune_settings(spec: FinetuneSpec) -> dict[str, Any]:
     """Return everything in a spec that decides the training."""
     data = {name: value for name, value in spec.sample_values().items() if value != "auto"}
     settings = {**spec.model_dump(mode="json", exclude=set(_NOT_TRAINING) | spec.tables()), **data}
+    if spec.teacher is None:
+        settings = {name: value for name, value in settings.items() if name not in _OF_TEACHER}
     if spec.cache == "compact":
         settings["cache"] = spec.cache
     if spec.micro_batch != "auto" and spec.micro_batch >= min(FEWEST_AT_ONCE, spec.batch_size):

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from sslkit.contract.encoder import Encoder
@@ -10,6 +11,7 @@ from sslkit.contract.task import Batch, DataInfo, PretextTask
 from sslkit.encoders.drop_path import drop_paths
 from sslkit.encoders.recipe import encoder_name
 from sslkit.engine.micro_batches import BATCH_NORM
+from sslkit.evaluation.distillation import Distillation, TwoHeads
 from sslkit.nn import Teacher, class_targets, classification_loss, early_momentum, top_class_correct
 from sslkit.registry import load_modality
 from sslkit.specs.train import FinetuneSpec
@@ -22,9 +24,9 @@ class Supervised(PretextTask):
     options: FinetuneSpec
     labels: Tensor
 
-    def __init__(self, spec: FinetuneSpec, encoder: Encoder, data: DataInfo, labels: Tensor, classes: int) -> None:
-        self.classes = classes
-        self.augment = load_modality(data.modality).augmentation(spec, data, classes)
+    def __init__(self, spec: FinetuneSpec, encoder: Encoder, data: DataInfo, labels: Tensor, classes: tuple[str, ...]) -> None:
+        self.class_names, self.classes = classes, len(classes)
+        self.augment = load_modality(data.modality).augmentation(spec, data, self.classes)
         super().__init__(spec, encoder, data)
         several = labels.dim() == 2
         self.kind = ("sigmoid" if several else "softmax") if spec.loss == "auto" else spec.loss
@@ -35,12 +37,21 @@ class Supervised(PretextTask):
         self.register_buffer("labels", labels, persistent=False)
 
     def build_head(self) -> nn.Module:
-        """Build the linear classifier."""
+        """Build the linear classifier, or one for each token."""
+        if self.options.teacher is not None and self.options.distill == "token":
+            if "distillation_token" not in self.encoder.provides:
+                raise SslkitError(
+                    f"token needs an encoder with a distillation token, and {encoder_name(self.encoder.recipe)} has none",
+                    "use --encoder vit_micro --encoder-option distilled=true, or hard or soft",
+                    flag="distill",
+                )
+            return TwoHeads(self.encoder, self.classes)
         return nn.Linear(self.encoder.width, self.classes)
 
     def setup(self) -> None:
-        """Choose the trained parameters, and set up stochastic depth and averaged weights."""
+        """Choose the trained parameters, and set up stochastic depth, averaged weights and the teacher."""
         options, stages = self.options, self.encoder.stages()
+        self.distillation = None if options.teacher is None else Distillation(options, self.data, self.class_names)
         if len(stages) == 1 and (options.freeze_blocks or options.last_blocks is not None or options.layer_decay < 1):
             raise SslkitError(
                 f"{encoder_name(self.encoder.recipe)} is not divided into blocks",
@@ -75,25 +86,38 @@ class Supervised(PretextTask):
         return self
 
     def transform(self, batch: Batch) -> Batch:
-        """Return samples as the modality augments them, called as the encoder's, and their targets `[B, classes]`."""
+        """Return samples as the modality augments them, called as the encoder's, and their targets `[B, classes]`.
+
+        With a teacher also what it says of them, `taught` `[B, classes]`.
+        """
         self._set_waiting(self.clock.epoch < self.options.head_first)
         target = class_targets(self.labels[batch["index"]], self.classes, self.kind == "sigmoid")
         inputs, target = self.augment(batch, target)
+        if self.distillation is not None:
+            inputs = {**inputs, "taught": self.distillation.target(inputs["image"])}
         return {**inputs, "target": target}
 
     def predict(self, batch: Batch) -> Tensor:
-        """Return logits `[B, classes]`."""
+        """Return logits `[B, classes]`, or `[B, 2, classes]` of two tokens."""
         logits: Tensor = self.head(self.encoder(batch[self.encoder.modality]))
         return logits
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
-        """Return the cross-entropy of logits `[B, classes]`: of a softmax, or of each class by itself."""
-        smoothing, sigmoid = self.options.label_smoothing, self.kind == "sigmoid"
-        return classification_loss(output, batch["target"], smoothing, sigmoid).mean()
+        """Return the cross-entropy of logits, of a softmax or of each class by itself, mixed with the loss of a teacher."""
+        smoothing, sigmoid, distillation = self.options.label_smoothing, self.kind == "sigmoid", self.distillation
+        student, taught = (output, output) if output.dim() == 2 else output.unbind(1)
+        loss = classification_loss(student, batch["target"], smoothing, sigmoid)
+        if distillation is not None:
+            loss = torch.lerp(loss, distillation.loss(taught, batch["taught"]), distillation.weight)
+        return loss.mean()
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return whether the likeliest class is (one of) the label(s); of mixed images, the larger share's."""
-        return {"accuracy": top_class_correct(output, batch["target"])}
+        """Return whether the likeliest class is (one of) the label(s), of mixed images the larger share's, and the teacher's."""
+        logits = output if output.dim() == 2 else output.mean(dim=1)
+        agreement = {}
+        if self.distillation is not None:
+            agreement["agreement"] = (logits.argmax(dim=1) == batch["taught"].argmax(dim=1)).float()
+        return {"accuracy": top_class_correct(logits, batch["target"]), **agreement}
 
     def after_step(self, remembered: Batch) -> None:
         """Move the averaged weights."""
@@ -113,10 +137,8 @@ class Supervised(PretextTask):
 
     def exports(self) -> dict[str, nn.Module]:
         """Return encoder and classifier, averaged if they were."""
-        if self.average is not None:
-            encoder, head = self.average.parts
-            return {"encoder": encoder, "head": head}
-        return {"encoder": self.encoder, "head": self.head}
+        encoder, head = (self.encoder, self.head) if self.average is None else self.average.parts
+        return {"encoder": encoder, "head": head.merge() if isinstance(head, TwoHeads) else head}
 
     def _is_frozen(self, norm: nn.Module) -> bool:
         parameters = [id(parameter) for parameter in norm.parameters()]

@@ -110,7 +110,7 @@ class Trainer:
             return untrained
 
         def build_task(encoder: Encoder, data: DataInfo) -> PretextTask:
-            return Supervised(spec, encoder, data, labels, len(self.parts.classes))
+            return Supervised(spec, encoder, data, labels, tuple(self.parts.classes))
 
         several = labels.dim() == 2
         return TrainingJob(

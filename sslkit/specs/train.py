@@ -150,6 +150,17 @@ class FinetuneSpec(TrainSpec):
         default="auto",
         description="sigmoid: independent classes; multi-hot: softmax, target 1/k; auto: softmax, or sigmoid if multi-label.",
     )
+    teacher: str | None = Field(
+        default=None, description="Classifier of the same classes to learn from as well: model.safetensors; images only."
+    )
+    distill: Literal["hard", "soft", "token"] = Field(
+        default="hard",
+        description="hard: the teacher's likeliest class; soft: its probabilities; token: hard, by DeiT's distillation token.",
+    )
+    teacher_weight: Annotated[float, Field(ge=0, le=1)] | Auto = Field(
+        default="auto", description="Weight of the teacher in the loss, the labels' is the rest; auto: 0.5, or 0.9 if soft."
+    )
+    teacher_temperature: float = Field(default=3.0, gt=0, description="Temperature of both softmaxes with --distill soft.")
     epochs: Count | Auto = Field(default=20, description="Passes over the data; alternatives: --steps, --minutes.")
     batch_size: int = Field(default=64, ge=2, description="Samples per step.")
     encoder_lr: float = Field(default=1.0, ge=0, description="Learning rate of the encoder relative to the head's.")

@@ -72,7 +72,7 @@ def supervised(labels: torch.Tensor | None = None, encoder: str = "resnet_micro"
     torch.manual_seed(0)
     built = build_encoder(recipe_for(encoder, 16, 3, {"width": "8"} if encoder == "resnet_micro" else {}))
     labels = torch.tensor([0, 1, 2, 0]) if labels is None else labels
-    return Supervised(spec, built, DataInfo(samples=4, size=16), labels, 3)
+    return Supervised(spec, built, DataInfo(samples=4, size=16), labels, ("a", "b", "c"))
 
 
 def batch() -> dict[str, torch.Tensor]:

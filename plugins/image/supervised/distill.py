@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, ImageTask, Paper, SslkitError
+from sslkit import Batch, ImageTask, Paper
 from sslkit.engine.classifier import Classifier, describe_classifier, read_classifier
 from sslkit.image.examples import example_classifier
-from sslkit.image.teacher_file import read_teacher
+from sslkit.image.teacher_file import build_teacher, read_teacher
 from sslkit.image.transforms import erase, rand_augment
 from sslkit.image.views import CropOptions, CropScale
 from sslkit.nn import Teacher, classification_loss
@@ -66,11 +66,7 @@ class Distill(ImageTask):
         Raises SslkitError for a teacher that does not fit the images.
         """
         checkpoint = read_teacher(self.options.teacher, self.data.channels)
-        encoder = checkpoint.build_encoder()
-        if encoder.nearest_valid_size(self.data.size) != self.data.size:
-            raise SslkitError(
-                f"the teacher takes no images of {self.data.size} px", f"use --size {checkpoint.size}", flag="teacher"
-            )
+        encoder = build_teacher(checkpoint, self.data.size)
         self.classifier: Classifier | None = None
         if self.options.target == "logits":
             self.classifier = read_classifier(checkpoint, "teacher")

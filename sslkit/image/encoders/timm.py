@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -59,9 +60,18 @@ def timm_names() -> list[str]:
 
 
 def timm_encoder(
-    name: str, in_channels: int, size: int, stem: str = "standard", pretrained: bool = False, **options: Any
+    name: str,
+    in_channels: int,
+    size: int,
+    stem: str = "standard",
+    pretrained: bool = False,
+    distilled: bool = False,
+    **options: Any,
 ) -> ImageEncoder:
-    """Build a timm model without its classifier; vision transformers take any image size that their patches divide."""
+    """Build a timm model without its classifier; vision transformers take any image size that their patches divide.
+
+    `distilled`: the features of a `deit_*_distilled_*` are its class and distillation tokens side by side, not their mean.
+    """
     from timm.models import model_entrypoint
 
     probe = model_entrypoint(name.partition(".")[0])
@@ -75,6 +85,10 @@ def timm_encoder(
     mean, std = model.pretrained_cfg.get("mean", ()), model.pretrained_cfg.get("std", ())
     if len(mean) == in_channels:
         normalization = (tuple(mean), tuple(std))
+    if distilled:
+        if not isinstance(model, VisionTransformerDistilled):
+            raise ValueError("only deit_*_distilled_* have a distillation token")
+        return DistilledEncoder(model, in_channels, normalization)
     if isinstance(model, VisionTransformer):
         return VisionTransformerEncoder(model, in_channels, normalization)
     if model.pretrained_cfg.get("pool_size"):
@@ -305,3 +319,17 @@ class VisionTransformerEncoder(PatchEncoder):
         x = torch.cat([*first, x + positions], dim=1) if model.no_embed_class else torch.cat([*first, x], dim=1) + positions
         dropped: Tensor = model.pos_drop(x)
         return dropped
+
+
+class DistilledEncoder(VisionTransformerEncoder):
+    """Vision transformer with a class token and a distillation token, side by side in its features (Touvron et al., 2021)."""
+
+    provides = ("pooled", "layers", "distillation_token")  # tokens and maps are half as wide as the features
+
+    def __init__(self, model: VisionTransformerDistilled, in_channels: int, normalization: Any = None) -> None:
+        super().__init__(model, in_channels, normalization)
+        self.width = 2 * model.num_features
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Return features `[B, width]`: class token, then distillation token."""
+        return tokens[:, :2].flatten(1)
