@@ -112,7 +112,7 @@ class Supervised(PretextTask):
         return loss.mean()
 
     def metrics(self, output: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return whether the likeliest class is (one of) the label(s), of mixed images the larger share's, and the teacher's."""
+        """Return whether the likeliest class is (one of) the label(s), of mixed images the larger share's; or the teacher's."""
         logits = output if output.dim() == 2 else output.mean(dim=1)
         agreement = {}
         if self.distillation is not None:
