@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from sslkit.evaluation.evaluate import evaluate as evaluate
     from sslkit.evaluation.finetune import finetune as finetune
     from sslkit.evaluation.knn import knn as knn
+    from sslkit.evaluation.ladder import ladder as ladder
     from sslkit.evaluation.map import map_features as map_features
     from sslkit.evaluation.neighbors import neighbors as neighbors
     from sslkit.evaluation.predict import predict as predict
@@ -168,6 +169,7 @@ _MODULES = {
     "sslkit.evaluation.evaluate": ("evaluate",),
     "sslkit.evaluation.finetune": ("finetune",),
     "sslkit.evaluation.knn": ("knn",),
+    "sslkit.evaluation.ladder": ("ladder",),
     "sslkit.evaluation.map": ("map_features",),
     "sslkit.evaluation.neighbors": ("neighbors",),
     "sslkit.evaluation.predict": ("predict",),

@@ -40,6 +40,7 @@ _EXTENDED = {
     "pseudo-perplexity",
     "cloze",
     "frames",
+    "ladder",
     "prompt",
     "tag",
     "word-vectors",

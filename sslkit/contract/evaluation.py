@@ -39,6 +39,7 @@ class Evaluation:
     requires: ClassVar[tuple[str, ...]] = ("pooled",)  # of the encoder
     modalities: ClassVar[tuple[str, ...]] = ()  # rarely limited: empty means any
     protocols: ClassVar[tuple[Protocol, ...]] = ()  # the first is the default
+    in_all: ClassVar[bool] = True  # whether `evaluate --protocol all` includes it
 
     @classmethod
     def find_protocol(cls, name: str) -> Protocol:

@@ -79,7 +79,9 @@ def choose_protocols(requested: list[str]) -> dict[str, type[Evaluation]]:
         if name not in known:
             raise SslkitError(f"unknown {name}", did_you_mean(name, known), flag="protocol")
     return {
-        protocol: evaluation for protocol, evaluation in possible.items() if {"all", protocol, evaluation.verb} & set(requested)
+        protocol: evaluation
+        for protocol, evaluation in possible.items()
+        if {protocol, evaluation.verb, *(["all"] if evaluation.in_all else [])} & set(requested)
     }
 
 

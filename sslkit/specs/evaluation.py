@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sslkit.contract.options import Count, Texts
+from sslkit.contract.options import Count, Shares, Texts
 from sslkit.specs.data import PART, DataSpec
 
 LAYER = Field(
@@ -99,12 +99,32 @@ class RetrievalSpec(EvaluationSpec):
     """Options of `retrieval`."""
 
 
+class LadderSpec(DataSpec):
+    """Options of `ladder`."""
+
+    ckpt: str = Field(description="model.safetensors of a pretraining run.")
+    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
+    task: str | None = Field(
+        default=None,
+        description="Pretext task of the joint training; default: the checkpoint's, with its default options.",
+        json_schema_extra={"completes": "task"},
+    )
+    test: Texts = Field(default=[], description="Test data; default: the test part of --data. May be repeated: a row each.")
+    shares: Shares = Field(default=[0.01, 0.1], description="Share of the labels of each class; may be repeated.")
+    seeds: Count = Field(default=3, description="Draws of the labels: mean and standard deviation.")
+    steps: int = Field(default=1000, ge=1, description="Optimizer steps of every training.")
+    batch_size: int = Field(default=64, ge=2, description="Samples per step; fewer if there are fewer labels.")
+    out: str = Field(default="ladder", description="Folder for the training runs.")
+    resume: bool = Field(default=False, description="Continue the trainings in --out where they stopped.")
+    details: bool = Field(default=False, description="Also print p-values and adjustments.")
+
+
 class EvaluateSpec(EvaluationSpec):
     """Options of `evaluate`."""
 
     protocol: Texts = Field(
         default=["knn", "probe", "retrieval"],
-        description="Protocol, verb (all of its protocols) or all (every protocol, including fine-tuning). May be repeated.",
+        description="Protocol, verb (all of its protocols) or all (every one but the ladder). May be repeated.",
     )
     seeds: Count | None = Field(
         default=None, description="Repetitions of what depends on the seed: mean and standard deviation."
