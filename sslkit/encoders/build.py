@@ -17,8 +17,8 @@ from sslkit import registry
 from sslkit.contract.encoder import Encoder, EncoderLibrary
 from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.contract.modality import Modality
-from sslkit.encoders.composed import Concat
-from sslkit.encoders.recipe import ConcatRecipe, PlainRecipe, Recipe, SelectRecipe, read_recipe, recipe_for
+from sslkit.encoders.composed import Concat, Projected
+from sslkit.encoders.recipe import ConcatRecipe, PlainRecipe, ProjectedRecipe, Recipe, SelectRecipe, read_recipe, recipe_for
 from sslkit.nn.norms import replace_batch_norm
 
 DEFAULT_LIBRARY = "timm"  # of names without a prefix
@@ -38,6 +38,11 @@ def build_encoder(
     parsed = read_recipe(recipe)
     if isinstance(parsed, ConcatRecipe):
         return concat(*(_build_part(part, pretrained, allowed) for part in parsed.concat))
+    if isinstance(parsed, ProjectedRecipe):
+        layers = parsed.projector
+        encoder = Projected(_build_plain(parsed.encoder, pretrained, allowed), layers.widths, layers.norm)
+        encoder.recipe = recipe
+        return encoder
     return _build_part(parsed, pretrained, allowed)
 
 

@@ -1,4 +1,4 @@
-"""Encoders side by side."""
+"""Encoders side by side, and an encoder with layers on top."""
 
 from itertools import chain, zip_longest
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
+from sslkit.nn.heads import Norm, mlp
 
 
 class Concat(Encoder):
@@ -68,3 +69,35 @@ class Concat(Encoder):
     def forward(self, image: Tensor) -> Tensor:
         """Return features `[B, width]`."""
         return torch.cat([part(image) for part in self.encoders], dim=1)
+
+
+class Projected(Encoder):
+    """An encoder and the first layers of the projector on top of it: what SimCLRv2 fine-tunes (Chen et al., 2020b)."""
+
+    def __init__(self, encoder: Encoder, widths: list[int], norm: Norm) -> None:
+        super().__init__(widths[-1], encoder.in_channels)
+        self.encoder = encoder
+        self.layers_on_top = mlp([encoder.width, *widths, 1], norm)[:-1]  # all but the last, each with norm and ReLU
+
+    @property
+    def size_step(self) -> int:
+        """Return the inner encoder's step."""
+        return self.encoder.size_step
+
+    def nearest_valid_size(self, side: int) -> int:
+        """Return the nearest valid size of the inner encoder."""
+        return self.encoder.nearest_valid_size(side)
+
+    def checkpoint_activations(self) -> bool:
+        """Delegate to the inner encoder."""
+        return self.encoder.checkpoint_activations()
+
+    def stages(self) -> list[list[nn.Parameter]]:
+        """Return the inner encoder's stages, the last one with the layers on top."""
+        stages = self.encoder.stages()
+        return [*stages[:-1], [*stages[-1], *self.layers_on_top.parameters()]]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return features `[B, width]`."""
+        features: Tensor = self.layers_on_top(self.encoder(image))
+        return features

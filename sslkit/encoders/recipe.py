@@ -1,7 +1,8 @@
 """Recipes of encoders: small trees of plain values that stand in every checkpoint.
 
 A plain recipe is `{"name": ..., "in_channels": 3, "size": 32, "stem": "small", "options": {...}}`; `{"select": "l",
-"encoder": plain}` shows a part of the sample to an encoder; `{"concat": [...]}` puts the features of several side by side.
+"encoder": plain}` shows a part of the sample to an encoder; `{"concat": [...]}` puts the features of several side by side;
+`{"projector": {"widths": [128], "norm": "batch"}, "encoder": plain}` has the first layers of a projector on top.
 """
 
 import ast
@@ -90,16 +91,48 @@ class ConcatRecipe(_Model):
         return "+".join(part.title for part in self.concat)
 
 
+class ProjectorLayers(_Model):
+    """The first layers of a projector: their widths, and the norm after each."""
+
+    widths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    norm: Literal["batch", "layer", "none"]
+
+
+class ProjectedRecipe(_Model):
+    """An encoder, and layers of a projector on top."""
+
+    projector: ProjectorLayers
+    encoder: PlainRecipe
+
+    @property
+    def plain(self) -> list[PlainRecipe]:
+        """Return the plain recipe inside."""
+        return [self.encoder]
+
+    @property
+    def channels(self) -> int:
+        """Return the channels of the samples that the encoder takes."""
+        return self.encoder.channels
+
+    @property
+    def title(self) -> str:
+        """Return the name, `resnet_micro:projector`."""
+        return f"{self.encoder.name}:projector"
+
+
 def _kind(value: Any) -> str:
     keys = value.keys() if isinstance(value, dict) else type(value).model_fields.keys() if isinstance(value, _Model) else ()
-    return "concat" if "concat" in keys else "select" if "select" in keys else "plain"
+    return next((kind for kind in ("concat", "select", "projector") if kind in keys), "plain")
 
 
 Part = Annotated[Annotated[PlainRecipe, Tag("plain")] | Annotated[SelectRecipe, Tag("select")], Discriminator(_kind)]
-AnyRecipe = PlainRecipe | SelectRecipe | ConcatRecipe
+AnyRecipe = PlainRecipe | SelectRecipe | ConcatRecipe | ProjectedRecipe
 _RECIPES: TypeAdapter[AnyRecipe] = TypeAdapter(
     Annotated[
-        Annotated[PlainRecipe, Tag("plain")] | Annotated[SelectRecipe, Tag("select")] | Annotated[ConcatRecipe, Tag("concat")],
+        Annotated[PlainRecipe, Tag("plain")]
+        | Annotated[SelectRecipe, Tag("select")]
+        | Annotated[ConcatRecipe, Tag("concat")]
+        | Annotated[ProjectedRecipe, Tag("projector")],
         Discriminator(_kind),
     ]
 )
@@ -111,7 +144,9 @@ def read_recipe(values: Any) -> AnyRecipe:
         return _RECIPES.validate_python(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"] if part not in ("plain", "select", "concat")) or "recipe"
+        place = (
+            ".".join(str(part) for part in first["loc"] if part not in ("plain", "select", "concat", "projector")) or "recipe"
+        )
         raise SslkitError(f"the encoder recipe is not one of sslkit's: {place}: {first['msg']}", "upgrade sslkit") from error
 
 

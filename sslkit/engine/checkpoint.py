@@ -91,6 +91,30 @@ class Checkpoint:
         weights = {f"{MAIN_PART}.{key}": value for key, value in self.part(name).items()}
         return Checkpoint(self.path, others | weights, self.metadata | encoders[name], name)
 
+    def with_projector(self, layers: int) -> "Checkpoint":
+        """Return the checkpoint with the first layers of its projector as a part of the encoder.
+
+        Raises SslkitError, naming `--projector-layers`, if it keeps no projector with so many layers before its last.
+        """
+        description = self.metadata.get("task_metadata", {}).get("projector")
+        described = isinstance(description, dict) and isinstance(description.get("hidden"), list)
+        if not described or "name" not in self.recipe:
+            problem = f"{self.path} keeps no projector: it was trained by {self.metadata['task']}"
+            raise SslkitError(problem, "simclr keeps its own", flag="projector_layers")
+        hidden = description["hidden"]
+        if layers > len(hidden):
+            problem = f"the projector has {len(hidden) + 1} layers, and the last belongs to the pretext task"
+            raise SslkitError(problem, f"use {len(hidden)} at most", flag="projector_layers")
+        recipe = {"projector": {"widths": hidden[:layers], "norm": description.get("norm")}, "encoder": self.recipe}
+        with torch.device("meta"):
+            names = [name for name in build_encoder(recipe).state_dict() if name.startswith("layers_on_top.")]
+        projector = self.part("projector")
+        tensors = {f"{MAIN_PART}.{MAIN_PART}.{name}": value for name, value in self.part(MAIN_PART).items()}
+        for name in names:
+            place = name.removeprefix("layers_on_top.")
+            tensors |= {f"{MAIN_PART}.{name}": projector[place]} if place in projector else {}
+        return Checkpoint(self.path, tensors, self.metadata | {"recipe": recipe}, self.part_name)
+
     def part(self, name: str) -> dict[str, Tensor]:
         """Return the weights of one exported module."""
         prefix = f"{name}."

@@ -80,6 +80,7 @@ def _finetune(spec: FinetuneSpec, world: World) -> Result:
         check_apart(spec.data, out)
     checkpoint = None if spec.ckpt is None else read_model(spec.ckpt, part=spec.part)
     if checkpoint is not None:
+        checkpoint = checkpoint.with_projector(spec.projector_layers) if spec.projector_layers else checkpoint
         checkpoint.build_encoder(allowed)  # before any data is touched
         spec = spec.updated(_start_values(checkpoint, spec))
     source_class = _source_class(spec, checkpoint)
@@ -114,6 +115,8 @@ def _check_flags(spec: FinetuneSpec) -> None:
     load_loggers(spec.log)
     if spec.scratch and spec.ckpt is None:
         raise SslkitError("there is no --ckpt to compare with", "leave --scratch out", flag="scratch")
+    if spec.projector_layers and spec.ckpt is None:
+        raise SslkitError("there is no --ckpt with a projector", "leave it out", flag="projector_layers")
     if spec.head_first and isinstance(spec.epochs, int) and spec.steps is None and spec.head_first >= spec.epochs:
         raise SslkitError(
             f"{spec.head_first} epochs of head-only training leave none of {spec.epochs} for the encoder",

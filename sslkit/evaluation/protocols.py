@@ -65,6 +65,8 @@ def finetune_settings(spec: FinetuneSpec) -> dict[str, Any]:
     """Return everything in a spec that decides the training."""
     data = {name: value for name, value in spec.sample_values().items() if value != "auto"}
     settings = {**spec.model_dump(mode="json", exclude=set(_NOT_TRAINING) | spec.tables()), **data}
+    if spec.projector_layers == 0:
+        del settings["projector_layers"]
     if spec.teacher is None:
         settings = {name: value for name, value in settings.items() if name not in _OF_TEACHER}
     if spec.cache == "compact":

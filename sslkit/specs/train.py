@@ -167,6 +167,9 @@ class FinetuneSpec(TrainSpec):
     layer_decay: float = Field(
         default=1.0, gt=0, le=1, description="Learning rate of each block relative to the next deeper one."
     )
+    projector_layers: int = Field(
+        default=0, ge=0, description="First layers of the pretraining projector that stay between encoder and classifier."
+    )
     head_first: int = Field(default=0, ge=0, description="Epochs of head-only training before the encoder is trained.")
     freeze_blocks: int = Field(default=0, ge=0, description="Number of frozen blocks, counted from the input.")
     last_blocks: int | None = Field(

@@ -1,7 +1,7 @@
 """SimCLR (Chen et al., 2020)."""
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,9 @@ class SimCLR(PretextTask):
         temperature: float = Field(
             default=0.5, gt=0, description="Temperature of the loss (0.1 in the paper at ImageNet scale)."
         )
-        projector: Literal["none", "linear", "mlp"] = Field(default="mlp", description="Architecture of the projector.")
+        projector: Literal["none", "linear", "mlp", "deep"] = Field(
+            default="mlp", description="Architecture of the projector; deep: three layers, as in SimCLRv2."
+        )
         hidden: int = Field(
             default=128, ge=1, description="Hidden width of the MLP projector (the encoder's width in the paper)."
         )
@@ -58,8 +60,7 @@ class SimCLR(PretextTask):
         options = self.options
         if options.projector == "none":
             return nn.Identity()
-        hidden = [options.hidden] if options.projector == "mlp" else []
-        return mlp([self.encoder.width, *hidden, options.width], options.norm)
+        return mlp([self.encoder.width, *self._hidden(), options.width], options.norm)
 
     def setup(self) -> None:
         """Set up the augmentation of views."""
@@ -85,6 +86,18 @@ class SimCLR(PretextTask):
             "information_bound_nats": bound.expand(len(output)),
         }
 
+    def exports(self) -> dict[str, nn.Module]:
+        """Return the encoder and the projector, which `finetune --projector-layers` can begin in."""
+        return {"encoder": self.encoder, **({"projector": self.head} if self._hidden() else {})}
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the widths of the projector's hidden layers, and its norm."""
+        return {"projector": {"hidden": self._hidden(), "norm": self.options.norm}} if self._hidden() else {}
+
     def chance(self) -> dict[str, float]:
         """Return the accuracy of a guess among the images of a batch."""
         return {"accuracy": 1 / self.data.batch_size}
+
+    def _hidden(self) -> list[int]:
+        """Return the widths of the projector's hidden layers."""
+        return [self.options.hidden] * {"none": 0, "linear": 0, "mlp": 1, "deep": 2}[self.options.projector]
