@@ -76,6 +76,18 @@ def test_commands_of_the_page_on_classics(sslkit: Callable[..., Any], tmp_path: 
         assert ran.code == 0, f"{line}: {ran.err}"
 
 
+@pytest.mark.slow
+def test_commands_of_the_page_on_labels(sslkit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sslkit("demo", "--images-only", "--out", "digits").code == 0
+    keep_few(tmp_path / "digits" / "images")
+    for line in (line for block in blocks((ROOT / "docs" / "labels.md").read_text(encoding="utf-8")) for line in block):
+        line = re.sub(r"--epochs \d+|--minutes \d+", "--epochs 1", line)
+        line = line.replace("--steps 300", "--steps 3 --seeds 2").replace("--batch-size 32", "--batch-size 4")
+        ran = sslkit(*shlex.split(line)[1:])
+        assert ran.code == 0, f"{line}: {ran.err}"
+
+
 def write_texts(folder: Path) -> None:
     """Write the files that the page on text names."""
     random = np.random.default_rng(0)

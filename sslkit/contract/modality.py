@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sslkit.contract.task import Batch, DataInfo
 
 
-_OF_IMAGES = ("crop_scale", "mixup", "cutmix", "randaugment", "erasing")  # options of `sslkit finetune`
+_OF_IMAGES = ("crop_scale", "mixup", "cutmix", "randaugment", "erasing", "teacher")  # options of `sslkit finetune`
 
 
 @dataclass(frozen=True)
@@ -160,11 +160,11 @@ class Modality:
         raise SslkitError(f"fine-tuning is not available for {self.name} data", "sslkit probe evaluates its features")
 
     def refuse_image_augmentation(self, options: Any) -> None:
-        """Raise SslkitError for options of `sslkit finetune` that change images."""
+        """Raise SslkitError for options of `sslkit finetune` that are for images."""
         set_by_user = [name for name in _OF_IMAGES if getattr(options, name) != type(options).model_fields[name].default]
         if set_by_user:
             flag = "recipe" if options.recipe != "plain" else set_by_user[0]
-            raise SslkitError(f"it changes images, and this is {self.name} data", "leave it out", flag=flag)
+            raise SslkitError(f"it is for images, and this is {self.name} data", "leave it out", flag=flag)
 
     def example_inputs(self, count: int, channels: int, size: int) -> "tuple[Tensor, str]":
         """Return real samples that ship with the installation, as encoders see them, and what they are: for `sslkit export`."""

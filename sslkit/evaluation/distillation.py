@@ -8,7 +8,7 @@ from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.task import DataInfo
 from sslkit.engine.classifier import read_classifier
-from sslkit.image.teacher_file import build_teacher, read_teacher
+from sslkit.engine.teacher_file import build_teacher, read_teacher
 from sslkit.nn import Teacher, class_targets, classification_loss
 from sslkit.specs.train import FinetuneSpec
 
@@ -27,9 +27,7 @@ class Distillation(nn.Module):
     def __init__(self, options: FinetuneSpec, data: DataInfo, classes: tuple[str, ...]) -> None:
         super().__init__()
         assert options.teacher is not None
-        if data.modality != "image":
-            raise SslkitError(f"only images are fine-tuned with a teacher, not {data.modality} data", flag="teacher")
-        checkpoint = read_teacher(options.teacher, data.channels)
+        checkpoint = read_teacher(options.teacher, data)
         classifier = read_classifier(checkpoint, "teacher")
         if classifier.several:
             raise SslkitError("the teacher's images may have several classes at once", "use one with a softmax", flag="teacher")
@@ -42,7 +40,7 @@ class Distillation(nn.Module):
             )
         order = torch.tensor([classifier.classes.index(name) for name in classes])
         self.register_buffer("order", order, persistent=False)
-        self.teacher = Teacher(build_teacher(checkpoint, data.size), classifier.head)
+        self.teacher = Teacher(build_teacher(checkpoint, data), classifier.head)
         self.soft, self.temperature = options.distill == "soft", options.teacher_temperature
         default = _SOFT_WEIGHT if self.soft else 0.5
         self.weight = default if options.teacher_weight == "auto" else options.teacher_weight

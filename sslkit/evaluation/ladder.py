@@ -138,14 +138,14 @@ class _Trials:
                 supervised = self._answers(by_rung[SUPERVISED], place)
                 labels = self._labels(of_draws[0].features[place], place)
                 metrics, by_class = score([tested.scores[place] for tested in of_draws], labels, self.parts.classes)
-                compared = {_name(SUPERVISED, share): compare_answers(self._answers(of_draws, place), supervised)}
+                difference = compare_answers(self._answers(of_draws, place), supervised)
                 role: Role = "random" if rung == SUPERVISED else "checkpoint"
                 yield Row(
                     _name(rung, share),
                     metrics,
                     part.name,
                     by_class=by_class,
-                    comparisons={} if rung == SUPERVISED else compared,
+                    comparisons={} if rung == SUPERVISED else {_name(SUPERVISED, share): difference},
                     weights=of_draws[0].weights,
                     fits=[tested.fit for tested in of_draws],
                     role=role,

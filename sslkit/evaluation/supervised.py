@@ -94,7 +94,7 @@ class Supervised(PretextTask):
         target = class_targets(self.labels[batch["index"]], self.classes, self.kind == "sigmoid")
         inputs, target = self.augment(batch, target)
         if self.distillation is not None:
-            inputs = {**inputs, "taught": self.distillation.target(inputs["image"])}
+            inputs = {**inputs, "taught": self.distillation.target(inputs[self.encoder.modality])}
         return {**inputs, "target": target}
 
     def predict(self, batch: Batch) -> Tensor:

@@ -224,6 +224,6 @@ def test_from_recordings_to_numbers(sslkit: Run, tmp_path: Path) -> None:
     ran = sslkit("predict", "--ckpt", tuned / "model.safetensors", "--data", data / "test", "--out", predicted)
     assert ran.code == 0 and len(predicted.read_text().splitlines()) == 9, ran.err
     refused = sslkit("finetune", *flags[:-1], tmp_path / "no", "--mixup", 0.2)
-    assert refused.code == 2 and "--mixup: it changes images, and this is audio data" in refused.err
+    assert refused.code == 2 and "--mixup: it is for images, and this is audio data" in refused.err
     shutil.rmtree(data / "test")
     assert sslkit("knn", "--ckpt", checkpoint, "--data", data / "train", "--k", 3).code == 0

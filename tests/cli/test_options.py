@@ -11,7 +11,7 @@ from sslkit import registry
 from sslkit.cli import task_schema
 from sslkit.contract.errors import flag_name
 from sslkit.contract.options import flat_fields
-from sslkit.specs.evaluation import EvaluateSpec, KnnSpec, ProbeSpec, RetrievalSpec
+from sslkit.specs.evaluation import EvaluateSpec, KnnSpec, LadderSpec, ProbeSpec, RetrievalSpec
 from sslkit.specs.extend import NewTaskSpec
 from sslkit.specs.look import MapSpec, PreviewSpec, ReportSpec, WatchSpec
 from sslkit.specs.train import CompareSpec, DemoSpec, FinetuneSpec, PretrainSpec
@@ -48,13 +48,15 @@ _EVALUATION = f"{_FEATURES} --test --against --baselines --details"
 GOLDEN = {
     PretrainSpec: f"{_TRAIN} --task {_PRETRAIN} --options",
     FinetuneSpec: (
-        f"{_TRAIN} --ckpt --part --test --protocol --recipe --loss --encoder-lr --layer-decay --head-first --freeze-blocks "
-        "--last-blocks --batchnorm --crop-scale --label-smoothing --drop-path --mixup --cutmix --randaugment --erasing --ema "
-        "--shares --seeds --scratch --details"
+        f"{_TRAIN} --ckpt --part --test --protocol --recipe --loss --teacher --distill --teacher-weight "
+        "--teacher-temperature --encoder-lr --layer-decay --projector-layers --head-first --freeze-blocks --last-blocks "
+        "--batchnorm --crop-scale --label-smoothing --drop-path --mixup --cutmix --randaugment --erasing --ema --shares "
+        "--seeds --scratch --details"
     ),
     KnnSpec: f"{_EVALUATION} --protocol --k --temperature --shots --seeds",
     ProbeSpec: f"{_EVALUATION} --protocol --c --lr --seeds",
     RetrievalSpec: _EVALUATION,
+    LadderSpec: f"{_DATA} --ckpt --encoder --task --test --shares --seeds --steps --out --resume --details",
     EvaluateSpec: f"{_EVALUATION} --protocol --seeds --out --resume",
     EmbedSpec: f"{_FEATURES} --out",
     PredictSpec: f"{_DATA} --ckpt --encoder --out",
@@ -113,6 +115,7 @@ _REAL = {
     ),
     "new-task": "name --out --spec --json --help",
     "env": "--json --help",
+    "ladder": f"{GOLDEN[LadderSpec]} {_IN_ORDER} --spec --json --help",
     "retrieval": f"{GOLDEN[RetrievalSpec]} {_IN_ORDER} --spec --json --help",
     "evaluate": f"{GOLDEN[EvaluateSpec]} {_IN_ORDER} --spec --json --help",
     "embed": f"{GOLDEN[EmbedSpec]} {_IN_ORDER} --spec --json --help",

@@ -68,8 +68,8 @@ def test_losses_against_naive_loops(teacher: Path, distill: str) -> None:
     assert task.predict(prepared).shape == shape
     expected = 0.0
     for row in range(8):
-        own, taught = output[row] if distill == "token" else (output[row], output[row])
-        of_label = -float(own.log_softmax(0)[labels[row]])
+        student_logits, taught = output[row] if distill == "token" else (output[row], output[row])
+        of_label = -float(student_logits.log_softmax(0)[labels[row]])
         if distill == "soft":
             target = prepared["taught"][row]
             student_log = (taught / 2).log_softmax(0)

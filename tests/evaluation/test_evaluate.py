@@ -302,6 +302,7 @@ def test_what_the_protocols_stand_for() -> None:
         "regress/ridge-v1": {"penalty": [0.0001, *grid], "held_out": 0.2, "layer": "last", "pool": "auto"},
         "tag/finetuned-words-v1": {"epochs": 5, "lr": 5e-4, "words": 200_000},
         "tag/finetuned-entities-v1": {"epochs": 5, "lr": 5e-4, "words": 200_000},
+        "ladder/fewlabel-v1": {"shares": [0.01, 0.1], "seeds": 3, "steps": 1000, "batch_size": 64},
         "retrieval/map-v1": {},
         "verify/eer-v1": {"samples": 500},
         "zeroshot/names-v1": {"templates": ["{}"]},

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from sslkit import Paper, Run, SslkitError
+from sslkit.engine.teacher_file import read_teacher
 from sslkit.image.cluster_labels import ClusterCount, ClusterLabels, ClusterOptions
 from sslkit.image.examples import example_checkpoint
-from sslkit.image.teacher_file import read_teacher
 from sslkit.nn import kmeans
 
 
@@ -49,7 +49,7 @@ class ClusterFit(ClusterLabels):
         if self.clock.epoch > 0:
             return
         data = self.data
-        teacher = read_teacher(self.options.teacher, data.channels)
+        teacher = read_teacher(self.options.teacher, data)
         if teacher.size != data.size:
             raise SslkitError(
                 f"the teacher was trained at {teacher.size} px, the images are {data.size} px",

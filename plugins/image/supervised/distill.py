@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from sslkit import Batch, ImageTask, Paper
 from sslkit.engine.classifier import Classifier, describe_classifier, read_classifier
+from sslkit.engine.teacher_file import build_teacher, read_teacher
 from sslkit.image.examples import example_classifier
-from sslkit.image.teacher_file import build_teacher, read_teacher
 from sslkit.image.transforms import erase, rand_augment
 from sslkit.image.views import CropOptions, CropScale
 from sslkit.nn import Teacher, classification_loss
@@ -65,8 +65,8 @@ class Distill(ImageTask):
 
         Raises SslkitError for a teacher that does not fit the images.
         """
-        checkpoint = read_teacher(self.options.teacher, self.data.channels)
-        encoder = build_teacher(checkpoint, self.data.size)
+        checkpoint = read_teacher(self.options.teacher, self.data)
+        encoder = build_teacher(checkpoint, self.data)
         self.classifier: Classifier | None = None
         if self.options.target == "logits":
             self.classifier = read_classifier(checkpoint, "teacher")

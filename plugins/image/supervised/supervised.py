@@ -34,8 +34,8 @@ class Supervised(ImageTask):
         label_smoothing: float = Field(
             default=0.0, ge=0, lt=1, description="Label smoothing: share of the target spread over all classes."
         )
-        rotations: Literal[1, 4] = Field(
-            default=1, description="4: classify each image in all four rotations, as S4L does beside rotation prediction."
+        all_rotations: bool = Field(
+            default=False, description="Classify each image in all four rotations, as S4L does beside rotation prediction."
         )
         randaugment: int = Field(default=0, ge=0, le=30, description="RandAugment magnitude (2 operations); 0: off.")
         erasing: Share = Field(default=0.0, description="Probability of random erasing.")
@@ -84,8 +84,10 @@ class Supervised(ImageTask):
             raise SslkitError(
                 "softmax needs one label per sample, and some have several", "use sigmoid or multi-hot", flag="loss"
             )
-        if options.rotations > 1 and mixes:
-            raise SslkitError("the four rotations of an image are not mixed", "leave mixup and cutmix out", flag="rotations")
+        if options.all_rotations and mixes:
+            raise SslkitError(
+                "the rotations of an image are not mixed", "leave mixup and cutmix out", flag="all_rotations"
+            )
         if options.mixup_layer and not mixes:
             raise SslkitError("nothing is mixed", "set --mixup or --cutmix, too", flag="mixup_layer")
         self.kind = ("sigmoid" if self.data.several_labels else "softmax") if options.loss == "auto" else options.loss
@@ -114,7 +116,7 @@ class Supervised(ImageTask):
         target = class_targets(label.clamp(min=0), len(self.data.classes), self.kind == "sigmoid")
         image = self.augmentation.change(batch)
         entries: dict[str, Tensor] = {"weight": known.float() * len(known) / known.sum().clamp(min=1)}
-        if options.rotations > 1:
+        if options.all_rotations:
             image = right_angle_rotations(image)
         elif options.mixup or options.cutmix:
             mixing = draw_mixing(known, options.mixup, options.cutmix)

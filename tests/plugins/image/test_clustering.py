@@ -121,7 +121,7 @@ def test_clusterfit_refuses_an_unsuitable_teacher(
     with pytest.raises(SslkitError, match=r"--teacher: nowhere\.safetensors is not a file"):
         build("clusterfit", teacher="nowhere.safetensors").before_epoch(FakeRun())
     teacher = example_checkpoint(tmp_path)
-    with pytest.raises(SslkitError, match="--teacher: the teacher expects 3-channel images, the data has 1"):
+    with pytest.raises(SslkitError, match="--teacher: the teacher expects 3 channels, the data has 1"):
         build("clusterfit", teacher=teacher, channels=1).before_epoch(FakeRun())
     with pytest.raises(SslkitError, match="--teacher: the teacher was trained at 32 px, the images are 64 px"):
         build("clusterfit", teacher=teacher, size=64).before_epoch(FakeRun())

@@ -62,7 +62,7 @@ def test_several_labels() -> None:
 
 
 def test_all_four_rotations_are_classified() -> None:
-    task, label = build("supervised", rotations=4), torch.tensor([0, 1])
+    task, label = build("supervised", all_rotations=True), torch.tensor([0, 1])
     batch = task.transform(labeled(label))
     output = task.predict(batch)
     assert output.shape == (2, 4, 3)
@@ -90,7 +90,7 @@ def test_mixing_inside_the_encoder(encoder: str, mixed: dict[str, float]) -> Non
     [
         ({"mixup_layer": 1}, "--mixup-layer: nothing is mixed"),
         ({"mixup_layer": 5, "mixup": 0.1}, "--mixup-layer: the encoder shows 4 blocks"),
-        ({"rotations": 4, "cutmix": 0.1}, "--rotations: the four rotations of an image are not mixed"),
+        ({"all_rotations": True, "cutmix": 0.1}, "--all-rotations: the rotations of an image are not mixed"),
     ],
 )
 def test_options_that_exclude_each_other(options: dict[str, Any], message: str) -> None:
@@ -152,7 +152,7 @@ def gray_teacher(folder: Path) -> Path:
     ("teacher", "message"),
     [
         (example_checkpoint, "--teacher: .* has no classifier: it was trained by check"),
-        (gray_teacher, "--teacher: the teacher expects 1-channel images, the data has 3"),
+        (gray_teacher, "--teacher: the teacher expects 1 channels, the data has 3"),
         (lambda folder: folder / "none.safetensors", "--teacher: .*none.safetensors is not a file"),
     ],
 )
