@@ -34,14 +34,16 @@ _LONGEST = 77  # tokens of a caption at most, as in CLIP
 class ImageTextSource(ImageSource):
     """Images with captions; a batch has `image`, as for images, `tokens`, int64 `[B, length]`, and `mask`, bool `[B, length]`.
 
-    `mask` is true where a caption has a token. `info.details` has `tokenizer` (bytes for `Tokenizer.from_bytes`), `length`, and
-    `text_checkpoint`: the file from which the text tower starts, or None. For evaluations, images are read alone.
+    `mask` is true where a caption has a token; rows with the same image have the same number `image_id`, int64 `[B]`.
+    `info.details` has `tokenizer` (bytes for `Tokenizer.from_bytes`), `length`, and `text_checkpoint`: the file from which the
+    text tower starts, or None. For evaluations, images are read alone.
     """
 
     noun: ClassVar = ImageTextOptions.noun
     starting_parts: ClassVar = (_TOWER,)
     captions: list[str]
     tokens: NDArray[np.int32]
+    image_ids: NDArray[np.int64]
     padding: int
 
     @classmethod
@@ -65,6 +67,8 @@ class ImageTextSource(ImageSource):
             origin = "the text tower's" if _TOWER in spec.starts() else "of captions"
             pairs.resolved["unit"] = tokenizer.unit, origin
         pairs.captions, pairs.tokens, pairs.padding = captions, tokens, frame.padding
+        names = [pairs.index.name(row) for row in range(len(captions))]
+        pairs.image_ids = np.unique(names, return_inverse=True)[1].astype(np.int64)
         details = {"tokenizer": tokenizer.to_bytes(), "length": length, "text_checkpoint": spec.starts().get(_TOWER)}
         pairs.info = DataInfo(len(captions), pairs.info.size, pairs.info.channels, "image_text", details)
         return pairs
@@ -99,9 +103,9 @@ class ImageTextSource(ImageSource):
         return self.index.fingerprint()
 
     def read(self, rows: Rows, draw: ReadSeed | None = None) -> tuple[dict[str, NDArray[Any]], dict[int, str]]:
-        """Return `image` as for images, and `tokens`, int32 `[B, length]`."""
+        """Return `image` as for images, `tokens`, int32 `[B, length]`, and `image_id`, int64 `[B]`."""
         arrays, broken = super().read(rows, draw)
-        return {**arrays, "tokens": self.tokens[rows]}, broken
+        return {**arrays, "tokens": self.tokens[rows], "image_id": self.image_ids[rows]}, broken
 
     def prepare(self, batch: Batch) -> Batch:
         """Return `image` as for images, `tokens` as int64, and their `mask`."""

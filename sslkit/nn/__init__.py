@@ -15,6 +15,7 @@ from sslkit.nn.losses.contrastive import (
     margin_loss,
     noise_contrastive,
     nt_xent,
+    pairwise_sigmoid,
     symmetric_cross_entropy,
 )
 from sslkit.nn.losses.joint_embedding import barlow_twins, msn, negative_cosine, swapped_prediction, vicreg
@@ -64,6 +65,7 @@ __all__ = [
     "negative_cosine",
     "noise_contrastive",
     "nt_xent",
+    "pairwise_sigmoid",
     "sinkhorn",
     "swapped_prediction",
     "symmetric_cross_entropy",

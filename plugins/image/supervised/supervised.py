@@ -85,9 +85,7 @@ class Supervised(ImageTask):
                 "softmax needs one label per sample, and some have several", "use sigmoid or multi-hot", flag="loss"
             )
         if options.all_rotations and mixes:
-            raise SslkitError(
-                "the rotations of an image are not mixed", "leave mixup and cutmix out", flag="all_rotations"
-            )
+            raise SslkitError("the rotations of an image are not mixed", "leave mixup and cutmix out", flag="all_rotations")
         if options.mixup_layer and not mixes:
             raise SslkitError("nothing is mixed", "set --mixup or --cutmix, too", flag="mixup_layer")
         self.kind = ("sigmoid" if self.data.several_labels else "softmax") if options.loss == "auto" else options.loss

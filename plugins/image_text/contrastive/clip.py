@@ -1,7 +1,7 @@
-"""CLIP (Radford et al., 2021)."""
+"""CLIP (Radford et al., 2021), and its relatives ConVIRT, ALIGN, LiT and SigLIP."""
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -11,14 +11,19 @@ from torch import Tensor, nn
 from sslkit import Batch, Paper, PretextTask, SslkitError, TaskOptions, build_encoder, load
 from sslkit.encoders.recipe import recipe_for
 from sslkit.image.transforms import random_resized_crop
-from sslkit.nn import symmetric_cross_entropy
+from sslkit.image.views import Share
+from sslkit.nn import pairwise_sigmoid, symmetric_cross_entropy
 from sslkit.pictures import add_frame, side_by_side
 from sslkit.text.encoders.base import TextEncoder, TokenEncoder
 from sslkit.text.tokenizer import Tokenizer
 
 
 class CLIP(PretextTask):
-    """Match images and captions in a batch by cosine similarity (CLIP; Radford et al., 2021)."""
+    """Match images and captions in a batch by cosine similarity (CLIP; Radford et al., 2021).
+
+    `--loss sigmoid` is SigLIP (Zhai et al., 2023); `--fixed-temperature --temperature 0.1 --image-weight 0.75` ConVIRT (Zhang
+    et al., 2020); `--label-smoothing 0.1` ALIGN's (Jia et al., 2021); `--init FILE --freeze-image` LiT (Zhai et al., 2022).
+    """
 
     class Options(TaskOptions):
         """Options of `clip`."""
@@ -29,7 +34,25 @@ class CLIP(PretextTask):
         text_width: int = Field(default=128, ge=4, multiple_of=4, description="Width of the text encoder (512 in the paper).")
         text_depth: int = Field(default=2, ge=1, le=48, description="Blocks of the text transformer (12 in the paper).")
         width: int = Field(default=128, ge=1, description="Width of the joint embedding (512 in the paper).")
-        temperature: float = Field(default=0.07, ge=0.01, le=1, description="Initial temperature, which is learned.")
+        loss: Literal["softmax", "sigmoid"] = Field(
+            default="softmax", description="softmax: find the partner in the batch; sigmoid: judge every pair alone (SigLIP)."
+        )
+        temperature: Annotated[float, Field(ge=0.01, le=1)] | Literal["auto"] = Field(
+            default="auto", description="Initial temperature, which is learned; auto: 0.07, or 0.1 with a sigmoid."
+        )
+        fixed_temperature: bool = Field(default=False, description="Keep the temperature as it is (ConVIRT).")
+        bias: float = Field(
+            default=-10.0, ge=-100, le=100, description="Initial bias of the sigmoid: at first, nearly no pair matches."
+        )
+        image_weight: Share = Field(
+            default=0.5, description="Weight of finding the caption of an image, of finding the image the rest (softmax)."
+        )
+        label_smoothing: float = Field(
+            default=0.0, ge=0, lt=1, description="Share of the target spread over all pairs (softmax; 0.1 in ALIGN)."
+        )
+        freeze_image: bool = Field(
+            default=False, description="Train the text tower and the projectors only; give the image tower by --init (LiT)."
+        )
         crop_scale: float = Field(
             default=0.6,
             gt=0,
@@ -74,14 +97,28 @@ class CLIP(PretextTask):
         return nn.Linear(self.encoder.width, self.options.width, bias=False)
 
     def setup(self) -> None:
-        """Build the text tower, its projector, and the log of the inverse temperature."""
+        """Build the text tower, its projector, the log of the inverse temperature, and the bias of the sigmoid."""
         options, details = self.options, self.data.details
+        for name in ("image_weight", "label_smoothing") if options.loss == "sigmoid" else ("bias",):
+            if getattr(options, name) != type(options).model_fields[name].default:
+                raise SslkitError(f"it has no meaning for a {options.loss} loss", "leave it out", flag=name)
         self.text = self._build_text()
         self.text_projector = nn.Linear(self.text.width, options.width, bias=False)
         # A hash with odd factors: the weighted sum of a caption's tokens almost never collides with that of another caption.
         factors = torch.randint(2**62, (details["length"],), generator=torch.Generator().manual_seed(0)) | 1
         self.register_buffer("hash_factors", factors, persistent=False)
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(options.temperature)))
+        temperature = {"softmax": 0.07, "sigmoid": 0.1}[options.loss] if options.temperature == "auto" else options.temperature
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)), requires_grad=not options.fixed_temperature)
+        self.bias = nn.Parameter(torch.tensor(options.bias)) if options.loss == "sigmoid" else None
+        if options.freeze_image:
+            self.encoder.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Keep a frozen image tower in eval mode: its statistics stay, too."""
+        super().train(mode)
+        if self.options.freeze_image:
+            self.encoder.eval()
+        return self
 
     def _build_text(self) -> TokenEncoder:
         """Return the text tower of `--init-part` with its weights, else one with random weights and the captions' tokenizer."""
@@ -104,13 +141,15 @@ class CLIP(PretextTask):
         return text
 
     def transform(self, batch: Batch) -> Batch:
-        """Return a crop of each image, `[B, C, S, S]`, its tokens `[B, length]`, and a hash of its caption, `caption` `[B]`.
+        """Return a crop of each image, `[B, C, S, S]`, and its tokens `[B, length]`.
 
-        Images are not flipped, because captions distinguish left from right.
+        Pairs with the same hash of their caption, `caption` `[B]`, or the same `image_id` `[B]` are no negatives. Images are
+        not flipped, because captions distinguish left from right.
         """
         tokens, scale = batch["tokens"], (self.options.crop_scale, 1.0)
         image = random_resized_crop(batch["canvas"], self.data.size, scale, aspect=batch["aspect"])
-        return {"image": image, "tokens": tokens, "caption": (tokens * self.hash_factors).sum(dim=1)}
+        hashes = (tokens * self.hash_factors).sum(dim=1)
+        return {"image": image, "tokens": tokens, "caption": hashes, "image_id": batch["image_id"]}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return L2-normalized embeddings of images and captions, `[B, D]` each."""
@@ -122,18 +161,22 @@ class CLIP(PretextTask):
     def loss(self, output: dict[str, Tensor], batch: Batch) -> Tensor:
         """Return the mean of the cross-entropies over captions for each image and over images for each caption (figure 3).
 
-        The scale of the cosines is clamped to 100 (section 2.5).
+        Of a sigmoid, the cross-entropies of all pairs, per image. The scale of the cosines is clamped to 100 (section 2.5).
         """
+        options, same = self.options, other_matches(batch)
         # The excess is detached, so that the scale still has a gradient above the clamp and can return.
         excess = (self.log_scale - math.log(100)).clamp(min=0).detach()
         scale = (self.log_scale - excess).exp()
-        return symmetric_cross_entropy(scale * output["image"] @ output["text"].T, duplicate_captions(batch["caption"]))
+        scores = scale * output["image"] @ output["text"].T
+        if self.bias is not None:
+            return pairwise_sigmoid(scores + self.bias, same)
+        return symmetric_cross_entropy(scores, same, options.label_smoothing, options.image_weight)
 
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the accuracy of retrieving an image's caption, their cosine, and the temperature."""
         cosine = output["image"] @ output["text"].T
         labels = torch.arange(len(cosine), device=cosine.device)
-        correct = cosine.masked_fill(duplicate_captions(batch["caption"]), -2.0).argmax(dim=1) == labels
+        correct = cosine.masked_fill(other_matches(batch), -2.0).argmax(dim=1) == labels
         temperature = self.log_scale.clamp(max=math.log(100)).neg().exp()
         return {"accuracy": correct.float(), "alignment": cosine.diagonal(), "temperature": temperature.expand(len(cosine))}
 
@@ -151,13 +194,14 @@ class CLIP(PretextTask):
         image: Tensor = batch["image"]
         if output is None:
             return image[:, None]
-        cosine = (output["text"] @ output["image"].T).masked_fill(duplicate_captions(batch["caption"]), -2.0)
+        cosine = (output["text"] @ output["image"].T).masked_fill(other_matches(batch), -2.0)
         nearest = cosine.argmax(dim=1)
         correct = nearest == torch.arange(len(nearest), device=nearest.device)
         return side_by_side(image, add_frame(image[nearest], correct))
 
 
-def duplicate_captions(caption: Tensor) -> Tensor:
-    """Return the pairs of different samples with equal captions `[B]`, bool `[B, B]`, which must not be negatives."""
-    same = caption[:, None] == caption
+def other_matches(batch: Batch) -> Tensor:
+    """Return the pairs of different samples with equal captions or the same image, bool `[B, B]`: they are no negatives."""
+    caption, image = batch["caption"], batch["image_id"]
+    same: Tensor = (caption[:, None] == caption) | (image[:, None] == image)
     return same & ~torch.eye(len(caption), dtype=torch.bool, device=caption.device)

@@ -79,15 +79,39 @@ def in_batch_info_nce(query: Tensor, key: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(query @ key.T / temperature, torch.arange(len(query), device=query.device), reduction="none")
 
 
-def symmetric_cross_entropy(scores: Tensor, same: Tensor | None = None) -> Tensor:
-    """Return the mean of the cross-entropies over rows and over columns of scores `[B, B]`, with targets on the diagonal.
+def symmetric_cross_entropy(
+    scores: Tensor, same: Tensor | None = None, smoothing: float = 0.0, row_weight: float = 0.5
+) -> Tensor:
+    """Return the weighted sum of the cross-entropies over rows and over columns of scores `[B, B]`; diagonals are targets.
 
-    (Radford et al., 2021, figure 3.) Other pairs that match, bool `same` `[B, B]`, are ignored.
+    (Radford et al., 2021, figure 3.) Other pairs that match, bool `same` `[B, B]`, are ignored. `smoothing` is the share of a
+    target that is spread over all pairs that are not (Jia et al., 2021); rows weigh `row_weight`, columns the rest (Zhang et
+    al., 2020).
     """
-    if same is not None:
-        scores = scores.masked_fill(same, float("-inf"))
-    target = torch.arange(len(scores), device=scores.device)
-    return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
+    same = torch.zeros_like(scores, dtype=torch.bool) if same is None else same
+    by_rows = _pair_cross_entropy(scores, same, smoothing)
+    by_columns = _pair_cross_entropy(scores.T, same.T, smoothing)
+    return row_weight * by_rows + (1 - row_weight) * by_columns
+
+
+def _pair_cross_entropy(scores: Tensor, same: Tensor, smoothing: float) -> Tensor:
+    """Return the mean cross-entropy over rows of scores `[B, B]` with the diagonal as target."""
+    log_probability = scores.masked_fill(same, float("-inf")).log_softmax(dim=1)
+    loss = -log_probability.diagonal()
+    if smoothing:
+        spread = -log_probability.masked_fill(same, 0).sum(dim=1) / (~same).sum(dim=1)
+        loss = torch.lerp(loss, spread, smoothing)
+    return loss.mean()
+
+
+def pairwise_sigmoid(scores: Tensor, same: Tensor | None = None) -> Tensor:
+    """Return the loss of telling by scores `[B, B]` which pairs match, those on the diagonal, summed over pairs, divided by B.
+
+    (Zhai et al., 2023, algorithm 1.) Other pairs that match, bool `same` `[B, B]`, are ignored.
+    """
+    sign = 2 * torch.eye(len(scores), dtype=scores.dtype, device=scores.device) - 1
+    losses = -F.logsigmoid(sign * scores)
+    return (losses if same is None else losses.masked_fill(same, 0)).sum() / len(scores)
 
 
 def noise_contrastive(key: Tensor, noise: Tensor, log_normalizer: float) -> Tensor:

@@ -6,17 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sslkit import DataInfo, load
+from sslkit import DataInfo, SslkitError, load
 from sslkit.encoders.builder import RecipeBuilder
 from sslkit.encoders.recipe import recipe_for
 from sslkit.image_text.source import ImageTextSource
 from sslkit.image_text.zeroshot import chance
+from sslkit.specs.train import PretrainSpec
 from sslkit.tasks.load import load_task
 from sslkit.text import tokenizer as tokens
 from sslkit.text.tokenizer import Tokenizer
@@ -39,8 +41,13 @@ def pairs(task: Any, count: int = 5) -> Any:
     rows = torch.randint(20, (count, 8), generator=torch.Generator().manual_seed(0))
     rows[:, 5], rows[:, 6:] = END, PAD
     rows[3] = rows[0]  # one caption of two images
+    image_id = torch.tensor([0, 1, 2, 3, 1, *range(5, 20)])[:count]  # rows 1 and 4 share an image
     image = torch.rand(count, 3, 20, 20, generator=torch.Generator().manual_seed(1))
-    return task.transform(canvases(image, tokens=rows))
+    return task.transform(canvases(image, tokens=rows, image_id=image_id))
+
+
+def is_negative(batch: Any, i: int, j: int) -> bool:
+    return not torch.equal(batch["tokens"][i], batch["tokens"][j]) and bool(batch["image_id"][i] != batch["image_id"][j])
 
 
 @pytest.mark.parametrize("tower", ["cbow", "transformer"])
@@ -54,11 +61,64 @@ def test_loss_against_a_loop(tower: str) -> None:
     scores = (output["image"] @ output["text"].T / 0.07).detach()
     total = 0.0
     for i in range(5):
-        others = [j for j in range(5) if j == i or not torch.equal(batch["tokens"][i], batch["tokens"][j])]
+        others = [j for j in range(5) if j == i or is_negative(batch, i, j)]
         total += float(torch.logsumexp(scores[i, others], 0) - scores[i, i]) / 10
         total += float(torch.logsumexp(scores[others, i], 0) - scores[i, i]) / 10
     assert task.loss(output, batch).item() == pytest.approx(total, rel=1e-4)
     assert task.metrics(output, batch)["temperature"][0].item() == pytest.approx(0.07)
+
+
+def test_weights_and_smoothing_against_a_loop() -> None:
+    task = clip(label_smoothing=0.1, image_weight=0.75, fixed_temperature=True, temperature=0.1)
+    batch = pairs(task)
+    output = task.predict(batch)
+    scores = (output["image"] @ output["text"].T / 0.1).detach()
+    total = 0.0
+    for i in range(5):
+        others = [j for j in range(5) if j == i or is_negative(batch, i, j)]
+        for direction, weight in ((scores[i, others], 0.75), (scores[others, i], 0.25)):
+            log = direction.log_softmax(0)
+            total -= weight * float(0.9 * log[others.index(i)] + 0.1 * log.mean()) / 5
+    assert task.loss(output, batch).item() == pytest.approx(total, rel=1e-4)
+    assert not task.log_scale.requires_grad
+
+
+def test_the_sigmoid_judges_every_pair() -> None:
+    task = clip(loss="sigmoid")
+    batch = pairs(task)
+    output = task.predict(batch)
+    cosine, total = (output["image"] @ output["text"].T).detach(), 0.0
+    for i in range(5):
+        for j in range(5):
+            score = 10 * float(cosine[i, j]) - 10
+            if i == j:
+                total += math.log1p(math.exp(-score)) / 5
+            elif is_negative(batch, i, j):
+                total += math.log1p(math.exp(score)) / 5
+    loss = task.loss(output, batch)
+    loss.backward()
+    assert loss.item() == pytest.approx(total, rel=1e-4) and float(task.bias.grad) != 0
+    for wrong in ({"loss": "sigmoid", "label_smoothing": 0.1}, {"bias": -5.0}):
+        with pytest.raises(SslkitError, match="has no meaning for a"):
+            clip(**wrong)
+
+
+def test_a_frozen_image_tower_stays_as_it_is() -> None:
+    task = clip(freeze_image=True).train()
+    before = {name: value.clone() for name, value in task.encoder.state_dict().items()}
+    output = task.predict(batch := pairs(task))
+    task.loss(output, batch).backward()
+    assert all(torch.equal(value, before[name]) for name, value in task.encoder.state_dict().items())
+    assert all(parameter.grad is None for parameter in task.encoder.parameters()) and task.head.weight.grad is not None
+
+
+def test_rows_with_the_same_image_are_known(table: Path) -> None:
+    lines = table.read_text().splitlines()
+    doubled = table.with_name("doubled.csv")
+    doubled.write_text("\n".join([lines[0], lines[1], lines[2], lines[1].replace("square", "box")]) + "\n")
+    source = ImageTextSource.open(PretrainSpec(task="clip", data=str(doubled), workers=0))
+    image_id = source.read(np.arange(3))[0]["image_id"]
+    assert image_id[0] == image_id[2] != image_id[1]
 
 
 def test_the_scale_is_clamped_at_a_hundred() -> None:
