@@ -1,0 +1,1 @@
+"""Tasks on images with captions that write the caption."""
