@@ -140,9 +140,9 @@ class VirTex(PretextTask):
         correct = ((output["forwards"].argmax(dim=2) == tokens) & real).sum(dim=1) / sizes
         dropout = self.head.training
         self.head.eval()
-        own, other = (self.head.nats(memory, tokens) for memory in (output["memory"], output["memory"].roll(1, 0)))
+        true, other = (self.head.nats(memory, tokens) for memory in (output["memory"], output["memory"].roll(1, 0)))
         self.head.train(dropout)
-        return {"accuracy": correct, "image_gain": (other - own).sum(dim=1) / sizes}
+        return {"accuracy": correct, "image_gain": (other - true).sum(dim=1) / sizes}
 
     def chance(self) -> dict[str, float]:
         """Return what a caption gains from a random image."""

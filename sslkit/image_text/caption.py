@@ -1,0 +1,189 @@
+"""`sslkit caption`: captions that a checkpoint writes for images, and how much the images tell it of those that are known."""
+
+import csv
+import io
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sslkit.console import show_progress
+from sslkit.contract.result import Data, Metric, Result, Role, Row, TestData
+from sslkit.data.columnar import is_columnar
+from sslkit.data.index import Index
+from sslkit.data.locations import find_parts
+from sslkit.data.tables import read_columns
+from sslkit.engine.checkpoint import read_model
+from sslkit.engine.features import extract
+from sslkit.engine.precision import choose_machine
+from sslkit.engine.run_folder import append_result
+from sslkit.evaluation.features import report_unreadable
+from sslkit.evaluation.models import CHECKPOINT, weights_hash
+from sslkit.evaluation.splits import check_channels, check_run_data, evaluation_size, named_data
+from sslkit.evaluation.statistics import Totals, adjust_comparisons, compare_ratios, interval_of_ratio
+from sslkit.files import output_path, write_atomically
+from sslkit.image.source import ImageSource
+from sslkit.image_text.captioner import Captioner, read_captioner
+from sslkit.image_text.encoders import caption_framing
+from sslkit.image_text.source import read_captions
+from sslkit.image_text.specs import CaptionSpec
+from sslkit.text.tokenizer import Tokenizer
+
+_SHUFFLED = "other images"
+_CHUNK = 256  # images for which captions are written at once
+
+
+@dataclass(frozen=True)
+class CaptionResult:
+    """The file that was written; with known captions, `score` compares each image with another one of the data."""
+
+    path: str
+    samples: int
+    different: int  # captions
+    score: Result | None
+    weights: str
+    checkpoint: str
+
+
+def caption(spec: CaptionSpec) -> CaptionResult:
+    """Write a caption for each image of `--data`, as `sslkit caption` does; of data with train/ and test/, test is read.
+
+    A table with captions also tells what the images add: the nats of each token of the known captions, beside those with
+    the images shuffled. Raises SslkitError for a checkpoint that writes no captions.
+    """
+    started_at = time.monotonic()
+    out = output_path(spec.out, ".csv")
+    checkpoint = read_model(spec.ckpt)
+    captioner = read_captioner(checkpoint)
+    tokenizer = captioner.tokenizer()
+    machine = choose_machine(spec.device)
+    encoder = checkpoint.build_encoder(spec.encoder).to(machine.device)
+    captioner.to(machine.device)
+    data, from_run, spec = named_data(spec, checkpoint)
+    name, location = list(find_parts(data, ImageSource.kind).items())[-1]
+    index = ImageSource.read_index(location, spec)
+    check_channels(index, checkpoint)
+    check_run_data(data, from_run and name == "train", index.fingerprint() == checkpoint.metadata["data"])
+    known = read_captions(location) if _has_captions(location) else None
+    samples = ImageSource.for_evaluation(index, spec, encoder, evaluation_size(spec, checkpoint))
+    features = extract(
+        encoder,
+        samples,
+        machine,
+        spec.batch_size,
+        spec.workers,
+        read=lambda view: {"last": captioner.look(encoder.feature_map(view))},
+    )
+    report_unreadable(samples, features)
+    memory = features.layers["last"]
+    written = _write(captioner, tokenizer, memory, spec.beam)
+    references = None if known is None else [known[row] for row in features.rows]
+    _save(out, index, features.rows, written, references)
+    weights, score = weights_hash(encoder), None
+    if references is not None:
+        test = TestData(
+            data if name == "train" else f"{name} of {data}",
+            index.fingerprint(),
+            len(references),
+            seen_in_pretraining=index.fingerprint() == checkpoint.metadata["data"],
+        )
+        rows = _score(captioner, tokenizer, memory, written, references, test, weights)
+        score = Result(
+            verb="caption",
+            protocol=None,
+            settings={"beam": spec.beam, "size": samples.info.size, "seed": spec.seed},
+            checkpoint=str(spec.ckpt),
+            weights=weights,
+            data=Data(tests=[test]),
+            rows=rows,
+            notes=["An image adds the difference in nats. Shuffled, each image has the caption of another one."],
+            seconds=round(time.monotonic() - started_at, 1),
+        )
+        append_result(checkpoint.path.parent, score.to_json())
+    return CaptionResult(str(out), len(written), len(set(written)), score, weights, str(spec.ckpt))
+
+
+def _has_captions(location: str) -> bool:
+    """Return whether a part of the data is a table with captions."""
+    path = Path(location.partition("::")[0])
+    if path.suffix.lower() == ".csv":
+        return "caption" in read_columns(path)
+    return is_columnar(path, ImageSource.kind)
+
+
+def _write(captioner: Captioner, tokenizer: Tokenizer, memory: Tensor, beam: int) -> list[str]:
+    """Return a caption for each image, of which `memory` `[N, M, width]` are the places."""
+    captions = []
+    device = captioner.token.weight.device
+    with show_progress("captions", len(memory)) as progress:
+        for chunk in memory.split(max(1, _CHUNK // beam)):
+            for row in captioner.write(chunk.to(device), beam).tolist():
+                captions.append(tokenizer.decode([token for token in row if token < captioner.first_special]))
+            progress.advance(len(chunk))
+    return captions
+
+
+def _save(out: Path, index: Index, rows: NDArray[np.int64], written: list[str], references: list[str] | None) -> None:
+    """Write path and caption of each image, and the known caption where there is one."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["path", "caption", *([] if references is None else ["known"])])
+    for place, (row, caption) in enumerate(zip(rows, written, strict=True)):
+        table.writerow([index.name(int(row)), caption, *([] if references is None else [references[place]])])
+    with write_atomically(out) as stream:
+        stream.write(text.getvalue().encode(errors="surrogateescape"))
+
+
+def _score(
+    captioner: Captioner,
+    tokenizer: Tokenizer,
+    memory: Tensor,
+    written: list[str],
+    references: list[str],
+    test: TestData,
+    weights: str,
+) -> list[Row]:
+    """Return the nats per token of known captions and how many are written exactly, by their images and by others."""
+    tokens = _encode(captioner, tokenizer, references)
+    sizes = (~captioner.is_padding(tokens)).sum(dim=1).double().numpy()
+    normal = [tokenizer.decode(ids.tolist()) for ids in tokenizer.encode(references)]
+    totals, rows = dict[str, Totals](), list[Row]()
+    roles: dict[str, Role] = {CHECKPOINT: "checkpoint", _SHUFFLED: "random"}
+    order = np.roll(np.arange(len(memory)), 1)  # every image is replaced by the one before it
+    for name, role in roles.items():
+        shuffled = name == _SHUFFLED
+        totals[name] = Totals(_nats(captioner, memory[order] if shuffled else memory, tokens), sizes)
+        value = float(totals[name].sums.sum() / sizes.sum())
+        low, high, method = interval_of_ratio(totals[name])
+        exact = float(np.mean([written[order[place] if shuffled else place] == text for place, text in enumerate(normal)]))
+        metrics = [
+            Metric("nats per token", value, low, high, method, n=len(tokens), higher_is_better=False, unit="other"),
+            Metric("exact captions", exact, n=len(tokens)),
+        ]
+        comparison = compare_ratios(totals[name], totals[CHECKPOINT]) if shuffled else None
+        comparisons = {} if comparison is None else {CHECKPOINT: comparison}
+        rows.append(Row(name, metrics, test.name, comparisons=comparisons, weights=weights, role=role))
+    return adjust_comparisons(rows)
+
+
+def _encode(captioner: Captioner, tokenizer: Tokenizer, captions: list[str]) -> Tensor:
+    """Return the tokens of captions `[N, length]`, END behind each, padded."""
+    frame = caption_framing(tokenizer)
+    tokens = torch.full((len(captions), captioner.length), frame.padding)
+    for row, ids in enumerate(tokenizer.encode(captions)):
+        framed = frame([ids], captioner.length)
+        tokens[row, : len(framed)] = torch.from_numpy(framed)
+    return tokens
+
+
+@torch.no_grad()
+def _nats(captioner: Captioner, memory: Tensor, tokens: Tensor) -> NDArray[np.float64]:
+    """Return -log p of each caption, in nats."""
+    device = captioner.token.weight.device
+    pairs = zip(memory.split(_CHUNK), tokens.split(_CHUNK), strict=True)
+    sums = [captioner.nats(image.to(device), caption.to(device)).sum(dim=1).cpu() for image, caption in pairs]
+    return torch.cat(sums).double().numpy()
