@@ -111,14 +111,14 @@ def test_beam_search_finds_the_likeliest_caption() -> None:
     endings = [[*words, end] for length in range(3) for words in itertools.product(range(3), repeat=length)]
     every = [*endings, *map(list, itertools.product(range(3), repeat=3))]
     rows = torch.tensor([row + [pad] * (3 - len(row)) for row in every])
-    found = captioner.write(memory, beam=len(every))
+    written = captioner.write(memory, beam=len(every))
     for image in range(2):
         repeated = memory[image : image + 1].expand(len(rows), -1, -1)
         logits = captioner(repeated, captioner.shift(rows))
         logits[..., captioner.first_special : end] = float("-inf")  # which no caption has
         nats = -logits.log_softmax(dim=2).gather(2, rows[..., None])[..., 0].masked_fill(rows == pad, 0)
         best = (nats.sum(dim=1) / (rows != pad).sum(dim=1)).argmin()
-        assert found[image].tolist() == rows[best].tolist()
+        assert written[image].tolist() == rows[best].tolist()
     greedy = captioner.write(memory)
     first = captioner(memory, captioner.shift(greedy))[:, 0]
     first[:, captioner.first_special : end] = float("-inf")

@@ -1,0 +1,97 @@
+"""Images with captions: SigLIP's loss beside the softmax at two batch sizes, and what captions teach an image encoder.
+
+    tar -xzf emoji.tar.gz -C DATA && tar -xzf nlvr.tar.gz -C DATA
+    python benchmarks/image_text.py --data DATA --runs RUNS      # writes benchmarks/image_text.json
+
+Emoji are trained on as one vendor draws them, and tested as another one does; of NLVR's drawings, those whose sentence is true.
+Losses and batch sizes see the same number of pairs. A run that is there goes on; `--models` chooses among rows.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from commands import logged, provenance, row_of, sslkit
+
+PAIRS = 48_000  # that every model of clip sees
+MODELS = {
+    f"clip {loss} {batch} {data}": (data, ["clip", "--loss", loss, "--batch-size", batch, "--steps", PAIRS // batch])
+    for data in ("emoji", "drawings")
+    for loss in ("softmax", "sigmoid")
+    for batch in (64, 512)
+} | {
+    "virtex": ("emoji", ["virtex", "--steps", 1500]),
+    "virtex bag": ("emoji", ["virtex", "--steps", 1500, "--target", "bag"]),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with emoji/ and nlvr/")
+    parser.add_argument("--runs", type=Path, required=True, help="folder for tables and runs")
+    parser.add_argument("--models", default=";".join(MODELS), help="names, with semicolons")
+    arguments = parser.parse_args()
+    data, runs = arguments.data.resolve(), arguments.runs.resolve()
+    runs.mkdir(parents=True, exist_ok=True)
+    tables = {"emoji": write_emoji(data / "emoji", runs), "drawings": write_drawings(data / "nlvr", runs)}
+    file = Path(__file__).with_suffix(".json")
+    for name in arguments.models.split(";"):
+        result = measure(name, *tables[MODELS[name][0]], runs / name.replace(" ", "-"))
+        records = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        records[name] = result
+        file.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+
+
+def write_emoji(folder: Path, runs: Path) -> tuple[Path, Path]:
+    """Write a table for each vendor."""
+    rows = read(folder / "captions.csv")
+    vendors = list(dict.fromkeys(row["vendor"] for row in rows))
+    train, test = ([row for row in rows if row["vendor"] == vendor] for vendor in vendors[:2])
+    return write(runs / "emoji-train.csv", train), write(runs / "emoji-test.csv", test)
+
+
+def write_drawings(folder: Path, runs: Path) -> tuple[Path, Path]:
+    """Write the drawings of which the sentence is true."""
+    train, test = ([row for row in read(folder / f"{part}.csv") if row["label"] == "true"] for part in ("train", "test"))
+    return write(runs / "drawings-train.csv", train), write(runs / "drawings-test.csv", test)
+
+
+def read(table: Path) -> list[dict[str, str]]:
+    """Return the rows of a table, with absolute paths."""
+    with table.open(newline="", encoding="utf-8") as stream:
+        return [{**row, "path": str(table.parent / row["path"])} for row in csv.DictReader(stream)]
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> Path:
+    """Write a table and return its path."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.DictWriter(stream, rows[0].keys())
+        table.writeheader()
+        table.writerows(rows)
+    return path
+
+
+def measure(name: str, train: Path, test: Path, out: Path) -> dict[str, Any]:
+    """Train a model, or go on; return what it reaches on images that were not trained on."""
+    data, (task, *flags) = MODELS[name]
+    sslkit("pretrain", task, "--data", train, "--size", 64, *flags, "--out", out, "--resume")
+    last = logged(out)[-1]
+    checkpoint = ["--ckpt", out / "model.safetensors"]
+    record: dict[str, Any] = {**provenance(), "seconds": last["seconds"], "samples_per_second": last["samples_per_second"]}
+    if task == "clip":
+        rows = sslkit("zeroshot", *checkpoint, "--data", test)["rows"]
+        record["recall"] = [row_of(row) | {"test": row["test"].rpartition(", ")[2]} for row in rows]
+    elif "bag" not in name:
+        result = sslkit("caption", *checkpoint, "--data", test, "--beam", 5, "--out", out / "captions.csv")
+        record["captions"] = [row_of(row) | {"exact": row["metrics"][1]["value"]} for row in result["score"]["rows"]]
+    if data == "emoji":
+        labeled = ["--data", train, "--test", test, "--label", "category"]
+        for verb in ("knn", "probe"):
+            record[verb] = [row_of(row) for row in sslkit(verb, *checkpoint, *labeled)["rows"]]
+    return record
+
+
+if __name__ == "__main__":
+    main()
