@@ -83,6 +83,7 @@ def test_captions_without_images_are_left_out(sslkit: Run, tmp_path: Path) -> No
         ("path,caption\n0000.png,\n", "caption is empty in line 2"),
         ("path,caption\n0000.png,a\n0001.png,  \n", "caption is empty in line 3"),
         ("path,caption\nno.png,a\n", "none of the 1 files listed"),
+        ("path,caption\n0000.png,a square\n0001.png,a square\n", "bad.csv are 'a square'"),
         ("path,caption\n", "lists no file"),
     ],
 )
