@@ -32,7 +32,7 @@ STUDENTS = {
     "token": ["--distill", "token"],
 }
 TEACHER = ["--encoder", "resnet_micro", "--epochs", 20]
-STUDENT = ["--encoder", "vit_micro", "--encoder-option", "distilled=true", "--epochs", 20, "--lr", 5e-4]
+STUDENT = ["--encoder", "vit_micro", "--encoder-option", "distilled=true", "--epochs", 8, "--lr", 5e-4]
 
 
 def main() -> None:

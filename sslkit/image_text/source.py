@@ -53,7 +53,9 @@ class ImageTextSource(ImageSource):
         captions = read_captions(spec.data)
         pairs = super().open(spec)
         if len(set(captions)) < 2:
-            raise SslkitError(f"all captions of {spec.data} are {captions[0]!r}", "they should differ between images", flag="data")
+            raise SslkitError(
+                f"all captions of {spec.data} are {captions[0]!r}", "they should differ between images", flag="data"
+            )
         tokenizer, frame, longest = _read_tower(spec) or _learn_pieces(spec, captions)
         encoded = tokenizer.encode(captions)
         needed = max(len(frame([ids], sys.maxsize)) for ids in encoded)

@@ -1,6 +1,7 @@
 """Autoencoders: plain, sparse, denoising and layer-wise."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -21,7 +22,8 @@ class Autoencoder(ImageTask):
     """Reconstruct an image from a low-dimensional code (Hinton & Salakhutdinov, 2006).
 
     `--sparsity` penalizes the code's L1 norm; `--noise` sets input pixels to zero (denoising; Vincent et al., 2010). With
-    `--layerwise`, the encoder's stages are trained one after the other, each to reconstruct its input (Bengio et al., 2007).
+    `--layerwise`, the encoder's stages are trained one after the other, each to reconstruct its input (Bengio et al., 2007);
+    with noise, from a corrupted one (stacked denoising autoencoders).
     """
 
     class Options(CropOptions):
@@ -29,7 +31,12 @@ class Autoencoder(ImageTask):
 
         code: int = Field(default=64, ge=1, description="Width of the code; less than the number of values of an image.")
         sparsity: float = Field(default=0.0, ge=0, description="Weight of the L1 penalty, the code's mean absolute value (λ).")
-        noise: float = Field(default=0.0, ge=0, lt=1, description="Fraction of input pixels set to zero.")
+        noise: float = Field(
+            default=0.0,
+            ge=0,
+            lt=1,
+            description="Fraction of input pixels set to zero; layer-wise, of the values that a stage reads.",
+        )
         layerwise: bool = Field(
             default=False, description="Train the encoder's stages one after the other, for an equal number of steps each."
         )
@@ -67,6 +74,10 @@ class Autoencoder(ImageTask):
         if self.options.layerwise:
             self.layers_of = (_Layers(self.encoder),)  # in a tuple, so that the encoder is not registered twice
             self.stages = _stages(self.layers_of[0], self._example())
+            self.corruption: tuple[int, Tensor] | None = None  # the trained stage, and which values it reads
+            self.clean: Tensor | None = None
+            if self.options.noise:
+                self._corrupt_between_stages()
 
     def param_groups(self) -> list[dict[str, Any]]:
         """Give all stages the same learning rate: under the run's cosine schedule, the last would hardly train."""
@@ -76,18 +87,16 @@ class Autoencoder(ImageTask):
 
     def transform(self, batch: Batch) -> Batch:
         """Return the image, `[B, C, S, S]`, the encoder's `input`, and, layer-wise, the index of the trained stage."""
-        image = self.crop(batch)
-        corrupted = image
-        if self.options.noise:
-            corrupted = image * (torch.rand(len(image), 1, *image.shape[2:], device=image.device) >= self.options.noise)
-        if not self.options.layerwise:
-            return {"image": image, "input": corrupted}
-        stage = min(len(self.stages) - 1, int(self.clock.progress * len(self.stages)))
-        return {
-            "image": image,
-            "input": corrupted,
-            "stage": str(stage),
-        }  # a string: each stage gets a compiled graph
+        image, noise = self.crop(batch), self.options.noise
+        corrupted, entries = image, dict[str, Any]()
+        stage = min(len(self.stages) - 1, int(self.clock.progress * len(self.stages))) if self.options.layerwise else 0
+        if self.options.layerwise:
+            entries["stage"] = str(stage)  # a string: each stage gets a compiled graph
+        if noise and stage:
+            entries["kept"] = torch.rand(len(image), *self.shapes[stage - 1], device=image.device) >= noise
+        elif noise:
+            corrupted = image * (torch.rand(len(image), 1, *image.shape[2:], device=image.device) >= noise)
+        return {"image": image, "input": corrupted, **entries}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return the `code` and the `reconstruction`; layer-wise, a stage's `target` and its `reconstruction`."""
@@ -142,6 +151,25 @@ class Autoencoder(ImageTask):
             side, channels = stage_input.shape[2], stage_input.shape[1]
             yield ConvDecoder(stage_output.shape[1], (height, width), side, channels, self.options.norm)
 
+    def _corrupt_between_stages(self) -> None:
+        """Prepare to corrupt what each stage reads; raises SslkitError unless one module of the encoder ends each stage."""
+        ends = self.encoder.sequence()
+        with torch.no_grad(), in_eval_mode(self.encoder):
+            self.shapes = [output.shape[1:] for output in self.encoder.layers(self._example())]
+        if len(ends) != len(self.shapes):
+            raise SslkitError(
+                "noise between the stages of this encoder is not possible", "use resnet_micro, or no noise", flag="noise"
+            )
+        for stage, end in enumerate(ends[:-1], start=1):
+            end.register_forward_hook(partial(self._corrupt, stage))
+
+    def _corrupt(self, stage: int, end: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        """Set values of the map that a stage reads to zero while it is trained, and keep the map as it was."""
+        if self.corruption is None or self.corruption[0] != stage:
+            return output
+        self.clean = output
+        return output * self.corruption[1]
+
     def _predict_stage(self, batch: Batch) -> dict[str, Tensor]:
         stage = int(batch["stage"])
         layers = self.layers_of[0]
@@ -150,8 +178,12 @@ class Autoencoder(ImageTask):
             name: value if name in self.stages[stage] else value.detach()
             for name, value in (*layers.named_parameters(), *layers.named_buffers())
         }
+        self.corruption = (stage, batch["kept"]) if "kept" in batch else None
         outputs = functional_call(layers, fixed, (batch["input"],))
         target = outputs[stage - 1].detach() if stage else batch["image"]
+        if self.clean is not None:
+            target = self.clean.detach()
+        self.corruption = self.clean = None
         return {"target": target, "reconstruction": self.head[batch["stage"]](outputs[stage])}
 
 

@@ -76,6 +76,27 @@ def test_autoencoder_layerwise_trains_one_stage_after_the_other(build: Callable[
         assert output["target"].shape == output["reconstruction"].shape and not output["target"].requires_grad
 
 
+def test_autoencoder_layerwise_noise_hides_what_a_stage_reads(build: Callable[..., Any]) -> None:
+    task = build("autoencoder", layerwise=True, noise=0.4).eval()
+    task.clock.steps, task.clock.step = 101, 60
+    batch = task.transform(canvases(torch.rand(4, 3, 36, 36)))
+    maps = task.encoder.layers(batch["image"])
+    assert torch.equal(batch["input"], batch["image"]) and batch["kept"].shape == maps[1].shape
+    assert float((~batch["kept"]).float().mean()) == pytest.approx(0.4, abs=0.03)
+    output = task.predict(batch)
+    corrupted = task.encoder.sequence()[2](maps[1] * batch["kept"])
+    assert torch.allclose(output["target"], maps[1]) and not output["target"].requires_grad
+    assert torch.allclose(output["reconstruction"], task.head["2"](corrupted), atol=1e-5)
+    assert torch.equal(task.encoder.layers(batch["image"])[3], maps[3])  # features are read without noise
+    task.clock.step = 10
+    first = task.transform(canvases(0.1 + torch.rand(4, 3, 36, 36)))
+    assert "kept" not in first and (first["input"] == 0).any()
+    task_class, data = load_task("autoencoder"), DataInfo(64, 32)
+    encoder = RecipeBuilder(recipe_for("resnet18", 32), data)()
+    with pytest.raises(SslkitError, match="--noise: noise between the stages of this encoder is not possible"):
+        task_class(task_class.Options(layerwise=True, noise=0.4), encoder, data)
+
+
 @pytest.mark.slow
 def test_autoencoder_layerwise_compiles_for_each_stage(build: Callable[..., Any]) -> None:
     task = build("autoencoder", layerwise=True)
