@@ -1,11 +1,12 @@
-"""rbm and sparse_coding beside principal components of equal width, on drawn digits and on CIFAR-10.
+"""rbm and sparse_coding beside principal components of equal width, on digits and on CIFAR-10.
 
     python -m sslkit demo --images-only --out DIGITS
     tar -xzf cifar10.tar.gz -C CIFAR && python benchmarks/subset.py CIFAR
     python benchmarks/classics.py --digits DIGITS/images --cifar CIFAR --runs RUNS      # writes benchmarks/classics.json
 
-All features get the same classifier, that of probe/logreg-v1; principal components are of the training images' pixels. A run
-that is there goes on; `--models` chooses among rows.
+Digits are scikit-learn's, once as they are and once as the demo paints them, in random colors, sizes and places. All features
+get the same classifier, that of probe/logreg-v1; principal components are of the training images' pixels. A run that is there
+goes on; `--models` chooses among rows.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import torch
 from commands import provenance, sslkit
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from torch import Tensor
 
@@ -29,8 +31,10 @@ from sslkit.evaluation.statistics import Answers, compare_answers, interval_of_m
 
 MODELS: dict[str, tuple[str, int, list[Any]]] = {
     "rbm, digits": ("digits", 16, ["rbm", "--epochs", 40]),
+    "rbm, plain digits": ("plain", 16, ["rbm", "--channels", 1, "--epochs", 40]),
     "rbm, cifar10": ("cifar", 32, ["rbm", "--visible", "gaussian", "--epochs", 40, "--lr", 0.002]),
     "sparse_coding, digits": ("digits", 16, ["sparse_coding", "--epochs", 20]),
+    "sparse_coding, plain digits": ("plain", 16, ["sparse_coding", "--channels", 1, "--epochs", 20]),
     "sparse_coding, cifar10": ("cifar", 32, ["sparse_coding", "--epochs", 10]),
 }
 
@@ -47,6 +51,8 @@ def main() -> None:
         "digits": (digits / "train", digits / "test", []),
         "cifar": (cifar / "train.csv", cifar / "test.csv", ["--label", "label"]),
     }
+    plain = write_plain(runs / "plain")
+    data["plain"] = plain / "train", plain / "test", []
     file = Path(__file__).with_suffix(".json")
     for name in arguments.models.split(";"):
         result = measure(name, *data[MODELS[name][0]], runs / name.replace(", ", "-"))
@@ -92,6 +98,18 @@ def measure(name: str, train: Path, test: Path, labels: list[str], out: Path) ->
             row | {"task_is_better_by": [getattr(comparison, part) for part in ("difference", "low", "high", "p_value")]}
         )
     return {**provenance(), "test_samples": len(targets[1]), "rows": rows}
+
+
+def write_plain(folder: Path) -> Path:
+    """Write scikit-learn's digits as gray images of 16 px, the last third to test on."""
+    digits = load_digits()
+    split = len(digits.images) * 2 // 3
+    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        file = folder / ("train" if number < split else "test") / str(label) / f"{number:04}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray((pixels * 255 / 16).astype(np.uint8))
+        image.resize((16, 16), Image.Resampling.BICUBIC).save(file)
+    return folder
 
 
 def read_pixels(root: Path, paths: NDArray[Any], size: int) -> NDArray[np.float32]:
