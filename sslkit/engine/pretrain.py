@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from sslkit import registry
-from sslkit.contract.errors import SslkitError
+from sslkit.contract.errors import SslkitError, flag_name
 from sslkit.contract.modality import Modality
 from sslkit.contract.options import path_options
 from sslkit.contract.task import TARGETS, PretextTask
@@ -146,7 +147,17 @@ def prepare(spec: PretrainSpec, world: World = ALONE, fits_size: bool = True) ->
 def checked_options(spec: PretrainSpec, task_class: type[PretextTask], run: Path | None) -> dict[str, Any]:
     """Return the given options as they are recorded: validated, beside those of a run that goes on, and paths absolute."""
     recorded = read_spec(run).get("options", {}) if run is not None and holds_run(run) else {}
-    options = task_class.Options.model_validate({**recorded, **spec.options})
+    try:
+        options = task_class.Options.model_validate({**recorded, **spec.options})
+    except ValidationError as error:
+        places = [str(problem["loc"][0]) for problem in error.errors() if problem["loc"]]
+        altered = [name for name in places if name in recorded and name not in spec.options]
+        if not altered:
+            raise
+        problem = (
+            f"the run in {run} has {flag_name(altered[0])} {recorded[altered[0]]}, which {task_name(spec.task)} does not take"
+        )
+        raise SslkitError(problem, "another version of sslkit wrote it, or it was altered") from error
     values = options.model_dump(mode="json")
     paths = {name: getattr(options, name) for name in path_options(task_class.Options)}
     values |= {name: str(path.resolve()) for name, path in paths.items() if path is not None}

@@ -1,5 +1,7 @@
 """`sslkit preview`: a picture before training, and one of what a checkpoint says."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image
 
 from sslkit import registry
+from sslkit.engine.run_folder import SPEC
 from sslkit.image.examples import example_tokenizer
 
 Run = Callable[..., Any]
@@ -81,3 +84,13 @@ def test_bad_input(sslkit: Run, digits: Path, trained: Path, tmp_path: Path, mon
         ran = sslkit("preview", *words)
         assert ran.code == 2 and message in ran.err, (words, ran.err)
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_options_of_another_version_are_named(sslkit: Run, trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained.parent, run)
+    spec = json.loads((run / SPEC).read_text())
+    spec["options"]["turns"] = 4
+    (run / SPEC).write_text(json.dumps(spec))
+    ran = sslkit("preview", "rotation", "--ckpt", run / "model.safetensors", "--out", tmp_path / "out.png")
+    assert ran.code == 2 and "has --turns 4, which rotation does not take (another version of sslkit" in ran.err
