@@ -157,7 +157,7 @@ def test_fine_tuning_on_texts(bert: Path, families: Path, tmp_path: Path, sslkit
     assert [line.rsplit(",", 1)[0] for line in lines[:3]] == ["path,class", "labeled.tsv:2,a", "labeled.tsv:3,b"]
     for flags, message in (
         (["--mixup", "0.5"], "--mixup: it is for images, and this is text data"),
-        (["--recipe", "strong"], "--recipe: it changes images"),
+        (["--recipe", "strong"], "--recipe: it is for images"),
         (["--label", "none"], "--label: "),
         (["--unit", "byte"], "--unit: the encoder splits text into word (got byte)"),
     ):
