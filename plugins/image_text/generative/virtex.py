@@ -31,7 +31,7 @@ class VirTex(PretextTask):
         width: int = Field(default=128, ge=4, multiple_of=4, description="Width of the decoders (1,024 in the paper).")
         depth: int = Field(default=1, ge=1, le=24, description="Blocks of each decoder.")
         heads: int = Field(default=4, ge=1, description="Heads of attention, by which the width is divided (16 in the paper).")
-        dropout: Share = Field(default=0.1, description="Dropout in the decoders.")
+        dropout: Share = Field(default=0.0, lt=1, description="Dropout in the decoders (0.1 in the paper).")
         text_lr: float | None = Field(
             default=None, ge=0, description="Learning rate of the decoders; default: --lr (0.001 beside 0.2 in the paper)."
         )
@@ -59,6 +59,7 @@ class VirTex(PretextTask):
             "width": 1024,
             "heads": 16,
             "text_lr": 1e-3,
+            "dropout": 0.1,
             "crop_scale": 0.2,
             "vocabulary": 10_000,
             "context": 30,
