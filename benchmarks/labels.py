@@ -28,7 +28,7 @@ LADDER = ["--task", "rotation", "--shares", 0.01, "--shares", 0.1, "--seeds", 1,
 STUDENTS = {
     "no teacher": [],
     "hard": ["--distill", "hard"],
-    "soft": ["--distill", "soft"],
+    "soft": ["--distill", "soft", "--teacher-weight", 0.9],
     "token": ["--distill", "token"],
 }
 TEACHER = ["--encoder", "resnet_micro", "--epochs", 20]

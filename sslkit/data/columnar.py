@@ -99,6 +99,12 @@ def index_columnar(data: str, part: str, spec: OpenSpec, kind: FileKind) -> Inde
         return _annotate(index, data, files, schema, spec)
 
 
+def has_column(data: str, part: str, column: str) -> bool:
+    """Return whether a part of the data has a column."""
+    with _reporting(data):
+        return all(column in _schema(file).names for file in _files(Path(data), part))
+
+
 def read_texts(data: str, part: str, column: str) -> list[str]:
     """Return the texts in a column, such as captions; raises SslkitError if one is missing or empty."""
     files = _files(Path(data), part)

@@ -12,7 +12,7 @@ from sslkit.engine.teacher_file import build_teacher, read_teacher
 from sslkit.nn import Teacher, class_targets, classification_loss
 from sslkit.specs.train import FinetuneSpec
 
-_SOFT_WEIGHT = 0.9  # of the teacher: 1 - lambda in the paper
+_SOFT_WEIGHT = 0.1  # of the teacher: lambda in the paper
 
 
 class Distillation(nn.Module):

@@ -1,5 +1,6 @@
 """`sslkit ladder`: what few labels are worth, by what is trained with them and with the unlabeled samples beside them."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from sslkit.contract.errors import SslkitError
 from sslkit.contract.evaluation import Evaluation, Protocol
 from sslkit.contract.result import Data, Fit, Result, Role, Row, TestData, Training
 from sslkit.data.locations import find_parts
+from sslkit.encoders.build import check_requirements
+from sslkit.encoders.recipe import encoder_name
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.classifier import read_classifier
 from sslkit.engine.features import Features
@@ -25,18 +28,20 @@ from sslkit.evaluation.features import cached_features
 from sslkit.evaluation.finetune import checkpoint_size, finetune
 from sslkit.evaluation.metrics import mean_correct, score
 from sslkit.evaluation.models import Model
-from sslkit.evaluation.notes import count
+from sslkit.evaluation.notes import count, join_names
 from sslkit.evaluation.probe import Probe, fit_over_c
 from sslkit.evaluation.session import TrainingView
 from sslkit.evaluation.solvers import cross_entropy
 from sslkit.evaluation.splits import Parts, find_labeled, held_out_rows, labeled_fingerprint, source_of
 from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers, count_duplicates
-from sslkit.registry import TASKS, names
+from sslkit.registry import TASKS, load_modality, names
 from sslkit.specs.evaluation import LadderSpec
 from sslkit.specs.train import FinetuneSpec, PretrainSpec
 from sslkit.tasks.load import load_task
 
 SUPERVISED, PROBE, FINE_TUNED, JOINT, DISTILLED = "supervised only", "probe", "fine-tuned", "joint", "distilled"
+_FEWEST = 3  # labels of a class from which C is chosen on held-out ones
+_C = 0.1  # with fewer
 _MACHINE = ("device", "workers", "cache", "cache_limit", "reindex")
 
 
@@ -82,7 +87,7 @@ class Ladder(Evaluation):
             weights=trials.model.weights,
             data=data,
             rows=rows,
-            notes=[*_compare(rows), *trials.notes, f"{count(tests[0].n, 'test sample')}."],
+            notes=[*_compare(rows), *trials.notes, f"{join_names([count(test.n, 'test sample') for test in tests])}."],
             seconds=round(time.monotonic() - started_at, 1),
         )
         append_result(checkpoint.path.parent, result.to_json())
@@ -111,7 +116,7 @@ class _Trials:
         self.spec, self.checkpoint, self.parts, self.out = spec, checkpoint, parts, out
         recipe = checkpoint.recipe
         if "name" not in recipe:
-            raise SslkitError("its encoder has several parts, and no task trains it from labels", flag="ckpt")
+            raise SslkitError(f"no task trains {encoder_name(recipe)} from labels", "a plain encoder is needed", flag="ckpt")
         self.device = choose_device(spec.device)[0]
         self.model = Model(str(spec.ckpt), checkpoint.build_encoder(spec.encoder).to(self.device), checkpoint.size)
         self.source = source_of(checkpoint)
@@ -188,8 +193,19 @@ class _Trials:
         assert self.parts.train.labels is not None
         labels = torch.from_numpy(self.parts.train.labels[rows[places]])
         layers = {name: values[places] for name, values in self.train.layers.items()}
-        view = TrainingView(layers, labels, rows[places], self.train.hashes[places], self.parts.classes, self.device)
+        groups = self.parts.train.groups
+        view = TrainingView(
+            layers,
+            labels,
+            rows[places],
+            self.train.hashes[places],
+            self.parts.classes,
+            self.device,
+            None if groups is None else groups[rows[places]],
+        )
         settings = Probe.protocols[0].settings
+        if labels.bincount(minlength=len(self.parts.classes)).min() < _FEWEST:
+            settings = {**settings, "c": _C}
         predictor = fit_over_c(view, seed, settings, cross_entropy)
         fit = Fit(seed, labeled, dict(predictor.chosen), dict(predictor.held_out))
         return _Tested(fit, self.model.weights, [predictor.scores(test.layers) for test in self.tests], self.tests)
@@ -227,7 +243,12 @@ class _Trials:
         """Return the pretext task to train jointly with labels, the checkpoint's by default, or None and the reason."""
         name = self.spec.task or str(self.checkpoint.metadata["task"])
         if self.spec.task is not None:
-            load_task(name)
+            if _needs_options(name):
+                raise SslkitError(f"{name} needs options of its own", "choose another pretext task", flag="task")
+            joint = load_task(f"{name}+supervised")  # whether the two can be joined
+            check_requirements(
+                self.model.encoder, encoder_name(self.checkpoint.recipe), joint.requires, name, load_modality("image")
+            )
             return name, []
         if name not in names(TASKS) or "label" in load_task(name).needs or _needs_options(name):
             return None, [f"No joint row: the checkpoint was trained by {name}; name a pretext task with --task."]
@@ -253,15 +274,17 @@ def _name(rung: str, share: float) -> str:
 
 
 def _fit(run: PretrainResult, seed: int, labeled: int, share: float) -> Fit:
-    training = Training(run.run, share, run.steps, run.samples_per_second, run.seconds, run.loss)
+    loss = run.loss if run.loss is not None and math.isfinite(run.loss) else None
+    training = Training(run.run, share, run.steps, run.samples_per_second, run.seconds, loss)
     return Fit(seed, labeled, training=training)
 
 
 def _compare(rows: list[Row]) -> list[str]:
     """Return a sentence for each row that is compared with the supervised one."""
-    sentences = []
+    sentences, several = [], len({row.test for row in rows}) > 1
     for row in rows:
         for comparison in row.comparisons.values():
             difference, low, high = (100 * (value or 0.0) for value in (comparison.difference, comparison.low, comparison.high))
-            sentences.append(f"{row.model}: {difference:+.1f} points ({low:+.1f} to {high:+.1f}) against {SUPERVISED}.")
+            where = f", {row.test}" if several else ""
+            sentences.append(f"{row.model}{where}: {difference:+.1f} points ({low:+.1f} to {high:+.1f}) against {SUPERVISED}.")
     return sentences

@@ -34,6 +34,8 @@ class Supervised(PretextTask):
             raise SslkitError(
                 "softmax needs one label per sample, and some have several", "use sigmoid or multi-hot", flag="loss"
             )
+        if self.kind != "softmax" and spec.teacher is not None:
+            raise SslkitError("a teacher's classes exclude each other", "use softmax, or no --teacher", flag="loss")
         self.register_buffer("labels", labels, persistent=False)
 
     def build_head(self) -> nn.Module:

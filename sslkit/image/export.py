@@ -41,6 +41,9 @@ class _StateDict(Exporter):
         if not isinstance(encoder, ImageEncoder) or not from_library:
             raise SslkitError(f"{encoder_name(recipe)} is not a {self.library} model", "use --to pt2 or onnx", flag="to")
         model: Any = encoder.model
+        if recipe["options"].get("distilled"):
+            problem = f"the features of {recipe['name']} with distilled=true are two tokens, those of {self.library} their mean"
+            raise SslkitError(problem, "use --to pt2 or onnx", flag="to")
         if recipe["options"].get("norm") == "group":  # by which sslkit replaces BatchNorm
             problem = f"{recipe['name']} was trained with norm=group, which {self.library} does not have"
             raise SslkitError(problem, "use --to pt2 or onnx", flag="to")

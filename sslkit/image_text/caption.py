@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sslkit.console import show_progress
 from sslkit.contract.result import Data, Metric, Result, Role, Row, TestData
-from sslkit.data.columnar import is_columnar
+from sslkit.data.columnar import has_column, is_columnar
 from sslkit.data.index import Index
 from sslkit.data.locations import find_parts
 from sslkit.data.tables import read_columns
@@ -91,7 +91,8 @@ def caption(spec: CaptionSpec) -> CaptionResult:
             len(references),
             seen_in_pretraining=index.fingerprint() == checkpoint.metadata["data"],
         )
-        rows = _score(captioner, tokenizer, memory, written, references, test, weights)
+        names = [index.name(int(row)) for row in features.rows]
+        rows = _score(captioner, tokenizer, memory, written, references, names, test, weights)
         score = Result(
             verb="caption",
             protocol=None,
@@ -112,7 +113,7 @@ def _has_captions(location: str) -> bool:
     path = Path(location.partition("::")[0])
     if path.suffix.lower() == ".csv":
         return "caption" in read_columns(path)
-    return is_columnar(path, ImageSource.kind)
+    return is_columnar(path, ImageSource.kind) and has_column(str(path), location.partition("::")[2], "caption")
 
 
 def _write(captioner: Captioner, tokenizer: Tokenizer, memory: Tensor, beam: int) -> list[str]:
@@ -144,6 +145,7 @@ def _score(
     memory: Tensor,
     written: list[str],
     references: list[str],
+    names: list[str],
     test: TestData,
     weights: str,
 ) -> list[Row]:
@@ -153,13 +155,15 @@ def _score(
     normal = [tokenizer.decode(ids.tolist()) for ids in tokenizer.encode(references)]
     totals, rows = dict[str, Totals](), list[Row]()
     roles: dict[str, Role] = {CHECKPOINT: "checkpoint", _SHUFFLED: "random"}
-    order = np.roll(np.arange(len(memory)), 1)  # every image is replaced by the one before it
+    order = other_images(names)
     for name, role in roles.items():
-        shuffled = name == _SHUFFLED
-        totals[name] = Totals(_nats(captioner, memory[order] if shuffled else memory, tokens), sizes)
+        if (shuffled := name == _SHUFFLED) and order is None:
+            continue
+        places = np.arange(len(memory)) if order is None or not shuffled else order
+        totals[name] = Totals(_nats(captioner, memory[places], tokens), sizes)
         value = float(totals[name].sums.sum() / sizes.sum())
         low, high, method = interval_of_ratio(totals[name])
-        exact = float(np.mean([written[order[place] if shuffled else place] == text for place, text in enumerate(normal)]))
+        exact = float(np.mean([written[place] == text for place, text in zip(places, normal, strict=True)]))
         metrics = [
             Metric("nats per token", value, low, high, method, n=len(tokens), higher_is_better=False, unit="other"),
             Metric("exact captions", exact, n=len(tokens)),
@@ -168,6 +172,18 @@ def _score(
         comparisons = {} if comparison is None else {CHECKPOINT: comparison}
         rows.append(Row(name, metrics, test.name, comparisons=comparisons, weights=weights, role=role))
     return adjust_comparisons(rows)
+
+
+def other_images(names: list[str]) -> NDArray[np.int64] | None:
+    """Return for each row the place of a row with another image, each once; None if an image has more than half of the rows."""
+    ids, counts = np.unique(names, return_inverse=True, return_counts=True)[1:]
+    most = int(counts.max())
+    if 2 * most > len(names):
+        return None
+    order = np.argsort(ids, kind="stable")
+    other = np.empty_like(order)
+    other[order] = np.roll(order, most)
+    return other
 
 
 def _encode(captioner: Captioner, tokenizer: Tokenizer, captions: list[str]) -> Tensor:

@@ -14,6 +14,7 @@ from sslkit.text.tokenizer import CLS, END, PAD, SPECIALS, Tokenizer
 
 PART = "captioner"  # of a checkpoint
 _DEVIATION = 0.02  # of initial weights
+_DEEPEST = 64  # blocks of a decoder
 
 
 class DecoderBlock(nn.Module):
@@ -184,9 +185,14 @@ def read_captioner(checkpoint: Checkpoint) -> Captioner:
     names = _Settings.__dataclass_fields__
     if any(type(described.get(name)) is not int or not 0 < described[name] <= 2**24 for name in names):
         raise SslkitError(f"{checkpoint.path} does not describe its captioner", "the file was altered", flag="ckpt")
+    if described["width"] % described["heads"] or described["ids"] <= len(SPECIALS) or described["depth"] > _DEEPEST:
+        raise SslkitError(f"{checkpoint.path} does not describe its captioner", "the file was altered", flag="ckpt")
     backward = any(name.startswith("decoders.backwards.") for name in state)
     with torch.device("meta"):
         captioner = Captioner(**{name: described[name] for name in names}, backward=backward, dropout=0.0)
-    captioner = captioner.to_empty(device="cpu")
+    if {name: value.shape for name, value in captioner.state_dict().items()} == {
+        name: value.shape for name, value in state.items()
+    }:
+        captioner = captioner.to_empty(device="cpu")  # not before: an altered file could ask for any amount of memory
     load_strictly(captioner, state, str(checkpoint.path))
     return captioner.eval()

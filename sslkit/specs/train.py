@@ -158,7 +158,7 @@ class FinetuneSpec(TrainSpec):
         description="hard: the teacher's likeliest class; soft: its probabilities; token: hard, by DeiT's distillation token.",
     )
     teacher_weight: Annotated[float, Field(ge=0, le=1)] | Auto = Field(
-        default="auto", description="Weight of the teacher in the loss, the labels' is the rest; auto: 0.5, or 0.9 if soft."
+        default="auto", description="Weight of the teacher in the loss, the labels' is the rest; auto: 0.5, or 0.1 if soft."
     )
     teacher_temperature: float = Field(default=3.0, gt=0, description="Temperature of both softmaxes with --distill soft.")
     epochs: Count | Auto = Field(default=20, description="Passes over the data; alternatives: --steps, --minutes.")

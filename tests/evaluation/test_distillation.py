@@ -74,7 +74,7 @@ def test_losses_against_naive_loops(teacher: Path, distill: str) -> None:
             target = prepared["taught"][row]
             student_log = (taught / 2).log_softmax(0)
             divergence = sum(float(target[c] * (target[c].log() - student_log[c])) for c in range(3))
-            expected += 0.1 * of_label + 0.9 * 4 * divergence
+            expected += 0.9 * of_label + 0.1 * 4 * divergence
         else:
             expected += 0.5 * of_label - 0.5 * float(taught.log_softmax(0)[prepared["taught"][row].argmax()])
     assert task.loss(output, prepared).item() == pytest.approx(expected / 8, rel=1e-5)
@@ -113,6 +113,7 @@ def test_timms_distilled_models_have_both_tokens_in_their_features() -> None:
     [
         ({"distill": "token", "options": {}}, "--distill: token needs an encoder with a distillation token"),
         ({"classes": ("cat", "dog", "elk")}, "--teacher: the teacher knows 3 classes, the data has 3; only one has elk"),
+        ({"loss": "sigmoid"}, "--loss: a teacher's classes exclude each other"),
         ({"teacher": "nowhere.safetensors"}, "--teacher: nowhere.safetensors"),
     ],
 )

@@ -35,7 +35,8 @@ class CLIP(PretextTask):
         text_depth: int = Field(default=2, ge=1, le=48, description="Blocks of the text transformer (12 in the paper).")
         width: int = Field(default=128, ge=1, description="Width of the joint embedding (512 in the paper).")
         loss: Literal["softmax", "sigmoid"] = Field(
-            default="softmax", description="softmax: find the partner in the batch; sigmoid: judge every pair alone (SigLIP)."
+            default="softmax",
+            description="softmax: find the partner in the batch; sigmoid: classify every pair by itself (SigLIP).",
         )
         temperature: Annotated[float, Field(ge=0.01, le=1)] | Literal["auto"] = Field(
             default="auto", description="Initial temperature, which is learned; auto: 0.07, or 0.1 with a sigmoid."
@@ -45,7 +46,7 @@ class CLIP(PretextTask):
             default=-10.0, ge=-100, le=100, description="Initial bias of the sigmoid: at first, nearly no pair matches."
         )
         image_weight: Share = Field(
-            default=0.5, description="Weight of finding the caption of an image, of finding the image the rest (softmax)."
+            default=0.5, description="Weight of the image-to-text loss, text-to-image gets the rest (softmax; 0.75 in ConVIRT)."
         )
         label_smoothing: float = Field(
             default=0.0, ge=0, lt=1, description="Share of the target spread over all pairs (softmax; 0.1 in ALIGN)."

@@ -30,7 +30,7 @@ class VirTex(PretextTask):
         directions: Literal["both", "forward"] = Field(default="both", description="Directions in which captions are written.")
         width: int = Field(default=128, ge=4, multiple_of=4, description="Width of the decoders (1,024 in the paper).")
         depth: int = Field(default=1, ge=1, le=24, description="Blocks of each decoder.")
-        heads: int = Field(default=4, ge=1, description="Heads of attention, by which the width is divided (16 in the paper).")
+        heads: int = Field(default=4, ge=1, description="Attention heads; must divide --width (16 in the paper).")
         dropout: Share = Field(default=0.0, lt=1, description="Dropout in the decoders (0.1 in the paper).")
         text_lr: float | None = Field(
             default=None, ge=0, description="Learning rate of the decoders; default: --lr (0.001 beside 0.2 in the paper)."
@@ -72,11 +72,12 @@ class VirTex(PretextTask):
         options, details = self.options, self.data.details
         if details["text_checkpoint"] is not None:
             raise SslkitError("virtex has no text tower that could start from it", "leave it out", flag="init_part")
-        ids = Tokenizer.from_bytes(details["tokenizer"]).size
+        tokenizer = Tokenizer.from_bytes(details["tokenizer"])
+        ids, self.words = tokenizer.size, tokenizer.first_special
         if options.target == "bag":
             return nn.Linear(self.encoder.width, ids)
         if options.width % options.heads:
-            raise SslkitError(f"a width of {options.width} is not divided by {options.heads} heads", flag="heads")
+            raise SslkitError(f"{options.heads} does not divide the width of {options.width}", flag="heads")
         self.settings = {
             "features": self.encoder.width,
             "ids": ids,
@@ -99,7 +100,7 @@ class VirTex(PretextTask):
         assert isinstance(self.head, nn.Linear)
         ids = self.head.out_features
         occurs = torch.zeros(len(tokens), ids, device=tokens.device).scatter_(1, tokens, 1.0)
-        occurs[:, Tokenizer.from_bytes(self.data.details["tokenizer"]).first_special :] = 0
+        occurs[:, self.words :] = 0
         return {"image": image, "target": class_targets(occurs, ids)}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:

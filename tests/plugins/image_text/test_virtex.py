@@ -14,6 +14,7 @@ from torch import Tensor
 from sslkit import DataInfo, SslkitError, read_model
 from sslkit.encoders.builder import RecipeBuilder
 from sslkit.encoders.recipe import recipe_for
+from sslkit.image_text.caption import other_images
 from sslkit.image_text.captioner import Captioner, read_captioner
 from sslkit.image_text.source import ImageTextSource
 from sslkit.tasks.load import load_task
@@ -125,8 +126,16 @@ def test_beam_search_finds_the_likeliest_caption() -> None:
     assert torch.equal(greedy[:, 0], first.argmax(dim=1))
 
 
+def test_another_image_is_another_one_even_with_several_captions() -> None:
+    names = ["a"] * 5 + ["b"] * 2 + ["c"] * 5
+    order = other_images(names)
+    assert order is not None and sorted(order) == list(range(12))
+    assert all(names[place] != name for place, name in zip(order, names, strict=True))
+    assert other_images(["a"] * 3 + ["b"]) is None
+
+
 def test_what_is_refused() -> None:
-    with pytest.raises(SslkitError, match="--heads: a width of 16 is not divided by 3 heads"):
+    with pytest.raises(SslkitError, match="--heads: 3 does not divide the width of 16"):
         virtex(heads=3)
     with pytest.raises(SslkitError, match="--init-part: virtex has no text tower"):
         virtex(text_checkpoint="text.safetensors")
