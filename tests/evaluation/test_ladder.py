@@ -20,13 +20,20 @@ from sslkit.specs.use import PredictSpec
 Run = Callable[..., Any]
 
 
-def spec(trained: Path, digits: Path, out: Path, **values: Any) -> LadderSpec:
+@pytest.fixture
+def pretrained(trained: Path, tmp_path: Path) -> Path:
+    """Copy the run, to whose results a ladder adds its own."""
+    shutil.copytree(trained.parent, tmp_path / "pretrained")
+    return tmp_path / "pretrained" / "model.safetensors"
+
+
+def spec(pretrained: Path, digits: Path, out: Path, **values: Any) -> LadderSpec:
     quick = {"steps": 3, "seeds": 1, "batch_size": 8, "workers": 0}
-    return LadderSpec(ckpt=str(trained), data=str(digits), out=str(out), **{**quick, **values})
+    return LadderSpec(ckpt=str(pretrained), data=str(digits), out=str(out), **{**quick, **values})
 
 
-def test_rungs_are_compared_with_supervised_training_alone(trained: Path, digits: Path, tmp_path: Path) -> None:
-    result = ladder(spec(trained, digits, tmp_path / "out", shares=[0.5, 1.0]))
+def test_rungs_are_compared_with_supervised_training_alone(pretrained: Path, digits: Path, tmp_path: Path) -> None:
+    result = ladder(spec(pretrained, digits, tmp_path / "out", shares=[0.5, 1.0]))
     rungs = ["probe", "fine-tuned", "distilled", "joint", "supervised only"]
     assert [row.model for row in result.rows] == [f"{rung}, 50% of the labels" for rung in rungs] + rungs
     half = result.rows[4]
@@ -40,8 +47,8 @@ def test_rungs_are_compared_with_supervised_training_alone(trained: Path, digits
     assert any("against supervised only" in note for note in result.notes)
 
 
-def test_accuracies_are_those_of_the_kept_classifiers(trained: Path, digits: Path, tmp_path: Path) -> None:
-    result = ladder(spec(trained, digits, tmp_path / "out", shares=[0.5]))
+def test_accuracies_are_those_of_the_kept_classifiers(pretrained: Path, digits: Path, tmp_path: Path) -> None:
+    result = ladder(spec(pretrained, digits, tmp_path / "out", shares=[0.5]))
     folder = tmp_path / "out" / "share-50-seed-0"
     for rung in ("fine-tuned", "distilled", "joint", "supervised-only"):
         file = tmp_path / "classes.csv"
@@ -58,9 +65,9 @@ def test_accuracies_are_those_of_the_kept_classifiers(trained: Path, digits: Pat
     assert read_classifier(read_model(folder / "joint" / "model.safetensors")).classes
 
 
-def test_a_ladder_goes_on_where_it_stopped(sslkit: Run, trained: Path, digits: Path, tmp_path: Path) -> None:
+def test_a_ladder_goes_on_where_it_stopped(sslkit: Run, pretrained: Path, digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    flags = ["ladder", "--ckpt", trained, "--data", digits, "--steps", 3, "--batch-size", 8]
+    flags = ["ladder", "--ckpt", pretrained, "--data", digits, "--steps", 3, "--batch-size", 8]
     flags += ["--seeds", 2, "--shares", 0.5, "--workers", 0, "--out", out]
     first = sslkit(*flags, "--json").json
     assert sslkit(*flags).code == 2
@@ -70,9 +77,13 @@ def test_a_ladder_goes_on_where_it_stopped(sslkit: Run, trained: Path, digits: P
     assert first["rows"][0]["metrics"][0]["deviation"] is not None
 
 
-def test_what_is_refused(sslkit: Run, trained: Path, digits: Path, tmp_path: Path) -> None:
+def test_what_is_refused(sslkit: Run, pretrained: Path, digits: Path, tmp_path: Path) -> None:
+    ladder(spec(pretrained, digits, tmp_path / "few", shares=[0.01]))  # one label of each class
     with pytest.raises(SslkitError, match="--test: missing"):
-        ladder(LadderSpec(ckpt=str(trained), data=str(digits / "train"), out=str(tmp_path / "out"), workers=0))
+        ladder(LadderSpec(ckpt=str(pretrained), data=str(digits / "train"), out=str(tmp_path / "out"), workers=0))
     assert not (tmp_path / "out").exists()
-    ran = sslkit("ladder", "--ckpt", trained, "--data", digits, "--task", "nothing", "--workers", 0)
+    ran = sslkit("ladder", "--ckpt", pretrained, "--data", digits, "--task", "nothing", "--workers", 0)
     assert ran.code == 2 and "nothing" in ran.err
+    for task, message in (("clusterfit", "--task: clusterfit needs options of its own"), ("mae", "requires tokens")):
+        ran = sslkit("ladder", "--ckpt", pretrained, "--data", digits, "--task", task, "--workers", 0, "--out", tmp_path / "no")
+        assert ran.code == 2 and message in ran.err and not (tmp_path / "no").exists()
