@@ -24,6 +24,13 @@ class Classifier:
         return scores.sigmoid() if self.sigmoid else scores.softmax(dim=1)
 
 
+def choose_loss(loss: str, several: bool) -> str:
+    """Return the loss that `auto` stands for; raises SslkitError for a softmax where samples have `several` labels."""
+    if loss == "softmax" and several:
+        raise SslkitError("softmax needs one label per sample, and some have several", "use sigmoid or multi-hot", flag="loss")
+    return ("sigmoid" if several else "softmax") if loss == "auto" else loss
+
+
 def describe_classifier(classes: Sequence[str], loss: str, several: bool) -> dict[str, Any]:
     """Return what a task adds to a checkpoint's description so that `read_classifier` can read its `head`."""
     return {"classes": list(classes), "loss": loss, **({"several_labels": True} if several else {})}

@@ -62,9 +62,9 @@ class Ladder(Evaluation):
     )
 
     def run(self, spec: LadderSpec) -> Result:
-        """Train and test every rung for each share and draw of the labels; rows are compared with the supervised one.
+        """Train and test every rung for each share and draw of the labels; rows are compared with supervised training alone.
 
-        Raises SslkitError without a test part: all labels but the drawn ones are hidden from training, not those of a part.
+        Raises SslkitError without a test part: training may see every sample of `--data`.
         """
         started_at = time.monotonic()
         out = _choose_out(spec)
@@ -245,7 +245,7 @@ class _Trials:
         if self.spec.task is not None:
             if _needs_options(name):
                 raise SslkitError(f"{name} needs options of its own", "choose another pretext task", flag="task")
-            joint = load_task(f"{name}+supervised")  # whether the two can be joined
+            joint = load_task(f"{name}+supervised")  # raises an error if they cannot be trained together
             check_requirements(
                 self.model.encoder, encoder_name(self.checkpoint.recipe), joint.requires, name, load_modality("image")
             )
@@ -280,7 +280,7 @@ def _fit(run: PretrainResult, seed: int, labeled: int, share: float) -> Fit:
 
 
 def _compare(rows: list[Row]) -> list[str]:
-    """Return a sentence for each row that is compared with the supervised one."""
+    """Return a sentence for each row about its difference to supervised training alone."""
     sentences, several = [], len({row.test for row in rows}) > 1
     for row in rows:
         for comparison in row.comparisons.values():

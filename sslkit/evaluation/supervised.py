@@ -10,6 +10,7 @@ from sslkit.contract.errors import SslkitError
 from sslkit.contract.task import Batch, DataInfo, PretextTask
 from sslkit.encoders.drop_path import drop_paths
 from sslkit.encoders.recipe import encoder_name
+from sslkit.engine.classifier import choose_loss
 from sslkit.engine.micro_batches import BATCH_NORM
 from sslkit.evaluation.distillation import Distillation, TwoHeads
 from sslkit.nn import Teacher, class_targets, classification_loss, early_momentum, top_class_correct
@@ -28,12 +29,7 @@ class Supervised(PretextTask):
         self.class_names, self.classes = classes, len(classes)
         self.augment = load_modality(data.modality).augmentation(spec, data, self.classes)
         super().__init__(spec, encoder, data)
-        several = labels.dim() == 2
-        self.kind = ("sigmoid" if several else "softmax") if spec.loss == "auto" else spec.loss
-        if self.kind == "softmax" and several:
-            raise SslkitError(
-                "softmax needs one label per sample, and some have several", "use sigmoid or multi-hot", flag="loss"
-            )
+        self.kind = choose_loss(spec.loss, several=labels.dim() == 2)
         if self.kind != "softmax" and spec.teacher is not None:
             raise SslkitError("a teacher's classes exclude each other", "use softmax, or no --teacher", flag="loss")
         self.register_buffer("labels", labels, persistent=False)

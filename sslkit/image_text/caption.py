@@ -150,9 +150,10 @@ def _score(
     weights: str,
 ) -> list[Row]:
     """Return the nats per token of known captions and how many are written exactly, by their images and by others."""
-    tokens = _encode(captioner, tokenizer, references)
+    encoded = tokenizer.encode(references)
+    tokens = torch.from_numpy(caption_framing(tokenizer).pad(encoded, captioner.length)).long()
     sizes = (~captioner.is_padding(tokens)).sum(dim=1).double().numpy()
-    normal = [tokenizer.decode(ids.tolist()) for ids in tokenizer.encode(references)]
+    normal = [tokenizer.decode(ids.tolist()) for ids in encoded]
     totals, rows = dict[str, Totals](), list[Row]()
     roles: dict[str, Role] = {CHECKPOINT: "checkpoint", _SHUFFLED: "random"}
     order = other_images(names)
@@ -184,16 +185,6 @@ def other_images(names: list[str]) -> NDArray[np.int64] | None:
     other = np.empty_like(order)
     other[order] = np.roll(order, most)
     return other
-
-
-def _encode(captioner: Captioner, tokenizer: Tokenizer, captions: list[str]) -> Tensor:
-    """Return the tokens of captions `[N, length]`, END behind each, padded."""
-    frame = caption_framing(tokenizer)
-    tokens = torch.full((len(captions), captioner.length), frame.padding)
-    for row, ids in enumerate(tokenizer.encode(captions)):
-        framed = frame([ids], captioner.length)
-        tokens[row, : len(framed)] = torch.from_numpy(framed)
-    return tokens
 
 
 @torch.no_grad()

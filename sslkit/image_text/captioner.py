@@ -1,8 +1,5 @@
 """Decoders that write the caption of an image, token by token, and how they are asked: greedily or by beam search."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,11 +7,14 @@ from torch import Tensor, nn
 from sslkit.contract.errors import SslkitError
 from sslkit.engine.checkpoint import Checkpoint, load_strictly
 from sslkit.nn import Attention, feed_forward
+from sslkit.text.language_model import token_nats
 from sslkit.text.tokenizer import CLS, END, PAD, SPECIALS, Tokenizer
 
 PART = "captioner"  # of a checkpoint
 _DEVIATION = 0.02  # of initial weights
 _DEEPEST = 64  # blocks of a decoder
+_SETTINGS = ("features", "ids", "length", "width", "depth", "heads", "letters")  # that a checkpoint describes, under PART
+_LARGEST = 2**24
 
 
 class DecoderBlock(nn.Module):
@@ -75,13 +75,7 @@ class Captioner(nn.Module):
 
     def tokenizer(self) -> Tokenizer:
         """Return the tokenizer that is kept; raises SslkitError if it is not that of the vectors."""
-        try:
-            tokenizer = Tokenizer.from_bytes(self.spelling.cpu().numpy().tobytes())
-        except (ValueError, RecursionError) as error:
-            raise SslkitError("the tokenizer in the checkpoint is damaged", "the file was altered", flag="ckpt") from error
-        if tokenizer.size != self.token.num_embeddings:
-            raise SslkitError("the tokenizer in the checkpoint is another one", "the file was altered", flag="ckpt")
-        return tokenizer
+        return Tokenizer.from_checkpoint(self.spelling.cpu().numpy().tobytes(), self.token.num_embeddings)
 
     def look(self, feature_map: Tensor) -> Tensor:
         """Return the places of feature maps `[B, C, h, w]` as vectors, `[B, h * w, width]`."""
@@ -114,9 +108,11 @@ class Captioner(nn.Module):
 
     def nats(self, memory: Tensor, tokens: Tensor, direction: str = "forwards") -> Tensor:
         """Return -log p of each token of captions `[B, T]`, in nats; 0 for padding."""
-        logits = self(memory, self.shift(tokens), direction).float()
-        losses = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
-        return losses.masked_fill(self.is_padding(tokens), 0)
+        return self.nats_of(self(memory, self.shift(tokens), direction).float(), tokens)
+
+    def nats_of(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        """Return -log p of each token of captions `[B, T]`, in nats, from logits `[B, T, ids]`; 0 for padding."""
+        return token_nats(logits, tokens).masked_fill(self.is_padding(tokens), 0)
 
     @torch.no_grad()
     def write(self, memory: Tensor, beam: int = 1) -> Tensor:
@@ -156,22 +152,6 @@ class Captioner(nn.Module):
         )
 
 
-def describe_captioner(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return what a task adds to a checkpoint's description so that `read_captioner` can build its decoders."""
-    return {PART: settings}
-
-
-@dataclass(frozen=True)
-class _Settings:
-    features: int
-    ids: int
-    length: int
-    width: int
-    depth: int
-    heads: int
-    letters: int
-
-
 def read_captioner(checkpoint: Checkpoint) -> Captioner:
     """Return the decoders of a checkpoint in eval mode; raises SslkitError if it has none."""
     described = checkpoint.metadata.get("task_metadata", {}).get(PART)
@@ -182,14 +162,17 @@ def read_captioner(checkpoint: Checkpoint) -> Captioner:
             "expected a checkpoint of virtex",
             flag="ckpt",
         )
-    names = _Settings.__dataclass_fields__
-    if any(type(described.get(name)) is not int or not 0 < described[name] <= 2**24 for name in names):
-        raise SslkitError(f"{checkpoint.path} does not describe its captioner", "the file was altered", flag="ckpt")
-    if described["width"] % described["heads"] or described["ids"] <= len(SPECIALS) or described["depth"] > _DEEPEST:
+    whole = all(type(described.get(name)) is int and 0 < described[name] <= _LARGEST for name in _SETTINGS)
+    if (
+        not whole
+        or described["width"] % described["heads"]
+        or described["ids"] <= len(SPECIALS)
+        or described["depth"] > _DEEPEST
+    ):
         raise SslkitError(f"{checkpoint.path} does not describe its captioner", "the file was altered", flag="ckpt")
     backward = any(name.startswith("decoders.backwards.") for name in state)
     with torch.device("meta"):
-        captioner = Captioner(**{name: described[name] for name in names}, backward=backward, dropout=0.0)
+        captioner = Captioner(**{name: described[name] for name in _SETTINGS}, backward=backward, dropout=0.0)
     if {name: value.shape for name, value in captioner.state_dict().items()} == {
         name: value.shape for name, value in state.items()
     }:

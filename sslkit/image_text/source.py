@@ -60,10 +60,7 @@ class ImageTextSource(ImageSource):
         encoded = tokenizer.encode(captions)
         needed = max(len(frame([ids], sys.maxsize)) for ids in encoded)
         length = min(longest, needed)
-        tokens = np.full((len(captions), length), frame.padding, dtype=np.int32)
-        for row, ids in enumerate(encoded):
-            framed = frame([ids], length)
-            tokens[row, : len(framed)] = framed
+        tokens = frame.pad(encoded, length)
         cut = sum(len(frame([ids], sys.maxsize)) > length for ids in encoded)
         if cut:
             say_once(f"{cut:,} captions are longer than {length} tokens: their ends are left out")

@@ -67,10 +67,7 @@ class Towers:
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> Tensor:
         """Return unit vectors of texts, `[N, D]`, on the CPU."""
-        tokens = torch.full((len(texts), self.length), self.frame.padding)
-        for row, ids in enumerate(self.tokenizer.encode(texts)):
-            framed = self.frame([ids], self.length)
-            tokens[row, : len(framed)] = torch.from_numpy(framed)
+        tokens = torch.from_numpy(self.frame.pad(self.tokenizer.encode(texts), self.length)).long()
         vectors = [self.text(chunk.to(self.text.device)).float().cpu() for chunk in tokens.split(_CHUNK)]
         return F.normalize(self.text_projector(torch.cat(vectors)), dim=1)
 

@@ -86,6 +86,18 @@ class Tokenizer:
             raise ValueError("its pieces are not distinct")
         return cls(unit, pieces)
 
+    @classmethod
+    def from_checkpoint(cls, content: bytes, ids: int) -> Self:
+        """Return the tokenizer that a checkpoint keeps for so many ids; raises SslkitError if it is damaged or another one."""
+        try:
+            tokenizer = cls.from_bytes(content)
+        except (ValueError, RecursionError) as error:
+            raise SslkitError("the tokenizer in the checkpoint is damaged", "the file was altered", flag="ckpt") from error
+        if tokenizer.size != ids:
+            problem = f"the tokenizer in the checkpoint has {tokenizer.size} ids, its encoder {ids}"
+            raise SslkitError(problem, "the file was altered", flag="ckpt")
+        return tokenizer
+
     def to_bytes(self) -> bytes:
         """Return all of it as JSON."""
         pieces = [" ".join(pair) for pair in self.merges] if self.unit == "bpe" else self.pieces

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sslkit import Batch, ImageTask, Paper, SslkitError
 from sslkit.encoders.drop_path import drop_paths
-from sslkit.engine.classifier import describe_classifier
+from sslkit.engine.classifier import choose_loss, describe_classifier
 from sslkit.image.augmentation import ImageAugmentation
 from sslkit.image.mixing import draw_mixing, mix
 from sslkit.image.transforms import right_angle_rotations
@@ -80,15 +80,11 @@ class Supervised(ImageTask):
         """Set up augmentation, stochastic depth, averaged weights, and mixing inside the encoder."""
         options = self.options
         mixes = options.mixup > 0 or options.cutmix > 0
-        if options.loss == "softmax" and self.data.several_labels:
-            raise SslkitError(
-                "softmax needs one label per sample, and some have several", "use sigmoid or multi-hot", flag="loss"
-            )
+        self.kind = choose_loss(options.loss, self.data.several_labels)
         if options.all_rotations and mixes:
             raise SslkitError("the rotations of an image are not mixed", "leave mixup and cutmix out", flag="all_rotations")
         if options.mixup_layer and not mixes:
             raise SslkitError("nothing is mixed", "set --mixup or --cutmix, too", flag="mixup_layer")
-        self.kind = ("sigmoid" if self.data.several_labels else "softmax") if options.loss == "auto" else options.loss
         self.augmentation = ImageAugmentation(options, self.data.size)
         if options.drop_path:
             drop_paths(self.encoder, options.drop_path)

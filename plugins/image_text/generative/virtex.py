@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from sslkit import Batch, Paper, PretextTask, SslkitError, TaskOptions
 from sslkit.image.transforms import random_resized_crop
 from sslkit.image.views import CropScale, Share
-from sslkit.image_text.captioner import PART, Captioner, describe_captioner
+from sslkit.image_text.captioner import PART, Captioner
 from sslkit.nn import class_targets, classification_loss
-from sslkit.text.language_model import token_nats
 from sslkit.text.tokenizer import Tokenizer
 
 
@@ -162,7 +161,7 @@ class VirTex(PretextTask):
 
     def metadata(self) -> dict[str, Any]:
         """Return what the decoders are built with."""
-        return describe_captioner(self.settings) if isinstance(self.head, Captioner) else {}
+        return {PART: self.settings} if isinstance(self.head, Captioner) else {}
 
     preview_columns: ClassVar = ("image",)
 
@@ -175,5 +174,4 @@ class VirTex(PretextTask):
     def _nats(self, logits: Tensor, batch: Batch, direction: str) -> Tensor:
         """Return -log p of each token `[B, T]`; 0 for padding."""
         assert isinstance(self.head, Captioner)
-        tokens = self._captions(batch, direction)
-        return token_nats(logits, tokens).masked_fill(self.head.is_padding(tokens), 0)
+        return self.head.nats_of(logits, self._captions(batch, direction))

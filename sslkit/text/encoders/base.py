@@ -38,6 +38,14 @@ class Framing:
             parts += [text[:length], np.array(self.end, dtype=np.int32)]
         return np.concatenate(parts)
 
+    def pad(self, texts: list[Ids], size: int) -> Ids:
+        """Return framed texts as rows of `size` tokens, `[N, size]`, cut or padded."""
+        tokens = np.full((len(texts), size), self.padding, dtype=np.int32)
+        for row, ids in enumerate(texts):
+            framed = self([ids], size)
+            tokens[row, : len(framed)] = framed
+        return tokens
+
 
 class TokenEncoder(Encoder):
     """Base of encoders of token ids, int64 `[B, T]`, that keep their tokenizer."""
@@ -102,14 +110,7 @@ class TextEncoder(TokenEncoder):
 
     def tokenizer(self) -> Tokenizer:
         """Return the tokenizer that is kept; raises SslkitError if it is not that of the vectors."""
-        try:
-            tokenizer = Tokenizer.from_bytes(self.spelling.cpu().numpy().tobytes())
-        except (ValueError, RecursionError) as error:
-            raise SslkitError("the tokenizer in the checkpoint is damaged", "the file was altered", flag="ckpt") from error
-        if tokenizer.size != self.in_channels:
-            problem = f"the tokenizer in the checkpoint has {tokenizer.size} ids, its encoder {self.in_channels}"
-            raise SslkitError(problem, "the file was altered", flag="ckpt")
-        return tokenizer
+        return Tokenizer.from_checkpoint(self.spelling.cpu().numpy().tobytes(), self.in_channels)
 
     def framing(self) -> Framing:
         """Return class token and separators, where the encoder has a class token."""
