@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def measure(name: str, train: Path, test: Path, labels: list[str], out: Path) -> dict[str, Any]:
-    """Train a model, or go on; classify by its features, by principal components of equal width, and by pixels."""
+    """Train a model, or go on; classify by its features and by principal components of equal width."""
     _, size, flags = MODELS[name]
     sslkit("pretrain", *flags, "--data", train, "--size", size, "--out", out, "--resume")
     parts = []
@@ -78,7 +78,6 @@ def measure(name: str, train: Path, test: Path, labels: list[str], out: Path) ->
     inputs = {
         flags[0]: features,
         "principal components": [components.transform(values).astype(np.float32) for values in pixels],
-        "pixels": pixels,
     }
     classes = tuple(sorted(set(parts[0]["labels"])))
     targets = [torch.tensor([classes.index(label) for label in part["labels"]]) for part in parts]
