@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from commands import logged, provenance, row_of, sslkit
+from PIL import Image
 
 PAIRS = 48_000  # that every model of clip sees
+SQUARE = 112  # pixels of a side of NLVR's drawings
+SIZES = {"emoji": ["--size", 64], "drawings": ["--size", SQUARE, "--crop-scale", 1]}
 MODELS = {
     f"clip {loss} {batch} {data}": (data, ["clip", "--loss", loss, "--batch-size", batch, "--steps", PAIRS // batch])
     for data in ("emoji", "drawings")
@@ -53,9 +56,25 @@ def write_emoji(folder: Path, runs: Path) -> tuple[Path, Path]:
 
 
 def write_drawings(folder: Path, runs: Path) -> tuple[Path, Path]:
-    """Write the drawings of which the sentence is true."""
-    train, test = ([row for row in read(folder / f"{part}.csv") if row["label"] == "true"] for part in ("train", "test"))
+    """Write the drawings of which the sentence is true, as squares: of long images, crops would show a part."""
+    train, test = (
+        [{**row, "path": str(fold(Path(row["path"]), runs))} for row in read(folder / f"{part}.csv") if row["label"] == "true"]
+        for part in ("train", "test")
+    )
     return write(runs / "drawings-train.csv", train), write(runs / "drawings-test.csv", test)
+
+
+def fold(drawing: Path, runs: Path) -> Path:
+    """Write the three boxes of a drawing of 200 by 50 px, whose order means nothing, into a square; return its file."""
+    file = runs / "drawings" / drawing.parent.name / drawing.name
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        square = Image.new("RGB", (SQUARE, SQUARE), (128, 128, 128))
+        with Image.open(drawing) as image:
+            for left, corner in ((0, (0, 0)), (75, (SQUARE - 50, 0)), (150, (0, SQUARE - 50))):
+                square.paste(image.convert("RGB").crop((left, 0, left + 50, 50)), corner)
+        square.save(file)
+    return file
 
 
 def read(table: Path) -> list[dict[str, str]]:
@@ -76,7 +95,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
 def measure(name: str, train: Path, test: Path, out: Path) -> dict[str, Any]:
     """Train a model, or go on; return what it reaches on images that were not trained on."""
     data, (task, *flags) = MODELS[name]
-    sslkit("pretrain", task, "--data", train, "--size", 64, *flags, "--out", out, "--resume")
+    sslkit("pretrain", task, "--data", train, *SIZES[data], *flags, "--out", out, "--resume")
     last = logged(out)[-1]
     checkpoint = ["--ckpt", out / "model.safetensors"]
     record: dict[str, Any] = {**provenance(), "seconds": last["seconds"], "samples_per_second": last["samples_per_second"]}
