@@ -70,7 +70,9 @@ if TYPE_CHECKING:
     from sslkit.image.demo import demo as demo
     from sslkit.image.task import ImageTask as ImageTask
     from sslkit.image_text.caption import caption as caption
+    from sslkit.image_text.pairs import pairs as pairs
     from sslkit.image_text.specs import CaptionSpec as CaptionSpec
+    from sslkit.image_text.specs import PairsSpec as PairsSpec
     from sslkit.image_text.specs import ZeroshotSpec as ZeroshotSpec
     from sslkit.image_text.zeroshot import zeroshot as zeroshot
     from sslkit.reporting.report import report as report
@@ -184,7 +186,8 @@ _MODULES = {
     "sslkit.image.demo": ("demo",),
     "sslkit.image.task": ("ImageTask",),
     "sslkit.image_text.caption": ("caption",),
-    "sslkit.image_text.specs": ("CaptionSpec", "ZeroshotSpec"),
+    "sslkit.image_text.pairs": ("pairs",),
+    "sslkit.image_text.specs": ("CaptionSpec", "PairsSpec", "ZeroshotSpec"),
     "sslkit.image_text.zeroshot": ("zeroshot",),
     "sslkit.reporting.report": ("report",),
     "sslkit.reporting.watch": ("watch",),

@@ -41,6 +41,7 @@ _EXTENDED = {
     "cloze",
     "frames",
     "ladder",
+    "pairs",
     "prompt",
     "tag",
     "word-vectors",

@@ -1,10 +1,11 @@
 """Checkpoints: `model.safetensors`, which describes itself, and `resume.pt`. Nothing is ever unpickled."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +21,9 @@ from sslkit.encoders.recipe import Recipe, read_recipe
 from sslkit.engine.torch_file import is_torch_file
 from sslkit.files import write_atomically
 from sslkit.specs.data import MAIN_PART
+
+M = TypeVar("M", bound=nn.Module)
+
 
 FORMAT = 1  # of both files; a reader refuses what is newer
 
@@ -222,6 +226,21 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], origin: str) -> N
     if differences:
         raise SslkitError(f"{origin} does not match the encoder: {'; '.join(differences)}")
     module.load_state_dict(state)
+
+
+def build_strictly(build: Callable[[], M], state: dict[str, Tensor], origin: str) -> M:
+    """Build a module that fits weights completely, and load them; it takes memory only if all shapes agree.
+
+    Raises SslkitError listing the differences: an altered file could ask for any amount of memory.
+    """
+    with torch.device("meta"):
+        module = build()
+    if {name: value.shape for name, value in module.state_dict().items()} == {
+        name: value.shape for name, value in state.items()
+    }:
+        module = module.to_empty(device="cpu")
+    load_strictly(module, state, origin)
+    return module
 
 
 def read_safetensors(path: Path, flag: str) -> tuple[dict[str, Tensor], dict[str, str]]:

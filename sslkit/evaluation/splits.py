@@ -90,7 +90,7 @@ def find_labeled(
     parts = []
     for holder, name, location in locations:
         with renamed_flags({"data": "test" if tests else "data"}):
-            part = _map_classes(check_labeled(source_class.read_index(location, spec), "data", several, split=False), train)
+            part = map_classes(check_labeled(source_class.read_index(location, spec), "data", several, split=False), train)
         name = holder if location == holder else f"{name} of {holder}"
         check_groups(train, part, "test" if tests else "data")
         say_once(f"test part: {name}")
@@ -337,7 +337,7 @@ def check_labeled(index: Index, flag: str, several: bool, split: bool = True) ->
     return index
 
 
-def _map_classes(test: Index, train: Index) -> Index:
+def map_classes(test: Index, train: Index) -> Index:
     """Return the test index with labels that count in the training part's classes."""
     assert test.labels is not None and train.labels is not None
     if test.channels != train.channels:

@@ -33,7 +33,7 @@ from sslkit.image_text.source import read_captions
 from sslkit.image_text.specs import CaptionSpec
 from sslkit.text.tokenizer import Tokenizer
 
-_SHUFFLED = "other images"
+OTHER_IMAGES = "other images"
 _CHUNK = 256  # images for which captions are written at once
 
 
@@ -155,10 +155,10 @@ def _score(
     sizes = (~captioner.is_padding(tokens)).sum(dim=1).double().numpy()
     normal = [tokenizer.decode(ids.tolist()) for ids in encoded]
     totals, rows = dict[str, Totals](), list[Row]()
-    roles: dict[str, Role] = {CHECKPOINT: "checkpoint", _SHUFFLED: "random"}
+    roles: dict[str, Role] = {CHECKPOINT: "checkpoint", OTHER_IMAGES: "random"}
     order = other_images(names)
     for name, role in roles.items():
-        if (shuffled := name == _SHUFFLED) and order is None:
+        if (shuffled := name == OTHER_IMAGES) and order is None:
             continue
         places = np.arange(len(memory)) if order is None or not shuffled else order
         totals[name] = Totals(_nats(captioner, memory[places], tokens), sizes)

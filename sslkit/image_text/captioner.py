@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslkit.contract.errors import SslkitError
-from sslkit.engine.checkpoint import Checkpoint, load_strictly
-from sslkit.nn import Attention, feed_forward
+from sslkit.engine.checkpoint import Checkpoint, build_strictly
+from sslkit.nn import CrossBlock
 from sslkit.text.language_model import token_nats
 from sslkit.text.tokenizer import CLS, END, PAD, SPECIALS, Tokenizer
 
@@ -15,24 +15,6 @@ _DEVIATION = 0.02  # of initial weights
 _DEEPEST = 64  # blocks of a decoder
 _SETTINGS = ("features", "ids", "length", "width", "depth", "heads", "letters")  # that a checkpoint describes, under PART
 _LARGEST = 2**24
-
-
-class DecoderBlock(nn.Module):
-    """A pre-norm transformer block: causal self-attention, attention to the image, and a feed-forward network."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention, self.cross_attention = Attention(width, heads, dropout), Attention(width, heads, dropout)
-        self.mlp, self.dropout = feed_forward(width), nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """Return `[B, T, width]` of tokens `[B, T, width]` and an image's places `[B, M, width]`."""
-        normalized = self.norm1(x)
-        x = x + self.dropout(self.attention(normalized, normalized, causal=True))
-        x = x + self.dropout(self.cross_attention(self.norm2(x), memory))
-        output: Tensor = x + self.dropout(self.mlp(self.norm3(x)))
-        return output
 
 
 class Captioner(nn.Module):
@@ -62,7 +44,7 @@ class Captioner(nn.Module):
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(dropout)
         directions = ["forwards", *(["backwards"] if backward else [])]
         self.decoders = nn.ModuleDict(
-            {name: nn.ModuleList(DecoderBlock(width, heads, dropout) for _ in range(depth)) for name in directions}
+            {name: nn.ModuleList(CrossBlock(width, heads, True, dropout) for _ in range(depth)) for name in directions}
         )
         self.bias = nn.Parameter(torch.zeros(ids))
         self.register_buffer("spelling", torch.zeros(letters, dtype=torch.uint8))
@@ -171,11 +153,6 @@ def read_captioner(checkpoint: Checkpoint) -> Captioner:
     ):
         raise SslkitError(f"{checkpoint.path} does not describe its captioner", "the file was altered", flag="ckpt")
     backward = any(name.startswith("decoders.backwards.") for name in state)
-    with torch.device("meta"):
-        captioner = Captioner(**{name: described[name] for name in _SETTINGS}, backward=backward, dropout=0.0)
-    if {name: value.shape for name, value in captioner.state_dict().items()} == {
-        name: value.shape for name, value in state.items()
-    }:
-        captioner = captioner.to_empty(device="cpu")  # not before: an altered file could ask for any amount of memory
-    load_strictly(captioner, state, str(checkpoint.path))
+    settings = {name: described[name] for name in _SETTINGS}
+    captioner = build_strictly(lambda: Captioner(**settings, backward=backward, dropout=0.0), state, str(checkpoint.path))
     return captioner.eval()

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from sslkit.contract.errors import SslkitError
 from sslkit.text.encoders.base import Framing, TextEncoder
-from sslkit.text.encoders.transformer import CausalTransformer
+from sslkit.text.encoders.transformer import BidirectionalTransformer, CausalTransformer
 from sslkit.text.tokenizer import END, PAD, Tokenizer
 
 
@@ -20,6 +20,15 @@ def caption_transformer(
     if width % heads:
         raise SslkitError(f"width {width} of caption_transformer is no multiple of its {heads} heads", flag="encoder_option")
     return CaptionTransformer(in_channels, size, width, depth, heads, letters=letters)
+
+
+def caption_bidirectional(
+    in_channels: int, size: int = 77, width: int = 128, depth: int = 2, heads: int = 4, letters: int = 0
+) -> "CaptionReader":
+    """Transformer (width 128, depth 2, 4 heads) whose tokens see all others; features are those of the last; for captions."""
+    if width % heads:
+        raise SslkitError(f"width {width} of caption_bidirectional is no multiple of its {heads} heads", flag="encoder_option")
+    return CaptionReader(in_channels, size, width, depth, heads, letters=letters)
 
 
 def caption_framing(tokenizer: Tokenizer) -> Framing:
@@ -49,6 +58,30 @@ class CaptionBag(TextEncoder):
 
 class CaptionTransformer(CausalTransformer):
     """Read a caption from left to right; at its last token all of it was read (Radford et al., 2021, section 2.4)."""
+
+    def framing(self) -> Framing:
+        """Return the end token after a caption."""
+        return caption_framing(self.tokenizer())
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """Return features `[B, width]`."""
+        return self.last_token(self.states(sample), sample)
+
+    def pool_sample(self, tokens: Tensor, sample: Tensor) -> Tensor:
+        """Return the last token's."""
+        return self.last_token(tokens, sample)
+
+
+class CaptionReader(BidirectionalTransformer):
+    """Read a caption as a whole: each token sees all others, and the end token stands for them."""
+
+    provides: tuple[str, ...] = ("pooled", "tokens", "layers")
+    class_token: bool = False
+
+    @property
+    def prefix(self) -> int:
+        """Return 0: nothing stands before a caption."""
+        return 0
 
     def framing(self) -> Framing:
         """Return the end token after a caption."""

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sslkit.console import say
+from sslkit.console import say, show_progress
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.contract.evaluation import Evaluation, Protocol
@@ -21,7 +22,8 @@ from sslkit.data.locations import find_parts
 from sslkit.data.tables import read_lines
 from sslkit.encoders.build import build_encoder
 from sslkit.engine.checkpoint import Checkpoint, load_strictly, read_model
-from sslkit.engine.precision import choose_device
+from sslkit.engine.features import extract
+from sslkit.engine.precision import Machine, choose_machine
 from sslkit.engine.run_folder import append_result
 from sslkit.engine.seeds import seed_stage
 from sslkit.evaluation.comparing import CheckpointOutcomes
@@ -41,6 +43,7 @@ from sslkit.evaluation.splits import (
 )
 from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers, interval_of_mean
 from sslkit.image.source import ImageSource
+from sslkit.image_text.matcher import PairReader, read_pair_reader
 from sslkit.image_text.source import read_captions
 from sslkit.image_text.specs import ZeroshotSpec
 from sslkit.text.encoders.base import Framing, TokenEncoder
@@ -49,7 +52,10 @@ from sslkit.text.tokenizer import Tokenizer
 _LONGEST = 4096  # tokens of a text
 
 
-_CHUNK = 1024  # texts encoded, or queries compared, at once
+_CHUNK = 1024  # texts encoded, queries compared, or pairs judged, at once
+_RANKS = (1, 5, 10)  # at which recall is measured
+
+Judge = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,11 @@ class Zeroshot(Evaluation):
             "the class whose name is nearest by cosine, in the joint space of images and captions (Radford et al., 2021)",
             {"templates": ["{}"]},
         ),
-        Protocol("zeroshot/recall-v1", "recall at 1, 5 and 10 of captions by images and of images by captions, by cosine", {}),
+        Protocol(
+            "zeroshot/recall-v1",
+            "recall at 1, 5 and 10 of captions by images and of images by captions, by cosine",
+            {"rerank": 0},
+        ),
     )
 
     def run(self, spec: ZeroshotSpec) -> Result:
@@ -109,7 +119,8 @@ class Zeroshot(Evaluation):
         if bad is not None:
             raise SslkitError(f"{bad!r} should hold {{}} once", "it stands for the class name", flag="templates")
         checkpoint = read_model(spec.ckpt)
-        device = choose_device(spec.device)[0]
+        machine = choose_machine(spec.device)
+        device = machine.device
         towers = _load_towers(checkpoint, spec, device)
         by_hand = bool(spec.sample_values())
         data, from_run, spec = named_data(spec, checkpoint)
@@ -120,13 +131,17 @@ class Zeroshot(Evaluation):
         say(f"test part: {test}")
         pretrained = index.fingerprint() == checkpoint.metadata["data"]
         check_run_data(data, from_run and name == "train", pretrained)
+        if index.labels is not None and spec.rerank:
+            raise SslkitError("classes are no captions", "leave it out, or --label", flag="rerank")
         if index.labels is not None:
             check_labeled(index, "data", several=False, split=False)
             rows = _classify(spec, checkpoint, towers, index, test, device)
         else:
-            rows = _retrieve(spec, towers, index, read_captions(location), test)
+            rows = _retrieve(spec, checkpoint, towers, index, read_captions(location), test, machine)
         protocol = self.find_protocol("zeroshot/recall-v1" if index.labels is None else "zeroshot/names-v1")
         settings = {"templates": spec.templates, "labels": spec.labels, "size": towers.image.size, **annotations(spec)}
+        if index.labels is None:
+            settings["rerank"] = spec.rerank
         unchanged = protocol.settings.items() <= settings.items() and spec.labels is None and not by_hand
         fingerprint = index.fingerprint() if index.labels is None else labeled_fingerprint(index)
         sizes = {row.test: row.headline.n for row in rows}
@@ -183,8 +198,17 @@ def _classify(
     return rows
 
 
-def _retrieve(spec: ZeroshotSpec, towers: Towers, index: Index, captions: list[str], test: str) -> list[Row]:
-    """Return a row for each direction, and below it the recall of random ranking."""
+def _retrieve(
+    spec: ZeroshotSpec,
+    checkpoint: Checkpoint,
+    towers: Towers,
+    index: Index,
+    captions: list[str],
+    test: str,
+    machine: Machine,
+) -> list[Row]:
+    """Return a row for each direction, below it that of candidates ordered again, if asked for, and of random ranking."""
+    reader = read_pair_reader(checkpoint, spec.encoder).to(machine.device) if spec.rerank else None
     images, places = towers.embed_images(index, spec)
     image_captions = [captions[place] for place in places]
     texts = sorted(set(image_captions))
@@ -192,24 +216,77 @@ def _retrieve(spec: ZeroshotSpec, towers: Towers, index: Index, captions: list[s
     targets = torch.tensor([numbers[text] for text in image_captions])
     vectors = towers.embed_texts(texts)
     images_by_caption = torch.bincount(targets, minlength=len(texts))
-    directions = {
-        "image to caption": (_hits(images, vectors, targets, torch.arange(len(texts))), None),
-        "caption to image": (_hits(vectors, images, torch.arange(len(texts)), targets), images_by_caption),
+    own_text = torch.arange(len(texts))
+    orders = {
+        "image to caption": (_rank(images, vectors, spec.rerank), targets, own_text, torch.ones_like(targets)),
+        "caption to image": (_rank(vectors, images, spec.rerank), own_text, targets, images_by_caption),
     }
-    rows = []
-    for direction, (hits, relevant) in directions.items():
-        pool = len(texts) if relevant is None else len(targets)
-        counts = torch.ones(len(hits), dtype=torch.int64) if relevant is None else relevant
-        low, high, method = interval_of_mean(hits[:, 0].double())
-        metrics, by_chance = [], []
-        for column, k in enumerate((1, 5, 10)):
-            recall = Metric(f"recall at {k}", float(hits[:, column].mean()), n=len(hits), unit_of_n="queries")
-            metrics.append(replace(recall, low=low, high=high, interval_method=method) if k == 1 else recall)
-            by_chance.append(replace(recall, value=float(np.mean([chance(pool, int(number), k) for number in counts]))))
-        weights, name = towers.image.weights, f"{test}, {direction}"
-        rows.append(Row(CHECKPOINT, metrics, test=name, weights=weights))
+    rows, weights = list[Row](), towers.image.weights
+    judge = None if reader is None else _judge(reader, spec, index, places, texts, towers, machine)
+    for direction, (order, query_groups, bank_groups, relevant) in orders.items():
+        name, matches = f"{test}, {direction}", query_groups[:, None] == bank_groups[order]
+        rows.append(Row(CHECKPOINT, _recalls(matches), test=name, weights=weights))
+        if judge is not None:
+            again = _order_again(order, judge, by_image=direction.startswith("image"))
+            reordered = query_groups[:, None] == bank_groups[again]
+            answers = (Answers(np.arange(len(found)), found[:, 0].double()) for found in (reordered, matches))
+            comparisons = {CHECKPOINT: compare_answers(*answers)}
+            rows.append(Row("ordered again", _recalls(reordered), name, comparisons=comparisons, weights=weights, role="other"))
+        by_chance = [
+            replace(metric, value=float(np.mean([chance(len(bank_groups), int(number), k) for number in relevant])), low=None)
+            for metric, k in zip(_recalls(matches), _RANKS, strict=True)
+        ]
         rows.append(Row("chance", by_chance, test=name, weights=weights, role="random"))
     return rows
+
+
+def _recalls(matches: Tensor) -> list[Metric]:
+    """Return recall at 1, with its interval, 5 and 10, of which of each query's candidates `[M, K]` match it, best first."""
+    metrics = []
+    for k in _RANKS:
+        hits = matches[:, :k].any(dim=1)
+        recall = Metric(f"recall at {k}", float(hits.float().mean()), n=len(hits), unit_of_n="queries")
+        low, high, method = interval_of_mean(hits.double()) if k == 1 else (None, None, None)
+        metrics.append(replace(recall, low=low, high=high, interval_method=method))
+    return metrics
+
+
+def _judge(
+    reader: PairReader,
+    spec: ZeroshotSpec,
+    index: Index,
+    rows: NDArray[np.int64],
+    texts: list[str],
+    towers: Towers,
+    machine: Machine,
+) -> Judge:
+    """Return a function that tells by how much images `[B]` and texts `[B]`, by their places, match."""
+    samples = ImageSource.for_evaluation(index.subset(rows), spec, reader.encoder, towers.image.size)
+
+    def look(view: Tensor) -> dict[str, Tensor]:
+        return {"last": reader.look(view)}
+
+    seen = extract(reader.encoder, samples, machine, spec.batch_size, spec.workers, read=look).layers["last"]
+    tokens = torch.from_numpy(towers.frame.pad(towers.tokenizer.encode(texts), reader.length)).long()
+
+    def judge(image: Tensor, text: Tensor) -> Tensor:
+        return reader.judge(seen[image].to(machine.device), tokens[text].to(machine.device)).cpu()
+
+    return judge
+
+
+@torch.no_grad()
+def _order_again(order: Tensor, judge: Judge, by_image: bool) -> Tensor:
+    """Return each query's candidates `[M, K]` by how well they match it, best first."""
+    again = torch.empty_like(order)
+    with show_progress("matches of candidates", len(order)) as progress:
+        for rows in torch.arange(len(order)).split(max(1, _CHUNK // order.shape[1])):
+            query, candidate = rows.repeat_interleave(order.shape[1]), order[rows].flatten()
+            scores = judge(query, candidate) if by_image else judge(candidate, query)
+            best = scores.view(len(rows), -1).argsort(dim=1, descending=True, stable=True)
+            again[rows] = order[rows].gather(1, best)
+            progress.advance(len(rows))
+    return again
 
 
 def chance(pool: int, relevant: int, k: int) -> float:
@@ -217,14 +294,10 @@ def chance(pool: int, relevant: int, k: int) -> float:
     return 1 - math.comb(pool - relevant, min(k, pool)) / math.comb(pool, min(k, pool))
 
 
-def _hits(queries: Tensor, bank: Tensor, query_groups: Tensor, bank_groups: Tensor) -> Tensor:
-    """Return whether an item of the query's group is among its 1, 5 and 10 nearest, float `[M, 3]`."""
-    hits = []
-    for rows in torch.arange(len(queries)).split(_CHUNK):
-        order = (queries[rows] @ bank.T).topk(min(10, len(bank)), dim=1).indices
-        matches = (query_groups[rows][:, None] == bank_groups).gather(1, order)
-        hits.append(torch.stack([matches[:, :k].any(dim=1) for k in (1, 5, 10)], dim=1))
-    return torch.cat(hits).float()
+def _rank(queries: Tensor, bank: Tensor, most: int) -> Tensor:
+    """Return the places of the items nearest to each query by cosine, best first, `[M, K]`: `most`, and ten at least."""
+    count = min(max(most, *_RANKS), len(bank))
+    return torch.cat([(rows @ bank.T).topk(count, dim=1).indices for rows in queries.split(_CHUNK)])
 
 
 def _class_names(file: str | None, classes: tuple[str, ...]) -> list[str]:
@@ -256,7 +329,7 @@ def _load_towers(checkpoint: Checkpoint, spec: ZeroshotSpec, device: torch.devic
     if not isinstance(recipe, dict) or not checkpoint.part("projector"):
         task = checkpoint.metadata["task"]
         raise SslkitError(
-            f"{path} has no text encoder (trained with {task})", "zeroshot needs a checkpoint of clip", flag="ckpt"
+            f"{path} has no text encoder (trained with {task})", "zeroshot needs a checkpoint of clip or albef", flag="ckpt"
         )
     length = recipe.get("size")
     if type(length) is not int or not 1 <= length <= _LONGEST:

@@ -25,12 +25,13 @@ from sslkit.nn.norms import batch_statistics, in_eval_mode
 from sslkit.nn.precision import widen
 from sslkit.nn.queue import Queue, check_queue
 from sslkit.nn.teacher import Momentum, Teacher, early_momentum, momentum_reason, teacher_momentum
-from sslkit.nn.transformer import Attention, Block, feed_forward
+from sslkit.nn.transformer import Attention, Block, CrossBlock, feed_forward
 
 __all__ = [
     "Attention",
     "Block",
     "Codebook",
+    "CrossBlock",
     "KMeansResult",
     "MemoryBank",
     "MemoryBankOptions",

@@ -81,6 +81,25 @@ class Block(nn.Module):
         return output
 
 
+class CrossBlock(nn.Module):
+    """A pre-norm transformer block that also attends to a memory, between self-attention and the feed-forward network."""
+
+    def __init__(self, width: int, heads: int, causal: bool = False, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.causal = causal
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention, self.cross_attention = Attention(width, heads, dropout), Attention(width, heads, dropout)
+        self.mlp, self.dropout = feed_forward(width), nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, memory: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Return `[B, N, width]`; `memory` is `[B, M, width]`, and `visible`, bool `[B, N]`, as for `Block`."""
+        normalized = self.norm1(x)
+        x = x + self.dropout(self.attention(normalized, normalized, self.causal, visible))
+        x = x + self.dropout(self.cross_attention(self.norm2(x), memory))
+        output: Tensor = x + self.dropout(self.mlp(self.norm3(x)))
+        return output
+
+
 class DistanceBias(nn.Module):
     """Learn a value for each distance between tokens, which is added to the scores of attention (Shaw et al., 2018).
 

@@ -43,12 +43,14 @@ def mask_tokens(
     first_special: int,
     masked: float = _MASKED,
     random: float = _RANDOM,
+    share: float | None = None,
 ) -> Batch:
     """Choose `count` tokens `K` of each row `[B, T]` and hide them; special tokens, from `first_special` on, stay.
 
     Returns `tokens` `[B, T]` with masks, `places` `[B, K]` and `target` `[B, K]` of those chosen, and `weight` `[B, K]`: 0
     for places that are special or belong to a word that is not chosen whole. Of the chosen, shares of `masked` and `random`
-    are masked and become another token at random; the others stay.
+    are masked and become another token at random; the others stay. With `share`, words or spans of a row are chosen until
+    there are so many of its tokens, and one at least.
     """
     device, special = tokens.device, tokens >= first_special
     group = _groups(tokens, word_starts, masking, special)
@@ -56,8 +58,12 @@ def mask_tokens(
     order = order.masked_fill(special, 2.0)
     places = order.topk(count, dim=1, largest=False, sorted=True).indices
     target = tokens.gather(1, places)
-    chosen = torch.zeros_like(special).scatter(1, places, True)
     weight = ~special.gather(1, places)
+    if share is not None:
+        number = group.gather(1, places)
+        begins = (number[:, :, None] == number[:, None]).long().argmax(dim=2)  # the first column of the same word
+        weight = weight & (begins < ((~special).sum(dim=1, keepdim=True) * share).round().clamp(min=1))
+    chosen = torch.zeros_like(special).scatter(1, places, weight)
     if masking == "word":  # of the last one there may be room for a part only
         total = torch.zeros_like(tokens).scatter_add(1, group, (~special).long())
         inside = torch.zeros_like(tokens).scatter_add(1, group, (chosen & ~special).long())

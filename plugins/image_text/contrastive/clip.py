@@ -8,14 +8,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sslkit import Batch, Paper, PretextTask, SslkitError, TaskOptions, build_encoder, load
-from sslkit.encoders.recipe import recipe_for
+from sslkit import Batch, Paper, PretextTask, SslkitError, TaskOptions
 from sslkit.image.transforms import random_resized_crop
 from sslkit.image.views import Share
+from sslkit.image_text.task import CaptionHash, bounded_scale, build_text_tower, other_matches
 from sslkit.nn import pairwise_sigmoid, symmetric_cross_entropy
 from sslkit.pictures import add_frame, side_by_side
-from sslkit.text.encoders.base import TextEncoder, TokenEncoder
-from sslkit.text.tokenizer import Tokenizer
+from sslkit.text.encoders.base import TokenEncoder
 
 
 class CLIP(PretextTask):
@@ -63,7 +62,6 @@ class CLIP(PretextTask):
 
     options: Options
     text: TokenEncoder
-    hash_factors: Tensor
     modality: ClassVar = "image_text"
     encodes: ClassVar = "image"
     couples_samples: ClassVar = True
@@ -99,15 +97,17 @@ class CLIP(PretextTask):
 
     def setup(self) -> None:
         """Build the text tower, its projector, the log of the inverse temperature, and the bias of the sigmoid."""
-        options, details = self.options, self.data.details
+        options = self.options
         for name in ("image_weight", "label_smoothing") if options.loss == "sigmoid" else ("bias",):
             if getattr(options, name) != type(options).model_fields[name].default:
                 raise SslkitError(f"it has no meaning for a {options.loss} loss", "leave it out", flag=name)
-        self.text = self._build_text()
+        settings = {
+            "width": options.text_width,
+            **({"depth": options.text_depth} if options.text_tower == "transformer" else {}),
+        }
+        self.text = build_text_tower(self.data, f"caption_{options.text_tower}", settings, options)
         self.text_projector = nn.Linear(self.text.width, options.width, bias=False)
-        # A hash with odd factors: the weighted sum of a caption's tokens almost never collides with that of another caption.
-        factors = torch.randint(2**62, (details["length"],), generator=torch.Generator().manual_seed(0)) | 1
-        self.register_buffer("hash_factors", factors, persistent=False)
+        self.caption_hash = CaptionHash(self.data.details["length"])
         temperature = {"softmax": 0.07, "sigmoid": 0.1}[options.loss] if options.temperature == "auto" else options.temperature
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)), requires_grad=not options.fixed_temperature)
         self.bias = nn.Parameter(torch.tensor(options.bias)) if options.loss == "sigmoid" else None
@@ -121,26 +121,6 @@ class CLIP(PretextTask):
             self.encoder.eval()
         return self
 
-    def _build_text(self) -> TokenEncoder:
-        """Return the text tower of `--init-part` with its weights, else one with random weights and the captions' tokenizer."""
-        options, details = self.options, self.data.details
-        if details["text_checkpoint"] is not None:
-            for name in ("text_tower", "text_width", "text_depth"):
-                if getattr(options, name) != type(options).model_fields[name].default:
-                    raise SslkitError("the text tower is that of --init-part", "leave it out, and --recipe paper", flag=name)
-            trained = load(details["text_checkpoint"])
-            assert isinstance(trained, TokenEncoder)  # the source has checked it
-            return trained
-        settings: dict[str, Any] = {"width": options.text_width, "letters": len(details["tokenizer"])}
-        if options.text_tower == "transformer":
-            settings["depth"] = options.text_depth
-        ids = Tokenizer.from_bytes(details["tokenizer"]).size
-        recipe = recipe_for(f"caption_{options.text_tower}", details["length"], ids)
-        text = build_encoder({**recipe, "options": settings})
-        assert isinstance(text, TextEncoder)
-        text.keep_tokenizer(details["tokenizer"])
-        return text
-
     def transform(self, batch: Batch) -> Batch:
         """Return a crop of each image, `[B, C, S, S]`, and its tokens `[B, length]`.
 
@@ -149,8 +129,7 @@ class CLIP(PretextTask):
         """
         tokens, scale = batch["tokens"], (self.options.crop_scale, 1.0)
         image = random_resized_crop(batch["canvas"], self.data.size, scale, aspect=batch["aspect"])
-        hashes = (tokens * self.hash_factors).sum(dim=1)
-        return {"image": image, "tokens": tokens, "caption": hashes, "image_id": batch["image_id"]}
+        return {"image": image, "tokens": tokens, "caption": self.caption_hash(tokens), "image_id": batch["image_id"]}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return L2-normalized embeddings of images and captions, `[B, D]` each."""
@@ -165,10 +144,7 @@ class CLIP(PretextTask):
         Of a sigmoid, the cross-entropies of all pairs, per image. The scale of the cosines is clamped to 100 (section 2.5).
         """
         options, same = self.options, other_matches(batch)
-        # The excess is detached, so that the scale still has a gradient above the clamp and can return.
-        excess = (self.log_scale - math.log(100)).clamp(min=0).detach()
-        scale = (self.log_scale - excess).exp()
-        scores = scale * output["image"] @ output["text"].T
+        scores = bounded_scale(self.log_scale) * output["image"] @ output["text"].T
         if self.bias is not None:
             return pairwise_sigmoid(scores + self.bias, same)
         return symmetric_cross_entropy(scores, same, options.label_smoothing, options.image_weight)
@@ -178,7 +154,7 @@ class CLIP(PretextTask):
         cosine = output["image"] @ output["text"].T
         labels = torch.arange(len(cosine), device=cosine.device)
         correct = cosine.masked_fill(other_matches(batch), -2.0).argmax(dim=1) == labels
-        temperature = self.log_scale.clamp(max=math.log(100)).neg().exp()
+        temperature = 1 / bounded_scale(self.log_scale.detach())
         return {"accuracy": correct.float(), "alignment": cosine.diagonal(), "temperature": temperature.expand(len(cosine))}
 
     def chance(self) -> dict[str, float]:
@@ -199,10 +175,3 @@ class CLIP(PretextTask):
         nearest = cosine.argmax(dim=1)
         correct = nearest == torch.arange(len(nearest), device=nearest.device)
         return side_by_side(image, add_frame(image[nearest], correct))
-
-
-def other_matches(batch: Batch) -> Tensor:
-    """Return the pairs of different samples with equal captions or the same image, bool `[B, B]`: they are no negatives."""
-    caption, image = batch["caption"], batch["image_id"]
-    same: Tensor = (caption[:, None] == caption) | (image[:, None] == image)
-    return same & ~torch.eye(len(caption), dtype=torch.bool, device=caption.device)

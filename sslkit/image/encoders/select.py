@@ -41,7 +41,7 @@ class Select(Encoder):
         super().__init__(encoder.width, in_channels=channels)
         self.select, self.encoder, self.range = select, encoder, find_channels(select)
         # No tokens: their users also need the grid and patch, which only the inner encoder has.
-        self.provides = tuple(capability for capability in encoder.provides if capability != "tokens")
+        self.provides = tuple(capability for capability in encoder.provides if capability not in ("tokens", "blocks"))
         self.class_token = encoder.class_token
 
     @property

@@ -216,6 +216,8 @@ class ConvolutionalEncoder(PlainEncoder):
 class VisionTransformerEncoder(PatchEncoder):
     """timm vision transformer, with class token and registers if it has them."""
 
+    provides = (*PatchEncoder.provides, "blocks")  # `embed` and `run_blocks`
+
     def __init__(self, model: VisionTransformer, in_channels: int, normalization: Any = None) -> None:
         super().__init__(model.num_features, in_channels, normalization)
         self.model: Any = model
@@ -257,9 +259,21 @@ class VisionTransformerEncoder(PatchEncoder):
         if keep is not None:
             patches = x[:, self.prefix :].gather(1, keep[:, :, None].expand(-1, -1, x.shape[2]))
             x = torch.cat([x[:, : self.prefix], patches], dim=1)
+        return self.run_blocks(x)
+
+    def embed(self, image: Tensor) -> Tensor:
+        """Return what `run_blocks` takes: class token, registers and patches with their positions, `[B, prefix + N, width]`."""
+        return self._embed(image, None, None)
+
+    def run_blocks(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Return the tokens after the final norm, `[B, T, width]`, of any `[B, T, width]`, such as those of images and words.
+
+        `visible`, bool `[B, T]`, is false at tokens that no other may attend to.
+        """
+        mask = None if visible is None else visible[:, None, None]
         x = self.model.norm_pre(x)
         for block in self.model.blocks:
-            x = self._run_block(block, x)
+            x = self._run_block(block, x, mask)
         normed: Tensor = self.model.norm(x)
         return normed
 
@@ -287,12 +301,13 @@ class VisionTransformerEncoder(PatchEncoder):
         """Return features `[B, width]`: `pool(tokens(image))`."""
         return self.pool(self.tokens(image))
 
-    def _run_block(self, block: nn.Module, x: Tensor) -> Tensor:
+    def _run_block(self, block: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        inputs = (x,) if mask is None else (x, mask)
         if self._recomputes and torch.is_grad_enabled():
-            output: Tensor = checkpoint(block, x, use_reentrant=False)
+            output: Tensor = checkpoint(block, *inputs, use_reentrant=False)
         else:
             with attention_kernel(x):
-                output = block(x)
+                output = block(*inputs)
         return output
 
     def _embed(self, image: Tensor, mask: Tensor | None, fill: Tensor | None) -> Tensor:

@@ -54,7 +54,7 @@ class CausalTransformer(TextEncoder):
     Padding stands at the end, where no token sees it.
     """
 
-    provides = ("pooled", "tokens", "layers", "causal")
+    provides: tuple[str, ...] = ("pooled", "tokens", "layers", "causal")
     causal: bool = True
 
     def __init__(self, ids: int, size: int, width: int, depth: int, heads: int, dropout: float = 0.0, letters: int = 0) -> None:
@@ -117,7 +117,7 @@ class BidirectionalTransformer(CausalTransformer):
     tokens are, which BERT's does not.
     """
 
-    provides = ("pooled", "tokens", "layers", "class_token")
+    provides: tuple[str, ...] = ("pooled", "tokens", "layers", "class_token")
     causal: bool = False
     class_token: bool = True
     segments: ClassVar[int] = 2

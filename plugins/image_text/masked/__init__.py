@@ -1,0 +1,1 @@
+"""Masked tasks on images with captions."""
