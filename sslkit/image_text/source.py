@@ -35,8 +35,9 @@ class ImageTextSource(ImageSource):
     """Images with captions; a batch has `image`, as for images, `tokens`, int64 `[B, length]`, and `mask`, bool `[B, length]`.
 
     `mask` is true where a caption has a token; rows with the same image have the same number `image_id`, int64 `[B]`.
-    `info.details` has `tokenizer` (bytes for `Tokenizer.from_bytes`), `length`, and `text_checkpoint`: the file from which the
-    text tower starts, or None. For evaluations, images are read alone.
+    `info.details` has `tokenizer` (bytes for `Tokenizer.from_bytes`), `length`, `captions`, the tokens of all as int32
+    `[N, length]`, and `text_checkpoint`: the file from which the text tower starts, or None. For evaluations, images are read
+    alone.
     """
 
     noun: ClassVar = ImageTextOptions.noun
@@ -70,7 +71,12 @@ class ImageTextSource(ImageSource):
         pairs.captions, pairs.tokens, pairs.padding = captions, tokens, frame.padding
         names = [pairs.index.name(row) for row in range(len(captions))]
         pairs.image_ids = np.unique(names, return_inverse=True)[1].astype(np.int64)
-        details = {"tokenizer": tokenizer.to_bytes(), "length": length, "text_checkpoint": spec.starts().get(_TOWER)}
+        details = {
+            "tokenizer": tokenizer.to_bytes(),
+            "length": length,
+            "captions": tokens,
+            "text_checkpoint": spec.starts().get(_TOWER),
+        }
         pairs.info = DataInfo(len(captions), pairs.info.size, pairs.info.channels, "image_text", details)
         return pairs
 
