@@ -1,4 +1,4 @@
-"""rbm and sparse_coding beside principal components of equal width, on digits and on CIFAR-10.
+"""rbm, conv_rbm and sparse_coding beside principal components of equal width, on digits and on CIFAR-10.
 
     python -m sslkit demo --images-only --out DIGITS
     tar -xzf cifar10.tar.gz -C CIFAR && python benchmarks/subset.py CIFAR
@@ -33,6 +33,12 @@ MODELS: dict[str, tuple[str, int, list[Any]]] = {
     "rbm, digits": ("digits", 16, ["rbm", "--epochs", 40]),
     "rbm, plain digits": ("plain", 16, ["rbm", "--channels", 1, "--epochs", 40]),
     "rbm, cifar10": ("cifar", 32, ["rbm", "--visible", "gaussian", "--epochs", 40, "--lr", 0.002]),
+    "conv_rbm, plain digits": (
+        "plain",
+        16,
+        ["conv_rbm", "--channels", 1, "--encoder-option", "kernel=5", "--encoder-option", "bases=64", "--epochs", 20],
+    ),
+    "conv_rbm, cifar10": ("cifar", 32, ["conv_rbm", "--encoder-option", "bases=64", "--epochs", 5]),
     "sparse_coding, digits": ("digits", 16, ["sparse_coding", "--epochs", 20]),
     "sparse_coding, plain digits": ("plain", 16, ["sparse_coding", "--channels", 1, "--epochs", 20]),
     "sparse_coding, cifar10": ("cifar", 32, ["sparse_coding", "--epochs", 10]),
