@@ -102,8 +102,8 @@ class JointMatcher(Matcher):
         """Return the states of tokens after the last block."""
         assert isinstance(encoder, VisionTransformerEncoder)
         words = self.token(tokens) + self.position[: tokens.shape[1]] + self.kinds[1]
-        seen = torch.ones(places.shape[:2], dtype=torch.bool, device=places.device)
-        visible = torch.cat([seen, ~self.is_padding(tokens)], dim=1)
+        patches = torch.ones(places.shape[:2], dtype=torch.bool, device=places.device)
+        visible = torch.cat([patches, ~self.is_padding(tokens)], dim=1)
         return encoder.run_blocks(torch.cat([places, words], dim=1), visible)[:, places.shape[1] :]
 
     def vectors(self, text: Encoder | None) -> Tensor:

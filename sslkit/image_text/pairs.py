@@ -59,11 +59,14 @@ class LabeledPairs:
     image: Tensor  # [N, C, S, S], uint8
     tokens: Tensor  # [N, T]
     labels: Tensor  # [N]
+    pretrained: bool  # whether the images were part of pretraining
 
     def take(self, rows: NDArray[np.int64], name: str) -> "LabeledPairs":
         """Return some of the pairs."""
         chosen = torch.from_numpy(rows)
-        return LabeledPairs(name, self.index.subset(rows), self.image[chosen], self.tokens[chosen], self.labels[chosen])
+        return LabeledPairs(
+            name, self.index.subset(rows), self.image[chosen], self.tokens[chosen], self.labels[chosen], self.pretrained
+        )
 
 
 class Pairs(Evaluation):
@@ -94,7 +97,7 @@ class Pairs(Evaluation):
         started_at = time.monotonic()
         checkpoint, machine = read_model(spec.ckpt), choose_machine(spec.device)
         reader = read_pair_reader(checkpoint, spec.encoder)
-        train, tests, classes, seen = _read_parts(spec, checkpoint, reader, machine)
+        train, tests, classes = _read_parts(spec, checkpoint, reader, machine)
         fit = Fit(spec.seed, len(train.labels))
         rows, outcomes = list[Row](), list[Answers]()
 
@@ -135,7 +138,7 @@ class Pairs(Evaluation):
         data = Data(
             labeled_fingerprint(train.index),
             [
-                TestData(test.name, labeled_fingerprint(test.index), len(test.labels), seen_in_pretraining=seen)
+                TestData(test.name, labeled_fingerprint(test.index), len(test.labels), seen_in_pretraining=test.pretrained)
                 for test in tests
             ],
         )
@@ -213,8 +216,8 @@ class PairClassifier(nn.Module):
 
 def _read_parts(
     spec: PairsSpec, checkpoint: Checkpoint, reader: PairReader, machine: Machine
-) -> tuple[LabeledPairs, list[LabeledPairs], tuple[str, ...], bool]:
-    """Return the training part, the test parts, the classes, and whether pretraining saw the images.
+) -> tuple[LabeledPairs, list[LabeledPairs], tuple[str, ...]]:
+    """Return the training part, the test parts, and the classes.
 
     Without a test part a fifth of each class is held out by the seed, all captions of an image together.
     """
@@ -224,8 +227,7 @@ def _read_parts(
     index = ImageSource.read_index(location, spec)
     check_labeled(index, "data", several=False, split=not spec.test and not located)
     check_channels(index, checkpoint)
-    seen = index.fingerprint() == checkpoint.metadata["data"]
-    check_run_data(data, from_run, seen)
+    check_run_data(data, from_run, index.fingerprint() == checkpoint.metadata["data"])
     train = _read_pairs(index, location, data, spec, checkpoint, reader, machine)
     places = [(test, *test_location(test, ImageSource.kind)) for test in spec.test]
     if not places and located:
@@ -238,14 +240,14 @@ def _read_parts(
             tests.append(_read_pairs(part, location, name, spec, checkpoint, reader, machine))
         say_once(f"test part: {name}")
     if tests:
-        return train, tests, index.classes, False
+        return train, tests, index.classes
     index, groups = train.index, train.index.groups
     if groups is None:
         groups = np.unique([index.name(row) for row in range(len(index))], return_inverse=True)[1].astype(np.int64)
         groups = groups if groups.max() + 1 < len(index) else None
     kept, held_out = held_out_rows(index.labels, spec.seed, index.classes, TEST_SHARE, groups)
     say_once(f"test part: a fifth of each class of {data}, drawn by --seed {spec.seed}")
-    return train.take(kept, data), [train.take(held_out, f"a fifth of {data}")], index.classes, seen
+    return train.take(kept, data), [train.take(held_out, f"a fifth of {data}")], index.classes
 
 
 def _read_pairs(
@@ -261,6 +263,7 @@ def _read_pairs(
     captions = read_captions(location)
     encoded = reader.tokenizer().encode([captions[row] for row in images.rows])
     tokens = torch.from_numpy(reader.framing().pad(encoded, reader.length)).long()
+    pretrained = index.fingerprint() == checkpoint.metadata["data"]
     index = index.subset(images.rows)
     assert index.labels is not None
-    return LabeledPairs(name, index, images.layers["last"].byte(), tokens, torch.from_numpy(index.labels))
+    return LabeledPairs(name, index, images.layers["last"].byte(), tokens, torch.from_numpy(index.labels), pretrained)

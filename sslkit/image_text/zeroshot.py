@@ -229,7 +229,7 @@ def _retrieve(
         if judge is not None:
             again = _order_again(order, judge, by_image=direction.startswith("image"))
             reordered = query_groups[:, None] == bank_groups[again]
-            answers = (Answers(np.arange(len(found)), found[:, 0].double()) for found in (reordered, matches))
+            answers = (Answers(np.arange(len(each)), each[:, 0].double()) for each in (reordered, matches))
             comparisons = {CHECKPOINT: compare_answers(*answers)}
             rows.append(Row("ordered again", _recalls(reordered), name, comparisons=comparisons, weights=weights, role="other"))
         by_chance = [
@@ -266,11 +266,11 @@ def _judge(
     def look(view: Tensor) -> dict[str, Tensor]:
         return {"last": reader.look(view)}
 
-    seen = extract(reader.encoder, samples, machine, spec.batch_size, spec.workers, read=look).layers["last"]
+    seen_places = extract(reader.encoder, samples, machine, spec.batch_size, spec.workers, read=look).layers["last"]
     tokens = torch.from_numpy(towers.frame.pad(towers.tokenizer.encode(texts), reader.length)).long()
 
     def judge(image: Tensor, text: Tensor) -> Tensor:
-        return reader.judge(seen[image].to(machine.device), tokens[text].to(machine.device)).cpu()
+        return reader.judge(seen_places[image].to(machine.device), tokens[text].to(machine.device)).cpu()
 
     return judge
 

@@ -306,7 +306,8 @@ def test_what_the_protocols_stand_for() -> None:
         "retrieval/map-v1": {},
         "verify/eer-v1": {"samples": 500},
         "zeroshot/names-v1": {"templates": ["{}"]},
-        "zeroshot/recall-v1": {},
+        "zeroshot/recall-v1": {"rerank": 0},
+        "pairs/finetuned-v1": {"epochs": 10, "lr": 5e-4, "batch_size": 32},
         "word-vectors/benchmarks-v1": {},
         "word-vectors/translation-v1": {},
     }

@@ -162,14 +162,15 @@ class ALBEF(PretextTask):
         tokens, other_tokens, hidden_tokens = batch["tokens"], batch["other_tokens"], batch["hidden_tokens"]
         image_tokens = self.encoder.tokens(torch.cat([batch["image"], batch["other_image"]]))
         places, other_places = self.matcher.memory(image_tokens).chunk(2)
-        own, other, hidden = self.text.states(torch.cat([tokens, other_tokens, hidden_tokens])).chunk(3)
+        first, other, hidden = self.text.states(torch.cat([tokens, other_tokens, hidden_tokens])).chunk(3)
         read = torch.cat([tokens, other_tokens, tokens, hidden_tokens])
-        fused = self.matcher.fuse(torch.cat([places, places, other_places, places]), torch.cat([own, other, own, hidden]), read)
+        states = torch.cat([first, other, first, hidden])
+        fused = self.matcher.fuse(torch.cat([places, places, other_places, places]), states, read)
         count = 3 * len(tokens)
         pooled = self.encoder.pool(image_tokens[: len(tokens)])
         return {
             "image": F.normalize(self.head(pooled), dim=1),
-            "text": F.normalize(self.text_projector(self.text.pool_sample(own, tokens)), dim=1),
+            "text": F.normalize(self.text_projector(self.text.pool_sample(first, tokens)), dim=1),
             "match": torch.stack(self.matcher.judge(fused[:count], read[:count]).chunk(3), dim=1),
             "hidden": self.matcher.predict_words(fused[count:], batch["places"], self.text),
             "places": places,

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -193,18 +192,19 @@ class ICMLM(PretextTask):
         self.register_buffer("starts_word", starts_word(tokenizer), persistent=False)
         factors = torch.randint(2**62, (details["length"],), generator=torch.Generator().manual_seed(1)) | 1
         self.register_buffer("factors", factors, persistent=False)
-        captions = torch.from_numpy(np.asarray(details["captions"])).long()
+        captions = torch.as_tensor(details["captions"]).long()
         word, hashes = self._words(captions)
         rows, columns = (captions < self.text.first_special).nonzero(as_tuple=True)
+        values, number_of = hashes[rows, columns].unique(return_inverse=True)
+        first = torch.zeros_like(values).scatter_reduce(0, number_of, torch.arange(len(rows)), "amin", include_self=False)
         # Each caption counts once for a word, however often it has it.
-        pairs, first = np.unique(torch.stack([hashes[rows, columns], rows]).numpy(), axis=1, return_index=True)
-        values, places, counts = np.unique(pairs[0], return_index=True, return_counts=True)
+        counts = torch.stack([number_of, rows]).unique(dim=1)[0].bincount()
         skipped = {name.lower() for name in self._stop_words()}
         names, kept, frequencies = list[str](), list[int](), list[int]()
-        for number in np.argsort(-counts, kind="stable"):
+        for number in counts.argsort(descending=True, stable=True).tolist():
             if len(names) == options.concepts or counts[number] < options.min_count:
                 break
-            row, column = rows[first[places[number]]], columns[first[places[number]]]
+            row, column = rows[first[number]], columns[first[number]]
             name = tokenizer.decode(captions[row][word[row] == word[row, column]].tolist()).strip()
             if name.lower() not in skipped and any(letter.isalnum() for letter in name):
                 names.append(name)

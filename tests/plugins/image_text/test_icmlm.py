@@ -51,7 +51,7 @@ def test_stop_words_come_from_a_file(tmp_path: Path) -> None:
 
 
 def test_one_concept_is_hidden_with_all_its_tokens() -> None:
-    task, seen = icmlm(), set()
+    task, hidden_of = icmlm(), set()
     for seed in range(40):
         torch.manual_seed(seed)
         batch = prepared(task)
@@ -67,8 +67,8 @@ def test_one_concept_is_hidden_with_all_its_tokens() -> None:
             expected[start : start + len(ids)] = MASK
             assert torch.equal(batch["tokens"][row], expected) and batch["weight"][row] == 1
             assert {task.names[place] for place in batch["tags"][row].nonzero()[:, 0]} == set(caption.split()) & set(task.names)
-            seen.add((row, hidden))
-    assert {(0, "red"), (0, "square"), (1, "blue"), (1, "square"), (3, "red"), (3, "triangle")} <= seen
+            hidden_of.add((row, hidden))
+    assert {(0, "red"), (0, "square"), (1, "blue"), (1, "square"), (3, "red"), (3, "triangle")} <= hidden_of
 
 
 @pytest.mark.parametrize("fusion", ["transformer", "attention"])

@@ -54,11 +54,11 @@ def identity(*captions: int) -> dict[str, Tensor]:
 
 def test_partners_do_not_match() -> None:
     batch = {"caption": torch.tensor([5, 6, 5, 7]), "image_id": torch.tensor([0, 1, 2, 1])}
-    seen: list[set[int]] = [set(), set(), set(), set()]
+    partners: list[set[int]] = [set(), set(), set(), set()]
     for _ in range(60):
         for row, partner in enumerate(draw_partners(batch).tolist()):
-            seen[row].add(partner)
-    assert seen == [{1, 3}, {0, 2}, {1, 3}, {0, 2}]
+            partners[row].add(partner)
+    assert partners == [{1, 3}, {0, 2}, {1, 3}, {0, 2}]
     assert draw_partners(identity(5, 5, 5)).tolist() == [0, 1, 2]  # all match: each stays alone
     likely = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     assert draw_partners(identity(1, 2, 3), likely).tolist() == [1, 2, 0]
@@ -97,8 +97,7 @@ def test_vilt_against_a_loop() -> None:
                 number += 1
     assert losses["match"].item() == pytest.approx(match, rel=1e-5)
     assert losses["masked_nats"].item() == pytest.approx(hidden, rel=1e-5) and int(counts["masked_nats"]) == number >= 6
-    own = {row: batch["caption"][row].tolist() for row in range(6)}
-    assert set(batch["match"].tolist()) == {0, 1} and own[0] is not None
+    assert set(batch["match"].tolist()) == {0, 1}
     assert set(task.metrics(output, batch)) == {"match_accuracy", "accuracy", "image_gain"}
 
 
