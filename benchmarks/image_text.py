@@ -27,6 +27,10 @@ MODELS = {
 } | {
     "virtex": ("emoji", ["virtex", "--steps", 1500]),
     "virtex bag": ("emoji", ["virtex", "--steps", 1500, "--target", "bag"]),
+    "icmlm": ("emoji", ["icmlm", "--steps", 1500, "--min-count", 3]),
+    "albef": ("emoji", ["albef", "--steps", 1500, "--encoder-option", "patch=8"]),
+    "vilt": ("emoji", ["vilt", "--steps", 1500, "--encoder-option", "patch=8"]),
+    "vilt drawings": ("drawings", ["vilt", "--steps", 4000, "--encoder-option", "patch=14", "--mask-ratio", 0.3]),
 }
 
 
@@ -56,12 +60,13 @@ def write_emoji(folder: Path, runs: Path) -> tuple[Path, Path]:
 
 
 def write_drawings(folder: Path, runs: Path) -> tuple[Path, Path]:
-    """Write the drawings of which the sentence is true, as squares: of long images, crops would show a part."""
-    train, test = (
-        [{**row, "path": str(fold(Path(row["path"]), runs))} for row in read(folder / f"{part}.csv") if row["label"] == "true"]
-        for part in ("train", "test")
-    )
-    return write(runs / "drawings-train.csv", train), write(runs / "drawings-test.csv", test)
+    """Write drawings as squares: of long images, crops would show a part. Return those of which the sentence is true."""
+    tables = []
+    for part in ("train", "test"):
+        rows = [{**row, "path": str(fold(Path(row["path"]), runs))} for row in read(folder / f"{part}.csv")]
+        write(runs / f"pairs-{part}.csv", rows)
+        tables.append(write(runs / f"drawings-{part}.csv", [row for row in rows if row["label"] == "true"]))
+    return tables[0], tables[1]
 
 
 def fold(drawing: Path, runs: Path) -> Path:
@@ -99,12 +104,19 @@ def measure(name: str, train: Path, test: Path, out: Path) -> dict[str, Any]:
     last = logged(out)[-1]
     checkpoint = ["--ckpt", out / "model.safetensors"]
     record: dict[str, Any] = {**provenance(), "seconds": last["seconds"], "samples_per_second": last["samples_per_second"]}
-    if task == "clip":
-        rows = sslkit("zeroshot", *checkpoint, "--data", test)["rows"]
+    if "image_gain" in last:
+        record["image_gain"] = last["image_gain"]  # of the last steps, on what was trained on
+    if task in ("clip", "albef"):
+        again = ["--rerank", 16] if task == "albef" else []
+        rows = sslkit("zeroshot", *checkpoint, "--data", test, *again)["rows"]
         record["recall"] = [row_of(row) | {"test": row["test"].rpartition(", ")[2]} for row in rows]
-    elif "bag" not in name:
+    elif name == "virtex":
         result = sslkit("caption", *checkpoint, "--data", test, "--beam", 5, "--out", out / "captions.csv")
         record["captions"] = [row_of(row) | {"exact": row["metrics"][1]["value"]} for row in result["score"]["rows"]]
+    if name == "vilt drawings":
+        pairs = [out.parent / f"pairs-{part}.csv" for part in ("train", "test")]
+        rows = sslkit("pairs", *checkpoint, "--data", pairs[0], "--test", pairs[1], "--label", "label")["rows"]
+        record["pairs"] = [row_of(row) for row in rows]
     if data == "emoji":
         labeled = ["--data", train, "--test", test, "--label", "category"]
         for verb in ("knn", "probe"):
