@@ -1,89 +1,39 @@
 """`sslkit zeroshot`: classify images by the names of classes, or find captions of images and images of captions."""
 
-import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from sslkit.console import say, show_progress
-from sslkit.contract.encoder import Encoder
+from sslkit.console import say
 from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.contract.evaluation import Evaluation, Protocol
-from sslkit.contract.result import Data, Metric, Result, Row, TestData
+from sslkit.contract.result import Data, Result, Row, TestData
 from sslkit.data.index import Index
 from sslkit.data.locations import find_parts
 from sslkit.data.tables import read_lines
-from sslkit.encoders.build import build_encoder
-from sslkit.engine.checkpoint import Checkpoint, load_strictly, read_model
-from sslkit.engine.features import extract
-from sslkit.engine.precision import Machine, choose_machine
+from sslkit.engine.checkpoint import Checkpoint, read_model
+from sslkit.engine.precision import choose_machine
 from sslkit.engine.run_folder import append_result
-from sslkit.engine.seeds import seed_stage
 from sslkit.evaluation.comparing import CheckpointOutcomes
-from sslkit.evaluation.features import cached_features
 from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.metrics import is_correct, score
-from sslkit.evaluation.models import CHECKPOINT, RANDOM, Model
 from sslkit.evaluation.notes import note_on_labels, write_notes
 from sslkit.evaluation.splits import (
     annotations,
     check_channels,
     check_labeled,
     check_run_data,
-    evaluation_size,
     labeled_fingerprint,
     named_data,
 )
-from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers, interval_of_mean
+from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers
 from sslkit.image.source import ImageSource
-from sslkit.image_text.matcher import PairReader, read_pair_reader
+from sslkit.image_text.retrieve import retrieve
 from sslkit.image_text.source import read_captions
 from sslkit.image_text.specs import ZeroshotSpec
-from sslkit.text.encoders.base import Framing, TokenEncoder
-from sslkit.text.tokenizer import Tokenizer
-
-_LONGEST = 4096  # tokens of a text
-
-
-_CHUNK = 1024  # texts encoded, queries compared, or pairs judged, at once
-_RANKS = (1, 5, 10)  # at which recall is measured
-
-Judge = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Towers:
-    """The image and text encoders of a joint embedding space, and the tokenizer of the texts."""
-
-    image: Model
-    projector: nn.Linear
-    text: Encoder
-    text_projector: nn.Module
-    tokenizer: Tokenizer
-    frame: Framing
-    length: int
-
-    @torch.no_grad()
-    def embed_texts(self, texts: list[str]) -> Tensor:
-        """Return unit vectors of texts, `[N, D]`, on the CPU."""
-        tokens = torch.from_numpy(self.frame.pad(self.tokenizer.encode(texts), self.length)).long()
-        vectors = [self.text(chunk.to(self.text.device)).float().cpu() for chunk in tokens.split(_CHUNK)]
-        return F.normalize(self.text_projector(torch.cat(vectors)), dim=1)
-
-    @torch.no_grad()
-    def embed_images(self, index: Index, spec: ZeroshotSpec) -> tuple[Tensor, NDArray[np.int64]]:
-        """Return unit vectors of images, `[N, D]`, on the CPU, and their rows in the data."""
-        model = self.image
-        samples = ImageSource.for_evaluation(index, spec, model.encoder, model.size)
-        features = cached_features(model, samples, "last", "auto", spec)
-        return F.normalize(self.projector(features.layers["last"]), dim=1), features.rows
+from sslkit.image_text.towers import Towers, load_towers
 
 
 class Zeroshot(Evaluation):
@@ -121,7 +71,7 @@ class Zeroshot(Evaluation):
         checkpoint = read_model(spec.ckpt)
         machine = choose_machine(spec.device)
         device = machine.device
-        towers = _load_towers(checkpoint, spec, device)
+        towers = load_towers(checkpoint, spec, device)
         by_hand = bool(spec.sample_values())
         data, from_run, spec = named_data(spec, checkpoint)
         name, location = list(find_parts(data, ImageSource.kind).items())[-1]
@@ -137,7 +87,7 @@ class Zeroshot(Evaluation):
             check_labeled(index, "data", several=False, split=False)
             rows = _classify(spec, checkpoint, towers, index, test, device)
         else:
-            rows = _retrieve(spec, checkpoint, towers, index, read_captions(location), test, machine)
+            rows = retrieve(spec, checkpoint, towers, index, read_captions(location), test, machine)
         protocol = self.find_protocol("zeroshot/recall-v1" if index.labels is None else "zeroshot/names-v1")
         settings = {"templates": spec.templates, "labels": spec.labels, "size": towers.image.size, **annotations(spec)}
         if index.labels is None:
@@ -176,7 +126,7 @@ def _classify(
     assert index.labels is not None
     rows: list[Row] = []
     outcomes = CheckpointOutcomes[Answers](compare_answers)
-    for model in [towers, *([_load_towers(checkpoint, spec, device, trained=False)] if spec.baselines else [])]:
+    for model in [towers, *([load_towers(checkpoint, spec, device, trained=False)] if spec.baselines else [])]:
         prompts = [model.embed_texts([template.replace("{}", name) for name in names]) for template in spec.templates]
         classes = F.normalize(torch.stack(prompts).mean(dim=0), dim=1)
         images, places = model.embed_images(index, spec)
@@ -196,108 +146,6 @@ def _classify(
             )
         )
     return rows
-
-
-def _retrieve(
-    spec: ZeroshotSpec,
-    checkpoint: Checkpoint,
-    towers: Towers,
-    index: Index,
-    captions: list[str],
-    test: str,
-    machine: Machine,
-) -> list[Row]:
-    """Return a row for each direction, below it that of candidates ordered again, if asked for, and of random ranking."""
-    reader = read_pair_reader(checkpoint, spec.encoder).to(machine.device) if spec.rerank else None
-    images, places = towers.embed_images(index, spec)
-    image_captions = [captions[place] for place in places]
-    texts = sorted(set(image_captions))
-    numbers = {text: number for number, text in enumerate(texts)}
-    targets = torch.tensor([numbers[text] for text in image_captions])
-    vectors = towers.embed_texts(texts)
-    images_by_caption = torch.bincount(targets, minlength=len(texts))
-    own_text = torch.arange(len(texts))
-    orders = {
-        "image to caption": (_rank(images, vectors, spec.rerank), targets, own_text, torch.ones_like(targets)),
-        "caption to image": (_rank(vectors, images, spec.rerank), own_text, targets, images_by_caption),
-    }
-    rows, weights = list[Row](), towers.image.weights
-    judge = None if reader is None else _judge(reader, spec, index, places, texts, towers, machine)
-    for direction, (order, query_groups, bank_groups, relevant) in orders.items():
-        name, matches = f"{test}, {direction}", query_groups[:, None] == bank_groups[order]
-        rows.append(Row(CHECKPOINT, _recalls(matches), test=name, weights=weights))
-        if judge is not None:
-            again = _order_again(order, judge, by_image=direction.startswith("image"))
-            reordered = query_groups[:, None] == bank_groups[again]
-            answers = (Answers(np.arange(len(each)), each[:, 0].double()) for each in (reordered, matches))
-            comparisons = {CHECKPOINT: compare_answers(*answers)}
-            rows.append(Row("ordered again", _recalls(reordered), name, comparisons=comparisons, weights=weights, role="other"))
-        by_chance = [
-            replace(metric, value=float(np.mean([chance(len(bank_groups), int(number), k) for number in relevant])), low=None)
-            for metric, k in zip(_recalls(matches), _RANKS, strict=True)
-        ]
-        rows.append(Row("chance", by_chance, test=name, weights=weights, role="random"))
-    return rows
-
-
-def _recalls(matches: Tensor) -> list[Metric]:
-    """Return recall at 1, with its interval, 5 and 10, of which of each query's candidates `[M, K]` match it, best first."""
-    metrics = []
-    for k in _RANKS:
-        hits = matches[:, :k].any(dim=1)
-        recall = Metric(f"recall at {k}", float(hits.float().mean()), n=len(hits), unit_of_n="queries")
-        low, high, method = interval_of_mean(hits.double()) if k == 1 else (None, None, None)
-        metrics.append(replace(recall, low=low, high=high, interval_method=method))
-    return metrics
-
-
-def _judge(
-    reader: PairReader,
-    spec: ZeroshotSpec,
-    index: Index,
-    rows: NDArray[np.int64],
-    texts: list[str],
-    towers: Towers,
-    machine: Machine,
-) -> Judge:
-    """Return a function that tells by how much images `[B]` and texts `[B]`, by their places, match."""
-    samples = ImageSource.for_evaluation(index.subset(rows), spec, reader.encoder, towers.image.size)
-
-    def look(view: Tensor) -> dict[str, Tensor]:
-        return {"last": reader.look(view)}
-
-    seen_places = extract(reader.encoder, samples, machine, spec.batch_size, spec.workers, read=look).layers["last"]
-    tokens = torch.from_numpy(towers.frame.pad(towers.tokenizer.encode(texts), reader.length)).long()
-
-    def judge(image: Tensor, text: Tensor) -> Tensor:
-        return reader.judge(seen_places[image].to(machine.device), tokens[text].to(machine.device)).cpu()
-
-    return judge
-
-
-@torch.no_grad()
-def _order_again(order: Tensor, judge: Judge, by_image: bool) -> Tensor:
-    """Return each query's candidates `[M, K]` by how well they match it, best first."""
-    again = torch.empty_like(order)
-    with show_progress("matches of candidates", len(order)) as progress:
-        for rows in torch.arange(len(order)).split(max(1, _CHUNK // order.shape[1])):
-            query, candidate = rows.repeat_interleave(order.shape[1]), order[rows].flatten()
-            scores = judge(query, candidate) if by_image else judge(candidate, query)
-            best = scores.view(len(rows), -1).argsort(dim=1, descending=True, stable=True)
-            again[rows] = order[rows].gather(1, best)
-            progress.advance(len(rows))
-    return again
-
-
-def chance(pool: int, relevant: int, k: int) -> float:
-    """Return the probability that at least one relevant item is among k drawn at random from a pool."""
-    return 1 - math.comb(pool - relevant, min(k, pool)) / math.comb(pool, min(k, pool))
-
-
-def _rank(queries: Tensor, bank: Tensor, most: int) -> Tensor:
-    """Return the places of the items nearest to each query by cosine, best first, `[M, K]`: `most`, and ten at least."""
-    count = min(max(most, *_RANKS), len(bank))
-    return torch.cat([(rows @ bank.T).topk(count, dim=1).indices for rows in queries.split(_CHUNK)])
 
 
 def _class_names(file: str | None, classes: tuple[str, ...]) -> list[str]:
@@ -320,49 +168,3 @@ def _class_names(file: str | None, classes: tuple[str, ...]) -> list[str]:
     pairs = ", ".join(f"{name} is {line}" for name, line in zip(classes, lines, strict=True))
     say(f"class names: {pairs}")
     return lines
-
-
-def _load_towers(checkpoint: Checkpoint, spec: ZeroshotSpec, device: torch.device, trained: bool = True) -> Towers:
-    """Return both towers, with a checkpoint's weights or random ones."""
-    path = checkpoint.path
-    recipe = checkpoint.metadata.get("parts", {}).get("text", {}).get("recipe")
-    if not isinstance(recipe, dict) or not checkpoint.part("projector"):
-        task = checkpoint.metadata["task"]
-        raise SslkitError(
-            f"{path} has no text encoder (trained with {task})", "zeroshot needs a checkpoint of clip or albef", flag="ckpt"
-        )
-    length = recipe.get("size")
-    if type(length) is not int or not 1 <= length <= _LONGEST:
-        problem = f"the text tower in {path} has an input length of {length!r} tokens"
-        raise SslkitError(problem, "the file was altered", flag="ckpt")
-    encoder: Encoder = checkpoint.build_encoder(spec.encoder)
-    text = checkpoint.with_part("text").build_encoder(spec.encoder)
-    if not isinstance(text, TokenEncoder):
-        raise SslkitError(f"the text tower in {path} is no encoder of text", "the file was altered", flag="ckpt")
-    tokenizer, frame = text.tokenizer(), text.framing()
-    if not trained:
-        seed_stage(spec.seed, "random", 0)
-        encoder = build_encoder(checkpoint.recipe, allowed=spec.encoder).eval()
-        text = build_encoder(recipe, allowed=spec.encoder).eval()
-    image_projector, text_projector = (
-        _load_projector(checkpoint, name, tower.width, trained)
-        for name, tower in (("projector", encoder), ("text_projector", text))
-    )
-    if image_projector.out_features != text_projector.out_features:
-        raise SslkitError(f"the towers in {path} do not fit together", "the file was altered", flag="ckpt")
-    size = evaluation_size(spec, checkpoint)
-    encoder = encoder.to(device)
-    model = Model(CHECKPOINT, encoder, size, "checkpoint") if trained else Model(RANDOM, encoder, size, "random")
-    return Towers(model, image_projector, text.to(device), text_projector, tokenizer, frame, length)
-
-
-def _load_projector(checkpoint: Checkpoint, name: str, width: int, trained: bool) -> nn.Linear:
-    """Return the projector of a tower of this width, with the checkpoint's weights or random ones."""
-    state = checkpoint.part(name)
-    weight = state.get("weight")
-    if weight is None or weight.dim() != 2 or weight.shape[1] != width:
-        raise SslkitError(f"the towers in {checkpoint.path} do not fit together", "the file was altered", flag="ckpt")
-    projector = nn.Linear(width, len(weight), bias=False)
-    if trained:
-        load_strictly(projector, state, f"--ckpt: the {name} in {checkpoint.path}")
-    return projector.eval()

@@ -16,8 +16,8 @@ from torch import Tensor
 from sslkit import DataInfo, SslkitError, load
 from sslkit.encoders.builder import RecipeBuilder
 from sslkit.encoders.recipe import recipe_for
+from sslkit.image_text.retrieve import chance
 from sslkit.image_text.source import ImageTextSource
-from sslkit.image_text.zeroshot import chance
 from sslkit.specs.train import PretrainSpec
 from sslkit.tasks.load import load_task
 from sslkit.text import tokenizer as tokens
