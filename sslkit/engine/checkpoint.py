@@ -100,9 +100,8 @@ class Checkpoint:
 
         Raises SslkitError, naming `--projector-layers`, if it keeps no projector with so many layers before its last.
         """
-        description = self.metadata.get("task_metadata", {}).get("projector")
-        described = isinstance(description, dict) and isinstance(description.get("hidden"), list)
-        if not described or "name" not in self.recipe:
+        description = self.recorded_by_task("projector")
+        if description is None or not isinstance(description.get("hidden"), list) or "name" not in self.recipe:
             problem = f"{self.path} keeps no projector: it was trained by {self.metadata['task']}"
             raise SslkitError(problem, "simclr keeps its own", flag="projector_layers")
         hidden = description["hidden"]
@@ -118,6 +117,15 @@ class Checkpoint:
             place = name.removeprefix("layers_on_top.")
             tensors |= {f"{MAIN_PART}.{name}": projector[place]} if place in projector else {}
         return Checkpoint(self.path, tensors, self.metadata | {"recipe": recipe}, self.part_name)
+
+    def recorded_by_task(self, name: str) -> dict[str, Any] | None:
+        """Return what a task recorded under a name; of joint tasks the only one that did, else None."""
+        metadata = self.metadata.get("task_metadata")
+        if not isinstance(metadata, dict):
+            return None
+        tables = [metadata, *metadata.values()] if self.metadata["task"].count("+") else [metadata]
+        entries = [table[name] for table in tables if isinstance(table, dict) and isinstance(table.get(name), dict)]
+        return entries[0] if len(entries) == 1 else None
 
     def part(self, name: str) -> dict[str, Tensor]:
         """Return the weights of one exported module."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.console import show_progress
+from sslkit.contract.encoder import Encoder
 from sslkit.contract.result import Data, Metric, Result, Role, Row, TestData
 from sslkit.data.columnar import has_column, is_columnar
 from sslkit.data.index import Index
@@ -19,7 +20,7 @@ from sslkit.data.locations import find_parts
 from sslkit.data.tables import read_columns
 from sslkit.engine.checkpoint import read_model
 from sslkit.engine.features import extract
-from sslkit.engine.precision import choose_machine
+from sslkit.engine.precision import Machine, choose_machine
 from sslkit.engine.run_folder import append_result
 from sslkit.evaluation.features import report_unreadable
 from sslkit.evaluation.models import CHECKPOINT, weights_hash
@@ -35,6 +36,7 @@ from sslkit.text.tokenizer import Tokenizer
 
 OTHER_IMAGES = "other images"
 _CHUNK = 256  # images for which captions are written at once
+_PART = 8192  # images whose places are in memory at once
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,6 @@ def caption(spec: CaptionSpec) -> CaptionResult:
     out = output_path(spec.out, ".csv")
     checkpoint = read_model(spec.ckpt)
     captioner = read_captioner(checkpoint)
-    tokenizer = captioner.tokenizer()
     machine = choose_machine(spec.device)
     encoder = checkpoint.build_encoder(spec.encoder).to(machine.device)
     captioner.to(machine.device)
@@ -69,7 +70,62 @@ def caption(spec: CaptionSpec) -> CaptionResult:
     check_channels(index, checkpoint)
     check_run_data(data, from_run and name == "train", index.fingerprint() == checkpoint.metadata["data"])
     known = read_captions(location) if _has_captions(location) else None
-    samples = ImageSource.for_evaluation(index, spec, encoder, evaluation_size(spec, checkpoint))
+    size = evaluation_size(spec, checkpoint)
+    parts = [
+        _caption_part(index, np.arange(start, min(start + _PART, len(index))), known, spec, encoder, captioner, machine, size)
+        for start in range(0, len(index), _PART)
+    ]
+    written = [caption for part in parts for caption in part.written]
+    rows = np.concatenate([part.rows for part in parts])
+    references = None if known is None else [known[row] for row in rows]
+    _save(out, index, rows, written, references)
+    weights, score = weights_hash(encoder), None
+    if references is not None:
+        test = TestData(
+            data if name == "train" else f"{name} of {data}",
+            index.fingerprint(),
+            len(references),
+            seen_in_pretraining=index.fingerprint() == checkpoint.metadata["data"],
+        )
+        score = Result(
+            verb="caption",
+            protocol=None,
+            settings={"beam": spec.beam, "size": size, "seed": spec.seed},
+            checkpoint=str(spec.ckpt),
+            weights=weights,
+            data=Data(tests=[test]),
+            rows=_score(parts, test, weights),
+            notes=["An image adds the difference in nats. Shuffled, each image has the caption of another one."],
+            seconds=round(time.monotonic() - started_at, 1),
+        )
+        append_result(checkpoint.path.parent, score.to_json())
+    return CaptionResult(str(out), len(written), len(set(written)), score, weights, str(spec.ckpt))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The captions of some images, as many as memory has room for; of known ones also what each tells of its image."""
+
+    rows: NDArray[np.int64]  # in the data; unreadable images are missing
+    written: list[str]
+    nats: dict[str, NDArray[np.float64]]  # -log p of each known caption by its image, and by another one
+    exact: dict[str, NDArray[np.bool_]]
+    sizes: NDArray[np.float64]  # tokens of each known caption
+
+
+def _caption_part(
+    index: Index,
+    rows: NDArray[np.int64],
+    known: list[str] | None,
+    spec: CaptionSpec,
+    encoder: Encoder,
+    captioner: Captioner,
+    machine: Machine,
+    size: int,
+) -> _Part:
+    """Write the captions of some images, and compare known ones with these images and with others among them."""
+    tokenizer = captioner.tokenizer()
+    samples = ImageSource.for_evaluation(index.subset(rows), spec, encoder, size)
     features = extract(
         encoder,
         samples,
@@ -79,33 +135,18 @@ def caption(spec: CaptionSpec) -> CaptionResult:
         read=lambda view: {"last": captioner.look(encoder.feature_map(view))},
     )
     report_unreadable(samples, features)
-    memory = features.layers["last"]
+    memory, rows = features.layers["last"], rows[features.rows]
     written = _write(captioner, tokenizer, memory, spec.beam)
-    references = None if known is None else [known[row] for row in features.rows]
-    _save(out, index, features.rows, written, references)
-    weights, score = weights_hash(encoder), None
-    if references is not None:
-        test = TestData(
-            data if name == "train" else f"{name} of {data}",
-            index.fingerprint(),
-            len(references),
-            seen_in_pretraining=index.fingerprint() == checkpoint.metadata["data"],
-        )
-        names = [index.name(int(row)) for row in features.rows]
-        rows = _score(captioner, tokenizer, memory, written, references, names, test, weights)
-        score = Result(
-            verb="caption",
-            protocol=None,
-            settings={"beam": spec.beam, "size": samples.info.size, "seed": spec.seed},
-            checkpoint=str(spec.ckpt),
-            weights=weights,
-            data=Data(tests=[test]),
-            rows=rows,
-            notes=["An image adds the difference in nats. Shuffled, each image has the caption of another one."],
-            seconds=round(time.monotonic() - started_at, 1),
-        )
-        append_result(checkpoint.path.parent, score.to_json())
-    return CaptionResult(str(out), len(written), len(set(written)), score, weights, str(spec.ckpt))
+    if known is None:
+        return _Part(rows, written, {}, {}, np.empty(0))
+    encoded = tokenizer.encode([known[row] for row in rows])
+    tokens = torch.from_numpy(caption_framing(tokenizer).pad(encoded, captioner.length)).long()
+    normal = np.array([tokenizer.decode(ids.tolist()) for ids in encoded])
+    orders = {CHECKPOINT: np.arange(len(rows)), OTHER_IMAGES: other_images([index.name(int(row)) for row in rows])}
+    present = {name: order for name, order in orders.items() if order is not None}
+    nats = {name: _nats(captioner, memory[torch.from_numpy(order)], tokens) for name, order in present.items()}
+    exact = {name: np.array(written)[order] == normal for name, order in present.items()}
+    return _Part(rows, written, nats, exact, (~captioner.is_padding(tokens)).sum(dim=1).double().numpy())
 
 
 def _has_captions(location: str) -> bool:
@@ -139,37 +180,22 @@ def _save(out: Path, index: Index, rows: NDArray[np.int64], written: list[str], 
         stream.write(text.getvalue().encode(errors="surrogateescape"))
 
 
-def _score(
-    captioner: Captioner,
-    tokenizer: Tokenizer,
-    memory: Tensor,
-    written: list[str],
-    references: list[str],
-    names: list[str],
-    test: TestData,
-    weights: str,
-) -> list[Row]:
+def _score(parts: list[_Part], test: TestData, weights: str) -> list[Row]:
     """Return the nats per token of known captions and how many are written exactly, by their images and by others."""
-    encoded = tokenizer.encode(references)
-    tokens = torch.from_numpy(caption_framing(tokenizer).pad(encoded, captioner.length)).long()
-    sizes = (~captioner.is_padding(tokens)).sum(dim=1).double().numpy()
-    normal = [tokenizer.decode(ids.tolist()) for ids in encoded]
-    totals, rows = dict[str, Totals](), list[Row]()
+    totals, rows, sizes = dict[str, Totals](), list[Row](), np.concatenate([part.sizes for part in parts])
     roles: dict[str, Role] = {CHECKPOINT: "checkpoint", OTHER_IMAGES: "random"}
-    order = other_images(names)
     for name, role in roles.items():
-        if (shuffled := name == OTHER_IMAGES) and order is None:
+        if not all(name in part.nats for part in parts):
             continue
-        places = np.arange(len(memory)) if order is None or not shuffled else order
-        totals[name] = Totals(_nats(captioner, memory[places], tokens), sizes)
+        totals[name] = Totals(np.concatenate([part.nats[name] for part in parts]), sizes)
         value = float(totals[name].sums.sum() / sizes.sum())
         low, high, method = interval_of_ratio(totals[name])
-        exact = float(np.mean([written[place] == text for place, text in zip(places, normal, strict=True)]))
+        exact = float(np.concatenate([part.exact[name] for part in parts]).mean())
         metrics = [
-            Metric("nats per token", value, low, high, method, n=len(tokens), higher_is_better=False, unit="other"),
-            Metric("exact captions", exact, n=len(tokens)),
+            Metric("nats per token", value, low, high, method, n=len(sizes), higher_is_better=False, unit="other"),
+            Metric("exact captions", exact, n=len(sizes)),
         ]
-        comparison = compare_ratios(totals[name], totals[CHECKPOINT]) if shuffled else None
+        comparison = compare_ratios(totals[name], totals[CHECKPOINT]) if name == OTHER_IMAGES else None
         comparisons = {} if comparison is None else {CHECKPOINT: comparison}
         rows.append(Row(name, metrics, test.name, comparisons=comparisons, weights=weights, role=role))
     return adjust_comparisons(rows)

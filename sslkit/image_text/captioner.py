@@ -136,9 +136,9 @@ class Captioner(nn.Module):
 
 def read_captioner(checkpoint: Checkpoint) -> Captioner:
     """Return the decoders of a checkpoint in eval mode; raises SslkitError if it has none."""
-    described = checkpoint.metadata.get("task_metadata", {}).get(PART)
+    described = checkpoint.recorded_by_task(PART)
     state = checkpoint.part(PART)
-    if not isinstance(described, dict) or not state:
+    if described is None or not state:
         raise SslkitError(
             f"{checkpoint.path} writes no captions: it was trained by {checkpoint.metadata['task']}",
             "expected a checkpoint of virtex",

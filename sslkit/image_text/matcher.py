@@ -226,8 +226,8 @@ def _altered(checkpoint: Checkpoint) -> SslkitError:
 
 def _read_description(checkpoint: Checkpoint) -> tuple[type[JointMatcher] | type[CrossMatcher], dict[str, int]]:
     """Return class and sizes of a checkpoint's matcher; raises SslkitError if it has none, or impossible sizes."""
-    described = checkpoint.metadata.get("task_metadata", {}).get(PART)
-    if not isinstance(described, dict) or not checkpoint.part(PART):
+    described = checkpoint.recorded_by_task(PART)
+    if described is None or not checkpoint.part(PART):
         raise SslkitError(
             f"{checkpoint.path} does not read images and captions together: it was trained by {checkpoint.metadata['task']}",
             "expected a checkpoint of albef or vilt",

@@ -52,9 +52,9 @@ def read_language_model(path: str, part: str, predicts: Literal["next", "masked"
     """Return encoder and head of a checkpoint in eval mode; raises SslkitError if it has no head that predicts so."""
     checkpoint = read_model(path, part=part)
     checkpoint.check_modality("text")
-    head = _describe_head(checkpoint)
-    if not isinstance(head, dict) or head.get("predicts") not in (predicts, "both" if predicts == "next" else predicts):
-        has = f"predicts {head.get('predicts')} tokens" if isinstance(head, dict) else "has no language-model head"
+    head = checkpoint.recorded_by_task(_METADATA)
+    if head is None or head.get("predicts") not in (predicts, "both" if predicts == "next" else predicts):
+        has = f"predicts {head.get('predicts')} tokens" if head is not None else "has no language-model head"
         needed = {"next": "gpt, rnn_lm, neural_lm or elmo", "masked": "bert"}[predicts]
         raise SslkitError(f"{checkpoint.path} {has}", f"expected a checkpoint of {needed}", flag="ckpt")
     encoder = checkpoint.build_encoder()
@@ -75,13 +75,8 @@ def check_window(model: "LanguageModel") -> None:
 
 def predicted_tokens(checkpoint: Checkpoint) -> str | None:
     """Return what the language-model head of a checkpoint predicts: `next`, `both` or `masked`; None if it has no head."""
-    head = _describe_head(checkpoint)
-    return head.get("predicts") if isinstance(head, dict) else None
-
-
-def _describe_head(checkpoint: Checkpoint) -> Any:
-    described = checkpoint.metadata.get("task_metadata")
-    return described.get(_METADATA) if isinstance(described, dict) else None
+    head = checkpoint.recorded_by_task(_METADATA)
+    return None if head is None else head.get("predicts")
 
 
 def build_head(description: dict[str, Any], encoder: TextEncoder) -> LanguageModelHead:

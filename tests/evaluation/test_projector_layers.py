@@ -46,6 +46,13 @@ def test_fine_tuned_and_used_like_any_other(sslkit: Run, pretrained: Path, digit
     assert sslkit("finetune", "--resume", "--extend-to", 3, "--out", tmp_path / "tuned").code == 0
 
 
+def test_of_a_joint_run(sslkit: Run, digits: Path, tmp_path: Path) -> None:
+    flags = ["--encoder-option", "width=8", "--simclr.hidden", 12, "--simclr.width", 5, "--steps", 4]
+    assert sslkit("pretrain", "simclr+rotation", "--data", digits, *SMALL, *flags, "--out", tmp_path / "joint").code == 0
+    checkpoint = read_model(tmp_path / "joint" / "model.safetensors")
+    assert checkpoint.with_projector(1).build_encoder().width == 12
+
+
 def test_what_is_refused_in_one_line(sslkit: Run, pretrained: Path, trained: Path, digits: Path, tmp_path: Path) -> None:
     flags = ["--data", digits, *SMALL[:4], "--steps", 1, "--out", tmp_path / "tuned", "--projector-layers"]
     ran = sslkit("finetune", "--ckpt", pretrained, *flags, 3)

@@ -42,7 +42,7 @@ class ConvRBM(ImageTask):
     defaults: ClassVar = {
         "encoder": "conv_rbm_stack",
         "optimizer": "sgd",
-        "lr": 0.05,
+        "lr": 0.01,
         "weight_decay": 1e-3,
         "batch_size": 50,
         "warmup": 0.0,

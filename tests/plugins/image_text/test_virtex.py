@@ -174,6 +174,18 @@ def test_squares_are_described(checkpoint: Path, table: Path, sslkit: Run, tmp_p
     assert "nats per token" in sslkit("caption", "--ckpt", checkpoint, "--data", table, "--out", tmp_path / "again.csv").out
 
 
+def test_many_images_are_captioned_in_parts(
+    checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["caption", "--ckpt", checkpoint, "--data", table, "--out"]
+    whole = sslkit(*words, tmp_path / "whole.csv", "--json").json["score"]["rows"]
+    monkeypatch.setattr("sslkit.image_text.caption._PART", 48)  # four parts, of which the last is smaller
+    parts = sslkit(*words, tmp_path / "parts.csv", "--json").json["score"]["rows"]
+    assert (tmp_path / "whole.csv").read_text() == (tmp_path / "parts.csv").read_text()
+    assert parts[0]["metrics"][0]["value"] == pytest.approx(whole[0]["metrics"][0]["value"], rel=1e-5)
+    assert parts[1]["metrics"][0]["n"] == 160 and parts[1]["comparisons"]["checkpoint"]["low"] > 0
+
+
 def test_images_without_captions_get_one(checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
     result = sslkit("caption", "--ckpt", checkpoint, "--data", table.parent, "--out", tmp_path / "out.csv", "--json").json
     assert result["score"] is None and result["samples"] == 160
