@@ -68,6 +68,8 @@ if TYPE_CHECKING:
     from sslkit.exporting.export import export as export
     from sslkit.exporting.push import push as push
     from sslkit.image.demo import demo as demo
+    from sslkit.image.segment import segment as segment
+    from sslkit.image.specs import SegmentSpec as SegmentSpec
     from sslkit.image.task import ImageTask as ImageTask
     from sslkit.image_text.caption import caption as caption
     from sslkit.image_text.pairs import pairs as pairs
@@ -184,6 +186,8 @@ _MODULES = {
     "sslkit.exporting.export": ("export",),
     "sslkit.exporting.push": ("push",),
     "sslkit.image.demo": ("demo",),
+    "sslkit.image.segment": ("segment",),
+    "sslkit.image.specs": ("SegmentSpec",),
     "sslkit.image.task": ("ImageTask",),
     "sslkit.image_text.caption": ("caption",),
     "sslkit.image_text.pairs": ("pairs",),

@@ -43,6 +43,7 @@ _EXTENDED = {
     "ladder",
     "pairs",
     "prompt",
+    "segment",
     "tag",
     "word-vectors",
     "protocols",

@@ -61,13 +61,13 @@ def compare_models(checkpoint: Checkpoint, spec: EvaluationSpec, device: torch.d
         baseline = load_modality(checkpoint.modality).baseline(models[0].encoder, checkpoint.channels, size, detail)
         if baseline is not None:
             models.append(Model(*baseline, size, "baseline"))
-    models += [_load_other(name, size, spec, checkpoint) for name in spec.against]
+    models += [load_other(name, size, spec, checkpoint, allowed) for name in spec.against]
     for model in models:
         model.encoder.to(device)
     return models
 
 
-def _load_other(name: str, size: int, spec: EvaluationSpec, checkpoint: Checkpoint) -> Model:
+def load_other(name: str, size: int, spec: DataSpec, checkpoint: Checkpoint, allowed: str | None) -> Model:
     """Load a model to compare with: another checkpoint, or a published one."""
     channels, modality = checkpoint.channels, checkpoint.evaluated_as
     path = Path(name, MODEL) if Path(name).is_dir() else Path(name)
@@ -78,7 +78,7 @@ def _load_other(name: str, size: int, spec: EvaluationSpec, checkpoint: Checkpoi
         if other.channels != channels:
             raise SslkitError(f"{path} takes {other.channels} channels, the checkpoint {channels}", flag="against")
         _check_kept_options(other, checkpoint)
-        return Model(name, other.build_encoder(spec.encoder), spec.sample_size(modality) or other.size)
+        return Model(name, other.build_encoder(allowed), spec.sample_size(modality) or other.size)
     published, _, side = name.partition("@")
     if side and not side.isdigit():
         raise SslkitError(f"{name} is neither a checkpoint nor NAME or NAME@SIZE", flag="against")
@@ -86,7 +86,7 @@ def _load_other(name: str, size: int, spec: EvaluationSpec, checkpoint: Checkpoi
     recipe = recipe_for(published, input_size, channels, pretrained=True)
     with renamed_flags({"encoder": "against"}):
         check_published(published, checkpoint.modality)
-        encoder = build_encoder(recipe, pretrained=True, allowed=spec.encoder)
+        encoder = build_encoder(recipe, pretrained=True, allowed=allowed)
     return Model(
         f"{published}, pretrained, at {input_size} {load_modality(encoder.modality).options.size_unit}",
         encoder.eval(),

@@ -44,6 +44,19 @@ class Masks:
 
         Raises UnreadableSampleError with a reason.
         """
+        ids = self._open(row)
+        width, height = ids.size
+        if abs(width / height / aspect - 1) > _ALIKE:
+            raise UnreadableSampleError(f"mask {self.paths[row]} has other proportions than its image")
+        resized = ids.resize((form.side, form.side), Image.Resampling.NEAREST, box=form.box(width, height, position))
+        return np.asarray(resized, dtype=np.uint8)
+
+    def read_whole(self, row: int) -> NDArray[np.uint8]:
+        """Return a mask as it is, `[H, W]`; raises UnreadableSampleError with a reason."""
+        return np.asarray(self._open(row), dtype=np.uint8)
+
+    def _open(self, row: int) -> Image.Image:
+        """Return a mask as an image of one number per pixel, of two colors 0 and 1."""
         path = self.paths[row]
         try:
             with open_file(path) as stream, open_image(stream) as image:
@@ -51,13 +64,10 @@ class Masks:
                 upright = ImageOps.exif_transpose(image)
                 if upright.mode not in ("L", "P", "1"):
                     raise UnreadableSampleError(f"mask {path} has {upright.mode} pixels, not one number of a class each")
-                ids = upright.convert("L") if upright.mode == "1" else upright
-                width, height = ids.size
-                if abs(width / height / aspect - 1) > _ALIKE:
-                    raise UnreadableSampleError(f"mask {path} has other proportions than its image")
-                resized = ids.resize((form.side, form.side), Image.Resampling.NEAREST, box=form.box(width, height, position))
-                mask = np.asarray(resized, dtype=np.uint8)
-                return (mask > 0).astype(np.uint8) if upright.mode == "1" else mask
+                if upright.mode == "1":
+                    return upright.convert("L").point(lambda value: value > 0)
+                upright.load()
+                return upright
         except FileNotFoundError as error:
             raise UnreadableSampleError(f"no mask {path}") from error
         except (FileChangedError, OSError, ValueError, SyntaxError) as error:  # what Pillow raises for damaged files

@@ -41,7 +41,7 @@ class ConvRBMStack(Encoder):
     def __init__(self, in_channels: int, bases: list[int], kernel: int, pool: int) -> None:
         super().__init__(4 * bases[-1], in_channels)
         self.kernel, self.pool_side = kernel, pool
-        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("scale", torch.ones(1))  # no scalar: it decides the precision
         pairs = list(zip([in_channels, *bases[:-1]], bases, strict=True))
         self.weights = nn.ParameterList(_DEVIATION * torch.randn(above, below, kernel, kernel) for below, above in pairs)
         self.biases = nn.ParameterList(torch.zeros(above) for _, above in pairs)

@@ -1,0 +1,43 @@
+"""Specs of evaluations of dense features of images."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from sslkit.contract.options import Count, Texts
+from sslkit.specs.data import PART, DataSpec
+
+
+class SegmentSpec(DataSpec):
+    """Options of `segment`."""
+
+    ckpt: str = Field(description="model.safetensors of a run.")
+    part: str = PART
+    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
+    protocol: Literal["segment/linear-v1", "segment/knn-v1", "segment/finetuned-v1"] = Field(
+        default="segment/linear-v1", description="Named protocol (see `sslkit protocols`)."
+    )
+    test: Texts = Field(
+        default=[], description="Test images; default: the test part of --data. May be repeated: rows for each."
+    )
+    ignore: int = Field(default=255, ge=0, le=255, description="Number of pixels that count for nothing (11 in CamVid).")
+    names: str | None = Field(default=None, description="File with a class name per line, the first for the number 0.")
+    resolution: int = Field(
+        default=224, ge=16, le=2048, description="Side in pixels to which whole images are stretched, rounded up to patches."
+    )
+    layer: str = Field(default="last", pattern=r"^(last|[1-9]\d*)$", description="last, or a number counted from the input.")
+    places: Count = Field(default=50_000, description="Places of feature maps to fit on at most, as many of each image.")
+    neighbors: Count = Field(default=30, description="Most similar places that vote, of knn.")
+    temperature: float = Field(default=0.02, gt=0, description="Temperature of their similarities, of knn.")
+    epochs: Count = Field(default=10, description="Passes over the training images, of finetuned.")
+    lr: float = Field(default=5e-4, gt=0, description="Peak learning rate, of finetuned.")
+    batch_size: int = Field(default=16, ge=2, description="Images at once.")
+    against: Texts = Field(
+        default=[],
+        description="Other model to compare with: a checkpoint, or NAME or NAME@SIZE of timm or torchvision. May be repeated.",
+    )
+    baselines: bool = Field(
+        default=True, description="Also measure random weights, color and position, and the most frequent class."
+    )
+    out: str | None = Field(default=None, description="PNG file for a picture of images, true and predicted masks.")
+    details: bool = Field(default=False, description="Also print p-values and adjustments.")
