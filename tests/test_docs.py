@@ -77,6 +77,26 @@ def test_commands_of_the_page_on_classics(sslkit: Callable[..., Any], tmp_path: 
 
 
 @pytest.mark.slow
+def test_commands_of_the_page_on_pixels(sslkit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (tmp_path / "scenes" / kind).mkdir(parents=True)
+    for number in range(20):
+        pixels, mask = random.integers(0, 90, (48, 64, 3), dtype=np.uint8), np.zeros((48, 64), dtype=np.uint8)
+        top, left = random.integers(0, 24), random.integers(0, 40)
+        pixels[top : top + 24, left : left + 24] += 160
+        mask[top : top + 24, left : left + 24] = 1
+        Image.fromarray(pixels).save(tmp_path / "scenes" / "images" / f"{number}.png")
+        Image.fromarray(mask).save(tmp_path / "scenes" / "masks" / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    (commands,) = blocks((ROOT / "docs" / "dense.md").read_text())
+    for command in commands:
+        words = shlex.split(command.replace("--steps 20", "--steps 20 --batch-size 16"))[1:]
+        assert sslkit(*words).code == 0, command
+    assert (tmp_path / "scenes.png").exists()
+
+
+@pytest.mark.slow
 def test_commands_of_the_page_on_labels(sslkit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert sslkit("demo", "--images-only", "--out", "digits").code == 0
@@ -140,6 +160,8 @@ def test_pages_beyond_images(page: str, sslkit: Callable[..., Any], tmp_path: Pa
     if page == "image-text":
         head, *lines = Path(made).read_text().splitlines()
         Path(made).write_text("\n".join([f"{head},color", *(f"{line},{line.split()[1]}" for line in lines)]) + "\n")
+        labeled = [f"{line},{number % 2}" for number, line in enumerate(lines)]
+        Path(made).with_name("labeled.csv").write_text("\n".join([f"{head},label", *labeled]) + "\n")
     if page == "text":
         write_texts(tmp_path)
     if page == "video":

@@ -54,7 +54,7 @@ _COLOR = "color and position"
 _MAJORITY = "most frequent class"
 _PICTURED, _PICTURE_SIDE = 6, 192
 _CHUNK = 2048  # places whose neighbors are searched at once
-_COLORS = torch.rand(256, 3, generator=torch.Generator().manual_seed(2)) * 0.8 + 0.1  # of classes, in pictures
+_GOLDEN = 0.618034  # of a turn: hues of classes that follow each other are far apart
 
 Scorer = Callable[[Tensor], Tensor]  # features [P, D] -> scores of classes [P, C]
 
@@ -143,7 +143,7 @@ class Segment(Evaluation):
         _check_settings(spec, protocol)
         checkpoint, machine = read_model(spec.ckpt, part=spec.part), choose_machine(spec.device)
         models = _models(spec, checkpoint, machine)
-        train, tests, seen, spec = _read_parts(spec, checkpoint)
+        train, tests, spec = _read_parts(spec, checkpoint)
         numbers = class_numbers(train, spec.ignore)
         if len(numbers) < 2:
             raise SslkitError(f"masks of {train.name} have one class only", "at least two are needed", flag="targets")
@@ -170,7 +170,9 @@ class Segment(Evaluation):
             settings={**settings, "ignore": spec.ignore, "seed": spec.seed},
             checkpoint=str(checkpoint.path),
             weights=rows[0].weights,
-            data=Data(train.fingerprint(), [TestData(test.name, test.fingerprint(), len(test), 0, seen) for test in tests]),
+            data=Data(
+                train.fingerprint(), [TestData(test.name, test.fingerprint(), len(test), 0, test.pretrained) for test in tests]
+            ),
             rows=adjust_comparisons(rows),
             notes=[f"{len(train):,} training and {sum(map(len, tests)):,} test images, {len(numbers)} classes."],
             seconds=round(time.monotonic() - started_at, 1),
@@ -220,8 +222,8 @@ def _models(spec: SegmentSpec, checkpoint: Checkpoint, machine: Machine) -> list
     return maps
 
 
-def _read_parts(spec: SegmentSpec, checkpoint: Checkpoint) -> tuple[MaskedImages, list[MaskedImages], bool, SegmentSpec]:
-    """Return the training part, the test parts, whether pretraining saw these, and the spec with what the run recorded.
+def _read_parts(spec: SegmentSpec, checkpoint: Checkpoint) -> tuple[MaskedImages, list[MaskedImages], SegmentSpec]:
+    """Return the training part, the test parts, and the spec with what the run recorded.
 
     Without a test part a fifth of the images is held out by the seed.
     """
@@ -229,9 +231,10 @@ def _read_parts(spec: SegmentSpec, checkpoint: Checkpoint) -> tuple[MaskedImages
     located = find_parts(data, ImageSource.kind)
     index = ImageSource.read_index(located.pop("train"), spec)
     check_channels(index, checkpoint)
-    seen = index.fingerprint() == checkpoint.metadata["data"]
-    check_run_data(data, from_run, seen)
-    train = find_masked(index, data, spec)
+    pretrained_on = checkpoint.metadata["data"]
+    pretrained = index.fingerprint() == pretrained_on
+    check_run_data(data, from_run, pretrained)
+    train = find_masked(index, data, spec, pretrained)
     places = [(test, *test_location(test, ImageSource.kind)) for test in spec.test]
     if not places and located:
         places = [(data, *next(iter(located.items())))]
@@ -239,18 +242,19 @@ def _read_parts(spec: SegmentSpec, checkpoint: Checkpoint) -> tuple[MaskedImages
     for holder, name, location in places:
         part = ImageSource.read_index(location, spec)
         check_channels(part, checkpoint)
-        tests.append(find_masked(part, holder if location == holder else f"{name} of {holder}", spec))
+        name = holder if location == holder else f"{name} of {holder}"
+        tests.append(find_masked(part, name, spec, part.fingerprint() == pretrained_on))
         say_once(f"test part: {tests[-1].name}")
     if tests:
-        return train, tests, False, spec
+        return train, tests, spec
     if len(train) < 3:
         raise SslkitError(
             f"{data} has {len(train)} images", "at least three are needed, to fit, choose and test on", flag="data"
         )
     say_once(f"test part: a fifth of the images of {data}, drawn by --seed {spec.seed}")
     chosen = draw_held_out(len(train), _TEST_SHARE, spec.seed)
-    test = find_masked(index.subset(np.flatnonzero(chosen)), f"a fifth of {data}", spec)
-    return find_masked(index.subset(np.flatnonzero(~chosen)), data, spec), [test], seen, spec
+    test = find_masked(index.subset(np.flatnonzero(chosen)), f"a fifth of {data}", spec, pretrained)
+    return find_masked(index.subset(np.flatnonzero(~chosen)), data, spec, pretrained), [test], spec
 
 
 def _class_names(spec: SegmentSpec, numbers: list[int]) -> list[str]:
@@ -327,12 +331,12 @@ def _places(
     """
     random, most = np.random.default_rng(spec.seed), -(-spec.places // len(train))
     features, shares, rows = list[Tensor](), list[Tensor](), list[NDArray[np.int64]]()
-    for row, found_map in train.maps(model.read, model.encoder, spec, model.side, machine):
+    for row, map_of_row in train.maps(model.read, model.encoder, spec, model.side, machine):
         true = class_places(train.mask(row), numbers, spec.ignore, train.masks.paths[row])
-        of_places = class_shares(true, len(numbers), (found_map.shape[1], found_map.shape[2])).flatten(1).T
+        of_places = class_shares(true, len(numbers), (map_of_row.shape[1], map_of_row.shape[2])).flatten(1).T
         known = np.flatnonzero((of_places.sum(dim=1) > 0.5).numpy())
         chosen = torch.from_numpy(np.sort(random.permutation(known)[:most]))
-        features.append(found_map.flatten(1).T[chosen])
+        features.append(map_of_row.flatten(1).T[chosen])
         shares.append(of_places[chosen])
         rows.append(np.full(len(chosen), row))
     if not sum(map(len, rows)):
@@ -408,6 +412,9 @@ def _draw(path: Path, test: MaskedImages, pictured: list[NDArray[np.int64]], num
 
 def _tinted(places: NDArray[np.int64]) -> Tensor:
     """Return a mask in colors, void in white, `[3, side, side]`."""
-    colors = torch.cat([_COLORS, torch.ones(1, 3)])  # -1 is the last
+    # Each channel is a triangle wave of the hue, and every second class is darker; -1, void, is the last color.
+    hue = torch.arange(256)[:, None] * _GOLDEN + torch.arange(3) / 3
+    shade = torch.where(torch.arange(256) % 2 == 0, 1.0, 0.6)[:, None]
+    colors = torch.cat([shade * (1.6 - 3 * (hue % 1 - 0.5).abs() * 1.2).clamp(0.1, 1), torch.ones(1, 3)])
     picture = colors[torch.from_numpy(places)].permute(2, 0, 1)[None]
     return F.interpolate(picture, size=(_PICTURE_SIDE, _PICTURE_SIDE))[0]

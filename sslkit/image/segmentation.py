@@ -53,6 +53,7 @@ class MaskedImages:
     name: str
     index: Index
     masks: Masks
+    pretrained: bool = False  # whether the images were part of pretraining
 
     def __len__(self) -> int:
         return len(self.index)
@@ -82,7 +83,7 @@ class MaskedImages:
             yield from zip(rows.tolist(), features.layers["last"], strict=True)
 
 
-def find_masked(index: Index, name: str, spec: OpenSpec) -> MaskedImages:
+def find_masked(index: Index, name: str, spec: OpenSpec, pretrained: bool) -> MaskedImages:
     """Return the images of an index with their masks; raises SslkitError without masks, and for images that are too long."""
     pattern = spec.table(ImageOptions).targets
     if pattern is None:
@@ -93,7 +94,7 @@ def find_masked(index: Index, name: str, spec: OpenSpec) -> MaskedImages:
     sizes = image_sizes(index)
     if (sizes.max(axis=1) > _LONGEST * sizes.min(axis=1)).any():
         raise SslkitError(f"images of {name} are longer than 2:1", "cut them into parts first", flag="data")
-    return MaskedImages(name, index, targets)
+    return MaskedImages(name, index, targets, pretrained)
 
 
 def class_numbers(images: MaskedImages, ignore: int) -> list[int]:

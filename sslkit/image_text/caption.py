@@ -132,7 +132,7 @@ def _caption_part(
         machine,
         spec.batch_size,
         spec.workers,
-        read=lambda view: {"last": captioner.look(encoder.feature_map(view))},
+        read=lambda view: {"last": captioner.project(encoder.feature_map(view))},
     )
     report_unreadable(samples, features)
     memory, rows = features.layers["last"], rows[features.rows]

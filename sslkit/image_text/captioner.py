@@ -59,7 +59,7 @@ class Captioner(nn.Module):
         """Return the tokenizer that is kept; raises SslkitError if it is not that of the vectors."""
         return Tokenizer.from_checkpoint(self.spelling.cpu().numpy().tobytes(), self.token.num_embeddings)
 
-    def look(self, feature_map: Tensor) -> Tensor:
+    def project(self, feature_map: Tensor) -> Tensor:
         """Return the places of feature maps `[B, C, h, w]` as vectors, `[B, h * w, width]`."""
         vectors: Tensor = self.memory(feature_map.flatten(2).transpose(1, 2))
         return vectors

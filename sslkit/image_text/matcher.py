@@ -34,13 +34,13 @@ class Matcher(nn.Module):
         self.lm = LanguageModelHead(width, ids, transform=True, bias=True)
         self.classifier = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 2))
 
-    def look(self, encoder: Encoder, image: Tensor) -> Tensor:
+    def encode_image(self, encoder: Encoder, image: Tensor) -> Tensor:
         """Return what captions are read with: a vector for each place of images, `[B, M, width]`."""
-        raise TypeError(f"{type(self).__name__} does not define look()")
+        raise TypeError(f"{type(self).__name__} does not define encode_image()")
 
-    def read(self, encoder: Encoder, text: Encoder | None, places: Tensor, tokens: Tensor) -> Tensor:
+    def encode_pair(self, encoder: Encoder, text: Encoder | None, places: Tensor, tokens: Tensor) -> Tensor:
         """Return a state for each of `tokens` `[B, T]`, which has seen the image, `[B, T, width]`."""
-        raise TypeError(f"{type(self).__name__} does not define read()")
+        raise TypeError(f"{type(self).__name__} does not define encode_pair()")
 
     def vectors(self, text: Encoder | None) -> Tensor:
         """Return the vectors of all tokens, `[ids, width]`."""
@@ -61,7 +61,7 @@ class Matcher(nn.Module):
         logits: Tensor = self.lm(hidden, self.vectors(text))
         return logits
 
-    def judge(self, states: Tensor, tokens: Tensor) -> Tensor:
+    def match_logits(self, states: Tensor, tokens: Tensor) -> Tensor:
         """Return logits `[B, 2]`: the caption is of another image, or of this one."""
         logits: Tensor = self.classifier(self.summarize(states, tokens))
         return logits
@@ -84,24 +84,25 @@ class JointMatcher(Matcher):
     def __init__(self, width: int, ids: int, length: int, letters: int) -> None:
         super().__init__(width, ids)
         self.token, self.position = nn.Embedding(ids, width), nn.Parameter(torch.empty(length, width))
-        self.kinds = nn.Parameter(torch.empty(2, width))  # added to all patches, and to all words
+        # ViLT has a vector for patches, too: they have learned positions, and so the encoder reads images without words alike.
+        self.word_type = nn.Parameter(torch.empty(width))
         self.register_buffer("spelling", torch.zeros(letters, dtype=torch.uint8))
-        for parameter in (self.token.weight, self.position, self.kinds):
+        for parameter in (self.token.weight, self.position, self.word_type):
             nn.init.normal_(parameter, std=_DEVIATION)
 
     def keep_tokenizer(self, content: bytes) -> None:
         """Keep a tokenizer, as `Tokenizer.to_bytes` wrote it, beside the weights."""
         self.spelling.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
 
-    def look(self, encoder: Encoder, image: Tensor) -> Tensor:
+    def encode_image(self, encoder: Encoder, image: Tensor) -> Tensor:
         """Return the patches before the first block."""
         assert isinstance(encoder, VisionTransformerEncoder)
-        return encoder.embed(image) + self.kinds[0]
+        return encoder.embed(image)
 
-    def read(self, encoder: Encoder, text: Encoder | None, places: Tensor, tokens: Tensor) -> Tensor:
+    def encode_pair(self, encoder: Encoder, text: Encoder | None, places: Tensor, tokens: Tensor) -> Tensor:
         """Return the states of tokens after the last block."""
         assert isinstance(encoder, VisionTransformerEncoder)
-        words = self.token(tokens) + self.position[: tokens.shape[1]] + self.kinds[1]
+        words = self.token(tokens) + self.position[: tokens.shape[1]] + self.word_type
         patches = torch.ones(places.shape[:2], dtype=torch.bool, device=places.device)
         visible = torch.cat([patches, ~self.is_padding(tokens)], dim=1)
         return encoder.run_blocks(torch.cat([places, words], dim=1), visible)[:, places.shape[1] :]
@@ -128,12 +129,12 @@ class CrossMatcher(Matcher):
         self.blocks = nn.ModuleList(CrossBlock(width, heads) for _ in range(depth))
         self.norm, self.heads = nn.LayerNorm(width), heads
 
-    def look(self, encoder: Encoder, image: Tensor) -> Tensor:
+    def encode_image(self, encoder: Encoder, image: Tensor) -> Tensor:
         """Return the tokens after the last block, as vectors of this width."""
         places: Tensor = self.memory(encoder.tokens(image))
         return places
 
-    def read(self, encoder: Encoder, text: Encoder | None, places: Tensor, tokens: Tensor) -> Tensor:
+    def encode_pair(self, encoder: Encoder, text: Encoder | None, places: Tensor, tokens: Tensor) -> Tensor:
         """Return the states of tokens after the last of the blocks that attend to the image."""
         assert isinstance(text, TextEncoder)
         return self.fuse(places, text.states(tokens), tokens)
@@ -157,7 +158,7 @@ class CrossMatcher(Matcher):
         return {"kind": self.kind, **sizes, "depth": len(self.blocks), "heads": self.heads}
 
 
-class PairReader(nn.Module):
+class PairEncoder(nn.Module):
     """Read texts together with images, as a checkpoint was trained to: image encoder, text tower if it has one, matcher."""
 
     def __init__(self, encoder: Encoder, text: TextEncoder | None, matcher: Matcher, length: int) -> None:
@@ -175,21 +176,21 @@ class PairReader(nn.Module):
         """Return what stands around the tokens of a caption."""
         return caption_framing(self.tokenizer()) if self.text is None else self.text.framing()
 
-    def look(self, image: Tensor) -> Tensor:
+    def encode_image(self, image: Tensor) -> Tensor:
         """Return what captions are read with, `[B, M, width]`."""
-        return self.matcher.look(self.encoder, image)
+        return self.matcher.encode_image(self.encoder, image)
 
     def summarize(self, places: Tensor, tokens: Tensor) -> Tensor:
         """Return a vector for each pair, `[B, width]`."""
-        return self.matcher.summarize(self.matcher.read(self.encoder, self.text, places, tokens), tokens)
+        return self.matcher.summarize(self.matcher.encode_pair(self.encoder, self.text, places, tokens), tokens)
 
-    def judge(self, places: Tensor, tokens: Tensor) -> Tensor:
+    def match_score(self, places: Tensor, tokens: Tensor) -> Tensor:
         """Return by how much a match is likelier than none, as a difference of logits, `[B]`."""
-        logits = self.matcher.judge(self.matcher.read(self.encoder, self.text, places, tokens), tokens).float()
+        logits = self.matcher.match_logits(self.matcher.encode_pair(self.encoder, self.text, places, tokens), tokens).float()
         return logits[:, 1] - logits[:, 0]
 
 
-def read_pair_reader(checkpoint: Checkpoint, allowed: str | None, seed: int | None = None) -> PairReader:
+def read_pair_encoder(checkpoint: Checkpoint, allowed: str | None, seed: int | None = None) -> PairEncoder:
     """Return what reads pairs in a checkpoint, in eval mode; with a seed, the same network with random weights.
 
     Raises SslkitError if it has none.
@@ -217,7 +218,7 @@ def read_pair_reader(checkpoint: Checkpoint, allowed: str | None, seed: int | No
             trained, text = text, build_encoder(checkpoint.with_part("text").recipe, allowed=allowed)
             text.take_over(trained)
     assert text is None or isinstance(text, TextEncoder)
-    return PairReader(encoder, text, matcher, length).eval()
+    return PairEncoder(encoder, text, matcher, length).eval()
 
 
 def _altered(checkpoint: Checkpoint) -> SslkitError:

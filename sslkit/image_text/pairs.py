@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from sslkit.evaluation.splits import (
     TEST_SHARE,
     annotations,
     check_channels,
+    check_groups,
     check_labeled,
     check_run_data,
     evaluation_size,
@@ -38,16 +40,17 @@ from sslkit.evaluation.splits import (
     named_data,
     test_location,
 )
-from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers
+from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers, count_duplicates
 from sslkit.image.source import ImageSource
 from sslkit.image_text.caption import OTHER_IMAGES, other_images
-from sslkit.image_text.matcher import PairReader, read_pair_reader
+from sslkit.image_text.matcher import PairEncoder, read_pair_encoder
 from sslkit.image_text.source import read_captions
 from sslkit.image_text.specs import PairsSpec
 
 _MAJORITY = "most frequent class"
 _WARMUP, _WEIGHT_DECAY, _CLIP, _DROPOUT = 0.1, 0.01, 1.0, 0.1  # as for labeled words
 _CHUNK = 256  # pairs read at once
+_PART = 4096  # images that are decoded before they are kept as bytes
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,18 @@ class LabeledPairs:
     tokens: Tensor  # [N, T]
     labels: Tensor  # [N]
     pretrained: bool  # whether the images were part of pretraining
+
+    def hashes(self) -> NDArray[np.int64]:
+        """Return a hash of each pair's image and text, int64 `[N]`."""
+        pairs = zip(self.image, self.tokens, strict=True)
+        digests = b"".join(
+            blake2b(image.numpy().tobytes() + tokens.numpy().tobytes(), digest_size=8).digest() for image, tokens in pairs
+        )
+        return np.frombuffer(digests, dtype=np.int64)
+
+    def several_of_an_image(self) -> bool:
+        """Return whether an image has more than one text."""
+        return len({self.index.name(row) for row in range(len(self.index))}) < len(self.index)
 
     def take(self, rows: NDArray[np.int64], name: str) -> "LabeledPairs":
         """Return some of the pairs."""
@@ -96,7 +111,7 @@ class Pairs(Evaluation):
         """
         started_at = time.monotonic()
         checkpoint, machine = read_model(spec.ckpt), choose_machine(spec.device)
-        reader = read_pair_reader(checkpoint, spec.encoder)
+        reader = read_pair_encoder(checkpoint, spec.encoder)
         train, tests, classes = _read_parts(spec, checkpoint, reader, machine)
         fit = Fit(spec.seed, len(train.labels))
         rows, outcomes = list[Row](), list[Answers]()
@@ -126,7 +141,7 @@ class Pairs(Evaluation):
                 weights,
             )
         if spec.baselines:
-            random = read_pair_reader(checkpoint, spec.encoder, spec.seed)
+            random = read_pair_encoder(checkpoint, spec.encoder, spec.seed)
             weights = weights_hash(random.encoder)
             classifier = PairClassifier(random, len(classes), machine.device, spec.seed)
             classifier.fit(train, spec)
@@ -138,7 +153,13 @@ class Pairs(Evaluation):
         data = Data(
             labeled_fingerprint(train.index),
             [
-                TestData(test.name, labeled_fingerprint(test.index), len(test.labels), seen_in_pretraining=test.pretrained)
+                TestData(
+                    test.name,
+                    labeled_fingerprint(test.index),
+                    len(test.labels),
+                    count_duplicates(train.hashes(), test.hashes()),
+                    test.pretrained,
+                )
                 for test in tests
             ],
         )
@@ -151,7 +172,7 @@ class Pairs(Evaluation):
             weights=rows[0].weights,
             data=data,
             rows=rows,
-            notes=[*write_notes(rows, data), f"{OTHER_IMAGES}: each text has the image of another one, in the test only."],
+            notes=[*write_notes(rows, data), *_notes(tests)],
             seconds=round(time.monotonic() - started_at, 1),
         )
         result = with_findings(result, checkpoint, spec, can_finetune=False)
@@ -167,7 +188,7 @@ def pairs(spec: PairsSpec) -> Result:
 class PairClassifier(nn.Module):
     """A linear layer on the state of the token that ends a text and has seen the image."""
 
-    def __init__(self, reader: PairReader, classes: int, device: torch.device, seed: int) -> None:
+    def __init__(self, reader: PairEncoder, classes: int, device: torch.device, seed: int) -> None:
         super().__init__()
         seed_stage(seed, "head", 0)
         self.reader, self.layer = reader, nn.Linear(reader.matcher.width, classes)
@@ -175,7 +196,7 @@ class PairClassifier(nn.Module):
 
     def forward(self, image: Tensor, tokens: Tensor) -> Tensor:
         """Return logits `[B, classes]` of images, uint8 `[B, C, S, S]`, and texts `[B, T]`."""
-        places = self.reader.look(image.float() / 255)
+        places = self.reader.encode_image(image.float() / 255)
         logits: Tensor = self.layer(F.dropout(self.reader.summarize(places, tokens), _DROPOUT, self.training))
         return logits
 
@@ -214,8 +235,16 @@ class PairClassifier(nn.Module):
         return torch.cat([self(chunk.to(device), tokens.to(device)).float().cpu() for chunk, tokens in batches])
 
 
+def _notes(tests: list[LabeledPairs]) -> list[str]:
+    """Return what the rows do not tell."""
+    notes = [f"{OTHER_IMAGES}: each text has the image of another one, in the test only."]
+    if any(test.several_of_an_image() for test in tests):
+        notes.append("Intervals take pairs as independent, although some share an image.")
+    return notes
+
+
 def _read_parts(
-    spec: PairsSpec, checkpoint: Checkpoint, reader: PairReader, machine: Machine
+    spec: PairsSpec, checkpoint: Checkpoint, reader: PairEncoder, machine: Machine
 ) -> tuple[LabeledPairs, list[LabeledPairs], tuple[str, ...]]:
     """Return the training part, the test parts, and the classes.
 
@@ -236,6 +265,7 @@ def _read_parts(
     for holder, name, location in places:
         with renamed_flags({"data": "test" if spec.test else "data"}):
             part = map_classes(check_labeled(ImageSource.read_index(location, spec), "data", several=False, split=False), index)
+            check_groups(index, part, "data")
             name = holder if location == holder else f"{name} of {holder}"
             tests.append(_read_pairs(part, location, name, spec, checkpoint, reader, machine))
         say_once(f"test part: {name}")
@@ -251,19 +281,24 @@ def _read_parts(
 
 
 def _read_pairs(
-    index: Index, location: str, name: str, spec: PairsSpec, checkpoint: Checkpoint, reader: PairReader, machine: Machine
+    index: Index, location: str, name: str, spec: PairsSpec, checkpoint: Checkpoint, reader: PairEncoder, machine: Machine
 ) -> LabeledPairs:
     """Return the pairs of one part whose image can be read; all images are kept in memory, a byte per value."""
-    assert index.labels is not None
-    samples = ImageSource.for_evaluation(index, spec, reader.encoder, evaluation_size(spec, checkpoint))
-    images = extract(
-        reader.encoder, samples, machine, spec.batch_size, spec.workers, read=lambda view: {"last": (255 * view).round()}
-    )
-    report_unreadable(samples, images)
+    size, images, rows = evaluation_size(spec, checkpoint), list[Tensor](), list[NDArray[np.int64]]()
+    for start in range(0, len(index), _PART):
+        part = np.arange(start, min(start + _PART, len(index)))
+        samples = ImageSource.for_evaluation(index.subset(part), spec, reader.encoder, size)
+        features = extract(
+            reader.encoder, samples, machine, _CHUNK, spec.workers, read=lambda view: {"last": (255 * view).round()}
+        )
+        report_unreadable(samples, features)
+        images.append(features.layers["last"].byte())
+        rows.append(part[features.rows])
+    readable = np.concatenate(rows)
     captions = read_captions(location)
-    encoded = reader.tokenizer().encode([captions[row] for row in images.rows])
+    encoded = reader.tokenizer().encode([captions[row] for row in readable])
     tokens = torch.from_numpy(reader.framing().pad(encoded, reader.length)).long()
     pretrained = index.fingerprint() == checkpoint.metadata["data"]
-    index = index.subset(images.rows)
+    index = index.subset(readable)
     assert index.labels is not None
-    return LabeledPairs(name, index, images.layers["last"].byte(), tokens, torch.from_numpy(index.labels), pretrained)
+    return LabeledPairs(name, index, torch.cat(images), tokens, torch.from_numpy(index.labels), pretrained)

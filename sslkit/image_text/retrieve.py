@@ -1,4 +1,4 @@
-"""Retrieval by a joint embedding space: captions of images and images of captions, and candidates ordered again as pairs."""
+"""Retrieval by a joint embedding space: captions of images and images of captions, and candidates reranked as pairs."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from sslkit.engine.precision import Machine
 from sslkit.evaluation.models import CHECKPOINT
 from sslkit.evaluation.statistics import Answers, compare_answers, interval_of_mean
 from sslkit.image.source import ImageSource
-from sslkit.image_text.matcher import PairReader, read_pair_reader
+from sslkit.image_text.matcher import PairEncoder, read_pair_encoder
 from sslkit.image_text.specs import ZeroshotSpec
 from sslkit.image_text.towers import Towers
 
@@ -37,8 +37,8 @@ def retrieve(
     test: str,
     machine: Machine,
 ) -> list[Row]:
-    """Return a row for each direction, below it that of candidates ordered again, if asked for, and of random ranking."""
-    reader = read_pair_reader(checkpoint, spec.encoder).to(machine.device) if spec.rerank else None
+    """Return a row for each direction, below it that of candidates reranked, if asked for, and of random ranking."""
+    reader = read_pair_encoder(checkpoint, spec.encoder).to(machine.device) if spec.rerank else None
     images, places = towers.embed_images(index, spec)
     image_captions = [captions[place] for place in places]
     texts = sorted(set(image_captions))
@@ -57,11 +57,11 @@ def retrieve(
         name, matches = f"{test}, {direction}", query_groups[:, None] == bank_groups[order]
         rows.append(Row(CHECKPOINT, _recalls(matches), test=name, weights=weights))
         if judge is not None:
-            again = _order_again(order, judge, by_image=direction.startswith("image"))
+            again = _rerank(order, judge, by_image=direction.startswith("image"))
             reordered = query_groups[:, None] == bank_groups[again]
             answers = (Answers(np.arange(len(each)), each[:, 0].double()) for each in (reordered, matches))
             comparisons = {CHECKPOINT: compare_answers(*answers)}
-            rows.append(Row("ordered again", _recalls(reordered), name, comparisons=comparisons, weights=weights, role="other"))
+            rows.append(Row("reranked", _recalls(reordered), name, comparisons=comparisons, weights=weights, role="other"))
         by_chance = [float(np.mean([chance(len(bank_groups), int(number), k) for number in relevant])) for k in _RANKS]
         metrics = [_recall(k, value, len(matches)) for k, value in zip(_RANKS, by_chance, strict=True)]
         rows.append(Row("chance", metrics, test=name, weights=weights, role="random"))
@@ -81,7 +81,7 @@ def _recall(k: int, value: float, queries: int) -> Metric:
 
 
 def _judge(
-    reader: PairReader,
+    reader: PairEncoder,
     spec: ZeroshotSpec,
     index: Index,
     rows: NDArray[np.int64],
@@ -93,19 +93,19 @@ def _judge(
     samples = ImageSource.for_evaluation(index.subset(rows), spec, reader.encoder, towers.image.size)
 
     def look(view: Tensor) -> dict[str, Tensor]:
-        return {"last": reader.look(view)}
+        return {"last": reader.encode_image(view)}
 
     seen_places = extract(reader.encoder, samples, machine, spec.batch_size, spec.workers, read=look).layers["last"]
     tokens = torch.from_numpy(towers.frame.pad(towers.tokenizer.encode(texts), reader.length)).long()
 
     def judge(image: Tensor, text: Tensor) -> Tensor:
-        return reader.judge(seen_places[image].to(machine.device), tokens[text].to(machine.device)).cpu()
+        return reader.match_score(seen_places[image].to(machine.device), tokens[text].to(machine.device)).cpu()
 
     return judge
 
 
 @torch.no_grad()
-def _order_again(order: Tensor, judge: Judge, by_image: bool) -> Tensor:
+def _rerank(order: Tensor, judge: Judge, by_image: bool) -> Tensor:
     """Return each query's candidates `[M, K]` by how well they match it, best first."""
     again = torch.empty_like(order)
     with show_progress("matches of candidates", len(order)) as progress:
@@ -124,6 +124,6 @@ def chance(pool: int, relevant: int, k: int) -> float:
 
 
 def _rank(queries: Tensor, bank: Tensor, most: int) -> Tensor:
-    """Return the places of the items nearest to each query by cosine, best first, `[M, K]`: `most`, and ten at least."""
-    count = min(max(most, *_RANKS), len(bank))
+    """Return the places of the items nearest to each query by cosine, best first, `[M, K]`: ten, or `most`."""
+    count = min(most or max(_RANKS), len(bank))
     return torch.cat([(rows @ bank.T).topk(count, dim=1).indices for rows in queries.split(_CHUNK)])

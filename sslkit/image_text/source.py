@@ -62,6 +62,8 @@ class ImageTextSource(ImageSource):
         needed = max(len(frame([ids], sys.maxsize)) for ids in encoded)
         length = min(longest, needed)
         tokens = frame.pad(encoded, length)
+        if (tokens == tokens[0]).all():
+            raise SslkitError(f"all captions of {spec.data} have the same tokens", "choose another --unit", flag="data")
         cut = sum(len(frame([ids], sys.maxsize)) > length for ids in encoded)
         if cut:
             say_once(f"{cut:,} captions are longer than {length} tokens: their ends are left out")
@@ -71,6 +73,8 @@ class ImageTextSource(ImageSource):
         pairs.captions, pairs.tokens, pairs.padding = captions, tokens, frame.padding
         names = [pairs.index.name(row) for row in range(len(captions))]
         pairs.image_ids = np.unique(names, return_inverse=True)[1].astype(np.int64)
+        if not pairs.image_ids.any():
+            raise SslkitError(f"all captions of {spec.data} are of {names[0]}", "at least two images are needed", flag="data")
         details = {
             "tokenizer": tokenizer.to_bytes(),
             "length": length,

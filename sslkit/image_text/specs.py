@@ -21,7 +21,7 @@ class ZeroshotSpec(DataSpec):
         default=0,
         ge=0,
         le=1024,
-        description="Candidates by cosine, ten at least, that albef orders again by how well they match; 0: none.",
+        description="Candidates by cosine, 10 at least, that albef reranks by how well they match; 0: none.",
     )
 
 

@@ -74,16 +74,17 @@ def other_matches(batch: Batch) -> Tensor:
     return same & ~torch.eye(len(caption), dtype=torch.bool, device=caption.device)
 
 
-def draw_partners(batch: Batch, weight: Tensor | None = None) -> Tensor:
+def draw_partners(batch: Batch, scores: Tensor | None = None) -> Tensor:
     """Return for each sample another one that does not match it, int64 `[B]`; the sample itself where all others match.
 
-    They are drawn in proportion to `weight` `[B, B]`, by default uniformly.
+    They are drawn by the softmax of `scores` `[B, B]` over those that do not match, by default uniformly.
     """
-    own_place = torch.eye(len(batch["caption"]), dtype=torch.bool, device=batch["caption"].device)
-    weight = torch.ones_like(own_place, dtype=torch.float32) if weight is None else weight
-    weight = weight.masked_fill(other_matches(batch) | own_place, 0)
-    alone = weight.sum(dim=1, keepdim=True) == 0
-    return torch.multinomial(weight.masked_fill(alone & own_place, 1), 1)[:, 0]
+    diagonal = torch.eye(len(batch["caption"]), dtype=torch.bool, device=batch["caption"].device)
+    matches = other_matches(batch) | diagonal
+    scores = torch.zeros_like(matches, dtype=torch.float32) if scores is None else scores.float()
+    scores = scores.masked_fill(matches, float("-inf"))
+    alone = matches.all(dim=1, keepdim=True)
+    return torch.multinomial(scores.masked_fill(alone & diagonal, 0).softmax(dim=1), 1)[:, 0]
 
 
 def mask_captions(tokens: Tensor, word_starts: Tensor, share: float, masking: Masking, first_special: int) -> Batch:

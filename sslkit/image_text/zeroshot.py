@@ -37,7 +37,7 @@ from sslkit.image_text.towers import Towers, load_towers
 
 
 class Zeroshot(Evaluation):
-    """Classify images by the names of classes, or match images and captions, with a checkpoint of clip."""
+    """Classify images by the names of classes, or match images and captions, with a checkpoint of clip or albef."""
 
     verb = "zeroshot"
     Options = ZeroshotSpec
@@ -65,6 +65,8 @@ class Zeroshot(Evaluation):
         a text encoder.
         """
         started_at = time.monotonic()
+        if 0 < spec.rerank < 10:
+            raise SslkitError(f"{spec.rerank} candidates are too few for recall at 10", "use 0, or 10 at least", flag="rerank")
         bad = next((template for template in spec.templates if template.count("{}") != 1), None)
         if bad is not None:
             raise SslkitError(f"{bad!r} should hold {{}} once", "it stands for the class name", flag="templates")
@@ -82,7 +84,7 @@ class Zeroshot(Evaluation):
         pretrained = index.fingerprint() == checkpoint.metadata["data"]
         check_run_data(data, from_run and name == "train", pretrained)
         if index.labels is not None and spec.rerank:
-            raise SslkitError("classes are no captions", "leave it out, or --label", flag="rerank")
+            raise SslkitError("captions are needed to rerank, and these are classes", "drop --rerank or --label", flag="rerank")
         if index.labels is not None:
             check_labeled(index, "data", several=False, split=False)
             rows = _classify(spec, checkpoint, towers, index, test, device)

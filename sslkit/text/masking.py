@@ -68,6 +68,8 @@ def mask_tokens(
         total = torch.zeros_like(tokens).scatter_add(1, group, (~special).long())
         inside = torch.zeros_like(tokens).scatter_add(1, group, (chosen & ~special).long())
         weight = weight & (total == inside).gather(1, group.gather(1, places))
+    if share is not None:  # of a word with more tokens than there is room for, one
+        weight[:, 0] |= ~weight.any(dim=1) & ~special.all(dim=1)
     action = torch.rand(target.shape, device=device)
     other = torch.randint(first_special, target.shape, device=device)
     hidden = torch.where(action < masked, first_special + MASK, torch.where(action < masked + random, other, target))

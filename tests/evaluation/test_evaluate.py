@@ -308,6 +308,16 @@ def test_what_the_protocols_stand_for() -> None:
         "zeroshot/names-v1": {"templates": ["{}"]},
         "zeroshot/recall-v1": {"rerank": 0},
         "pairs/finetuned-v1": {"epochs": 10, "lr": 5e-4, "batch_size": 32},
+        "segment/linear-v1": {
+            "c": [0.001, 0.01, 0.1, 1.0],
+            "iterations": 100,
+            "held_out": 0.2,
+            "resolution": 224,
+            "layer": "last",
+            "places": 50_000,
+        },
+        "segment/knn-v1": {"neighbors": 30, "temperature": 0.02, "resolution": 224, "layer": "last", "places": 50_000},
+        "segment/finetuned-v1": {"epochs": 10, "lr": 5e-4, "batch_size": 16, "resolution": 224, "layer": "last"},
         "word-vectors/benchmarks-v1": {},
         "word-vectors/translation-v1": {},
     }

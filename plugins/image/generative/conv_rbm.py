@@ -62,7 +62,7 @@ class ConvRBM(ImageTask):
     def setup(self) -> None:
         """Register the mean activity of each filter."""
         widest = max(len(weight) for weight in self.encoder.weights)
-        self.register_buffer("mean_activity", torch.zeros(len(self.encoder.weights), widest))
+        self.register_buffer("mean_activity", torch.full((len(self.encoder.weights), widest), self.options.sparsity_target))
         self.working = 0  # the layer of the step at hand
 
     def param_groups(self) -> list[dict[str, Any]]:
@@ -98,18 +98,18 @@ class ConvRBM(ImageTask):
         """
         with torch.autocast(batch["image"].device.type, enabled=False):
             layer, data = int(batch["layer"]), batch["data"].to(self.encoder.scale.dtype)
-            hidden = self.encoder.hidden(data, layer)
+            hidden = self.encoder.hidden(data, layer).detach()
             return {
                 "data_energy": self.free_energy(data, layer),
                 "negative_energy": self.free_energy(batch["negative"].to(data.dtype), layer),
-                "activity": hidden.mean(dim=(2, 3, 4)),
-                "reconstruction": self.mean_visible(hidden.detach(), layer, data.shape).detach(),
+                "activity": self.encoder.hidden(data, layer, train_weights=False).mean(dim=(2, 3, 4)),
+                "reconstruction": self.mean_visible(hidden, layer, data.shape).detach(),
             }
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the difference of free energies per place of a filter, whose gradient is that of contrastive divergence.
 
-        With a sparsity target also a term whose gradient moves each filter's mean probability towards it.
+        With a sparsity target also a term whose gradient moves each bias, so that its filter's mean probability goes there.
         """
         layer = int(batch["layer"])
         places = (batch["data"].shape[2] - self.encoder.kernel + 1) * (batch["data"].shape[3] - self.encoder.kernel + 1)

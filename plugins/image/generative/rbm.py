@@ -94,7 +94,8 @@ class RBM(ImageTask):
         weights = self.encoder.weights
         widest = max(len(weight) for weight in weights)
         self.register_buffer("chains", torch.zeros(self.options.chains, widest))
-        self.register_buffer("mean_activity", torch.zeros(len(weights), max(weight.shape[1] for weight in weights)))
+        widths = [weight.shape[1] for weight in weights]
+        self.register_buffer("mean_activity", torch.full((len(weights), max(widths)), self.options.sparsity_target))
         self.register_buffer("begun", torch.full((), -1))  # the layer whose chains there are
         self.working: int | None = None  # the layer of the step at hand
 
@@ -152,14 +153,14 @@ class RBM(ImageTask):
             return {
                 "data_energy": self.free_energy(data, layer),
                 "negative_energy": self.free_energy(batch["negative"].to(data.dtype), layer),
-                "activity": hidden,
+                "activity": self.encoder.hidden(data, layer, train_weights=False),
                 "reconstruction": self.mean_visible(hidden.detach(), layer).detach(),
             }
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return the difference of free energies, whose gradient is that of contrastive divergence; or the error of pixels.
 
-        With a sparsity target also a term whose gradient moves each hidden unit's mean probability towards it.
+        With a sparsity target also a term whose gradient moves each hidden bias, so that the mean probability goes there.
         """
         if "layer" not in batch:
             return {"reconstruction": self._pixel_error(output["reconstruction"], batch["image"]).mean()}

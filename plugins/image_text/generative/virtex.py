@@ -108,7 +108,7 @@ class VirTex(PretextTask):
         """
         if not isinstance(self.head, Captioner):
             return {"bag": self.head(self.encoder(batch["image"]))}
-        memory = self.head.look(self.encoder.feature_map(batch["image"]))
+        memory = self.head.project(self.encoder.feature_map(batch["image"]))
         logits = {}
         for direction in self.head.decoders:
             logits[direction] = self.head(memory, self.head.shift(self._captions(batch, direction)), direction)

@@ -75,7 +75,7 @@ class ALBEF(PretextTask):
             "epochs": 30,
             "lr": 1e-4,
             "weight_decay": 0.02,
-            "warmup": 1 / 30,
+            "warmup": 7e-3,
             "text_width": 768,
             "text_depth": 6,
             "fusion_depth": 6,
@@ -85,16 +85,18 @@ class ALBEF(PretextTask):
             "crop_scale": 0.2,
             "unit": "wordpiece",
             "vocabulary": 30_522,
-            "context": 30,
+            "context": 25,
         },
         unsupported=(
             "a text tower and fusion blocks that start from BERT's (--init-part starts the tower)",
             "keys of the batch itself beside those of the queue",
             "RandAugment, and flips that swap left and right in captions",
-            "a rate that ends at a tenth",
+            "hard negatives by the student's similarities (here the teacher's)",
+            "an image tower that starts from DeiT (--init does)",
+            "a rate that begins and ends at a tenth",
         ),
     )
-    preview_columns: ClassVar = ("image", "hard to tell")
+    preview_columns: ClassVar = ("image", "hard negative")
 
     def build_head(self) -> nn.Module:
         """Build the projector of images."""
@@ -137,8 +139,8 @@ class ALBEF(PretextTask):
         soft = states.gather(1, hidden["places"][..., None].expand(-1, -1, states.shape[2]))
         similarity = bounded_scale(self.log_scale) * image_key @ text_key.T
         hard = options.negatives == "hard"
-        caption_of = draw_partners(identity, similarity.softmax(dim=1) if hard else None)
-        image_of = draw_partners(identity, similarity.T.softmax(dim=1) if hard else None)
+        caption_of = draw_partners(identity, similarity if hard else None)
+        image_of = draw_partners(identity, similarity.T if hard else None)
         own_place = torch.arange(len(tokens), device=tokens.device)
         return {
             **hidden,
@@ -171,7 +173,7 @@ class ALBEF(PretextTask):
         return {
             "image": F.normalize(self.head(pooled), dim=1),
             "text": F.normalize(self.text_projector(self.text.pool_sample(first, tokens)), dim=1),
-            "match": torch.stack(self.matcher.judge(fused[:count], read[:count]).chunk(3), dim=1),
+            "match": torch.stack(self.matcher.match_logits(fused[:count], read[:count]).chunk(3), dim=1),
             "hidden": self.matcher.predict_words(fused[count:], batch["places"], self.text),
             "places": places,
         }
@@ -221,7 +223,8 @@ class ALBEF(PretextTask):
         of a pair, and `image_gain`: by how many nats a hidden token is likelier with its image than with another one.
         """
         correct, real = (output["match"].argmax(dim=2) == self._match(batch)).float(), self._real(batch)
-        others = (correct * real)[:, 1:].sum(dim=1) / real[:, 1:].sum(dim=1).clamp(min=1)
+        count = real[:, 1:].sum(dim=1)
+        others = ((correct * real)[:, 1:].sum(dim=1) / count.clamp(min=1)).where(count > 0, 1 / 2)
         states = self.text.states(batch["hidden_tokens"])
         fused = self.matcher.fuse(output["places"].roll(1, 0), states, batch["hidden_tokens"])
         other = masked_nats(self.matcher.predict_words(fused, batch["places"], self.text).float(), batch)
@@ -251,7 +254,7 @@ class ALBEF(PretextTask):
         return {PART: self.matcher.describe()}
 
     def preview(self, batch: Batch, output: Any) -> Tensor | None:
-        """Return images, and beside each the one whose caption its own is hard to tell from."""
+        """Return images, and beside each the one that its caption is also tried with."""
         return torch.stack([batch["image"], batch["other_image"]], dim=1)
 
     def _teachers(self) -> tuple[Any, ...]:

@@ -1,5 +1,7 @@
 """ICMLM (Sariyildiz et al., 2020)."""
 
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -27,6 +29,7 @@ of off on one only or other our out over she so some such than that the their th
 upon was we were what when where which while who whose will with without you your
 """
 _NONE = -1  # of a token: its word is no concept
+_CHUNK = 4096  # captions whose words are counted at once
 
 
 class ICMLM(PretextTask):
@@ -48,7 +51,7 @@ class ICMLM(PretextTask):
             description="transformer: a block in which the caption attends to the image; attention: only the hidden word does.",
         )
         tag_weight: float = Field(
-            default=1.0, ge=0, description="Weight of telling all concepts of the caption by the image alone; 0: not asked."
+            default=1.0, ge=0, description="Weight of predicting all concepts of the caption from the image alone; 0: off."
         )
         freeze_text: bool = Field(
             default=False, description="Keep the text tower of --init-part as it is, as the paper keeps BERT."
@@ -113,7 +116,7 @@ class ICMLM(PretextTask):
         order = torch.rand(tokens.shape, device=tokens.device).masked_fill((concept == _NONE) | ~begins, -1)
         place = order.argmax(dim=1, keepdim=True)
         chosen = concept.gather(1, place)
-        hidden = (word == word.gather(1, place)) & (chosen != _NONE)
+        hidden = (concept == chosen) & (chosen != _NONE)  # wherever it stands: another one would tell it
         tags = torch.zeros(len(tokens), len(self.names) + 1, device=tokens.device)
         tags.scatter_(1, concept.where(concept != _NONE, len(self.names)), 1.0)
         return {
@@ -150,14 +153,15 @@ class ICMLM(PretextTask):
     @torch.no_grad()
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return whether the hidden concept is recognized, and `image_gain`: by how many nats it is likelier with its image
-        than with another one of the batch. Captions without a concept count as 0.
+        than with another one of the batch. Means are over captions with a concept.
         """
+        share = batch["weight"].mean().clamp(min=1 / len(batch["weight"]))  # others are 0
         correct = (output["concept"].argmax(dim=1) == batch["concept"]) * batch["weight"]
         other = self._nats(self._fuse(output["places"].roll(1, 0), batch).float(), batch)
-        return {"accuracy": correct, "image_gain": other - self._nats(output["concept"], batch)}
+        return {"accuracy": correct / share, "image_gain": (other - self._nats(output["concept"], batch)) / share}
 
     def chance(self) -> dict[str, float]:
-        """Return how often the most frequent concept is the hidden one, at most, and what a random image adds."""
+        """Return how often the most frequent concept is the hidden one, and what a random image adds."""
         return {"accuracy": self.most_frequent, "image_gain": 0.0}
 
     def exports(self) -> dict[str, nn.Module]:
@@ -189,35 +193,52 @@ class ICMLM(PretextTask):
         """Count the words of all captions, and keep the most frequent ones: their names, hashes and numbers."""
         options, details = self.options, self.data.details
         tokenizer = Tokenizer.from_bytes(details["tokenizer"])
+        if tokenizer.unit == "byte":
+            raise SslkitError("bytes are no words", "use word, wordpiece or bpe", flag="unit")
         self.register_buffer("starts_word", starts_word(tokenizer), persistent=False)
         factors = torch.randint(2**62, (details["length"],), generator=torch.Generator().manual_seed(1)) | 1
         self.register_buffer("factors", factors, persistent=False)
-        captions = torch.as_tensor(details["captions"]).long()
-        word, hashes = self._words(captions)
-        rows, columns = (captions < self.text.first_special).nonzero(as_tuple=True)
-        values, number_of = hashes[rows, columns].unique(return_inverse=True)
-        first = torch.zeros_like(values).scatter_reduce(0, number_of, torch.arange(len(rows)), "amin", include_self=False)
-        # Each caption counts once for a word, however often it has it.
-        counts = torch.stack([number_of, rows]).unique(dim=1)[0].bincount()
+        captions = torch.as_tensor(details["captions"])
+        counts, name_of = Counter[str](), dict[int, str]()
+        for chunk in captions.split(_CHUNK):
+            for words in self._named_words(chunk.long(), tokenizer, name_of):
+                counts.update(set(words))
         skipped = {name.lower() for name in self._stop_words()}
-        names, kept, frequencies = list[str](), list[int](), list[int]()
-        for number in counts.argsort(descending=True, stable=True).tolist():
-            if len(names) == options.concepts or counts[number] < options.min_count:
-                break
-            row, column = rows[first[number]], columns[first[number]]
-            name = tokenizer.decode(captions[row][word[row] == word[row, column]].tolist()).strip()
-            if name.lower() not in skipped and any(letter.isalnum() for letter in name):
-                names.append(name)
-                kept.append(int(values[number]))
-                frequencies.append(int(counts[number]))
-        if len(names) < 2:
-            problem = f"{len(names)} words occur in at least {options.min_count} captions"
+        frequent = [name for name, count in counts.most_common() if count >= options.min_count]
+        self.names = [name for name in frequent if name not in skipped and any(map(str.isalnum, name))][: options.concepts]
+        if len(self.names) < 2:
+            problem = f"{len(self.names)} words occur in at least {options.min_count} captions"
             raise SslkitError(problem, "at least two are needed; use a smaller one", flag="min_count")
-        say_once(f"concepts: {len(names):,} words, such as {', '.join(names[:5])}")
-        self.names, self.most_frequent = names, min(1.0, frequencies[0] / len(captions))
-        order = torch.tensor(kept).argsort()
-        self.register_buffer("word_hash", torch.tensor(kept)[order], persistent=False)
-        self.register_buffer("token_concept", order, persistent=False)
+        say_once(f"concepts: {len(self.names):,} words, such as {', '.join(self.names[:5])}")
+        places = {name: place for place, name in enumerate(self.names)}
+        hashes = sorted(value for value, name in name_of.items() if name in places)
+        self.register_buffer("word_hash", torch.tensor(hashes))
+        self.register_buffer("token_concept", torch.tensor([places[name_of[value]] for value in hashes]))
+        self.most_frequent = self._best_guess(captions)
+
+    def _named_words(self, captions: Tensor, tokenizer: Tokenizer, name_of: dict[int, str]) -> Iterator[list[str]]:
+        """Yield the words of each caption in lower case; those that are new are added to `name_of`, by their hashes."""
+        word, hashes = self._words(captions)
+        text = captions < self.text.first_special
+        begins = text & F.pad(word[:, 1:] != word[:, :-1], (1, 0), value=True)
+        for row in range(len(captions)):
+            columns = begins[row].nonzero()[:, 0].tolist()
+            values = hashes[row, columns].tolist()
+            for column, value in zip(columns, values, strict=True):
+                if value not in name_of:
+                    name_of[value] = tokenizer.decode(captions[row][word[row] == word[row, column]].tolist()).strip().lower()
+            yield [name_of[value] for value in values]
+
+    def _best_guess(self, captions: Tensor) -> float:
+        """Return how often the hidden concept is the one that is most often hidden."""
+        hidden, count = torch.zeros(len(self.names), dtype=torch.float64), 0
+        for chunk in captions.split(_CHUNK):
+            word, concept = self._concepts(chunk.long())
+            begins = (concept != _NONE) & F.pad(word[:, 1:] != word[:, :-1], (1, 0), value=True)
+            share = begins.double() / begins.sum(dim=1, keepdim=True).clamp(min=1)
+            hidden += torch.bincount(concept[begins], share[begins], minlength=len(self.names))
+            count += int(begins.any(dim=1).sum())
+        return float(hidden.max() / max(1, count))
 
     def _stop_words(self) -> list[str]:
         """Return the words that are no concepts."""
@@ -227,7 +248,8 @@ class ICMLM(PretextTask):
     def _words(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return of each token `[B, T]` which word it belongs to, and a hash of that word."""
         begins = self.starts_word[tokens]
-        word = (begins.long().cumsum(dim=1) - 1).clamp(min=0)
+        begins[:, 0] = True  # of byte pairs, the first one has no blank before it
+        word = begins.long().cumsum(dim=1) - 1
         place = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         first = torch.zeros_like(word).scatter_reduce(1, word, place, "amin", include_self=False).gather(1, word)
         weighted = (tokens + 1) * self.factors[place - first]

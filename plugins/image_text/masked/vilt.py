@@ -20,8 +20,8 @@ from sslkit.text.tokenizer import Tokenizer
 class ViLT(PretextTask):
     """Read patches and words in one transformer: does the caption match, and which words are hidden (ViLT; Kim et al., 2021).
 
-    Half of the captions are replaced by those of other images of the batch. Images are not flipped, because captions
-    distinguish left from right.
+    Half of the images are replaced by others of the batch. Images are not flipped, because captions distinguish left from
+    right.
     """
 
     class Options(TaskOptions):
@@ -49,8 +49,10 @@ class ViLT(PretextTask):
             "weight_decay": 0.01,
             "warmup": 0.1,
             "context": 40,
+            "crop_scale": 1.0,
         },
         unsupported=(
+            "a transformer that starts from one trained on ImageNet (--init does)",
             "BERT's tokenizer, and word vectors that start from BERT's",
             "images of any proportions, and a sample of their patches",
             "word-patch transport",
@@ -77,45 +79,47 @@ class ViLT(PretextTask):
         self.caption_hash = CaptionHash(self.data.details["length"])
 
     def transform(self, batch: Batch) -> Batch:
-        """Return crops, `image` `[B, C, S, S]`, captions of which half are another image's, `caption` `[B, T]`, and `match`
-        `[B]`: 1 for its own; and what `mask_captions` returns of their own, `tokens`, `places`, `target` and `weight`.
+        """Return crops and captions, `image` `[B, C, S, S]` and `caption` `[B, T]`; images of which half are another's,
+        `other_image`, `match` `[B]`: 1 for those that are not, and `has_other` `[B]`: 0 where no other image was left; and what
+        `mask_captions` returns, `tokens`, `places`, `target` and `weight`.
         """
         tokens, scale = batch["tokens"], (self.options.crop_scale, 1.0)
         image = random_resized_crop(batch["canvas"], self.data.size, scale, aspect=batch["aspect"])
         partner = draw_partners({"caption": self.caption_hash(tokens), "image_id": batch["image_id"]})
         match = torch.rand(len(tokens), device=tokens.device) < 0.5
-        match = match | (partner == torch.arange(len(partner), device=partner.device))
+        has_other = partner != torch.arange(len(partner), device=partner.device)
         masked = mask_captions(tokens, self.starts_word, self.options.mask_ratio, "word", self.head.first_special)
-        caption = tokens.where(match[:, None], tokens[partner])
-        return {"image": image, "caption": caption, "match": match.long(), **masked}
+        other_image = image.where(match[:, None, None, None], image[partner])
+        pairs = {"caption": tokens, "other_image": other_image, "match": match.long(), "has_other": has_other.float()}
+        return {"image": image, **pairs, **masked}
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Return logits of a match `[B, 2]` and of hidden tokens `[B, K, ids]`, and the patches `places` `[B, M, width]`."""
-        places = self.head.look(self.encoder, batch["image"])
+        places = self.head.encode_image(self.encoder, torch.cat([batch["other_image"], batch["image"]]))
         both = torch.cat([batch["caption"], batch["tokens"]])
-        matched, masked = self.head.read(self.encoder, None, places.repeat(2, 1, 1), both).chunk(2)
+        matched, masked = self.head.encode_pair(self.encoder, None, places, both).chunk(2)
         return {
-            "match": self.head.judge(matched, batch["caption"]),
+            "match": self.head.match_logits(matched, batch["caption"]),
             "masked": self.head.predict_words(masked, batch["places"], None),
-            "places": places,
+            "places": places.chunk(2)[1],
         }
 
     def loss(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the cross-entropy of matches, and the sum of those of hidden tokens, which `counts` divides."""
-        hidden = masked_nats(output["masked"], batch).sum()
-        return {"match": F.cross_entropy(output["match"], batch["match"]), "masked_nats": hidden}
+        """Return the sums of the cross-entropies of matches and of hidden tokens, which `counts` divides."""
+        match = F.cross_entropy(output["match"], batch["match"], reduction="none") * batch["has_other"]
+        return {"match": match.sum(), "masked_nats": masked_nats(output["masked"], batch).sum()}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the number of hidden tokens."""
-        return {"masked_nats": batch["weight"].sum()}
+        """Return the number of pairs that may match or not, and of hidden tokens."""
+        return {"match": batch["has_other"].sum(), "masked_nats": batch["weight"].sum()}
 
     @torch.no_grad()
     def metrics(self, output: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return how often matches and hidden tokens are recognized, and `image_gain`: by how many nats a hidden token is
         likelier with its image than with another one of the batch.
         """
-        matched = (output["match"].argmax(dim=1) == batch["match"]).float()
-        states = self.head.read(self.encoder, None, output["places"].roll(1, 0), batch["tokens"])
+        matched = (output["match"].argmax(dim=1) == batch["match"]).float().where(batch["has_other"] > 0, 1 / 2)
+        states = self.head.encode_pair(self.encoder, None, output["places"].roll(1, 0), batch["tokens"])
         other = self.head.predict_words(states, batch["places"], None)
         gain = masked_nats(other.float(), batch) - masked_nats(output["masked"], batch)
         sizes = batch["weight"].sum(dim=1).clamp(min=1)
@@ -130,8 +134,8 @@ class ViLT(PretextTask):
         return {"match_accuracy": 1 / 2, "image_gain": 0.0}
 
     def preview(self, batch: Batch, output: Any) -> Tensor | None:
-        """Return images; once trained, also framed green if it was recognized whether the caption matches, else red."""
-        image: Tensor = batch["image"]
+        """Return images, half of them others'; once trained, framed green if it was recognized whether they match, else red."""
+        image: Tensor = batch["other_image"]
         if output is None:
             return image[:, None]
         return side_by_side(image, add_frame(image, output["match"].argmax(dim=1) == batch["match"]))

@@ -10,6 +10,7 @@ from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 
 _DEVIATION = 0.01  # of initial weights
+_MOST_BASES, _LARGEST = 65_536, 256
 _RADIUS = 4  # pixels around each, whose mean is subtracted
 
 
@@ -20,8 +21,12 @@ def conv_rbm_stack(
     text = str(bases)
     if not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)*", text):
         raise SslkitError(f"bases of conv_rbm_stack should be numbers such as 24-100 (got {text})", flag="encoder_option")
-    if kernel < 2 or pool < 1:
-        problem = f"kernel of conv_rbm_stack should be 2 or more, and pool 1 or more (got {kernel} and {pool})"
+    if any(int(number) > _MOST_BASES for number in text.split("-")):
+        raise SslkitError(f"conv_rbm_stack has {_MOST_BASES:,} bases at most (got {text})", flag="encoder_option")
+    if type(kernel) is not int or type(pool) is not int or not (2 <= kernel <= _LARGEST and 1 <= pool <= _LARGEST):
+        problem = (
+            f"kernel and pool of conv_rbm_stack should be whole numbers, from 2 and 1 to {_LARGEST} (got {kernel}, {pool})"
+        )
         raise SslkitError(problem, flag="encoder_option")
     encoder = ConvRBMStack(in_channels, [int(number) for number in text.split("-")], kernel, pool)
     encoder.check_size(size)
@@ -65,21 +70,22 @@ class ConvRBMStack(Encoder):
         standardized: Tensor = (image - F.avg_pool2d(padded, 2 * _RADIUS + 1, stride=1)) / self.scale
         return standardized
 
-    def blocks(self, below: Tensor, layer: int) -> Tensor:
+    def blocks(self, below: Tensor, layer: int, train_weights: bool = True) -> Tensor:
         """Return the input of a layer's units, `[B, K, h, w, P * P]`: those of a block of P × P compete.
 
-        Rows and columns that fill no block have no units.
+        Rows and columns that fill no block have no units. Without `train_weights`, only biases have a gradient.
         """
-        total = F.conv2d(below, self.weights[layer], self.biases[layer])
+        weight = self.weights[layer] if train_weights else self.weights[layer].detach()
+        total = F.conv2d(below, weight, self.biases[layer])
         side = self.pool_side
         rows, columns = (length // side for length in total.shape[2:])
         total = total[:, :, : rows * side, : columns * side]
         cells: Tensor = total.unflatten(2, (rows, side)).unflatten(4, (columns, side)).transpose(3, 4).flatten(4)
         return cells
 
-    def hidden(self, below: Tensor, layer: int) -> Tensor:
+    def hidden(self, below: Tensor, layer: int, train_weights: bool = True) -> Tensor:
         """Return the probability of each unit, `[B, K, h, w, P * P]`: of those of a block one is on, or none (section 3.3)."""
-        cells = self.blocks(below, layer)
+        cells = self.blocks(below, layer, train_weights)
         return torch.cat([cells, torch.zeros_like(cells[..., :1])], dim=4).softmax(dim=4)[..., :-1]
 
     def down(self, hidden: Tensor, layer: int, shape: torch.Size) -> Tensor:

@@ -54,9 +54,13 @@ class RBMStack(Encoder):
         image: Tensor = (visible * self.scale + self.mean).unflatten(1, (self.in_channels, self.size, self.size))
         return image
 
-    def hidden(self, below: Tensor, layer: int) -> Tensor:
-        """Return the probabilities of a layer's units, `[B, width]`, given those of the layer below."""
-        return torch.sigmoid(below @ self.weights[layer] + self.biases[layer])
+    def hidden(self, below: Tensor, layer: int, train_weights: bool = True) -> Tensor:
+        """Return the probabilities of a layer's units, `[B, width]`, given those of the layer below.
+
+        Without `train_weights`, only biases have a gradient.
+        """
+        weight = self.weights[layer] if train_weights else self.weights[layer].detach()
+        return torch.sigmoid(below @ weight + self.biases[layer])
 
     def layers(self, sample: Tensor) -> list[Tensor]:
         """Return the probabilities of each layer's units, `[B, width]`."""

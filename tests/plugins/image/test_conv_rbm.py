@@ -115,7 +115,7 @@ def test_filters_that_are_too_active_become_less_so() -> None:
     task.mean_activity.copy_(torch.tensor([[0.3, 0.05]]))
     batch = task.transform(canvases(torch.rand(8, 1, 10, 10)))
     task.loss(task.predict(batch), batch)["sparsity"].backward()
-    assert task.encoder.biases[0].grad[0] > 0 > task.encoder.biases[0].grad[1]
+    assert task.encoder.biases[0].grad[0] > 0 > task.encoder.biases[0].grad[1] and task.encoder.weights[0].grad is None
 
 
 def test_layers_are_trained_one_after_the_other() -> None:
@@ -135,5 +135,9 @@ def test_layers_are_trained_one_after_the_other() -> None:
 def test_what_is_refused() -> None:
     with pytest.raises(SslkitError, match="--size: 9 px are too few for 2 layers of 3×3 filters"):
         build("3-4", size=9, kernel=3)
+    with pytest.raises(SslkitError, match=r"whole numbers, from 2 and 1 to 256 \(got 1, 2\)"):
+        build("3", kernel=1)
+    with pytest.raises(SslkitError, match="65,536 bases at most"):
+        build("9999999999")
     with pytest.raises(SslkitError, match="bases of conv_rbm_stack should be numbers such as 24-100"):
         build("3,4")

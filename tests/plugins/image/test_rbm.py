@@ -149,7 +149,7 @@ def test_layers_are_trained_one_after_the_other_and_then_unrolled() -> None:
 def test_a_sparsity_target_moves_hidden_units_towards_it() -> None:
     activity = {}
     for target in (0.0, 0.1):
-        task = build("8", deviation=0.05, sparsity_target=target, sparsity=1.0)
+        task = build("8", deviation=0.05, sparsity_target=target, sparsity=5.0)
         optimizer = torch.optim.SGD(task.parameters(), lr=0.2)
         images = torch.rand(64, 1, SIDE, SIDE).round()
         for _ in range(300):

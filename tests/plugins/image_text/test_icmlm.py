@@ -92,6 +92,49 @@ def test_losses_against_a_loop(fusion: str) -> None:
     assert gain.shape == (6,) and gain[5] == 0 and gain[:5].abs().max() > 0
 
 
+def test_byte_pairs_are_words_wherever_they_stand() -> None:
+    text = ["cat dog", "dog cat", "Dog here", "a cat and Dog"]
+    tokenizer = Tokenizer.learn("bpe", lambda: text * 20, 300)
+    captions = torch.from_numpy(caption_framing(tokenizer).pad(tokenizer.encode(text), 8)).long()
+    details = {"tokenizer": tokenizer.to_bytes(), "length": 8, "text_checkpoint": None, "captions": captions.int().numpy()}
+    task_class, data = load_task("icmlm"), DataInfo(4, 16, 3, "image_text", details, batch_size=4)
+    parsed = task_class.Options(text_width=16, text_depth=1, min_count=2)
+    encoder = task_class.build_encoder(parsed, RecipeBuilder(recipe_for("resnet_micro", 16, 3, {"width": "8"}), data))
+    task = task_class(parsed, encoder, data)
+    assert set(task.names) == {"cat", "dog"}
+    word, concept = task._concepts(captions)
+    assert [len(set(row[:-1].tolist())) >= 2 for row in word] == [True] * 4
+    assert [{task.names[place] for place in row.tolist() if place >= 0} for row in concept] == [
+        {"cat", "dog"},
+        {"cat", "dog"},
+        {"dog"},
+        {"cat", "dog"},
+    ]
+
+
+def test_a_concept_is_hidden_wherever_it_stands() -> None:
+    task = icmlm()
+    twice = torch.from_numpy(caption_framing(TOKENIZER).pad(TOKENIZER.encode(["red square red triangle"] * 6), 20)).long()
+    red = int(TOKENIZER.encode(["red"])[0][0])
+    for seed in range(10):
+        torch.manual_seed(seed)
+        batch = task.transform(canvases(torch.rand(6, 3, 20, 20), tokens=twice))
+        for row in range(6):
+            if task.names[batch["concept"][row]] == "red":
+                assert red not in batch["tokens"][row].tolist()
+
+
+def test_chance_is_the_best_constant_guess() -> None:
+    task, hits, count = icmlm(), torch.zeros(4), 0
+    for seed in range(300):
+        torch.manual_seed(seed)
+        batch = prepared(task)
+        known = batch["concept"][batch["weight"] > 0]
+        hits += torch.bincount(known, minlength=4)
+        count += len(known)
+    assert task.chance()["accuracy"] == pytest.approx(float(hits.max()) / count, abs=0.03)
+
+
 def test_without_tags_the_image_is_asked_for_nothing_else() -> None:
     task = icmlm(tag_weight=0.0)
     assert "tags" not in task.head and set(task.loss(task.predict(prepared(task)), prepared(task))) == {"concept_nats"}
@@ -102,5 +145,11 @@ def test_what_is_refused() -> None:
         icmlm(freeze_text=True)
     with pytest.raises(SslkitError, match="--min-count: 0 words occur in at least 7 captions"):
         icmlm(min_count=7)
+    with pytest.raises(SslkitError, match="--unit: bytes are no words"):
+        byte = Tokenizer.learn("byte", lambda: CAPTIONS)
+        details = {"tokenizer": byte.to_bytes(), "length": 20, "text_checkpoint": None, "captions": framed().int().numpy()}
+        task_class, data = load_task("icmlm"), DataInfo(6, 16, 3, "image_text", details, batch_size=6)
+        build = RecipeBuilder(recipe_for("resnet_micro", 16, 3, {"width": "8"}), data)
+        task_class(task_class.Options(text_width=16), task_class.build_encoder(task_class.Options(), build), data)
     with pytest.raises(SslkitError, match="--stop-words"):
         icmlm(stop_words="missing.txt")

@@ -14,7 +14,7 @@ from torch import Tensor
 from sslkit import DataInfo, SslkitError, read_model
 from sslkit.encoders.builder import RecipeBuilder
 from sslkit.encoders.recipe import recipe_for
-from sslkit.image_text.matcher import JointMatcher, read_pair_reader
+from sslkit.image_text.matcher import JointMatcher, read_pair_encoder
 from sslkit.image_text.source import ImageTextSource
 from sslkit.image_text.task import draw_partners, mask_captions
 from sslkit.tasks.load import load_task
@@ -60,8 +60,44 @@ def test_partners_do_not_match() -> None:
             partners[row].add(partner)
     assert partners == [{1, 3}, {0, 2}, {1, 3}, {0, 2}]
     assert draw_partners(identity(5, 5, 5)).tolist() == [0, 1, 2]  # all match: each stays alone
-    likely = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    likely = torch.tensor([[100.0, 0.0, -100.0], [0.0, 100.0, 0.0], [-9.0, -200.0, 100.0]])  # a good model's, by 1/0.01
+    likely[1, 2] = 60.0
     assert draw_partners(identity(1, 2, 3), likely).tolist() == [1, 2, 0]
+
+
+def test_of_a_word_that_is_too_long_a_token_is_hidden() -> None:
+    rows, begins = torch.zeros(1, 30, dtype=torch.int64), torch.zeros(80, dtype=torch.bool)
+    rows[0, -1] = END
+    masked = mask_captions(rows, begins, 0.05, "word", WORDS)
+    assert masked["weight"].sum() == 1 and masked["places"].shape[1] < 29
+
+
+def test_without_another_image_there_is_nothing_to_tell() -> None:
+    task = build("vilt")
+    rows = torch.zeros(4, 8, dtype=torch.int64)
+    image = torch.rand(4, 3, 20, 20)
+    batch = task.transform(canvases(image, tokens=rows, image_id=torch.arange(4)))  # all captions are equal
+    assert batch["match"].tolist() == [0, 0, 0, 0] or batch["has_other"].sum() == 0
+    output = task.predict(batch)
+    assert task.loss(output, batch)["match"] == 0 and task.counts(batch)["match"] == 0
+    assert task.metrics(output, batch)["match_accuracy"].tolist() == [0.5] * 4
+
+
+def test_captions_alone_do_not_tell_what_matches() -> None:
+    """Count, for captions of which one is frequent, how often the best guess by the caption is right."""
+    task, right, count = build("vilt"), {}, 0
+    rows = torch.zeros(40, 8, dtype=torch.int64)
+    rows[32:, 0] = torch.arange(1, 9)  # four fifths have the same caption
+    for seed in range(30):
+        torch.manual_seed(seed)
+        batch = task.transform(canvases(torch.rand(40, 3, 20, 20), tokens=rows, image_id=torch.arange(40)))
+        for caption, match, real in zip(
+            batch["caption"][:, 0].tolist(), batch["match"].tolist(), batch["has_other"], strict=True
+        ):
+            if real:
+                right.setdefault(caption, [0, 0])[match] += 1
+                count += 1
+    assert sum(max(answers) for answers in right.values()) / count < 0.56
 
 
 def test_whole_words_are_hidden_and_one_at_least() -> None:
@@ -90,12 +126,12 @@ def test_vilt_against_a_loop() -> None:
     losses, counts = task.loss(output, batch), task.counts(batch)
     match, hidden, number = 0.0, 0.0, 0
     for row in range(6):
-        match -= float(output["match"][row].detach().log_softmax(0)[batch["match"][row]]) / 6
+        match -= float(output["match"][row].detach().log_softmax(0)[batch["match"][row]] * batch["has_other"][row])
         for place in range(batch["target"].shape[1]):
             if batch["weight"][row, place]:
                 hidden -= float(output["masked"][row, place].detach().log_softmax(0)[batch["target"][row, place]])
                 number += 1
-    assert losses["match"].item() == pytest.approx(match, rel=1e-5)
+    assert losses["match"].item() == pytest.approx(match, rel=1e-5) and counts["match"] == batch["has_other"].sum()
     assert losses["masked_nats"].item() == pytest.approx(hidden, rel=1e-5) and int(counts["masked_nats"]) == number >= 6
     assert set(batch["match"].tolist()) == {0, 1}
     assert set(task.metrics(output, batch)) == {"match_accuracy", "accuracy", "image_gain"}
@@ -104,10 +140,10 @@ def test_vilt_against_a_loop() -> None:
 def test_words_and_patches_see_each_other_and_no_padding() -> None:
     task = build("vilt").eval()
     batch = pairs(task)
-    places = task.head.look(task.encoder, batch["image"])
-    read = task.head.read(task.encoder, None, places, batch["caption"])
-    assert not torch.allclose(read, task.head.read(task.encoder, None, places.roll(1, 0), batch["caption"]))
-    shorter = task.head.read(task.encoder, None, places, batch["caption"][:, :6])  # all but padding
+    places = task.head.encode_image(task.encoder, batch["image"])
+    read = task.head.encode_pair(task.encoder, None, places, batch["caption"])
+    assert not torch.allclose(read, task.head.encode_pair(task.encoder, None, places.roll(1, 0), batch["caption"]))
+    shorter = task.head.encode_pair(task.encoder, None, places, batch["caption"][:, :6])  # all but padding
     assert torch.allclose(read[:, :6], shorter, atol=1e-5)
     alone = task.encoder.tokens(batch["image"])
     assert torch.equal(alone, task.encoder.run_blocks(task.encoder.embed(batch["image"])))
@@ -236,20 +272,20 @@ def test_candidates_are_ordered_by_how_well_they_match(albef: Path, table: Path,
     result = sslkit("zeroshot", "--ckpt", albef, "--data", table, "--rerank", 1000, "--json").json
     rows = {(row["model"], row["test"].rpartition(", ")[2]): row for row in result["rows"]}
     assert result["protocol"] is None and result["settings"]["rerank"] == 1000
-    assert set(rows["ordered again", "image to caption"]["comparisons"]) == {"checkpoint"}
+    assert set(rows["reranked", "image to caption"]["comparisons"]) == {"checkpoint"}
     with table.open(newline="") as stream:
         known = list(csv.DictReader(stream))
     captions = sorted({row["caption"] for row in known})
-    reader = read_pair_reader(read_model(albef), None)
+    reader = read_pair_encoder(read_model(albef), None)
     framed = torch.from_numpy(reader.framing().pad(reader.tokenizer().encode(captions), reader.length)).long()
     hits = 0
     with torch.no_grad():
         for row in known:
             pixels = np.asarray(Image.open(table.parent / row["path"]).convert("RGB"), np.float32) / 255
-            place = reader.look(torch.from_numpy(pixels).permute(2, 0, 1)[None])
-            scores = reader.judge(place.expand(len(captions), -1, -1), framed)
+            place = reader.encode_image(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+            scores = reader.match_score(place.expand(len(captions), -1, -1), framed)
             hits += captions[int(scores.argmax())] == row["caption"]
-    again = rows["ordered again", "image to caption"]["metrics"][0]["value"]
+    again = rows["reranked", "image to caption"]["metrics"][0]["value"]
     assert again == pytest.approx(hits / len(known), abs=0.011)  # ties apart
     plain = sslkit("zeroshot", "--ckpt", albef, "--data", table, "--json").json
     assert plain["protocol"] == "zeroshot/recall-v1"
@@ -258,17 +294,17 @@ def test_candidates_are_ordered_by_how_well_they_match(albef: Path, table: Path,
 
 def test_a_reader_is_what_was_trained(vilt: Path, albef: Path) -> None:
     for file in (vilt, albef):
-        reader = read_pair_reader(read_model(file), None)
-        random = read_pair_reader(read_model(file), None, seed=0)
+        reader = read_pair_encoder(read_model(file), None)
+        random = read_pair_encoder(read_model(file), None, seed=0)
         assert reader.tokenizer().to_bytes() == random.tokenizer().to_bytes()
         image, text = (
             torch.rand(2, 3, 32, 32),
             torch.from_numpy(reader.framing().pad(reader.tokenizer().encode(["a", "b"]), reader.length)),
         )
-        assert reader.judge(reader.look(image), text.long()).shape == (2,)
+        assert reader.match_score(reader.encode_image(image), text.long()).shape == (2,)
         changed = [name for name, value in reader.named_parameters() if not torch.equal(value, random.get_parameter(name))]
         assert len(changed) > 10
-    assert isinstance(read_pair_reader(read_model(vilt), None).matcher, JointMatcher)
+    assert isinstance(read_pair_encoder(read_model(vilt), None).matcher, JointMatcher)
 
 
 def test_a_text_tower_is_trained_on_pairs_too(albef: Path, labeled: Path, sslkit: Run) -> None:
