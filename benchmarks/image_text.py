@@ -28,8 +28,8 @@ MODELS = {
     "virtex": ("emoji", ["virtex", "--steps", 1500]),
     "virtex bag": ("emoji", ["virtex", "--steps", 1500, "--target", "bag"]),
     "icmlm": ("emoji", ["icmlm", "--steps", 1500, "--min-count", 3]),
-    "albef": ("emoji", ["albef", "--steps", 1500, "--encoder-option", "patch=8"]),
-    "vilt": ("emoji", ["vilt", "--steps", 1500, "--encoder-option", "patch=8"]),
+    "albef": ("emoji", ["albef", "--steps", 1000, "--encoder-option", "patch=8"]),
+    "vilt": ("emoji", ["vilt", "--steps", 1000, "--encoder-option", "patch=8"]),
     "vilt drawings": ("drawings", ["vilt", "--steps", 4000, "--encoder-option", "patch=14", "--mask-ratio", 0.3]),
 }
 
