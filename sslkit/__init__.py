@@ -70,7 +70,9 @@ if TYPE_CHECKING:
     from sslkit.image.demo import demo as demo
     from sslkit.image.segment import segment as segment
     from sslkit.image.specs import SegmentSpec as SegmentSpec
+    from sslkit.image.specs import VisualizeSpec as VisualizeSpec
     from sslkit.image.task import ImageTask as ImageTask
+    from sslkit.image.visualize import visualize as visualize
     from sslkit.image_text.caption import caption as caption
     from sslkit.image_text.pairs import pairs as pairs
     from sslkit.image_text.specs import CaptionSpec as CaptionSpec
@@ -187,8 +189,9 @@ _MODULES = {
     "sslkit.exporting.push": ("push",),
     "sslkit.image.demo": ("demo",),
     "sslkit.image.segment": ("segment",),
-    "sslkit.image.specs": ("SegmentSpec",),
+    "sslkit.image.specs": ("SegmentSpec", "VisualizeSpec"),
     "sslkit.image.task": ("ImageTask",),
+    "sslkit.image.visualize": ("visualize",),
     "sslkit.image_text.caption": ("caption",),
     "sslkit.image_text.pairs": ("pairs",),
     "sslkit.image_text.specs": ("CaptionSpec", "PairsSpec", "ZeroshotSpec"),

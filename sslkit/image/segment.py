@@ -32,6 +32,7 @@ from sslkit.evaluation.positions import fit_positions
 from sslkit.evaluation.splits import check_channels, check_run_data, draw_held_out, evaluation_size, named_data, test_location
 from sslkit.evaluation.statistics import adjust_comparisons
 from sslkit.files import output_path, write_atomically
+from sslkit.image.feature_maps import MapReader
 from sslkit.image.segment_training import train_segmenter
 from sslkit.image.segmentation import (
     MaskedImages,
@@ -67,20 +68,7 @@ class Maps:
     role: Role
     encoder: Encoder
     side: int
-    layer: str = "last"
-
-    def read(self, image: Tensor) -> Tensor:
-        """Return the feature maps; raises SslkitError for a layer that there is not."""
-        if self.layer == "last" or isinstance(self.encoder, ColorAndPosition):
-            return self.encoder.feature_map(image)
-        layers = self.encoder.layers(image) if "layers" in self.encoder.provides else []
-        if not 1 <= int(self.layer) <= len(layers):
-            raise SslkitError(f"{self.name} has {len(layers)} layers (got {self.layer})", flag="layer")
-        layer = layers[int(self.layer) - 1]
-        if layer.dim() == 3:  # tokens of a square grid, class token and registers first
-            places = layer[:, self.encoder.prefix :].transpose(1, 2)
-            layer = places.unflatten(2, (round(places.shape[2] ** 0.5), -1))
-        return layer
+    read: Callable[[Tensor], Tensor]
 
 
 class ColorAndPosition(Encoder):
@@ -207,18 +195,16 @@ def _models(spec: SegmentSpec, checkpoint: Checkpoint, machine: Machine) -> list
     models += [load_other(name, evaluation_size(spec, checkpoint), spec, checkpoint, spec.encoder) for name in spec.against]
     maps = []
     for model in models:
-        if model.encoder.modality != "image" or "feature_map" not in model.encoder.provides:
-            flag = "against" if model.role == "other" else "ckpt"
-            problem = f"{model.name} is an encoder of {model.encoder.modality} data with {', '.join(model.encoder.provides)}"
-            raise SslkitError(problem, "segment needs feature maps of images", flag=flag)
+        read = MapReader(model.encoder, model.name, spec.layer, "against" if model.role == "other" else "ckpt")
+        read.check("segment")
         side = model.encoder.nearest_valid_size(spec.resolution)
-        maps.append(Maps(model.name, model.role, model.encoder.to(machine.device), side, spec.layer))
+        maps.append(Maps(model.name, model.role, model.encoder.to(machine.device), side, read))
     if spec.baselines:
         with torch.no_grad():
             side = maps[0].side
             shape = maps[0].read(torch.zeros(1, encoder.in_channels, side, side, device=machine.device)).shape
         plain = ColorAndPosition(encoder.in_channels, (shape[2], shape[3])).to(machine.device)
-        maps.append(Maps(_COLOR, "baseline", plain, side))
+        maps.append(Maps(_COLOR, "baseline", plain, side, plain.feature_map))
     return maps
 
 

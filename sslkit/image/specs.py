@@ -41,3 +41,19 @@ class SegmentSpec(DataSpec):
     )
     out: str | None = Field(default=None, description="PNG file for a picture of images, true and predicted masks.")
     details: bool = Field(default=False, description="Also print p-values and adjustments.")
+
+
+class VisualizeSpec(DataSpec):
+    """Settings of `sslkit visualize`."""
+
+    ckpt: str = Field(description="model.safetensors of a run.")
+    part: str = PART
+    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
+    out: str = Field(default="features.png", description="Picture to write (.png).")
+    samples: Count = Field(default=8, description="Images, drawn by the seed.")
+    fit: Count = Field(default=200, description="Images whose principal components give the colors, at most.")
+    layer: str = Field(default="last", pattern=r"^(last|[1-9]\d*)$", description="last, or a number counted from the input.")
+    heads: int = Field(default=6, ge=0, le=64, description="Attention heads of the last block at most, of vision transformers.")
+    foreground: bool = Field(
+        default=False, description="Color only what the first component sets apart from the border of images."
+    )

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sslkit import SslkitError
 from sslkit.evaluation.positions import fit_positions
-from sslkit.image.segment import ColorAndPosition, Maps
+from sslkit.image.segment import ColorAndPosition
 from sslkit.image.segmentation import Overlaps, class_places, class_shares, predict_mask
 
 Run = Callable[..., Any]
@@ -78,7 +78,7 @@ def test_the_linear_classifier_is_that_of_scikit_learn() -> None:
 
 def test_color_and_position() -> None:
     image = torch.rand(2, 3, 8, 12)
-    maps = Maps("plain", "baseline", ColorAndPosition(3, (2, 3)), 8, layer="2").read(image)
+    maps = ColorAndPosition(3, (2, 3)).feature_map(image)
     assert maps.shape == (2, 5, 2, 3) and torch.allclose(maps[0, :3, 1, 2], image[0, :, 4:, 8:].mean(dim=(1, 2)))
     assert maps[1, 3:, 1, 2].tolist() == [1.0, 1.0] and maps[1, 3:, 0, 1].tolist() == [0.0, 0.5]
 

@@ -286,6 +286,24 @@ class VisionTransformerEncoder(PatchEncoder):
             outputs.append(x)
         return [*outputs[:-1], self.model.norm(x)]
 
+    def attention(self, image: Tensor) -> Tensor:
+        """Return how much the class token attends to each patch in each head of the last block, `[B, heads, h, w]`.
+
+        Without a class token, the mean over patches. What goes to the class token and registers is left out.
+        """
+        x = self.model.norm_pre(self._embed(image, None, None))
+        for block in self.model.blocks[:-1]:
+            x = self._run_block(block, x)
+        block, prefix = self.model.blocks[-1], self.prefix
+        attention = block.attn
+        heads = attention.num_heads
+        qkv = attention.qkv(block.norm1(x)).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key = attention.q_norm(qkv[0]), attention.k_norm(qkv[1])
+        weights = (query @ key.transpose(2, 3) * attention.scale).softmax(dim=3)
+        rows = weights[:, :, :1] if self.class_token else weights[:, :, prefix:]
+        maps: Tensor = rows.mean(dim=2)[:, :, prefix:].unflatten(2, self.grid(image))
+        return maps
+
     def feature_map(self, image: Tensor) -> Tensor:
         """Return the patch tokens on their grid, `[B, width, h, w]`."""
         patches: Tensor = self.tokens(image)[:, self.prefix :]
