@@ -1,4 +1,4 @@
-"""visualize: components against numpy's, the foreground of planted images, attention against the block's output, the picture."""
+"""visualize: components against numpy, the foreground of planted images, attention of the last block, and the picture."""
 
 from collections.abc import Callable
 from pathlib import Path
