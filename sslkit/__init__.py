@@ -67,8 +67,10 @@ if TYPE_CHECKING:
     from sslkit.evaluation.scaffold import new_evaluation as new_evaluation
     from sslkit.exporting.export import export as export
     from sslkit.exporting.push import push as push
+    from sslkit.image.correspond import correspond as correspond
     from sslkit.image.demo import demo as demo
     from sslkit.image.segment import segment as segment
+    from sslkit.image.specs import CorrespondSpec as CorrespondSpec
     from sslkit.image.specs import SegmentSpec as SegmentSpec
     from sslkit.image.specs import VisualizeSpec as VisualizeSpec
     from sslkit.image.task import ImageTask as ImageTask
@@ -188,8 +190,9 @@ _MODULES = {
     "sslkit.exporting.export": ("export",),
     "sslkit.exporting.push": ("push",),
     "sslkit.image.demo": ("demo",),
+    "sslkit.image.correspond": ("correspond",),
     "sslkit.image.segment": ("segment",),
-    "sslkit.image.specs": ("SegmentSpec", "VisualizeSpec"),
+    "sslkit.image.specs": ("CorrespondSpec", "SegmentSpec", "VisualizeSpec"),
     "sslkit.image.task": ("ImageTask",),
     "sslkit.image.visualize": ("visualize",),
     "sslkit.image_text.caption": ("caption",),

@@ -39,6 +39,7 @@ _EXTENDED = {
     "perplexity",
     "pseudo-perplexity",
     "cloze",
+    "correspond",
     "frames",
     "ladder",
     "pairs",

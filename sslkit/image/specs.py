@@ -57,3 +57,25 @@ class VisualizeSpec(DataSpec):
     foreground: bool = Field(
         default=False, description="Color only what the first component sets apart from the border of images."
     )
+
+
+class CorrespondSpec(DataSpec):
+    """Options of `correspond`."""
+
+    ckpt: str = Field(description="model.safetensors of a run.")
+    part: str = PART
+    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
+    samples: Count = Field(default=200, description="Images, drawn by the seed.")
+    resolution: int = Field(default=224, ge=32, le=2048, description="Side of images in pixels, rounded up to patches.")
+    layer: str = Field(default="last", pattern=r"^(last|[1-9]\d*)$", description="last, or a number counted from the input.")
+    strength: float = Field(default=0.2, gt=0, le=0.4, description="Share of the side by which corners move at most.")
+    jitter: float = Field(default=0.3, ge=0, lt=1, description="By how much brightness and contrast change at most.")
+    threshold: float = Field(default=1 / 14, gt=0, le=1, description="Share of the side within which a match is right.")
+    batch_size: int = Field(default=16, ge=2, description="Images at once.")
+    against: Texts = Field(
+        default=[],
+        description="Other model to compare with: a checkpoint, or NAME or NAME@SIZE of timm or torchvision. May be repeated.",
+    )
+    baselines: bool = Field(default=True, description="Also measure random weights, colors of patches, and the same place.")
+    out: str | None = Field(default=None, description="PNG file for a picture of matches.")
+    details: bool = Field(default=False, description="Also print p-values and adjustments.")

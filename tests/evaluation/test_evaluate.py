@@ -308,6 +308,14 @@ def test_what_the_protocols_stand_for() -> None:
         "zeroshot/names-v1": {"templates": ["{}"]},
         "zeroshot/recall-v1": {"rerank": 0},
         "pairs/finetuned-v1": {"epochs": 10, "lr": 5e-4, "batch_size": 32},
+        "correspond/warp-v1": {
+            "samples": 200,
+            "resolution": 224,
+            "layer": "last",
+            "strength": 0.2,
+            "jitter": 0.3,
+            "threshold": 1 / 14,
+        },
         "segment/linear-v1": {
             "c": [0.001, 0.01, 0.1, 1.0],
             "iterations": 100,
