@@ -1,5 +1,6 @@
 """correspond: known changes of view, matches of planted features, and what the command measures, draws and refuses."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,12 @@ from PIL import Image
 from sslkit.image.correspond import Matcher, project, random_homography, warp
 
 Run = Callable[..., Any]
+
+
+@pytest.fixture
+def checkpoint(trained: Path, tmp_path: Path) -> Path:
+    """Return the checkpoint in a folder of its own: results are written beside it."""
+    return Path(shutil.copy(trained, tmp_path))
 
 
 def test_a_homography_takes_corners_where_they_belong() -> None:
@@ -50,9 +57,9 @@ def test_places_that_know_where_they_are_match_exactly() -> None:
     assert torch.allclose(same, torch.tensor([[x, y] for y in (1 / 6, 0.5, 5 / 6) for x in (1 / 6, 0.5, 5 / 6)]))
 
 
-def test_digits_are_matched(trained: Path, digits: Path, sslkit: Run, tmp_path: Path) -> None:
+def test_digits_are_matched(checkpoint: Path, digits: Path, sslkit: Run, tmp_path: Path) -> None:
     out = tmp_path / "matches.png"
-    words = ["correspond", "--ckpt", trained, "--data", digits, "--samples", 12, "--resolution", 64, "--batch-size", 4]
+    words = ["correspond", "--ckpt", checkpoint, "--data", digits, "--samples", 12, "--resolution", 64, "--batch-size", 4]
     result = sslkit(*words, "--out", out, "--json").json
     rows = {row["model"]: row for row in result["rows"]}
     assert list(rows) == ["checkpoint", "random weights", "colors of patches", "the same place"]
@@ -66,14 +73,14 @@ def test_digits_are_matched(trained: Path, digits: Path, sslkit: Run, tmp_path: 
     assert other[3]["metrics"][1]["value"] != result["rows"][3]["metrics"][1]["value"]
 
 
-def test_without_a_change_of_view_everything_matches(trained: Path, digits: Path, sslkit: Run) -> None:
+def test_without_a_change_of_view_everything_matches(checkpoint: Path, digits: Path, sslkit: Run) -> None:
     words = ["--samples", 4, "--resolution", 64, "--strength", 1e-6, "--jitter", 0, "--no-baselines", "--json"]
-    (row,) = sslkit("correspond", "--ckpt", trained, "--data", digits, *words).json["rows"]
+    (row,) = sslkit("correspond", "--ckpt", checkpoint, "--data", digits, *words).json["rows"]
     assert row["metrics"][0]["value"] == pytest.approx(1.0, abs=0.03)
 
 
-def test_what_is_refused(trained: Path, digits: Path, sslkit: Run) -> None:
-    ran = sslkit("correspond", "--ckpt", trained, "--data", digits, "--layer", 9, "--samples", 2)
+def test_what_is_refused(checkpoint: Path, digits: Path, sslkit: Run) -> None:
+    ran = sslkit("correspond", "--ckpt", checkpoint, "--data", digits, "--layer", 9, "--samples", 2)
     assert ran.code == 2 and "has 4 layers (got 9)" in ran.err
-    ran = sslkit("correspond", "--ckpt", trained, "--data", digits, "--strength", 0.9)
+    ran = sslkit("correspond", "--ckpt", checkpoint, "--data", digits, "--strength", 0.9)
     assert ran.code == 2 and "--strength" in ran.err

@@ -1,5 +1,6 @@
 """segment: overlaps against loops, the classifier against scikit-learn, and what the command reads, writes and refuses."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ from sslkit.image.segmentation import Overlaps, class_places, class_shares, pred
 
 Run = Callable[..., Any]
 MASKS = "../masks/{stem}.png"
+
+
+@pytest.fixture
+def checkpoint(trained: Path, tmp_path: Path) -> Path:
+    """Return the checkpoint in a folder of its own: results are written beside it."""
+    return Path(shutil.copy(trained, tmp_path))
 
 
 def test_overlaps_against_loops() -> None:
@@ -103,8 +110,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("protocol", ["segment/linear-v1", "segment/knn-v1"])
-def test_squares_are_segmented(protocol: str, trained: Path, scenes: Path, sslkit: Run, tmp_path: Path) -> None:
-    words = ["segment", "--ckpt", trained, "--data", scenes, "--targets", MASKS, "--protocol", protocol]
+def test_squares_are_segmented(protocol: str, checkpoint: Path, scenes: Path, sslkit: Run, tmp_path: Path) -> None:
+    words = ["segment", "--ckpt", checkpoint, "--data", scenes, "--targets", MASKS, "--protocol", protocol]
     result = sslkit(*words, "--out", tmp_path / "scenes.png", "--json").json
     rows = {row["model"]: row for row in result["rows"]}
     assert list(rows) == ["checkpoint", "random weights", "color and position", "most frequent class"]
@@ -118,23 +125,23 @@ def test_squares_are_segmented(protocol: str, trained: Path, scenes: Path, sslki
     assert sslkit(*words, "--json").json["rows"] == result["rows"]
 
 
-def test_a_part_is_held_out_and_classes_have_names(trained: Path, scenes: Path, sslkit: Run, tmp_path: Path) -> None:
+def test_a_part_is_held_out_and_classes_have_names(checkpoint: Path, scenes: Path, sslkit: Run, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("ground\nsquare\n")
     words = ["--targets", MASKS, "--resolution", 64, "--names", tmp_path / "names.txt", "--no-baselines", "--json"]
-    result = sslkit("segment", "--ckpt", trained, "--data", scenes / "train", *words).json
+    result = sslkit("segment", "--ckpt", checkpoint, "--data", scenes / "train", *words).json
     assert result["rows"][0]["metrics"][0]["n"] == 2 and set(result["rows"][0]["by_class"]) == {"ground", "square"}
     assert result["protocol"] is None and len(result["rows"]) == 1
 
 
-def test_the_encoder_is_trained_on_masks(trained: Path, scenes: Path, sslkit: Run) -> None:
+def test_the_encoder_is_trained_on_masks(checkpoint: Path, scenes: Path, sslkit: Run) -> None:
     words = ["--targets", MASKS, "--resolution", 64, "--protocol", "segment/finetuned-v1", "--epochs", 12, "--batch-size", 4]
-    result = sslkit("segment", "--ckpt", trained, "--data", scenes, *words, "--lr", "2e-3", "--json").json
+    result = sslkit("segment", "--ckpt", checkpoint, "--data", scenes, *words, "--lr", "2e-3", "--json").json
     rows = {row["model"]: row["metrics"][0]["value"] for row in result["rows"]}
     assert rows["checkpoint"] > 0.8 and result["settings"]["epochs"] == 12
 
 
-def test_what_is_refused_in_one_line(trained: Path, scenes: Path, sslkit: Run, tmp_path: Path) -> None:
-    words = ["segment", "--ckpt", trained, "--data", scenes, "--resolution", 32]
+def test_what_is_refused_in_one_line(checkpoint: Path, scenes: Path, sslkit: Run, tmp_path: Path) -> None:
+    words = ["segment", "--ckpt", checkpoint, "--data", scenes, "--resolution", 32]
     for more, message in (
         ([], "--targets: missing (masks beside images, such as --targets ../masks/{stem}.png)"),
         (["--targets", "../none/{stem}.png"], "no mask or annotation exists"),
@@ -149,9 +156,9 @@ def test_what_is_refused_in_one_line(trained: Path, scenes: Path, sslkit: Run, t
         (tmp_path / "odd" / file).mkdir(parents=True)
         for number in range(3):
             Image.new("RGB", (32, 32)).save(tmp_path / "odd" / file / f"{number}.png")
-    ran = sslkit("segment", "--ckpt", trained, "--data", tmp_path / "odd" / "images", "--targets", MASKS)
+    ran = sslkit("segment", "--ckpt", checkpoint, "--data", tmp_path / "odd" / "images", "--targets", MASKS)
     assert ran.code == 2 and "has RGB pixels, not one number of a class each" in ran.err
     for file in (tmp_path / "odd" / "masks").iterdir():
         Image.new("L", (32, 32), 5).save(file)
-    ran = sslkit("segment", "--ckpt", trained, "--data", tmp_path / "odd" / "images", "--targets", MASKS)
+    ran = sslkit("segment", "--ckpt", checkpoint, "--data", tmp_path / "odd" / "images", "--targets", MASKS)
     assert ran.code == 2 and "have one class only" in ran.err
