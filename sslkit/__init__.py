@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from sslkit.engine.pretrain import pretrain as pretrain
     from sslkit.engine.preview import preview as preview
     from sslkit.evaluation.compare import compare as compare
+    from sslkit.evaluation.curate import curate as curate
     from sslkit.evaluation.embed import embed as embed
     from sslkit.evaluation.evaluate import evaluate as evaluate
     from sslkit.evaluation.finetune import finetune as finetune
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
     from sslkit.specs.train import DemoSpec as DemoSpec
     from sslkit.specs.train import FinetuneSpec as FinetuneSpec
     from sslkit.specs.train import PretrainSpec as PretrainSpec
+    from sslkit.specs.use import CurateSpec as CurateSpec
     from sslkit.specs.use import EmbedSpec as EmbedSpec
     from sslkit.specs.use import ExportSpec as ExportSpec
     from sslkit.specs.use import NeighborsSpec as NeighborsSpec
@@ -175,6 +177,7 @@ _MODULES = {
     "sslkit.engine.pretrain": ("pretrain",),
     "sslkit.engine.preview": ("preview",),
     "sslkit.evaluation.compare": ("compare",),
+    "sslkit.evaluation.curate": ("curate",),
     "sslkit.evaluation.embed": ("embed",),
     "sslkit.evaluation.evaluate": ("evaluate",),
     "sslkit.evaluation.finetune": ("finetune",),
@@ -225,6 +228,7 @@ _MODULES = {
         "PretrainSpec",
     ),
     "sslkit.specs.use": (
+        "CurateSpec",
         "EmbedSpec",
         "ExportSpec",
         "NeighborsSpec",

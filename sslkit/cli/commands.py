@@ -15,7 +15,7 @@ from sslkit.contract.result import Result
 from sslkit.specs.extend import NewEvaluationSpec, NewTaskSpec
 from sslkit.specs.look import MapSpec, ReportSpec, WatchSpec
 from sslkit.specs.train import CompareSpec, DemoSpec
-from sslkit.specs.use import EmbedSpec, ExportSpec, NeighborsSpec, PredictSpec, PushSpec
+from sslkit.specs.use import CurateSpec, EmbedSpec, ExportSpec, NeighborsSpec, PredictSpec, PushSpec
 
 
 class Compare(Command):
@@ -81,6 +81,24 @@ class Embed(Command):
     def lines(self, result: Any) -> list[str]:
         """Return a line for each field; a table is written beside an .npy only."""
         return field_lines({name: value for name, value in asdict(result).items() if value is not None})
+
+
+class Curate(Command):
+    """List the samples to keep: no near duplicates, no outliers, a balanced or diverse part of the rest."""
+
+    Options: ClassVar = CurateSpec
+    panel: ClassVar = "Use"
+    extended: ClassVar = True
+
+    def run(self, spec: CurateSpec) -> Any:
+        """Write both tables."""
+        return sslkit.curate(spec)
+
+    def lines(self, result: Any) -> list[str]:
+        """Return how many are kept and left out, and where the tables are."""
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in result.left_out.items()) or "none left out"
+        kept = f"kept {result.kept:,} of {result.samples:,} ({reasons}), in {result.clusters:,} clusters"
+        return [kept, f"tables: {result.path} for --data, and {result.left_out_path}"]
 
 
 class Predict(Command):

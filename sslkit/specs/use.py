@@ -1,7 +1,7 @@
 """Specs of commands that write files from a checkpoint."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -21,6 +21,25 @@ class EmbedSpec(FeatureSpec):
     out: str = Field(
         default="features.npz",
         description="File to write: features, paths and labels in .npz or .parquet; .npy: features, with .paths.csv beside it.",
+    )
+
+
+class CurateSpec(FeatureSpec):
+    """Settings of `sslkit curate`."""
+
+    layer: str = Field(default="last", pattern=r"^(last|last4|[1-9]\d*)$", description="last, last4, or a number.")
+    out: str = Field(default="chosen.csv", description="Table of samples to keep; NAME.left-out.csv beside it has the others.")
+    duplicates: float = Field(
+        default=0.98, gt=0, le=1, description="Cosine of centered features from which samples are near duplicates; 1: none are."
+    )
+    outliers: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of samples with the least similar neighbors to leave out."
+    )
+    neighbors: int = Field(default=10, ge=1, description="Neighbors whose mean cosine says how typical a sample is.")
+    clusters: int = Field(default=100, ge=1, description="Clusters of k-means.")
+    keep: float = Field(default=1.0, gt=0, le=1, description="Share of the rest to choose.")
+    select: Literal["balanced", "diverse", "random"] = Field(
+        default="balanced", description="balanced: equally many of each cluster; diverse: far from each other; random."
     )
 
 
