@@ -98,13 +98,12 @@ def compare_all(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Compare all samples by unit features `[N, D]`.
 
-    Returns the earliest sample that each nearly equals, directly or through others, -1 if there is none; the largest cosine
-    to an earlier sample; and the mean cosine to the nearest neighbors, `[N]` each.
+    Returns the sample that each nearly equals, the most similar one of those before it that are kept, -1 if there is none;
+    their cosine; and the mean cosine to the nearest neighbors, `[N]` each.
     """
     count = len(features)
     rows = max(1, _CHUNK // count)
-    parents = np.arange(count)
-    largest, typicality = np.full(count, -1.0), np.empty(count)
+    twin, nearest_kept, typicality = np.full(count, -1), np.zeros(count), np.empty(count)
     with show_progress("samples compared", count) as progress:
         for start in range(0, count, rows):
             cosine = features[start : start + rows] @ features.T
@@ -113,28 +112,14 @@ def compare_all(
             cosine[torch.arange(height), place] = -2.0  # not itself
             nearest = cosine.topk(min(neighbors, count - 1), dim=1).values
             typicality[start : start + height] = nearest.mean(dim=1).double().cpu().numpy()
-            earlier = torch.arange(count, device=features.device) < place[:, None]
-            before = cosine.masked_fill_(~earlier, -1.0)
-            largest[start : start + height] = before.amax(dim=1).double().cpu().numpy()
-            for row, other in (before >= threshold).nonzero().tolist() if threshold < 1 else ():
-                _unite(parents, start + row, other)
+            similar = (cosine >= threshold) & (torch.arange(count, device=features.device) < place[:, None])
+            pairs = similar.nonzero() if threshold < 1 else similar.new_zeros(0, 2, dtype=torch.int64)
+            values = cosine[pairs[:, 0], pairs[:, 1]].double().cpu().tolist()
+            for (row, other), value in zip(pairs.tolist(), values, strict=True):  # row by row, the first ones first
+                if twin[other] < 0 and value > nearest_kept[start + row]:
+                    twin[start + row], nearest_kept[start + row] = other, value
             progress.advance(height)
-    roots = np.array([_root(parents, row) for row in range(count)])
-    return np.where(roots == np.arange(count), -1, roots), largest, typicality
-
-
-def _root(parents: NDArray[np.int64], row: int) -> int:
-    """Return the earliest sample of the group of a sample."""
-    while parents[row] != row:
-        parents[row] = parents[parents[row]]
-        row = int(parents[row])
-    return row
-
-
-def _unite(parents: NDArray[np.int64], row: int, other: int) -> None:
-    """Join the groups of two samples under the earlier root."""
-    first, second = sorted((_root(parents, row), _root(parents, other)))
-    parents[second] = first
+    return twin, nearest_kept, typicality
 
 
 def choose(features: Tensor, clusters: NDArray[np.int64], spec: CurateSpec) -> NDArray[np.int64]:

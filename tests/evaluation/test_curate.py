@@ -21,17 +21,17 @@ def unit(count: int, width: int = 6) -> torch.Tensor:
     return F.normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(0)), dim=1)
 
 
-def test_duplicates_of_duplicates_belong_to_the_earliest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_duplicates_are_of_samples_that_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sslkit.evaluation.curate._CHUNK", 40)  # a few rows at a time
-    angle = torch.tensor([0.0, 2.0, 0.05, 0.10, 4.0, 2.01, 0.0])  # 3 is near 2, which is near 0
+    angle = torch.tensor([0.0, 2.0, 0.05, 0.10, 4.0, 2.01, 0.09])  # 3 is near 2, which is near 0; 6 is nearer to 3 than to 0
     features = torch.stack([angle.cos(), angle.sin()], dim=1)
     twin, cosine, typicality = compare_all(features, 0.998, 2)
-    assert twin.tolist() == [-1, -1, 0, 0, -1, 1, 0]
+    assert twin.tolist() == [-1, -1, 0, -1, -1, 1, 3]
     for row in range(7):
         others = [float(features[row] @ features[other]) for other in range(7) if other != row]
         assert typicality[row] == pytest.approx(np.mean(sorted(others)[-2:]), abs=1e-5)
-        earlier = [float(features[row] @ features[other]) for other in range(row)]
-        assert cosine[row] == pytest.approx(max(earlier, default=-1.0), abs=1e-5)
+        if twin[row] >= 0:
+            assert cosine[row] == pytest.approx(float(features[row] @ features[twin[row]]), abs=1e-5)
     assert (compare_all(features, 1.0, 2)[0] == -1).all()
 
 
