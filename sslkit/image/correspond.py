@@ -12,24 +12,19 @@ from torch import Tensor
 
 from sslkit.console import show_progress
 from sslkit.contract.encoder import Encoder
-from sslkit.contract.errors import SslkitError
 from sslkit.contract.evaluation import Evaluation, Protocol
 from sslkit.contract.result import Data, Metric, Result, Role, Row, TestData
 from sslkit.data.index import Index
 from sslkit.data.locations import find_parts
-from sslkit.encoders.build import build_encoder
 from sslkit.engine.checkpoint import Checkpoint, read_model
-from sslkit.engine.features import extract
 from sslkit.engine.precision import Machine, choose_machine
 from sslkit.engine.run_folder import append_result
-from sslkit.engine.seeds import seed_stage
 from sslkit.evaluation.comparing import CheckpointOutcomes
 from sslkit.evaluation.findings import with_findings
-from sslkit.evaluation.models import CHECKPOINT, RANDOM, Model, load_other, weights_hash
-from sslkit.evaluation.splits import check_channels, check_run_data, evaluation_size, named_data
+from sslkit.evaluation.splits import check_channels, check_run_data, named_data
 from sslkit.evaluation.statistics import Answers, adjust_comparisons, compare_answers, interval_of_mean
 from sslkit.files import output_path, write_atomically
-from sslkit.image.feature_maps import MapReader
+from sslkit.image.feature_maps import extract_every, read_models
 from sslkit.image.source import ImageSource
 from sslkit.image.specs import CorrespondSpec
 from sslkit.image.transforms import patchify
@@ -187,19 +182,9 @@ def _colors(image: Tensor) -> Tensor:
 
 
 def _matchers(spec: CorrespondSpec, checkpoint: Checkpoint, encoder: Encoder, machine: Machine) -> list[Matcher]:
-    """Return the checkpoint and what it is compared with, on the device."""
-    models = [Model(CHECKPOINT, encoder, spec.resolution, "checkpoint")]
-    if spec.baselines:
-        seed_stage(spec.seed, "random", 0)
-        models.append(Model(RANDOM, build_encoder(checkpoint.recipe, allowed=spec.encoder).eval(), spec.resolution, "random"))
-    models += [load_other(name, evaluation_size(spec, checkpoint), spec, checkpoint, spec.encoder) for name in spec.against]
-    matchers = []
-    for model in models:
-        read = MapReader(model.encoder, model.name, spec.layer, "against" if model.role == "other" else "ckpt")
-        read.check("correspond")
-        weights = weights_hash(model.encoder)
-        model.encoder.to(machine.device)
-        matchers.append(Matcher(model.name, model.role, model.encoder.nearest_valid_size(spec.resolution), read, weights))
+    """Return the checkpoint and what stands beside it, on the device."""
+    readers = read_models(spec, checkpoint, encoder, machine, "correspond")
+    matchers = [Matcher(model.name, model.role, model.size, read, model.weights) for model, read in readers]
     if spec.baselines:
         side = -(-spec.resolution // _PATCH) * _PATCH
         matchers += [Matcher(_COLORS, "baseline", side, _colors), Matcher(_SAME, "other", side, None)]
@@ -209,11 +194,7 @@ def _matchers(spec: CorrespondSpec, checkpoint: Checkpoint, encoder: Encoder, ma
 def _images(index: Index, side: int, encoder: Encoder, spec: CorrespondSpec, machine: Machine) -> Tensor:
     """Return the middle of images, `[N, C, side, side]`; raises SslkitError for one that can't be read."""
     images = ImageSource.for_evaluation(index, spec, encoder, side)
-    taken = extract(encoder, images, machine, spec.batch_size, spec.workers, read=lambda view: {"last": view})
-    if len(taken.rows) < len(index):
-        missing = index.name(int(np.setdiff1d(np.arange(len(index)), taken.rows)[0]))
-        raise SslkitError(f"{missing} can't be read", "remove it, or mend it", flag="data")
-    return taken.layers["last"]
+    return extract_every(encoder, images, machine, spec, lambda view: {"last": view})
 
 
 def _measure(

@@ -20,27 +20,25 @@ from sslkit.contract.evaluation import Evaluation, Protocol
 from sslkit.contract.result import Data, Fit, Result, Role, Row, TestData
 from sslkit.data.locations import find_parts
 from sslkit.data.tables import read_lines
-from sslkit.encoders.build import build_encoder
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.engine.precision import Machine, choose_machine
 from sslkit.engine.run_folder import append_result
-from sslkit.engine.seeds import seed_stage
 from sslkit.evaluation.comparing import CheckpointOutcomes
 from sslkit.evaluation.findings import with_findings
-from sslkit.evaluation.models import CHECKPOINT, RANDOM, Model, load_other, weights_hash
+from sslkit.evaluation.models import weights_hash
 from sslkit.evaluation.positions import fit_positions
-from sslkit.evaluation.splits import check_channels, check_run_data, draw_held_out, evaluation_size, named_data, test_location
+from sslkit.evaluation.splits import check_channels, check_run_data, draw_held_out, named_data, test_location
 from sslkit.evaluation.statistics import adjust_comparisons
 from sslkit.files import output_path, write_atomically
-from sslkit.image.feature_maps import MapReader
+from sslkit.image.feature_maps import read_models
 from sslkit.image.segment_training import train_segmenter
 from sslkit.image.segmentation import (
     MaskedImages,
     Overlaps,
     WholeImages,
-    class_numbers,
     class_places,
     class_shares,
+    count_numbers,
     find_masked,
     predict_mask,
 )
@@ -132,7 +130,8 @@ class Segment(Evaluation):
         checkpoint, machine = read_model(spec.ckpt, part=spec.part), choose_machine(spec.device)
         models = _models(spec, checkpoint, machine)
         train, tests, spec = _read_parts(spec, checkpoint)
-        numbers = class_numbers(train, spec.ignore)
+        counts = count_numbers(train, spec.ignore)
+        numbers = [int(number) for number in np.flatnonzero(counts)]
         if len(numbers) < 2:
             raise SslkitError(f"masks of {train.name} have one class only", "at least two are needed", flag="targets")
         names = _class_names(spec, numbers)
@@ -145,9 +144,10 @@ class Segment(Evaluation):
                 overlaps = Overlaps.of(pairs, len(numbers))
                 rows.append(_row(model.name, model.role, test, overlaps, names, outcomes, place, fit, weights))
         if spec.baselines:
-            most = _most_frequent(train, numbers, spec)
+            most = int(counts[numbers].argmax())
+            scores = F.one_hot(torch.tensor(most), len(numbers)).float()[:, None, None]
             for place, test in enumerate(tests):
-                constant = (np.full(test.mask(row).shape, most) for row in range(len(test)))
+                constant = (scores for _ in range(len(test)))
                 overlaps = Overlaps.of(_pairs(constant, test, numbers, spec, None), len(numbers))
                 rows.append(_row(_MAJORITY, "other", test, overlaps, names, outcomes, place, None, ""))
         settings = {name: getattr(spec, name, value) for name, value in protocol.settings.items()}
@@ -186,19 +186,10 @@ def _check_settings(spec: SegmentSpec, protocol: Protocol) -> None:
 
 
 def _models(spec: SegmentSpec, checkpoint: Checkpoint, machine: Machine) -> list[Maps]:
-    """Return the checkpoint and what it is compared with, on the device."""
+    """Return the checkpoint and what stands beside it, on the device."""
     encoder = checkpoint.build_encoder(spec.encoder)
-    models = [Model(CHECKPOINT, encoder, spec.resolution, "checkpoint")]
-    if spec.baselines:
-        seed_stage(spec.seed, "random", 0)
-        models.append(Model(RANDOM, build_encoder(checkpoint.recipe, allowed=spec.encoder).eval(), spec.resolution, "random"))
-    models += [load_other(name, evaluation_size(spec, checkpoint), spec, checkpoint, spec.encoder) for name in spec.against]
-    maps = []
-    for model in models:
-        read = MapReader(model.encoder, model.name, spec.layer, "against" if model.role == "other" else "ckpt")
-        read.check("segment")
-        side = model.encoder.nearest_valid_size(spec.resolution)
-        maps.append(Maps(model.name, model.role, model.encoder.to(machine.device), side, read))
+    readers = read_models(spec, checkpoint, encoder, machine, "segment")
+    maps = [Maps(model.name, model.role, model.encoder, model.size, read) for model, read in readers]
     if spec.baselines:
         with torch.no_grad():
             side = maps[0].side
@@ -237,7 +228,7 @@ def _read_parts(spec: SegmentSpec, checkpoint: Checkpoint) -> tuple[MaskedImages
         raise SslkitError(
             f"{data} has {len(train)} images", "at least three are needed, to fit, choose and test on", flag="data"
         )
-    say_once(f"test part: a fifth of the images of {data}, drawn by --seed {spec.seed}")
+    say_once(f"test part: a fifth of the images of {data}, chosen by --seed {spec.seed}")
     chosen = draw_held_out(len(train), _TEST_SHARE, spec.seed)
     test = find_masked(index.subset(np.flatnonzero(chosen)), f"a fifth of {data}", spec, pretrained)
     return find_masked(index.subset(np.flatnonzero(~chosen)), data, spec, pretrained), [test], spec
@@ -255,11 +246,11 @@ def _class_names(spec: SegmentSpec, numbers: list[int]) -> list[str]:
     return [lines[number] for number in numbers]
 
 
-Predictions = Callable[[MaskedImages], Iterator[NDArray[np.int64]]]
+Predictions = Callable[[MaskedImages], Iterator[Tensor]]  # scores of classes of each image, [C, h, w]
 
 
 def _fit(model: Maps, train: MaskedImages, numbers: list[int], spec: SegmentSpec, machine: Machine) -> tuple[Predictions, Fit]:
-    """Return what predicts the masks of images, `[H, W]` of places in `numbers`, and how it was fitted."""
+    """Return what scores the classes at each place of images, and how it was fitted."""
     if spec.protocol == "segment/finetuned-v1" and not isinstance(model.encoder, ColorAndPosition):
         images = WholeImages.whole(train.index, spec, model.side)
         layer = train_segmenter(model.read, model.encoder, images, train, numbers, spec, machine)
@@ -298,20 +289,16 @@ def _predict(
     machine: Machine,
     scorer: Scorer | None,
     test: MaskedImages,
-) -> Iterator[NDArray[np.int64]]:
-    """Yield the predicted mask of each test image, in the size of the true one."""
-    for row, features in test.maps(read, model.encoder, spec, model.side, machine):
-        scores = features
-        if scorer is not None:
-            scores = scorer(features.flatten(1).T).T.unflatten(1, features.shape[1:])
-        height, width = test.mask(row).shape
-        yield predict_mask(scores, (height, width))
+) -> Iterator[Tensor]:
+    """Yield the scores of classes of each test image, `[C, h, w]`; without a scorer, what is read are scores."""
+    for _, features in test.maps(read, model.encoder, spec, model.side, machine):
+        yield features if scorer is None else scorer(features.flatten(1).T).T.unflatten(1, features.shape[1:])
 
 
 def _places(
     model: Maps, train: MaskedImages, numbers: list[int], spec: SegmentSpec, machine: Machine
 ) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
-    """Return features `[P, D]` of places drawn by the seed, shares of classes there `[P, C]`, and the image of each.
+    """Return features `[P, D]` of places chosen at random by the seed, shares of classes there `[P, C]`, and the image of each.
 
     Places that are void for the most part are left out.
     """
@@ -341,26 +328,19 @@ def _vote(memory: Tensor, shares: Tensor, spec: SegmentSpec, places: Tensor) -> 
 
 
 def _pairs(
-    predicted: Iterator[NDArray[np.int64]],
+    scores: Iterator[Tensor],
     test: MaskedImages,
     numbers: list[int],
     spec: SegmentSpec,
     pictured: list[NDArray[np.int64]] | None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield predicted and true masks; the first ones are kept for the picture."""
-    for row, mask in enumerate(predicted):
+    """Yield predicted and true masks, of the size of the latter; the first ones are kept for the picture."""
+    for row, of_places in enumerate(scores):
+        true = class_places(test.mask(row), numbers, spec.ignore, test.masks.paths[row])
+        predicted = predict_mask(of_places, (true.shape[0], true.shape[1]))
         if pictured is not None and len(pictured) < _PICTURED:
-            pictured.append(mask)
-        yield mask, class_places(test.mask(row), numbers, spec.ignore, test.masks.paths[row])
-
-
-def _most_frequent(train: MaskedImages, numbers: list[int], spec: SegmentSpec) -> int:
-    """Return the place of the class that has most pixels."""
-    counts = np.zeros(len(numbers), dtype=np.int64)
-    for row in range(len(train)):
-        places = class_places(train.mask(row), numbers, spec.ignore, train.masks.paths[row])
-        counts += np.bincount(places[places >= 0], minlength=len(numbers))
-    return int(counts.argmax())
+            pictured.append(predicted)
+        yield predicted, true
 
 
 def _row(

@@ -17,15 +17,15 @@ from sslkit.contract.result import Comparison, Metric
 from sslkit.contract.source import OpenSpec
 from sslkit.contract.task import Batch
 from sslkit.data.index import Index
-from sslkit.engine.features import extract
 from sslkit.engine.precision import Machine
 from sslkit.evaluation.statistics import RESAMPLES, compare_resamples, interval_of_resamples
 from sslkit.image.decode import image_sizes
+from sslkit.image.feature_maps import extract_every
 from sslkit.image.options import ImageOptions
 from sslkit.image.source import ImageSource
+from sslkit.image.specs import SegmentSpec
 from sslkit.image.targets import Masks, find_targets
 from sslkit.image.transforms import resize
-from sslkit.specs.data import DataSpec
 
 _PART = 64  # images whose feature maps are in memory at once
 _LONGEST = 2.0  # proportions of which a canvas holds the whole image
@@ -70,17 +70,14 @@ class MaskedImages:
         return blake2b(f"{self.index.fingerprint()} {self.masks.key()}".encode(), digest_size=8).hexdigest()
 
     def maps(
-        self, read: MapReader, encoder: Encoder, spec: DataSpec, side: int, machine: Machine
+        self, read: MapReader, encoder: Encoder, spec: SegmentSpec, side: int, machine: Machine
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield the row of each image and its feature map `[D, h, w]`, on the CPU; raises SslkitError for unreadable images."""
         for start in range(0, len(self), _PART):
             rows = np.arange(start, min(start + _PART, len(self)))
             images = WholeImages.whole(self.index.subset(rows), spec, side)
-            features = extract(encoder, images, machine, spec.batch_size, spec.workers, read=lambda view: {"last": read(view)})
-            if len(features.rows) < len(rows):
-                missing = self.index.name(int(np.setdiff1d(rows, rows[features.rows])[0]))
-                raise SslkitError(f"{missing} of {self.name} can't be read", "remove it, or mend it", flag="data")
-            yield from zip(rows.tolist(), features.layers["last"], strict=True)
+            features = extract_every(encoder, images, machine, spec, lambda view: {"last": read(view)})
+            yield from zip(rows.tolist(), features, strict=True)
 
 
 def find_masked(index: Index, name: str, spec: OpenSpec, pretrained: bool) -> MaskedImages:
@@ -97,13 +94,13 @@ def find_masked(index: Index, name: str, spec: OpenSpec, pretrained: bool) -> Ma
     return MaskedImages(name, index, targets, pretrained)
 
 
-def class_numbers(images: MaskedImages, ignore: int) -> list[int]:
-    """Return the numbers that occur in masks, in order, without the one that counts for nothing."""
-    occurs = np.zeros(256, dtype=bool)
+def count_numbers(images: MaskedImages, ignore: int) -> NDArray[np.int64]:
+    """Return how many pixels have each number, `[256]`, without the one that counts for nothing."""
+    counts = np.zeros(256, dtype=np.int64)
     for row in range(len(images)):
-        occurs[np.unique(images.mask(row))] = True
-    occurs[ignore] = False
-    return [int(number) for number in np.flatnonzero(occurs)]
+        counts += np.bincount(images.mask(row).flatten(), minlength=256)
+    counts[ignore] = 0
+    return counts
 
 
 def class_places(mask: NDArray[np.uint8], numbers: list[int], ignore: int, name: str) -> NDArray[np.int64]:

@@ -50,7 +50,7 @@ class VisualizeSpec(DataSpec):
     part: str = PART
     encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
     out: str = Field(default="features.png", description="Picture to write (.png).")
-    samples: Count = Field(default=8, description="Images, drawn by the seed.")
+    samples: Count = Field(default=8, description="Images, chosen at random by the seed.")
     fit: Count = Field(default=200, description="Images whose principal components give the colors, at most.")
     layer: str = Field(default="last", pattern=r"^(last|[1-9]\d*)$", description="last, or a number counted from the input.")
     heads: int = Field(default=6, ge=0, le=64, description="Attention heads of the last block at most, of vision transformers.")
@@ -65,7 +65,7 @@ class CorrespondSpec(DataSpec):
     ckpt: str = Field(description="model.safetensors of a run.")
     part: str = PART
     encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
-    samples: Count = Field(default=200, description="Images, drawn by the seed.")
+    samples: Count = Field(default=200, description="Images, chosen at random by the seed.")
     resolution: int = Field(default=224, ge=32, le=2048, description="Side of images in pixels, rounded up to patches.")
     layer: str = Field(default="last", pattern=r"^(last|[1-9]\d*)$", description="last, or a number counted from the input.")
     strength: float = Field(default=0.2, gt=0, le=0.4, description="Share of the side by which corners move at most.")

@@ -56,8 +56,8 @@ class CaptionBag(TextEncoder):
         return features
 
 
-class CaptionTransformer(CausalTransformer):
-    """Read a caption from left to right; at its last token all of it was read (Radford et al., 2021, section 2.4)."""
+class _EndsWithToken(TextEncoder):
+    """A caption's features are the state of the token that ends it."""
 
     def framing(self) -> Framing:
         """Return the end token after a caption."""
@@ -72,7 +72,11 @@ class CaptionTransformer(CausalTransformer):
         return self.last_token(tokens, sample)
 
 
-class CaptionReader(BidirectionalTransformer):
+class CaptionTransformer(_EndsWithToken, CausalTransformer):
+    """Read a caption from left to right; at its last token all of it was read (Radford et al., 2021, section 2.4)."""
+
+
+class CaptionReader(_EndsWithToken, BidirectionalTransformer):
     """Read a caption as a whole: each token sees all others, and the end token stands for them."""
 
     provides: tuple[str, ...] = ("pooled", "tokens", "layers")
@@ -82,15 +86,3 @@ class CaptionReader(BidirectionalTransformer):
     def prefix(self) -> int:
         """Return 0: nothing stands before a caption."""
         return 0
-
-    def framing(self) -> Framing:
-        """Return the end token after a caption."""
-        return caption_framing(self.tokenizer())
-
-    def forward(self, sample: Tensor) -> Tensor:
-        """Return features `[B, width]`."""
-        return self.last_token(self.states(sample), sample)
-
-    def pool_sample(self, tokens: Tensor, sample: Tensor) -> Tensor:
-        """Return the last token's."""
-        return self.last_token(tokens, sample)

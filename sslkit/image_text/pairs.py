@@ -276,7 +276,7 @@ def _read_parts(
         groups = np.unique([index.name(row) for row in range(len(index))], return_inverse=True)[1].astype(np.int64)
         groups = groups if groups.max() + 1 < len(index) else None
     kept, held_out = held_out_rows(index.labels, spec.seed, index.classes, TEST_SHARE, groups)
-    say_once(f"test part: a fifth of each class of {data}, drawn by --seed {spec.seed}")
+    say_once(f"test part: a fifth of each class of {data}, chosen by --seed {spec.seed}")
     return train.take(kept, data), [train.take(held_out, f"a fifth of {data}")], index.classes
 
 

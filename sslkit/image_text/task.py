@@ -77,7 +77,7 @@ def other_matches(batch: Batch) -> Tensor:
 def draw_partners(batch: Batch, scores: Tensor | None = None) -> Tensor:
     """Return for each sample another one that does not match it, int64 `[B]`; the sample itself where all others match.
 
-    They are drawn by the softmax of `scores` `[B, B]` over those that do not match, by default uniformly.
+    They are sampled by the softmax of `scores` `[B, B]` over those that do not match, by default uniformly.
     """
     diagonal = torch.eye(len(batch["caption"]), dtype=torch.bool, device=batch["caption"].device)
     matches = other_matches(batch) | diagonal

@@ -82,9 +82,17 @@ def _groups(tokens: Tensor, word_starts: Tensor, masking: Masking, special: Tens
     if masking == "token":
         return torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
     if masking == "word":
-        begins = word_starts[tokens]
-    else:
-        begins = torch.rand(tokens.shape, device=tokens.device) < _SPAN
+        return _number(word_starts[tokens], special)
+    return _number(torch.rand(tokens.shape, device=tokens.device) < _SPAN, special)
+
+
+def word_groups(tokens: Tensor, word_starts: Tensor, first_special: int) -> Tensor:
+    """Return the number of the word that each token of a row belongs to, int64 `[B, T]`; special tokens are words alone."""
+    return _number(word_starts[tokens], tokens >= first_special)
+
+
+def _number(begins: Tensor, special: Tensor) -> Tensor:
+    """Return the number of the group of each token, `[B, T]`, of which groups begin at; special tokens are groups alone."""
     begins = begins | special
     begins[:, 1:] |= special[:, :-1]
-    return (begins.long().cumsum(dim=1) - begins[:, :1].long()).clamp(max=tokens.shape[1] - 1)
+    return (begins.long().cumsum(dim=1) - begins[:, :1].long()).clamp(max=special.shape[1] - 1)

@@ -50,7 +50,7 @@ class ALBEF(PretextTask):
             default=0.4, description="Weight of the teacher's soft targets; it rises over the first epoch."
         )
         negatives: Literal["hard", "random"] = Field(
-            default="hard", description="Pairs that do not match: drawn by the teacher's similarity, or uniformly."
+            default="hard", description="Pairs that do not match: sampled by the teacher's similarity, or uniformly."
         )
         mask_ratio: float = Field(default=0.15, gt=0, lt=1, description="Share of a caption's tokens that are hidden.")
         crop_scale: CropScale = 0.6
@@ -64,7 +64,7 @@ class ALBEF(PretextTask):
     encodes: ClassVar = "image"
     requires: ClassVar = ("tokens",)
     masked: ClassVar = True
-    visible_targets: ClassVar = ("tokens",)  # a pair is told from the tokens, which also are what is predicted
+    visible_targets: ClassVar = ("tokens",)  # inputs of a pair, and what is predicted of it
     defaults: ClassVar = {"encoder": "vit_micro", "lr": 1e-3, "weight_decay": 0.02, "batch_size": 64, "clip": 1.0}
     paper: ClassVar = Paper(
         source="section 3.4 of the paper, Pretrain.yaml of the authors",
@@ -198,7 +198,7 @@ class ALBEF(PretextTask):
         }
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the number of pairs that are told apart, and of hidden tokens."""
+        """Return the number of pairs that are classified, and of hidden tokens."""
         return {"match": self._real(batch).sum(), "masked_nats": batch["weight"].sum()}
 
     def remember(self, output: dict[str, Tensor], batch: Batch) -> Batch:

@@ -19,7 +19,7 @@ from sslkit.image_text.task import build_reading_tower
 from sslkit.nn import Attention, CrossBlock
 from sslkit.text.encoders.transformer import BidirectionalTransformer
 from sslkit.text.language_model import token_nats
-from sslkit.text.masking import starts_word
+from sslkit.text.masking import starts_word, word_groups
 from sslkit.text.tokenizer import MASK, Tokenizer
 
 # English words that name nothing to be seen. The paper keeps nouns, adjectives and verbs, which takes a tagger.
@@ -112,7 +112,7 @@ class ICMLM(PretextTask):
         tokens, scale = batch["tokens"], (self.options.crop_scale, 1.0)
         image = random_resized_crop(batch["canvas"], self.data.size, scale, aspect=batch["aspect"])
         word, concept = self._concepts(tokens)
-        begins = F.pad(word[:, 1:] != word[:, :-1], (1, 0), value=True)
+        begins = _begins(word)
         order = torch.rand(tokens.shape, device=tokens.device).masked_fill((concept == _NONE) | ~begins, -1)
         place = order.argmax(dim=1, keepdim=True)
         chosen = concept.gather(1, place)
@@ -220,7 +220,7 @@ class ICMLM(PretextTask):
         """Yield the words of each caption in lower case; those that are new are added to `name_of`, by their hashes."""
         word, hashes = self._words(captions)
         text = captions < self.text.first_special
-        begins = text & F.pad(word[:, 1:] != word[:, :-1], (1, 0), value=True)
+        begins = text & _begins(word)
         for row in range(len(captions)):
             columns = begins[row].nonzero()[:, 0].tolist()
             values = hashes[row, columns].tolist()
@@ -234,7 +234,7 @@ class ICMLM(PretextTask):
         hidden, count = torch.zeros(len(self.names), dtype=torch.float64), 0
         for chunk in captions.split(_CHUNK):
             word, concept = self._concepts(chunk.long())
-            begins = (concept != _NONE) & F.pad(word[:, 1:] != word[:, :-1], (1, 0), value=True)
+            begins = (concept != _NONE) & _begins(word)
             share = begins.double() / begins.sum(dim=1, keepdim=True).clamp(min=1)
             hidden += torch.bincount(concept[begins], share[begins], minlength=len(self.names))
             count += int(begins.any(dim=1).sum())
@@ -247,9 +247,7 @@ class ICMLM(PretextTask):
 
     def _words(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return of each token `[B, T]` which word it belongs to, and a hash of that word."""
-        begins = self.starts_word[tokens]
-        begins[:, 0] = True  # of byte pairs, the first one has no blank before it
-        word = begins.long().cumsum(dim=1) - 1
+        word = word_groups(tokens, self.starts_word, self.text.first_special)
         place = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         first = torch.zeros_like(word).scatter_reduce(1, word, place, "amin", include_self=False).gather(1, word)
         weighted = (tokens + 1) * self.factors[place - first]
@@ -261,3 +259,8 @@ class ICMLM(PretextTask):
         place = torch.searchsorted(self.word_hash, hashes).clamp(max=len(self.word_hash) - 1)
         known = (self.word_hash[place] == hashes) & (tokens < self.text.first_special)
         return word, self.token_concept[place].where(known, _NONE)
+
+
+def _begins(word: Tensor) -> Tensor:
+    """Return which tokens are the first of their word, bool `[B, T]`, of the number of the word of each `[B, T]`."""
+    return F.pad(word[:, 1:] != word[:, :-1], (1, 0), value=True)
