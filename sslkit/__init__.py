@@ -70,8 +70,10 @@ if TYPE_CHECKING:
     from sslkit.exporting.push import push as push
     from sslkit.image.correspond import correspond as correspond
     from sslkit.image.demo import demo as demo
+    from sslkit.image.robustness import robustness as robustness
     from sslkit.image.segment import segment as segment
     from sslkit.image.specs import CorrespondSpec as CorrespondSpec
+    from sslkit.image.specs import RobustnessSpec as RobustnessSpec
     from sslkit.image.specs import SegmentSpec as SegmentSpec
     from sslkit.image.specs import VisualizeSpec as VisualizeSpec
     from sslkit.image.task import ImageTask as ImageTask
@@ -194,8 +196,9 @@ _MODULES = {
     "sslkit.exporting.push": ("push",),
     "sslkit.image.demo": ("demo",),
     "sslkit.image.correspond": ("correspond",),
+    "sslkit.image.robustness": ("robustness",),
     "sslkit.image.segment": ("segment",),
-    "sslkit.image.specs": ("CorrespondSpec", "SegmentSpec", "VisualizeSpec"),
+    "sslkit.image.specs": ("CorrespondSpec", "RobustnessSpec", "SegmentSpec", "VisualizeSpec"),
     "sslkit.image.task": ("ImageTask",),
     "sslkit.image.visualize": ("visualize",),
     "sslkit.image_text.caption": ("caption",),

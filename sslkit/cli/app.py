@@ -44,6 +44,7 @@ _EXTENDED = {
     "ladder",
     "pairs",
     "prompt",
+    "robustness",
     "segment",
     "tag",
     "word-vectors",

@@ -14,13 +14,13 @@ Looks = Annotated[int, Field(ge=0)]
 Processes = Annotated[int, Field(ge=0, le=256)]
 
 
-def _listed(value: Any) -> Any:
+def as_list(value: Any) -> Any:
+    """Return a list as it is, and a single value as one: it may be written without brackets."""
     return value if isinstance(value, list) else [value]
 
 
-# A single one may be written without brackets.
-Texts = Annotated[list[str], BeforeValidator(_listed)]
-Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], BeforeValidator(_listed), Field(min_length=1)]
+Texts = Annotated[list[str], BeforeValidator(as_list)]
+Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], BeforeValidator(as_list), Field(min_length=1)]
 
 
 class Spec(BaseModel):

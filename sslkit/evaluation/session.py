@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
@@ -68,6 +68,17 @@ class TrainingView(SplitFeatures):
     def hold_out(self, share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return rows `[N]` to fit on and rows to choose on: `share` of each class is held out, drawn by the seed."""
         return held_out_rows(self.labels.numpy(), seed, self.classes, share, self.groups)
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Return some of the samples; `rows` count in the features."""
+        return replace(
+            self,
+            layers={name: features[rows] for name, features in self.layers.items()},
+            labels=self.labels[rows],
+            rows=self.rows[rows],
+            hashes=self.hashes[rows],
+            groups=None if self.groups is None else self.groups[rows],
+        )
 
 
 class Predictor(ABC):
@@ -257,7 +268,7 @@ class FeatureEvaluation(Evaluation):
 
     def _choose_layer(self, train: TrainingView, settings: Settings, seed: int) -> str:
         """Return the layer that reaches most on a held-out fifth of the training part, fitted on the rest."""
-        kept, held_out = (_take(train, rows) for rows in train.hold_out(_CHOICE_SHARE, seed))
+        kept, held_out = (train.take(rows) for rows in train.hold_out(_CHOICE_SHARE, seed))
         reached = {}
         for name in train.layers:
             predictor = self.fit(_select(kept, name), settings, seed)
@@ -319,18 +330,6 @@ class _Table:
 def _select(features: S, layer: str | None) -> S:
     """Return the features of one layer only, or of all."""
     return features if layer is None else replace(features, layers={layer: features.layers[layer]})
-
-
-def _take(train: TrainingView, rows: NDArray[np.int64]) -> TrainingView:
-    """Return some of the training samples; `rows` count in its features."""
-    return replace(
-        train,
-        layers={name: features[rows] for name, features in train.layers.items()},
-        labels=train.labels[rows],
-        rows=train.rows[rows],
-        hashes=train.hashes[rows],
-        groups=None if train.groups is None else train.groups[rows],
-    )
 
 
 def resolve_protocol(evaluation: Evaluation, spec: EvaluationSpec) -> tuple[str | None, Settings]:

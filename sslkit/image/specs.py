@@ -1,11 +1,14 @@
 """Specs of evaluations of dense features of images."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from sslkit.contract.options import Count, Texts
+from sslkit.contract.options import Count, Texts, as_list
 from sslkit.specs.data import PART, DataSpec
+from sslkit.specs.evaluation import EvaluationSpec
+
+Severities = Annotated[list[Annotated[int, Field(ge=1, le=5)]], BeforeValidator(as_list), Field(min_length=1)]
 
 
 class SegmentSpec(DataSpec):
@@ -79,3 +82,33 @@ class CorrespondSpec(DataSpec):
     baselines: bool = Field(default=True, description="Also measure random weights, colors of patches, and the same place.")
     out: str | None = Field(default=None, description="PNG file for a picture of matches.")
     details: bool = Field(default=False, description="Also print p-values and adjustments.")
+
+
+class RobustnessSpec(EvaluationSpec):
+    """Options of `robustness`."""
+
+    protocol: Literal["robustness/corruptions-v1", "robustness/shift-v1", "robustness/shape-v1", "robustness/conflicts-v1"] = (
+        Field(default="robustness/corruptions-v1", description="Named protocol (see `sslkit protocols`).")
+    )
+    layer: str = Field(default="last", pattern=r"^(last|last4|[1-9]\d*)$", description="last, last4, or a number.")
+    classifier: Literal["probe", "knn"] = Field(
+        default="probe",
+        description="Classifier of frozen features, fitted on clean images: probe/logreg-v1 or knn/weighted-v1.",
+    )
+    samples: Count = Field(default=1000, description="Test images at most, chosen by the seed, of corruptions and shape.")
+    corruption: Texts = Field(
+        default=[], description="Corruption to measure, such as fog; default: all fifteen. May be repeated."
+    )
+    severity: Severities = Field(default=[1, 2, 3, 4, 5], description="Severity from 1 to 5. May be repeated.")
+    shifted: Texts = Field(
+        default=[], description="Other test data of the same classes, or of some of them, of shift. May be repeated."
+    )
+    cutoff: float = Field(
+        default=8,
+        gt=0,
+        description="Cycles per image: coarser structure is that of one class, finer that of another, of shape.",
+    )
+    conflicts: str | None = Field(
+        default=None, description="Table of pictures with columns path, shape and texture, which name classes, of conflicts."
+    )
+    out: str | None = Field(default=None, description="PNG file for a picture of corrupted or conflicting images.")
