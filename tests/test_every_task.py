@@ -16,7 +16,13 @@ from sslkit.tasks.load import load_task
 
 TASKS = sorted(entry.name for entry in registry.entries(registry.TASKS))
 # The run that a task needs, and the flag that it takes it with.
-BUILT_ON = {"clusterfit": ("rotation", "--teacher"), "beit": ("vqvae", "--tokenizer"), "cae": ("vqvae", "--tokenizer")}
+BUILT_ON = {
+    "clusterfit": ("rotation", "--teacher"),
+    "distill": ("rotation", "--teacher"),
+    "beit": ("vqvae", "--tokenizer"),
+    "cae": ("vqvae", "--tokenizer"),
+}
+NEEDED = {"distill": ["--target", "features"], "supervised": ["--label-pattern", r"(\d)\.png"]}  # by tasks without defaults
 Run = Callable[..., Any]
 
 
@@ -55,6 +61,7 @@ def test_the_same_seed_gives_the_same_weights(task: str, sslkit: Run, colors: Pa
         first, flag = BUILT_ON[task]
         run("before", first, *how)
         how += [flag, tmp_path / "before" / "model.safetensors"]
+    how += NEEDED.get(task, [])
     reference = run("reference", task, *how)
     for name, command in {"again": (task, *how), "repeated": (task, "--spec", tmp_path / "reference" / "spec.json")}.items():
         other = run(name, *command)

@@ -25,12 +25,15 @@ ON_IMAGES = [
 
 @pytest.mark.parametrize("task", ON_IMAGES)
 def test_every_task_has_previews(task: str, sslkit: Run, digits: Path, trained: Path, tmp_path: Path) -> None:
-    arguments = ["--teacher", trained] if task == "clusterfit" else []
+    arguments = {
+        "clusterfit": ["--teacher", trained],
+        "distill": ["--teacher", trained, "--target", "features"],
+    }.get(task, [])
     if task in ("beit", "cae"):
         arguments = ["--tokenizer", example_tokenizer(tmp_path)]
     np.save(tmp_path / "colors.npy", np.random.default_rng(0).integers(0, 256, (48, 16, 16, 3), dtype=np.uint8))
     images = tmp_path / "colors.npy" if task == "colorization" else digits  # which are gray
-    data = ["--data", images, "--size", 16 if task == "clusterfit" else 32, "--workers", 0]  # the teacher saw 16
+    data = ["--data", images, "--size", 16 if "--teacher" in arguments else 32, "--workers", 0]  # the teacher saw 16
     before = sslkit("preview", task, *data, *arguments, "--out", tmp_path / "before.png", "--rows", 3, "--json").json
     assert before == {"path": str(tmp_path / "before.png"), "task": task, "trained": False, "metrics": {}}
     out = tmp_path / "run"
