@@ -33,6 +33,7 @@ BUILT_IN = {
 }
 _PANELS = ("Train", "Evaluate", "Use", "Look", "About", "Extend")
 _EXTENDED = {
+    "adapt",
     "plan",
     "retrieval",
     "zeroshot",

@@ -9,6 +9,7 @@ from sslkit.encoders.recipe import read_recipe
 from sslkit.engine.checkpoint import describe, save_tensors
 from sslkit.engine.hub import is_hub_address
 from sslkit.engine.job import TrainingJob
+from sslkit.engine.kept_parts import kept_parts
 from sslkit.engine.resume_file import save_resume
 from sslkit.engine.run_folder import MODEL, RESUME, SPEC, RunFolder
 from sslkit.engine.sharded_tensors import full_values
@@ -30,10 +31,12 @@ class CheckpointWriter:
 
     def __post_init__(self) -> None:
         self.spec: TrainSpec = self.job.settings.spec
+        self._kept_parts()  # which refuses unknown ones before the first step
 
     def write(self, state: dict[str, Any]) -> None:
         """Write both files atomically; the first process does. Raises RunFailedError for a state that is not finite."""
         exports = {name: full_values(dict(module.state_dict())) for name, module in self.stepper.task.exports().items()}
+        exports |= full_values(self._kept_parts())
         if not self.folder.writes:  # after all processes have contributed their parts
             return
         if self.stepper.predict.fell_back and self.spec.compile == "on":
@@ -43,6 +46,10 @@ class CheckpointWriter:
         with self.folder.writing():
             save_resume(self.folder.file(RESUME), {**state, "data": self.fingerprint})
             save_tensors(self.folder.file(MODEL), exports, self.metadata())
+
+    def _kept_parts(self) -> dict[str, dict[str, Any]]:
+        chosen = self.spec.keep_parts if isinstance(self.spec, PretrainSpec) else []
+        return kept_parts(self.stepper.task, self.job.name, chosen) if chosen else {}
 
     def write_spec(self) -> None:
         """Record the spec of the run."""

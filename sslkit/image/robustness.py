@@ -14,8 +14,8 @@ from sslkit.evaluation.session import open_session
 from sslkit.evaluation.splits import labeled_fingerprint
 from sslkit.evaluation.statistics import adjust_comparisons
 from sslkit.files import output_path
-from sslkit.image.corruption import CORRUPTIONS
-from sslkit.image.robustness_corruptions import choose_corruptions, measure_corruptions
+from sslkit.image.corruption import CORRUPTIONS, choose_corruptions
+from sslkit.image.robustness_corruptions import measure_corruptions
 from sslkit.image.robustness_shape import measure_conflicts, measure_shape
 from sslkit.image.robustness_shift import measure_shift
 from sslkit.image.specs import RobustnessSpec
@@ -64,7 +64,7 @@ class Robustness(Evaluation):
         started_at = time.monotonic()
         protocol = self.find_protocol(spec.protocol)
         _check_settings(spec, protocol)
-        chosen = choose_corruptions(spec)
+        chosen = choose_corruptions(spec.corruption)
         picture = None if spec.out is None else output_path(spec.out, ".png")
         session, machine = open_session(spec, 16 if spec.classifier == "probe" else 32), choose_machine(spec.device)
         if protocol.id == "robustness/shift-v1":

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.contract.result import Metric, Row, TestData
 from sslkit.engine.precision import Machine
 from sslkit.evaluation.comparing import CheckpointOutcomes
@@ -19,7 +18,7 @@ from sslkit.evaluation.session import EvaluationSession
 from sslkit.evaluation.splits import labeled_fingerprint
 from sslkit.evaluation.statistics import Answers, compare_answers, count_duplicates, interval_of_mean
 from sslkit.files import write_atomically
-from sslkit.image.corruption import CORRUPTIONS, FAMILIES, corrupt
+from sslkit.image.corruption import FAMILIES, choose_corruptions, corrupt
 from sslkit.image.frozen_classifiers import (
     LABEL_SHARES,
     Change,
@@ -37,17 +36,9 @@ _TILE, _GAP, _TEXT = 96, 6, 15
 Condition = tuple[str, int]  # corruption and severity
 
 
-def choose_corruptions(spec: RobustnessSpec) -> list[str]:
-    """Return the corruptions to measure, in the paper's order; raises SslkitError for an unknown one."""
-    for name in spec.corruption:
-        if name not in CORRUPTIONS:
-            raise SslkitError(f"{name} is no corruption, {did_you_mean(name, list(CORRUPTIONS))}", flag="corruption")
-    return [name for name in CORRUPTIONS if name in spec.corruption or not spec.corruption]
-
-
 def measure_corruptions(session: EvaluationSession, spec: RobustnessSpec, machine: Machine, picture: Path | None) -> Table:
     """Return a row for each model and test part: mean accuracy on corrupted images, on clean ones, and by corruption."""
-    names, severities = choose_corruptions(spec), sorted(set(spec.severity))
+    names, severities = choose_corruptions(spec.corruption), sorted(set(spec.severity))
     conditions = [(name, severity) for name in names for severity in severities]
     classifiers = fit_classifiers(session, spec)
     table, outcomes = Table(), CheckpointOutcomes[Answers](compare_answers)

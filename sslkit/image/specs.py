@@ -112,3 +112,33 @@ class RobustnessSpec(EvaluationSpec):
         default=None, description="Table of pictures with columns path, shape and texture, which name classes, of conflicts."
     )
     out: str | None = Field(default=None, description="PNG file for a picture of corrupted or conflicting images.")
+
+
+class AdaptSpec(DataSpec):
+    """Options of `adapt`."""
+
+    ckpt: str = Field(description="model.safetensors with a classifier: of `finetune`, or of a task joined with supervised.")
+    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
+    protocol: Literal["adapt/online-v1", "adapt/standard-v1"] = Field(
+        default="adapt/online-v1", description="Named protocol (see `sslkit protocols`)."
+    )
+    test: str | None = Field(default=None, description="Test data; default: the test part of --data.")
+    corruption: Texts = Field(
+        default=[], description="Corruption of the test images, such as fog; default: all fifteen. May be repeated."
+    )
+    severity: int = Field(default=5, ge=1, le=5, description="Severity of the corruptions.")
+    samples: int | None = Field(
+        default=None, ge=2, description="Test images at most, chosen by the seed; default: 500, or 200 of standard."
+    )
+    orders: int | None = Field(default=None, ge=1, description="Orders in which images come; default: 3, or 1 of standard.")
+    batch_size: int = Field(default=200, ge=2, description="Images at once, of bn and tent; for ttt they come one by one.")
+    tent_lr: float = Field(default=1e-3, ge=0, description="Learning rate of Adam, of tent.")
+    lr: float = Field(default=1e-3, ge=0, description="Learning rate of SGD, of ttt.")
+    steps: int | None = Field(default=None, ge=1, description="Steps for each image, of ttt; default: 1, or 10 of standard.")
+    copies: Count = Field(default=8, description="Views of the image in a step, of ttt; rotation turns each four ways.")
+    batchnorm: Literal["eval", "train"] = Field(
+        default="eval", description="eval: BatchNorm keeps its statistics in ttt; train: it takes those of the views."
+    )
+    pretext: str | None = Field(default=None, description="Task that ttt trains on, if the checkpoint keeps several.")
+    out: str | None = Field(default=None, description="PNG file for a picture of accuracies by corruption and method.")
+    details: bool = Field(default=False, description="Also print p-values and adjustments.")

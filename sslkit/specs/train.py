@@ -117,6 +117,10 @@ class PretrainSpec(TrainSpec):
         default="auto",
         description="Share of labeled samples in a batch if only some have labels; auto: half, or all if no task uses others.",
     )
+    keep_parts: Texts = Field(
+        default=[],
+        description="Part of a task to keep beside the encoder, such as head, which `adapt` needs. May be repeated.",
+    )
     online_knn: bool = Field(default=False, description="Also log k-NN accuracy during training; the data needs labels.")
     shard: bool = Field(
         default=False,

@@ -41,7 +41,7 @@ _TRAIN = (
 )
 _PRETRAIN = (
     "--recipe --health-every --on-collapse --init-part --label-share "
-    "--all-labels --labeled-in-batch --online-knn --shard --profile"
+    "--all-labels --labeled-in-batch --keep-parts --online-knn --shard --profile"
 )
 _FEATURES = f"{_DATA} --ckpt --part --encoder --layer --pool"
 _EVALUATION = f"{_FEATURES} --test --against --baselines --details"

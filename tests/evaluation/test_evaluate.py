@@ -262,6 +262,23 @@ def test_protocols_are_listed(sslkit: Run) -> None:
 
 def test_what_the_protocols_stand_for() -> None:
     # Another value here is another protocol: a new id, not a new default.
+    corruptions = [
+        "gaussian_noise",
+        "shot_noise",
+        "impulse_noise",
+        "defocus_blur",
+        "glass_blur",
+        "motion_blur",
+        "zoom_blur",
+        "snow",
+        "frost",
+        "fog",
+        "brightness",
+        "contrast",
+        "elastic",
+        "pixelate",
+        "jpeg",
+    ]
     grid, held_out = [0.001, 0.01, 0.1, 1.0, 10.0], {"held_out": 0.2, "seeds": 1}
     words = {"c": [0.01, 0.1, 1.0], "iterations": 100, "held_out": 0.2, "layer": "last", "words": 200_000}
     heads = {"head_epochs": 20, "head_batch": 256, "head_momentum": 0.9}
@@ -316,26 +333,32 @@ def test_what_the_protocols_stand_for() -> None:
             "jitter": 0.3,
             "threshold": 1 / 14,
         },
+        "adapt/online-v1": {
+            "corruption": corruptions,
+            "severity": 5,
+            "samples": 500,
+            "orders": 3,
+            "batch_size": 200,
+            "tent_lr": 1e-3,
+            "lr": 1e-3,
+            "steps": 1,
+            "copies": 8,
+            "batchnorm": "eval",
+        },
+        "adapt/standard-v1": {
+            "corruption": corruptions,
+            "severity": 5,
+            "samples": 200,
+            "orders": 1,
+            "lr": 1e-3,
+            "steps": 10,
+            "copies": 8,
+            "batchnorm": "eval",
+        },
         "robustness/corruptions-v1": {
             "classifier": "probe",
             "samples": 1000,
-            "corruption": [
-                "gaussian_noise",
-                "shot_noise",
-                "impulse_noise",
-                "defocus_blur",
-                "glass_blur",
-                "motion_blur",
-                "zoom_blur",
-                "snow",
-                "frost",
-                "fog",
-                "brightness",
-                "contrast",
-                "elastic",
-                "pixelate",
-                "jpeg",
-            ],
+            "corruption": corruptions,
             "severity": [1, 2, 3, 4, 5],
             "layer": "last",
             "pool": "auto",

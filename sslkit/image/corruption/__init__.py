@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sslkit.contract.errors import SslkitError, did_you_mean
 from sslkit.image.corruption import blur, digital, noise, weather
 from sslkit.image.corruption.level import Draws, Level
 
@@ -36,6 +37,14 @@ FAMILIES: dict[str, dict[str, Corruption]] = {
 }
 CORRUPTIONS = {name: corruption for family in FAMILIES.values() for name, corruption in family.items()}
 SEVERITIES = (1, 2, 3, 4, 5)
+
+
+def choose_corruptions(chosen: list[str]) -> list[str]:
+    """Return the corruptions of `--corruption`, default all, in the paper's order; raises SslkitError for an unknown one."""
+    for name in chosen:
+        if name not in CORRUPTIONS:
+            raise SslkitError(f"{name} is no corruption, {did_you_mean(name, list(CORRUPTIONS))}", flag="corruption")
+    return [name for name in CORRUPTIONS if name in chosen or not chosen]
 
 
 @torch.no_grad()
