@@ -1,10 +1,11 @@
-"""Near duplicates that are planted among 50,000 images: how many `sslkit curate` finds, and how long it takes.
+"""Near duplicates and wrong labels that are planted among CIFAR-10's images: how many `sslkit curate` finds, and how fast.
 
     tar -xzf cifar10.tar.gz -C CIFAR
     python benchmarks/curate.py --cifar CIFAR --ckpt RUN/model.safetensors --out FOLDER      # writes benchmarks/curate.json
 
 Copies are saved again as JPEG of quality 60, shifted by a pixel, or made brighter. Pairs that are listed without the planting
-are duplicates that CIFAR-10 itself has, or errors; the precision is over all others.
+are duplicates that CIFAR-10 itself has, or errors; the precision is over all others. Wrong labels are planted among the first
+1,000 images of each class.
 """
 
 import argparse
@@ -19,7 +20,8 @@ from commands import provenance, sslkit
 from PIL import Image, ImageChops
 
 PLANTED = 600  # of three kinds
-THRESHOLDS = (0.9, 0.95, 0.98, 0.99)
+THRESHOLDS = ("auto", 0.9, 0.95, 0.98, 0.99)
+LABELED, WRONG = 1000, 0.05  # images of each class, share of wrong labels
 
 
 def main() -> None:
@@ -43,7 +45,7 @@ def main() -> None:
             sslkit("curate", *words, "--out", folder / "chosen.csv")
             seconds = time.monotonic() - started  # of the last: features are in the cache after the first threshold
             with (folder / "chosen.left-out.csv").open(newline="") as stream:
-                rows = [row for row in csv.DictReader(stream) if row["reason"] == "near duplicate"]
+                rows = [row for row in csv.DictReader(stream) if "duplicate" in row["reason"]]
             pairs[name] = {(row["path"], row["duplicate of"]) for row in rows}
         listed = pairs["planted"] - pairs["plain"]
         right = {(str(copy), str(file)) for copy, file in planted.items()}
@@ -55,7 +57,32 @@ def main() -> None:
             "seconds": round(seconds, 1),
         }
         print(threshold, record["thresholds"][str(threshold)], flush=True)
+    record["labels"] = find_wrong_labels(files, arguments.ckpt, folder)
     Path(__file__).with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def find_wrong_labels(files: list[Path], checkpoint: Path, folder: Path) -> dict[str, dict[str, float]]:
+    """Plant wrong labels, and return by number of neighbors how many are listed, how many of those listed are, and chance."""
+    chosen = [file for file in files if int(file.stem) < LABELED]
+    names = sorted({file.parent.name for file in chosen})
+    picks = random.Random(0)
+    wrong = set(picks.sample(chosen, round(WRONG * len(chosen))))
+    with (folder / "labels.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "label"])
+        for file in chosen:
+            others = [name for name in names if name != file.parent.name]
+            writer.writerow([str(file), picks.choice(others) if file in wrong else file.parent.name])
+    results = {}
+    for neighbors in (10, 50, 200):
+        words = ["--ckpt", checkpoint, "--data", folder / "labels.csv", "--label", "label", "--duplicates", 1, "--label-errors"]
+        sslkit("curate", *words, "--neighbors", neighbors, "--out", folder / "chosen.csv")
+        with (folder / "chosen.left-out.csv").open(newline="") as stream:
+            listed = {row["path"] for row in csv.DictReader(stream) if row["reason"] == "label"}
+        right = listed & {str(file) for file in wrong}
+        shares = {"recall": len(right) / len(wrong), "precision": len(right) / max(1, len(listed)), "chance": WRONG}
+        results[str(neighbors)] = {**shares, "listed": len(listed)}
+    return results
 
 
 def plant(files: list[Path], folder: Path) -> dict[Path, Path]:

@@ -84,6 +84,7 @@ class Modality:
     sizes: ClassVar[tuple[int, ...]] = ()  # ascending, among which `auto` chooses what a CPU can train; empty: the data decides
     small_size: ClassVar[int] = 0  # up to which samples are trained on as they are
     small_options: ClassVar[dict[str, dict[str, str]]] = {}  # by encoder: options that make it small, for `sslkit check`
+    copies_from: ClassVar[float | None] = None  # likeness of content from which samples are copies; None: it is not compared
     suggestions: ClassVar[dict[str, str]] = {}  # by requirement: encoders that meet it, for messages
 
     def __init_subclass__(cls) -> None:
@@ -135,6 +136,14 @@ class Modality:
     def thumbnail(self, source: "Source", row: int) -> "Image | None":
         """Return a picture of one sample for reports, None if there is none or it can't be read."""
         return None
+
+    def content(self, batch: "Batch") -> "Tensor":
+        """Return a small description of what prepared samples show, `[B, ...]`, by which copies are known."""
+        raise SslkitError(f"{self.noun} are not compared by content")
+
+    def likeness(self, first: "Tensor", second: "Tensor") -> "Tensor":
+        """Return how alike samples are by their content, `[P]`: copies from `copies_from` on."""
+        raise SslkitError(f"{self.noun} are not compared by content")
 
     def baseline(self, encoder: "Encoder", channels: int, size: int, detail: int) -> "tuple[str, Encoder] | None":
         """Return the plainest features of a sample, which learned ones have to beat, and their name in results.

@@ -5,6 +5,7 @@ import io
 import os
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,20 +15,25 @@ from torch import Tensor
 
 from sslkit.console import show_progress
 from sslkit.contract.errors import SslkitError
-from sslkit.engine.checkpoint import read_model
-from sslkit.engine.precision import choose_device
+from sslkit.data.index import Index
+from sslkit.engine.checkpoint import Checkpoint, read_model
+from sslkit.engine.features import map_samples
+from sslkit.engine.precision import choose_device, choose_machine
 from sslkit.engine.seeds import seed_stage
+from sslkit.evaluation.duplicates import Likeness, Neighbors, find_neighbors, find_twins, first_of_equals
 from sslkit.evaluation.embed import label_text, read_samples
 from sslkit.evaluation.features import cached_features
+from sslkit.evaluation.label_errors import find_label_errors
 from sslkit.evaluation.models import Model
 from sslkit.evaluation.splits import evaluation_size, source_of
 from sslkit.files import output_path, write_atomically
 from sslkit.nn import kmeans
+from sslkit.registry import load_modality
 from sslkit.specs.use import CurateSpec
 
-_CHUNK = 2**26  # similarities in memory
+_COSINE = 0.98  # from which features are those of near duplicates, where content is not compared
 _MOST_CENTERS = 20_000  # that the diverse selection finds one after the other
-DUPLICATE, OUTLIER, REST = "near duplicate", "outlier", "not chosen"
+DUPLICATE, NEAR, LABEL, OUTLIER, REST = "duplicate", "near duplicate", "label", "outlier", "not chosen"
 
 
 @dataclass(frozen=True)
@@ -60,66 +66,116 @@ def curate(spec: CurateSpec) -> CurateResult:
     taken = cached_features(model, samples, spec.layer, spec.pool, spec)
     (features,) = taken.layers.values()
     features = F.normalize(features - features.mean(dim=0), dim=1).to(encoder.device)
-    twin, cosine, typicality = compare_all(features, spec.duplicates, spec.neighbors)
-    reason = np.full(len(features), "", dtype=object)
-    reason[twin >= 0] = DUPLICATE
-    rest = np.flatnonzero(twin < 0)
-    lonely = rest[np.argsort(typicality[rest], kind="stable")][: round(spec.outliers * len(rest))]
-    reason[lonely] = OUTLIER
-    rest = np.flatnonzero(reason == "")
+    table = _Samples(len(features))
+    first = first_of_equals(taken.hashes)
+    single = np.flatnonzero(first == np.arange(len(first)))  # of equal samples the first one, for all of them
+    neighbors = find_neighbors(features[_on(features, single)], spec.neighbors)
+    table.typicality = neighbors.cosines.double().mean(dim=1).numpy()[np.searchsorted(single, first)]
+    if spec.duplicates != 1:
+        table.leave_out(np.flatnonzero(first != np.arange(len(first))), DUPLICATE, first, np.ones(len(first)))
+        threshold, likeness = _likeness(
+            spec, checkpoint, index.subset(taken.rows[single]), model, features[_on(features, single)]
+        )
+        twin, alike = find_twins(neighbors, likeness, threshold)
+        twins, values = np.full(len(features), -1), np.zeros(len(features))
+        twins[single], values[single] = np.where(twin < 0, -1, single[twin]), alike
+        table.leave_out(np.flatnonzero(twins >= 0), NEAR, twins, values)
+    labels = None if index.labels is None else [label_text(index, int(row)) for row in taken.rows]
+    if spec.label_errors:
+        suggested = _label_errors(index, taken.rows[single], neighbors)
+        wrong = single[suggested >= 0]
+        table.leave_out(wrong[table.reason[wrong] == ""], LABEL)
+        table.suggested = {int(row): index.classes[place] for row, place in zip(wrong, suggested[suggested >= 0], strict=True)}
+    rest = table.rest()
+    table.leave_out(rest[np.argsort(table.typicality[rest], kind="stable")][: round(spec.outliers * len(rest))], OUTLIER)
+    rest = table.rest()
+    if not len(rest):
+        raise SslkitError("nothing is left", "leave fewer samples out", flag="outliers")
     seed_stage(spec.seed, "clusters", 0)
     number = min(spec.clusters, len(rest))
-    clusters = np.full(len(features), -1)
-    clusters[rest] = kmeans(features[torch.from_numpy(rest).to(features.device)], number).labels.cpu().numpy()
-    chosen = rest[choose(features[torch.from_numpy(rest).to(features.device)], clusters[rest], spec)]
-    reason[np.setdiff1d(rest, chosen)] = REST
+    table.clusters[rest] = kmeans(features[_on(features, rest)], number).labels.cpu().numpy()
+    chosen = rest[choose(features[_on(features, rest)], table.clusters[rest], spec)]
+    table.leave_out(np.setdiff1d(rest, chosen), REST)
     places = [os.path.join(index.root, index.paths[row]) for row in taken.rows]
-    labels = None if index.labels is None else [label_text(index, int(row)) for row in taken.rows]
-    head = ["path", *([] if labels is None else ["label"]), "cluster", "typicality"]
-    kept = np.flatnonzero(reason == "")
-
-    def entry(row: int) -> list[object]:
-        return [places[row], *([] if labels is None else [labels[row]]), int(clusters[row]), round(float(typicality[row]), 4)]
-
-    with write_atomically(out) as stream:
-        stream.write(_table(head, [entry(row) for row in kept.tolist()]))
-    rows = [
-        [*entry(row), reason[row], places[twin[row]] if twin[row] >= 0 else "", round(float(cosine[row]), 4)]
-        for row in np.flatnonzero(reason != "").tolist()
-    ]
-    with write_atomically(left_out_path) as stream:
-        stream.write(_table([*head, "reason", "duplicate of", "cosine"], rows))
-    left_out = dict(Counter(str(value) for value in reason if value))
-    return CurateResult(str(out), str(left_out_path), len(features), len(kept), left_out, number, str(spec.ckpt))
+    table.write(out, left_out_path, places, labels)
+    left_out = dict(Counter(str(value) for value in table.reason if value))
+    return CurateResult(str(out), str(left_out_path), len(features), len(table.rest()), left_out, number, str(spec.ckpt))
 
 
-def compare_all(
-    features: Tensor, threshold: float, neighbors: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Compare all samples by unit features `[N, D]`.
+class _Samples:
+    """What is known of each sample: why it is left out, of which it is a copy, how typical it is, and its cluster."""
 
-    Returns the sample that each nearly equals, the most similar one of those before it that are kept, -1 if there is none;
-    their cosine; and the mean cosine to the nearest neighbors, `[N]` each.
+    def __init__(self, count: int) -> None:
+        self.reason = np.full(count, "", dtype=object)
+        self.twin, self.likeness = np.full(count, -1), np.zeros(count)
+        self.typicality, self.clusters = np.zeros(count), np.full(count, -1)
+        self.suggested: dict[int, str] = {}
+
+    def leave_out(
+        self,
+        rows: NDArray[np.int64],
+        reason: str,
+        twin: NDArray[np.int64] | None = None,
+        likeness: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Leave samples out for a reason, as copies of others."""
+        self.reason[rows] = reason
+        if twin is not None and likeness is not None:
+            self.twin[rows], self.likeness[rows] = twin[rows], likeness[rows]
+
+    def rest(self) -> NDArray[np.int64]:
+        """Return the samples that are not left out."""
+        return np.flatnonzero(self.reason == "")
+
+    def write(self, out: Path, left_out: Path, places: list[str], labels: list[str] | None) -> None:
+        """Write both tables."""
+        head = ["path", *([] if labels is None else ["label"]), "cluster", "typicality"]
+
+        def entry(row: int) -> list[object]:
+            known: list[object] = [places[row], *([] if labels is None else [labels[row]])]
+            return [*known, int(self.clusters[row]), round(float(self.typicality[row]), 4)]
+
+        with write_atomically(out) as stream:
+            stream.write(_table(head, [entry(row) for row in self.rest().tolist()]))
+        more = ["reason", "duplicate of", "likeness", *(["suggested label"] if self.suggested else [])]
+        rows = []
+        for row in np.flatnonzero(self.reason != "").tolist():
+            twin = self.twin[row]
+            copy = [places[twin], round(float(self.likeness[row]), 4)] if twin >= 0 else ["", ""]
+            suggestion = [self.suggested.get(row, "")] if self.suggested else []
+            rows.append([*entry(row), self.reason[row], *copy, *suggestion])
+        with write_atomically(left_out) as stream:
+            stream.write(_table([*head, *more], rows))
+
+
+def _on(features: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(rows).to(features.device)
+
+
+def _likeness(spec: CurateSpec, checkpoint: Checkpoint, index: Index, model: Model, features: Tensor) -> tuple[float, Likeness]:
+    """Return from which likeness on samples are copies, and how alike those at places of `features` are.
+
+    It is that of their content where the modality describes one, else, or if a threshold was named, the cosine of features.
     """
-    count = len(features)
-    rows = max(1, _CHUNK // count)
-    twin, nearest_kept, typicality = np.full(count, -1), np.zeros(count), np.empty(count)
-    with show_progress("samples compared", count) as progress:
-        for start in range(0, count, rows):
-            cosine = features[start : start + rows] @ features.T
-            height = len(cosine)
-            place = torch.arange(start, start + height, device=features.device)
-            cosine[torch.arange(height), place] = -2.0  # not itself
-            nearest = cosine.topk(min(neighbors, count - 1), dim=1).values
-            typicality[start : start + height] = nearest.mean(dim=1).double().cpu().numpy()
-            similar = (cosine >= threshold) & (torch.arange(count, device=features.device) < place[:, None])
-            pairs = similar.nonzero() if threshold < 1 else similar.new_zeros(0, 2, dtype=torch.int64)
-            values = cosine[pairs[:, 0], pairs[:, 1]].double().cpu().tolist()
-            for (row, other), value in zip(pairs.tolist(), values, strict=True):  # row by row, the first ones first
-                if twin[other] < 0 and value > nearest_kept[start + row]:
-                    twin[start + row], nearest_kept[start + row] = other, value
-            progress.advance(height)
-    return twin, nearest_kept, typicality
+    modality = load_modality(checkpoint.evaluated_as)
+    if spec.duplicates == "auto" and modality.copies_from is not None:
+        samples = source_of(checkpoint).for_evaluation(index, spec, model.encoder, model.size)
+        machine = choose_machine(spec.device)
+        contents = map_samples(modality.content, samples, machine, spec.batch_size)
+
+        def compare(ours: Tensor, theirs: Tensor) -> Tensor:
+            return modality.likeness(contents[ours].to(machine.device), contents[theirs].to(machine.device)).cpu()
+
+        return modality.copies_from, compare
+    threshold = _COSINE if spec.duplicates == "auto" else float(spec.duplicates)
+    return threshold, lambda ours, theirs: (features[ours] * features[theirs]).sum(dim=1).cpu()
+
+
+def _label_errors(index: Index, rows: NDArray[np.int64], neighbors: Neighbors) -> NDArray[np.int64]:
+    """Return the class that each of some samples more likely has, -1 where the label stands; all need one label."""
+    if index.labels is None or index.labels.ndim != 1 or (index.labels < 0).any():
+        raise SslkitError(f"{index.source} has samples without a label, or with several", "each needs one", flag="label_errors")
+    return find_label_errors(neighbors, index.labels[rows], len(index.classes))[0]
 
 
 def choose(features: Tensor, clusters: NDArray[np.int64], spec: CurateSpec) -> NDArray[np.int64]:

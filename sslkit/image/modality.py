@@ -17,6 +17,7 @@ from sslkit.contract.source import Source
 from sslkit.contract.task import Batch, DataInfo
 from sslkit.image.augmentation import ImageAugmentation
 from sslkit.image.baselines import RawPixels
+from sslkit.image.copies import COPIES_FROM, detail_correlation, gray_thumbnails
 from sslkit.image.decode import read_canvas
 from sslkit.image.encoders.select import Select, count_selected
 from sslkit.image.input_guide import input_guide
@@ -33,6 +34,7 @@ class ImageModality(Modality):
     encoder_channels: ClassVar = 3
     sizes: ClassVar = SIZES
     small_size: ClassVar = 64
+    copies_from: ClassVar = COPIES_FROM
     small_options: ClassVar = {
         "resnet_micro": {"width": "16"},
         "vit_micro": {"width": "32", "depth": "2"},
@@ -96,6 +98,14 @@ class ImageModality(Modality):
         if canvas.dtype == np.uint16:
             canvas = (canvas >> 8).astype(np.uint8)
         return Image.fromarray(canvas if canvas.shape[2] == 3 else canvas[..., 0])
+
+    def content(self, batch: Batch) -> Tensor:
+        """Return gray images of 32 px, uint8 `[B, 32, 32]`."""
+        return gray_thumbnails(batch["canvas"])
+
+    def likeness(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the correlation of details, `[P]`."""
+        return detail_correlation(first, second)
 
     def baseline(self, encoder: Encoder, channels: int, size: int, detail: int) -> tuple[str, Encoder] | None:
         """Return the pixels themselves."""

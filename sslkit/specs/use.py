@@ -29,13 +29,20 @@ class CurateSpec(FeatureSpec):
 
     layer: str = Field(default="last", pattern=r"^(last|last4|[1-9]\d*)$", description="last, last4, or a number.")
     out: str = Field(default="chosen.csv", description="Table of samples to keep; NAME.left-out.csv beside it has the others.")
-    duplicates: float = Field(
-        default=0.98, gt=0, le=1, description="Cosine of centered features from which samples are near duplicates; 1: none are."
+    duplicates: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = Field(
+        default="auto",
+        description="Cosine of centered features from which neighbors are near duplicates; 1: none are; auto: images whose "
+        "details match, or 0.98.",
     )
     outliers: float = Field(
         default=0.0, ge=0, lt=1, description="Share of samples with the least similar neighbors to leave out."
     )
-    neighbors: int = Field(default=10, ge=1, description="Neighbors whose mean cosine says how typical a sample is.")
+    neighbors: int = Field(
+        default=10, ge=1, description="Nearest samples that may be duplicates, and whose mean cosine says how typical one is."
+    )
+    label_errors: bool = Field(
+        default=False, description="Leave out samples whose label is probably wrong, judged by the labels of their neighbors."
+    )
     clusters: int = Field(default=100, ge=1, description="Clusters of k-means.")
     keep: float = Field(default=1.0, gt=0, le=1, description="Share of the rest to choose.")
     select: Literal["balanced", "diverse", "random"] = Field(
