@@ -110,7 +110,18 @@ def find_wrong_labels(files: list[Path], checkpoint: Path, folder: Path) -> dict
             writer.writerow([str(file), picks.choice(others) if file in wrong else file.parent.name])
     results = {}
     for neighbors in (10, 50, 200):
-        words = ["--ckpt", checkpoint, "--data", folder / "labels.csv", "--label", "label", "--duplicates", 1, "--label-errors"]
+        words = [
+            "--ckpt",
+            checkpoint,
+            "--data",
+            folder / "labels.csv",
+            "--label",
+            "label",
+            "--duplicates",
+            1,
+            "--label-errors",
+            WRONG,
+        ]
         sslkit("curate", *words, "--neighbors", neighbors, "--out", folder / "chosen.csv")
         with (folder / "chosen.left-out.csv").open(newline="") as stream:
             listed = {row["path"] for row in csv.DictReader(stream) if row["reason"] == "label"}

@@ -69,11 +69,13 @@ if TYPE_CHECKING:
     from sslkit.exporting.export import export as export
     from sslkit.exporting.push import push as push
     from sslkit.image.adapt import adapt as adapt
+    from sslkit.image.anomaly import anomaly as anomaly
     from sslkit.image.correspond import correspond as correspond
     from sslkit.image.demo import demo as demo
     from sslkit.image.robustness import robustness as robustness
     from sslkit.image.segment import segment as segment
     from sslkit.image.specs import AdaptSpec as AdaptSpec
+    from sslkit.image.specs import AnomalySpec as AnomalySpec
     from sslkit.image.specs import CorrespondSpec as CorrespondSpec
     from sslkit.image.specs import RobustnessSpec as RobustnessSpec
     from sslkit.image.specs import SegmentSpec as SegmentSpec
@@ -198,10 +200,11 @@ _MODULES = {
     "sslkit.exporting.push": ("push",),
     "sslkit.image.demo": ("demo",),
     "sslkit.image.adapt": ("adapt",),
+    "sslkit.image.anomaly": ("anomaly",),
     "sslkit.image.correspond": ("correspond",),
     "sslkit.image.robustness": ("robustness",),
     "sslkit.image.segment": ("segment",),
-    "sslkit.image.specs": ("AdaptSpec", "CorrespondSpec", "RobustnessSpec", "SegmentSpec", "VisualizeSpec"),
+    "sslkit.image.specs": ("AdaptSpec", "AnomalySpec", "CorrespondSpec", "RobustnessSpec", "SegmentSpec", "VisualizeSpec"),
     "sslkit.image.task": ("ImageTask",),
     "sslkit.image.visualize": ("visualize",),
     "sslkit.image_text.caption": ("caption",),

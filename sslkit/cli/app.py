@@ -34,6 +34,7 @@ BUILT_IN = {
 _PANELS = ("Train", "Evaluate", "Use", "Look", "About", "Extend")
 _EXTENDED = {
     "adapt",
+    "anomaly",
     "plan",
     "retrieval",
     "zeroshot",

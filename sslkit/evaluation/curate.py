@@ -23,7 +23,7 @@ from sslkit.engine.seeds import seed_stage
 from sslkit.evaluation.duplicates import Likeness, Neighbors, find_neighbors, find_twins, first_of_equals
 from sslkit.evaluation.embed import label_text, read_samples
 from sslkit.evaluation.features import cached_features
-from sslkit.evaluation.label_errors import find_label_errors
+from sslkit.evaluation.label_errors import judge_labels
 from sslkit.evaluation.models import Model
 from sslkit.evaluation.splits import evaluation_size, source_of
 from sslkit.files import output_path, write_atomically
@@ -82,10 +82,12 @@ def curate(spec: CurateSpec) -> CurateResult:
         table.leave_out(np.flatnonzero(twins >= 0), NEAR, twins, values)
     labels = None if index.labels is None else [label_text(index, int(row)) for row in taken.rows]
     if spec.label_errors:
-        suggested = _label_errors(index, taken.rows[single], neighbors)
-        wrong = single[suggested >= 0]
-        table.leave_out(wrong[table.reason[wrong] == ""], LABEL)
-        table.suggested = {int(row): index.classes[place] for row, place in zip(wrong, suggested[suggested >= 0], strict=True)}
+        order, likeliest = _judge_labels(index, taken.rows[single], neighbors)
+        left = single[order][table.reason[single[order]] == ""]
+        doubtful = left[: round(spec.label_errors * len(left))]
+        table.leave_out(doubtful, LABEL)
+        suggested = dict(zip(single.tolist(), likeliest.tolist(), strict=True))
+        table.suggested = {row: index.classes[suggested[row]] for row in doubtful.tolist()}
     rest = table.rest()
     table.leave_out(rest[np.argsort(table.typicality[rest], kind="stable")][: round(spec.outliers * len(rest))], OUTLIER)
     rest = table.rest()
@@ -171,11 +173,13 @@ def _likeness(spec: CurateSpec, checkpoint: Checkpoint, index: Index, model: Mod
     return threshold, lambda ours, theirs: (features[ours] * features[theirs]).sum(dim=1).cpu()
 
 
-def _label_errors(index: Index, rows: NDArray[np.int64], neighbors: Neighbors) -> NDArray[np.int64]:
-    """Return the class that each of some samples more likely has, -1 where the label stands; all need one label."""
-    if index.labels is None or index.labels.ndim != 1 or (index.labels < 0).any():
-        raise SslkitError(f"{index.source} has samples without a label, or with several", "each needs one", flag="label_errors")
-    return find_label_errors(neighbors, index.labels[rows], len(index.classes))[0]
+def _judge_labels(index: Index, rows: NDArray[np.int64], neighbors: Neighbors) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return places in `rows`, the least plausible label first, and the likeliest other class of each; all need one label."""
+    if index.labels is None or index.labels.ndim != 1 or (index.labels < 0).any() or len(index.classes) < 2:
+        problem = f"{index.source} has one class, or samples without a label or with several"
+        raise SslkitError(problem, "each needs one of several classes", flag="label_errors")
+    order, _, likeliest = judge_labels(neighbors, index.labels[rows], len(index.classes))
+    return order, likeliest
 
 
 def choose(features: Tensor, clusters: NDArray[np.int64], spec: CurateSpec) -> NDArray[np.int64]:

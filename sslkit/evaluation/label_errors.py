@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, from the labels of similar samples (confident learning; Northcutt et al., 2021)."""
+"""Labels that are probably wrong: those that similar samples do not have."""
 
 import numpy as np
 import torch
@@ -9,22 +9,20 @@ from sslkit.evaluation.duplicates import Neighbors
 _TEMPERATURE = 0.07
 
 
-def find_label_errors(
+def judge_labels(
     neighbors: Neighbors, labels: NDArray[np.int64], classes: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the class that each sample more likely has, -1 where the label stands, and the label's probability, `[N]` each.
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Return samples, the least plausible label first; how plausible each label is; and the likeliest other class, `[N]` each.
 
-    Probabilities are votes of the nearest neighbors, weighted by exp(cosine / 0.07); the sample itself has none. A class is
-    likelier if its probability reaches the mean over the samples that are labeled so, and the largest such class counts.
+    The plausibility is the share of the votes of the nearest neighbors, weighted by exp(cosine / 0.07); the sample itself has
+    none. Of equal shares, the one of which the neighbors agree most on another class comes first.
     """
-    known = torch.from_numpy(labels)
+    known_class = torch.from_numpy(labels)
     weights = ((neighbors.cosines - neighbors.cosines[:, :1]) / _TEMPERATURE).exp()
-    votes = torch.zeros(len(labels), classes).scatter_add_(1, known[neighbors.places], weights)
+    votes = torch.zeros(len(labels), classes).scatter_add_(1, known_class[neighbors.places], weights)
     shares = (votes / votes.sum(dim=1, keepdim=True)).double()
-    of_label = shares.gather(1, known[:, None])[:, 0]
-    counts = torch.bincount(known, minlength=classes).clamp(min=1)
-    usual = torch.zeros(classes, dtype=torch.float64).scatter_add_(0, known, of_label) / counts
-    confident = torch.where(shares >= usual, shares, -1.0)
-    best, likeliest = confident.max(dim=1)
-    wrong = (likeliest != known) & (best >= 0)
-    return torch.where(wrong, likeliest, -1).numpy(), of_label.numpy()
+    plausible = shares.gather(1, known_class[:, None])[:, 0].numpy()
+    others = shares.scatter(1, known_class[:, None], -1.0)
+    agreement, likeliest = others.max(dim=1)
+    order: NDArray[np.int64] = np.lexsort((-agreement.numpy(), plausible))
+    return order, plausible, likeliest.numpy()

@@ -90,11 +90,16 @@ def _trace(job: ExportJob, samples: Tensor) -> torch.export.ExportedProgram:
         reason = str(error).strip().partition("\n")[0]
         hint = "leave out --dynamic-size" if job.dynamic_size else "try --no-dynamic-batch"
         raise SslkitError(f"torch.export cannot trace the encoder with dynamic sizes: {reason}", hint) from error
+    remove_paths(program)
+    return program
+
+
+def remove_paths(program: torch.export.ExportedProgram) -> None:
+    """Remove what names files of this machine, and would be written."""
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
-                node.meta.pop("stack_trace", None)  # it names files of this machine, and would be written
-    return program
+                node.meta.pop("stack_trace", None)
 
 
 def _dynamic_shapes(job: ExportJob, dimensions: int) -> dict[int, Any]:

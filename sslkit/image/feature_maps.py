@@ -15,7 +15,7 @@ from sslkit.engine.seeds import seed_stage
 from sslkit.evaluation.models import CHECKPOINT, RANDOM, Model, load_other
 from sslkit.evaluation.splits import evaluation_size
 from sslkit.image.source import ImageSource
-from sslkit.image.specs import CorrespondSpec, SegmentSpec
+from sslkit.image.specs import AnomalySpec, CorrespondSpec, SegmentSpec
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,16 @@ class MapReader:
         layers = self.encoder.layers(image) if "layers" in self.encoder.provides else []
         if not 1 <= int(self.layer) <= len(layers):
             raise SslkitError(f"{self.name} has {len(layers)} layers (got {self.layer})", flag="layer")
-        layer = layers[int(self.layer) - 1]
-        if layer.dim() == 3:  # tokens of a square grid, class token and registers first
-            places = layer[:, self.encoder.prefix :].transpose(1, 2)
-            layer = places.unflatten(2, (round(places.shape[2] ** 0.5), -1))
+        return as_map(layers[int(self.layer) - 1], self.encoder.prefix)
+
+
+def as_map(layer: Tensor, prefix: int) -> Tensor:
+    """Return a layer as a feature map `[B, D, h, w]`; tokens are those of a square grid, class token and registers first."""
+    if layer.dim() == 4:
         return layer
+    places = layer[:, prefix:].transpose(1, 2)
+    grid: Tensor = places.unflatten(2, (round(places.shape[2] ** 0.5), -1))
+    return grid
 
 
 def read_models(
@@ -69,7 +74,7 @@ def read_models(
 
 
 def extract_every(
-    encoder: Encoder, images: ImageSource, machine: Machine, spec: SegmentSpec | CorrespondSpec, read: Read
+    encoder: Encoder, images: ImageSource, machine: Machine, spec: SegmentSpec | CorrespondSpec | AnomalySpec, read: Read
 ) -> Tensor:
     """Return what `read` computes as `last` of all images; raises SslkitError if one of them can't be read."""
     taken = extract(encoder, images, machine, spec.batch_size, spec.workers, read=read)

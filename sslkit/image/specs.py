@@ -142,3 +142,40 @@ class AdaptSpec(DataSpec):
     pretext: str | None = Field(default=None, description="Task that ttt trains on, if the checkpoint keeps several.")
     out: str | None = Field(default=None, description="PNG file for a picture of accuracies by corruption and method.")
     details: bool = Field(default=False, description="Also print p-values and adjustments.")
+
+
+class AnomalySpec(DataSpec):
+    """Options of `anomaly`."""
+
+    ckpt: str = Field(description="model.safetensors of a run.")
+    part: str = PART
+    encoder: str | None = Field(default=None, description="Repeat package.module:factory here to allow it to be imported.")
+    test: str | None = Field(
+        default=None, description="Images to score, in class folders if some are known; default: the test part of --data."
+    )
+    normal: str | None = Field(
+        default=None, description="Class of normal images; default: the only class of the training part, as in MVTec AD: good."
+    )
+    resolution: int = Field(
+        default=224, ge=16, le=2048, description="Side in pixels to which whole images are stretched, rounded up to patches."
+    )
+    layers: str = Field(
+        default="auto",
+        pattern=r"^(auto|[1-9]\d*(,[1-9]\d*)*)$",
+        description="Layers that describe a place, counted from the input, with commas; auto: two in the middle.",
+    )
+    memory: Count = Field(default=2000, description="Patches to remember.")
+    places: Count = Field(default=50_000, description="Places of normal images that these are chosen from, as many of each.")
+    false_alarms: float = Field(
+        default=0.01, gt=0, lt=1, description="Share of normal images above the threshold, on a held-out fifth of them."
+    )
+    batch_size: int = Field(default=16, ge=2, description="Images at once.")
+    against: Texts = Field(
+        default=[],
+        description="Other model to compare with: a checkpoint, or NAME or NAME@SIZE of timm or torchvision. May be repeated.",
+    )
+    baselines: bool = Field(default=True, description="Also measure random weights and colors of patches.")
+    out: str | None = Field(default=None, description="PNG file for heat maps of the images with the largest scores.")
+    scores: str | None = Field(default=None, description="CSV file for the score of each test image.")
+    export: str | None = Field(default=None, description="torch.export file (.pt2) from images to scores and maps.")
+    details: bool = Field(default=False, description="Also print p-values and adjustments.")

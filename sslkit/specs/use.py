@@ -40,8 +40,8 @@ class CurateSpec(FeatureSpec):
     neighbors: int = Field(
         default=10, ge=1, description="Nearest samples that may be duplicates, and whose mean cosine says how typical one is."
     )
-    label_errors: bool = Field(
-        default=False, description="Leave out samples whose label is probably wrong, judged by the labels of their neighbors."
+    label_errors: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of samples to leave out whose label the fewest of their neighbors have."
     )
     clusters: int = Field(default=100, ge=1, description="Clusters of k-means.")
     keep: float = Field(default=1.0, gt=0, le=1, description="Share of the rest to choose.")

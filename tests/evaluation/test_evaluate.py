@@ -355,6 +355,13 @@ def test_what_the_protocols_stand_for() -> None:
             "copies": 8,
             "batchnorm": "eval",
         },
+        "anomaly/patches-v1": {
+            "resolution": 224,
+            "layers": "auto",
+            "memory": 2000,
+            "places": 50_000,
+            "false_alarms": 0.01,
+        },
         "robustness/corruptions-v1": {
             "classifier": "probe",
             "samples": 1000,
