@@ -60,12 +60,12 @@ if TYPE_CHECKING:
     from sslkit.evaluation.knn import knn as knn
     from sslkit.evaluation.ladder import ladder as ladder
     from sslkit.evaluation.map import map_features as map_features
-    from sslkit.evaluation.neighbors import neighbors as neighbors
     from sslkit.evaluation.predict import predict as predict
     from sslkit.evaluation.probe import probe as probe
     from sslkit.evaluation.regress import regress as regress
     from sslkit.evaluation.retrieval import retrieval as retrieval
     from sslkit.evaluation.scaffold import new_evaluation as new_evaluation
+    from sslkit.evaluation.search import search as search
     from sslkit.exporting.export import export as export
     from sslkit.exporting.push import push as push
     from sslkit.image.adapt import adapt as adapt
@@ -108,9 +108,9 @@ if TYPE_CHECKING:
     from sslkit.specs.use import CurateSpec as CurateSpec
     from sslkit.specs.use import EmbedSpec as EmbedSpec
     from sslkit.specs.use import ExportSpec as ExportSpec
-    from sslkit.specs.use import NeighborsSpec as NeighborsSpec
     from sslkit.specs.use import PredictSpec as PredictSpec
     from sslkit.specs.use import PushSpec as PushSpec
+    from sslkit.specs.use import SearchSpec as SearchSpec
     from sslkit.tasks.scaffold import new_task as new_task
     from sslkit.text.cloze import cloze as cloze
     from sslkit.text.fill_mask import fill_mask as fill_mask
@@ -190,7 +190,7 @@ _MODULES = {
     "sslkit.evaluation.knn": ("knn",),
     "sslkit.evaluation.ladder": ("ladder",),
     "sslkit.evaluation.map": ("map_features",),
-    "sslkit.evaluation.neighbors": ("neighbors",),
+    "sslkit.evaluation.search": ("search",),
     "sslkit.evaluation.predict": ("predict",),
     "sslkit.evaluation.probe": ("probe",),
     "sslkit.evaluation.regress": ("regress",),
@@ -240,7 +240,7 @@ _MODULES = {
         "CurateSpec",
         "EmbedSpec",
         "ExportSpec",
-        "NeighborsSpec",
+        "SearchSpec",
         "PredictSpec",
         "PushSpec",
     ),

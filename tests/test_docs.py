@@ -205,7 +205,7 @@ def test_generated_parts_are_up_to_date() -> None:
 
 def test_arguments_without_a_flag_are_not_listed_as_flags() -> None:
     sections = {part.partition("\n")[0]: part for part in (ROOT / "docs" / "flags.md").read_text().split("\n## ")}
-    for command, names in {"watch": ["run"], "push": ["source", "repository"], "neighbors": ["queries"]}.items():
+    for command, names in {"watch": ["run"], "push": ["source", "repository"], "search": ["queries"]}.items():
         section = sections[f"sslkit {command}"]
         assert all(f"| `{name.upper()}` |" in section and f"--{name}`" not in section for name in names)
 

@@ -15,7 +15,7 @@ from sslkit.contract.result import Result
 from sslkit.specs.extend import NewEvaluationSpec, NewTaskSpec
 from sslkit.specs.look import MapSpec, ReportSpec, WatchSpec
 from sslkit.specs.train import CompareSpec, DemoSpec
-from sslkit.specs.use import CurateSpec, EmbedSpec, ExportSpec, NeighborsSpec, PredictSpec, PushSpec
+from sslkit.specs.use import CurateSpec, EmbedSpec, ExportSpec, PredictSpec, PushSpec, SearchSpec
 
 
 class Compare(Command):
@@ -62,7 +62,7 @@ class Demo(Command):
         files = [f"{name:<11} {getattr(result, name)}" for name in ("images", "run", "checkpoint", "export")]
         following = (
             shlex.join(["sslkit", "report", result.run, "--out", "report.html"]),
-            shlex.join(["sslkit", "neighbors", "--ckpt", result.checkpoint, "--out", "neighbors.png"]),
+            shlex.join(["sslkit", "search", "--ckpt", result.checkpoint, "--out", "search.png"]),
             "sslkit pretrain simclr --data YOUR_IMAGES --minutes 10",
         )
         return [*tables, *files, "next:", *(f"  {command}" for command in following)]
@@ -112,17 +112,17 @@ class Predict(Command):
         return sslkit.predict(spec)
 
 
-class Neighbors(Command):
-    """Find the samples, or words, that are nearest to given ones."""
+class Search(Command):
+    """Find the samples nearest to samples or texts, or the words nearest to words."""
 
-    Options: ClassVar = NeighborsSpec
+    Options: ClassVar = SearchSpec
     panel: ClassVar = "Use"
     argument: ClassVar = "queries"
     extended: ClassVar = True
 
-    def run(self, spec: NeighborsSpec) -> Any:
+    def run(self, spec: SearchSpec) -> Any:
         """Find neighbors."""
-        return sslkit.neighbors(spec)
+        return sslkit.search(spec)
 
     def lines(self, result: Any) -> list[str]:
         """Return a line for each query, and where the picture is."""

@@ -4,7 +4,7 @@ A modality is one entry point of `sslkit.modalities`. It names a subclass of `Da
 `record` names the subclass of `Modality`, which is imported when data is opened.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -63,6 +63,14 @@ class Augmentation(Protocol):
 
     def __call__(self, batch: "Batch", target: "Tensor") -> "tuple[Batch, Tensor]":
         """Return what the encoder sees, called as its modality, and targets `[B, classes]`, of a prepared batch and targets."""
+
+
+@dataclass(frozen=True)
+class JointSpace:
+    """What brings features of samples, and texts, into one space, as unit vectors `[N, D]` on the CPU."""
+
+    features: Callable[["Tensor"], "Tensor"]
+    texts: Callable[[list[str]], "Tensor"]
 
 
 class Modality:
@@ -135,6 +143,10 @@ class Modality:
 
     def thumbnail(self, source: "Source", row: int) -> "Image | None":
         """Return a picture of one sample for reports, None if there is none or it can't be read."""
+        return None
+
+    def joint_space(self, checkpoint: Any, spec: Any, device: Any) -> "JointSpace | None":
+        """Return where samples of a checkpoint and texts lie together; None if it has no such text encoder."""
         return None
 
     def content(self, batch: "Batch") -> "Tensor":

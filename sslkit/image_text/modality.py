@@ -1,11 +1,17 @@
 """What the machinery asks of images with captions."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
+import torch.nn.functional as F
+
+from sslkit.contract.modality import JointSpace
 from sslkit.contract.options import DataOptions
+from sslkit.engine.checkpoint import Checkpoint
 from sslkit.image.modality import ImageModality
 from sslkit.image_text.options import ImageTextOptions
 from sslkit.image_text.source import ImageTextSource
+from sslkit.image_text.towers import load_towers
 
 
 class ImageTextModality(ImageModality):
@@ -15,3 +21,10 @@ class ImageTextModality(ImageModality):
     source: ClassVar = ImageTextSource
     encodes: ClassVar = ("image",)
     evaluated_as: ClassVar = "image"
+
+    def joint_space(self, checkpoint: Checkpoint, spec: Any, device: torch.device) -> JointSpace | None:
+        """Return the space of images and captions of a checkpoint of clip or albef."""
+        if "text" not in checkpoint.metadata.get("parts", {}) or not checkpoint.part("text_projector"):
+            return None
+        towers = load_towers(checkpoint, spec, device)
+        return JointSpace(lambda features: F.normalize(towers.projector(features), dim=1), towers.embed_texts)

@@ -19,6 +19,7 @@ from sslkit.evaluation.models import CHECKPOINT, RANDOM, Model
 from sslkit.evaluation.splits import evaluation_size
 from sslkit.image.source import ImageSource
 from sslkit.image_text.specs import ZeroshotSpec
+from sslkit.specs.use import SearchSpec
 from sslkit.text.encoders.base import Framing, TokenEncoder
 from sslkit.text.tokenizer import Tokenizer
 
@@ -54,7 +55,7 @@ class Towers:
         return F.normalize(self.projector(features.layers["last"]), dim=1), features.rows
 
 
-def load_towers(checkpoint: Checkpoint, spec: ZeroshotSpec, device: torch.device, trained: bool = True) -> Towers:
+def load_towers(checkpoint: Checkpoint, spec: ZeroshotSpec | SearchSpec, device: torch.device, trained: bool = True) -> Towers:
     """Return both towers, with a checkpoint's weights or random ones."""
     path = checkpoint.path
     recipe = checkpoint.metadata.get("parts", {}).get("text", {}).get("recipe")

@@ -20,7 +20,7 @@ from sslkit.evaluation.embed import label_text, read_samples
 from sslkit.evaluation.features import cached_features
 from sslkit.evaluation.knn import Knn, votes
 from sslkit.evaluation.models import Model
-from sslkit.evaluation.neighbors import Neighborhood, nearest_samples, neighbors
+from sslkit.evaluation.search import Neighborhood, nearest_samples, search
 from sslkit.evaluation.session import open_session
 from sslkit.evaluation.splits import labeled_fingerprint, source_of
 from sslkit.evaluation.statistics import Answers
@@ -29,7 +29,7 @@ from sslkit.reporting.projection import project
 from sslkit.reporting.tiles import TileSheet, encode, tile_sheet
 from sslkit.specs.evaluation import KnnSpec
 from sslkit.specs.look import ReportSpec
-from sslkit.specs.use import NeighborsSpec
+from sslkit.specs.use import SearchSpec
 
 _STRIP, _STRIP_SIDE = 16, 128  # samples at the top of a report, and pixels of their sides
 _MAP_SIDE = 48  # pixels of the samples on the map
@@ -162,7 +162,7 @@ def _unit_square(plane: NDArray[np.float64]) -> list[tuple[float, float]]:
 def _add_neighbors(figures: Figures, checkpoint: Checkpoint, samples: _Samples, spec: ReportSpec) -> None:
     if len(samples.index) < 2:
         raise SslkitError("fewer than 2 samples")
-    of_report = _neighbors_spec(spec, checkpoint, k=min(_NEIGHBORS, len(samples.index) - 1))
+    of_report = _search_spec(spec, checkpoint, k=min(_NEIGHBORS, len(samples.index) - 1))
     figures.neighbors = nearest_samples(of_report, checkpoint, samples.encoder)
 
 
@@ -173,12 +173,12 @@ def _add_word_neighbors(figures: Figures, words: list[str], checkpoint: Checkpoi
     most = min(len(words), 600)
     queries = [words[place] for place in np.linspace(most // 10, most - 1, _WORDS, dtype=int)]
     k = min(_NEIGHBORS, len(words) - 1)
-    figures.word_neighbors = neighbors(_neighbors_spec(spec, checkpoint, queries=queries, k=k)).neighbors
+    figures.word_neighbors = search(_search_spec(spec, checkpoint, queries=queries, k=k)).neighbors
 
 
-def _neighbors_spec(spec: ReportSpec, checkpoint: Checkpoint, **changes: object) -> NeighborsSpec:
-    values = {name: getattr(spec, name) for name in NeighborsSpec.model_fields if name in ReportSpec.model_fields}
-    return NeighborsSpec.model_validate({**values, "ckpt": str(checkpoint.path), **changes})
+def _search_spec(spec: ReportSpec, checkpoint: Checkpoint, **changes: object) -> SearchSpec:
+    values = {name: getattr(spec, name) for name in SearchSpec.model_fields if name in ReportSpec.model_fields}
+    return SearchSpec.model_validate({**values, "ckpt": str(checkpoint.path), **changes})
 
 
 def _add_confusion(figures: Figures, checkpoint: Checkpoint, spec: ReportSpec) -> None:

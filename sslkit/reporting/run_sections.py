@@ -8,8 +8,8 @@ from sslkit import registry
 from sslkit.console import duration
 from sslkit.engine.curves import Curve
 from sslkit.engine.run_folder import MODEL
-from sslkit.evaluation.neighbors import Neighborhood, Sample
 from sslkit.evaluation.notes import count
+from sslkit.evaluation.search import Neighborhood, Sample
 from sslkit.reporting.figures import Figures
 from sslkit.reporting.page import command_block, figure, fold, image, row, section, table, text
 from sslkit.reporting.previews import preview_steps, read_preview

@@ -60,14 +60,18 @@ class PredictSpec(DataSpec):
     out: str = Field(default="predictions.csv", description="File to write (.csv): path, class, probability.")
 
 
-class NeighborsSpec(DataSpec):
-    """Settings of `sslkit neighbors`."""
+class SearchSpec(DataSpec):
+    """Settings of `sslkit search`."""
 
     ckpt: str = Field(description="Checkpoint of a run (model.safetensors).")
     part: str = PART
-    queries: list[str] = Field(default=[], description="Words, or files of samples; default: eight samples of the data.")
+    queries: list[str] = Field(
+        default=[],
+        description="Words of word vectors, files of samples, or texts where there is a text encoder; default: eight samples.",
+    )
     k: int = Field(default=10, ge=1, description="Number of neighbors.")
-    out: str = Field(default="neighbors.png", description="Picture of the neighbors to write (.png); words have none.")
+    approximate: bool = Field(default=False, description="Search by inverted lists of FAISS: faster in millions of samples.")
+    out: str = Field(default="search.png", description="Picture of the neighbors to write (.png); words have none.")
     encoder: str | None = Field(
         default=None, description="Repeat a checkpoint's package.module:factory here to allow importing it."
     )

@@ -15,7 +15,7 @@ from sslkit.specs.evaluation import EvaluateSpec, KnnSpec, LadderSpec, ProbeSpec
 from sslkit.specs.extend import NewTaskSpec
 from sslkit.specs.look import MapSpec, PreviewSpec, ReportSpec, WatchSpec
 from sslkit.specs.train import CompareSpec, DemoSpec, FinetuneSpec, PretrainSpec
-from sslkit.specs.use import EmbedSpec, ExportSpec, NeighborsSpec, PredictSpec, PushSpec
+from sslkit.specs.use import EmbedSpec, ExportSpec, PredictSpec, PushSpec, SearchSpec
 from sslkit.tasks.load import load_task
 
 # A change of interface is seen here.
@@ -68,7 +68,7 @@ GOLDEN = {
     CompareSpec: f"{_DATA} --tasks --minutes --encoder --encoder-option --test --out",
     NewTaskSpec: "--name --out",
     DemoSpec: "--out --images-only --steps --seed",
-    NeighborsSpec: f"{_DATA} --ckpt --part --queries --k --out --encoder",
+    SearchSpec: f"{_DATA} --ckpt --part --queries --k --approximate --out --encoder",
     PreviewSpec: f"{_DATA} --task --ckpt --out --rows --samples --encoder --encoder-option --options",
 }
 _WITHOUT_DATA = {NewTaskSpec, DemoSpec, PushSpec, WatchSpec}
@@ -107,7 +107,7 @@ _REAL = {
     "knn": f"{GOLDEN[KnnSpec]} {_IN_ORDER} --spec --json --help",
     "probe": f"{GOLDEN[ProbeSpec]} {_IN_ORDER} --spec --json --help",
     "export": f"{GOLDEN[ExportSpec]} {_IN_ORDER} --spec --json --help",
-    "neighbors": f"queries {_DATA} --ckpt --part --k --out --encoder {_IN_ORDER} --spec --json --help",
+    "search": f"queries {_DATA} --ckpt --part --k --approximate --out --encoder {_IN_ORDER} --spec --json --help",
     "predict": f"{GOLDEN[PredictSpec]} {_IN_ORDER} --spec --json --help",
     "compare": f"{GOLDEN[CompareSpec]} {_IN_ORDER} --spec --json --help",
     "report": (

@@ -88,7 +88,7 @@ def test_a_terminal_without_a_width() -> None:
         ["report", "{run}", "--out", "/proc/report.html"],
         ["embed", "--ckpt", "{checkpoint}", "--out", "/proc/features.npz"],
         ["map", "--ckpt", "{checkpoint}", "--out", "/proc/map.png"],
-        ["neighbors", "--ckpt", "{checkpoint}", "--out", "/proc/near.png"],
+        ["search", "--ckpt", "{checkpoint}", "--out", "/proc/near.png"],
         ["preview", "rotation", "--ckpt", "{checkpoint}", "--out", "/proc/previews.png"],
         ["evaluate", "--ckpt", "{checkpoint}", "--out", "/proc/table"],
     ],

@@ -109,13 +109,13 @@ def test_a_part_of_another_modality_reads_that(towers: Path, recordings: Path, s
     assert wrong.code == 2 and "--size" in wrong.err and "audio" in wrong.err
 
 
-@pytest.mark.parametrize("verb", ["probe", "retrieval", "evaluate", "embed", "map", "neighbors", "export", "finetune"])
+@pytest.mark.parametrize("verb", ["probe", "retrieval", "evaluate", "embed", "map", "search", "export", "finetune"])
 def test_every_command_with_a_checkpoint_takes_a_part(towers: Path, tmp_path: Path, sslkit: Run, verb: str) -> None:
     flags: dict[str, list[Any]] = {
         "evaluate": ["--protocol", "retrieval"],
         "embed": ["--out", tmp_path / "features.npz"],
         "map": ["--method", "pca", "--out", tmp_path / "map.png"],
-        "neighbors": ["--k", 2, "--out", tmp_path / "near.png"],
+        "search": ["--k", 2, "--out", tmp_path / "near.png"],
         "finetune": ["--steps", 2, "--batch-size", 16, "--no-scratch", "--out", tmp_path / "run", "--workers", 0],
     }
     ran = sslkit(verb, "--ckpt", towers, "--part", "second", *flags.get(verb, []), "--json")
@@ -128,7 +128,7 @@ def test_every_command_with_a_checkpoint_takes_a_part(towers: Path, tmp_path: Pa
         (checkpoint,) = tmp_path.rglob("model.safetensors")
         assert read_model(checkpoint).metadata["pretrained_by"]["weights"] == hashed
     else:
-        assert hashed in ran.out or verb == "neighbors"
+        assert hashed in ran.out or verb == "search"
 
 
 def test_an_unknown_part_is_one_line(towers: Path, trained: Path, sslkit: Run) -> None:

@@ -1,4 +1,4 @@
-"""Features to take elsewhere and to look at: embed, map, neighbors."""
+"""Features to take elsewhere and to look at: embed, map, search."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -42,9 +42,9 @@ def test_embed_without_labels_and_of_a_layer(trained: Path, digits: Path, tmp_pa
     [
         ("embed", ["--out", "features.csv"], "should end in .npz or .npy or .parquet"),
         ("map", ["--out", "nowhere/map.png"], "nowhere does not exist"),
-        ("neighbors", ["--out", "x.jpg"], "should end in .png"),
-        ("neighbors", ["--k", "48"], "48 neighbors exceed the 47 other images (use 1 to 47)"),
-        ("neighbors", ["missing.png"], "missing.png is not a file (rotation was trained on images"),
+        ("search", ["--out", "x.jpg"], "should end in .png"),
+        ("search", ["--k", "48"], "48 neighbors exceed the 47 other images (use 1 to 47)"),
+        ("search", ["missing.png"], "missing.png is not a file (rotation was trained on images"),
     ],
 )
 def test_what_cannot_be_drawn(
@@ -80,11 +80,13 @@ def test_project_keeps_groups_apart() -> None:
 def test_neighbors_of_images(trained: Path, digits: Path, tmp_path: Path, sslkit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     query = sorted((digits / "train" / "digit 1").iterdir())[0]
-    result = sslkit("neighbors", query, "--ckpt", trained, "--k", 3, "--json").json
+    result = sslkit("search", query, "--ckpt", trained, "--k", 3, "--json").json
     (near,) = result["neighbors"].values()
     assert near[0][0] == f"digit 1/{query.name}" and near[0][1] == pytest.approx(1, abs=1e-4)
-    with Image.open(tmp_path / "neighbors.png") as picture:
+    with Image.open(tmp_path / "search.png") as picture:
         assert picture.width > 4 * 96
-    sampled = sslkit("neighbors", "--ckpt", trained, "--k", 3, "--out", tmp_path / "eight.png", "--json").json
+    eight = ["search", "--ckpt", trained, "--k", 3, "--out", tmp_path / "eight.png", "--json"]
+    sampled = sslkit(*eight).json
+    assert sslkit(*eight, "--approximate").json["neighbors"] == sampled["neighbors"]
     assert len(sampled["neighbors"]) == 8
     assert all(name not in [other for other, _ in near] for name, near in sampled["neighbors"].items())

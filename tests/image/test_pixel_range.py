@@ -258,6 +258,6 @@ def test_the_range_is_recorded_and_used_again(tmp_path: Path, sslkit: Run) -> No
     tuned_ckpt = ["--ckpt", out / "model.safetensors", "--data", tmp_path / "data" / "test"]
     assert sslkit("predict", *tuned_ckpt, "--out", tmp_path / "p.csv").code == 0
     near = ["--k", 2, "--data", tmp_path / "data" / "test", "--out", tmp_path / "near.png"]
-    assert sslkit("neighbors", tmp_path / "data" / "test" / "0" / "0.png", *ckpt, *near).code == 0
+    assert sslkit("search", tmp_path / "data" / "test" / "0" / "0.png", *ckpt, *near).code == 0
     resumed = sslkit("pretrain", "rotation", "--resume", "--extend-to", 2, "--out", tmp_path / "run")
     assert resumed.code == 0, resumed.err

@@ -68,7 +68,7 @@ def test_commands_on_point_clouds(shapes: Path, tmp_path: Path, sslkit: Run) -> 
         assert [row["model"] for row in rows] == ["checkpoint", "random weights", "occupancy, 8×8×8 cells"]
         assert rows[0]["metrics"][0]["value"] > 0.9
     assert sslkit("preview", "point_contrast", "--ckpt", checkpoint, "--out", tmp_path / "p.png").code == 0
-    assert sslkit("neighbors", "--ckpt", checkpoint, "--k", 2, "--out", tmp_path / "n.png").code == 0
+    assert sslkit("search", "--ckpt", checkpoint, "--k", 2, "--out", tmp_path / "n.png").code == 0
     assert (tmp_path / "n.png").exists()
     flags = ["--data", shapes, "--epochs", 1, "--batch-size", 8, "--out", tmp_path / "tuned"]
     tuned = sslkit("finetune", "--ckpt", checkpoint, *flags)

@@ -272,7 +272,7 @@ def test_from_clips_to_numbers(sslkit: Run, tmp_path: Path) -> None:
     assert set(preview["metrics"]) == {"accuracy"} and (tmp_path / "p.png").exists()
     assert sslkit("report", run, "--out", tmp_path / "report.html").code == 0
     assert sslkit("export", "--ckpt", checkpoint, "--out", tmp_path / "model.pt2").code == 0  # an encoder of images
-    near = sslkit("neighbors", "--ckpt", checkpoint, "--out", tmp_path / "near.png")
+    near = sslkit("search", "--ckpt", checkpoint, "--out", tmp_path / "near.png")
     assert near.code == 0 and near.out.startswith(("dark/", "light/"))
     for command, reason in (("finetune", "was trained on video data"), ("predict", "has no classifier")):
         ran = sslkit(command, "--ckpt", checkpoint)

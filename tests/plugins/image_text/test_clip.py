@@ -1,5 +1,6 @@
 """clip: its loss against a loop, its towers, and zero-shot classification and retrieval with them."""
 
+import csv
 import json
 import math
 from collections.abc import Callable
@@ -184,6 +185,18 @@ def test_classes_are_classified_by_their_names(checkpoint: Path, table: Path, ss
     ran = sslkit(*command, "--labels", names)
     assert ran.code == 0 and "blue is azure, green is leafy, red is crimson, yellow is golden" in ran.err
     assert "zeroshot" in (checkpoint.parent / "results.jsonl").read_text()
+
+
+def test_a_text_finds_its_images(checkpoint: Path, table: Path, sslkit: Run, tmp_path: Path) -> None:
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    caption, picture = rows[0]["caption"], table.parent / rows[0]["path"]
+    words = ["--ckpt", checkpoint, "--data", table, "--k", 5, "--out", tmp_path / "search.png", "--json"]
+    result = sslkit("search", caption, picture, *words).json["neighbors"]
+    captions = {row["path"]: row["caption"] for row in rows}
+    assert sum(captions[name] == caption for name, _ in result[caption]) >= 3
+    assert next(iter(result)) == caption and len(result) == 2
+    ran = sslkit("search", tmp_path / "missing.png", *words[:-1])
+    assert ran.code == 2 and "missing.png is not a file" in ran.err
 
 
 def test_captions_and_images_retrieve_each_other(checkpoint: Path, table: Path, sslkit: Run) -> None:

@@ -157,12 +157,12 @@ def test_words_of_a_family_are_neighbors(sslkit: Callable[..., Any], text: Path,
     result = sslkit("pretrain", task, "--data", text, "--out", run, *options, "--json").json
     encoder = load(str(result["checkpoint"]))
     assert len(encoder.words) == 40
-    result = sslkit("neighbors", "--ckpt", run / "model.safetensors", "a0", "B3", "--k", 8, "--json").json
+    result = sslkit("search", "--ckpt", run / "model.safetensors", "a0", "B3", "--k", 8, "--json").json
     for word, near in result["neighbors"].items():
         assert all(other[0] == word[0].lower() for other, _ in near), (word, near)
-    ran = sslkit("neighbors", "--ckpt", run / "model.safetensors", "a0", "--k", 1)
+    ran = sslkit("search", "--ckpt", run / "model.safetensors", "a0", "--k", 1)
     assert ran.code == 0 and ran.out.startswith("a0 ")
-    unknown = sslkit("neighbors", "--ckpt", run / "model.safetensors", "a00", "zebra")
+    unknown = sslkit("search", "--ckpt", run / "model.safetensors", "a00", "zebra")
     assert (
         unknown.code == 2
         and "a00 is not among the 40 words (did you mean a0" in unknown.err
@@ -183,7 +183,7 @@ def test_refusals(sslkit: Callable[..., Any], text: Path, trained: Path) -> None
     ):
         ran = sslkit("pretrain", "skipgram", "--data", text, "--batch-size", 16, *flags)
         assert ran.code == 2 and message in ran.err, ran.err
-    ran = sslkit("neighbors", "--ckpt", trained, "king")
+    ran = sslkit("search", "--ckpt", trained, "king")
     assert ran.code == 2 and "king is not a file (rotation was trained on images)" in ran.err
 
 
