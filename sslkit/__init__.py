@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from sslkit.evaluation.curate import curate as curate
     from sslkit.evaluation.embed import embed as embed
     from sslkit.evaluation.evaluate import evaluate as evaluate
+    from sslkit.evaluation.fewshot import fewshot as fewshot
     from sslkit.evaluation.finetune import finetune as finetune
     from sslkit.evaluation.knn import knn as knn
     from sslkit.evaluation.ladder import ladder as ladder
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     from sslkit.reporting.report import report as report
     from sslkit.reporting.watch import watch as watch
     from sslkit.specs.evaluation import EvaluateSpec as EvaluateSpec
+    from sslkit.specs.evaluation import FewshotSpec as FewshotSpec
     from sslkit.specs.evaluation import KnnSpec as KnnSpec
     from sslkit.specs.evaluation import ProbeSpec as ProbeSpec
     from sslkit.specs.evaluation import RegressSpec as RegressSpec
@@ -186,6 +188,7 @@ _MODULES = {
     "sslkit.evaluation.curate": ("curate",),
     "sslkit.evaluation.embed": ("embed",),
     "sslkit.evaluation.evaluate": ("evaluate",),
+    "sslkit.evaluation.fewshot": ("fewshot",),
     "sslkit.evaluation.finetune": ("finetune",),
     "sslkit.evaluation.knn": ("knn",),
     "sslkit.evaluation.ladder": ("ladder",),
@@ -215,6 +218,7 @@ _MODULES = {
     "sslkit.reporting.watch": ("watch",),
     "sslkit.specs.evaluation": (
         "EvaluateSpec",
+        "FewshotSpec",
         "KnnSpec",
         "ProbeSpec",
         "RegressSpec",

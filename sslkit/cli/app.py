@@ -42,6 +42,7 @@ _EXTENDED = {
     "pseudo-perplexity",
     "cloze",
     "correspond",
+    "fewshot",
     "frames",
     "ladder",
     "pairs",

@@ -20,6 +20,7 @@ def as_list(value: Any) -> Any:
 
 
 Texts = Annotated[list[str], BeforeValidator(as_list)]
+Numbers = Annotated[list[Count], BeforeValidator(as_list), Field(min_length=1)]
 Shares = Annotated[list[Annotated[float, Field(gt=0, le=1)]], BeforeValidator(as_list), Field(min_length=1)]
 
 

@@ -32,17 +32,18 @@ class ShiftAnswers:
         accuracies = self.clean[1:].mean(axis=1)
         if len(accuracies) < FEWEST or np.ptp(accuracies) < SPREAD:
             return None
-        every_clean, every_shifted = (np.full((1, values.shape[1]), 1) for values in (self.clean, self.shifted))
-        value = float(self._beyond_line(every_clean, every_shifted)[0])
+        value = float(self._beyond_line(self.clean.mean(axis=1)[None], self.shifted.mean(axis=1)[None])[0])
         rng = np.random.default_rng(0)
-        clean = _weights(self.clean.shape[1], rng)
-        shifted = clean if self.paired else _weights(self.shifted.shape[1], rng)
-        low, high, method = interval_of_resamples(self._beyond_line(clean, shifted), "images")
+        if self.paired:
+            both = _resample_accuracies(np.concatenate([self.clean, self.shifted]), rng)
+            before, after = both[:, : len(self.clean)], both[:, len(self.clean) :]
+        else:
+            before, after = (_resample_accuracies(answers, rng) for answers in (self.clean, self.shifted))
+        low, high, method = interval_of_resamples(self._beyond_line(before, after), "images")
         return Metric(NAME, value, low, high, method, n=self.shifted.shape[1], unit_of_n="images")
 
-    def _beyond_line(self, clean: NDArray[np.int64], shifted: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return how far the first model is above the line, `[R]`, if images count as often as the weights say, `[R, N]`."""
-        before, after = _accuracy(self.clean, clean), _accuracy(self.shifted, shifted)  # [R, P]
+    def _beyond_line(self, before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how far the first model is above the line of the others, `[R]`, from accuracies `[R, P]`."""
         x, y = _logit(before, self.clean.shape[1]), _logit(after, self.shifted.shape[1])
         middle = x[:, 1:].mean(axis=1, keepdims=True)
         offsets = x[:, 1:] - middle
@@ -52,14 +53,12 @@ class ShiftAnswers:
         return beyond
 
 
-def _weights(count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return how often each of `count` images is in each resample, `[R, count]`."""
-    return np.stack([np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(RESAMPLES)])
-
-
-def _accuracy(answers: NDArray[np.float64], weights: NDArray[np.int64]) -> NDArray[np.float64]:
-    shares: NDArray[np.float64] = weights @ answers.T / weights.sum(axis=1, keepdims=True)
-    return shares
+def _resample_accuracies(answers: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return the accuracies of models in resamples of images, `[R, P]`, from `[P, N]`."""
+    count, accuracies = answers.shape[1], np.empty((RESAMPLES, len(answers)))
+    for number in range(RESAMPLES):
+        accuracies[number] = answers @ np.bincount(rng.integers(count, size=count), minlength=count) / count
+    return accuracies
 
 
 def _logit(shares: NDArray[np.float64], count: int) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """`sslkit search`: the samples or words nearest to a query by features."""
 
+import os
 import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,6 +60,8 @@ def search(spec: SearchSpec) -> SearchResult:
 
 
 def _nearest_words(spec: SearchSpec, words: list[str], table: Tensor) -> dict[str, list[tuple[str, float]]]:
+    if spec.approximate:
+        raise SslkitError("it is for samples, and these are words", "leave it out", flag="approximate")
     if not spec.queries:
         raise SslkitError("no word is named", "sslkit search WORD... --ckpt FILE")
     places = {word: place for place, word in enumerate(words)}
@@ -146,7 +149,7 @@ def nearest_samples(spec: SearchSpec, checkpoint: Checkpoint, encoder: Encoder) 
         chosen = np.random.default_rng(spec.seed).permutation(len(unit))[:_QUERIES].tolist()
         queries = [describe(samples, int(bank.rows[place]), 1.0) for place in chosen]
         return neighborhoods(queries, unit, unit[chosen], chosen)
-    files = [query for query in spec.queries if Path(query).is_file()]
+    files = [query for query in spec.queries if os.path.isfile(query)]  # a Path would raise an error for a long text
     texts = [query for query in spec.queries if query not in files]
     results = dict[str, Neighborhood]()
     if texts:

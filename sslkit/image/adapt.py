@@ -96,6 +96,9 @@ class Adapt(Evaluation):
         """
         started_at = time.monotonic()
         protocol = self.find_protocol(spec.protocol)
+        foreign = sorted({"tent_lr", "batch_size"} & spec.model_fields_set - protocol.settings.keys())
+        if foreign:
+            raise SslkitError(f"{protocol.id} has no such setting", "use --protocol adapt/online-v1", flag=foreign[0])
         spec = spec.model_copy(
             update={
                 "corruption": choose_corruptions(spec.corruption),
@@ -206,6 +209,8 @@ def _methods(
         notes.append(f"{_BATCH.capitalize()}: not possible, the encoder has no BatchNorm.")
     if online and classifier.norm_parameters():
         methods[_TENT] = lambda canvases, _: predict_by_tent(classifier, canvases, spec.batch_size, spec.tent_lr)
+    elif online:
+        notes.append(f"{_TENT}: not possible, the encoder has no normalization layers with weights.")
     names = [name for name in kept_tasks(checkpoint) if "label" not in load_task(name).needs]
     if spec.pretext is not None and spec.pretext not in names:
         raise SslkitError(

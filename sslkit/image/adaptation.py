@@ -72,10 +72,9 @@ def predict_by_tent(classifier: ImageClassifier, canvases: Tensor, batch_size: i
     Each batch is one step, and is answered before it. BatchNorm uses the statistics of the batch.
     """
     snapshot, parameters = Snapshot(classifier), classifier.norm_parameters()
-    for parameter in classifier.parameters():
-        parameter.requires_grad_(False)
-    for parameter in parameters:
-        parameter.requires_grad_(True)
+    learning = [(parameter, parameter.requires_grad) for parameter in classifier.parameters()]
+    for parameter, _ in learning:
+        parameter.requires_grad_(any(parameter is other for other in parameters))
     optimizer, predictions = torch.optim.Adam(parameters, lr=lr), list[Tensor]()
     with batch_statistics(classifier):
         for part in _batches(canvases, batch_size):
@@ -86,6 +85,8 @@ def predict_by_tent(classifier: ImageClassifier, canvases: Tensor, batch_size: i
             entropy.backward()
             optimizer.step()
     snapshot.restore()
+    for parameter, learns in learning:
+        parameter.requires_grad_(learns)
     return torch.cat(predictions)
 
 
@@ -107,7 +108,7 @@ class TestTimeTraining:
     def predict(self, canvases: Tensor, rows: list[int]) -> Iterator[int]:
         """Yield the class of each image; what is random depends on the seed and its row."""
         snapshot = Snapshot(self.classifier, self.task)
-        parameters = [parameter.requires_grad_(True) for parameter in self.task.parameters()]
+        parameters = [parameter for parameter in self.task.parameters() if parameter.requires_grad]
         for canvas, row in zip(canvases, rows, strict=True):
             if self.resets:
                 snapshot.restore()
@@ -156,5 +157,5 @@ def as_float(canvases: Tensor) -> Tensor:
 
 def _batches(canvases: Tensor, batch_size: int) -> Iterator[Tensor]:
     """Yield batches of nearly the same size: the statistics of a small rest would be none."""
-    for part in canvases.chunk(-(-len(canvases) // batch_size)):
+    for part in canvases.tensor_split(-(-len(canvases) // batch_size)):
         yield as_float(part)

@@ -29,6 +29,7 @@ from sslkit.files import output_path, write_atomically
 from sslkit.image.anomaly_detector import Detector, TestImages
 from sslkit.image.options import ImageOptions
 from sslkit.image.patch_memory import PatchColors, PatchFeatures
+from sslkit.image.segmentation import check_proportions
 from sslkit.image.source import ImageSource
 from sslkit.image.specs import AnomalySpec
 from sslkit.image.targets import Masks, find_targets
@@ -65,7 +66,8 @@ class Anomaly(Evaluation):
             None if file is None else output_path(file, suffix)
             for file, suffix in ((spec.out, ".png"), (spec.scores, ".csv"), (spec.export, ".pt2"))
         )
-        checkpoint, machine = read_model(spec.ckpt, part=spec.part), choose_machine(spec.device)
+        checkpoint = read_model(spec.ckpt, part=spec.part)
+        machine = replace(choose_machine(spec.device), autocast_dtype=None)  # as the exported program computes
         normal, test, spec = _read_parts(spec, checkpoint)
         rows, outcomes = list[Row](), CheckpointOutcomes[Ranking](lambda first, second: first.compare(second))
         detectors = list[Detector]()
@@ -82,7 +84,10 @@ class Anomaly(Evaluation):
             settings={**settings, "seed": spec.seed, "normal": test.normal},
             checkpoint=str(checkpoint.path),
             weights=rows[0].weights,
-            data=Data(normal.fingerprint(), [TestData(test.name, test.index.fingerprint(), len(test.index))]),
+            data=Data(
+                normal.fingerprint(),
+                [TestData(test.name, test.index.fingerprint(), len(test.index), seen_in_pretraining=test.pretrained)],
+            ),
             rows=adjust_comparisons(rows),
             notes=[
                 f"{len(normal):,} normal images, of which a fifth sets the threshold: {first.threshold:.4g} for "
@@ -99,7 +104,7 @@ class Anomaly(Evaluation):
         if picture is not None:
             first.draw(picture, test, spec)
         if exported is not None:
-            first.export(exported, checkpoint, machine)
+            first.export(exported, checkpoint)
         return result
 
 
@@ -114,7 +119,9 @@ def _read_parts(spec: AnomalySpec, checkpoint: Checkpoint) -> tuple[Index, TestI
     located = find_parts(data, ImageSource.kind)
     normal = ImageSource.read_index(located.pop("train"), spec)
     check_channels(normal, checkpoint)
-    check_run_data(data, from_run, normal.fingerprint() == checkpoint.metadata["data"])
+    every, pretrained_on = normal.fingerprint(), checkpoint.metadata["data"]
+    check_run_data(data, from_run, every == pretrained_on)
+    _check_labels(normal, "data")
     name = spec.normal
     if name is None and len(normal.classes) == 1:
         name = normal.classes[0]
@@ -133,6 +140,11 @@ def _read_parts(spec: AnomalySpec, checkpoint: Checkpoint) -> tuple[Index, TestI
     with renamed_flags({"data": "test" if spec.test is not None else "data"}):
         index = ImageSource.read_index(location, spec)
         check_channels(index, checkpoint)
+        _check_labels(index, "data")
+        if index.fingerprint() == every:
+            raise SslkitError(f"{location} has the images that are remembered", "name others", flag="data")
+    check_proportions(normal, data)
+    check_proportions(index, location, "test")
     anomalous = None
     if index.labels is not None and len(index.classes) > 1:
         if name not in index.classes:
@@ -150,7 +162,18 @@ def _read_parts(spec: AnomalySpec, checkpoint: Checkpoint) -> tuple[Index, TestI
             raise SslkitError(problem, "only normal images need none", flag="targets")
     title = location if spec.test is not None else f"{part} of {data}"
     say_once(f"test part: {title}")
-    return normal, TestImages(title, index, name or "", anomalous, masks), spec
+    return normal, TestImages(title, index, name or "", anomalous, masks, index.fingerprint() == pretrained_on), spec
+
+
+def _check_labels(index: Index, flag: str) -> None:
+    """Raise SslkitError if only some images have a class, or some have several."""
+    if index.labels is None:
+        return
+    if index.labels.ndim != 1:
+        raise SslkitError(f"{index.source} has several labels per image", "each has one class", flag=flag)
+    unlabeled = np.flatnonzero(index.labels < 0)
+    if len(unlabeled):
+        raise SslkitError(f"{index.name(int(unlabeled[0]))} of {index.source} has no class", "all or none have one", flag=flag)
 
 
 def _models(spec: AnomalySpec, checkpoint: Checkpoint, machine: Machine) -> Iterator[tuple[Model, nn.Module]]:
@@ -165,7 +188,8 @@ def _models(spec: AnomalySpec, checkpoint: Checkpoint, machine: Machine) -> Iter
     places = 0
     for model in models:
         side = model.encoder.nearest_valid_size(spec.resolution)
-        features = PatchFeatures(model.encoder.to(machine.device), layers, model.name).eval()
+        flag = "against" if model.role == "other" else "ckpt"
+        features = PatchFeatures(model.encoder.to(machine.device), layers, model.name, flag).eval()
         if not places:
             with torch.no_grad():
                 places = features(torch.zeros(1, encoder.in_channels, side, side, device=machine.device)).shape[2]

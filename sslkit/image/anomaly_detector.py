@@ -5,6 +5,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.contract.result import Metric, Role, Row
 from sslkit.data.index import Index
 from sslkit.engine.checkpoint import Checkpoint
@@ -25,6 +27,7 @@ from sslkit.evaluation.ranking_quality import Ranking
 from sslkit.evaluation.statistics import interval_of_mean
 from sslkit.exporting.graphs import remove_paths
 from sslkit.files import write_atomically
+from sslkit.image.decode import image_sizes
 from sslkit.image.feature_maps import extract_every
 from sslkit.image.patch_memory import PatchMemory, thin_out
 from sslkit.image.segmentation import WholeImages
@@ -47,12 +50,21 @@ class TestImages:
     normal: str  # the class of normal images
     anomalous: NDArray[np.bool_] | None
     masks: Masks | None
+    pretrained: bool  # whether the images were part of pretraining
 
-    def mask(self, row: int) -> NDArray[np.bool_] | None:
-        """Return which pixels are anomalous, `[H, W]`; None for a normal image without a mask, where none are."""
-        if self.masks is None or self.masks.stamps[row, 1] < 0:
-            return None
-        return self.masks.read_whole(row) > 0
+    def mask(self, row: int) -> NDArray[np.bool_]:
+        """Return which pixels are anomalous, `[H, W]`; of a normal image without a mask none are.
+
+        Raises SslkitError for a mask that can't be read.
+        """
+        assert self.masks is not None
+        if self.masks.stamps[row, 1] < 0:
+            width, height = image_sizes(self.index.subset(np.array([row])))[0].tolist()
+            return np.zeros((height, width), dtype=bool)
+        try:
+            return self.masks.read_whole(row) > 0
+        except UnreadableSampleError as error:
+            raise SslkitError(str(error), "each anomalous image needs one", flag="targets") from error
 
 
 @dataclass
@@ -61,6 +73,7 @@ class Detector:
 
     model: Model
     network: PatchMemory
+    normal: WholeImages  # on whose canvas all images are brought
     threshold: float
     scores: NDArray[np.float64]  # of test images
     distances: Tensor  # [N, h, w]
@@ -72,14 +85,14 @@ class Detector:
         order = random.permutation(len(normal))
         held_out, kept = np.sort(order[: max(1, round(_HELD_OUT * len(order)))]), order[max(1, round(_HELD_OUT * len(order))) :]
         each = -(-spec.places // len(kept))  # of each image
-        patches = []
-        for maps in _maps(features, model, normal.subset(np.sort(kept)), spec, machine):
+        patches, images = [], WholeImages.whole(normal, spec, model.size)
+        for maps in _maps(features, model, normal.subset(np.sort(kept)), images, spec, machine):
             for places in maps.flatten(2).transpose(1, 2):
                 patches.append(places[torch.from_numpy(np.sort(random.permutation(len(places))[:each]))])
         every = torch.cat(patches).to(machine.device)
         seed_stage(spec.seed, "memory", 0)
         network = PatchMemory(features, every[thin_out(every, spec.memory).to(machine.device)]).eval()
-        detector = cls(model, network, 0.0, np.empty(0), torch.empty(0))
+        detector = cls(model, network, images, 0.0, np.empty(0), torch.empty(0))
         scores, _ = detector.score(normal.subset(held_out), spec, machine)
         # The smallest score with at most so many above; of few images, the largest.
         detector.threshold = float(np.quantile(scores, 1 - spec.false_alarms, method="higher"))
@@ -88,7 +101,7 @@ class Detector:
     def score(self, index: Index, spec: AnomalySpec, machine: Machine) -> tuple[NDArray[np.float64], Tensor]:
         """Return scores `[N]` and distances of places `[N, h, w]` of images."""
         scores, distances = list[Tensor](), list[Tensor]()
-        for maps in _maps(self.network, self.model, index, spec, machine):
+        for maps in _maps(self.network, self.model, index, self.normal, spec, machine):
             scores.append(maps.flatten(1).amax(dim=1))
             distances.append(maps)
         return torch.cat(scores).double().numpy(), torch.cat(distances)
@@ -121,14 +134,12 @@ class Detector:
         counts = np.zeros((2, _BINS), dtype=np.int64)
         for row, distances in enumerate(self.distances):
             mask = test.mask(row)
-            if mask is None:
-                mask = np.zeros((_SIDE, _SIDE), dtype=bool)
             enlarged = F.interpolate(distances[None, None], size=mask.shape, mode="bilinear")[0, 0].numpy()
             for kind in (False, True):
                 counts[int(kind)] += np.histogram(enlarged[mask == kind], edges)[0]
         middles = (edges[:-1] + edges[1:]) / 2
         ranking = Ranking(np.tile(middles, 2), np.repeat([False, True], _BINS))
-        return float(ranking.area(counts.reshape(1, -1))[0])
+        return ranking.area(counts.reshape(-1))
 
     def table(self, test: TestImages) -> bytes:
         """Return a table with the score of each test image, and whether it is above the threshold."""
@@ -151,34 +162,37 @@ class Detector:
         colors = heat_map(maps.flatten(0, 1)).unflatten(1, (len(rows), _SIDE)).movedim(1, 0)  # one scale for all
         columns, names = [pictures, 0.4 * pictures + 0.6 * colors], ["image", "unlike normal"]
         if test.masks is not None:
-            masks = [mask if mask is not None else np.zeros((8, 8), dtype=bool) for mask in map(test.mask, rows.tolist())]
+            masks = [test.mask(row) for row in rows.tolist()]
             shrunk = [F.interpolate(torch.from_numpy(mask)[None, None].float(), size=(_SIDE, _SIDE))[0] for mask in masks]
             columns.append(torch.stack(shrunk).expand(-1, 3, -1, -1))
             names.append("mask")
         with write_atomically(path) as stream:
             draw_previews(torch.stack(columns, dim=1), tuple(names), stream)
 
-    def export(self, path: Path, checkpoint: Checkpoint, machine: Machine) -> None:
-        """Write a torch.export program from images `[B, C, S, S]` in [0, 1] to scores `[B]` and maps `[B, h, w]`."""
-        side = self.model.size
-        example = torch.rand(2, checkpoint.channels, side, side, device=machine.device)
-        batch = torch.export.Dim("batch")
-        with torch.no_grad():
-            program = torch.export.export(self.network, (example,), dynamic_shapes=({0: batch},))
+    def export(self, path: Path, checkpoint: Checkpoint) -> None:
+        """Write a torch.export program from images `[B, C, S, S]` in [0, 1] to scores `[B]` and maps `[B, h, w]`.
+
+        Raises SslkitError for an encoder that cannot be traced.
+        """
+        side, network = self.model.size, deepcopy(self.network).cpu()
+        example = torch.rand(2, checkpoint.channels, side, side)
+        try:
+            with torch.no_grad():
+                program = torch.export.export(network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        except (torch._dynamo.exc.UserError, RuntimeError) as error:  # as for encoders
+            reason = str(error).strip().partition("\n")[0]
+            raise SslkitError(f"torch.export cannot trace the encoder: {reason}", "leave it out", flag="export") from error
         remove_paths(program)
-        description = {
-            "threshold": self.threshold,
-            "size": side,
-            "channels": checkpoint.channels,
-            "values": "0 to 1, stretched",
-        }
+        description = {"threshold": self.threshold, "size": side, "channels": checkpoint.channels}
         archive = io.BytesIO()
         torch.export.save(program, archive, extra_files={"sslkit.json": json.dumps(description)})
         with write_atomically(path) as stream:
             stream.write(archive.getvalue())
 
 
-def _maps(network: nn.Module, model: Model, index: Index, spec: AnomalySpec, machine: Machine) -> Iterator[Tensor]:
+def _maps(
+    network: nn.Module, model: Model, index: Index, like: WholeImages, spec: AnomalySpec, machine: Machine
+) -> Iterator[Tensor]:
     """Yield what a network computes of images, some at a time, on the CPU: maps `[n, D, h, w]`, or distances `[n, h, w]`."""
 
     def read(view: Tensor) -> dict[str, Tensor]:
@@ -186,5 +200,5 @@ def _maps(network: nn.Module, model: Model, index: Index, spec: AnomalySpec, mac
         return {"last": output[1] if isinstance(output, tuple) else output}
 
     for start in range(0, len(index), _PART):
-        images = WholeImages.whole(index.subset(np.arange(start, min(start + _PART, len(index)))), spec, model.size)
+        images = WholeImages.whole(index.subset(np.arange(start, min(start + _PART, len(index)))), spec, model.size, like)
         yield extract_every(model.encoder, images, machine, spec, read)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.console import show_progress
+from sslkit.contract.errors import SslkitError
 from sslkit.contract.result import Fit, Row, TestData
 from sslkit.contract.task import Batch
 from sslkit.data.index import Index
@@ -27,6 +28,7 @@ from sslkit.image.specs import RobustnessSpec
 
 LABEL_SHARES = (1.0, 0.2, 0.05)  # that classifiers of baselines are fitted on
 _FEWEST = 5  # labels of each class
+_READ = 64  # samples read at once
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Classifier:
     model: Model
     reader: FeatureReader
     predictors: list[Predictor]
+    shares: list[float]  # of the labels, that each predictor was fitted on
     fit: Fit
     hashes: NDArray[np.int64]  # of the training images
 
@@ -85,21 +88,30 @@ def choose_images(
     return test.rows[chosen], test.hashes[chosen]
 
 
+def check_readable(source: IndexedSource, flag: str) -> None:
+    """Raise SslkitError, naming the flag, if a sample can't be read."""
+    for start in range(0, len(source.index), _READ):
+        _, broken = source.read(np.arange(start, min(start + _READ, len(source.index))))
+        if broken:
+            name = source.index.name(min(broken))
+            raise SslkitError(f"{name} of {source.location} can't be read", "remove it, or mend it", flag=flag)
+
+
 def fit_classifiers(session: EvaluationSession, spec: RobustnessSpec) -> list[Classifier]:
     """Return a classifier for each model, before any test image is read."""
     classifiers = []
     for model in session.models:
         feature_reader = session.reader(model, spec.layer)
         train = feature_reader.training()
-        parts = [train]
+        shares = [LABEL_SHARES[0]]
         if model.role in ("random", "baseline"):
             fewest = int(torch.bincount(train.labels, minlength=len(train.classes)).min())
-            shares = [share for share in LABEL_SHARES[1:] if share * fewest >= _FEWEST]
-            parts += [train.take(train.hold_out(share, spec.seed)[1]) for share in shares]
+            shares += [share for share in LABEL_SHARES[1:] if share * fewest >= _FEWEST]
+        parts = [train if share == 1 else train.take(train.hold_out(share, spec.seed)[1]) for share in shares]
         predictors = [_fit(part, spec) for part in parts]
         fit = Fit(spec.seed, predictors[0].n_train, dict(predictors[0].chosen), dict(predictors[0].held_out))
         model.encoder.eval()
-        classifiers.append(Classifier(model, feature_reader, predictors, fit, train.hashes))
+        classifiers.append(Classifier(model, feature_reader, predictors, shares, fit, train.hashes))
     return classifiers
 
 

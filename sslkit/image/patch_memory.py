@@ -18,11 +18,11 @@ _CHUNK = 2**25  # distances in memory
 class PatchFeatures(nn.Module):
     """Describe the places of images by layers of an encoder: means over neighborhoods, side by side on the finest grid."""
 
-    def __init__(self, encoder: Encoder, layers: list[int] | None, name: str) -> None:
+    def __init__(self, encoder: Encoder, layers: list[int] | None, name: str, flag: str = "ckpt") -> None:
         super().__init__()
         self.encoder = encoder
         if "layers" not in encoder.provides:
-            raise SslkitError(f"{name} provides {', '.join(encoder.provides)}, but no layers", flag="ckpt")
+            raise SslkitError(f"{name} provides {', '.join(encoder.provides)}, but no layers", flag=flag)
         self.layers, self.name = layers, name
 
     def forward(self, images: Tensor) -> Tensor:

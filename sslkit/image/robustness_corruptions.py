@@ -20,7 +20,6 @@ from sslkit.evaluation.statistics import Answers, compare_answers, count_duplica
 from sslkit.files import write_atomically
 from sslkit.image.corruption import FAMILIES, choose_corruptions, corrupt
 from sslkit.image.frozen_classifiers import (
-    LABEL_SHARES,
     Change,
     Classifier,
     Table,
@@ -78,7 +77,8 @@ def note_on_line(robustness: Metric | None, classifiers: Sequence[Classifier]) -
     if robustness is None:
         need = f"it needs {FEWEST} baselines whose accuracies differ by {100 * SPREAD:.0f} points"
         return f"No {NAME}: {need}; --against adds models."
-    shares = ", ".join(f"{100 * share:g}%" for share in LABEL_SHARES)
+    every = sorted({share for classifier in classifiers[1:] for share in classifier.shares}, reverse=True)
+    shares = ", ".join(f"{100 * share:g}%" for share in every)
     return (
         f"{NAME.capitalize()}: accuracy beyond a line through {points} baselines (random weights and raw pixels fitted on "
         f"{shares} of the labels, and models of --against)."

@@ -10,22 +10,24 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sslkit.contract.errors import SslkitError, renamed_flags
-from sslkit.contract.result import Metric, Row, TestData
+from sslkit.contract.result import Comparison, Metric, Row, TestData
 from sslkit.data.index import Index
 from sslkit.engine.precision import Machine
 from sslkit.evaluation.comparing import CheckpointOutcomes
+from sslkit.evaluation.models import Model
 from sslkit.evaluation.session import EvaluationSession
 from sslkit.evaluation.splits import labeled_fingerprint, map_classes
 from sslkit.evaluation.statistics import Answers, compare_answers, count_duplicates, interval_of_mean
 from sslkit.files import write_atomically
 from sslkit.image.corruption.filters import blur
-from sslkit.image.frozen_classifiers import Classifier, Table, choose_images, fit_classifiers, predict_changed
+from sslkit.image.frozen_classifiers import Classifier, Table, check_readable, choose_images, fit_classifiers, predict_changed
 from sslkit.image.source import ImageSource
 from sslkit.image.specs import RobustnessSpec
 from sslkit.pictures import to_rgb
 
 _GRID = 4  # parts of a side that are shuffled, so that no shape of the texture's image is left
 _HALF = 0.1874  # Gaussians of this many sides per cycle keep half of a frequency
+_UNDECIDED = "No row of {}: it classifies no picture as one of its two classes."
 _EXAMPLES, _TILE, _GAP, _TEXT = 6, 128, 8, 16
 
 
@@ -60,7 +62,7 @@ def measure_shape(session: EvaluationSession, spec: RobustnessSpec, machine: Mac
 
     Beside the conflict stands how well each cue is classified alone.
     """
-    table, outcomes = Table(), CheckpointOutcomes[Answers](compare_answers)
+    table, outcomes = Table(), CheckpointOutcomes[Answers](_compare)
     classifiers = fit_classifiers(session, spec)
     for number, part in enumerate(session.parts.tests):
         rows, hashes = choose_images(classifiers, number, spec)
@@ -76,9 +78,13 @@ def measure_shape(session: EvaluationSession, spec: RobustnessSpec, machine: Mac
         table.tests.append(TestData(part.name, fingerprint, len(rows), duplicates, part.seen_in_pretraining))
         place = 0
         for classifier in classifiers:
-            metrics, answers = _decisions(classifier.model.name, conflict[place], *labels)
-            metrics += [_share("shape alone", shape[place] == labels[0]), _share("texture alone", texture[place] == labels[1])]
+            decisions = _decisions(classifier.model, conflict[place], *labels)
+            alone = [_share("shape alone", shape[place] == labels[0]), _share("texture alone", texture[place] == labels[1])]
             place += len(classifier.predictors)
+            if decisions is None:
+                table.notes.append(_UNDECIDED.format(classifier.model.name))
+                continue
+            metrics, answers = [*decisions[0], *alone], decisions[1]
             comparisons = outcomes.compare(classifier.model.role, number, None, answers)
             row = Row(classifier.model.name, metrics, part.name, layer=spec.layer, comparisons=comparisons)
             table.rows.append(classifier.complete(row))
@@ -102,13 +108,18 @@ def measure_conflicts(session: EvaluationSession, spec: RobustnessSpec, machine:
         raise SslkitError(f"{spec.conflicts} has no picture with two classes", flag="conflicts")
     shapes, textures = shape.labels[rows], texture.labels[rows]
     classifiers = fit_classifiers(session, spec)
+    check_readable(classifiers[0].source(shape.subset(rows)), "conflicts")
     (predicted,) = predict_changed(classifiers, shape.subset(rows), [lambda images, _: images], machine, "conflicting cues")
-    table, outcomes = Table(), CheckpointOutcomes[Answers](compare_answers)
+    table, outcomes = Table(), CheckpointOutcomes[Answers](_compare)
     table.tests.append(TestData(spec.conflicts, labeled_fingerprint(shape), len(rows)))
     place = 0
     for classifier in classifiers:
-        metrics, answers = _decisions(classifier.model.name, predicted[place], shapes, textures)
+        decisions = _decisions(classifier.model, predicted[place], shapes, textures)
         place += len(classifier.predictors)
+        if decisions is None:
+            table.notes.append(_UNDECIDED.format(classifier.model.name))
+            continue
+        metrics, answers = decisions
         comparisons = outcomes.compare(classifier.model.role, 0, None, answers)
         row = Row(classifier.model.name, metrics, spec.conflicts, layer=spec.layer, comparisons=comparisons)
         table.rows.append(classifier.complete(row))
@@ -148,25 +159,38 @@ class _Cues:
         return texture_of(others, self.orders[rows].to(others.device), self.cutoff)
 
 
+def _compare(first: Answers, second: Answers) -> Comparison | None:
+    """Return the difference over the pictures that both classify as one of their two classes, None if there are none."""
+    shared = np.intersect1d(first.rows, second.rows, assume_unique=True)
+    return compare_answers(first, second) if len(shared) else None
+
+
 def _choose_partners(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], Tensor]:
     """Return for each image one of another class, `[N]`, and an order of its parts, `[N, 16]`, by the seed."""
     random = np.random.default_rng(seed)
-    partners = np.array([random.choice(np.flatnonzero(labels != label)) for label in labels])
+    others = {label: np.flatnonzero(labels != label) for label in np.unique(labels)}
+    if len(others) < 2:
+        raise SslkitError(f"{len(labels)} test images are all of one class", "use more, of several", flag="samples")
+    partners = np.array([random.choice(others[label]) for label in labels])
     orders = np.stack([random.permutation(_GRID**2) for _ in labels])
     return partners, torch.from_numpy(orders)
 
 
 def _decisions(
-    model: str, predicted: NDArray[np.int64], shapes: NDArray[np.int64], textures: NDArray[np.int64]
-) -> tuple[list[Metric], Answers]:
-    """Return how often shape decides, among the pictures classified as one of their two classes, and how many these are."""
+    model: Model, predicted: NDArray[np.int64], shapes: NDArray[np.int64], textures: NDArray[np.int64]
+) -> tuple[list[Metric], Answers] | None:
+    """Return how often shape decides, among the pictures classified as one of their two classes, and how many these are.
+
+    None if there are no such pictures; of the checkpoint, that is an SslkitError.
+    """
     by_shape, decided = predicted == shapes, (predicted == shapes) | (predicted == textures)
-    if not decided.any():
-        raise SslkitError(
-            "no picture is classified as one of its two classes", "the classifier is no better than none", flag="ckpt"
-        )
-    answers = Answers(np.flatnonzero(decided), torch.from_numpy(by_shape[decided]).double())
-    return [_share("shape bias", by_shape[decided]), _share("shape or texture", decided)], answers
+    if decided.any():
+        answers = Answers(np.flatnonzero(decided), torch.from_numpy(by_shape[decided]).double())
+        return [_share("shape bias", by_shape[decided]), _share("shape or texture", decided)], answers
+    if model.role == "checkpoint":
+        problem = f"the checkpoint classifies none of {len(decided):,} pictures as one of its two classes"
+        raise SslkitError(problem, "more pictures are needed, or better features", flag="ckpt")
+    return None
 
 
 def _share(name: str, values: NDArray[np.bool_]) -> Metric:
@@ -176,7 +200,8 @@ def _share(name: str, values: NDArray[np.bool_]) -> Metric:
 
 def _read(session: EvaluationSession, spec: RobustnessSpec, table: str, column: str) -> Index:
     """Return the pictures of a table, labeled by a column whose classes training has."""
-    index = ImageSource.read_index(table, spec.model_copy(update={"label": column, "label_pattern": None}))
+    recorded = spec.with_recorded(session.checkpoint.metadata.get("spec"), same_data=False)
+    index = ImageSource.read_index(table, recorded.model_copy(update={"label": column, "label_pattern": None}))
     if index.labels is None or index.labels.ndim != 1 or (index.labels < 0).any():
         raise SslkitError(f"{table} has pictures without a {column}, or with several", "each has one class", flag="data")
     return map_classes(index, session.parts.train)

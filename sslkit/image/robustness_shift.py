@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslkit.contract.errors import renamed_flags
+from sslkit.contract.errors import SslkitError, renamed_flags
 from sslkit.contract.result import Metric, Row, TestData
 from sslkit.evaluation.comparing import CheckpointOutcomes
 from sslkit.evaluation.effective_robustness import ShiftAnswers
@@ -47,16 +47,22 @@ def measure_shift(session: EvaluationSession, spec: RobustnessSpec) -> Table:
 
     Where a set has some of the classes only, classifiers choose among these, on the test part as well.
     """
-    clean, every_class = session.parts.tests[0], torch.arange(len(session.classes))
+    if len(session.parts.tests) > 1:
+        raise SslkitError(f"{len(session.parts.tests)} test parts", "shift-v1 compares with one", flag="test")
+    (clean,), every_class = session.parts.tests, torch.arange(len(session.classes))
     with renamed_flags({"test": "shifted"}):
         shifted = find_labeled(spec, spec.shifted, session.checkpoint).tests
     classifiers = fit_classifiers(session, spec)
     table, outcomes = Table(), CheckpointOutcomes[Answers](compare_answers)
     on_clean = [Scored.of(classifier, clean) for classifier in classifiers]
+    table.tests.append(_test_data(clean, on_clean[0], classifiers[0]))
     for number, part in enumerate(shifted):
         assert part.index.labels is not None
         present = torch.from_numpy(np.unique(part.index.labels))
         some = len(present) < len(every_class)
+        assert clean.index.labels is not None
+        if not np.isin(clean.index.labels, part.index.labels).any():
+            raise SslkitError(f"{part.name} has none of the classes of {clean.name}", "compare the same ones", flag="shifted")
         scored = [Scored.of(classifier, part) for classifier in classifiers]
         before = [each.correct(present) for each in on_clean]
         after = [each.correct(present) for each in scored]
@@ -71,14 +77,17 @@ def measure_shift(session: EvaluationSession, spec: RobustnessSpec) -> Table:
             comparisons = outcomes.compare(classifier.model.role, number, None, Answers(rows, torch.from_numpy(shares)))
             row = Row(classifier.model.name, metrics, part.name, layer=spec.layer, comparisons=comparisons)
             table.rows.append(classifier.complete(row))
-        duplicates = count_duplicates(classifiers[0].hashes, scored[0].test.hashes)
-        fingerprint = labeled_fingerprint(part.index)
-        table.tests.append(TestData(part.name, fingerprint, len(scored[0].test.rows), duplicates, part.seen_in_pretraining))
+        table.tests.append(_test_data(part, scored[0], classifiers[0]))
         if some:
             table.notes.append(f"{part.name} has {len(present)} of {len(every_class)} classes: top-1 is among these.")
         if number == len(shifted) - 1:
             table.notes.append(note_on_line(robustness, classifiers))
     return table
+
+
+def _test_data(part: TestPart, scored: Scored, classifier: Classifier) -> TestData:
+    duplicates = count_duplicates(classifier.hashes, scored.test.hashes)
+    return TestData(part.name, labeled_fingerprint(part.index), len(scored.test.rows), duplicates, part.seen_in_pretraining)
 
 
 def _share(name: str, correct: NDArray[np.float64]) -> Metric:

@@ -37,9 +37,9 @@ class WholeImages(ImageSource):
     """Images as wholes: stretched to squares, nothing is cut off."""
 
     @classmethod
-    def whole(cls, index: Index, spec: OpenSpec, side: int) -> Self:
-        """Return the images of an index, `side` pixels wide and high."""
-        return cls._at(index, spec, side, None, "whole")
+    def whole(cls, index: Index, spec: OpenSpec, side: int, like: Self | None = None) -> Self:
+        """Return the images of an index, `side` pixels wide and high; on the canvas of others, with their range of values."""
+        return cls._at(index, spec, side, like, "whole")
 
     def view(self, batch: Batch, encodes: str) -> Tensor:
         """Return the images, `[B, C, S, S]`."""
@@ -73,9 +73,10 @@ class MaskedImages:
         self, read: MapReader, encoder: Encoder, spec: SegmentSpec, side: int, machine: Machine
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield the row of each image and its feature map `[D, h, w]`, on the CPU; raises SslkitError for unreadable images."""
+        every = WholeImages.whole(self.index, spec, side)
         for start in range(0, len(self), _PART):
             rows = np.arange(start, min(start + _PART, len(self)))
-            images = WholeImages.whole(self.index.subset(rows), spec, side)
+            images = WholeImages.whole(self.index.subset(rows), spec, side, every)
             features = extract_every(encoder, images, machine, spec, lambda view: {"last": read(view)})
             yield from zip(rows.tolist(), features, strict=True)
 
@@ -88,10 +89,15 @@ def find_masked(index: Index, name: str, spec: OpenSpec, pretrained: bool) -> Ma
     targets = find_targets(index, pattern)
     if not isinstance(targets, Masks):
         raise SslkitError(f"{pattern} are boxes", "masks are needed, such as ../masks/{stem}.png", flag="targets")
+    check_proportions(index, name)
+    return MaskedImages(name, index, targets, pretrained)
+
+
+def check_proportions(index: Index, name: str, flag: str = "data") -> None:
+    """Raise SslkitError for images that are too long to be kept whole."""
     sizes = image_sizes(index)
     if (sizes.max(axis=1) > _LONGEST * sizes.min(axis=1)).any():
-        raise SslkitError(f"images of {name} are longer than 2:1", "cut them into parts first", flag="data")
-    return MaskedImages(name, index, targets, pretrained)
+        raise SslkitError(f"images of {name} are longer than 2:1", "cut them into parts first", flag=flag)
 
 
 def count_numbers(images: MaskedImages, ignore: int) -> NDArray[np.int64]:

@@ -95,21 +95,21 @@ class RobustnessSpec(EvaluationSpec):
         default="probe",
         description="Classifier of frozen features, fitted on clean images: probe/logreg-v1 or knn/weighted-v1.",
     )
-    samples: Count = Field(default=1000, description="Test images at most, chosen by the seed, of corruptions and shape.")
+    samples: Count = Field(default=1000, description="Test images at most, chosen by the seed; not for shift-v1.")
     corruption: Texts = Field(
         default=[], description="Corruption to measure, such as fog; default: all fifteen. May be repeated."
     )
     severity: Severities = Field(default=[1, 2, 3, 4, 5], description="Severity from 1 to 5. May be repeated.")
     shifted: Texts = Field(
-        default=[], description="Other test data of the same classes, or of some of them, of shift. May be repeated."
+        default=[], description="Other test data of the same classes, or of some of them; shift-v1 only. May be repeated."
     )
     cutoff: float = Field(
         default=8,
         gt=0,
-        description="Cycles per image: coarser structure is that of one class, finer that of another, of shape.",
+        description="Cycles per image: coarser structure is that of one class, finer that of another; shape-v1.",
     )
     conflicts: str | None = Field(
-        default=None, description="Table of pictures with columns path, shape and texture, which name classes, of conflicts."
+        default=None, description="Table of pictures with columns path, shape and texture, which name classes; conflicts-v1."
     )
     out: str | None = Field(default=None, description="PNG file for a picture of corrupted or conflicting images.")
 
@@ -128,18 +128,20 @@ class AdaptSpec(DataSpec):
     )
     severity: int = Field(default=5, ge=1, le=5, description="Severity of the corruptions.")
     samples: int | None = Field(
-        default=None, ge=2, description="Test images at most, chosen by the seed; default: 500, or 200 of standard."
+        default=None, ge=2, description="Test images at most, chosen by the seed; default: 500, or 200 for standard-v1."
     )
-    orders: int | None = Field(default=None, ge=1, description="Orders in which images come; default: 3, or 1 of standard.")
-    batch_size: int = Field(default=200, ge=2, description="Images at once, of bn and tent; for ttt they come one by one.")
-    tent_lr: float = Field(default=1e-3, ge=0, description="Learning rate of Adam, of tent.")
-    lr: float = Field(default=1e-3, ge=0, description="Learning rate of SGD, of ttt.")
-    steps: int | None = Field(default=None, ge=1, description="Steps for each image, of ttt; default: 1, or 10 of standard.")
-    copies: Count = Field(default=8, description="Views of the image in a step, of ttt; rotation turns each four ways.")
+    orders: int | None = Field(default=None, ge=1, description="Orders in which images come; default: 3, or 1 for standard-v1.")
+    batch_size: int = Field(default=200, ge=2, description="Images at once, for batch statistics and TENT; online-v1 only.")
+    tent_lr: float = Field(default=1e-3, ge=0, description="Learning rate of Adam, for TENT; online-v1 only.")
+    lr: float = Field(default=1e-3, ge=0, description="Learning rate of SGD, for test-time training.")
+    steps: int | None = Field(
+        default=None, ge=1, description="Steps for each image, in test-time training; default: 1, or 10 for standard-v1."
+    )
+    copies: Count = Field(default=8, description="Views of an image in a step of test-time training; rotation turns each.")
     batchnorm: Literal["eval", "train"] = Field(
-        default="eval", description="eval: BatchNorm keeps its statistics in ttt; train: it takes those of the views."
+        default="eval", description="eval: BatchNorm keeps its statistics in test-time training; train: those of the views."
     )
-    pretext: str | None = Field(default=None, description="Task that ttt trains on, if the checkpoint keeps several.")
+    pretext: str | None = Field(default=None, description="Task of test-time training, if the checkpoint keeps several.")
     out: str | None = Field(default=None, description="PNG file for a picture of accuracies by corruption and method.")
     details: bool = Field(default=False, description="Also print p-values and adjustments.")
 

@@ -3,7 +3,6 @@
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 
 from sslkit.contract.modality import JointSpace
 from sslkit.contract.options import DataOptions
@@ -27,4 +26,4 @@ class ImageTextModality(ImageModality):
         if "text" not in checkpoint.metadata.get("parts", {}) or not checkpoint.part("text_projector"):
             return None
         towers = load_towers(checkpoint, spec, device)
-        return JointSpace(lambda features: F.normalize(towers.projector(features), dim=1), towers.embed_texts)
+        return JointSpace(towers.project_images, towers.embed_texts)

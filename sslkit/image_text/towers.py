@@ -52,7 +52,12 @@ class Towers:
         model = self.image
         samples = ImageSource.for_evaluation(index, spec, model.encoder, model.size)
         features = cached_features(model, samples, "last", "auto", spec)
-        return F.normalize(self.projector(features.layers["last"]), dim=1), features.rows
+        return self.project_images(features.layers["last"]), features.rows
+
+    @torch.no_grad()
+    def project_images(self, features: Tensor) -> Tensor:
+        """Return unit vectors of images from their features, `[N, D]`."""
+        return F.normalize(self.projector(features), dim=1)
 
 
 def load_towers(checkpoint: Checkpoint, spec: ZeroshotSpec | SearchSpec, device: torch.device, trained: bool = True) -> Towers:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sslkit.contract.options import Count, Shares, Texts
+from sslkit.contract.options import Count, Numbers, Shares, Texts
 from sslkit.specs.data import PART, DataSpec
 
 LAYER = Field(
@@ -79,6 +79,18 @@ class ProbeSpec(EvaluationSpec):
         default=None, gt=0, description="Learning rate of the sweep's heads; set by hand, the result has no protocol id."
     )
     seeds: Count | None = Field(default=None, description="Repetitions with different seeds: mean and standard deviation.")
+
+
+class FewshotSpec(EvaluationSpec):
+    """Options of `fewshot`."""
+
+    layer: str = LAYER
+    shots: Numbers = Field(default=[1, 5, 10, 50], description="Labels per class; may be repeated.")
+    seeds: Count | None = Field(default=None, description="Draws of the labels: mean and standard deviation; default: 10.")
+    c: float | None = Field(
+        default=None, gt=0, description="Inverse regularization C; set by hand, the result has no protocol id."
+    )
+    out: str | None = Field(default=None, description="PNG file for a picture of the curves.")
 
 
 class RegressSpec(EvaluationSpec):

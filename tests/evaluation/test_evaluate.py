@@ -316,6 +316,7 @@ def test_what_the_protocols_stand_for() -> None:
         "probe/svm-v1": {"c": [0.0001, *grid[:4]], "iterations": 300, **held_out},
         "perplexity/half-window-v1": {"stride": "half of a window"},
         "pseudo-perplexity/passages-v1": {"passages": 64},
+        "fewshot/curve-v1": {"shots": [1, 5, 10, 50], "seeds": 10, "c": 0.1, "iterations": 100},
         "regress/ridge-v1": {"penalty": [0.0001, *grid], "held_out": 0.2, "layer": "last", "pool": "auto"},
         "tag/finetuned-words-v1": {"epochs": 5, "lr": 5e-4, "words": 200_000},
         "tag/finetuned-entities-v1": {"epochs": 5, "lr": 5e-4, "words": 200_000},

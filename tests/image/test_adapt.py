@@ -16,6 +16,7 @@ from sslkit.evaluation.models import weights_hash
 from sslkit.image.adaptation import (
     ImageClassifier,
     TestTimeTraining,
+    _batches,
     as_float,
     predict_by_batch,
     predict_by_tent,
@@ -77,6 +78,11 @@ def test_without_a_step_nothing_changes(joint: Path, digits: Path) -> None:
     assert torch.equal(still, predict_by_batch(classifier, CANVASES, 5))
     if not classifier.has_batch_norm:
         assert torch.equal(still, plain)
+
+
+def test_batches_have_nearly_the_same_size() -> None:
+    sizes = [len(part) for part in _batches(torch.zeros(101, 1, 1, 1, dtype=torch.uint8), 10)]
+    assert sum(sizes) == 101 and len(sizes) == 11 and set(sizes) == {9, 10}
 
 
 def test_methods_leave_the_weights_as_they_were(joint: Path, digits: Path) -> None:
@@ -170,6 +176,8 @@ def test_what_is_refused(joint: Path, trained: Path, digits: Path, sslkit: Run, 
     assert ran.code == 2 and "rain is no corruption" in ran.err
     ran = sslkit(*words, checkpoint, "--pretext", "jigsaw")
     assert ran.code == 2 and "keeps no jigsaw (it keeps rotation)" in ran.err
+    ran = sslkit(*words, checkpoint, "--protocol", "adapt/standard-v1", "--tent-lr", 0.1)
+    assert ran.code == 2 and "--tent-lr" in ran.err and "use --protocol adapt/online-v1" in ran.err
     others = tmp_path / "others"
     for name in ("zero", "one"):
         shutil.copytree(digits / "test" / "digit 0", others / name)

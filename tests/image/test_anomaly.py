@@ -128,6 +128,24 @@ def test_what_is_refused(checkpoint: Path, parts: Path, digits: Path, sslkit: Ru
     assert ran.code == 2 and "has no class fine (it has good)" in ran.err
     ran = sslkit(*words, "--data", parts, "--layers", "2,9")
     assert ran.code == 2 and "has 4 layers (got 9)" in ran.err
+    ran = sslkit(*words, "--data", parts, "--test", parts / "train")
+    assert ran.code == 2 and "has the images that are remembered" in ran.err
+    mask = parts / "ground_truth" / "square" / "04.png"
+    kept, files = mask.read_bytes(), sorted((parts / "test").rglob("*.png"))
+    mask.write_bytes(kept[:40])
+    ran = sslkit(*words, "--data", parts, *MASKS, "--no-baselines")
+    assert ran.code == 2 and "--targets: mask" in ran.err
+    mask.write_bytes(kept)
+    table = tmp_path / "some.csv"
+    table.write_text("path,kind\n" + "".join(f"{file},{'good' if place else ''}\n" for place, file in enumerate(files)))
+    ran = sslkit(*words, "--data", parts / "train" / "good", "--test", table, "--label", "kind")
+    assert ran.code == 2 and ("has no class" in ran.err or "--label" in ran.err)
+    wide = tmp_path / "wide"
+    wide.mkdir()
+    Image.new("L", (100, 30)).save(wide / "wide.png")
+    Image.new("L", (100, 31)).save(wide / "other.png")
+    ran = sslkit(*words, "--data", parts, "--test", wide)
+    assert ran.code == 2 and "--test: images of" in ran.err and "longer than 2:1" in ran.err
     (parts / "ground_truth" / "square" / "03.png").unlink()
     ran = sslkit(*words, "--data", parts, *MASKS)
     assert ran.code == 2 and "square/03.png is anomalous, and has no mask" in ran.err

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from sslkit.evaluation.statistics import Answers
 from sslkit.image.corruption import CORRUPTIONS, corrupt
-from sslkit.image.robustness_shape import low_pass, shuffle_parts, texture_of
+from sslkit.image.robustness_shape import _compare, low_pass, shuffle_parts, texture_of
 
 Run = Callable[..., Any]
 
@@ -79,8 +80,8 @@ def test_a_test_set_with_some_classes(words: list[Any], digits: Path, sslkit: Ru
         # The same images as those of these classes in the test part.
         assert metrics["top-1"] == metrics["on the test part"] >= metrics["among all classes"]
     assert f"{some} has 2 of 3 classes: top-1 is among these." in result["notes"]
-    (test,) = result["data"]["tests"]
-    assert test["n"] == len(list(some.rglob("*.png")))
+    clean, test = result["data"]["tests"]
+    assert clean["n"] == len(list((digits / "test").rglob("*.png"))) and test["n"] == len(list(some.rglob("*.png")))
 
 
 def test_conflicting_cues_of_digits(words: list[Any], sslkit: Run, tmp_path: Path) -> None:
@@ -139,7 +140,24 @@ def test_what_is_refused(words: list[Any], digits: Path, sslkit: Run, tmp_path: 
     shutil.copy(next((digits / "test").rglob("*.png")), other)
     ran = sslkit(*words, "--protocol", "robustness/shift-v1", "--shifted", tmp_path / "other")
     assert ran.code == 2 and "--shifted" in ran.err
+    ran = sslkit(*words, "--protocol", "robustness/shape-v1", "--samples", 1)
+    assert ran.code == 2 and "--samples: 1 test images are all of one class" in ran.err
+    ran = sslkit(*words, "--protocol", "robustness/shift-v1", "--shifted", digits, "--test", digits, "--test", digits / "test")
+    assert ran.code == 2 and "--test: 2 test parts" in ran.err
+    broken, table = tmp_path / "broken.png", tmp_path / "broken.csv"
+    files = sorted((digits / "test").rglob("*.png"))
+    broken.write_bytes(files[0].read_bytes()[:60])
+    table.write_text(
+        f"path,shape,texture\n{broken},digit 0,digit 1\n{next((digits / 'test').rglob('*.png'))},digit 0,digit 1\n"
+    )
+    ran = sslkit(*words, "--protocol", "robustness/conflicts-v1", "--conflicts", table)
+    assert ran.code == 2 and "--conflicts" in ran.err and "broken.png" in ran.err
     assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_models_without_a_picture_in_common_are_not_compared() -> None:
+    first, second = (Answers(np.array(rows), torch.ones(len(rows), dtype=torch.float64)) for rows in ([1, 2], [3]))
+    assert _compare(first, second) is None and _compare(first, first) is not None
 
 
 def test_the_fifteen_are_those_of_the_paper() -> None:

@@ -195,6 +195,9 @@ def test_a_text_finds_its_images(checkpoint: Path, table: Path, sslkit: Run, tmp
     captions = {row["path"]: row["caption"] for row in rows}
     assert sum(captions[name] == caption for name, _ in result[caption]) >= 3
     assert next(iter(result)) == caption and len(result) == 2
+    near = sslkit("search", caption, *words, "--approximate").json["neighbors"][caption]
+    assert sum(captions[name] == caption for name, _ in near) >= 3
+    assert sslkit("search", "a long text " * 40, *words).code == 0
     ran = sslkit("search", tmp_path / "missing.png", *words[:-1])
     assert ran.code == 2 and "missing.png is not a file" in ran.err
 
