@@ -2,14 +2,17 @@
 
 import json
 import signal
+from dataclasses import replace
+from math import sqrt
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from sslkit.console import say
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import RunFailedError, RunInterruptedError, SslkitError, did_you_mean
 from sslkit.contract.evaluation import Evaluation
-from sslkit.contract.result import Result, Results
+from sslkit.contract.result import Data, Result, Results, Row, TestData
 from sslkit.engine.checkpoint import Checkpoint, read_model
 from sslkit.evaluation.installed import installed_evaluations
 from sslkit.evaluation.models import weights_hash
@@ -46,7 +49,7 @@ class Evaluate(Evaluation):
                     failures[protocol] = reason
                 continue
             try:
-                results[protocol] = done[protocol] if protocol in done else _run_or_stop(evaluation, protocol, spec)
+                results[protocol] = done[protocol] if protocol in done else _run_on_every(evaluation, protocol, spec)
             except (RunFailedError, RunInterruptedError) as stopped:
                 if out is not None and isinstance(stopped, RunInterruptedError):
                     stopped.hint = f"continue with: sslkit evaluate --resume --out {out}, and the other flags as before"
@@ -87,10 +90,15 @@ def choose_protocols(requested: list[str]) -> dict[str, type[Evaluation]]:
 
 def _trains(evaluation: type[Evaluation]) -> bool:
     """Return whether an evaluation writes runs, for which it needs a folder."""
-    return "out" in evaluation.Options.model_fields
+    return {"out", "resume"} <= evaluation.Options.model_fields.keys()
 
 
 def _check(spec: EvaluateSpec, chosen: dict[str, type[Evaluation]], out: Path | None) -> None:
+    if len(spec.data) > 1 and spec.test:
+        raise SslkitError(f"{len(spec.data)} data sets, each with test parts of its own", "name one data set", flag="test")
+    twice = next((name for name in spec.data if spec.data.count(name) > 1), None)
+    if twice is not None:
+        raise SslkitError(f"{twice} is named twice", "name each data set once", flag="data")
     training = [protocol for protocol, evaluation in chosen.items() if _trains(evaluation)]
     if training and out is None:
         raise SslkitError("missing", f"the training runs of {', '.join(training)} need a folder", flag="out")
@@ -112,24 +120,85 @@ def _misfit(evaluation: type[Evaluation], checkpoint: Checkpoint, encoder: Encod
     return None
 
 
-def _run_or_stop(evaluation: type[Evaluation], protocol: str, spec: EvaluateSpec) -> Result:
+def _run_on_every(evaluation: type[Evaluation], protocol: str, spec: EvaluateSpec) -> Result:
+    """Run one protocol on each data set; of several, the rows of all and their means are one result."""
+    if len(spec.data) < 2:
+        return _run_or_stop(evaluation, protocol, spec, spec.data[0] if spec.data else None, spec.out)
+    folders = [None if spec.out is None else str(Path(spec.out, f"data-{number}")) for number in range(1, len(spec.data) + 1)]
+    parts = zip(spec.data, folders, strict=True)
+    return average(spec.data, [_run_or_stop(evaluation, protocol, spec, data, folder) for data, folder in parts])
+
+
+def average(names: list[str], results: list[Result]) -> Result:
+    """Return the rows of one protocol on several data sets as one result, with the mean of each model's headline.
+
+    Intervals of means take the data sets as independent. A model has a mean if it has one row for each data set, or a first
+    one: of several test parts or layers the first counts.
+    """
+    rows = [
+        replace(row, test=f"{name}: {row.test}", comparisons={})
+        for name, result in zip(names, results, strict=True)
+        for row in result.rows
+    ]
+    means = list[Row]()
+    for model in dict.fromkeys(row.model for row in results[0].rows):
+        firsts = [next((row for row in result.rows if row.model == model), None) for result in results]
+        of_model = [row for row in firsts if row is not None]
+        if len(of_model) == len(results):
+            means.append(_mean_row(of_model))
+    first = results[0]
+    return replace(
+        first,
+        data=Data("+".join(result.data.train for result in results), _renamed_tests(names, results)),
+        rows=[*rows, *means],
+        notes=[f"{name}: {note}" for name, result in zip(names, results, strict=True) for note in result.notes],
+        findings=[],
+        seconds=sum(result.seconds for result in results),
+    )
+
+
+def _mean_row(rows: list[Row]) -> Row:
+    """Return the mean of a model's headlines over data sets."""
+    headlines = [row.headline for row in rows]
+    value = fmean(headline.value for headline in headlines)
+    spread = [((h.high or 0.0) - (h.low or 0.0)) / 2 for h in headlines if h.low is not None and h.high is not None]
+    margin = sqrt(sum(half**2 for half in spread)) / len(headlines)
+    known = len(spread) == len(headlines)
+    low, high = (value - margin, value + margin) if known else (None, None)
+    method = "of the mean, data sets taken as independent" if known else None
+    metric = replace(headlines[0], value=value, low=low, high=high, interval_method=method, deviation=None)
+    metric = replace(metric, n=sum(headline.n for headline in headlines))
+    return replace(rows[0], metrics=[metric], test=f"mean of {len(rows)} data sets", by_class={}, comparisons={}, fits=[])
+
+
+def _renamed_tests(names: list[str], results: list[Result]) -> list[TestData]:
+    return [
+        replace(test, name=f"{name}: {test.name}")
+        for name, result in zip(names, results, strict=True)
+        for test in result.data.tests
+    ]
+
+
+def _run_or_stop(evaluation: type[Evaluation], protocol: str, spec: EvaluateSpec, data: str | None, out: str | None) -> Result:
     """Run one protocol; Ctrl-C is a RunInterruptedError here, which can say how to go on."""
     try:
-        return _run(evaluation, protocol, spec)
+        return _run(evaluation, protocol, spec, data, out)
     except KeyboardInterrupt as error:
         raise RunInterruptedError(f"stopped during {protocol}", signal.SIGINT) from error
 
 
-def _run(evaluation: type[Evaluation], protocol: str, spec: EvaluateSpec) -> Result:
+def _run(evaluation: type[Evaluation], protocol: str, spec: EvaluateSpec, data: str | None, out: str | None) -> Result:
     """Run one protocol with the options that its own spec shares with ours."""
     say(protocol, style="bold")
     options = evaluation.Options.model_fields
     values = {
         name: getattr(spec, name) for name in EvaluationSpec.model_fields if name in spec.model_fields_set and name in options
     }
+    values.pop("data", None)
+    values |= {} if data is None else {"data": data}
     if _trains(evaluation):
         values.pop("batch_size", None)  # ours is that of reading features
-        values |= {"out": str(Path(spec.out or "", protocol.replace("/", "-"))), "resume": spec.resume}
+        values |= {"out": str(Path(out or "", protocol.replace("/", "-"))), "resume": spec.resume}
         values |= {"scratch": spec.baselines} if "scratch" in options else {}
     if "protocol" in options:
         values["protocol"] = protocol

@@ -134,6 +134,10 @@ class LadderSpec(DataSpec):
 class EvaluateSpec(EvaluationSpec):
     """Options of `evaluate`."""
 
+    data: Texts = Field(  # type: ignore[assignment]  # which evaluations read one at a time
+        default=[],
+        description="Labeled data, as for other commands; default: the run's. May be repeated: results for each, and the mean.",
+    )
     protocol: Texts = Field(
         default=["knn", "probe", "retrieval"],
         description="Protocol, verb (all of its protocols) or all (every one but the ladder). May be repeated.",

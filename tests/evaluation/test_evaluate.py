@@ -490,6 +490,37 @@ def test_pooling_through_the_command(trained: Path, digits: Path, tmp_path: Path
     assert ran.code == 2 and "checkpoint has 2 layers (got last4)" in ran.err
 
 
+def test_several_data_sets_have_a_mean(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    checkpoint = shutil.copy(trained, tmp_path)
+    second, out = tmp_path / "second", tmp_path / "table"
+    shutil.copytree(digits / "train", second)
+    words = ["evaluate", "--ckpt", checkpoint, "--data", digits, "--data", second, "--protocol", "knn/weighted-v1"]
+    (result,) = sslkit(*words, "--out", out, "--json").json["results"]
+    tests = [row["test"] for row in result["rows"]]
+    assert tests == [f"{digits}: test of {digits}"] * 3 + [f"{second}: a fifth of {second}"] * 3 + ["mean of 2 data sets"] * 3
+    for first, other, mean in zip(result["rows"][:3], result["rows"][3:6], result["rows"][6:], strict=True):
+        values, low, high = ([row["metrics"][0][end] for row in (first, other)] for end in ("value", "low", "high"))
+        metric = mean["metrics"][0]
+        assert mean["model"] == first["model"] == other["model"] and metric["value"] == pytest.approx(np.mean(values))
+        halves = [(end - start) / 2 for start, end in zip(low, high, strict=True)]
+        assert metric["high"] - metric["value"] == pytest.approx(np.hypot(*halves) / 2)
+        assert metric["n"] == sum(row["metrics"][0]["n"] for row in (first, other))
+    single = sslkit("knn", "--ckpt", checkpoint, "--data", second, "--json").json["rows"]
+    assert [row["metrics"] for row in single] == [row["metrics"] for row in result["rows"][3:6]]
+    assert "mean of 2 data sets" in (out / "table.md").read_text()
+    (again,) = sslkit(*words, "--out", out, "--resume", "--json").json["results"]
+    assert again["rows"] == result["rows"]
+    ran = sslkit(*words, "--test", second)
+    assert ran.code == 2 and "--test: 2 data sets" in ran.err
+    ran = sslkit(*words[:-2], "--data", second)
+    assert ran.code == 2 and "is named twice" in ran.err
+
+
+def test_a_picture_is_no_training(trained: Path, digits: Path, tmp_path: Path, sslkit: Run) -> None:
+    words = ["evaluate", "--ckpt", shutil.copy(trained, tmp_path), "--data", digits, "--protocol", "robustness/shape-v1"]
+    assert sslkit(*words).code == 0
+
+
 def test_settings_of_another_protocol_are_refused(trained: Path, sslkit: Run) -> None:
     ran = sslkit("probe", "--ckpt", trained, "--lr", 0.5)
     assert ran.code == 2 and "--lr: probe/logreg-v1 has no such setting" in ran.err
