@@ -23,6 +23,8 @@ def main() -> None:
     parser.add_argument("--cifar", type=Path, required=True, help="folder with train/CLASS/*.jpg and test/CLASS/*.jpg")
     parser.add_argument("--out", type=Path, required=True, help="folder for tables and runs")
     parser.add_argument("--norms", nargs="+", default=["group", "batch"], help="runs to measure")
+    parser.add_argument("--samples", type=int, default=500, help="test images of the online protocol")
+    parser.add_argument("--orders", type=int, default=3, help="orders of the online protocol")
     arguments = parser.parse_args()
     folder, file = arguments.out.resolve(), Path(__file__).with_suffix(".json")
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,11 +39,13 @@ def main() -> None:
         words = ["adapt", "--ckpt", run / "model.safetensors", *labeled, "--test", test]
         chosen = [word for name in STANDARD for word in ("--corruption", name)]
         results = {
-            "online": sslkit(*words, "--out", folder / f"{norm}.png"),
+            "online": sslkit(
+                *words, "--samples", arguments.samples, "--orders", arguments.orders, "--out", folder / f"{norm}.png"
+            ),
             "standard": sslkit(*words, "--protocol", "adapt/standard-v1", *chosen),
         }
         if norm == "batch":
-            results["standard, statistics of the views"] = sslkit(
+            results["standard, statistics of views"] = sslkit(
                 *words, "--protocol", "adapt/standard-v1", *chosen, "--batchnorm", "train"
             )
         measured = {

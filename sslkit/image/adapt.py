@@ -284,8 +284,8 @@ def _draw(path: Path, rows: list[Row]) -> None:
             value, before = row.by_class[name], rows[0].by_class[name]
             assert value is not None and before is not None
             strength = min(1.0, abs(value - before) / 0.2)
-            shade = round(255 - 130 * strength)
-            color = (shade, 235, shade) if value > before else (245, shade, shade) if value < before else (255, 255, 255)
+            pale, full = round(255 - 15 * strength), round(255 - 130 * strength)
+            color = (full, pale, full) if value > before else (pale, full, full)
             pen.rectangle((left, line * _HEIGHT, left + _WIDTH - 2, (line + 1) * _HEIGHT - 2), fill=color)
             change = "" if row is rows[0] else f" ({100 * (value - before):+.1f})"
             pen.text((left + 4, line * _HEIGHT + 2), f"{value:.1%}{change}", fill="black", font=font)
