@@ -14,7 +14,7 @@ from torch import Tensor
 from sslkit.image.corruption import filters
 from sslkit.image.corruption.level import Draws, Level
 
-_TEXTURES = 5
+_TEXTURES = (1, 2, 2, 3, 4)  # of the paper's five, two differ in their transparency alone, which its code drops
 _WINDOW = 64  # pixels of a texture that cover an image
 _LUMINANCE = (0.299, 0.587, 0.114)
 
@@ -54,7 +54,7 @@ def frost(images: Tensor, level: Level, draws: Draws) -> Tensor:
         ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
     )
     textures = _textures()
-    which = draws.integers(0, _TEXTURES).tolist()
+    which = draws.integers(0, len(_TEXTURES)).tolist()
     corners = draws.integers(0, textures.shape[-1] - _WINDOW + 1, 2).tolist()
     parts = [
         textures[number, :, top : top + _WINDOW, left : left + _WINDOW]
@@ -121,7 +121,7 @@ def _textures() -> Tensor:
     """Return pictures of frost, `[5, 3, 128, 128]` in [0, 1]."""
     folder = files("sslkit.image.corruption") / "frost"
     pictures = []
-    for number in range(1, _TEXTURES + 1):
+    for number in _TEXTURES:
         with Image.open(BytesIO((folder / f"frost{number}.jpg").read_bytes())) as picture:
             pictures.append(np.asarray(picture.convert("RGB")))
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
