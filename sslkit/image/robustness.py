@@ -16,7 +16,7 @@ from sslkit.evaluation.statistics import adjust_comparisons
 from sslkit.files import output_path
 from sslkit.image.corruption import CORRUPTIONS, choose_corruptions
 from sslkit.image.robustness_corruptions import measure_corruptions
-from sslkit.image.robustness_shape import measure_conflicts, measure_shape
+from sslkit.image.robustness_shape import SHAPE_BIAS, measure_conflicts, measure_shape
 from sslkit.image.robustness_shift import measure_shift
 from sslkit.image.specs import RobustnessSpec
 
@@ -97,7 +97,8 @@ class Robustness(Evaluation):
             notes=[*table.notes, *write_notes(rows, data)],
             seconds=round(time.monotonic() - started_at, 1),
         )
-        result = with_findings(result, session.checkpoint, spec, can_finetune=False)
+        if rows[0].headline.name != SHAPE_BIAS:  # of which more is not better
+            result = with_findings(result, session.checkpoint, spec, can_finetune=False)
         append_result(session.checkpoint.path.parent, result.to_json())
         return result
 

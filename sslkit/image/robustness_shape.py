@@ -25,6 +25,7 @@ from sslkit.image.source import ImageSource
 from sslkit.image.specs import RobustnessSpec
 from sslkit.pictures import to_rgb
 
+SHAPE_BIAS = "shape bias"
 _GRID = 4  # parts of a side that are shuffled, so that no shape of the texture's image is left
 _HALF = 0.1874  # Gaussians of this many sides per cycle keep half of a frequency
 _UNDECIDED = "No row of {}: it classifies no picture as one of its two classes."
@@ -186,7 +187,7 @@ def _decisions(
     by_shape, decided = predicted == shapes, (predicted == shapes) | (predicted == textures)
     if decided.any():
         answers = Answers(np.flatnonzero(decided), torch.from_numpy(by_shape[decided]).double())
-        return [_share("shape bias", by_shape[decided]), _share("shape or texture", decided)], answers
+        return [_share(SHAPE_BIAS, by_shape[decided]), _share("shape or texture", decided)], answers
     if model.role == "checkpoint":
         problem = f"the checkpoint classifies none of {len(decided):,} pictures as one of its two classes"
         raise SslkitError(problem, "more pictures are needed, or better features", flag="ckpt")

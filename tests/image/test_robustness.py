@@ -92,6 +92,7 @@ def test_conflicting_cues_of_digits(words: list[Any], sslkit: Run, tmp_path: Pat
         assert list(metrics) == ["shape bias", "shape or texture", "shape alone", "texture alone"]
         assert metrics["shape bias"]["n"] == round(9 * metrics["shape or texture"]["value"])
         assert metrics["shape alone"]["n"] == 9
+    assert not result["findings"]  # more shape bias is not better
     with Image.open(out) as picture:
         assert picture.size == (6 * 136 + 8, 3 * 152 + 8)
 
