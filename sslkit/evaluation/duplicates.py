@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.console import show_progress
+from sslkit.evaluation.knn import chunk_of, largest
 
-_CHUNK = 2**26  # similarities in memory
 _PAIRS = 2**13  # compared by content at once
 
 Likeness = Callable[[Tensor, Tensor], Tensor]  # places of samples, int64 [P] twice -> how alike they are, [P]
@@ -29,15 +29,13 @@ def find_neighbors(features: Tensor, count: int) -> Neighbors:
     samples, places, cosines = len(features), list[Tensor](), list[Tensor]()
     count = min(count, samples - 1)
     with show_progress("samples compared", samples) as progress:
-        for start, queries in enumerate(features.split(max(1, _CHUNK // samples))):
-            first = start * max(1, _CHUNK // samples)
-            cosine = queries @ features.T
-            rows = torch.arange(len(queries), device=cosine.device)
-            cosine[rows, first + rows] = -2.0  # not itself
-            nearest = cosine.topk(count, dim=1)
-            places.append(nearest.indices.cpu())
-            cosines.append(nearest.values.cpu())
-            progress.advance(len(queries))
+        for rows in torch.arange(samples, device=features.device).split(chunk_of(samples)):
+            cosine = features[rows] @ features.T
+            cosine[rows - rows[0], rows] = -2.0  # not itself
+            values, nearest = largest(cosine, count)
+            places.append(nearest.cpu())
+            cosines.append(values.cpu())
+            progress.advance(len(rows))
     return Neighbors(torch.cat(places), torch.cat(cosines))
 
 

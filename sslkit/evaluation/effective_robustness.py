@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sslkit.contract.result import Metric
-from sslkit.evaluation.statistics import RESAMPLES, interval_of_resamples
+from sslkit.evaluation.statistics import interval_of_resamples, resample_counts
 
 FEWEST = 4  # baselines that a line is fitted through
 SPREAD = 0.1  # of their accuracies without the shift
@@ -55,10 +55,8 @@ class ShiftAnswers:
 
 def _resample_accuracies(answers: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
     """Return the accuracies of models in resamples of images, `[R, P]`, from `[P, N]`."""
-    count, accuracies = answers.shape[1], np.empty((RESAMPLES, len(answers)))
-    for number in range(RESAMPLES):
-        accuracies[number] = answers @ np.bincount(rng.integers(count, size=count), minlength=count) / count
-    return accuracies
+    count = answers.shape[1]
+    return np.stack([answers @ counts / count for counts in resample_counts(count, rng)])
 
 
 def _logit(shares: NDArray[np.float64], count: int) -> NDArray[np.float64]:

@@ -140,14 +140,16 @@ def count_votes(bank: Tensor, labels: Tensor, test: Tensor, k: int, temperature:
         for part in test.split(chunk_of(len(bank))):
             queries = unit_features(part, bank.device)
             similarity, places = largest(queries @ bank.T, k)
-            # Relative to the nearest: the same winner, and exp never overflows.
-            weights = torch.ones_like(similarity)
-            if temperature is not None:
-                weights = ((similarity - similarity[:, :1]) / temperature).exp()
-            empty = torch.zeros(len(queries), classes, device=bank.device)
-            chunks.append(empty.scatter_add_(1, labels[places], weights).cpu())
+            chunks.append(tally(labels[places], similarity, temperature, classes).cpu())
             progress.advance(len(queries))
     return torch.cat(chunks)
+
+
+def tally(labels: Tensor, cosines: Tensor, temperature: float | None, classes: int) -> Tensor:
+    """Return the votes `[M, classes]` of neighbors with labels and cosines `[M, k]`, nearest first."""
+    # Relative to the nearest: the same winner, and exp never overflows.
+    weights = torch.ones_like(cosines) if temperature is None else ((cosines - cosines[:, :1]) / temperature).exp()
+    return torch.zeros(len(labels), classes, device=labels.device).scatter_add_(1, labels, weights)
 
 
 def chunk_of(samples: int) -> int:

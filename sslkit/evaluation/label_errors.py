@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from sslkit.evaluation.duplicates import Neighbors
+from sslkit.evaluation.knn import tally
 
 _TEMPERATURE = 0.07
 
@@ -18,8 +19,7 @@ def judge_labels(
     none. Of equal shares, the one of which the neighbors agree most on another class comes first.
     """
     known_class = torch.from_numpy(labels)
-    weights = ((neighbors.cosines - neighbors.cosines[:, :1]) / _TEMPERATURE).exp()
-    votes = torch.zeros(len(labels), classes).scatter_add_(1, known_class[neighbors.places], weights)
+    votes = tally(known_class[neighbors.places], neighbors.cosines, _TEMPERATURE, classes)
     shares = (votes / votes.sum(dim=1, keepdim=True)).double()
     plausible = shares.gather(1, known_class[:, None])[:, 0].numpy()
     others = shares.scatter(1, known_class[:, None], -1.0)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sslkit.contract.result import Comparison, Metric
-from sslkit.evaluation.statistics import RESAMPLES, compare_resamples, interval_of_resamples
+from sslkit.evaluation.statistics import compare_resamples, interval_of_resamples, resample_counts
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,12 @@ class Ranking:
     def resamples(self) -> NDArray[np.float64]:
         """Return the area in 2,000 resamples, the same ones for all rankings of these samples; both kinds keep their number."""
         rng, kinds = np.random.default_rng(0), [np.flatnonzero(self.positive == kind) for kind in (False, True)]
-        areas = np.empty(RESAMPLES)
-        for number in range(RESAMPLES):
-            weights = np.zeros(len(self.scores), dtype=np.int64)
-            for rows in kinds:
-                weights[rows] = np.bincount(rng.integers(len(rows), size=len(rows)), minlength=len(rows))
-            areas[number] = self.area(weights)
-        return areas
+        areas, weights = list[float](), np.zeros(len(self.scores), dtype=np.int64)
+        for counts in zip(*(resample_counts(len(rows), rng) for rows in kinds), strict=True):
+            for rows, of_kind in zip(kinds, counts, strict=True):
+                weights[rows] = of_kind
+            areas.append(self.area(weights))
+        return np.array(areas)
 
     def metric(self, name: str, unit: str = "samples") -> Metric:
         """Return the area with its interval."""

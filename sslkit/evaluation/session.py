@@ -169,6 +169,11 @@ class EvaluationSession:
         """Return where the encoders are."""
         return self.models[0].encoder.device
 
+    def recorded(self, settings: Settings) -> Settings:
+        """Return settings with what else decides the numbers: part, size, seed, where labels come from."""
+        others = {"size": self.models[0].size, "seed": self.spec.seed, **self.parts.annotations}
+        return {**settings, **part_setting(self.spec.part), **others}
+
     def reader(self, model: Model, layer: str) -> FeatureReader:
         """Return a reader of a model's features; `layer` as in `--layer`."""
         layer = "all" if layer in ("auto", "mix") else layer  # to choose from, or to add up
@@ -227,13 +232,7 @@ class FeatureEvaluation(Evaluation):
         result = Result(
             verb=self.verb,
             protocol=protocol,
-            settings={
-                **settings,
-                **part_setting(spec.part),
-                "size": session.models[0].size,
-                "seed": spec.seed,
-                **session.parts.annotations,
-            },
+            settings=session.recorded(settings),
             checkpoint=str(session.checkpoint.path),
             weights=rows[0].weights,
             data=data,

@@ -108,6 +108,12 @@ def _resample(count: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64
         yield rng.integers(count, size=(min(block, RESAMPLES - start), count))
 
 
+def resample_counts(count: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Yield how often each of `count` samples is in each of 2,000 resamples, `[count]`."""
+    for _ in range(RESAMPLES):
+        yield np.bincount(rng.integers(count, size=count), minlength=count)
+
+
 def count_duplicates(train: NDArray[np.int64], test: NDArray[np.int64]) -> int:
     """Return how many test samples have the same content as a training sample, given the hashes of both."""
     return int(np.isin(test, train).sum())

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from sslkit.console import show_progress
+from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.contract.evaluation import Evaluation, Protocol
 from sslkit.contract.result import Comparison, Data, Metric, Result, Role, Row, TestData
@@ -39,6 +40,7 @@ from sslkit.image.source import ImageSource
 from sslkit.image.specs import AdaptSpec
 from sslkit.tasks.load import load_task
 
+_SHARED = {"corruption": list(CORRUPTIONS), "severity": 5, "lr": 1e-3, "copies": 8, "batchnorm": "eval"}
 _CLEAN = "clean"
 _NONE, _BATCH, _TENT, _TTT = "no adaptation", "batch statistics", "TENT", "test-time training"
 _PART = 64  # images corrupted at once
@@ -60,32 +62,12 @@ class Adapt(Evaluation):
             "adapt/online-v1",
             "images of each corruption come in an order, and what they taught is kept: batch statistics, TENT (Wang et al., "
             "2021), one step of test-time training each (Sun et al., 2020); mean over corruptions and orders",
-            {
-                "corruption": list(CORRUPTIONS),
-                "severity": 5,
-                "samples": 500,
-                "orders": 3,
-                "batch_size": 200,
-                "tent_lr": 1e-3,
-                "lr": 1e-3,
-                "steps": 1,
-                "copies": 8,
-                "batchnorm": "eval",
-            },
+            {**_SHARED, "samples": 500, "orders": 3, "batch_size": 200, "tent_lr": 1e-3, "steps": 1},
         ),
         Protocol(
             "adapt/standard-v1",
             "ten steps of test-time training for each image by itself (Sun et al., 2020); mean over corruptions",
-            {
-                "corruption": list(CORRUPTIONS),
-                "severity": 5,
-                "samples": 200,
-                "orders": 1,
-                "lr": 1e-3,
-                "steps": 10,
-                "copies": 8,
-                "batchnorm": "eval",
-            },
+            {**_SHARED, "samples": 200, "orders": 1, "steps": 10},
         ),
     )
 
@@ -107,8 +89,10 @@ class Adapt(Evaluation):
         )
         picture = None if spec.out is None else output_path(spec.out, ".png")
         checkpoint, device = read_model(spec.ckpt), choose_device(spec.device)[0]
-        test = _Test.read(spec, checkpoint)
-        classifier, methods, notes = _methods(spec, checkpoint, test, device)
+        linear, encoder = read_classifier(checkpoint), checkpoint.build_encoder(spec.encoder)
+        test = _Test.read(spec, checkpoint, encoder, linear.classes)
+        classifier = ImageClassifier(encoder, linear.head, test.source).to(device).eval()
+        methods, notes = _methods(spec, checkpoint, test, classifier)
         assert spec.orders is not None
         rows = list[Row]()
         plain: Answers | None = None
@@ -162,9 +146,8 @@ class _Test:
     canvases: Tensor  # uint8 [N, C, side, side]
 
     @classmethod
-    def read(cls, spec: AdaptSpec, checkpoint: Checkpoint) -> "_Test":
+    def read(cls, spec: AdaptSpec, checkpoint: Checkpoint, encoder: Encoder, classes: list[str]) -> "_Test":
         """Read test images, at most as many as were asked for."""
-        classes = read_classifier(checkpoint).classes
         parts = find_labeled(spec, [] if spec.test is None else [spec.test], checkpoint)
         part = parts.tests[0]
         unknown = [name for name in parts.classes if name not in classes]
@@ -174,7 +157,6 @@ class _Test:
         assert part.index.labels is not None and spec.samples is not None
         rows = np.sort(np.random.default_rng(spec.seed).permutation(len(part.index))[: spec.samples])
         index = part.index.subset(rows)
-        encoder = checkpoint.build_encoder(spec.encoder)
         source = ImageSource.for_evaluation(index, spec, encoder, evaluation_size(spec, checkpoint))
         arrays, broken = source.read(np.arange(len(index)))
         if broken:
@@ -196,11 +178,9 @@ class _Test:
 
 
 def _methods(
-    spec: AdaptSpec, checkpoint: Checkpoint, test: _Test, device: torch.device
-) -> tuple[ImageClassifier, dict[str, Method], list[str]]:
-    """Return the classifier, the methods that it allows, and why others are not possible."""
-    encoder = checkpoint.build_encoder(spec.encoder).to(device)
-    classifier = ImageClassifier(encoder, read_classifier(checkpoint).head.to(device), test.source).eval()
+    spec: AdaptSpec, checkpoint: Checkpoint, test: _Test, classifier: ImageClassifier
+) -> tuple[dict[str, Method], list[str]]:
+    """Return the methods that a classifier allows, and why others are not possible."""
     methods: dict[str, Method] = {_NONE: lambda canvases, _: predict_plainly(classifier, canvases, spec.batch_size)}
     notes, online = list[str](), spec.protocol == "adapt/online-v1"
     if online and classifier.has_batch_norm:
@@ -224,8 +204,9 @@ def _methods(
         if not online:
             raise SslkitError(f"{checkpoint.path} keeps no pretext task", hint, flag="ckpt")
         notes.append(f"{_TTT.capitalize()}: not possible, the checkpoint keeps no pretext task ({hint}).")
-        return classifier, methods, notes
-    task = read_pretext_task(checkpoint, encoder, name, len(test.rows)).to(device)
+        return methods, notes
+    encoder = classifier.encoder
+    task = read_pretext_task(checkpoint, encoder, name, len(test.rows)).to(encoder.device)
     check_task(task, name)
     assert spec.steps is not None
     trains = spec.batchnorm == "train"
@@ -233,7 +214,7 @@ def _methods(
     methods[_TTT] = lambda canvases, rows: torch.tensor(list(training.predict(canvases, rows)))
     if online:
         notes.append("Online, each answer depends on the images before it; intervals and p-values take images as independent.")
-    return classifier, methods, notes
+    return methods, notes
 
 
 def _measure(

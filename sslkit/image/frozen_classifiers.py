@@ -1,6 +1,6 @@
 """Classifiers fitted once on features of clean images, and what they say of images that are changed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -22,8 +22,10 @@ from sslkit.evaluation.features import reader
 from sslkit.evaluation.knn import Knn
 from sslkit.evaluation.models import Model
 from sslkit.evaluation.probe import Probe, fit_over_c
-from sslkit.evaluation.session import EvaluationSession, FeatureReader, Predictor, TrainingView
+from sslkit.evaluation.session import EvaluationSession, FeatureReader, Predictor, SplitFeatures, TrainingView
 from sslkit.evaluation.solvers import cross_entropy
+from sslkit.evaluation.splits import TestPart, labeled_fingerprint
+from sslkit.evaluation.statistics import count_duplicates
 from sslkit.image.specs import RobustnessSpec
 
 LABEL_SHARES = (1.0, 0.2, 0.05)  # that classifiers of baselines are fitted on
@@ -78,12 +80,22 @@ class Classifier:
         """Return a row of this model with its role, its weights and how it was fitted."""
         return replace(row, role=self.model.role, weights=self.model.weights, fits=[self.fit])
 
+    def describe(self, part: TestPart, hashes: NDArray[np.int64]) -> TestData:
+        """Return what has to be known of a test part, of which images with these hashes are used."""
+        duplicates = count_duplicates(self.hashes, hashes)
+        return TestData(part.name, labeled_fingerprint(part.index), len(hashes), duplicates, part.seen_in_pretraining)
 
-def choose_images(
-    classifiers: Sequence[Classifier], number: int, spec: RobustnessSpec
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+
+def with_places(classifiers: Sequence[Classifier]) -> Iterator[tuple[Classifier, int]]:
+    """Yield classifiers with the place of the first predictor of each, that of all labels, among those of all."""
+    place = 0
+    for classifier in classifiers:
+        yield classifier, place
+        place += len(classifier.predictors)
+
+
+def choose_images(test: SplitFeatures, spec: RobustnessSpec) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return rows of a test part, in order: at most `--samples`, chosen by the seed, that can be read; and their hashes."""
-    test = classifiers[0].reader.tests()[number]
     chosen = np.sort(np.random.default_rng(spec.seed).permutation(len(test.rows))[: spec.samples])
     return test.rows[chosen], test.hashes[chosen]
 

@@ -9,7 +9,6 @@ from sslkit.engine.precision import choose_machine
 from sslkit.engine.run_folder import append_result
 from sslkit.evaluation.findings import with_findings
 from sslkit.evaluation.notes import write_notes
-from sslkit.evaluation.protocols import part_setting
 from sslkit.evaluation.session import open_session
 from sslkit.evaluation.splits import labeled_fingerprint
 from sslkit.evaluation.statistics import adjust_comparisons
@@ -83,13 +82,7 @@ class Robustness(Evaluation):
         result = Result(
             verb=self.verb,
             protocol=protocol.id if unchanged else None,
-            settings={
-                **settings,
-                **part_setting(spec.part),
-                "size": session.models[0].size,
-                "seed": spec.seed,
-                **session.parts.annotations,
-            },
+            settings=session.recorded(settings),
             checkpoint=str(session.checkpoint.path),
             weights=rows[0].weights,
             data=data,

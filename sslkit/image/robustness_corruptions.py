@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from sslkit.contract.result import Metric, Row, TestData
+from sslkit.contract.result import Metric, Row
 from sslkit.engine.precision import Machine
 from sslkit.evaluation.comparing import CheckpointOutcomes
 from sslkit.evaluation.effective_robustness import FEWEST, NAME, SPREAD, ShiftAnswers
 from sslkit.evaluation.session import EvaluationSession
-from sslkit.evaluation.splits import labeled_fingerprint
-from sslkit.evaluation.statistics import Answers, compare_answers, count_duplicates, interval_of_mean
+from sslkit.evaluation.statistics import Answers, compare_answers, interval_of_mean
 from sslkit.files import write_atomically
 from sslkit.image.corruption import FAMILIES, choose_corruptions, corrupt
 from sslkit.image.frozen_classifiers import (
@@ -26,6 +25,7 @@ from sslkit.image.frozen_classifiers import (
     choose_images,
     fit_classifiers,
     predict_changed,
+    with_places,
 )
 from sslkit.image.specs import RobustnessSpec
 from sslkit.pictures import to_rgb
@@ -41,21 +41,17 @@ def measure_corruptions(session: EvaluationSession, spec: RobustnessSpec, machin
     conditions = [(name, severity) for name in names for severity in severities]
     classifiers = fit_classifiers(session, spec)
     table, outcomes = Table(), CheckpointOutcomes[Answers](compare_answers)
-    for number, part in enumerate(session.parts.tests):
-        rows, hashes = choose_images(classifiers, number, spec)
+    for number, (part, test) in enumerate(zip(session.parts.tests, classifiers[0].reader.tests(), strict=True)):
+        rows, hashes = choose_images(test, spec)
         index = part.index.subset(rows)
-        duplicates = count_duplicates(classifiers[0].hashes, hashes)
-        fingerprint = labeled_fingerprint(part.index)
-        table.tests.append(TestData(part.name, fingerprint, len(rows), duplicates, part.seen_in_pretraining))
+        table.tests.append(classifiers[0].describe(part, hashes))
         changes: list[Change] = [_keep, *(partial(_corrupt, name, severity, rows, spec.seed) for name, severity in conditions)]
         predicted = predict_changed(classifiers, index, changes, machine, "corrupted images")
         assert index.labels is not None
         correct = (predicted == index.labels).astype(np.float64)  # [1 + conditions, P, N]
         robustness = ShiftAnswers(correct[0], correct[1:].mean(axis=0), paired=True).metric()
-        place = 0
-        for classifier in classifiers:
+        for classifier, place in with_places(classifiers):
             of_model, model = correct[:, place], classifier.model
-            place += len(classifier.predictors)
             mean = torch.from_numpy(of_model[1:].mean(axis=0))
             metrics = _metrics(of_model, conditions)
             if model.role == "checkpoint" and robustness is not None:

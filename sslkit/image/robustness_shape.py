@@ -17,10 +17,18 @@ from sslkit.evaluation.comparing import CheckpointOutcomes
 from sslkit.evaluation.models import Model
 from sslkit.evaluation.session import EvaluationSession
 from sslkit.evaluation.splits import labeled_fingerprint, map_classes
-from sslkit.evaluation.statistics import Answers, compare_answers, count_duplicates, interval_of_mean
+from sslkit.evaluation.statistics import Answers, compare_answers, interval_of_mean
 from sslkit.files import write_atomically
 from sslkit.image.corruption.filters import blur
-from sslkit.image.frozen_classifiers import Classifier, Table, check_readable, choose_images, fit_classifiers, predict_changed
+from sslkit.image.frozen_classifiers import (
+    Classifier,
+    Table,
+    check_readable,
+    choose_images,
+    fit_classifiers,
+    predict_changed,
+    with_places,
+)
 from sslkit.image.source import ImageSource
 from sslkit.image.specs import RobustnessSpec
 from sslkit.pictures import to_rgb
@@ -65,8 +73,8 @@ def measure_shape(session: EvaluationSession, spec: RobustnessSpec, machine: Mac
     """
     table, outcomes = Table(), CheckpointOutcomes[Answers](_compare)
     classifiers = fit_classifiers(session, spec)
-    for number, part in enumerate(session.parts.tests):
-        rows, hashes = choose_images(classifiers, number, spec)
+    for number, (part, test) in enumerate(zip(session.parts.tests, classifiers[0].reader.tests(), strict=True)):
+        rows, hashes = choose_images(test, spec)
         index = part.index.subset(rows)
         assert index.labels is not None
         partners, orders = _choose_partners(index.labels, spec.seed)
@@ -74,14 +82,10 @@ def measure_shape(session: EvaluationSession, spec: RobustnessSpec, machine: Mac
         predicted = predict_changed(classifiers, index, [cues.conflict, cues.shape, cues.texture], machine, "conflicting cues")
         conflict, shape, texture = predicted
         labels = index.labels, index.labels[partners]
-        duplicates = count_duplicates(classifiers[0].hashes, hashes)
-        fingerprint = labeled_fingerprint(part.index)
-        table.tests.append(TestData(part.name, fingerprint, len(rows), duplicates, part.seen_in_pretraining))
-        place = 0
-        for classifier in classifiers:
+        table.tests.append(classifiers[0].describe(part, hashes))
+        for classifier, place in with_places(classifiers):
             decisions = _decisions(classifier.model, conflict[place], *labels)
             alone = [_share("shape alone", shape[place] == labels[0]), _share("texture alone", texture[place] == labels[1])]
-            place += len(classifier.predictors)
             if decisions is None:
                 table.notes.append(_UNDECIDED.format(classifier.model.name))
                 continue
@@ -113,10 +117,8 @@ def measure_conflicts(session: EvaluationSession, spec: RobustnessSpec, machine:
     (predicted,) = predict_changed(classifiers, shape.subset(rows), [lambda images, _: images], machine, "conflicting cues")
     table, outcomes = Table(), CheckpointOutcomes[Answers](_compare)
     table.tests.append(TestData(spec.conflicts, labeled_fingerprint(shape), len(rows)))
-    place = 0
-    for classifier in classifiers:
+    for classifier, place in with_places(classifiers):
         decisions = _decisions(classifier.model, predicted[place], shapes, textures)
-        place += len(classifier.predictors)
         if decisions is None:
             table.notes.append(_UNDECIDED.format(classifier.model.name))
             continue

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sslkit.contract.errors import SslkitError, renamed_flags
-from sslkit.contract.result import Metric, Row, TestData
+from sslkit.contract.result import Metric, Row
 from sslkit.evaluation.comparing import CheckpointOutcomes
 from sslkit.evaluation.effective_robustness import ShiftAnswers
 from sslkit.evaluation.session import EvaluationSession, SplitFeatures
-from sslkit.evaluation.splits import TestPart, find_labeled, labeled_fingerprint
-from sslkit.evaluation.statistics import Answers, compare_answers, count_duplicates, interval_of_mean
+from sslkit.evaluation.splits import TestPart, find_labeled
+from sslkit.evaluation.statistics import Answers, compare_answers, interval_of_mean
 from sslkit.image.frozen_classifiers import Classifier, Table, fit_classifiers
 from sslkit.image.robustness_corruptions import note_on_line
 from sslkit.image.specs import RobustnessSpec
@@ -55,7 +55,7 @@ def measure_shift(session: EvaluationSession, spec: RobustnessSpec) -> Table:
     classifiers = fit_classifiers(session, spec)
     table, outcomes = Table(), CheckpointOutcomes[Answers](compare_answers)
     on_clean = [Scored.of(classifier, clean) for classifier in classifiers]
-    table.tests.append(_test_data(clean, on_clean[0], classifiers[0]))
+    table.tests.append(classifiers[0].describe(clean, on_clean[0].test.hashes))
     for number, part in enumerate(shifted):
         assert part.index.labels is not None
         present = torch.from_numpy(np.unique(part.index.labels))
@@ -77,17 +77,12 @@ def measure_shift(session: EvaluationSession, spec: RobustnessSpec) -> Table:
             comparisons = outcomes.compare(classifier.model.role, number, None, Answers(rows, torch.from_numpy(shares)))
             row = Row(classifier.model.name, metrics, part.name, layer=spec.layer, comparisons=comparisons)
             table.rows.append(classifier.complete(row))
-        table.tests.append(_test_data(part, scored[0], classifiers[0]))
+        table.tests.append(classifiers[0].describe(part, scored[0].test.hashes))
         if some:
             table.notes.append(f"{part.name} has {len(present)} of {len(every_class)} classes: top-1 is among these.")
         if number == len(shifted) - 1:
             table.notes.append(note_on_line(robustness, classifiers))
     return table
-
-
-def _test_data(part: TestPart, scored: Scored, classifier: Classifier) -> TestData:
-    duplicates = count_duplicates(classifier.hashes, scored.test.hashes)
-    return TestData(part.name, labeled_fingerprint(part.index), len(scored.test.rows), duplicates, part.seen_in_pretraining)
 
 
 def _share(name: str, correct: NDArray[np.float64]) -> Metric:

@@ -18,7 +18,7 @@ from sslkit.contract.source import OpenSpec
 from sslkit.contract.task import Batch
 from sslkit.data.index import Index
 from sslkit.engine.precision import Machine
-from sslkit.evaluation.statistics import RESAMPLES, compare_resamples, interval_of_resamples
+from sslkit.evaluation.statistics import compare_resamples, interval_of_resamples, resample_counts
 from sslkit.image.decode import image_sizes
 from sslkit.image.feature_maps import extract_every
 from sslkit.image.options import ImageOptions
@@ -165,7 +165,7 @@ class Overlaps:
     def resample(self, seed: int = 0) -> NDArray[np.float64]:
         """Return the mean over classes in 2,000 resamples of images, the same ones for all models."""
         rng, count = np.random.default_rng(seed), len(self.right)
-        weights = np.stack([np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(RESAMPLES)])
+        weights = np.stack(list(resample_counts(count, rng)))
         means: NDArray[np.float64] = np.nanmean(self.iou(weights), axis=1)
         return means
 

@@ -30,7 +30,7 @@ def cosines(features: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], to
 
 
 def test_neighbors_are_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sslkit.evaluation.duplicates._CHUNK", 40)  # a few rows at a time
+    monkeypatch.setattr("sslkit.evaluation.knn._CHUNK", 40)  # a few rows at a time
     features = unit(17)
     neighbors = find_neighbors(features, 3)
     for row in range(17):
