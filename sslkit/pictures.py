@@ -24,6 +24,12 @@ def to_rgb(image: Tensor) -> Tensor:
     return image[..., :3, :, :] if channels >= 3 else F.pad(image, (0, 0, 0, 0, 0, 3 - channels))
 
 
+def as_tile(picture: Tensor, side: int) -> Image.Image:
+    """Return a picture `[C, H, W]` as an image of `side` pixels; small ones keep their pixels."""
+    image = Image.fromarray((255 * to_rgb(picture).cpu()).round().byte().permute(1, 2, 0).numpy())
+    return image.resize((side, side), Image.Resampling.NEAREST if image.height < side else Image.Resampling.LANCZOS)
+
+
 def heat_map(values: Tensor) -> Tensor:
     """Color maps `[..., H, W]` as pictures `[..., 3, H, W]`, from black (the minimum of each map) to white (its maximum)."""
     low, high = values.amin(dim=(-2, -1), keepdim=True), values.amax(dim=(-2, -1), keepdim=True)

@@ -232,6 +232,12 @@ def _prepare(raw: dict[str, Any], source: Source, device: torch.device) -> Batch
     return source.prepare({name: value.to(device) for name, value in raw.items() if isinstance(value, Tensor)})
 
 
+def read_views(source: Source, rows: NDArray[np.int64], encodes: str, device: torch.device) -> Tensor:
+    """Return a few samples as an encoder sees them, on a device; a broken one is as the source leaves it."""
+    arrays, _ = source.read(rows)
+    return source.view(_prepare({name: torch.from_numpy(array) for name, array in arrays.items()}, source, device), encodes)
+
+
 def _first_batch(source: Source, device: torch.device) -> Batch:
     """Return the first two samples, prepared; for shapes only."""
     rows = np.array([0, 1])

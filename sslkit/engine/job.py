@@ -13,6 +13,7 @@ from sslkit.contract.errors import SslkitError
 from sslkit.contract.task import DataInfo, PretextTask
 from sslkit.encoders.build import check_requirements
 from sslkit.encoders.builder import RecipeBuilder
+from sslkit.engine.features import read_views
 from sslkit.engine.initial import load_initial
 from sslkit.engine.precision import Machine
 from sslkit.engine.run_folder import MODEL
@@ -84,9 +85,7 @@ def build_task(job: TrainingJob, initialize: bool) -> PretextTask:
 def _check_shape(encoder: Encoder, settings: Settings) -> None:
     """Run two samples through the encoder, so that a shape it cannot take fails now instead of in the first step."""
     source = settings.source
-    arrays, _ = source.read(np.array([0, 1]))
-    prepared = source.prepare({name: torch.from_numpy(array) for name, array in arrays.items()})
-    view = source.view(prepared, encoder.modality)
+    view = read_views(source, np.array([0, 1]), encoder.modality, torch.device("cpu"))
     try:
         encoder.eval()
         over_views(lambda view: {"": encoder(view)}, encoder.sample_dims, view)

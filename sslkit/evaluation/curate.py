@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslkit.console import show_progress
 from sslkit.contract.errors import SslkitError
 from sslkit.data.index import Index
 from sslkit.engine.checkpoint import Checkpoint, read_model
@@ -28,6 +27,7 @@ from sslkit.evaluation.models import Model
 from sslkit.evaluation.splits import evaluation_size, source_of
 from sslkit.files import output_path, write_atomically
 from sslkit.nn import kmeans
+from sslkit.nn.k_center import k_center
 from sslkit.registry import load_modality
 from sslkit.specs.use import CurateSpec
 
@@ -210,19 +210,9 @@ def _balance(clusters: NDArray[np.int64], most: int, random: np.random.Generator
 
 
 def farthest(features: Tensor, most: int) -> NDArray[np.int64]:
-    """Return places of unit features `[N, D]`: the most central one, then always the one farthest from all chosen ones.
-
-    (Greedy k-center; Gonzalez, 1985; Sener & Savarese, 2018.)
-    """
-    place = int((features @ features.mean(dim=0)).argmax())
-    chosen, nearest = [place], features @ features[place]
-    with show_progress("samples chosen", most) as progress:
-        for _ in range(most - 1):
-            place = int(nearest.argmin())
-            chosen.append(place)
-            nearest = torch.maximum(nearest, features @ features[place])
-            progress.advance(1)
-    return np.array(chosen)
+    """Return places of unit features `[N, D]`: the most central one, then always the one farthest from all chosen ones."""
+    central = int((features @ features.mean(dim=0)).argmax())
+    return k_center(features, most, central, "samples chosen").numpy()
 
 
 def _table(head: list[str], rows: list[list[object]]) -> bytes:

@@ -19,6 +19,7 @@ from sslkit.contract.errors import SslkitError, UnreadableSampleError
 from sslkit.contract.result import Metric, Role, Row
 from sslkit.data.index import Index
 from sslkit.engine.checkpoint import Checkpoint
+from sslkit.engine.features import read_views
 from sslkit.engine.precision import Machine
 from sslkit.engine.seeds import seed_stage
 from sslkit.evaluation.comparing import CheckpointOutcomes
@@ -155,9 +156,7 @@ class Detector:
         """Write a picture of the images with the largest scores, where they are unlike normal ones, and masks if there are."""
         rows = np.argsort(-self.scores, kind="stable")[:_PICTURED].copy()
         images = WholeImages.whole(test.index.subset(rows), spec, _SIDE)
-        arrays, _ = images.read(np.arange(len(rows)))
-        batch = images.prepare({name: torch.from_numpy(array) for name, array in arrays.items()})
-        pictures = to_rgb(images.view(batch, "image"))
+        pictures = to_rgb(read_views(images, np.arange(len(rows)), "image", torch.device("cpu")))
         maps = F.interpolate(self.distances[torch.from_numpy(rows)][:, None], size=(_SIDE, _SIDE), mode="bilinear")[:, 0]
         colors = heat_map(maps.flatten(0, 1)).unflatten(1, (len(rows), _SIDE)).movedim(1, 0)  # one scale for all
         columns, names = [pictures, 0.4 * pictures + 0.6 * colors], ["image", "unlike normal"]

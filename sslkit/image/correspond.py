@@ -28,7 +28,7 @@ from sslkit.image.feature_maps import extract_every, read_models
 from sslkit.image.source import ImageSource
 from sslkit.image.specs import CorrespondSpec
 from sslkit.image.transforms import patchify
-from sslkit.pictures import to_rgb
+from sslkit.pictures import as_tile
 
 _PART = 64  # images in memory at once
 _PATCH = 16  # pixels of a patch of colors
@@ -246,8 +246,7 @@ def _draw(
         at, true, inside = matcher.match(image, warped, homographies[row])
         top = _GAP + row * (side + _GAP)
         for column, picture in enumerate((image, warped)):
-            pixels = (255 * to_rgb(picture).cpu()).round().byte().permute(1, 2, 0).numpy()
-            sheet.paste(Image.fromarray(pixels), (_GAP + column * (side + _GAP), top))
+            sheet.paste(as_tile(picture, side), (_GAP + column * (side + _GAP), top))
         places = _centers(*_grid(len(at)))
         for place in inside.nonzero()[:, 0][:: max(1, int(inside.sum()) // _LINES)].tolist():
             right = float((at[place] - true[place]).norm()) <= spec.threshold

@@ -16,7 +16,7 @@ from sslkit.contract.result import Fit, Row, TestData
 from sslkit.contract.task import Batch
 from sslkit.data.index import Index
 from sslkit.data.indexed_source import IndexedSource
-from sslkit.engine.features import map_samples
+from sslkit.engine.features import map_samples, read_views
 from sslkit.engine.precision import Machine
 from sslkit.evaluation.features import reader
 from sslkit.evaluation.knn import Knn
@@ -66,10 +66,7 @@ class Classifier:
 
     def images(self, index: Index) -> Tensor:
         """Return images as this model sees them, `[N, C, S, S]` on its device."""
-        source = self.source(index)
-        arrays, _ = source.read(np.arange(len(index)))
-        batch = {name: torch.from_numpy(array).to(self.model.encoder.device) for name, array in arrays.items()}
-        return source.view(source.prepare(batch), "image")
+        return read_views(self.source(index), np.arange(len(index)), "image", self.model.encoder.device)
 
     def source(self, index: Index) -> IndexedSource:
         """Return test images as this model sees them, on the canvas of training images."""

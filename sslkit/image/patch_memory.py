@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslkit.console import show_progress
 from sslkit.contract.encoder import Encoder
 from sslkit.contract.errors import SslkitError
 from sslkit.image.feature_maps import as_map
+from sslkit.nn.k_center import k_center
 
 _PROJECTED = 128  # values of a patch by which the memory is thinned
 _NEIGHBORHOOD = 3  # places whose mean describes one
@@ -92,14 +92,4 @@ def thin_out(patches: Tensor, count: int) -> Tensor:
     if patches.shape[1] > _PROJECTED:
         projection = torch.randn(patches.shape[1], _PROJECTED, device=patches.device) / _PROJECTED**0.5
         patches = patches @ projection
-    chosen = [0]
-    nearest = (patches - patches[0]).square().sum(dim=1)
-    squares = patches.square().sum(dim=1)
-    with show_progress("patches chosen", count) as progress:
-        for _ in range(count - 1):
-            place = int(nearest.argmax())
-            chosen.append(place)
-            distance = squares - 2 * (patches @ patches[place]) + squares[place]
-            nearest = torch.minimum(nearest, distance)
-            progress.advance(1)
-    return torch.tensor(chosen)
+    return k_center(patches, count, 0, "patches chosen")

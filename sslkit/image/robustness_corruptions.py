@@ -28,7 +28,7 @@ from sslkit.image.frozen_classifiers import (
     with_places,
 )
 from sslkit.image.specs import RobustnessSpec
-from sslkit.pictures import to_rgb
+from sslkit.pictures import as_tile
 
 _TILE, _GAP, _TEXT = 96, 6, 15
 
@@ -135,10 +135,8 @@ def _draw(
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
 
     def place(picture: Tensor, column: int, line: int, accuracy: float) -> None:
-        pixels = (255 * to_rgb(picture).cpu()).round().byte().permute(1, 2, 0).numpy()
-        smoothing = Image.Resampling.NEAREST if len(pixels) < _TILE else Image.Resampling.LANCZOS
         left, top = _GAP + column * step, _TEXT + _GAP + line * height
-        sheet.paste(Image.fromarray(pixels).resize((_TILE, _TILE), smoothing), (left, top))
+        sheet.paste(as_tile(picture, _TILE), (left, top))
         pen.text((left, top + _TILE), f"{accuracy:.1%}", fill="black", font=font)
 
     pen.text((_GAP, 2), "clean", fill="black", font=font)

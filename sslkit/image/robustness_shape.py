@@ -31,7 +31,7 @@ from sslkit.image.frozen_classifiers import (
 )
 from sslkit.image.source import ImageSource
 from sslkit.image.specs import RobustnessSpec
-from sslkit.pictures import to_rgb
+from sslkit.pictures import as_tile
 
 SHAPE_BIAS = "shape bias"
 _GRID = 4  # parts of a side that are shuffled, so that no shape of the texture's image is left
@@ -231,10 +231,8 @@ def _draw(
     titles = ("shape: ", "texture: ", "classified: ")
     for line, (pictures, names, title) in enumerate(zip(lines, labels, titles, strict=True)):
         for column, (picture, label) in enumerate(zip(pictures, names, strict=True)):
-            pixels = (255 * to_rgb(picture).cpu()).round().byte().permute(1, 2, 0).numpy()
-            smoothing = Image.Resampling.NEAREST if len(pixels) < _TILE else Image.Resampling.LANCZOS
             left, top = _GAP + column * (_TILE + _GAP), _GAP + line * (_TILE + _TEXT + _GAP)
-            sheet.paste(Image.fromarray(pixels).resize((_TILE, _TILE), smoothing), (left, top))
+            sheet.paste(as_tile(picture, _TILE), (left, top))
             pen.text((left, top + _TILE), f"{title}{classes[label]}"[:24], fill="black", font=font)
     with write_atomically(path) as stream:
         sheet.save(stream, format="PNG")

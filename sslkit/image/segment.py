@@ -21,6 +21,7 @@ from sslkit.contract.result import Data, Fit, Result, Role, Row, TestData
 from sslkit.data.locations import find_parts
 from sslkit.data.tables import read_lines
 from sslkit.engine.checkpoint import Checkpoint, read_model
+from sslkit.engine.features import read_views
 from sslkit.engine.precision import Machine, choose_machine
 from sslkit.engine.run_folder import append_result
 from sslkit.evaluation.comparing import CheckpointOutcomes
@@ -366,10 +367,9 @@ def _row(
 def _draw(path: Path, test: MaskedImages, pictured: list[NDArray[np.int64]], numbers: list[int], spec: SegmentSpec) -> None:
     """Write a picture of some test images, of their masks and of what the checkpoint predicts."""
     images = WholeImages.whole(test.index.subset(np.arange(len(pictured))), spec, _PICTURE_SIDE)
-    arrays, _ = images.read(np.arange(len(pictured)))
-    batch = images.prepare({name: torch.from_numpy(array) for name, array in arrays.items()})
+    views = read_views(images, np.arange(len(pictured)), "image", torch.device("cpu"))
     rows = []
-    for row, (image, predicted) in enumerate(zip(images.view(batch, "image"), pictured, strict=True)):
+    for row, (image, predicted) in enumerate(zip(views, pictured, strict=True)):
         true = class_places(test.mask(row), numbers, spec.ignore, test.masks.paths[row])
         rows.append(torch.stack([image[:3].expand(3, -1, -1), _tinted(true), _tinted(predicted)]))
     with write_atomically(path) as stream:
